@@ -1,0 +1,1 @@
+"""The arithmetic: pure functions and plain values. No clock, no I/O, no randomness."""

@@ -1,0 +1,46 @@
+"""Structured logs: one JSON object a line on stderr, with no secret in it."""
+
+import logging
+import sys
+from typing import Any, Final, Literal
+
+import structlog
+
+LogFormat = Literal["json", "console"]
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+# Values under these names are never written, whoever logs them.
+_SECRET: Final = frozenset(
+    {"key", "secret", "token", "password", "authorization", "x-api-key", "x_api_key", "cookie"}
+)
+
+
+def _hide_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict) -> Any:
+    for name in event.keys() & _SECRET:
+        event[name] = "[hidden]"
+    return event
+
+
+def configure(level: str = "info", fmt: LogFormat = "json") -> None:
+    """Set up logging for the process. Level is one of LEVELS."""
+    renderer: Any = structlog.processors.JSONRenderer()
+    if fmt == "console":
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _hide_secrets,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+
+
+def logger(name: str) -> Any:
+    """A logger whose lines carry `logger=name`. Use as `log.info("event", field=value)`."""
+    return structlog.get_logger(logger=name)
