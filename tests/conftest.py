@@ -19,12 +19,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_valkey(directory: Path, *options: str, port: int | None = None) -> tuple[subprocess.Popen[bytes], int]:
+def start_valkey(
+    directory: Path, *options: str, port: int | None = None
+) -> tuple[subprocess.Popen[bytes], int]:
     """A real server, answering PING, without persistence. The caller stops it."""
     port = port or free_port()
     process = subprocess.Popen(
         [str(VALKEY_SERVER), "--bind", "127.0.0.1", "--port", str(port), "--save", "",
-         "--appendonly", "no", "--dir", str(directory), "--logfile", str(directory / f"valkey-{port}.log"), *options],
+         "--appendonly", "no", "--dir", str(directory), "--logfile", str(directory / "valkey.log"), *options],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = 200

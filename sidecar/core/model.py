@@ -196,6 +196,7 @@ class Reason(StrEnum):
     FEATURE = "missing-feature"
     BAD_TARGET = "bad-target"
     NO_ROUTE = "no-route"
+    NO_PLAN = "no-plan"  # the account's plan is not in the plan file any more
     DRAINING = "draining"
 
 

@@ -1,0 +1,81 @@
+# Everything a person or CI does here. `make` alone lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?=
+UV_VERSION := 0.13.9
+LOCKS := requirements.lock requirements-demo.lock requirements-runtime.lock
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DEMO_READY := $(VENV)/.demo-ready
+DEV_READY := $(VENV)/.dev-ready
+BENCH_READY := $(VENV)/.bench-ready
+CODE := sidecar tests loadtests
+
+.PHONY: help demo test check fmt bench load lock clean
+
+help: ## List what can be made
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(DEMO_READY) ## Run the sidecar, a sample API and a Valkey on this machine
+	@$(BIN)/sidecar demo
+
+test: $(DEV_READY) ## Run the whole test suite against a real Valkey
+	@$(BIN)/pytest -n 2 tests
+
+check: $(DEV_READY) ## Lint, format, types, import rules, Dockerfile
+	@echo "ruff check";   $(BIN)/ruff check $(CODE)
+	@echo "ruff format";  $(BIN)/ruff format --check $(CODE)
+	@echo "mypy";         $(BIN)/mypy
+	@echo "lint-imports"; $(BIN)/lint-imports
+	@echo "hadolint";     $(BIN)/hadolint Dockerfile && echo "Dockerfile: no problems"
+
+fmt: $(DEV_READY) ## Format the code and repair what ruff can repair
+	@$(BIN)/ruff check --fix $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+bench: $(BENCH_READY) ## Compare with nginx, Envoy and Traefik on one core (ARGS="--rounds 1")
+	@$(BIN)/python -m loadtests.compare $(ARGS)
+
+load: $(DEV_READY) ## Twenty seconds of customers on four plans (ARGS="--seconds 60")
+	@$(BIN)/python -m loadtests.run $(ARGS)
+
+# The widest lock is resolved first; the narrower ones take their versions from it.
+lock: $(BIN)/python ## Write the lock files (UPGRADE=1: newest version of everything)
+	@echo "Resolving pyproject.toml into $(LOCKS)"
+	@$(PIP) install uv==$(UV_VERSION)
+	@compile() { $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml "$$@" >/dev/null; }; \
+	  compile --all-extras $(if $(UPGRADE),--upgrade) --output-file requirements.lock; \
+	  compile --extra embedded --extra build --constraints requirements.lock --output-file requirements-demo.lock; \
+	  compile --constraints requirements.lock --output-file requirements-runtime.lock
+
+clean: ## Remove the virtual environment and everything generated
+	@rm -rf $(VENV) .demo dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment, filled in two steps: the demo does not wait for the developers' tools.
+# Order-only on python: a link's age says nothing about what is installed.
+$(BIN)/python:
+	@.ci/venv $(VENV) $(PYTHON)
+
+$(DEMO_READY): requirements-demo.lock pyproject.toml | $(BIN)/python
+	@echo "Installing what the demo needs into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements-demo.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV_READY): requirements.lock $(DEMO_READY)
+	@echo "Installing the developers' tools into $(VENV) (a minute, the first time)"
+	@$(PIP) install --require-hashes -r requirements.lock
+	@touch $@
+
+$(BENCH_READY): loadtests/compare/requirements.txt $(DEV_READY)
+	@echo "Installing the gateways to compare with into $(VENV)"
+	@$(PIP) install -r loadtests/compare/requirements.txt || echo "Not all could be installed; make bench names what it skips."
+	@touch $@

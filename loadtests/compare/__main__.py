@@ -1,0 +1,154 @@
+"""`python -m loadtests.compare`: starts everything, drives each in turn, prints one table."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import redis
+
+from loadtests.compare import report
+from loadtests.compare.gateways import (
+    API_KEY,
+    GATEWAYS,
+    OTHERS_CORE,
+    OURS,
+    Gateway,
+    Ground,
+    find,
+    start_upstream,
+)
+from loadtests.compare.measure import PATH, Row, load
+from loadtests.processes import DidNotStart, Running, Stack, wait_for_http
+from loadtests.valkey import start_valkey
+
+HERE = Path(__file__).parent
+DEBIAN_PACKAGES = ("wrk", "nginx", "libnginx-mod-http-lua", "lua-nginx-redis")
+WARM_UP_SECONDS = 2
+NEEDS = "The comparison needs two cores, taskset, wrk and nginx: apt-get install wrk nginx."
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is driven (3)")
+    parser.add_argument("--seconds", type=int, default=8, help="length of each drive (8)")
+    parser.add_argument("--only", default="", help="ids, separated by commas: "
+                        + ", ".join(gateway.id for gateway in GATEWAYS))  # fmt: skip
+    parser.add_argument("--json", type=Path, help="write every sample to this file")
+    parser.add_argument("--write-results", action="store_true", help="write RESULTS.md and .json")
+    parser.add_argument("--no-install", action="store_true", help="never call apt-get")
+    options = parser.parse_args(given)
+    unknown = set(filter(None, options.only.split(","))) - {gateway.id for gateway in GATEWAYS}
+    if unknown:
+        parser.error(f"--only: there is no gateway {', '.join(sorted(unknown))}")
+    if options.rounds < 1 or options.seconds < 1:
+        parser.error("--rounds and --seconds start at 1")
+    return options
+
+
+def install_debian_packages() -> None:
+    """Best effort: what stays missing is skipped by name later."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    print("Installing", " ".join(DEBIAN_PACKAGES), "with apt-get", flush=True)
+    # Runlevel 1 keeps the packages from starting a server of their own.
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    for command in (
+        ["apt-get", "update", "-qq"],
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *DEBIAN_PACKAGES],
+    ):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(done.stderr.strip(), file=sys.stderr)
+            return
+
+
+def start_all(
+    chosen: Sequence[Gateway], ground: Ground
+) -> tuple[list[Row], dict[str, tuple[Running, int]]]:
+    """A row for each gateway; those that answer 200 are in the second part, with their port."""
+    rows, live = [], {}
+    for gateway in chosen:
+        row = Row(gateway.id, gateway.title)
+        rows.append(row)
+        try:
+            running, port = gateway.start(ground)
+            wait_for_http(running, f"http://127.0.0.1:{port}{PATH}", key=API_KEY)
+            live[gateway.id] = (running, port)
+        except DidNotStart as error:
+            row.void = str(error)
+    return rows, live
+
+
+def drive(
+    rows: Sequence[Row],
+    live: dict[str, tuple[Running, int]],
+    store: "redis.Redis",
+    options: argparse.Namespace,
+) -> None:
+    """Fill the rows, round by round, so that noise of the machine hits all alike."""
+    seconds = options.seconds
+    for number in range(options.rounds + 1):
+        for row in rows:
+            if row.void:
+                continue
+            running, port = live[row.id]
+            if number == 0:
+                load(running, port, store, connections=64, seconds=WARM_UP_SECONDS)
+                continue
+            full = load(running, port, store, connections=64, seconds=seconds)
+            light = load(running, port, store, connections=8, seconds=max(1, seconds // 2))
+            row.void = full.problem or light.problem
+            row.full.append(full)
+            row.light.append(light)
+            row.rss_bytes = max(row.rss_bytes, running.rss_bytes())
+            print(
+                f"round {number}  {full.requests_per_s:>9,.0f}/s  {row.title}  {row.void}",
+                flush=True,
+            )
+
+
+def main() -> int:
+    """Exit code 0 when every row counts, 1 when one is void, 2 when nothing can be measured."""
+    options = arguments()
+    if not options.no_install and not (find("wrk") and not GATEWAYS[1].missing()):
+        install_debian_packages()
+    if not find("wrk") or not find("nginx") or not find("taskset") or (os.cpu_count() or 1) < 2:
+        print(NEEDS, file=sys.stderr)
+        return 2
+    wanted = set(filter(None, options.only.split(","))) or {gateway.id for gateway in GATEWAYS}
+    chosen = [gateway for gateway in GATEWAYS if gateway.id in wanted]
+    skipped = [f"{gateway.title}: {why}" for gateway in chosen if (why := gateway.missing())]
+    chosen = [gateway for gateway in chosen if not gateway.missing()]
+    with Stack() as stack:
+        try:
+            upstream = start_upstream(stack)
+            _, valkey_port = start_valkey(stack, core=OTHERS_CORE)
+        except DidNotStart as error:
+            print(error, file=sys.stderr)
+            return 2
+        with redis.Redis(port=valkey_port) as store:
+            rows, live = start_all(chosen, Ground(stack, upstream, valkey_port))
+            drive(rows, live, store, options)
+    report.show(rows, skipped)
+    numbers = (rows, skipped, options.rounds, options.seconds)
+    if options.json:
+        options.json.write_text(report.as_json(*numbers))
+    if options.write_results:
+        (HERE / "RESULTS.md").write_text(report.markdown(*numbers))
+        (HERE / "RESULTS.json").write_text(report.as_json(*numbers))
+    void = any(row.void for row in rows)
+    if any(row.id == OURS and row.void for row in rows):
+        print("No ratio: the sidecar's own row is void.", file=sys.stderr)
+    return 1 if void else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("Stopped; nothing is left running.")

@@ -1,0 +1,173 @@
+"""The gateways that are compared: how each is configured and started, and what it needs.
+
+All stand in front of the same upstream. Those that limit ask the same Valkey once per request,
+under limits that are never reached.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from pathlib import Path
+
+from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for_http
+
+HERE = Path(__file__).parent
+API_KEY = "bench-key"
+GATEWAY_CORE = 0
+OTHERS_CORE = 1
+NGINX_MODULES = Path("/usr/lib/nginx/modules")
+LUA_REDIS = Path("/usr/share/lua/5.1/nginx/redis.lua")
+WHEELS = "pip install -r loadtests/compare/requirements.txt"
+LUA_PACKAGES = "apt-get install nginx libnginx-mod-http-lua lua-nginx-redis"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every gateway stands on."""
+
+    stack: Stack
+    upstream: int  # port
+    redis: int  # port
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """`missing()` says how to install what is not there, "" if all is; `start` returns the port."""
+
+    id: str
+    title: str
+    missing: Callable[[], str]
+    start: Callable[[Ground], tuple[Running, int]]
+
+
+def find(program: str) -> str | None:
+    """The program beside this Python, else on the PATH, else None."""
+    beside = Path(sys.executable).parent / program
+    return str(beside) if beside.exists() else shutil.which(program)
+
+
+def _program(name: str, remedy: str) -> Callable[[], str]:
+    return lambda: "" if find(name) else f"{name} is not installed: {remedy}"
+
+
+def _command(name: str, *arguments: str) -> list[str]:
+    found = find(name)
+    if found is None:
+        raise DidNotStart(f"{name} is not installed")
+    return [found, *arguments]
+
+
+def _lua_missing() -> str:
+    files = (NGINX_MODULES / "ngx_http_lua_module.so", LUA_REDIS)
+    there = find("nginx") and all(file.exists() for file in files)
+    return "" if there else f"nginx with Lua is not installed: {LUA_PACKAGES}"
+
+
+def _as_root(text: str) -> str:
+    """nginx started by root would drop to a user that may not be able to read our directory."""
+    return f"user root;\n{text}" if os.geteuid() == 0 else text
+
+
+def run_nginx(stack: Stack, name: str, config: str, core: int) -> Running:
+    """nginx in the foreground with this configuration."""
+    path = stack.directory / f"{name}.conf"
+    path.write_text(_as_root(config))
+    command = _command("nginx", "-p", str(stack.directory), "-c", str(path), "-g", "daemon off;")
+    return stack.start(name, command, core=core)
+
+
+def start_upstream(stack: Stack) -> int:
+    """The API behind all of them; its port. Raises DidNotStart."""
+    port = free_port()
+    (stack.directory / "1mb").write_bytes(b"x" * 1_000_000)
+    config = (HERE / "upstream.conf").read_text().format(directory=stack.directory, port=port)
+    running = run_nginx(stack, "upstream", config, OTHERS_CORE)
+    wait_for_http(running, f"http://127.0.0.1:{port}/v1/items/1")
+    return port
+
+
+def _gateway_nginx(ground: Ground, name: str, **parts: str) -> tuple[Running, int]:
+    port = free_port()
+    config = (HERE / "nginx.conf").read_text().format(
+        name=name, directory=ground.stack.directory, port=port, upstream=ground.upstream, **parts
+    )  # fmt: skip
+    return run_nginx(ground.stack, name, config, GATEWAY_CORE), port
+
+
+def _start_nginx(ground: Ground) -> tuple[Running, int]:
+    return _gateway_nginx(ground, "nginx", modules="", http="", access="")
+
+
+def _start_nginx_lua(ground: Ground) -> tuple[Running, int]:
+    script = (HERE / "token_bucket.lua").read_text()
+    setup = (
+        f"REDIS_PORT = {ground.redis}; SCRIPT = [==[{script}]==]; "
+        f'SCRIPT_SHA = "{sha1(script.encode(), usedforsecurity=False).hexdigest()}"'
+    )
+    modules = ("ndk_http_module", "ngx_http_lua_module")
+    return _gateway_nginx(
+        ground,
+        "nginx-lua",
+        modules="\n".join(f"load_module {NGINX_MODULES}/{module}.so;" for module in modules),
+        http=f"init_by_lua_block {{ {setup} }}",
+        access=f"access_by_lua_file {HERE}/nginx_access.lua;",
+    )
+
+
+def _start_envoy(ground: Ground) -> tuple[Running, int]:
+    port = free_port()
+    path = ground.stack.directory / "envoy.yaml"
+    path.write_text(
+        (HERE / "envoy.yaml").read_text().format(port=port, upstream=ground.upstream),
+    )
+    command = _command(
+        "envoy", "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "error"
+    )
+    return ground.stack.start("envoy", command, core=GATEWAY_CORE), port
+
+
+def _start_traefik(ground: Ground) -> tuple[Running, int]:
+    port = free_port()
+    path = ground.stack.directory / "traefik-routes.yaml"
+    path.write_text(
+        (HERE / "traefik-routes.yaml")
+        .read_text()
+        .format(upstream=ground.upstream, redis=ground.redis),
+    )
+    command = _command(
+        "traefik",
+        f"--entrypoints.web.address=127.0.0.1:{port}", f"--providers.file.filename={path}",
+        "--log.level=ERROR", "--global.checknewversion=false", "--global.sendanonymoususage=false",
+    )  # fmt: skip
+    return ground.stack.start("traefik", command, core=GATEWAY_CORE), port
+
+
+def _start_sidecar(ground: Ground) -> tuple[Running, int]:
+    port, control = free_port(), free_port()
+    command = _command(
+        "sidecar", "serve",
+        "--plans", str(HERE / "plans.yaml"), "--upstream", f"http://127.0.0.1:{ground.upstream}",
+        "--listen", f"127.0.0.1:{port}", "--control", f"127.0.0.1:{control}",
+        "--redis", f"redis://127.0.0.1:{ground.redis}/0",
+        "--spool", str(ground.stack.directory / "spool"),
+    )  # fmt: skip
+    running = ground.stack.start("sidecar", command, core=GATEWAY_CORE)
+    wait_for_http(running, f"http://127.0.0.1:{control}/readyz")
+    return running, port
+
+
+OURS = "sidecar"
+GATEWAYS: Sequence[Gateway] = (
+    Gateway(OURS, "Quota Sidecar: identity, 3 limits, metrics, events",
+            _program("sidecar", "make test sets it up"), _start_sidecar),
+    Gateway("nginx-lua", "nginx + Lua + Redis: 1 limit", _lua_missing, _start_nginx_lua),
+    Gateway("traefik", "Traefik RateLimit on Redis: 1 limit",
+            _program("traefik", WHEELS), _start_traefik),
+    Gateway("envoy", "Envoy, plain proxy",
+            _program("envoy", WHEELS), _start_envoy),
+    Gateway("nginx", "nginx, plain proxy",
+            _program("nginx", "apt-get install nginx"), _start_nginx),
+)  # fmt: skip

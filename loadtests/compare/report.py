@@ -1,0 +1,117 @@
+"""What was measured, as a table for a terminal, Markdown and JSON."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.compare.gateways import OURS
+from loadtests.compare.measure import Row, Sample
+
+COLUMNS = (
+    "gateway", "requests/s", "× ours", "p50 ms", "p99 ms", "p50 ms c8", "p99 ms c8", "MB", "core",
+    "Redis/req",
+)  # fmt: skip
+
+
+def cells(row: Row, ours: Row | None) -> list[str]:
+    """One line of the table; a void row says why and shows no number."""
+    if row.void or not row.full:
+        return [row.title, f"void: {row.void}", *[""] * (len(COLUMNS) - 2)]
+    ratio = f"{row.requests_per_s / ours.requests_per_s:.2f}" if ours and ours.full else "–"
+
+    def ms(samples: Sequence[Sample], name: str) -> str:
+        values = [getattr(sample, name) for sample in samples]
+        return f"{median(values) / 1000:.2f}" if values else "–"
+
+    return [
+        row.title, f"{row.requests_per_s:,.0f}", ratio,
+        ms(row.full, "p50_us"), ms(row.full, "p99_us"),
+        ms(row.light, "p50_us"), ms(row.light, "p99_us"),
+        f"{row.rss_bytes / 1_000_000:.0f}",
+        f"{median(sample.cpu for sample in row.full):.0%}",
+        f"{median(sample.asked for sample in row.full):.2f}",
+    ]  # fmt: skip
+
+
+def _ours(rows: Sequence[Row]) -> Row | None:
+    return next((row for row in rows if row.id == OURS and not row.void), None)
+
+
+def show(rows: Sequence[Row], skipped: Sequence[str]) -> None:
+    """Print the table and what was left out."""
+    console = Console(width=max(125, Console().width))
+    table = Table(
+        title="One core each, 64 connections (c8: 8); medians over the rounds",
+        caption="MB: resident; core: share of it used; Redis/req: scripts run per request",
+    )
+    for number, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        if row.void:
+            console.print(f"void  {row.title}: {row.void}", style="red", markup=False)
+        else:
+            table.add_row(*cells(row, _ours(rows)))
+    console.print(table)
+    for line in skipped:
+        console.print(f"skipped  {line}", style="yellow", markup=False)
+
+
+def machine() -> str:
+    """Processor, cores and kernel, as a reader needs them to judge the numbers."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next(
+        (x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown"
+    )
+    python = f"Python {platform.python_version()}"
+    return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, {python}"
+
+
+def markdown(rows: Sequence[Row], skipped: Sequence[str], rounds: int, seconds: int) -> str:
+    """The page that is kept beside the benchmark."""
+    body = "\n".join(f"| {' | '.join(cells(row, _ours(rows)))} |" for row in rows)
+    left_out = "".join(f"\nSkipped: {line}\n" for line in skipped)
+    spread = "\n".join(
+        f"- {row.title}: {', '.join(f'{sample.requests_per_s:,.0f}' for sample in row.full)}"
+        for row in rows
+        if not row.void
+    )
+    return f"""# Results
+
+Written by `make bench ARGS=--write-results` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.
+
+Machine: {machine()}.
+
+Each gateway is pinned to one core; wrk (64 connections, then 8), the nginx upstream and Valkey
+share the other one. {rounds} interleaved rounds of {seconds} s; the table shows medians.
+"c8" is with 8 connections, "MB" resident memory, "core" the share of the gateway's core that it used, "Redis/req"
+the scripts that Redis ran per request. A row with an answer that is not 2xx is void. Only the
+sidecar does identity, three limits and a billing event per request; the peers do what their line
+says. Where less than the whole core is used, the other core was the bottleneck.
+
+| {" | ".join(COLUMNS)} |
+|{"---|" * len(COLUMNS)}
+{body}
+{left_out}
+Requests/s of each round:
+
+{spread}
+"""
+
+
+def as_json(rows: Sequence[Row], skipped: Sequence[str], rounds: int, seconds: int) -> str:
+    """Every sample, for other programs."""
+    result: dict[str, Any] = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(), "rounds": rounds, "seconds": seconds,
+        "gateways": [asdict(row) for row in rows], "skipped": list(skipped),
+    }  # fmt: skip
+    return json.dumps(result, indent=2) + "\n"

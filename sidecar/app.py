@@ -1,0 +1,241 @@
+"""The composition root: builds every part, owns the order of start and stop, swaps the plan book.
+
+Start: plan book, spool, Redis, data path, control. Stop: the other way round, so that nothing
+is admitted that could not be recorded any more.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import uvloop
+
+from sidecar import logs
+from sidecar.clock import Clock
+from sidecar.config import PlanKeeper
+from sidecar.control import ControlServer
+from sidecar.core.model import Account
+from sidecar.gate import Gate, Seen
+from sidecar.metering import Shipper, Spool, make_sink
+from sidecar.metrics import Metrics
+from sidecar.proxy.client import UpstreamPool
+from sidecar.proxy.front import DataPort
+from sidecar.proxy.limits import Bounds
+from sidecar.settings import Settings
+from sidecar.stores import RedisDirectory, RedisLimitStore, Wire, keys
+
+log = logs.logger("app")
+
+SHIP_SECONDS = 5.0
+
+
+class App:
+    """One sidecar. `start` returns when it serves, `stop` when nothing of it is left."""
+
+    def __init__(
+        self, settings: Settings, *, on_decision: Callable[[Seen], None] | None = None
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self._clock = Clock()
+        self._on_decision = on_decision
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._undo = contextlib.AsyncExitStack()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Bring everything up. Raises SettingsError, ConfigError or SpoolError, with all that
+        was already up taken down again. An unreachable Redis or upstream is no error."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._undo.aclose()
+            raise
+
+    async def _start(self) -> None:
+        settings = self.settings
+        self.keeper = PlanKeeper(settings.plans, self._swap)
+        self._open_spool()
+        self._undo.push_async_callback(self.spool.close)
+        await self._start_shipping()
+        await self._start_store()
+        clock = self._clock
+        self.gate = Gate(
+            self.keeper.book,
+            store=self.store,
+            directory=self.directory,
+            spool=self.spool,
+            metrics=self.metrics,
+            clock=clock,
+            source=settings.source,
+            record_refusals=settings.refusal_events,
+            on_decision=self._on_decision,
+        )
+        pool = UpstreamPool(settings.upstream.host, settings.upstream.port, _bounds(settings))
+        self.data_port = DataPort(
+            self.gate,
+            pool,
+            _bounds(settings),
+            self.metrics,
+            new_id=lambda: clock.request_id(clock.now_ns()),
+            reserved_prefix=settings.reserved_prefix.encode(),
+            legacy_headers=settings.legacy_headers,
+            access_log=settings.access_log,
+        )
+        await self.data_port.start(settings.listen.host, settings.listen.port)
+        self._undo.push_async_callback(self.data_port.stop, settings.drain_timeout_s)
+        control = ControlServer(
+            settings.control,
+            registry=self.metrics.registry,
+            ready=self.not_ready,
+            config_status=self.keeper.status,
+        )
+        await control.start()
+        self._undo.push_async_callback(control.stop)
+        self._publish(pool)
+        self._spawn(self.keeper.watch())
+        log.info(
+            "serving",
+            listen=str(settings.listen),
+            control=str(settings.control),
+            upstream=str(settings.upstream),
+            plans=str(settings.plans),
+            version=self.keeper.book.version,
+        )
+
+    def _open_spool(self) -> None:
+        settings = self.settings
+        self.spool = Spool(
+            settings.spool,
+            commit_window_s=settings.commit_window_ms / 1000,
+            max_bytes=settings.spool_max_bytes,
+            when_full=settings.spool_full,
+        )
+        self.spool.open()
+
+    async def _start_shipping(self) -> None:
+        settings = self.settings
+        url = settings.redis.get_secret_value()
+        stream = keys.events(settings.redis_prefix)
+        sinks = [make_sink(sink, redis_url=url, stream_key=stream) for sink in settings.sinks]
+        self.shipper = Shipper(self.spool, sinks)
+        await self.shipper.start()
+        self._undo.push_async_callback(self.shipper.stop)
+        if not sinks:
+            log.warning(
+                "no sinks: events stay in the spool until it is full",
+                spool=str(settings.spool),
+                max_bytes=settings.spool_max_bytes,
+            )
+
+    async def _start_store(self) -> None:
+        settings = self.settings
+        url = settings.redis.get_secret_value()
+        self.wire = Wire(url, timeout_s=settings.redis_timeout_ms / 1000)
+        await self.wire.start()
+        self._undo.push_async_callback(self.wire.stop)
+        self.store = RedisLimitStore(self.wire, prefix=settings.redis_prefix)
+        self.directory = RedisDirectory(url, settings.redis_prefix, self._account_of_file)
+        self._undo.push_async_callback(self.directory.close)
+        self._spawn(self.directory.run())
+        if not self.wire.up:
+            log.warning("redis is not reachable yet", error=self.wire.last_error)
+
+    def _account_of_file(self, account_id: str) -> Account | None:
+        return self.keeper.book.accounts.get(account_id)
+
+    def _swap(self, book: Any) -> None:
+        if hasattr(self, "gate"):
+            self.gate.swap(book)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.append(task)
+
+        async def end() -> None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        self._undo.push_async_callback(end)
+
+    def not_ready(self) -> list[str]:
+        """Why no calls should be sent here; empty when they should."""
+        reasons = []
+        if self._stopping:
+            reasons.append("draining")
+        if not self.wire.up:
+            reasons.append(f"redis: {self.wire.last_error or 'not connected yet'}")
+        if not self.spool.accepting:
+            reasons.append("spool: full or not writable")
+        return reasons
+
+    def _publish(self, pool: UpstreamPool) -> None:
+        metrics, spool, wire, keeper = self.metrics, self.spool, self.wire, self.keeper
+        gauge, counter = metrics.gauge, metrics.counter
+        gauge("sidecar_store_up", "1 while Redis answers.", lambda: float(wire.up))
+        gauge("sidecar_spool_backlog_events", "Events not shipped to every sink yet.",
+              lambda: spool.backlog)  # fmt: skip
+        gauge("sidecar_spool_bytes", "Size of the spool on disk.", lambda: spool.bytes_on_disk)
+        gauge("sidecar_spool_accepting", "1 while events can be recorded.",
+              lambda: float(spool.accepting))  # fmt: skip
+        counter("sidecar_spool_events", "Events taken by the spool.", lambda: spool.appended)
+        counter("sidecar_spool_dropped", "Events dropped for want of room.", lambda: spool.dropped)
+        counter("sidecar_spool_write_errors", "Failed writes.", lambda: spool.write_errors)
+        counter("sidecar_config_reloads", "Plan files that went live.", lambda: keeper.reloads)
+        counter("sidecar_config_failures", "Plan files that were refused.",
+                lambda: keeper.failures)  # fmt: skip
+        metrics.labelled_gauge("sidecar_config_info", "The live plan file.", ("version",),
+                               lambda: {(keeper.book.version,): 1.0})  # fmt: skip
+        metrics.labelled_gauge("sidecar_sink_lag_events", "Events a sink has not got yet.",
+                               ("sink",), self._lags)  # fmt: skip
+        gauge("sidecar_client_connections", "Open client connections.",
+              lambda: self.data_port.connections)  # fmt: skip
+        gauge("sidecar_upstream_connections", "Open upstream connections.", lambda: pool.size)
+
+    def _lags(self) -> dict[tuple[str, ...], float]:
+        return {(name,): float(lag) for name, lag in self.shipper.lag.items()}
+
+    async def stop(self) -> None:
+        """Drain and take everything down, in the reverse of the order of start. Idempotent."""
+        self._stopping = True
+        await self._undo.aclose()
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        max_target=settings.max_target_bytes,
+        max_header=settings.max_header_bytes,
+        max_fields=settings.max_headers,
+        max_body=settings.max_body_bytes,
+        max_connections=settings.max_connections,
+        header_timeout=settings.header_timeout_s,
+        idle_timeout=settings.idle_timeout_s,
+        body_timeout=settings.body_timeout_s,
+        connect_timeout=settings.connect_timeout_s,
+        response_timeout=settings.response_timeout_s,
+        upstream_connections=settings.upstream_connections,
+    )
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, then drain. Returns the exit code, 0."""
+    logs.configure(settings.log_level, settings.log_format)
+    uvloop.run(_serve(settings))
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    app = App(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await app.start()
+    loop.add_signal_handler(signal.SIGHUP, app.keeper.reload)
+    await stop.wait()
+    log.info("draining")
+    await app.stop()
+    log.info("stopped")

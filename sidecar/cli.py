@@ -1,0 +1,111 @@
+"""The command line. Verbs live in `sidecar.commands`; here they get names, and errors get words.
+
+What must live here: the list of verbs, exit codes, and the promise that nobody sees a traceback.
+Exit codes: 0 done, 1 a check found problems or something did not work, 2 wrong usage or
+settings, 130 interrupted.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from sidecar.commands import accounts, events, explain, plans, serve
+from sidecar.errors import ConfigError, SettingsError, SidecarError
+
+HELP = """Plans, quotas, explained refusals and metering in front of your API.
+
+\b
+Start here:
+  sidecar demo                    everything on this machine, nothing to install
+  sidecar check plans.yaml        is the plan file right?
+  sidecar serve --plans plans.yaml --upstream http://127.0.0.1:3000
+"""
+
+
+def build() -> typer.Typer:
+    """The whole command line, as a Typer app."""
+    app = typer.Typer(
+        name="sidecar",
+        help=HELP,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.command(help=serve.SERVE_HELP)(serve.with_settings_flags(serve.serve))
+    for verb in (serve.demo, plans.check, plans.schema, explain.explain):
+        app.command()(verb)
+    app.add_typer(accounts.keys_app(), name="keys")
+    app.add_typer(accounts.accounts_app(), name="accounts")
+    app.add_typer(events.app(), name="events")
+    app.command()(serve.version)
+    return app
+
+
+def main() -> None:
+    """The command `sidecar`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code. Errors are one line each on stderr."""
+    try:
+        code = build()(args=list(arguments), prog_name="sidecar", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        return _usage(error)
+    except SettingsError as error:
+        return _complain(error, 2)
+    except ConfigError as error:
+        return _complain(error, 2, "sidecar check FILE, until it says ok")
+    except SidecarError as error:
+        return _complain(error, 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`). Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last resort: a user never gets a traceback
+        return _apologise(error, arguments)
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message, file=sys.stderr)  # noqa: T201 - the help text itself
+        return 2
+    _say("error", message[:1].lower() + message[1:])
+    _say("try", f"{context.command_path if context else 'sidecar'} --help")
+    return 2
+
+
+def _complain(error: SidecarError, code: int, hint: str | None = None) -> int:
+    for line in str(error).splitlines():
+        _say("error", line)
+    if hint is not None:
+        _say("try", hint)
+    return code
+
+
+def _apologise(error: Exception, arguments: Sequence[str]) -> int:
+    _say(
+        "error",
+        f"sorry, this is a fault of the sidecar: {type(error).__name__}; please report it, "
+        "with the output at --log-level debug (SIDECAR_LOG_LEVEL=debug)",
+    )
+    level = os.environ.get("SIDECAR_LOG_LEVEL", "").lower()
+    flag = " ".join(arguments).replace("=", " ")
+    if level == "debug" or "--log-level debug" in flag:
+        traceback.print_exception(error)
+    return 1
+
+
+def _say(kind: str, text: str) -> None:
+    print(f"{kind}: {text}", file=sys.stderr)  # noqa: T201 - stderr is where people read it

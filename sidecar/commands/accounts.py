@@ -1,0 +1,1 @@
+"""keys and accounts: what Redis knows of who calls. Secrets are printed once, at creation."""

@@ -1,0 +1,95 @@
+"""serve, demo and version."""
+
+import inspect
+import platform
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from sidecar import __version__
+
+SERVE_HELP = """Run the sidecar in front of an API.
+
+Every setting is a flag, a variable and a key of the settings file; the first of these that
+is given counts. SIGHUP reads the plan file again, SIGTERM drains and stops.
+
+\b
+Examples:
+  sidecar serve --plans plans.yaml --upstream http://127.0.0.1:3000
+  sidecar serve --plans plans.yaml --upstream http://127.0.0.1:3000 \\
+      --listen 0.0.0.0:8080 --control 127.0.0.1:9090 \\
+      --redis redis://redis:6379/0 --spool /var/spool/sidecar
+  SIDECAR_REDIS=rediss://user:secret@redis:6380/0 sidecar serve --config sidecar.yaml
+"""
+
+
+def serve(**flags: Any) -> int:
+    """Returns the exit code of the process; raises SettingsError, ConfigError, SpoolError."""
+    from sidecar.settings import Settings
+
+    settings = Settings.load(flags)
+    from sidecar.app import run
+
+    return int(run(settings))
+
+
+def with_settings_flags(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command one flag for each field of Settings: its signature is the model."""
+    from sidecar.settings import described
+
+    parameters = []
+    for setting in described():
+        default = "required" if setting.default is None else f"default {setting.default}"
+        text = f"{setting.text} [{setting.env}; {default}]"
+        kind: Any = bool | None if setting.switch else str | None
+        names = f"{setting.flag}/--no-{setting.flag[2:]}" if setting.switch else setting.flag
+        option = typer.Option(names, help=text, metavar=setting.metavar or None, show_default=False)
+        parameters.append(
+            inspect.Parameter(
+                setting.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[kind, option],
+            )
+        )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
+
+
+def demo(
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the API is called.")
+    ] = "127.0.0.1:8080",
+    control: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where health, metrics and config answer.")
+    ] = "127.0.0.1:9090",
+    plans: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Your own plan file, instead of the built-in example."),
+    ] = None,
+) -> int:
+    """Run the sidecar, a sample API and a Valkey on this machine; Ctrl-C stops them all.
+
+    Prints curl lines to try, and shows each decision as it is made.
+
+    \b
+    Examples:
+      sidecar demo
+      sidecar demo --listen 127.0.0.1:8181 --control 127.0.0.1:9191
+    """
+    from sidecar.demo import run
+
+    return run(listen=listen, control=control, plans=plans)
+
+
+def version() -> int:
+    """Print the version.
+
+    \b
+    Example:
+      sidecar version
+    """
+    typer.echo(f"quota-sidecar {__version__} (Python {platform.python_version()})")
+    return 0

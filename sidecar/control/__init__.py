@@ -1,0 +1,5 @@
+"""The control listener: health, metrics and config status, away from customers' traffic."""
+
+from sidecar.control.server import ControlServer
+
+__all__ = ["ControlServer"]

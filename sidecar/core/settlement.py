@@ -1,0 +1,157 @@
+"""Outcome → event. Events are CloudEvents 1.0 in structured JSON; quantities are integers.
+
+An event is known by (source, id), never by its time: the same thing told twice is one event.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sidecar.core.model import Crossing, Entitlement, Key
+from sidecar.core.words import instant
+
+
+class OutcomeReason(StrEnum):
+    """How a forwarded call ended. A finite set: metrics use it as a label."""
+
+    OK = "ok"
+    UPSTREAM_REFUSED = "upstream_refused"  # no connection
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_BROKEN = "upstream_broken"  # a connection, but no valid answer to its end
+    CLIENT_GONE = "client_gone"
+    CANCELLED = "cancelled"  # the sidecar stopped first
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is known of a call when it is over."""
+
+    status: int  # sent to the client; 0 when nothing was
+    reason: OutcomeReason
+    latency_ms: int  # from admission to the last byte
+    bytes_in: int  # of the request's body
+    bytes_out: int  # of the response's body
+
+
+def usage_event(
+    *,
+    id: str,  # noqa: A002 - the attribute's name in CloudEvents
+    source: str,
+    time: str,
+    key: Key,
+    entitlement: Entitlement,
+    plan_version: str,
+    overage: tuple[tuple[str, int], ...],
+    method: str,
+    outcome: Outcome,
+) -> dict[str, Any]:
+    """The `api.request.v1` event of one forwarded call: what is billed.
+
+    `time` is RFC 3339 in UTC; `usage` and `overage` hold every meter of the route.
+    """
+    route = entitlement.route
+    usage = dict(route.cost)
+    beyond = dict.fromkeys(usage, 0)
+    if overage:
+        beyond.update(overage)
+    return {
+        "specversion": "1.0",
+        "id": id,
+        "source": source,
+        "type": "api.request.v1",
+        "subject": key.account.id,
+        "time": time,
+        "datacontenttype": "application/json",
+        "data": {
+            "key": key.id,
+            "plan": entitlement.plan.id,
+            "plan_version": plan_version,
+            "route": route.id,
+            "class": route.call_class,
+            "method": method,
+            "status": outcome.status,
+            "usage": usage,
+            "overage": beyond,
+            "billable": True,
+            "reason": outcome.reason,
+            "latency_ms": outcome.latency_ms,
+            "bytes_in": outcome.bytes_in,
+            "bytes_out": outcome.bytes_out,
+        },
+    }
+
+
+def refusal_event(
+    *,
+    id: str,  # noqa: A002
+    source: str,
+    time: str,
+    key: Key,
+    entitlement: Entitlement | None,
+    plan_version: str,
+    status: int,
+    reason: str,
+) -> dict[str, Any]:
+    """The `api.refusal.v1` event of a call that was not forwarded. Never billable.
+
+    `route` and `class` are null when the call was refused before its route was known.
+    """
+    route = entitlement.route if entitlement else None
+    data = {
+        "key": key.id,
+        "plan": entitlement.plan.id if entitlement else key.account.plan,
+        "plan_version": plan_version,
+        "route": route.id if route else None,
+        "class": route.call_class if route else None,
+        "status": status,
+        "billable": False,
+        "reason": str(reason),
+    }
+    return _cloud_event(id, source, "api.refusal.v1", key.account.id, time, data)
+
+
+def notice_event(
+    *,
+    source: str,
+    time: str,
+    key: Key,
+    entitlement: Entitlement,
+    plan_version: str,
+    crossing: Crossing,
+) -> dict[str, Any]:
+    """The `account.notice.v1` event of a threshold crossed.
+
+    Its id follows from account, limit, key (for a limit per key), period and percentage: a
+    threshold is told once per period, however often this event is sent.
+    """
+    limit, account = crossing.limit, key.account.id
+    whose = f"{limit.id}/{key.id}" if limit.per == "key" else limit.id
+    data: dict[str, Any] = {
+        "plan": entitlement.plan.id,
+        "plan_version": plan_version,
+        "limit": limit.id,
+        "meter": limit.meter,
+        "percent": crossing.percent,
+        "used": crossing.used,
+        "limit_units": limit.units,
+        "period_end": instant(crossing.period_end_us),
+    }
+    if limit.per == "key":
+        data["key"] = key.id
+    identity = f"notice/{account}/{whose}/{crossing.period_end_us}/{crossing.percent}"
+    return _cloud_event(identity, source, "account.notice.v1", account, time, data)
+
+
+def _cloud_event(
+    identity: str, source: str, kind: str, account: str, time: str, data: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "specversion": "1.0",
+        "id": identity,
+        "source": source,
+        "type": kind,
+        "subject": account,
+        "time": time,
+        "datacontenttype": "application/json",
+        "data": data,
+    }

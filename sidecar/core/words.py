@@ -1,0 +1,76 @@
+"""Numbers, units and instants as people read them."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from sidecar.core.model import MICRO, Limit, Meter, PeriodUnit, RateLimit
+
+_ADJECTIVES: Final[dict[PeriodUnit, str]] = {
+    "hour": "Hourly",
+    "day": "Daily",
+    "week": "Weekly",
+    "month": "Monthly",
+    "cycle": "Billing cycle",
+}
+_NOW: Final[dict[PeriodUnit, str]] = {
+    "hour": "this hour",
+    "day": "today",
+    "week": "this week",
+    "month": "this month",
+    "cycle": "this billing cycle",
+}
+_WINDOWS: Final = {
+    MICRO: "second",
+    60 * MICRO: "minute",
+    3_600 * MICRO: "hour",
+    86_400 * MICRO: "day",
+}
+
+
+def instant(at_us: int) -> str:
+    """RFC 3339 in UTC, rounded up to the second, so that it is never too early."""
+    return datetime.fromtimestamp(-(-at_us // MICRO), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def amount(count: int, unit: str) -> str:
+    """ "1 request", "1,000 requests"."""
+    return f"{count:,} {unit if count == 1 else plural(unit)}"
+
+
+def plural(unit: str) -> str:
+    """The English plural of a unit, by the regular rules."""
+    if unit.endswith(("s", "x", "ch", "sh")):
+        return unit + "es"
+    if unit.endswith("y") and unit[-2:-1] not in "aeiou":
+        return unit[:-1] + "ies"
+    return unit + "s"
+
+
+def unit_of(meters: dict[str, Meter], limit: Limit) -> str:
+    """The unit, in the singular, in which a limit counts."""
+    meter = meters.get(limit.meter)
+    return meter.unit if meter is not None else limit.meter.removesuffix("s")
+
+
+def adjective(period: PeriodUnit) -> str:
+    """ "Monthly"."""
+    return _ADJECTIVES[period]
+
+
+def current(period: PeriodUnit) -> str:
+    """ "this month"."""
+    return _NOW[period]
+
+
+def speed(limit: RateLimit, unit: str) -> str:
+    """ "5 requests per second"."""
+    window = _WINDOWS.get(limit.window_us)
+    if window is None:
+        seconds, rest = divmod(limit.window_us, MICRO)
+        window = f"{-(-limit.window_us // 1000)} ms" if rest else f"{seconds} seconds"
+    return f"{amount(limit.units, unit)} per {window}"
+
+
+def span(seconds: int) -> str:
+    """ "1 second", "90 seconds"."""
+    return amount(seconds, "second")

@@ -1,0 +1,84 @@
+"""`sidecar demo`: a Valkey, a sample API and the sidecar in front of it, on this machine only.
+
+What must live here: the order in which they start and stop. Nothing outlives the demo.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from sidecar.demo.guide import guide
+from sidecar.errors import SettingsError
+from sidecar.settings import Address, Settings
+
+
+def run(*, listen: str, control: str, plans: str | None) -> int:
+    """Run until Ctrl-C or SIGTERM. Returns 0; raises SidecarError when something cannot start."""
+    from sidecar.demo.valkey import Valkey, free_port
+
+    with tempfile.TemporaryDirectory(prefix="sidecar-demo-") as folder:
+        directory = Path(folder)
+        valkey, api_port = Valkey(directory), free_port()
+        settings = Settings.load(
+            {
+                "plans": plans or str(resources.files("sidecar.demo") / "plans.yaml"),
+                "upstream": f"http://127.0.0.1:{api_port}",
+                "listen": listen,
+                "control": control,
+                "redis": valkey.url,
+                "spool": str(directory / "spool"),
+                "source": "/sidecar/demo",
+                "sinks": "",
+                "log_level": "error",
+                "log_format": "console",
+            }
+        )
+        for flag, address in (("--listen", settings.listen), ("--control", settings.control)):
+            _require_free(flag, address)
+        valkey.start()
+        try:
+            return asyncio.run(_serve(settings))
+        finally:
+            valkey.stop()
+
+
+def _require_free(flag: str, address: Address) -> None:
+    """Raises SettingsError when nothing can listen there, before anything is started."""
+    try:
+        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        in_use = "Address already in use" in str(error)
+        what = "is in use" if in_use else f"cannot be used: {error.strerror or error}"
+        raise SettingsError(f"{address} {what}; choose another with {flag} HOST:PORT") from None
+
+
+async def _serve(settings: Settings) -> int:
+    from sidecar.app import App
+    from sidecar.demo.api import SampleApi
+    from sidecar.demo.screen import screen
+    from sidecar.logs import configure
+
+    configure(settings.log_level, settings.log_format)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    view = screen()
+    async with contextlib.AsyncExitStack() as stack:
+        api = SampleApi(settings.upstream.port)
+        await api.start()
+        stack.push_async_callback(api.stop)
+        app = App(settings, on_decision=view.show)
+        await app.start()
+        stack.push_async_callback(app.stop)
+        print(guide(settings), flush=True)  # noqa: T201
+        await view.until(stopped)
+        print("\nStopping.", flush=True)  # noqa: T201
+    return 0

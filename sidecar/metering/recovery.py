@@ -1,0 +1,132 @@
+"""What a spool does before its first append: find where the chain ends, set doubtful bytes aside.
+
+A crash leaves a torn tail: bytes after the last line that the chain vouches for. They are
+moved to a `.bad` file and never appended to. Damage in the middle, with sound lines after it,
+is not a torn tail: cutting there would lose good events. Such a file is left as it is, closed,
+and the next event opens a new segment; `verify` shows the break.
+"""
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from sidecar.logs import logger
+from sidecar.metering.files import Files
+from sidecar.metering.segments import (
+    NO_LINE,
+    Head,
+    Segment,
+    line_hash,
+    list_segments,
+    raw_lines,
+    read_head,
+    read_mark,
+    write_head,
+)
+
+_log = logger("spool")
+
+
+class Recovered(NamedTuple):
+    """Where to go on. `appendable`: the last segment is sound and may be continued."""
+
+    head: Head
+    segments: list[Segment]
+    appendable: bool
+
+
+@dataclass(slots=True)
+class _Scan:
+    """What reading a segment to its end has shown."""
+
+    end: int = 0  # of the last line that the chain vouches for
+    head: Head | None = None  # after that line
+    sound: int = 0
+    doubtful: int = 0  # lines after `end`
+    breaks: int = 0  # lines before `end` that do not fit
+
+
+def recover(directory: Path, files: Files) -> Recovered:
+    """Make the directory fit to be appended to. Raises OSError."""
+    for left_over in directory.glob("*.tmp"):
+        files.remove(left_over)
+    head = read_head(directory)
+    segments = list_segments(directory)
+    appendable = True
+    found: Head | None = None
+    while segments and found is None:
+        scan = _scan(segments[-1])
+        if scan.end < segments[-1].size:
+            _set_aside(segments[-1], scan, files)
+        if scan.head is None:
+            files.remove(segments.pop().path)
+            continue
+        found, appendable = scan.head, scan.breaks == 0
+        if scan.breaks:
+            _log.error("spool_damaged", file=str(segments[-1].path), bad_lines=scan.breaks,
+                       remedy="run `sidecar events verify`; the sound lines are shipped")  # fmt: skip
+    head = _choose(head, found)
+    write_head(files, directory, head)
+    files.sync_directory(directory)
+    return Recovered(head, segments, appendable)
+
+
+def _choose(head: Head | None, found: Head | None) -> Head:
+    """A sequence number is never used twice, so the head that is further wins."""
+    if found is None:
+        return head or Head(str(uuid.uuid4()), 1, NO_LINE)
+    if head is None or head.spool != found.spool or head.next_seq <= found.next_seq:
+        return found
+    _log.error("spool_events_missing", first=found.next_seq, last=head.next_seq - 1,
+               remedy="the end of the spool was removed or damaged; restore it from a backup")  # fmt: skip
+    return head
+
+
+def _scan(segment: Segment) -> _Scan:
+    scan = _Scan()
+    before: bytes | None = None
+    seq, spool, unproven = segment.first - 1, None, 0
+    for line in raw_lines(segment.path):
+        mark = read_mark(line.text) if line.whole else None
+        linked = (
+            mark is not None
+            and mark.seq == seq + 1
+            and (before is None or (mark.prev == before and mark.spool == spool))
+        )
+        before = line_hash(line.text)
+        if mark is None:
+            unproven += 1
+            continue
+        seq, spool = mark.seq, mark.spool
+        if not linked:
+            unproven += 1
+            continue
+        # The link proves the line before as well, whatever stood in front of that.
+        scan.breaks += unproven
+        scan.sound, unproven = scan.sound + 1, 0
+        scan.end, scan.head = line.end, Head(mark.spool, mark.seq + 1, before)
+    scan.doubtful = unproven
+    return scan
+
+
+def _set_aside(segment: Segment, scan: _Scan, files: Files) -> None:
+    """Move everything after the last sound line into a file of its own."""
+    with segment.path.open("rb") as file:
+        file.seek(scan.end)
+        doubtful = file.read()
+    number = 1
+    while (aside := segment.path.with_name(f"{segment.path.name}.torn-{number}.bad")).exists():
+        number += 1
+    files.replace(aside, doubtful)
+    files.sync_directory(segment.path.parent)
+    fd = files.open(segment.path, os.O_WRONLY | os.O_CLOEXEC, 0)
+    try:
+        files.truncate(fd, scan.end)
+        files.sync(fd)
+    finally:
+        os.close(fd)
+    segment.size = scan.end
+    _log.warning("spool_torn_tail", file=str(segment.path), set_aside=str(aside),
+                 bytes=len(doubtful), lines=scan.doubtful, kept=scan.sound)  # fmt: skip

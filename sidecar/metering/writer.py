@@ -1,0 +1,95 @@
+"""The open segment. Everything here runs on the spool's one worker thread and may block."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sidecar.metering.files import Files
+from sidecar.metering.recovery import Recovered
+from sidecar.metering.segments import Head, Segment, line_hash, segment_path, write_head
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+
+
+class SegmentWriter:
+    """Appends whole lines durably, or leaves the file as it was and raises OSError."""
+
+    def __init__(
+        self, directory: Path, recovered: Recovered, segment_bytes: int, files: Files
+    ) -> None:
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._files = files
+        self._head = recovered.head
+        self._last_line: bytes | None = None  # hashed only when the head is written
+        self._fd: int | None = None
+        self._segment: Segment | None = None
+        self._dirty = False  # bytes after `size` may be there: cut them before the next write
+        if recovered.segments and recovered.appendable:
+            last = recovered.segments[-1]
+            self._fd = files.open(last.path, _APPEND, 0o640)
+            self._segment = Segment(last.first, last.path, last.size)
+
+    def write(self, first: int, lines: Sequence[bytes]) -> Segment:
+        """Append lines (no newlines), the first of which has sequence number `first`.
+
+        Returns the segment they are in, with its new size.
+        """
+        data = b"\n".join(lines) + b"\n"
+        segment, fd = self._room_for(first, len(data))
+        if self._dirty:
+            self._files.truncate(fd, segment.size)
+        self._dirty = True
+        try:
+            self._files.write_all(fd, data)
+            # A failed sync may have lost pages that a second one calls clean: write again, too.
+            self._files.sync(fd)
+        except OSError:
+            self._files.truncate(fd, segment.size)
+            raise
+        self._dirty = False
+        segment.size += len(data)
+        self._last_line = lines[-1]
+        self._head = self._head._replace(next_seq=first + len(lines))
+        return Segment(segment.first, segment.path, segment.size)
+
+    def _room_for(self, first: int, size: int) -> tuple[Segment, int]:
+        segment, fd = self._segment, self._fd
+        if segment and fd is not None and (
+            segment.size == 0 or segment.size + size <= self._segment_bytes
+        ):  # fmt: skip
+            return segment, fd
+        path = segment_path(self._directory, first)
+        new = self._files.open(path, _APPEND | os.O_TRUNC, 0o640)
+        try:
+            self._files.sync_directory(self._directory)
+            write_head(self._files, self._directory, self._current_head())
+        except OSError:
+            os.close(new)
+            raise
+        if fd is not None:
+            os.close(fd)
+        self._segment, self._fd, self._dirty = Segment(first, path, 0), new, False
+        return self._segment, new
+
+    def remove(self, paths: Sequence[Path]) -> None:
+        """Delete shipped segments; the head is made durable before the first one goes."""
+        write_head(self._files, self._directory, self._current_head())
+        self._files.sync_directory(self._directory)
+        for path in paths:
+            self._files.remove(path)
+
+    def close(self) -> None:
+        """Write the head and let go of the file. Raises OSError."""
+        try:
+            write_head(self._files, self._directory, self._current_head())
+        finally:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+    def _current_head(self) -> Head:
+        if self._last_line is not None:
+            self._head = self._head._replace(prev=line_hash(self._last_line))
+            self._last_line = None
+        return self._head

@@ -1,0 +1,73 @@
+"""Our own answers as bytes: refusals and the proxy's errors."""
+
+import time
+from email.utils import formatdate
+
+from sidecar.core.refusals import Refusal, render_json, render_text
+
+_PHRASES = {
+    400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required", 403: b"Forbidden",
+    404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
+    413: b"Content Too Large", 414: b"URI Too Long", 429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
+    501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable",
+    504: b"Gateway Timeout", 505: b"HTTP Version Not Supported",
+}  # fmt: skip
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class DateField:
+    """The Date field (RFC 9110, section 6.6.1), formatted once a second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = b""
+
+    def __call__(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._text = formatdate(second, usegmt=True).encode()
+        return self._text
+
+
+_date = DateField()
+
+
+def wants_text(accept: bytes) -> bool:
+    """Whether a client takes plain text and no JSON (RFC 9110, section 12.5.1, without weights)."""
+    if not accept:
+        return False
+    ranges = {part.split(b";", 1)[0].strip().lower() for part in accept.split(b",")}
+    json_too = ranges & {b"*/*", b"application/*", b"application/json", b"application/problem+json"}
+    return not json_too and bool(ranges & {b"text/plain", b"text/*"})
+
+
+def refusal_bytes(
+    refusal: Refusal, request_id: str, *, accept: bytes, head_only: bool, close: bool
+) -> bytes:
+    """A whole response for a refusal. `head_only` answers HEAD: the same fields, no body."""
+    if wants_text(accept):
+        kind, body = b"text/plain; charset=utf-8", render_text(refusal)
+    else:
+        kind, body = b"application/problem+json", render_json(refusal)
+    parts = [
+        b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nCache-Control: no-store\r\n"
+        b"Date: %b\r\nX-Request-Id: %b\r\n"
+        % (
+            refusal.status,
+            _PHRASES[refusal.status],
+            kind,
+            len(body),
+            _date(),
+            request_id.encode(),
+        )
+    ]
+    if refusal.retry_after_s is not None:
+        parts.append(b"Retry-After: %d\r\n" % refusal.retry_after_s)
+    parts.extend(b"%b: %b\r\n" % field for field in refusal.headers)
+    parts.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
+    if not head_only:
+        parts.append(body)
+    return b"".join(parts)

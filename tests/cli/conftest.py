@@ -1,0 +1,36 @@
+"""Runs the real command in a real process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SIDECAR = Path(sys.executable).parent / "sidecar"
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """Ours without any SIDECAR_ variable, plus `more`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_")}
+    return kept | {"COLUMNS": "100"} | more
+
+
+@pytest.fixture
+def sidecar(tmp_path: Path) -> Run:
+    """`sidecar("check", "plans.yaml", SIDECAR_X="…")` → the finished process, with text output."""
+
+    def run(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [str(SIDECAR), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            cwd=tmp_path,
+            env=clean_environment(**environment),
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,246 @@
+"""Claims + answer → decision, by tables and against a naive model in fractions."""
+
+from fractions import Fraction
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core.decision import decide, without_limits, without_store
+from sidecar.core.model import (
+    MICRO,
+    UNBOUNDED,
+    Answer,
+    CallClass,
+    Claim,
+    Decision,
+    Entitlement,
+    Limit,
+    Plan,
+    QuotaLimit,
+    RateLimit,
+    Reason,
+    Route,
+)
+from sidecar.errors import StoreUnavailable
+
+NOW = 1_790_000_000_000_000
+END = NOW + 1_000 * MICRO
+GUARD = RateLimit("critical", "calls", 100, MICRO, 200, (100, 1))
+RATE = RateLimit("per-second", "requests", 5, MICRO, 10, (5, 1))
+QUOTA = QuotaLimit("monthly", "requests", 1000, "month", 1000, (80, 90, 100))
+SOFT = QuotaLimit("soft", "requests", 1000, "month", 1200, (80, 100, 120))
+
+
+def an_entitlement(*claims: Claim) -> Entitlement:
+    limits = tuple(claim.limit for claim in claims)
+    plan = Plan("free", 0, frozenset(), limits, GUARD, "deny")
+    route = Route("rest", "/**", None, "/**", CallClass.STANDARD, frozenset(), ())
+    return Entitlement(plan, route, claims, (), None, b"", ())
+
+
+def decided(*rows: tuple[Limit, int, int], granted: bool = True, forced: bool = False) -> Decision:
+    """Rows of (limit, cost, used as Redis tells it)."""
+    claims = (Claim(limit, cost, forced and limit is not GUARD) for limit, cost, _ in rows)
+    ends = tuple(END if isinstance(limit, QuotaLimit) else 0 for limit, _, _ in rows)
+    answer = Answer(granted, NOW, tuple(used for _, _, used in rows), ends)
+    return decide(an_entitlement(*claims), answer)
+
+
+def test_a_call_below_its_limits_is_allowed_and_told_the_tightest() -> None:
+    decision = decided((RATE, 1, 3 * MICRO + 1), (QUOTA, 1, 100))
+    assert (decision.allowed, decision.reason, decision.now_us) == (True, Reason.OK, NOW)
+    assert decision.tightest is not None
+    told = decision.tightest
+    assert (told.claim.limit, told.limit_units, told.used, told.remaining) == (RATE, 10, 4, 6)
+    assert told.reset_us == NOW + 1  # one micro-unit comes back within a microsecond
+    assert (decision.violated, decision.retry_us, decision.overage) == ((), None, ())
+
+
+def test_a_full_bucket_has_nothing_to_wait_for() -> None:
+    decision = decided((RATE, 0, 0))
+    assert decision.tightest is not None
+    assert (decision.tightest.remaining, decision.tightest.reset_us) == (10, None)
+
+
+def test_of_equal_shares_the_quota_is_told() -> None:
+    rate, quota = (RATE, 1, 10 * MICRO), (QUOTA, 1, 1000)
+    for decision in (decided(rate, quota), decided(quota, rate)):
+        assert decision.tightest is not None
+        assert (decision.tightest.claim.limit, decision.tightest.reset_us) == (QUOTA, END)
+
+
+def test_the_guard_of_critical_calls_is_not_shown() -> None:
+    assert decided((GUARD, 1, 150 * MICRO)).tightest is None
+
+
+def test_a_quota_of_nothing_is_spent() -> None:
+    nothing = QuotaLimit("none", "requests", 0, "day", 0)
+    decision = decided((nothing, 1, 1), (RATE, 1, 10 * MICRO), forced=True)
+    assert decision.reason is Reason.CRITICAL
+    assert decision.tightest is not None
+    assert (decision.tightest.claim.limit, decision.tightest.remaining) == (nothing, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "forced", "reason"),
+    [
+        ([(SOFT, 1, 1000)], False, Reason.OK),
+        ([(SOFT, 1, 1001)], False, Reason.OVERAGE),
+        ([(SOFT, 1, 1200)], True, Reason.OVERAGE),
+        ([(SOFT, 1, 1201)], True, Reason.CRITICAL),
+        ([(RATE, 1, 10 * MICRO)], True, Reason.OK),
+        ([(RATE, 1, 10 * MICRO + 1)], True, Reason.CRITICAL),
+        ([(RATE, 1, 11 * MICRO), (SOFT, 1, 1100)], True, Reason.CRITICAL),
+        ([(SOFT, 1, 1100), (RATE, 1, 11 * MICRO)], True, Reason.CRITICAL),
+    ],
+)
+def test_the_reason_says_what_was_exceeded(
+    rows: list[tuple[Limit, int, int]], forced: bool, reason: Reason
+) -> None:
+    assert decided(*rows, forced=forced).reason is reason
+
+
+def test_I3_a_critical_call_past_every_limit_is_allowed() -> None:
+    decision = decided((GUARD, 1, MICRO), (RATE, 1, 99 * MICRO), (QUOTA, 1, 5000), forced=True)
+    assert (decision.allowed, decision.reason) == (True, Reason.CRITICAL)
+    assert decision.tightest is not None
+    assert decision.tightest.remaining == 0
+
+
+@pytest.mark.parametrize(
+    ("cost", "used", "overage"),
+    [(10, 1000, ()), (10, 1003, (("requests", 3),)), (10, 1100, (("requests", 10),)),
+     (0, 1100, ())],
+)  # fmt: skip
+def test_overage_is_what_this_call_used_beyond_the_quota(
+    cost: int, used: int, overage: tuple[tuple[str, int], ...]
+) -> None:
+    assert decided((SOFT, cost, used)).overage == overage
+
+
+def test_overage_of_a_meter_with_several_quotas_is_the_largest() -> None:
+    other = QuotaLimit("weekly", "requests", 500, "week", 5000)
+    tokens = QuotaLimit("tokens", "tokens", 10, "week", 50)
+    decision = decided((SOFT, 10, 1003), (other, 10, 1003), (tokens, 4, 12))
+    assert decision.overage == (("requests", 10), ("tokens", 2))
+
+
+@pytest.mark.parametrize(
+    ("cost", "used", "percents"),
+    [(1, 799, []), (1, 800, [80]), (1, 801, []), (100, 899, [80]), (101, 900, [80, 90]),
+     (500, 1000, [80, 90, 100]), (0, 800, [])],
+)  # fmt: skip
+def test_a_threshold_is_told_by_the_call_that_crosses_it(
+    cost: int, used: int, percents: list[int]
+) -> None:
+    crossings = decided((QUOTA, cost, used)).crossings
+    assert [crossing.percent for crossing in crossings] == percents
+    assert all(c.used == used and c.period_end_us == END and c.limit is QUOTA for c in crossings)
+
+
+def test_a_threshold_between_units_is_crossed_by_the_next_whole_one() -> None:
+    seven = QuotaLimit("seven", "requests", 7, "day", 7, (80,))  # 5.6 units
+    assert not decided((seven, 1, 5)).crossings
+    assert decided((seven, 1, 6)).crossings
+
+
+@given(st.lists(st.integers(0, 40), max_size=80), st.integers(1, 300))
+def test_each_threshold_is_told_once_however_calls_are_sized(costs: list[int], units: int) -> None:
+    limit = QuotaLimit("q", "requests", units, "day", UNBOUNDED, (50, 80, 100, 120))
+    used, told = 0, []
+    for cost in costs:
+        used += cost
+        told += [crossing.percent for crossing in decided((limit, cost, used)).crossings]
+    assert told == [p for p in limit.notices if used >= Fraction(units * p, 100)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason", "violated", "retry_us"),
+    [
+        ([(RATE, 1, 10 * MICRO)], Reason.RATE, ["per-second"], 200_000),
+        ([(RATE, 1, 9 * MICRO + 1)], Reason.RATE, ["per-second"], 1),
+        ([(RATE, 11, 0)], Reason.RATE, ["per-second"], None),
+        ([(QUOTA, 1, 1000)], Reason.QUOTA, ["monthly"], 1_000 * MICRO),
+        ([(QUOTA, 10, 995)], Reason.QUOTA, ["monthly"], 1_000 * MICRO),
+        ([(QUOTA, 1001, 0)], Reason.QUOTA, ["monthly"], None),
+        ([(SOFT, 1, 1199), (QUOTA, 1, 1000)], Reason.QUOTA, ["monthly"], 1_000 * MICRO),
+        ([(RATE, 1, 10 * MICRO), (QUOTA, 1, 1000)], Reason.QUOTA, ["monthly", "per-second"],
+         1_000 * MICRO),
+        ([(QUOTA, 11, 1000), (RATE, 11, 0)], Reason.RATE, ["per-second", "monthly"], None),
+        ([(GUARD, 1, 200 * MICRO), (RATE, 1, 0)], Reason.ABUSE, ["critical"], 10_000),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_what_refuses_and_when_it_would_fit(
+    rows: list[tuple[Limit, int, int]], reason: Reason, violated: list[str], retry_us: int | None
+) -> None:
+    decision = decided(*rows, granted=False)
+    assert (decision.allowed, decision.reason) == (False, reason)
+    assert [standing.claim.limit.id for standing in decision.violated] == violated
+    assert decision.retry_us == retry_us
+    shown = None if reason is Reason.ABUSE else decision.violated[0]
+    assert decision.tightest == shown
+
+
+def test_I3_a_forced_claim_never_refuses() -> None:
+    decision = decided((GUARD, 1, 200 * MICRO), (QUOTA, 1, 9999), granted=False, forced=True)
+    assert [standing.claim.limit for standing in decision.violated] == [GUARD]
+
+
+def test_an_answer_that_contradicts_itself_cannot_be_trusted() -> None:
+    with pytest.raises(StoreUnavailable):
+        decided((RATE, 1, 0), granted=False)
+    with pytest.raises(StoreUnavailable):
+        decide(an_entitlement(Claim(RATE, 1, False)), Answer(True, NOW, (), ()))
+
+
+def test_a_call_without_an_answer_is_allowed_and_says_so() -> None:
+    assert without_store(an_entitlement()).reason is Reason.STORE_DOWN
+    assert without_limits(an_entitlement()).reason is Reason.OK
+    assert without_store(an_entitlement()).allowed
+    assert without_limits(an_entitlement()).allowed
+
+
+RATES = st.builds(
+    lambda p, q, burst: RateLimit("r", "requests", p, q, burst, (p, q)),
+    st.integers(1, 1000), st.integers(1, 1000), st.integers(1, 50),
+)  # fmt: skip
+QUOTAS = st.builds(
+    lambda units, more: QuotaLimit("q", "requests", units, "day", units + more),
+    st.integers(1, 50), st.integers(0, 10),
+)  # fmt: skip
+
+
+@given(RATES, st.integers(0, 60), st.integers(0, 60 * MICRO))
+def test_a_rate_fits_at_the_instant_named_and_not_before(
+    limit: RateLimit, cost: int, used: int
+) -> None:
+    if used + cost * MICRO <= limit.burst * MICRO:
+        return
+    decision = decided((limit, cost, used), granted=False)
+    if cost > limit.burst:
+        assert decision.retry_us is None
+        return
+    drain = Fraction(*limit.refill)
+    missing = used + cost * MICRO - limit.burst * MICRO
+    assert decision.retry_us == ceil(missing / drain)
+
+
+@given(st.lists(st.tuples(RATES | QUOTAS, st.integers(0, 60)), max_size=5))
+def test_the_tightest_has_the_smallest_share(rows: list[tuple[Limit, int]]) -> None:
+    scaled = [
+        (limit, 1, used * (MICRO if isinstance(limit, RateLimit) else 1)) for limit, used in rows
+    ]
+    decision = decided(*scaled)
+    shares = [
+        Fraction(max(0, (limit.burst if isinstance(limit, RateLimit) else limit.units) - used),
+                 limit.burst if isinstance(limit, RateLimit) else limit.units)
+        for limit, used in rows
+    ]  # fmt: skip
+    if decision.tightest is None:
+        assert not rows
+    else:
+        told = decision.tightest
+        assert Fraction(told.remaining, told.limit_units) == min(shares)
+        assert told.reset_us is None or told.reset_us > NOW

@@ -1,0 +1,127 @@
+"""Events are CloudEvents 1.0 with the members that billing relies on."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from sidecar.core.model import (
+    MICRO,
+    Account,
+    CallClass,
+    Crossing,
+    Entitlement,
+    Key,
+    Plan,
+    QuotaLimit,
+    RateLimit,
+    Reason,
+    Route,
+    Scope,
+)
+from sidecar.core.settlement import (
+    Outcome,
+    OutcomeReason,
+    notice_event,
+    refusal_event,
+    usage_event,
+)
+
+NOW = 1_790_000_000_000_000
+TIME = "2026-11-23T08:30:00.123Z"
+KEY = Key("k1", Account("acme", "pro"))
+GUARD = RateLimit("critical", "calls", 100, MICRO, 200, (100, 1))
+CHAT = Route("chat", "POST /v1/chat", "POST", "/v1/chat", CallClass.STANDARD, frozenset(),
+             (("requests", 1), ("tokens", 350)))  # fmt: skip
+ENTITLEMENT = Entitlement(
+    Plan("pro", 1, frozenset(), (), GUARD, "deny"), CHAT, (), (), None, b"", ()
+)
+
+
+def a_usage(overage: tuple[tuple[str, int], ...] = (), **changes: Any) -> dict[str, Any]:
+    outcome = replace(Outcome(200, OutcomeReason.OK, 41, 512, 2048), **changes)
+    return usage_event(
+        id="019", source="/sidecar/shop", time=TIME, key=KEY, entitlement=ENTITLEMENT,
+        plan_version="sha256:ab", overage=overage, method="POST", outcome=outcome,
+    )  # fmt: skip
+
+
+def a_notice(per: Scope = "account", key: Key = KEY, **changes: Any) -> dict[str, Any]:
+    limit = QuotaLimit("monthly", "requests", 1000, "month", 1000, (80,), per)
+    values = {"percent": 80, "used": 800, "period_end_us": NOW} | changes
+    return notice_event(
+        source="/sidecar/shop", time=TIME, key=key, entitlement=ENTITLEMENT,
+        plan_version="sha256:ab", crossing=Crossing(limit, **values),
+    )  # fmt: skip
+
+
+def test_I4_a_forwarded_call_is_one_billable_event_with_all_meters() -> None:
+    assert json.loads(orjson.dumps(a_usage((("tokens", 50),)))) == {
+        "specversion": "1.0",
+        "id": "019",
+        "source": "/sidecar/shop",
+        "type": "api.request.v1",
+        "subject": "acme",
+        "time": TIME,
+        "datacontenttype": "application/json",
+        "data": {
+            "key": "k1", "plan": "pro", "plan_version": "sha256:ab", "route": "chat",
+            "class": "standard", "method": "POST", "status": 200,
+            "usage": {"requests": 1, "tokens": 350}, "overage": {"requests": 0, "tokens": 50},
+            "billable": True, "reason": "ok", "latency_ms": 41, "bytes_in": 512,
+            "bytes_out": 2048,
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", OutcomeReason)
+def test_every_way_out_is_named_in_the_event(reason: OutcomeReason) -> None:
+    data = json.loads(json.dumps(a_usage(status=502, reason=reason)))["data"]
+    assert (data["reason"], data["status"]) == (reason.value, 502)
+
+
+def test_events_share_nothing_that_changes() -> None:
+    first, second = a_usage(), a_usage()
+    first["data"]["usage"]["requests"] = 99
+    first["data"]["overage"]["requests"] = 99
+    assert second["data"]["usage"]["requests"] == 1
+    assert second["data"]["overage"]["requests"] == 0
+
+
+@pytest.mark.parametrize(
+    ("entitlement", "plan", "route", "call_class"),
+    [(ENTITLEMENT, "pro", "chat", "standard"), (None, "pro", None, None)],
+)
+def test_I4_a_refusal_is_another_type_and_never_billable(
+    entitlement: Entitlement | None, plan: str, route: str | None, call_class: str | None
+) -> None:
+    event = refusal_event(
+        id="019", source="/sidecar/shop", time=TIME, key=KEY, entitlement=entitlement,
+        plan_version="sha256:ab", status=429, reason=Reason.QUOTA,
+    )  # fmt: skip
+    assert (event["type"], event["subject"], event["id"]) == ("api.refusal.v1", "acme", "019")
+    assert event["data"] == {
+        "key": "k1", "plan": plan, "plan_version": "sha256:ab", "route": route,
+        "class": call_class, "status": 429, "billable": False, "reason": "quota",
+    }  # fmt: skip
+
+
+def test_a_notice_says_what_was_crossed() -> None:
+    event = a_notice()
+    assert (event["type"], event["subject"]) == ("account.notice.v1", "acme")
+    assert event["data"] == {
+        "plan": "pro", "plan_version": "sha256:ab", "limit": "monthly", "meter": "requests",
+        "percent": 80, "used": 800, "limit_units": 1000, "period_end": "2026-09-21T14:13:20Z",
+    }  # fmt: skip
+
+
+def test_the_same_threshold_and_period_is_the_same_event() -> None:
+    assert a_notice()["id"] == a_notice(used=801)["id"]
+    assert a_notice()["id"] == f"notice/acme/monthly/{NOW}/80"
+    other_key = Key("k2", KEY.account)
+    assert a_notice(key=other_key)["id"] == a_notice()["id"]
+    assert a_notice("key", other_key)["id"] != a_notice("key")["id"]
+    assert a_notice("key")["data"]["key"] == "k1"
+    assert len({a_notice(percent=p, period_end_us=e)["id"] for p in (80, 90) for e in (1, 2)}) == 4

@@ -1,0 +1,71 @@
+"""The load run end to end: it passes on the product and fails on an API that breaks its word."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Importing Locust would patch this process for gevent: only look whether it is there.
+pytestmark = pytest.mark.skipif(find_spec("locust") is None, reason="locust is not installed")
+
+
+class RefusesEverything(BaseHTTPRequestHandler):
+    """Answers 429 to all, critical calls too, and explains nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(429)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET  # noqa: N815 - the name that http.server looks for
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        """Say nothing."""
+
+
+@pytest.fixture
+def rude_api() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), RefusesEverything)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+
+
+def test_a_run_against_the_sidecar_keeps_every_promise() -> None:
+    done = run("loadtests.run", "--seconds", "5", "--users", "8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Every promise was kept." in done.stdout
+    assert "BROKEN" not in done.stdout
+
+
+def test_a_run_fails_when_critical_calls_are_refused_and_refusals_explain_nothing(
+    rude_api: str,
+) -> None:
+    done = run(
+        "locust", "--locustfile", "loadtests/locustfile.py", "--headless", "--only-summary",
+        "--users", "4", "--spawn-rate", "4", "--run-time", "2s", "--host", rude_api,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "critical GET /v1/status was answered 429" in done.stdout
+    assert "a 429 has no RateLimit-Policy" in done.stdout
