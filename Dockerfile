@@ -19,7 +19,10 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . 
 FROM python:3.13-slim-bookworm
 LABEL org.opencontainers.image.title="quota-sidecar" \
       org.opencontainers.image.licenses="Apache-2.0"
+# Calls come in from other containers; the control port stays inside unless SIDECAR_CONTROL opens it.
 ENV PATH=/opt/sidecar/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    SIDECAR_LISTEN=0.0.0.0:8080 \
+    SIDECAR_CONTROL=127.0.0.1:9090 \
     SIDECAR_SPOOL=/var/spool/sidecar
 COPY --from=build /opt/sidecar /opt/sidecar
 COPY --from=build --chown=65532:65532 /var/spool/sidecar /var/spool/sidecar

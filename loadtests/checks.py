@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from hashlib import sha256
+from re import escape, fullmatch, split
 from typing import Any
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -57,12 +58,20 @@ def rates_of_key(document: Mapping[str, Any], secret: str) -> list[Rate]:
     raise LookupError(f"the plan file has no key {secret!r}")
 
 
-def cost_of(document: Mapping[str, Any], route: str) -> int:
-    """Requests that one call of a route costs. Raises LookupError."""
-    for entry in document["routes"]:
-        if entry["id"] == route:
-            return int(entry.get("cost", {"requests": 1}).get("requests", 0))
-    raise LookupError(f"the plan file has no route {route!r}")
+def cost_of(document: Mapping[str, Any], method: str, path: str) -> int:
+    """Requests that a call costs by the first route that matches. Raises LookupError."""
+    for route in document["routes"]:
+        wanted, _, pattern = str(route["match"]).rpartition(" ")
+        if wanted in ("", method) and fullmatch(_expression(pattern), path):
+            return int(route.get("cost", {"requests": 1}).get("requests", 0))
+    raise LookupError(f"the plan file has no route for {method} {path}")
+
+
+def _expression(pattern: str) -> str:
+    """`**` is any rest of a path, `*` and `{name}` one segment, all else itself."""
+    words = {"**": ".*", "*": "[^/]+"}
+    parts = split(r"(\*\*|\*|\{[^}]*\})", pattern)
+    return "".join(words.get(p, "[^/]+" if p.startswith("{") else escape(p)) for p in parts)
 
 
 def unexplained(headers: Mapping[str, str], body: bytes) -> list[str]:

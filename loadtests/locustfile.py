@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gevent
 import yaml
 from locust import FastHttpUser, constant_throughput, events, task
 from locust.env import Environment
@@ -16,6 +17,8 @@ from locust.env import Environment
 from loadtests.checks import Customer, Verdict, cost_of, rates_of_key, unexplained
 
 PLAN_FILE = Path(os.environ.get("LOAD_PLANS", Path(__file__).parents[1] / "examples/plans.yaml"))
+# From the first call; Locust counts its own start into --run-time.
+SECONDS = float(os.environ.get("LOAD_SECONDS", "0"))
 DOCUMENT = yaml.safe_load(PLAN_FILE.read_text())
 
 VERDICT = Verdict()
@@ -34,6 +37,8 @@ class CustomerUser(FastHttpUser):
         """Learn what the plan allows this key."""
         if not STARTED:
             STARTED.append(time.monotonic())
+            if SECONDS and self.environment.runner:
+                gevent.spawn_later(SECONDS, self.environment.runner.quit)
         CUSTOMERS.setdefault(self.key, Customer(self.key, rates_of_key(DOCUMENT, self.key)))
 
     def _send(self, method: str, path: str, name: str) -> Any:
@@ -53,12 +58,12 @@ class CustomerUser(FastHttpUser):
             VERDICT.add(sentence)
             response.failure(sentence)
 
-    def _limited(self, method: str, path: str, name: str, route: str) -> None:
-        customer = CUSTOMERS[self.key]
+    def _limited(self, method: str, path: str, name: str) -> None:
+        customer, cost = CUSTOMERS[self.key], cost_of(DOCUMENT, method, path)
         with self._send(method, path, name) as response:
             wrong: list[str] = []
             if 200 <= response.status_code < 300:
-                customer.admitted += cost_of(DOCUMENT, route)
+                customer.admitted += cost
             elif response.status_code == 429:
                 customer.refused += 1
                 wrong = unexplained(response.headers, response.content)
@@ -83,12 +88,12 @@ class CustomerUser(FastHttpUser):
     @task(12)
     def item(self) -> None:
         """The everyday call."""
-        self._limited("GET", "/v1/items/1", "standard GET /v1/items", "items")
+        self._limited("GET", "/v1/items/1", "standard GET /v1/items")
 
     @task(1)
     def export(self) -> None:
         """Costs more and could wait."""
-        self._limited("POST", "/v1/exports", "deferrable POST /v1/exports", "exports")
+        self._limited("POST", "/v1/exports", "deferrable POST /v1/exports")
 
 
 class Free(CustomerUser):
@@ -119,6 +124,8 @@ def judge(environment: Environment, **_: Any) -> None:
         )
     if not CUSTOMERS or not all(customer.critical for customer in CUSTOMERS.values()):
         VERDICT.add("a customer made no critical call: the run proves nothing")
+    for failure in environment.runner.exceptions.values() if environment.runner else ():
+        VERDICT.add(f"the load run itself failed: {failure['msg']}")
     for line in VERDICT.lines():
         print("BROKEN", line)
     if not VERDICT.broken:

@@ -1,6 +1,7 @@
 """Processes that live as long as a `with` block, whatever ends it, and what /proc says of them."""
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -17,6 +18,8 @@ from typing import Self
 
 TICKS = os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 5.0
+PR_SET_PDEATHSIG = 1  # prctl(2)
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class DidNotStart(Exception):
@@ -94,7 +97,7 @@ class Stack:
         self._running: list[Running] = []
 
     def __enter__(self) -> Self:
-        signal.signal(signal.SIGTERM, _exit_on_signal)
+        self._before = signal.signal(signal.SIGTERM, _exit_on_signal)
         return self
 
     def __exit__(
@@ -105,6 +108,7 @@ class Stack:
     ) -> None:
         for running in reversed(self._running):
             running.stop()
+        signal.signal(signal.SIGTERM, self._before)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def start(
@@ -124,6 +128,7 @@ class Stack:
                     [*pin, *command],
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                     env={**os.environ, **(env or {})}, cwd=self.directory, start_new_session=True,
+                    preexec_fn=_die_with_parent,
                 )  # fmt: skip
             except OSError as error:
                 raise DidNotStart(f"{name} did not start: {error}") from error
@@ -163,6 +168,11 @@ def wait_for_port(running: Running, port: int, *, seconds: float = 10.0) -> None
             return
         time.sleep(0.05)
     raise DidNotStart(f"{running.name} does not listen on port {port}. It said: {running.tail()}")
+
+
+def _die_with_parent() -> None:
+    """So that nothing stays behind a load run that was killed."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _exit_on_signal(signum: int, _frame: FrameType | None) -> None:

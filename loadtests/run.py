@@ -11,6 +11,7 @@ from loadtests.processes import DidNotStart, Stack, free_port, wait_for_http
 from loadtests.valkey import start_valkey
 
 HERE = Path(__file__).parent
+SPARE_SECONDS = 30  # for Locust to start in
 PLANS = HERE.parent / "examples" / "plans.yaml"
 
 
@@ -56,9 +57,13 @@ def main() -> int:
         command = [
             sys.executable, "-m", "locust", "--locustfile", str(HERE / "locustfile.py"),
             "--headless", "--users", users, "--spawn-rate", users,
-            "--run-time", f"{options.seconds}s", "--host", host, "--only-summary", "--loglevel", "WARNING",
+            "--run-time", f"{options.seconds + SPARE_SECONDS}s", "--host", host,
+            "--only-summary", "--loglevel", "WARNING",
         ]  # fmt: skip
-        environment = {"LOAD_PLANS": str(options.plans.resolve())}
+        environment = {
+            "LOAD_PLANS": str(options.plans.resolve()),
+            "LOAD_SECONDS": str(options.seconds),
+        }
         return run_locust(command, environment, options.seconds)
 
 
@@ -66,7 +71,7 @@ def run_locust(command: Sequence[str], environment: dict[str, str], seconds: int
     """Run Locust in the foreground from the repository's root, for a bounded time."""
     done = subprocess.run(
         command, cwd=HERE.parent, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
-        timeout=seconds + 60, check=False,
+        timeout=seconds + 2 * SPARE_SECONDS, check=False,
     )  # fmt: skip
     return done.returncode
 

@@ -16,9 +16,11 @@ from sidecar import logs
 from sidecar.clock import Clock
 from sidecar.config import PlanKeeper
 from sidecar.control import ControlServer
-from sidecar.core.model import Account
+from sidecar.core.model import Account, PlanBook
 from sidecar.gate import Gate, Seen
-from sidecar.metering import Shipper, Spool, make_sink
+from sidecar.metering.shipper import Shipper
+from sidecar.metering.sinks import make_sink
+from sidecar.metering.spool import Spool
 from sidecar.metrics import Metrics
 from sidecar.proxy.client import UpstreamPool
 from sidecar.proxy.front import DataPort
@@ -59,7 +61,7 @@ class App:
         self.keeper = PlanKeeper(settings.plans, self._swap)
         self._open_spool()
         self._undo.push_async_callback(self.spool.close)
-        await self._start_shipping()
+        self._start_shipping()
         await self._start_store()
         clock = self._clock
         self.gate = Gate(
@@ -115,14 +117,15 @@ class App:
         )
         self.spool.open()
 
-    async def _start_shipping(self) -> None:
+    def _start_shipping(self) -> None:
         settings = self.settings
         url = settings.redis.get_secret_value()
         stream = keys.events(settings.redis_prefix)
         sinks = [make_sink(sink, redis_url=url, stream_key=stream) for sink in settings.sinks]
         self.shipper = Shipper(self.spool, sinks)
-        await self.shipper.start()
-        self._undo.push_async_callback(self.shipper.stop)
+        self.shipper.start()
+        self._undo.push_async_callback(self.shipper.close)
+        self._undo.push_async_callback(self.shipper.drain, SHIP_SECONDS)
         if not sinks:
             log.warning(
                 "no sinks: events stay in the spool until it is full",
@@ -146,9 +149,9 @@ class App:
     def _account_of_file(self, account_id: str) -> Account | None:
         return self.keeper.book.accounts.get(account_id)
 
-    def _swap(self, book: Any) -> None:
-        if hasattr(self, "gate"):
-            self.gate.swap(book)
+    def _swap(self, book: PlanBook) -> None:
+        self.gate.swap(book)
+        self.directory.forget()  # its keys may point at accounts of the old file
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

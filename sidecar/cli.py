@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from sidecar.commands import accounts, events, explain, plans, serve
-from sidecar.errors import ConfigError, SettingsError, SidecarError
+from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
 
 HELP = """Plans, quotas, explained refusals and metering in front of your API.
 
@@ -62,6 +62,8 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(error, 2)
     except ConfigError as error:
         return _complain(error, 2, "sidecar check FILE, until it says ok")
+    except SpoolError as error:
+        return _complain(error, 2, "another directory with --spool DIR (SIDECAR_SPOOL)")
     except SidecarError as error:
         return _complain(error, 1)
     except (KeyboardInterrupt, typer.Abort):

@@ -42,5 +42,5 @@ def configure(level: str = "info", fmt: LogFormat = "json") -> None:
 
 
 def logger(name: str) -> Any:
-    """A logger whose lines carry `logger=name`. Use as `log.info("event", field=value)`."""
-    return structlog.get_logger(logger=name)
+    """A logger whose lines carry `part=name`. Use as `log.info("event", field=value)`."""
+    return structlog.get_logger(part=name)

@@ -144,8 +144,8 @@ def test_settings_cannot_be_changed() -> None:
 def rows() -> list[str]:
     """The table of docs/settings.md, from the model."""
     return [
-        f"| `{one.flag}` | `{one.env}` | {'required' if one.default is None else f'`{one.default}`'}"
-        f" | {one.text} |"
+        f"| `{one.flag}` | `{one.env}` | "
+        f"{'required' if one.default is None else f'`{one.default}`'} | {one.text} |"
         for one in described()
     ]
 

@@ -13,6 +13,7 @@ import redis
 from loadtests.compare import report
 from loadtests.compare.gateways import (
     API_KEY,
+    CORES,
     GATEWAYS,
     OTHERS_CORE,
     OURS,
@@ -117,7 +118,7 @@ def main() -> int:
     options = arguments()
     if not options.no_install and not (find("wrk") and not GATEWAYS[1].missing()):
         install_debian_packages()
-    if not find("wrk") or not find("nginx") or not find("taskset") or (os.cpu_count() or 1) < 2:
+    if not find("wrk") or not find("nginx") or not find("taskset") or len(CORES) < 2:
         print(NEEDS, file=sys.stderr)
         return 2
     wanted = set(filter(None, options.only.split(","))) or {gateway.id for gateway in GATEWAYS}

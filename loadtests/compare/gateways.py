@@ -16,8 +16,9 @@ from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for
 
 HERE = Path(__file__).parent
 API_KEY = "bench-key"
-GATEWAY_CORE = 0
-OTHERS_CORE = 1
+CORES = sorted(os.sched_getaffinity(0))
+GATEWAY_CORE = CORES[0]
+OTHERS_CORE = CORES[-1]
 NGINX_MODULES = Path("/usr/lib/nginx/modules")
 LUA_REDIS = Path("/usr/share/lua/5.1/nginx/redis.lua")
 WHEELS = "pip install -r loadtests/compare/requirements.txt"
@@ -46,7 +47,9 @@ class Gateway:
 def find(program: str) -> str | None:
     """The program beside this Python, else on the PATH, else None."""
     beside = Path(sys.executable).parent / program
-    return str(beside) if beside.exists() else shutil.which(program)
+    # Where Debian keeps nginx is not on everybody's PATH.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+    return str(beside) if beside.exists() else shutil.which(program, path=path)
 
 
 def _program(name: str, remedy: str) -> Callable[[], str]:
@@ -154,7 +157,9 @@ def _start_sidecar(ground: Ground) -> tuple[Running, int]:
         "--redis", f"redis://127.0.0.1:{ground.redis}/0",
         "--spool", str(ground.stack.directory / "spool"),
     )  # fmt: skip
-    running = ground.stack.start("sidecar", command, core=GATEWAY_CORE)
+    # Nothing ships the events of a benchmark: give a long one room, or it would be refused.
+    room = {"SIDECAR_SPOOL_MAX_BYTES": str(16 << 30)}
+    running = ground.stack.start("sidecar", command, core=GATEWAY_CORE, env=room)
     wait_for_http(running, f"http://127.0.0.1:{control}/readyz")
     return running, port
 

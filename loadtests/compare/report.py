@@ -92,10 +92,10 @@ Machine: {machine()}.
 
 Each gateway is pinned to one core; wrk (64 connections, then 8), the nginx upstream and Valkey
 share the other one. {rounds} interleaved rounds of {seconds} s; the table shows medians.
-"c8" is with 8 connections, "MB" resident memory, "core" the share of the gateway's core that it used, "Redis/req"
-the scripts that Redis ran per request. A row with an answer that is not 2xx is void. Only the
-sidecar does identity, three limits and a billing event per request; the peers do what their line
-says. Where less than the whole core is used, the other core was the bottleneck.
+"c8" is with 8 connections, "MB" resident memory, "core" the share of the gateway's core that it
+used, "Redis/req" the scripts that Redis ran per request. A row with an answer that is not 2xx is
+void. Only the sidecar does identity, three limits and a billing event per request; the peers do
+what their line says. Where less than the whole core is used, the other core was the bottleneck.
 
 | {" | ".join(COLUMNS)} |
 |{"---|" * len(COLUMNS)}

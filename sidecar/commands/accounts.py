@@ -1,1 +1,226 @@
 """keys and accounts: what Redis knows of who calls. Secrets are printed once, at creation."""
+
+import re
+import secrets
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidecar.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sidecar.stores.admin import Admin
+
+REDIS = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="[SIDECAR_REDIS; default redis://127.0.0.1:6379/0]"),
+]
+PREFIX = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="[SIDECAR_REDIS_PREFIX; default qs]")
+]
+ACCOUNT = Annotated[str, typer.Option(metavar="ID", help="The account.")]
+PLAN = Annotated[
+    str | None, typer.Option(metavar="PLAN", help="The account's plan, as the plan file names it.")
+]
+TIMEZONE = Annotated[
+    str | None, typer.Option(metavar="ZONE", help="Where its periods begin, like Europe/Paris.")
+]
+ANCHOR = Annotated[
+    str | None, typer.Option(metavar="DATE", help="A day on which a billing cycle starts.")
+]
+
+
+def keys_app() -> typer.Typer:
+    """The verbs of `sidecar keys`."""
+    group = typer.Typer(help="API keys in Redis.", no_args_is_help=True, rich_markup_mode=None)
+    group.command("create")(create)
+    group.command("list")(list_keys)
+    group.command("revoke")(revoke)
+    return group
+
+
+def accounts_app() -> typer.Typer:
+    """The verbs of `sidecar accounts`."""
+    group = typer.Typer(help="Accounts in Redis.", no_args_is_help=True, rich_markup_mode=None)
+    group.command("set")(set_account)
+    group.command("list")(list_accounts)
+    return group
+
+
+def span(text: str | None) -> timedelta | None:
+    """ "365d", "12h" or "90m". Raises SettingsError."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([dhm])", text)
+    if found is None:
+        raise SettingsError(f'--expires: "{text}" is not a span; write it like 365d, 12h or 90m')
+    unit = {"d": "days", "h": "hours", "m": "minutes"}[found[2]]
+    return timedelta(**{unit: int(found[1])})
+
+
+def day(text: str | None) -> date | None:
+    """An ISO date. Raises SettingsError."""
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(f'--anchor: "{text}" is not a date; write it like 2026-01-15') from None
+
+
+def zone(text: str | None) -> str | None:
+    """An IANA time zone that exists. Raises SettingsError."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        return None if text is None else ZoneInfo(text).key
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise SettingsError(
+            f'--timezone: "{text}" is not a time zone; write it like Europe/Paris'
+        ) from None
+
+
+def name(flag: str, text: str) -> str:
+    """An id as it may stand in headers, keys and events. Raises SettingsError."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}", text) is None:
+        raise SettingsError(
+            f'{flag}: "{text}" is not an id; use up to 128 letters, digits and _ . : @ -'
+        )
+    return text
+
+
+def create(
+    account: ACCOUNT,
+    key_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="The key's id; random if left out.")
+    ] = None,
+    plan: PLAN = None,
+    timezone: TIMEZONE = None,
+    anchor: ANCHOR = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="365d, 12h, 90m; ten years if left out.")
+    ] = None,
+    redis: REDIS = None,
+    redis_prefix: PREFIX = None,
+) -> int:
+    """Create an API key and print its secret: only now, it is not kept.
+
+    With --plan the account is created or changed too; without, it must be in Redis or in the
+    plan file already. The secret alone goes to stdout.
+
+    \b
+    Examples:
+      sidecar keys create --account acme --plan pro --timezone Europe/Paris --anchor 2026-01-15
+      KEY=$(sidecar keys create --account acme --id k2 --expires 365d)
+    """
+    name("--account", account)
+    if key_id is not None:
+        name("--id", key_id)
+    span_of, day_of, zone_of = span(expires), day(anchor), zone(timezone)
+    with _admin(redis, redis_prefix) as admin:
+        if plan is not None or timezone is not None or anchor is not None:
+            admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of)
+        elif not admin.has_account(account):
+            typer.echo(
+                f"note: account {account} is not in Redis: its keys work only if the plan file "
+                "has it, or after sidecar accounts set",
+                err=True,
+            )
+        created, secret = admin.create_key(
+            account, random_bytes=secrets.token_bytes, key_id=key_id, expires=span_of
+        )
+    typer.echo(
+        f"Key {created} of account {account}; the secret is shown only now:", err=True
+    )
+    typer.echo(secret)
+    return 0
+
+
+def list_keys(
+    account: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only the keys of this account.")
+    ] = None,
+    redis: REDIS = None,
+    redis_prefix: PREFIX = None,
+) -> int:
+    """List the API keys in Redis: account, id, start of the SHA-256, days left.
+
+    \b
+    Example:
+      sidecar keys list --account acme
+    """
+    with _admin(redis, redis_prefix) as admin:
+        for row in admin.list_keys(account):
+            left = f"expires in {row.expires_s // 86_400} days" if row.expires_s >= 0 else "-"
+            typer.echo(f"{row.account}\t{row.id}\tsha256:{row.digest[:12]}…\t{left}")
+    return 0
+
+
+def revoke(
+    account: ACCOUNT,
+    key_id: Annotated[str, typer.Option("--id", metavar="ID", help="The key's id.")],
+    redis: REDIS = None,
+    redis_prefix: PREFIX = None,
+) -> int:
+    """Revoke an API key. It stops working on every sidecar within a second.
+
+    \b
+    Example:
+      sidecar keys revoke --account acme --id k1
+    """
+    with _admin(redis, redis_prefix) as admin:
+        admin.revoke_key(account, key_id)
+    typer.echo(f"Key {key_id} of account {account} is revoked.")
+    return 0
+
+
+def set_account(
+    account: ACCOUNT,
+    plan: PLAN = None,
+    timezone: TIMEZONE = None,
+    anchor: ANCHOR = None,
+    suspend: Annotated[
+        bool | None,
+        typer.Option("--suspend/--resume", help="Answer its calls with 402, or serve it again."),
+    ] = None,
+    redis: REDIS = None,
+    redis_prefix: PREFIX = None,
+) -> int:
+    """Create an account in Redis, or change what is given. Acts within a second.
+
+    \b
+    Examples:
+      sidecar accounts set --account acme --plan pro
+      sidecar accounts set --account acme --suspend
+    """
+    name("--account", account)
+    status = None if suspend is None else "suspended" if suspend else "active"
+    if plan is None and timezone is None and anchor is None and status is None:
+        raise SettingsError("nothing to set: give --plan, --timezone, --anchor or --suspend")
+    day_of, zone_of = day(anchor), zone(timezone)
+    with _admin(redis, redis_prefix) as admin:
+        admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of, status=status)
+    typer.echo(f"Account {account} is set.")
+    return 0
+
+
+def list_accounts(redis: REDIS = None, redis_prefix: PREFIX = None) -> int:
+    """List the accounts in Redis with their plan, time zone, anchor and status.
+
+    \b
+    Example:
+      sidecar accounts list
+    """
+    with _admin(redis, redis_prefix) as admin:
+        for row in admin.list_accounts():
+            shown = [f"{field}={value}" for field, value in sorted(row.fields.items())]
+            typer.echo("\t".join([row.id, *shown]))
+    return 0
+
+
+def _admin(redis: str | None, redis_prefix: str | None) -> "Admin":
+    from sidecar.settings import Settings
+
+    settings = Settings.for_tools(redis=redis, redis_prefix=redis_prefix)
+    from sidecar.stores.admin import Admin
+
+    return Admin(settings.redis.get_secret_value(), settings.redis_prefix)

@@ -84,7 +84,7 @@ class Unwritten:
         """Drop it."""
 
 
-async def explain(
+async def explain_call(
     book: PlanBook,
     store: Peeking,
     directory: Known,
@@ -129,9 +129,7 @@ async def explain(
     return told
 
 
-def _entitlement(
-    book: PlanBook, key: Key | None, method: str, target: str
-) -> Entitlement | None:
+def _entitlement(book: PlanBook, key: Key | None, method: str, target: str) -> Entitlement | None:
     try:
         route = RouteTable(book.routes).match(method, normalise(target.encode()))
     except BadTarget:

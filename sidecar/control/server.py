@@ -6,33 +6,32 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 
 from sidecar.core.refusals import http_problem, render_json
 from sidecar.errors import SettingsError
 
 _ANSWER_WITHIN_S: Final = 2.0  # what stop() leaves to answers under way
 
-Exposition = Callable[[str], tuple[bytes, str]]
-
 
 class ControlServer:
     """Serves /healthz, /readyz, /metrics and /config on one address.
 
-    `exposition` takes an Accept header and returns metrics and their Content-Type; `ready`
-    returns why the process should get no traffic (empty: it should); `config_status` a JSON
-    object. All three are called per request and must not block.
+    `registry` holds the metrics; `ready` returns why the process should get no traffic (empty:
+    it should); `config_status` a JSON object. All are read per request and must not block.
     """
 
     def __init__(
         self,
         listen: tuple[str, int],
         *,
-        exposition: Exposition,
+        registry: CollectorRegistry,
         ready: Callable[[], list[str]],
         config_status: Callable[[], dict[str, Any]],
     ) -> None:
         self._host, self._port = listen
-        self._exposition = exposition
+        self._registry = registry
         self._ready = ready
         self._config_status = config_status
         self._runner: web.AppRunner | None = None
@@ -77,7 +76,9 @@ class ControlServer:
         )
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        body, content_type = self._exposition(request.headers.get("Accept", ""))
+        # OpenMetrics for a client that asks for it, else Prometheus text.
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        body = encode(self._registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _config(self, _request: web.Request) -> web.Response:

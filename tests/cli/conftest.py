@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 SIDECAR = Path(sys.executable).parent / "sidecar"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -34,3 +35,26 @@ def sidecar(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
+    """Like `sidecar`, but returns the running process; killed after the test if it still runs."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, **environment: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [str(SIDECAR), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=clean_environment(**environment),
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

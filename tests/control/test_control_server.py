@@ -7,7 +7,6 @@ from typing import Any
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.exposition import choose_encoder
 
 from sidecar.control import ControlServer
 from sidecar.errors import SettingsError
@@ -21,10 +20,6 @@ class State:
         self.registry = CollectorRegistry()
         Counter("sidecar_tries", "Tries.", registry=self.registry).inc(3)
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
-
     def config(self) -> dict[str, Any]:
         return {"version": "sha256:abc", "live_since": "2026-11-23T08:30:00Z"}
 
@@ -37,7 +32,7 @@ def state() -> State:
 def a_server(state: State, port: int = 0) -> ControlServer:
     return ControlServer(
         ("127.0.0.1", port),
-        exposition=state.exposition,
+        registry=state.registry,
         ready=lambda: state.reasons,
         config_status=state.config,
     )
@@ -132,7 +127,7 @@ async def test_a_port_in_use_names_the_flag(state: State) -> None:
 async def test_an_address_that_is_not_here_names_the_flag(state: State) -> None:
     server = ControlServer(
         ("192.0.2.1", 0),
-        exposition=state.exposition,
+        registry=state.registry,
         ready=list,
         config_status=dict,
     )

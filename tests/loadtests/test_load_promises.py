@@ -17,9 +17,10 @@ from loadtests.checks import (
 
 DOCUMENT: dict[str, Any] = {
     "routes": [
-        {"id": "status", "cost": {}},
-        {"id": "exports", "cost": {"requests": 10}},
-        {"id": "items"},
+        {"id": "status", "match": "GET /v1/status", "cost": {}},
+        {"id": "exports", "match": "POST /v1/{kind}/exports", "cost": {"requests": 10}},
+        {"id": "items", "match": "GET /v1/items/*"},
+        {"id": "bulk", "match": "/v1/bulk/**", "cost": {"requests": 5}},
     ],
     "plans": {
         "free": {
@@ -112,9 +113,23 @@ def test_a_key_that_the_plan_file_lacks_is_named() -> None:
         rates_of_key(DOCUMENT, "another")
 
 
-@pytest.mark.parametrize(("route", "cost"), [("status", 0), ("exports", 10), ("items", 1)])
-def test_the_cost_of_a_route_is_read(route: str, cost: int) -> None:
-    assert cost_of(DOCUMENT, route) == cost
+@pytest.mark.parametrize(
+    ("method", "path", "cost"),
+    [
+        ("GET", "/v1/status", 0),
+        ("POST", "/v1/a/exports", 10),
+        ("GET", "/v1/items/1", 1),
+        ("DELETE", "/v1/bulk/a/b", 5),
+    ],
+)
+def test_the_cost_of_a_call_is_that_of_its_first_route(method: str, path: str, cost: int) -> None:
+    assert cost_of(DOCUMENT, method, path) == cost
+
+
+@pytest.mark.parametrize("path", ["/v1/items/1/parts", "/v1/statusx"])
+def test_a_call_without_a_route_is_named(path: str) -> None:
+    with pytest.raises(LookupError, match=f"no route for GET {path}"):
+        cost_of(DOCUMENT, "GET", path)
 
 
 @pytest.mark.parametrize(("admitted", "broken"), [(0, False), (60, False), (61, False), (62, True)])

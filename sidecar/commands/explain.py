@@ -1,0 +1,154 @@
+"""explain: why a call is treated as it is, without making it."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from sidecar.errors import SettingsError, SidecarError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from sidecar.core.model import Account, Key, PlanBook
+    from sidecar.settings import Settings
+
+_PATIENCE_S: Final = 2.0  # a person waits longer than a call does
+_ANY: Final = b"any credential"
+
+
+def explain(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="GET, POST…")],
+    path: Annotated[str, typer.Argument(metavar="/PATH", help="The request's path.")],
+    plans: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The plan file [SIDECAR_PLANS; required]")
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="[SIDECAR_REDIS; default redis://127.0.0.1:6379/0]"),
+    ] = None,
+    redis_prefix: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="[SIDECAR_REDIS_PREFIX; default qs]")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="SECRET", help="The caller's API key; prefer --key-env."),
+    ] = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option(metavar="VAR", help="The environment variable that holds the API key."),
+    ] = None,
+    account: Annotated[
+        str | None, typer.Option(metavar="ID", help="An account, instead of a key.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
+) -> int:
+    """Say what decides a call: identity, route, class, features, limits. Spends nothing.
+
+    Without a key or an account the caller is anonymous. Without Redis the static part is
+    explained, and the state is called unknown.
+
+    \b
+    Examples:
+      sidecar explain --plans plans.yaml --key-env MY_KEY POST /v1/exports
+      sidecar explain --plans plans.yaml --account acme --json GET /v1/items
+    """
+    if sum(one is not None for one in (key, key_env, account)) > 1:
+        raise SettingsError("give one of --key, --key-env and --account")
+    secret = _secret(key, key_env)
+    from sidecar.config import load
+    from sidecar.logs import configure
+    from sidecar.settings import Settings
+
+    settings = Settings.for_tools(plans=plans, redis=redis, redis_prefix=redis_prefix)
+    if str(settings.plans) == "none":
+        raise SettingsError("--plans (SIDECAR_PLANS) is missing. The plan file.")
+    configure("error", "console")
+    book = load(Path(settings.plans))
+    told = asyncio.run(_explain(settings, book, secret, account, method.upper(), path))
+    from sidecar.commands.explanation import in_words
+
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else in_words(told))
+    return 0
+
+
+def _secret(key: str | None, key_env: str | None) -> bytes | None:
+    if key_env is None:
+        return None if key is None else key.encode()
+    value = os.environ.get(key_env)
+    if not value:
+        raise SettingsError(f"--key-env: the variable {key_env} is not set, or empty")
+    return value.encode()
+
+
+async def _explain(
+    settings: "Settings",
+    book: "PlanBook",
+    secret: bytes | None,
+    account: str | None,
+    method: str,
+    path: str,
+) -> dict[str, Any]:
+    from sidecar.commands.explanation import Known, Peeking, explain_call
+    from sidecar.stores import RedisLimitStore, Wire
+
+    wire = Wire(settings.redis.get_secret_value(), timeout_s=_PATIENCE_S)
+    await wire.start()
+    try:
+        why = f"Redis at {settings.redis_shown} does not answer"
+        store = RedisLimitStore(wire, settings.redis_prefix) if wire.up else None
+        key, unavailable = await _who(settings, book, secret, account)
+        return await explain_call(
+            book,
+            Peeking(store, why),
+            Known(key, unavailable),
+            key,
+            # The gate identifies by credential; with --account any will do.
+            secret=_ANY if account is not None else secret,
+            method=method,
+            target=path,
+        )
+    finally:
+        await wire.stop()
+
+
+async def _who(
+    settings: "Settings", book: "PlanBook", secret: bytes | None, account: str | None
+) -> tuple["Key | None", str]:
+    """The caller's key, None if unknown; and why Redis could not be asked, "" if it could."""
+    from sidecar.core.identity import anonymous_key, fingerprint
+    from sidecar.core.model import Key
+
+    if account is not None:
+        return Key("none", _account(settings, book, account)), ""
+    if secret is None:
+        plan = book.anonymous_plan
+        return (None, "") if plan is None else (anonymous_key("127.0.0.1", plan), "")
+    digest = fingerprint(secret)
+    if digest in book.keys:
+        return book.keys[digest], ""
+    from sidecar.stores import RedisDirectory
+
+    url = settings.redis.get_secret_value()
+    directory = RedisDirectory(url, settings.redis_prefix, book.accounts.get)
+    try:
+        return await directory.find(digest), ""
+    except StoreUnavailable as error:
+        return None, str(error)
+    finally:
+        await directory.close()
+
+
+def _account(settings: "Settings", book: "PlanBook", account: str) -> "Account":
+    """An account of the plan file or of Redis. Raises SidecarError, StoreUnavailable."""
+    if account in book.accounts:
+        return book.accounts[account]
+    from sidecar.stores.admin import Admin
+    from sidecar.stores.directory import account_from
+
+    with Admin(settings.redis.get_secret_value(), settings.redis_prefix) as admin:
+        for row in admin.list_accounts():
+            if row.id == account:
+                return account_from(account, row.fields)
+    raise SidecarError(f"account {account} is neither in the plan file nor in Redis")

@@ -1,0 +1,75 @@
+"""Quota periods: true calendar windows in the account's time zone, in µs of Redis time."""
+
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from sidecar.core.model import MICRO, PeriodUnit
+
+_HOUR: Final = 3_600 * MICRO
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def bounds(
+    period: PeriodUnit, timezone: str, anchor: date | None, now_us: int
+) -> tuple[int, int, int]:
+    """(start, end, end of the period after it) of the period that holds `now_us`, in µs.
+
+    A period holds its start and not its end, so periods tile time. Days begin at local
+    midnight, weeks on Monday, cycles on the anchor's day of the month, or on the month's last
+    day where it has no such day (31 January, 28 February, 31 March).
+    """
+    zone = _zone(timezone)
+    if period == "hour":
+        offset = _offset_us(zone, now_us) % _HOUR
+        start = now_us - (now_us + offset) % _HOUR
+        return start, start + _HOUR, start + 2 * _HOUR
+    today = (_EPOCH + timedelta(microseconds=now_us)).astimezone(zone).date()
+    day = anchor.day if anchor is not None and period == "cycle" else 1
+    first = _first_day(period, today, day)
+    second = _next_day(period, first, day)
+    third = _next_day(period, second, day)
+    return _midnight(first, zone), _midnight(second, zone), _midnight(third, zone)
+
+
+@lru_cache(maxsize=512)
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)
+
+
+def _offset_us(zone: ZoneInfo, now_us: int) -> int:
+    offset = (_EPOCH + timedelta(microseconds=now_us)).astimezone(zone).utcoffset()
+    return int((offset or timedelta()) / timedelta(microseconds=1))
+
+
+def _midnight(day: date, zone: ZoneInfo) -> int:
+    """The first instant of a local day; where DST skips midnight, the instant it skips to."""
+    local = datetime(day.year, day.month, day.day, tzinfo=zone)
+    return int((local.astimezone(UTC) - _EPOCH) / timedelta(microseconds=1))
+
+
+def _first_day(period: PeriodUnit, today: date, day: int) -> date:
+    if period == "day":
+        return today
+    if period == "week":
+        return today - timedelta(days=today.weekday())
+    this = _clamped(today.year, today.month, day)
+    if this <= today:
+        return this
+    before = today.replace(day=1) - timedelta(days=1)
+    return _clamped(before.year, before.month, day)
+
+
+def _next_day(period: PeriodUnit, first: date, day: int) -> date:
+    if period == "day":
+        return first + timedelta(days=1)
+    if period == "week":
+        return first + timedelta(days=7)
+    after = first.replace(day=1) + timedelta(days=32)
+    return _clamped(after.year, after.month, day)
+
+
+def _clamped(year: int, month: int, day: int) -> date:
+    last = (date(year, month, 1) + timedelta(days=32)).replace(day=1) - timedelta(days=1)
+    return date(year, month, min(day, last.day))

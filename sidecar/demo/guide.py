@@ -1,0 +1,60 @@
+"""What the demo prints: what is running, and five lines to paste into another terminal."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from sidecar.settings import Settings
+
+FREE_KEY = "demo-free-key"
+
+
+def guide(settings: Settings) -> str:
+    """The text; each line that starts with four spaces can be pasted into bash as it is."""
+    lines = [
+        f"Quota Sidecar demo: http://{settings.listen}",
+        "",
+        f"  sidecar     http://{settings.listen}, control http://{settings.control}",
+        f"  sample API  http://{settings.upstream}, behind it",
+        f"  Valkey      {settings.redis_shown}, in memory",
+        f"  plan file   {settings.plans}",
+        f"  events      {settings.spool}",
+        "",
+        "Paste these into another terminal:",
+    ]
+    for title, command in tries(settings):
+        lines += ["", f"  # {title}", f"    {command}"]
+    lines += ["", "Ctrl-C stops everything.", ""]
+    return "\n".join(lines)
+
+
+def tries(settings: Settings) -> list[tuple[str, str]]:
+    """What to try, in this order: a title and one line of bash."""
+    base = f"http://{settings.listen}"
+    call = f"curl -sS -i -H 'X-Api-Key: {FREE_KEY}'"
+    sidecar = shlex.quote(_command())
+    spool = shlex.quote(str(settings.spool))
+    return [
+        ("an allowed call: see the RateLimit headers", f"{call} {base}/v1/items"),
+        (
+            "a burst that ends in a 429 that explains itself",
+            f"for i in $(seq 15); do {call} {base}/v1/items; echo; done | tail -n 20",
+        ),
+        (
+            "a critical endpoint still answers",
+            f"{call} -X POST {base}/v1/auth/login",
+        ),
+        (
+            "a feature that the plan lacks: 403 names the plan that has it",
+            f"{call} -X POST {base}/v1/exports",
+        ),
+        ("the usage events just written", f"{sidecar} events tail -n 3 --spool {spool}"),
+    ]
+
+
+def _command() -> str:
+    """How to call ourselves from the same directory, whether or not we are on the PATH."""
+    path = Path(sys.argv[0]).absolute()
+    if path.is_relative_to(Path.cwd()):
+        return f"./{path.relative_to(Path.cwd())}"
+    return str(path)

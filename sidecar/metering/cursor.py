@@ -1,0 +1,98 @@
+"""How far a sink has come: a small file per sink, replaced whole after each delivery."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from sidecar.logs import logger
+from sidecar.metering.files import Files
+from sidecar.metering.segments import Segment
+
+_log = logger("shipper")
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """`seq`: the last event delivered. `offset`: where the next line starts in the segment."""
+
+    spool: str
+    seq: int
+    segment: int  # number of its first event
+    offset: int
+
+
+def cursor_path(directory: Path, sink: str) -> Path:
+    """The cursor file of a sink."""
+    return directory / f"cursor-{sink}.json"
+
+
+def save_cursor(files: Files, path: Path, cursor: Cursor) -> None:
+    """Replace the file in one step. Raises OSError."""
+    value = {
+        "spool": cursor.spool, "seq": cursor.seq,
+        "segment": cursor.segment, "offset": cursor.offset,
+    }  # fmt: skip
+    files.replace(path, orjson.dumps(value) + b"\n")
+
+
+def load_cursor(path: Path, spool: str, next_seq: int, segments: Sequence[Segment]) -> Cursor:
+    """Where the sink goes on.
+
+    A new sink, or a cursor that does not fit what is kept, starts at the oldest event: sent
+    twice is repaired by the event's id, never sent is not.
+    """
+    saved = _read(path)
+    if saved is None and not path.exists():
+        return _oldest(spool, next_seq, segments)
+    why = "it cannot be read" if saved is None else _misfit(saved, spool, next_seq, segments)
+    if saved is not None and why is None:
+        if not segments or any(segment.first == saved.segment for segment in segments):
+            return saved
+        return Cursor(spool, saved.seq, segments[0].first, 0)
+    start = _oldest(spool, next_seq, segments)
+    _log.error("cursor_reset", cursor=str(path), problem=why, starts_at=start.seq + 1)
+    return start
+
+
+def _oldest(spool: str, next_seq: int, segments: Sequence[Segment]) -> Cursor:
+    first = segments[0].first if segments else next_seq
+    return Cursor(spool, first - 1, first, 0)
+
+
+def _read(path: Path) -> Cursor | None:
+    try:
+        value = orjson.loads(path.read_bytes())
+        cursor = Cursor(value["spool"], value["seq"], value["segment"], value["offset"])
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    numbers = (cursor.seq, cursor.segment, cursor.offset)
+    return cursor if all(type(n) is int and n >= 0 for n in numbers) else None
+
+
+def _misfit(cursor: Cursor, spool: str, next_seq: int, segments: Sequence[Segment]) -> str | None:
+    """Why this cursor cannot be followed; None when it can."""
+    if cursor.spool != spool:
+        return "it belongs to another spool"
+    if cursor.seq >= next_seq:
+        return f"it is past the end: {cursor.seq} of {next_seq - 1}"
+    for segment in segments:
+        if segment.first == cursor.segment:
+            return None if _at_line_start(segment, cursor.offset) else "it points inside a line"
+    if segments and segments[0].first > cursor.seq + 1:
+        return f"events {cursor.seq + 1} to {segments[0].first - 1} are not kept any more"
+    if segments and segments[0].first <= cursor.seq:
+        return "its segment is missing"
+    return None
+
+
+def _at_line_start(segment: Segment, offset: int) -> bool:
+    if offset == 0:
+        return True
+    if offset > segment.size:
+        return False
+    with segment.path.open("rb") as file:
+        file.seek(offset - 1, os.SEEK_SET)
+        return file.read(1) == b"\n"

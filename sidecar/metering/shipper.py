@@ -1,0 +1,122 @@
+"""Ships the spool to its sinks: one lane per sink, each at its own pace, at least once."""
+
+import asyncio
+import random as _random
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sidecar.errors import SettingsError, SpoolError
+from sidecar.logs import logger
+from sidecar.metering.files import Files
+from sidecar.metering.lane import Lane
+from sidecar.metering.spool import Spool
+from sidecar.ports import Sink
+
+_log = logger("shipper")
+
+
+class Shipper:
+    """Starts and stops the lanes; deletes the segments that every sink has taken.
+
+    `batch`: lines per delivery. `dead_bytes`: size of a dead-letter file at which its sink
+    stops rather than lose events. Cursors live in `directory` (default: the spool's).
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        sinks: Sequence[Sink],
+        *,
+        batch: int = 500,
+        dead_bytes: int = 16 << 20,
+        directory: Path | None = None,
+        files: Files | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        random: Callable[[], float] = _random.random,
+    ) -> None:
+        names = [sink.name for sink in sinks]
+        for name in names:
+            if names.count(name) > 1:
+                raise SettingsError(f"The sink {name} is there twice; give each kind once.")
+        self._spool = spool
+        self._sinks = sinks
+        self._batch = batch
+        self._dead_bytes = dead_bytes
+        self._directory = directory or spool.directory
+        self._files = files or Files()
+        self._sleep = sleep
+        self._random = random
+        self._lanes: list[Lane] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._thread: ThreadPoolExecutor | None = None
+
+    @property
+    def lag(self) -> dict[str, int]:
+        """Per sink: events that it has not taken yet."""
+        return {lane.sink.name: lane.lag for lane in self._lanes}
+
+    @property
+    def up(self) -> dict[str, bool]:
+        """Per sink: whether the last delivery went well and the sink has not been stopped."""
+        return {lane.sink.name: lane.up and not lane.stopped for lane in self._lanes}
+
+    def start(self) -> None:
+        """Begin to ship what the spool holds. The spool must be open. Needs a running loop."""
+        if not self._sinks:
+            return
+        self._thread = ThreadPoolExecutor(len(self._sinks), thread_name_prefix="shipper")
+        self._lanes = [
+            Lane(
+                self._spool, sink, batch=self._batch, dead_bytes=self._dead_bytes,
+                directory=self._directory, files=self._files, thread=self._thread,
+                sleep=self._sleep, random=self._random, moved=self._moved,
+            )
+            for sink in self._sinks
+        ]  # fmt: skip
+        self._spool.on_commit.append(self._wake)
+        self._note_progress()
+        for lane in self._lanes:
+            task = asyncio.create_task(lane.run(), name=f"ship to {lane.sink.name}")
+            self._tasks.append(task)
+
+    def _wake(self) -> None:
+        for lane in self._lanes:
+            lane.wake.set()
+
+    def _note_progress(self) -> None:
+        self._spool.shipped_seq = min(lane.cursor.seq for lane in self._lanes)
+
+    async def _moved(self) -> None:
+        self._note_progress()
+        await self._spool.release(min(lane.cursor.segment for lane in self._lanes))
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Ship what was appended before the call. False: not all of it within `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._spool.flush()
+                for lane in self._lanes:
+                    if not lane.stopped:
+                        lane.idle.clear()
+                        lane.wake.set()
+                        await lane.idle.wait()
+        except (TimeoutError, SpoolError) as error:
+            problem = str(error) or f"not done within {timeout_s:g} s"
+            _log.warning("sinks_not_drained", problem=problem, lag=self.lag)
+            return False
+        return not any(self.lag.values())
+
+    async def close(self) -> None:
+        """Stop the lanes and close the sinks. What was not shipped stays in the spool."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        if self._wake in self._spool.on_commit:
+            self._spool.on_commit.remove(self._wake)
+        for sink in self._sinks:
+            await sink.close()
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
+            self._thread = None

@@ -1,0 +1,41 @@
+"""Where events go: one module per kind of sink, chosen by a short text."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sidecar.errors import SettingsError
+from sidecar.metering.sinks.file import FileSink
+from sidecar.metering.sinks.stdout import StdoutSink
+from sidecar.ports import Sink
+
+_POSSIBLE = "write stdout, file:/path/to/events.jsonl, redis or redis:redis://HOST:PORT/NUMBER"
+
+
+def make_sink(spec: str, *, redis_url: str, stream_key: str) -> Sink:
+    """The sink that `spec` asks for. `redis` alone means the Redis at `redis_url`.
+
+    Raises SettingsError for what is not a sink. Connects to nothing yet.
+    """
+    kind, colon, rest = spec.partition(":")
+    if spec == "stdout":
+        return StdoutSink()
+    if kind == "file" and rest:
+        return FileSink(Path(rest))
+    if kind == "redis" and (rest or not colon):
+        return _redis(rest or redis_url, stream_key)
+    # Only the kind is repeated: the rest may hold a password.
+    raise SettingsError(f'"{kind}" is not a sink that can be made from this text; {_POSSIBLE}.')
+
+
+def _redis(url: str, stream_key: str) -> Sink:
+    from sidecar.metering.sinks.redis import RedisSink  # only who ships to Redis loads its client
+
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
+        good = good and (parts.path in ("", "/") or parts.path[1:].isdecimal())
+    except ValueError:
+        good = False
+    if not good:
+        raise SettingsError(f"The redis sink's address is not a Redis URL; {_POSSIBLE}.")
+    return RedisSink(url, stream_key)

@@ -1,0 +1,110 @@
+"""keys and accounts against a real Valkey."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.core.identity import fingerprint
+from sidecar.core.model import Key
+from sidecar.stores import RedisDirectory
+
+
+def find(url: str, secret: str) -> Key | None:
+    """What a sidecar would make of this credential."""
+
+    async def ask() -> Key | None:
+        directory = RedisDirectory(url, "qs", lambda _: None)
+        try:
+            return await directory.find(fingerprint(secret.encode()))
+        finally:
+            await directory.close()
+
+    return asyncio.run(ask())
+
+
+def test_a_created_key_is_known_until_it_is_revoked(sidecar: Any, valkey_url: str) -> None:
+    made = sidecar(
+        "keys", "create", "--account", "acme", "--id", "k1", "--plan", "pro",
+        "--timezone", "Europe/Paris", "--anchor", "2026-01-15", "--redis", valkey_url,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    secret = made.stdout.strip()
+    assert "shown only now" in made.stderr
+    key = find(valkey_url, secret)
+    assert key is not None
+    assert (key.id, key.account.id, key.account.plan) == ("k1", "acme", "pro")
+    assert (key.account.timezone, str(key.account.anchor)) == ("Europe/Paris", "2026-01-15")
+
+    listed = sidecar("keys", "list", SIDECAR_REDIS=valkey_url)
+    assert listed.stdout.startswith("acme\tk1\tsha256:")
+    assert secret not in listed.stdout
+
+    revoked = sidecar("keys", "revoke", "--account", "acme", "--id", "k1", "--redis", valkey_url)
+    assert revoked.returncode == 0
+    assert find(valkey_url, secret) is None
+    assert sidecar("keys", "list", "--account", "acme", SIDECAR_REDIS=valkey_url).stdout == ""
+
+
+def test_expires_is_when_the_key_ends(sidecar: Any, valkey_url: str) -> None:
+    sidecar(
+        "keys", "create", "--account", "a", "--plan", "p", "--expires", "30d", "--redis", valkey_url
+    )
+    listed = sidecar("keys", "list", "--redis", valkey_url)
+    assert listed.stdout.rstrip().endswith(("in 29 days", "in 30 days"))
+
+
+def test_a_key_without_a_known_account_is_created_with_a_note(
+    sidecar: Any, valkey_url: str
+) -> None:
+    made = sidecar("keys", "create", "--account", "acme", "--redis", valkey_url)
+    assert made.returncode == 0
+    assert "note: account acme is not in Redis" in made.stderr
+
+
+def test_an_account_is_suspended_and_resumed(sidecar: Any, valkey_url: str) -> None:
+    secret = sidecar(
+        "keys", "create", "--account", "acme", "--plan", "pro", "--redis", valkey_url
+    ).stdout.strip()
+    sidecar("accounts", "set", "--account", "acme", "--suspend", "--redis", valkey_url)
+    suspended = find(valkey_url, secret)
+    assert suspended is not None
+    assert suspended.account.suspended
+    assert "status=suspended" in sidecar("accounts", "list", "--redis", valkey_url).stdout
+    sidecar("accounts", "set", "--account", "acme", "--resume", "--redis", valkey_url)
+    resumed = find(valkey_url, secret)
+    assert resumed is not None
+    assert not resumed.account.suspended
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ("keys create --account a/b", 2, '--account: "a/b" is not an id'),
+        ("keys create --account a --id {x}", 2, '--id: "{x}" is not an id'),
+        ("keys create --account a --expires soon", 2, '--expires: "soon" is not a span'),
+        ("keys create --account a --anchor 31.1.", 2, '--anchor: "31.1." is not a date'),
+        ("keys create --account a --timezone Mars", 2, '--timezone: "Mars" is not a time zone'),
+        ("keys revoke --account a --id k9", 1, "account a has no key k9"),
+        ("accounts set --account a", 2, "nothing to set"),
+        ("accounts set --account a --suspend", 1, "account a is not in Redis"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence(
+    sidecar: Any, valkey_url: str, arguments: str, code: int, sentence: str
+) -> None:
+    done = sidecar(*arguments.split(), "--redis", valkey_url)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+
+
+def test_a_redis_that_is_not_there_is_a_sentence_without_the_password(
+    sidecar: Any, tmp_path: Path
+) -> None:
+    done = sidecar("keys", "list", "--redis", "redis://u:hunter2@127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Redis cannot be asked")
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr

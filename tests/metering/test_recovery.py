@@ -1,0 +1,142 @@
+"""Files broken on purpose: truncated at every byte, bits flipped, processes killed."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders import a_spool, an_event, fill, ids, lines_in, seqs
+
+from sidecar.metering.segments import HEAD_NAME, list_segments
+from sidecar.metering.verify import verify
+
+KILLED = """
+import asyncio, pathlib, sys
+from sidecar.metering.spool import Spool
+
+async def main():
+    spool = Spool(pathlib.Path(sys.argv[1]), segment_bytes=200_000)
+    spool.open()
+    number = 0
+    spool.on_commit.append(lambda: print(spool.committed_seq, flush=True))
+    while True:
+        for _ in range(100):
+            number += 1
+            spool.append({"specversion": "1.0", "id": f"event-{number}", "data": {"n": number}})
+        await asyncio.sleep(0)
+
+asyncio.run(main())
+"""
+
+
+async def test_I4_a_line_torn_at_any_byte_is_set_aside_and_its_number_used_again(
+    tmp_path: Path,
+) -> None:
+    whole = tmp_path / "whole"
+    await fill(whole, 3)
+    (whole / HEAD_NAME).unlink()  # a crash leaves it as it was at the last rotation
+    name = list_segments(whole)[0].path.name
+    content = (whole / name).read_bytes()
+    start = content[:-1].rindex(b"\n") + 1
+    for size in range(start, len(content)):
+        torn = tmp_path / "torn"
+        shutil.copytree(whole, torn)
+        (torn / name).write_bytes(content[:size])
+        await fill(torn, 1, first=90)
+        assert ids(lines_in(torn)) == ["event-1", "event-2", "event-90"]
+        assert verify(torn).ok
+        aside = list(torn.glob("*.bad"))
+        assert [path.read_bytes() for path in aside] == (
+            [content[start:size]] if size > start else []
+        )
+        shutil.rmtree(torn)
+
+
+async def test_I4_a_process_killed_while_it_appends_loses_nothing_committed(tmp_path: Path) -> None:
+    told = 0
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE
+        )
+        with process:
+            assert process.stdout
+            for _ in range(6):
+                told = int(process.stdout.readline())
+            process.kill()
+            told = max([told, *map(int, process.stdout.read().split()[:-1])])
+        async with a_spool(tmp_path) as spool:
+            assert spool.committed_seq >= told
+        assert seqs(lines_in(tmp_path)) == list(range(1, spool.next_seq))
+        assert verify(tmp_path).ok
+    assert told > 500
+
+
+async def test_a_bit_flipped_in_the_middle_is_reported_and_costs_no_other_event(
+    tmp_path: Path,
+) -> None:
+    await fill(tmp_path, 6)
+    path = list_segments(tmp_path)[0].path
+    content = bytearray(path.read_bytes())
+    content[content.index(b"acme", content.index(b'"seq":3'))] ^= 1
+    path.write_bytes(content)
+    await fill(tmp_path, 2, 7)
+    assert seqs(lines_in(tmp_path)) == list(range(1, 9))
+    assert len(list_segments(tmp_path)) == 2  # a doubtful file is not appended to
+    report = verify(tmp_path)
+    assert not report.ok
+    assert [str(one) for one in report.breaks] == [
+        f"{path.name}:4: the line before is not the one that was written before this one"
+    ]
+    assert report.missing == 0
+
+
+@pytest.mark.parametrize(
+    "old, new", [(b'"seq":6', b'"seq":7'), (b'"prev":"', b'"prev":"0'), (b"{", b"[")]
+)
+async def test_a_last_line_that_does_not_fit_is_set_aside(
+    tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    await fill(tmp_path, 6)
+    (tmp_path / HEAD_NAME).unlink()
+    path = list_segments(tmp_path)[0].path
+    *lines, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + last.replace(old, new, 1))
+    await fill(tmp_path, 1, 60)
+    assert ids(lines_in(tmp_path))[4:] == ["event-5", "event-60"]
+    assert seqs(lines_in(tmp_path)) == [1, 2, 3, 4, 5, 6]
+    assert verify(tmp_path).ok and verify(tmp_path).set_aside == 1
+
+
+async def test_I4_events_cut_from_the_end_of_a_closed_spool_leave_a_proven_gap(
+    tmp_path: Path,
+) -> None:
+    await fill(tmp_path, 6)
+    path = list_segments(tmp_path)[0].path
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:4]))
+    assert verify(tmp_path).missing == 2
+    await fill(tmp_path, 1, 7)
+    assert seqs(lines_in(tmp_path)) == [1, 2, 3, 4, 7]
+    report = verify(tmp_path)
+    assert [(gap.first, gap.last) for gap in report.gaps] == [(5, 6)]
+
+
+async def test_a_segment_of_nothing_but_noise_is_set_aside_and_the_one_before_goes_on(
+    tmp_path: Path,
+) -> None:
+    await fill(tmp_path, 2)
+    (tmp_path / f"{3:020d}.jsonl").write_bytes(b"\0" * 5000)
+    (tmp_path / "head.json.tmp").write_bytes(b"half")
+    await fill(tmp_path, 1, 3)
+    assert seqs(lines_in(tmp_path)) == [1, 2, 3]
+    assert not list(tmp_path.glob("*.tmp"))
+    assert verify(tmp_path).ok
+
+
+async def test_a_head_file_that_is_damaged_is_made_anew_from_the_segments(tmp_path: Path) -> None:
+    await fill(tmp_path, 2)
+    (tmp_path / HEAD_NAME).write_bytes(b"{")
+    async with a_spool(tmp_path) as spool:
+        spool.append(an_event(3))
+    assert seqs(lines_in(tmp_path)) == [1, 2, 3]
+    assert verify(tmp_path).ok

@@ -1,0 +1,193 @@
+"""From the spool to the sinks: at least once, in order, each sink at its own pace."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from builders import ListSink, a_spool, an_event, fill, ids, until
+
+from sidecar.errors import SettingsError
+from sidecar.metering.cursor import cursor_path
+from sidecar.metering.segments import list_segments
+from sidecar.metering.shipper import Shipper
+from sidecar.metering.verify import verify
+
+
+def expected(last: int, first: int = 1) -> list[str]:
+    return [f"event-{number}" for number in range(first, last + 1)]
+
+
+async def ship(directory: Path, *sinks: ListSink, **options: Any) -> None:
+    async with a_spool(directory) as spool:
+        shipper = Shipper(spool, sinks, **options)
+        shipper.start()
+        await shipper.drain(10)
+        await shipper.close()
+
+
+async def test_events_arrive_as_they_are_committed_and_only_once(tmp_path: Path) -> None:
+    sink = ListSink()
+    async with a_spool(tmp_path) as spool:
+        shipper = Shipper(spool, [sink], batch=7)
+        shipper.start()
+        for number in range(1, 51):
+            spool.append(an_event(number))
+        await until(lambda: len(sink.lines) == 50)
+        await until(lambda: shipper.lag == {"list": 0} and spool.backlog == 0)
+        spool.append(an_event(51))
+        assert spool.backlog == 1
+        assert await shipper.drain(10)
+        await shipper.close()
+    assert ids(sink.lines) == expected(51)
+    assert sink.closed
+
+
+async def test_a_restart_goes_on_behind_the_last_delivery(tmp_path: Path) -> None:
+    await fill(tmp_path, 5)
+    first, second = ListSink(), ListSink()
+    await ship(tmp_path, first, batch=2)
+    await fill(tmp_path, 5, 6)
+    await ship(tmp_path, second, batch=2)
+    assert ids(first.lines + second.lines) == expected(10)
+
+
+async def test_a_sink_that_is_down_holds_up_nobody_and_gets_everything_later(
+    tmp_path: Path,
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    bad, good = ListSink("bad"), ListSink("good")
+    bad.down = True
+    async with a_spool(tmp_path) as spool:
+        shipper = Shipper(spool, [bad, good], sleep=sleep, random=lambda: 1.0)
+        shipper.start()
+        for number in range(1, 11):
+            spool.append(an_event(number))
+        await until(lambda: len(good.lines) == 10 and len(pauses) > 8)
+        assert shipper.up == {"bad": False, "good": True}
+        assert shipper.lag["bad"] == spool.backlog == 10
+        assert pauses[:8] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+        bad.down = False
+        assert await shipper.drain(10)
+        assert shipper.up["bad"]
+        await shipper.close()
+    assert ids(bad.lines) == ids(good.lines) == expected(10)
+
+
+async def test_drain_gives_up_at_its_bound_and_keeps_the_events(tmp_path: Path) -> None:
+    sink = ListSink()
+    sink.down = True
+    async with a_spool(tmp_path) as spool:
+        shipper = Shipper(spool, [sink])
+        shipper.start()
+        spool.append(an_event(1))
+        assert not await shipper.drain(0.01)
+        await shipper.close()
+    later = ListSink()
+    await ship(tmp_path, later)
+    assert ids(later.lines) == ["event-1"]
+
+
+async def test_poison_is_set_aside_alone_and_the_rest_arrives_once(tmp_path: Path) -> None:
+    await fill(tmp_path, 40)
+    sink = ListSink()
+    sink.poison = {"event-1", "event-18", "event-19", "event-40"}
+    await ship(tmp_path, sink)
+    assert ids(sink.lines) == [one for one in expected(40) if one not in sink.poison]
+    dead = (tmp_path / "list.dead.jsonl").read_bytes().splitlines()
+    assert ids(dead) == ["event-1", "event-18", "event-19", "event-40"]
+    assert verify(tmp_path).dead_letters == {"list": 4}
+
+
+async def test_a_full_dead_letter_file_stops_the_sink_rather_than_lose_events(
+    tmp_path: Path,
+) -> None:
+    await fill(tmp_path, 4)
+    sink = ListSink()
+    sink.poison = {"event-2", "event-3"}
+    async with a_spool(tmp_path) as spool:
+        shipper = Shipper(spool, [sink], dead_bytes=500)
+        shipper.start()
+        assert not await shipper.drain(10)
+        assert shipper.up == {"list": False} and shipper.lag == {"list": 2}
+        await shipper.close()
+    (tmp_path / "list.dead.jsonl").rename(tmp_path / "looked-into")
+    await ship(tmp_path, sink, dead_bytes=500)
+    assert ids(sink.lines) == ["event-1", "event-4"]
+
+
+async def test_segments_are_deleted_when_the_slowest_sink_has_them(tmp_path: Path) -> None:
+    await fill(tmp_path, 20, segment_bytes=1000)
+    before = list_segments(tmp_path)
+    fast, slow = ListSink("fast"), ListSink("slow")
+    slow.down = True
+    async with a_spool(tmp_path, segment_bytes=1000) as spool:
+        shipper = Shipper(spool, [fast, slow], random=lambda: 0.0)
+        shipper.start()
+        await until(lambda: len(fast.lines) == 20)
+        assert len(list_segments(tmp_path)) == len(before) > 4
+        slow.down = False
+        assert await shipper.drain(10)
+        await until(lambda: len(list_segments(tmp_path)) == 1)
+        assert spool.bytes_on_disk == before[-1].size
+        await shipper.close()
+    await fill(tmp_path, 5, 21, segment_bytes=1000)
+    await ship(tmp_path, fast, slow)
+    assert ids(fast.lines) == ids(slow.lines) == expected(25)
+    assert verify(tmp_path).ok
+
+
+async def test_without_sinks_nothing_is_deleted_and_a_sink_added_later_starts_at_the_oldest(
+    tmp_path: Path,
+) -> None:
+    await fill(tmp_path, 10, segment_bytes=1000)
+    await ship(tmp_path)
+    assert len(list_segments(tmp_path)) > 2
+    sink = ListSink()
+    await ship(tmp_path, sink)
+    assert ids(sink.lines) == expected(10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seq": 99}, {"offset": 7}, {"offset": 10**6}, {"spool": "another"}, {"seq": "x"}, None],
+)
+async def test_a_cursor_that_does_not_fit_starts_at_the_oldest(
+    tmp_path: Path, change: dict[str, Any] | None
+) -> None:
+    await fill(tmp_path, 3)
+    await ship(tmp_path, ListSink())
+    path = cursor_path(tmp_path, "list")
+    saved = orjson.loads(path.read_bytes())
+    assert saved["seq"] == 3
+    path.write_bytes(b"no cursor" if change is None else orjson.dumps(saved | change))
+    again = ListSink()
+    await ship(tmp_path, again)
+    assert ids(again.lines) == expected(3)
+
+
+async def test_a_cursor_from_before_the_last_batch_sends_that_batch_again(tmp_path: Path) -> None:
+    await fill(tmp_path, 3)
+    await ship(tmp_path, ListSink())
+    old = tmp_path / "old"
+    shutil.copy(cursor_path(tmp_path, "list"), old)
+    await fill(tmp_path, 2, 4)
+    await ship(tmp_path, ListSink())
+    shutil.copy(old, cursor_path(tmp_path, "list"))
+    again = ListSink()
+    await ship(tmp_path, again)
+    assert ids(again.lines) == expected(5, 4)
+
+
+def test_two_sinks_of_one_name_are_refused(tmp_path: Path) -> None:
+    from sidecar.metering.spool import Spool
+
+    with pytest.raises(SettingsError, match="there twice"):
+        Shipper(Spool(tmp_path), [ListSink(), ListSink()])
