@@ -120,9 +120,14 @@ class Lane:
         self.idle.clear()
         if segment.first != self.cursor.segment:
             self.cursor = replace(self.cursor, segment=segment.first, offset=0)
-        lines = await self._in_thread(
-            _read, segment.path, self.cursor.offset, segment.size, self._batch
-        )
+        try:
+            lines: list[bytes] = await self._in_thread(
+                _read, segment.path, self.cursor.offset, segment.size, self._batch
+            )
+        except FileNotFoundError:
+            _log.error("segment_missing", sink=self.sink.name, file=str(segment.path))
+            self.cursor = replace(self.cursor, offset=segment.size)
+            return True
         await self._send(lines)
         await self._moved()
         return not self.stopped

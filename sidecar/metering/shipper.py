@@ -5,6 +5,7 @@ import random as _random
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 from sidecar.errors import SettingsError, SpoolError
 from sidecar.logs import logger
@@ -13,6 +14,7 @@ from sidecar.metering.lane import Lane
 from sidecar.metering.spool import Spool
 from sidecar.ports import Sink
 
+_CLOSE_TIMEOUT_S: Final = 5.0
 _log = logger("shipper")
 
 
@@ -116,7 +118,11 @@ class Shipper:
         if self._wake in self._spool.on_commit:
             self._spool.on_commit.remove(self._wake)
         for sink in self._sinks:
-            await sink.close()
+            try:
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await sink.close()
+            except TimeoutError:
+                _log.warning("sink_not_closed", sink=sink.name, problem="it took too long")
         if self._thread is not None:
-            self._thread.shutdown(wait=False)
+            self._thread.shutdown()
             self._thread = None

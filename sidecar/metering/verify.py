@@ -5,16 +5,18 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from sidecar.errors import SpoolError
 from sidecar.metering.segments import (
+    MAX_LINE,
     Segment,
     line_hash,
     list_segments,
     raw_lines,
     read_head,
     read_mark,
+    segment_path,
 )
 from sidecar.metering.spool import DROPPED_TYPE
 
@@ -73,8 +75,8 @@ class Report:
 def verify(directory: Path) -> Report:
     """Read everything once, in bounded memory. Raises SpoolError when there is no spool."""
     try:
+        head = read_head(directory)  # first: a living spool only moves on
         segments = list_segments(directory)
-        head = read_head(directory)
         if not segments and head is None:
             raise SpoolError(f"{directory} holds no spool. Name the directory given as --spool.")
         audit = _Audit()
@@ -100,6 +102,7 @@ class _Audit:
         self.spool: str | None = None
         self.seq: int | None = None
         self._before: bytes | None = None
+        self._last_event: bytes | None = None  # the hash of its line
         self._place = ("", 0)
 
     def read(self, segment: Segment) -> None:
@@ -116,7 +119,8 @@ class _Audit:
                 else:
                     self.report.torn_bytes += len(line.text)
         except FileNotFoundError:
-            self.report.segments -= 1  # shipped and deleted meanwhile
+            self.report.segments -= 1  # shipped and deleted meanwhile, as all before it
+            self.seq = self._before = None
 
     def _line(self, text: bytes, named: int | None) -> None:
         mark = read_mark(text)
@@ -126,6 +130,7 @@ class _Audit:
             return
         report = self.report
         report.events += 1
+        self._last_event = self._before
         if self.spool != mark.spool:
             self._other_spool(mark.spool)
             before = None
@@ -161,7 +166,7 @@ class _Audit:
         """The head is behind a living spool, never ahead of a whole one."""
         if self.seq is not None and next_seq > self.seq + 1:
             self._gap(self.seq + 1, next_seq - 1)
-        elif self.seq is not None and next_seq == self.seq + 1 and prev != self._before:
+        elif self.seq is not None and next_seq == self.seq + 1 and prev != self._last_event:
             self._break("the last line is not the one that was written last")
 
     def _gap(self, first: int, last: int) -> None:
@@ -196,13 +201,12 @@ async def tail(
         while follow:
             # Listed before reading: what is read then is all that an older segment will ever hold.
             newer = [one for one in list_segments(directory) if one.first > current]
-            path = directory / f"{current:020d}.jsonl"
-            if path.exists():
-                with path.open("rb") as file:
-                    file.seek(offset)
-                    for line in _whole_lines(file):
-                        offset += len(line) + 1
-                        yield line
+            came = _new_lines(segment_path(directory, current), offset)
+            for line in came:
+                offset += len(line) + 1
+                yield line
+            if came:
+                continue  # there may be more of this segment
             if newer:
                 current, offset = newer[0].first, 0
             else:
@@ -217,17 +221,25 @@ def _last_lines(segments: list[Segment], n: int) -> tuple[list[bytes], int]:
     offset = 0
     for segment in reversed(segments):
         last: deque[bytes] = deque(maxlen=max(0, n - len(found)))
-        for line in raw_lines(segment.path):
-            if line.whole:
-                last.append(line.text)
-                if segment is segments[-1]:
-                    offset = line.end
+        try:
+            for line in raw_lines(segment.path):
+                if line.whole:
+                    last.append(line.text)
+                    if segment is segments[-1]:
+                        offset = line.end
+        except FileNotFoundError:  # shipped and deleted meanwhile, as all before it
+            break
         found[:0] = last
         if len(found) >= n:
             break
     return found, offset
 
 
-def _whole_lines(file: BinaryIO) -> list[bytes]:
-    """Lines that end in a newline, at most 1 MiB at a time; the rest comes with the next poll."""
-    return file.read(1 << 20).split(b"\n")[:-1]
+def _new_lines(path: Path, offset: int) -> list[bytes]:
+    """Whole lines from `offset` on, at most 1 MiB of them; none when the file is not there."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(MAX_LINE).split(b"\n")[:-1]
+    except FileNotFoundError:  # before the first event, or shipped and deleted
+        return []

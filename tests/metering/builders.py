@@ -50,6 +50,10 @@ def lines_in(directory: Path) -> list[bytes]:
     ]
 
 
+def names_in(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
 def ids(lines: Sequence[bytes]) -> list[str]:
     return [orjson.loads(line)["id"] for line in lines]
 
@@ -60,7 +64,7 @@ def seqs(lines: Sequence[bytes]) -> list[int]:
 
 async def until(condition: Callable[[], Any]) -> None:
     """Give the loop turns until it holds; the test's timeout bounds it."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
         await asyncio.sleep(0.001)
 
 

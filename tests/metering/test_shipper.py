@@ -1,19 +1,21 @@
 """From the spool to the sinks: at least once, in order, each sink at its own pace."""
 
 import asyncio
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from builders import ListSink, a_spool, an_event, fill, ids, until
 
 from sidecar.errors import SettingsError
 from sidecar.metering.cursor import cursor_path
+from sidecar.metering.files import Files
 from sidecar.metering.segments import list_segments
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.verify import verify
+from tests.metering.builders import ListSink, a_spool, an_event, fill, ids, until
 
 
 def expected(last: int, first: int = 1) -> list[str]:
@@ -191,3 +193,29 @@ def test_two_sinks_of_one_name_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match="there twice"):
         Shipper(Spool(tmp_path), [ListSink(), ListSink()])
+
+
+async def test_a_segment_that_somebody_removed_does_not_stop_the_ones_after_it(
+    tmp_path: Path,
+) -> None:
+    await fill(tmp_path, 9, segment_bytes=1000)
+    sink = ListSink()
+    async with a_spool(tmp_path) as spool:
+        shipper = Shipper(spool, [sink])
+        gone, after = spool.segments[1], spool.segments[2]
+        gone.path.unlink()
+        shipper.start()
+        await shipper.drain(10)
+        await shipper.close()
+    assert ids(sink.lines) == expected(gone.first - 1) + expected(9, after.first)
+
+
+async def test_a_disk_too_full_for_cursors_does_not_stop_shipping(tmp_path: Path) -> None:
+    def no_room(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    await fill(tmp_path, 9)
+    sink = ListSink()
+    await ship(tmp_path, sink, batch=2, files=Files(write=no_room))
+    assert ids(sink.lines) == expected(9)
+    assert not cursor_path(tmp_path, "list").exists()

@@ -10,8 +10,6 @@ from pathlib import Path
 import orjson
 import pytest
 import redis
-from builders import an_event, ids
-from conftest import free_port, start_valkey
 
 from sidecar.errors import SettingsError, SinkDown, SinkRefused
 from sidecar.metering.sinks import make_sink
@@ -19,6 +17,8 @@ from sidecar.metering.sinks.file import FileSink
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.metering.sinks.stdout import StdoutSink
 from sidecar.ports import Sink
+from tests.conftest import free_port, start_valkey
+from tests.metering.builders import an_event, ids
 
 STREAM = "test:{events}"
 
@@ -175,12 +175,12 @@ async def test_a_full_redis_is_down_not_a_refusal_of_the_events(valkey_url: str)
     with redis.Redis.from_url(valkey_url) as client:
         client.config_set("maxmemory", "1")
         try:
-            with pytest.raises(SinkDown, match="OOM|maxmemory"):
+            with pytest.raises(SinkDown, match="maxmemory"):
                 await sink.send(lines(1, 2))
         finally:
             client.config_set("maxmemory", "0")
         client.set(STREAM, "not a stream")
-        with pytest.raises(SinkDown, match="WRONGTYPE|wrong kind"):
+        with pytest.raises(SinkDown, match="wrong kind"):
             await sink.send(lines(1, 2))
     await sink.close()
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import orjson
 import pytest
-from builders import a_spool, an_event, fill, ids, lines_in, seqs, until
 
 from sidecar.errors import SpoolError
 from sidecar.metering.segments import list_segments, read_head
 from sidecar.metering.spool import Spool
 from sidecar.metering.verify import verify
+from tests.metering.builders import a_spool, an_event, fill, ids, lines_in, seqs, until
 
 
 async def test_I4_every_event_is_one_numbered_line_chained_to_the_one_before(
@@ -88,7 +88,7 @@ async def test_nothing_is_taken_before_open_and_after_close(tmp_path: Path) -> N
     assert not spool.accepting
 
 
-async def test_a_second_process_on_one_directory_is_refused_with_the_owners_pid(
+def test_a_second_process_on_one_directory_is_refused_with_the_owners_pid(
     tmp_path: Path,
 ) -> None:
     code = (
@@ -103,7 +103,7 @@ async def test_a_second_process_on_one_directory_is_refused_with_the_owners_pid(
         with pytest.raises(SpoolError, match=rf"in use by another process \(pid {other.pid}\)"):
             Spool(tmp_path).open()
         other.communicate()
-    Spool(tmp_path / "free").open()
+    Spool(tmp_path).open()  # free again
 
 
 @pytest.mark.parametrize("under", ["file", "file/below"])

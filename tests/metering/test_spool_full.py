@@ -10,12 +10,12 @@ from typing import Any
 
 import orjson
 import pytest
-from builders import ListSink, a_spool, an_event, ids, lines_in, seqs, until
 
 from sidecar.errors import SpoolError
 from sidecar.metering.files import Files
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.verify import verify
+from tests.metering.builders import ListSink, a_spool, an_event, ids, lines_in, seqs, until
 
 
 class Disk:
