@@ -31,6 +31,7 @@ from sidecar.stores import RedisDirectory, RedisLimitStore, Wire, keys
 log = logs.logger("app")
 
 SHIP_SECONDS = 5.0
+CANCEL_SECONDS = 0.5
 
 
 class App:
@@ -158,9 +159,10 @@ class App:
         self._tasks.append(task)
 
         async def end() -> None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            # A library may take the cancellation for its own time-out and go on: ask again.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=CANCEL_SECONDS)
 
         self._undo.push_async_callback(end)
 

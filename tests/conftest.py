@@ -26,7 +26,8 @@ def start_valkey(
     port = port or free_port()
     process = subprocess.Popen(
         [str(VALKEY_SERVER), "--bind", "127.0.0.1", "--port", str(port), "--save", "",
-         "--appendonly", "no", "--dir", str(directory), "--logfile", str(directory / "valkey.log"), *options],
+         "--appendonly", "no", "--dir", str(directory), "--logfile", str(directory / "valkey.log"),
+         *options],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = 200

@@ -128,9 +128,7 @@ def create(
         created, secret = admin.create_key(
             account, random_bytes=secrets.token_bytes, key_id=key_id, expires=span_of
         )
-    typer.echo(
-        f"Key {created} of account {account}; the secret is shown only now:", err=True
-    )
+    typer.echo(f"Key {created} of account {account}; the secret is shown only now:", err=True)
     typer.echo(secret)
     return 0
 

@@ -67,7 +67,7 @@ def demo(
     ] = "127.0.0.1:9090",
     plans: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Your own plan file, instead of the built-in example."),
+        typer.Option(metavar="FILE", help="A changed copy of examples/plans.yaml."),
     ] = None,
 ) -> int:
     """Run the sidecar, a sample API and a Valkey on this machine; Ctrl-C stops them all.

@@ -13,7 +13,7 @@ LATER: Final = {
     "packs", "concurrency", "max_wait", "refund", "reserve", "settle", "rollover", "enforce",
     "teams",
 }  # fmt: skip
-_SHAPES: Final = {
+_SHAPES: Final[dict[str, type[BaseModel]]] = {
     "meters": models.MeterModel, "routes": models.RouteModel, "plans": models.PlanModel,
     "limits": models.LimitModel, "accounts": models.AccountModel, "keys": models.KeyModel,
     "links": models.LinksModel, "anonymous": models.AnonymousModel, "critical": models.GuardModel,

@@ -38,6 +38,6 @@ class Files:
         """Make names that were created, renamed or removed in it durable."""
         fd = self.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, 0)
         try:
-            os.fsync(fd)
+            self.sync(fd)
         finally:
             os.close(fd)

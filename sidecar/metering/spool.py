@@ -8,7 +8,6 @@ and recorded as an event of its own.
 """
 
 import asyncio
-import fcntl
 import os
 from binascii import hexlify
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import orjson
 from sidecar.errors import SpoolError
 from sidecar.logs import logger
 from sidecar.metering.files import Files
+from sidecar.metering.lock import take_lock
 from sidecar.metering.recovery import Recovered, recover
 from sidecar.metering.segments import MAX_LINE, NO_LINE, Segment
 from sidecar.metering.writer import SegmentWriter
@@ -116,7 +116,7 @@ class Spool:
         segment. Raises SpoolError."""
         if self._lock is not None:
             raise SpoolError(f"The spool {self.directory} is open already.")
-        lock = self._take_lock()
+        lock = take_lock(self.directory, self._files)
         try:
             recovered = recover(self.directory, self._files)
             self._writer = SegmentWriter(
@@ -140,35 +140,6 @@ class Spool:
         self.segments = recovered.segments
         self.bytes_on_disk = sum(segment.size for segment in self.segments)
         self._format = b'{"spool":"%b","seq":%%d,"prev":"%%b",%%b' % head.spool.encode()
-
-    def _take_lock(self) -> int:
-        try:
-            self.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            lock = self._files.open(self.directory / "lock", flags, 0o640)
-        except OSError as error:
-            raise SpoolError(
-                f"The spool directory {self.directory} is not writable: {error.strerror}."
-                " Make it writable for this user, or give another one with --spool."
-            ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
-        except BlockingIOError:
-            owner = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
-            os.close(lock)
-            raise SpoolError(
-                f"The spool {self.directory} is in use by another process (pid {owner})."
-                " Give each sidecar a directory of its own with --spool."
-            ) from None
-        except OSError as error:
-            os.close(lock)
-            raise SpoolError(
-                f"The spool {self.directory} cannot be locked: {error.strerror}."
-                " Give a directory on a local disk with room with --spool."
-            ) from None
-        return lock
 
     # The hot path: about 4 µs.
 
@@ -264,10 +235,10 @@ class Spool:
             self._full = None
         if self._untold:
             self._record_dropped()
-        for tell in self.on_commit:
-            tell()
         if self._due:
             self._commit()
+        for tell in self.on_commit:
+            tell()
 
     def _count(self, chunk: Sequence[bytes], segment: Segment) -> None:
         size = sum(map(len, chunk)) + len(chunk)

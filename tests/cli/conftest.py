@@ -42,10 +42,12 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
     """Like `sidecar`, but returns the running process; killed after the test if it still runs."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: object, **environment: str) -> "subprocess.Popen[str]":
+    def start(
+        *arguments: object, stdout: int = subprocess.PIPE, **environment: str
+    ) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
             [str(SIDECAR), *map(str, arguments)],
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer
 
-from sidecar.cli import build
+from sidecar.cli import build, run
 from sidecar.settings import described
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "cli.md"
@@ -34,62 +34,101 @@ def test_the_docs_list_every_verb_and_no_other() -> None:
     assert sorted(written) == sorted(verbs())
 
 
-def test_serve_has_one_flag_for_every_setting(sidecar: Any) -> None:
-    done = sidecar("serve", "--help")
-    assert done.returncode == 0
+Told = tuple[int, str, str]
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`told("check", "x")` → (exit code, stdout, stderr) of a command line, in this process."""
     for setting in described():
-        assert re.search(rf"^ +{setting.flag}\b", done.stdout, re.MULTILINE), setting.flag
-        assert setting.env in done.stdout
+        monkeypatch.delenv(setting.env, raising=False)
+
+    def call(*arguments: str) -> Told:
+        code = run(arguments)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return call
+
+
+def test_serve_has_one_flag_for_every_setting(told: Any) -> None:
+    code, text, _ = told("serve", "--help")
+    assert code == 0
+    for setting in described():
+        assert re.search(rf"^ +{setting.flag}\b", text, re.MULTILINE), setting.flag
+        assert setting.env in text
 
 
 @pytest.mark.parametrize("verb", verbs())
-def test_the_help_of_every_verb_has_an_example(sidecar: Any, verb: str) -> None:
-    done = sidecar(*verb.split(), "--help")
-    assert done.returncode == 0
-    assert re.search(rf"^ +(SIDECAR_\S+ )?sidecar {verb}", done.stdout, re.MULTILINE)
+def test_the_help_of_every_verb_has_an_example(told: Any, verb: str) -> None:
+    code, text, _ = told(*verb.split(), "--help")
+    assert code == 0
+    assert re.search(rf"^ +\S*(SIDECAR_\S+ |KEY=\$\()?sidecar {verb}", text, re.MULTILINE)
 
 
-def test_no_verb_at_all_prints_the_help(sidecar: Any) -> None:
-    done = sidecar()
-    assert done.returncode == 2
-    assert "sidecar demo" in done.stdout + done.stderr
+def test_no_verb_at_all_prints_the_help(told: Any) -> None:
+    code, out, text = told()
+    assert (code, out) == (2, "")
+    assert "sidecar demo" in text
 
 
-def test_version_names_the_distribution(sidecar: Any) -> None:
+def test_the_installed_command_says_its_version(sidecar: Any) -> None:
     done = sidecar("version")
     assert done.returncode == 0
     assert done.stdout.startswith("quota-sidecar ")
 
 
+def test_the_installed_command_answers_wrong_settings_with_exit_code_2(sidecar: Any) -> None:
+    done = sidecar("serve", SIDECAR_LISTEN="8080")
+    assert done.returncode == 2
+    assert '--listen (SIDECAR_LISTEN) is wrong: "8080" is not an address' in done.stderr
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+
+
 @pytest.mark.parametrize(
-    ("arguments", "sentence", "hint"),
+    ("line", "sentence", "hint"),
     [
-        (["srve"], "no such command", "sidecar --help"),
-        (["serve", "--lisen", "x"], "no such option", "sidecar serve --help"),
-        (["serve"], "--plans (SIDECAR_PLANS) is missing", None),
-        (["serve", "--plans", "p.yaml", "--upstream", "https://a"], "not supported yet", None),
-        (["serve", "--listen", "99"], '--listen (SIDECAR_LISTEN) is wrong: "99"', None),
-        (["demo", "--listen", "99"], '--listen (SIDECAR_LISTEN) is wrong: "99"', None),
-        (["check"], "missing argument", "sidecar check --help"),
-        (["schema", "x"], "unexpected extra argument", "sidecar schema --help"),
-        (["explain", "GET", "/x"], "--plans", None),
-        (["explain", "--plans", "p.yaml", "GET"], "missing argument", "sidecar explain --help"),
-        (["keys", "create"], "--account", "sidecar keys create --help"),
-        (["keys", "create", "--account", "a", "--redis", "nope"], "not a Redis URL", None),
-        (["keys", "revoke", "--account", "a"], "--id", "sidecar keys revoke --help"),
-        (["accounts", "set"], "--account", "sidecar accounts set --help"),
-        (["events", "tail", "-n", "x"], "not a valid int", "sidecar events tail --help"),
+        ("srve", "no such command 'srve'", "sidecar --help"),
+        ("serve --lisen x", "no such option", "sidecar serve --help"),
+        ("serve", "--plans (SIDECAR_PLANS) is missing", None),
+        ("serve --plans p.yaml --upstream https://a", "not supported yet", None),
+        ("demo --listen 99", '--listen (SIDECAR_LISTEN) is wrong: "99"', None),
+        ("check", "missing argument", "sidecar check --help"),
+        ("schema x", "unexpected extra argument", "sidecar schema --help"),
+        ("explain GET /x", "--plans (SIDECAR_PLANS) is missing", None),
+        ("explain --plans p.yaml GET", "missing argument", "sidecar explain --help"),
+        ("explain --key a --account b GET /x", "give one of --key, --key-env", None),
+        ("explain --key-env NOT_SET GET /x", "the variable NOT_SET is not set", None),
+        ("keys create", "--account", "sidecar keys create --help"),
+        ("keys create --account a --redis nope", "not a Redis URL", None),
+        ("keys revoke --account a", "--id", "sidecar keys revoke --help"),
+        ("accounts set", "--account", "sidecar accounts set --help"),
+        ("events tail -n x", "valid integer", "sidecar events tail --help"),
+        ("version x", "unexpected extra argument", "sidecar version --help"),
     ],
 )
 def test_wrong_usage_is_a_sentence_and_exit_code_2(
-    sidecar: Any, arguments: list[str], sentence: str, hint: str | None
+    told: Any, line: str, sentence: str, hint: str | None
 ) -> None:
-    done = sidecar(*arguments)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    first, *rest = done.stderr.splitlines()
-    assert first.startswith("error: ")
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
+    code, out, errors = told(*line.split())
+    assert (code, out) == (2, "")
+    assert errors.startswith("error: ")
+    assert sentence in errors
+    assert "Traceback" not in errors
     if hint is not None:
-        assert rest == [f"try: {hint}"]
+        assert errors.splitlines()[1:] == [f"try: {hint}"]
+
+
+@pytest.mark.parametrize(("level", "traceback"), [("info", False), ("debug", True)])
+def test_a_fault_of_ours_is_an_apology_and_a_traceback_only_for_debug(
+    told: Any, monkeypatch: pytest.MonkeyPatch, level: str, traceback: bool
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setenv("SIDECAR_LOG_LEVEL", level)
+    monkeypatch.setattr("sidecar.config.schema", broken)
+    code, out, errors = told("schema")
+    assert (code, out) == (1, "")
+    assert errors.startswith("error: sorry, this is a fault of the sidecar: ZeroDivisionError")
+    assert ("Traceback" in errors) is traceback

@@ -64,7 +64,7 @@ def seqs(lines: Sequence[bytes]) -> list[int]:
 
 async def until(condition: Callable[[], Any]) -> None:
     """Give the loop turns until it holds; the test's timeout bounds it."""
-    while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+    while not condition():
         await asyncio.sleep(0.001)
 
 

@@ -27,7 +27,10 @@ def client(valkey_url: str) -> Iterator[redis.Redis]:
 
 def on_clock(name: str) -> str:
     text = load(name).text.decode()
-    clock = "local function now_us()\n  return tonumber(redis.call('GET', 'clock'))\nend\nlocal function real_now_us()"
+    clock = (
+        "local function now_us()\n  return tonumber(redis.call('GET', 'clock'))\nend\n"
+        "local function real_now_us()"
+    )
     assert "local function now_us()" in text
     return text.replace("local function now_us()", clock)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import redis
+from conftest import free_port, start_valkey
 
 from sidecar.core.model import MICRO, Account, Claim, QuotaLimit, RateLimit
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore, Wire, keys
-from tests.conftest import free_port, start_valkey
 
 ACME = Account("acme", "pro")
 
@@ -190,7 +190,9 @@ async def test_late_replies_never_reach_another_caller(tmp_path: Path) -> None:
         await wire.stop()
 
 
-@pytest.mark.parametrize(("credentials", "up"), [(":right@", True), (":wrong@", False), ("", False)])
+@pytest.mark.parametrize(
+    ("credentials", "up"), [(":right@", True), (":wrong@", False), ("", False)]
+)
 async def test_a_password_is_needed_and_never_shown(
     tmp_path: Path, credentials: str, up: bool
 ) -> None:

@@ -1,0 +1,151 @@
+"""check, schema and explain on real files, and explain against a real Valkey."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import redis
+import yaml
+
+from sidecar.config import load
+from sidecar.core.identity import fingerprint
+from sidecar.stores import RedisLimitStore, Wire
+
+PLANS = Path(__file__).parent.parent.parent / "examples" / "plans.yaml"
+KEY = "demo-free-key"
+
+
+def spend(url: str, calls: int) -> None:
+    """Calls of the free account that were admitted before, on the same counters."""
+
+    async def run() -> None:
+        book = load(PLANS)
+        key = book.keys[fingerprint(KEY.encode())]
+        claims = book.entitlements["free", "rest"].claims
+        wire = Wire(url, timeout_s=5)
+        await wire.start()
+        store = RedisLimitStore(wire)
+        for _ in range(calls):
+            await store.reserve(key.account, key.id, claims)
+        await wire.stop()
+
+    asyncio.run(run())
+
+
+def test_the_demo_has_the_example_plan_file() -> None:
+    packaged = Path(__file__).parent.parent.parent / "sidecar" / "demo" / "plans.yaml"
+    assert packaged.read_bytes() == PLANS.read_bytes()
+
+
+def test_check_sums_up_a_right_file(sidecar: Any) -> None:
+    done = sidecar("check", PLANS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{PLANS}: ok: 4 plans, 7 routes, 2 meters, 4 accounts, 4 keys")
+    assert "sha256:" in done.stdout
+
+
+def test_check_prints_every_problem_of_every_file(sidecar: Any, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(PLANS.read_text().replace("rate: 5/s", "rate: 5 per s").replace("version", "v"))
+    done = sidecar("check", bad, PLANS, tmp_path / "none.yaml")
+    assert done.returncode == 1
+    problems = [line for line in done.stdout.splitlines() if line.startswith(f"{bad}:")]
+    assert len(problems) >= 2
+    assert any('"5 per s" is not a rate' in line for line in problems)
+    assert f"{PLANS}: ok" in done.stdout
+    assert str(tmp_path / "none.yaml") in done.stdout
+
+
+def test_schema_is_valid_and_knows_every_part_of_the_example(sidecar: Any) -> None:
+    done = sidecar("schema")
+    assert done.returncode == 0
+    schema = json.loads(done.stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert set(yaml.safe_load(PLANS.read_text())) <= set(schema["properties"])
+
+
+def explain(sidecar: Any, url: str, *arguments: str, **environment: str) -> Any:
+    done = sidecar("explain", "--plans", PLANS, "--redis", url, "--json", *arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_I2_explain_tells_the_state_and_changes_none(sidecar: Any, valkey_url: str) -> None:
+    spend(valkey_url, 3)
+    client = redis.Redis.from_url(valkey_url)
+    before = {name: client.hgetall(name) for name in client.scan_iter()}
+    told = explain(sidecar, valkey_url, "--key", KEY, "GET", "/v1/items")
+    assert told["identity"]["account"] == "fred"
+    assert told["route"]["id"] == "rest"
+    assert told["class"] == "standard"
+    monthly = next(row for row in told["limits"] if row["id"] == "monthly")
+    assert (monthly["used"], monthly["remaining"], monthly["limit"]) == (3, 997, 1000)
+    assert monthly["resets_at"].endswith("-01T00:00:00Z")
+    assert told["decision"] == {"allowed": True, "reason": "ok", "overage": {}, "notices": []}
+    assert {name: client.hgetall(name) for name in client.scan_iter()} == before
+    client.close()
+
+
+def test_explain_tells_why_a_call_would_be_refused(sidecar: Any, valkey_url: str) -> None:
+    told = explain(sidecar, valkey_url, "POST", "/v1/exports", "--key-env", "K", K=KEY)
+    assert told["decision"]["status"] == 403
+    assert told["features"]["missing_in"] == "pro"
+    assert "request_id" not in told["decision"]["problem"]
+
+
+def test_explain_knows_keys_and_accounts_of_redis(sidecar: Any, valkey_url: str) -> None:
+    secret = sidecar(
+        "keys", "create", "--account", "zoe", "--plan", "pro", "--redis", valkey_url
+    ).stdout.strip()
+    told = explain(sidecar, valkey_url, "--key", secret, "POST", "/v1/exports")
+    assert (told["identity"]["account"], told["identity"]["known_from"]) == ("zoe", "redis")
+    assert told["decision"]["allowed"] is True
+    told = explain(sidecar, valkey_url, "--account", "zoe", "POST", "/v1/exports")
+    assert told["identity"]["plan"] == "pro"
+
+
+def test_explain_of_an_unknown_key_says_so_without_repeating_it(
+    sidecar: Any, valkey_url: str
+) -> None:
+    told = explain(sidecar, valkey_url, "--key", "wrong-key", "GET", "/v1/items")
+    assert told["identity"] is None
+    assert (told["decision"]["status"], told["decision"]["reason"]) == (401, "unknown-key")
+    assert "wrong-key" not in json.dumps(told)
+
+
+def test_explain_of_a_caller_without_a_key_is_anonymous(sidecar: Any, valkey_url: str) -> None:
+    told = explain(sidecar, valkey_url, "GET", "/v1/items")
+    assert told["identity"]["account"] == "anonymous/127.0.0.1"
+    assert told["decision"]["allowed"] is True
+
+
+def test_explain_without_redis_tells_the_static_part(sidecar: Any) -> None:
+    done = sidecar(
+        "explain", "--plans", PLANS, "--redis", "redis://u:hunter2@127.0.0.1:1",
+        "--key", KEY, "GET", "/v1/items",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "account   fred (key k1, from: plan file)" in done.stdout
+    assert "monthly: quota 1,000; this call costs 1 request" in done.stdout
+    assert "state     unknown: Redis at redis://127.0.0.1:1 does not answer" in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--plans", "none.yaml", "GET", "/"], 2, "none.yaml"),
+        (["--plans", str(PLANS), "--account", "nobody", "GET", "/"], 1, "neither in the plan file"),
+    ],
+)
+def test_what_explain_cannot_do_is_a_sentence(
+    sidecar: Any, valkey_url: str, arguments: list[str], code: int, sentence: str
+) -> None:
+    done = sidecar("explain", "--redis", valkey_url, *arguments)
+    assert done.returncode == code
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
