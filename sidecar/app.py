@@ -115,6 +115,7 @@ class App:
             commit_window_s=settings.commit_window_ms / 1000,
             max_bytes=settings.spool_max_bytes,
             when_full=settings.spool_full,
+            source=settings.source,
         )
         self.spool.open()
 

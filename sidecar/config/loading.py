@@ -50,11 +50,20 @@ def schema() -> dict[str, Any]:
 
 def _problems(error: ValidationError, document: Document) -> list[Problem]:
     found = []
-    for part in error.errors():
+    parts = error.errors()
+    for part in parts:
+        if part["type"] == "too_short" and any(
+            _inside(part["loc"], other["loc"]) for other in parts
+        ):
+            continue  # pydantic left out the items that are wrong in themselves
         path = tuple(step for step in part["loc"] if step != "[key]")
         given = part["input"] if part["type"] != "missing" else None
         found.append(document.problem(path, explain(part, given)))
     return sorted(found, key=_place)
+
+
+def _inside(outer: tuple[str | int, ...], inner: tuple[str | int, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _place(problem: Problem) -> tuple[int, int]:

@@ -1,0 +1,68 @@
+"""One small bad file per rule; each says in its first lines what is to be said of it."""
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from sidecar.config import load, parse, schema
+from sidecar.errors import ConfigError
+
+BAD = sorted((Path(__file__).parent / "bad").glob("*.yaml"))
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plans.yaml"
+
+# What a schema cannot say: references, repeats, sums, and texts that only look right.
+BEYOND_A_SCHEMA = {
+    "not-yaml", "empty", "twice", "rate", "quota", "both", "percent", "early-reject",
+    "cap-without-overage", "inexact-burst", "unknown-meter", "unknown-parent", "circle",
+    "reserved-limit", "unsold-feature", "no-path", "stars-inside", "lower-method", "unreachable",
+    "unknown-plan", "time-zone",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_a_bad_file_is_refused_with_place_and_remedy(path: Path) -> None:
+    text = path.read_text()
+    expected = [line[10:] for line in text.splitlines() if line.startswith("# expect: ")]
+    with pytest.raises(ConfigError) as refused:
+        parse(text.encode(), "plans.yaml")
+    assert [str(problem) for problem in refused.value.problems] == [
+        f"plans.yaml:{line}" for line in expected
+    ]
+    assert expected
+    assert "my-secret-key" not in str(refused.value)
+
+
+def test_every_problem_is_told_in_one_go() -> None:
+    text = EXAMPLE.read_text().replace("rate: 5/s", "rate: 5ps").replace("1000/month", "1000")
+    with pytest.raises(ConfigError) as refused:
+        parse(text.encode(), "plans.yaml")
+    assert [problem.path for problem in refused.value.problems] == [
+        "plans.free.limits[0].rate",
+        "plans.free.limits[1].quota",
+    ]
+
+
+def test_the_schema_accepts_the_example() -> None:
+    validator = jsonschema.Draft202012Validator(schema())
+    validator.check_schema(schema())
+    example = yaml.safe_load(EXAMPLE.read_text().replace("2026-01-15", '"2026-01-15"'))
+    assert list(validator.iter_errors(example)) == []
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in BAD if p.stem not in BEYOND_A_SCHEMA], ids=lambda path: path.stem
+)
+def test_the_schema_rejects_what_is_structurally_wrong(path: Path) -> None:
+    validator = jsonschema.Draft202012Validator(schema())
+    assert list(validator.iter_errors(yaml.safe_load(path.read_text())))
+
+
+def test_the_example_says_what_its_plans_mean() -> None:
+    book = load(EXAMPLE)
+    pro = book.plans["pro"]
+    assert [limit.id for limit in pro.limits] == ["per-second", "monthly", "per-key", "exports"]
+    assert pro.limits[1].cap == 1_200_000  # type: ignore[union-attr]
+    assert book.entitlements["free", "export"].missing_in == "pro"
+    assert book.entitlements["free", "status"].claims[-1].limit is book.plans["free"].critical_guard
