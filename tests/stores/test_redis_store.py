@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import free_port, start_valkey
+from servers import free_port, start_valkey
 
 from sidecar.core.model import MICRO, Account, Claim, QuotaLimit, RateLimit
 from sidecar.errors import StoreUnavailable
