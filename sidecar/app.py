@@ -6,7 +6,9 @@ is admitted that could not be recorded any more.
 
 import asyncio
 import contextlib
+import hashlib
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -15,18 +17,24 @@ import uvloop
 from sidecar import logs
 from sidecar.clock import Clock
 from sidecar.config import PlanKeeper
-from sidecar.control import ControlServer
 from sidecar.core.model import Account, PlanBook
 from sidecar.gate import Gate, Seen
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.sinks import make_sink
 from sidecar.metering.spool import Spool
 from sidecar.metrics import Metrics
-from sidecar.proxy.client import UpstreamPool
+from sidecar.ports import Sink
+from sidecar.proxy.certificate import Certificate
 from sidecar.proxy.front import DataPort
+from sidecar.proxy.handler import Handler
+from sidecar.proxy.heads import Manners
 from sidecar.proxy.limits import Bounds
+from sidecar.proxy.listeners import Listener
+from sidecar.proxy.pool import Upstream, UpstreamPool
 from sidecar.settings import Settings
 from sidecar.stores import RedisDirectory, RedisLimitStore, Wire, keys
+from sidecar.workers.leftovers import Leftovers
+from sidecar.workers.shares import Share, alone
 
 log = logs.logger("app")
 
@@ -38,9 +46,14 @@ class App:
     """One sidecar. `start` returns when it serves, `stop` when nothing of it is left."""
 
     def __init__(
-        self, settings: Settings, *, on_decision: Callable[[Seen], None] | None = None
+        self,
+        settings: Settings,
+        *,
+        share: Share | None = None,
+        on_decision: Callable[[Seen], None] | None = None,
     ) -> None:
         self.settings = settings
+        self.share = share or alone(settings)
         self.metrics = Metrics()
         self._clock = Clock()
         self._on_decision = on_decision
@@ -60,6 +73,7 @@ class App:
     async def _start(self) -> None:
         settings = self.settings
         self.keeper = PlanKeeper(settings.plans, self._swap)
+        self.listener = self._make_listener()
         self._open_spool()
         self._undo.push_async_callback(self.spool.close)
         self._start_shipping()
@@ -76,36 +90,80 @@ class App:
             record_refusals=settings.refusal_events,
             on_decision=self._on_decision,
         )
-        pool = UpstreamPool(settings.upstream.host, settings.upstream.port, _bounds(settings))
-        self.data_port = DataPort(
+        bounds = _bounds(settings)
+        pool = UpstreamPool(Upstream(settings.upstream.host, settings.upstream.port), bounds)
+        handler = Handler(
             self.gate,
             pool,
-            _bounds(settings),
             self.metrics,
+            bounds,
+            self._manners(),
             new_id=lambda: clock.request_id(clock.now_ns()),
             reserved_prefix=settings.reserved_prefix.encode(),
-            legacy_headers=settings.legacy_headers,
             access_log=settings.access_log,
         )
-        await self.data_port.start(settings.listen.host, settings.listen.port)
+        self.data_port = DataPort(
+            handler,
+            pool,
+            bounds,
+            self.metrics,
+            per_address=settings.max_connections_per_address,
+            max_age=settings.max_connection_age,
+        )
+        await self.data_port.start(self.listener)
         self._undo.push_async_callback(self.data_port.stop, settings.drain_timeout_s)
+        if self.share.worker is None:
+            await self._start_control()
+        self._publish(pool)
+        self._spawn(self.keeper.watch())
+        if self.listener.certificate is not None:
+            self._spawn(self.listener.certificate.watch())
+        log.info(
+            "serving",
+            listen=str(settings.listen),
+            control=str(settings.control) if self.share.worker is None else None,
+            upstream=str(settings.upstream),
+            plans=str(settings.plans),
+            version=self.keeper.book.version,
+        )
+
+    def _manners(self) -> Manners:
+        settings = self.settings
+        name = hashlib.sha256(settings.source.encode()).hexdigest()[:12]
+        return Manners(
+            via=f"sidecar-{name}".encode(),
+            scheme=self.listener.scheme,
+            legacy_headers=settings.legacy_headers,
+        )
+
+    async def _start_control(self) -> None:
+        from sidecar.control import ControlServer  # aiohttp: a worker has no use for it
+
         control = ControlServer(
-            settings.control,
+            self.settings.control,
             registry=self.metrics.registry,
             ready=self.not_ready,
             config_status=self.keeper.status,
         )
         await control.start()
         self._undo.push_async_callback(control.stop)
-        self._publish(pool)
-        self._spawn(self.keeper.watch())
-        log.info(
-            "serving",
-            listen=str(settings.listen),
-            control=str(settings.control),
-            upstream=str(settings.upstream),
-            plans=str(settings.plans),
-            version=self.keeper.book.version,
+
+    def _make_listener(self) -> Listener:
+        settings, share = self.settings, self.share
+        certificate = None
+        if settings.tls_cert and settings.tls_key:
+            certificate = Certificate(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        inherited = None
+        if share.descriptor is not None:
+            inherited = socket.socket(fileno=share.descriptor)
+        return Listener(
+            settings.listen,
+            backlog=settings.listen_backlog,
+            mode=int(settings.listen_mode, 8),
+            reuse_port=share.worker is not None,
+            inherited=inherited,
+            certificate=certificate,
+            handshake_timeout=settings.header_timeout_s,
         )
 
     def _open_spool(self) -> None:
@@ -121,9 +179,7 @@ class App:
 
     def _start_shipping(self) -> None:
         settings = self.settings
-        url = settings.redis.get_secret_value()
-        stream = keys.events(settings.redis_prefix)
-        sinks = [make_sink(sink, redis_url=url, stream_key=stream) for sink in settings.sinks]
+        sinks = self._make_sinks()
         self.shipper = Shipper(self.spool, sinks)
         self.shipper.start()
         self._undo.push_async_callback(self.shipper.close)
@@ -134,6 +190,20 @@ class App:
                 spool=str(settings.spool),
                 max_bytes=settings.spool_max_bytes,
             )
+        self.leftovers = Leftovers(
+            self.share.leftovers, self._make_sinks, max_bytes=settings.spool_max_bytes
+        )
+        if sinks and self.share.leftovers:
+            self._spawn(self.leftovers.run())
+
+    def _make_sinks(self) -> list[Sink]:
+        url = self.settings.redis.get_secret_value()
+        stream = keys.events(self.settings.redis_prefix)
+        turns_in = self.share.turns_in
+        return [
+            make_sink(sink, redis_url=url, stream_key=stream, turns_in=turns_in)
+            for sink in self.settings.sinks
+        ]
 
     async def _start_store(self) -> None:
         settings = self.settings
@@ -142,8 +212,7 @@ class App:
         await self.wire.start()
         self._undo.push_async_callback(self.wire.stop)
         self.store = RedisLimitStore(self.wire, prefix=settings.redis_prefix)
-        self.directory = RedisDirectory(url, settings.redis_prefix, self._account_of_file)
-        self._undo.push_async_callback(self.directory.close)
+        self.directory = RedisDirectory(self.wire, settings.redis_prefix, self._account_of_file)
         self._spawn(self.directory.run())
         if not self.wire.up:
             log.warning("redis is not reachable yet", error=self.wire.last_error)
@@ -185,6 +254,9 @@ class App:
         gauge("sidecar_spool_backlog_events", "Events not shipped to every sink yet.",
               lambda: spool.backlog)  # fmt: skip
         gauge("sidecar_spool_bytes", "Size of the spool on disk.", lambda: spool.bytes_on_disk)
+        gauge("sidecar_spool_leftover_events",
+              "Events of former workers' spools that a sink has not got yet.",
+              lambda: self.leftovers.backlog)  # fmt: skip
         gauge("sidecar_spool_accepting", "1 while events can be recorded.",
               lambda: float(spool.accepting))  # fmt: skip
         counter("sidecar_spool_events", "Events taken by the spool.", lambda: spool.appended)
@@ -203,6 +275,12 @@ class App:
 
     def _lags(self) -> dict[tuple[str, ...], float]:
         return {(name,): float(lag) for name, lag in self.shipper.lag.items()}
+
+    def reload(self) -> None:
+        """Read the plan file and the certificate again."""
+        self.keeper.reload()
+        if self.listener.certificate is not None:
+            self.listener.certificate.reload()
 
     async def stop(self) -> None:
         """Drain and take everything down, in the reverse of the order of start. Idempotent."""
@@ -240,7 +318,7 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await app.start()
-    loop.add_signal_handler(signal.SIGHUP, app.keeper.reload)
+    loop.add_signal_handler(signal.SIGHUP, app.reload)
     await stop.wait()
     log.info("draining")
     await app.stop()

@@ -16,6 +16,8 @@ class Clock:
         self._random = random.Random(os.urandom(32))  # noqa: S311 - ids are unique, not secret
         self._second = -1
         self._second_text = ""
+        self._millisecond = -1
+        self._prefix = ""
 
     def now_ns(self) -> int:
         """Nanoseconds since the epoch."""
@@ -32,11 +34,16 @@ class Clock:
     def request_id(self, now_ns: int) -> str:
         """A UUIDv7 (RFC 9562, section 5.7): sorts by time, unique without coordination."""
         noise = self._random.getrandbits(74)
-        value = (
-            (now_ns // 1_000_000 << 80) | 0x7 << 76 | (noise >> 62) << 64 | 0x2 << 62
-        ) | noise & 0x3FFFFFFFFFFFFFFF
-        text = f"{value:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        millisecond = now_ns // 1_000_000
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            text = f"{millisecond:012x}"
+            self._prefix = f"{text[:8]}-{text[8:]}-7"
+        # version 7, 12 random bits, variant 0b10, 62 random bits
+        return (
+            f"{self._prefix}{noise & 0xFFF:03x}-{0x8000 | noise >> 12 & 0x3FFF:04x}"
+            f"-{noise >> 26:012x}"
+        )
 
     def jitter(self) -> int:
         """0 to 99: spreads the return of clients that were refused together."""

@@ -5,11 +5,12 @@ What this file must not know: HTTP bytes, Redis, files, YAML.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol
 
+from sidecar.core.claims import estimated
 from sidecar.core.decision import decide, without_limits, without_store
 from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, fingerprint
 from sidecar.core.model import (
@@ -21,6 +22,7 @@ from sidecar.core.model import (
     Reason,
     Route,
 )
+from sidecar.core.reading import Reading
 from sidecar.core.refusals import Refusal, feature_refusal, limit_refusal, simple_refusal
 from sidecar.core.routing import BadTarget, RouteTable, normalise
 from sidecar.core.settlement import Outcome, notice_event, refusal_event, usage_event
@@ -57,15 +59,19 @@ class Seen:
     remaining: str
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Protocol):
     """What a door knows of a request before its body is read."""
 
     method: str
     target: bytes  # as it stands in the request line
-    api_keys: Sequence[bytes]  # values of X-Api-Key, as received
-    authorizations: Sequence[bytes]  # values of Authorization, as received
+    @property
+    def api_keys(self) -> Sequence[bytes]: ...  # values of X-Api-Key, as received
+    @property
+    def authorizations(self) -> Sequence[bytes]: ...  # values of Authorization
     address: str  # of the client
+
+
+ReadAhead = Callable[[Entitlement], Awaitable[Reading]]
 
 
 @dataclass(slots=True)
@@ -80,7 +86,6 @@ class Admission:
     entitlement: Entitlement
     plan_version: str
     decision: Decision
-    started: float  # perf_counter seconds
 
 
 @dataclass(slots=True)
@@ -129,13 +134,18 @@ class Gate:
 
     # admit: identify → entitle → reserve → decide
 
-    async def admit(self, call: Call) -> Admission | Refused:
-        """Decide whether a call may go on. Charges its claims if so, nothing if not."""
-        started = time.perf_counter()
+    async def admit(self, call: Call, read: ReadAhead) -> Admission | Refused:
+        """Decide whether a call may go on. Charges its claims if so, nothing if not.
+
+        `read` looks into the request's body for what the call costs; it is asked on routes that
+        want it, and what it raises passes through: nothing was charged by then.
+        """
         book = self._book
         now_ns = self._clock.now_ns()
         request_id = self._clock.request_id(now_ns)
-        key = await self._identify(call, book)
+        key = self._identify(call, book)
+        if isinstance(key, bytes):
+            key = await self._look_up(key)
         if isinstance(key, Reason):
             return self._refuse(request_id, simple_refusal(key, request_id))
         found = self._entitle(call, book, key)
@@ -148,9 +158,20 @@ class Gate:
         if not self._spool.accepting and found.route.call_class is not CallClass.CRITICAL:
             refusal = simple_refusal(Reason.SPOOL_FULL, request_id)
             return self._refuse(request_id, refusal, key, found)
-        decision = await self._reserve(key, found)
-        if isinstance(decision, Reason):
-            return self._refuse(request_id, simple_refusal(decision, request_id), key, found)
+        if found.read_up_to:
+            found = estimated(found, await read(found))
+        decision = without_limits(found)
+        if found.claims:
+            asked = time.perf_counter()
+            try:
+                answer = await self._store.reserve(key.account, key.id, found.claims)
+                self._metrics.store.observe(time.perf_counter() - asked)
+                decision = decide(found, answer)
+            except StoreUnavailable:
+                if not _goes_on_blind(found):
+                    refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
+                    return self._refuse(request_id, refusal, key, found)
+                decision = without_store(found)
         if not decision.allowed:
             jitter = self._clock.jitter()
             refusal = limit_refusal(book, found, key.account, decision, request_id, jitter)
@@ -163,7 +184,6 @@ class Gate:
             found,
             book.version,
             decision,
-            started,
         )
         if decision.crossings:
             self._notice(admission)
@@ -172,7 +192,8 @@ class Gate:
                        f"allow ({decision.reason})", decision)  # fmt: skip
         return admission
 
-    async def _identify(self, call: Call, book: PlanBook) -> Key | Reason:
+    def _identify(self, call: Call, book: PlanBook) -> Key | Reason | bytes:
+        """The key; or why there is none; or the digest that the directory has to be asked for."""
         try:
             secret = credential(call.api_keys, call.authorizations)
         except AmbiguousCredential:
@@ -184,10 +205,14 @@ class Gate:
         digest = fingerprint(secret)
         key = book.keys.get(digest) or self._directory.cached(digest)
         if key is None:
-            try:
-                key = await self._directory.find(digest)
-            except StoreUnavailable:
-                return Reason.STORE_UNAVAILABLE
+            return digest
+        return Reason.SUSPENDED if key.account.suspended else key
+
+    async def _look_up(self, digest: bytes) -> Key | Reason:
+        try:
+            key = await self._directory.find(digest)
+        except StoreUnavailable:
+            return Reason.STORE_UNAVAILABLE
         if key is None:
             return Reason.UNKNOWN_KEY
         return Reason.SUSPENDED if key.account.suspended else key
@@ -204,20 +229,6 @@ class Gate:
 
     def _match(self, call: Call) -> Route | None:
         return self._routes.match(call.method, normalise(call.target))
-
-    async def _reserve(self, key: Key, entitlement: Entitlement) -> Decision | Reason:
-        if not entitlement.claims:
-            return without_limits(entitlement)
-        asked = time.perf_counter()
-        try:
-            answer = await self._store.reserve(key.account, key.id, entitlement.claims)
-            self._metrics.store.observe(time.perf_counter() - asked)
-            return decide(entitlement, answer)
-        except StoreUnavailable:
-            critical = entitlement.route.call_class is CallClass.CRITICAL
-            if critical or entitlement.plan.when_store_is_down == "allow":
-                return without_store(entitlement)
-            return Reason.STORE_UNAVAILABLE
 
     @staticmethod
     def _why(reason: Reason, key: Key) -> str | None:
@@ -319,3 +330,9 @@ class Gate:
                 remaining,
             )
         )
+
+
+def _goes_on_blind(entitlement: Entitlement) -> bool:
+    """Whether a call is forwarded though Redis cannot tell."""
+    critical = entitlement.route.call_class is CallClass.CRITICAL
+    return critical or entitlement.plan.when_store_is_down == "allow"

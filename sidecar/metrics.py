@@ -22,6 +22,7 @@ BUCKETS: Final = (
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 REQUEST_LABELS: Final = ("route", "class", "plan", "outcome")
+ReadAll = Callable[[], dict[tuple[str, ...], float]]  # numbers by the values of their labels
 
 
 class Histogram:
@@ -58,9 +59,8 @@ class Metrics(Collector):
         self.store = Histogram()
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
         self._counters: list[tuple[str, str, Callable[[], float]]] = []
-        self._labelled: list[
-            tuple[str, str, tuple[str, ...], Callable[[], dict[tuple[str, ...], float]]]
-        ] = []
+        self._labelled: list[tuple[str, str, tuple[str, ...], ReadAll]] = []
+        self._labelled_counters: list[tuple[str, str, tuple[str, ...], ReadAll]] = []
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -80,15 +80,15 @@ class Metrics(Collector):
         """Publish a number that only grows; `_total` is added to the name."""
         self._counters.append((name, text, read))
 
-    def labelled_gauge(
-        self,
-        name: str,
-        text: str,
-        labels: tuple[str, ...],
-        read: Callable[[], dict[tuple[str, ...], float]],
-    ) -> None:
+    def labelled_gauge(self, name: str, text: str, labels: tuple[str, ...], read: ReadAll) -> None:
         """Publish numbers by a finite set of label values."""
         self._labelled.append((name, text, labels, read))
+
+    def labelled_counter(
+        self, name: str, text: str, labels: tuple[str, ...], read: ReadAll
+    ) -> None:
+        """The same for numbers that only grow; `_total` is added to the name."""
+        self._labelled_counters.append((name, text, labels, read))
 
     def collect(self) -> Iterable[Metric]:
         """Called by the registry at each scrape."""
@@ -119,3 +119,8 @@ class Metrics(Collector):
             for values, number in read_all().items():
                 gauge.add_metric(values, number)
             yield gauge
+        for name, text, label_names, read_all in self._labelled_counters:
+            counter = CounterMetricFamily(name, text, labels=label_names)
+            for values, number in read_all().items():
+                counter.add_metric(values, number)
+            yield counter

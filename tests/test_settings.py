@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.errors import SettingsError
-from sidecar.settings import Address, Settings, described
+from sidecar.settings import Address, Settings, UnixPath, described
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 NEEDED = {"plans": "plans.yaml", "upstream": "http://127.0.0.1:3000"}
@@ -50,6 +50,19 @@ def test_a_toml_file_is_read_too(tmp_path: Path) -> None:
     assert (settings.upstream, settings.access_log) == (Address("api", 80), True)
 
 
+def test_a_unix_socket_reads_and_prints_the_same() -> None:
+    listen = Settings.load({**NEEDED, "listen": "unix:/run/sidecar/http.sock"}).listen
+    assert listen == UnixPath("/run/sidecar/http.sock")
+    assert str(listen) == "unix:/run/sidecar/http.sock"
+
+
+def test_workers_may_be_a_number_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text("workers: 4\nlisten_mode: 600\n")
+    settings = Settings.load({**NEEDED, "config": str(file)})
+    assert (settings.workers, settings.listen_mode) == ("4", "600")
+
+
 def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDECAR_LISTEN", "")
     assert Settings.load(NEEDED).listen.port == 8080
@@ -67,6 +80,17 @@ def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> 
         ({"upstream": "http://u:hidden@api"}, "credentials in the upstream's address"),
         ({"listen": "8080"}, '--listen (SIDECAR_LISTEN) is wrong: "8080" is not an address'),
         ({"listen": "::1:8080"}, "write HOST:PORT"),
+        ({"listen": "unix:relative.sock"}, "write unix:/PATH"),
+        ({"listen": "unix:/run/"}, "names no socket"),
+        ({"listen": f"unix:/{'x' * 100}"}, "is too long for a socket; at most 100 bytes"),
+        ({"listen_mode": "888"}, "is not a file mode; write it in octal, like 660"),
+        ({"control": "unix:/run/x.sock"}, "--control (SIDECAR_CONTROL) is wrong"),
+        ({"workers": "0"}, '"0" is not a number of workers; write 1 to 256, or auto'),
+        ({"workers": "many"}, "--workers (SIDECAR_WORKERS) is wrong"),
+        ({"tls_cert": "c.pem"}, "--tls-key (SIDECAR_TLS_KEY) must be given too"),
+        ({"tls_key": "k.pem"}, "--tls-cert (SIDECAR_TLS_CERT) must be given too"),
+        ({"tls_client_ca": "ca.pem"}, "--tls-cert (SIDECAR_TLS_CERT) and --tls-key"),
+        ({"max_connection_age": "-1"}, '"-1" is too small; at least 0'),
         ({"control": "127.0.0.1:70000"}, "--control (SIDECAR_CONTROL)"),
         ({"redis": "localhost:6379"}, "not a Redis URL; write redis://"),
         ({"redis": "redis://localhost/x"}, "not a Redis URL"),

@@ -128,16 +128,17 @@ async def _who(
     digest = fingerprint(secret)
     if digest in book.keys:
         return book.keys[digest], ""
-    from sidecar.stores import RedisDirectory
+    from sidecar.stores import RedisDirectory, Wire
 
-    url = settings.redis.get_secret_value()
-    directory = RedisDirectory(url, settings.redis_prefix, book.accounts.get)
+    wire = Wire(settings.redis.get_secret_value(), timeout_s=1.0)
+    await wire.start()
     try:
+        directory = RedisDirectory(wire, settings.redis_prefix, book.accounts.get)
         return await directory.find(digest), ""
     except StoreUnavailable as error:
         return None, str(error)
     finally:
-        await directory.close()
+        await wire.stop()
 
 
 def _account(settings: "Settings", book: "PlanBook", account: str) -> "Account":

@@ -1,6 +1,7 @@
 """What `sidecar explain` says: the gate's own decision, taken on a store that only peeks."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.clock import Clock
@@ -15,12 +16,14 @@ from sidecar.core.model import (
     PlanBook,
     RateLimit,
     Reason,
+    Unreadable,
 )
+from sidecar.core.reading import Reading
 from sidecar.core.refusals import render_text
 from sidecar.core.routing import BadTarget, RouteTable, normalise
 from sidecar.core.words import amount, instant, speed, unit_of
 from sidecar.errors import StoreUnavailable
-from sidecar.gate import Admission, Call, Gate, Refused
+from sidecar.gate import Admission, Gate, Refused
 from sidecar.metrics import Metrics
 from sidecar.ports import LimitStore
 
@@ -75,6 +78,22 @@ class Known:
         return self._key
 
 
+@dataclass
+class Asked:
+    """The call to explain, as a door would tell it."""
+
+    method: str
+    target: bytes
+    api_keys: list[bytes]
+    authorizations: list[bytes] = field(default_factory=list)
+    address: str = "127.0.0.1"
+
+
+async def _defaults(entitlement: Entitlement) -> Reading:
+    """There is no body to read: estimates are the plan's defaults."""
+    return Reading.nothing((meter for meter, _ in entitlement.estimates), Unreadable.MISSING)
+
+
 class Unwritten:
     """A Spool that keeps nothing: an explained call is not a call."""
 
@@ -105,8 +124,7 @@ async def explain_call(
         source="/sidecar/explain",
     )
     secrets = [] if secret is None else [secret]
-    call = Call(method, target.encode(), secrets, (), "127.0.0.1")
-    result = await gate.admit(call)
+    result = await gate.admit(Asked(method, target.encode(), secrets), _defaults)
     entitlement = _entitlement(book, key, method, target)
     told: dict[str, Any] = {
         "request": f"{method} {target}",

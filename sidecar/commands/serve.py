@@ -12,7 +12,7 @@ from sidecar import __version__
 SERVE_HELP = """Run the sidecar in front of an API.
 
 Every setting is a flag, a variable and a key of the settings file; the first of these that
-is given counts. SIGHUP reads the plan file again, SIGTERM drains and stops.
+is given counts. SIGHUP reads plan file and certificate again, SIGTERM drains and stops.
 
 \b
 Examples:
@@ -29,9 +29,20 @@ def serve(**flags: Any) -> int:
     from sidecar.settings import Settings
 
     settings = Settings.load(flags)
-    from sidecar.app import run
+    count = _workers(settings.workers)
+    if count == 1:
+        from sidecar.app import run
 
-    return int(run(settings))
+        return run(settings)
+    from sidecar.workers.supervisor import run as supervise
+
+    return supervise(settings, count)
+
+
+def _workers(asked: str) -> int:
+    from sidecar.workers import cpus
+
+    return cpus.allowed() if asked == "auto" else int(asked)
 
 
 def with_settings_flags(command: Callable[..., int]) -> Callable[..., int]:
@@ -60,7 +71,7 @@ def with_settings_flags(command: Callable[..., int]) -> Callable[..., int]:
 
 def demo(
     listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where the API is called.")
+        str, typer.Option(metavar="HOST:PORT", help="Where the API is called; also unix:/PATH.")
     ] = "127.0.0.1:8080",
     control: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where health, metrics and config answer.")

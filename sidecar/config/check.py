@@ -17,6 +17,7 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9._~!$&'()+,;=:@%*-]*|\{[a-z_]+\}")
 def check(file: models.FileModel) -> Iterator[Finding]:
     """Every finding: where, and what is wrong; what to write instead."""
     yield from _routes(file)
+    yield from _late_costs(file)
     sound = True
     for finding in _plans(file):
         sound = False
@@ -46,11 +47,32 @@ def _routes(file: models.FileModel) -> Iterator[Finding]:
         elif route.match in seen:
             yield (*here, "match"), f'is never reached: "{seen[route.match]}" takes it; remove one'
         seen.setdefault(route.match, route.id)
-        for meter in route.cost:
+        for meter, cost in route.cost.items():
             if meter not in file.meters:
                 yield (*here, "cost", meter), _no_such("meter", meter, file.meters)
+            elif cost == "reserve" and file.meters[meter].reserve is None:
+                yield (*here, "cost", meter), _no_reserve(meter)
         if "cost" not in route.model_fields_set and "requests" not in file.meters:
             yield here, "costs 1 of meter requests by default, which is not there; write its cost"
+
+
+def _no_reserve(meter: str) -> str:
+    return (
+        f"meter {meter} does not say what to reserve; write a whole number, or add "
+        "reserve: {json: …, default: …} to the meter"
+    )
+
+
+def _late_costs(file: models.FileModel) -> Iterator[Finding]:
+    """Meters that say where their cost is told, on no route that would look there."""
+    for name, meter in file.meters.items():
+        costs = [route.cost[name] for route in file.routes if name in route.cost]
+        if meter.reserve is not None and "reserve" not in costs:
+            why = f"no route has the cost {{{name}: reserve}}; add it to one, or remove this"
+            yield ("meters", name, "reserve"), why
+        if meter.settle is not None and not costs:
+            why = f"no route costs {name}; add it to a route's cost, or remove this"
+            yield ("meters", name, "settle"), why
 
 
 def _wrong_match(match: str) -> str | None:

@@ -1,9 +1,11 @@
 """A valid file → the plan book: plain values, and every plan's word on every route."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from sidecar.config import models, values
+from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     UNBOUNDED,
     Account,
@@ -18,6 +20,7 @@ from sidecar.core.model import (
     PlanBook,
     QuotaLimit,
     RateLimit,
+    Reserve,
     Route,
 )
 from sidecar.core.ratelimit_fields import policy_field
@@ -29,16 +32,20 @@ STILL_AVAILABLE: Final = 8  # a refusal lists this many routes at most
 
 def compile_book(file: models.FileModel, version: str) -> PlanBook:
     """The book of a file that `check` found sound."""
-    routes = tuple(_route(model) for model in file.routes)
+    meters = {name: _meter(name, model) for name, model in file.meters.items()}
+    routes = tuple(_route(model, meters) for model in file.routes)
+    estimates = {model.id: _estimates(model, meters) for model in file.routes}
     plans = {plan_id: _plan(plan_id, rank, file.plans) for rank, plan_id in enumerate(file.plans)}
     accounts = {model.id: _account(model) for model in file.accounts}
     return PlanBook(
         version=version,
-        meters={name: Meter(name, model.unit) for name, model in file.meters.items()},
+        meters=meters,
         routes=routes,
         plans=plans,
         entitlements={
-            (plan.id, route.id): _entitlement(plan, route, routes, plans)
+            (plan.id, route.id): _known_late(
+                _entitlement(plan, route, routes, plans), estimates[route.id], meters
+            )
             for plan in plans.values()
             for route in routes
         },
@@ -63,13 +70,37 @@ def lineage(plan_id: str, plans: dict[str, models.PlanModel]) -> Iterator[models
     return reversed(chain)
 
 
-def _route(model: models.RouteModel) -> Route:
+def _meter(name: str, model: models.MeterModel) -> Meter:
+    reserve, settle = model.reserve, model.settle
+    return Meter(
+        name,
+        model.unit,
+        Reserve(JsonPath.parse(reserve.path), reserve.default, reserve.max_bytes)
+        if reserve
+        else None,
+        JsonPath.parse(settle.path) if settle else None,
+    )
+
+
+def _route(model: models.RouteModel, meters: dict[str, Meter]) -> Route:
     method, pattern = split_match(model.match)
-    cost = tuple(sorted((meter, units) for meter, units in model.cost.items() if units))
+    costs = {meter: units for meter, units in model.cost.items() if units != "reserve"}
+    # A cost of 0 is none, but where the real one is told later.
+    costs = {meter: units for meter, units in costs.items() if units or meters[meter].settle}
+    costs |= {meter: reserve.default for meter, reserve in _estimates(model, meters)}
     return Route(
         model.id, model.match, method, pattern, CallClass(model.call_class),
-        frozenset(model.needs), cost,
+        frozenset(model.needs), tuple(sorted(costs.items())),
     )  # fmt: skip
+
+
+def _estimates(
+    model: models.RouteModel, meters: dict[str, Meter]
+) -> tuple[tuple[str, Reserve], ...]:
+    reserves = {
+        meter: meters[meter].reserve for meter, cost in model.cost.items() if cost == "reserve"
+    }
+    return tuple(sorted((meter, reserve) for meter, reserve in reserves.items() if reserve))
 
 
 def split_match(match: str) -> tuple[str | None, str]:
@@ -121,7 +152,7 @@ def _entitlement(
 ) -> Entitlement:
     costs = dict(route.cost)
     critical = route.call_class is CallClass.CRITICAL
-    touched = tuple(limit for limit in plan.limits if costs.get(limit.meter))
+    touched = tuple(limit for limit in plan.limits if limit.meter in costs)
     claims = tuple(Claim(limit, costs[limit.meter], critical) for limit in touched)
     if critical:
         claims += (Claim(plan.critical_guard, 1, False),)
@@ -136,6 +167,18 @@ def _entitlement(
         missing_in=next(has_all, None) if missing else None,
         policy_field=policy_field(touched),
         still_available=tuple(_open(plan, routes))[:STILL_AVAILABLE],
+    )
+
+
+def _known_late(
+    entitlement: Entitlement, estimates: tuple[tuple[str, Reserve], ...], meters: dict[str, Meter]
+) -> Entitlement:
+    settles = ((meter, meters[meter].settle) for meter, _ in entitlement.route.cost)
+    return replace(
+        entitlement,
+        estimates=estimates,
+        read_up_to=max((reserve.bound for _, reserve in estimates), default=0),
+        settles=tuple((meter, path) for meter, path in settles if path),
     )
 
 

@@ -3,13 +3,29 @@
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
 from sidecar.config import values
+from sidecar.core.json_path import PATTERN
+from sidecar.core.model import MOST_UNITS
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 AccountId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$")]
-Cost = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
+Cost = Annotated[
+    int | Literal["reserve"],
+    PlainValidator(values.cost),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 0, "maximum": MOST_UNITS}, {"const": "reserve"}]}
+    ),
+]
 Scope = Literal["account", "key"]
 
 
@@ -25,6 +41,15 @@ def _is_quota(text: str) -> str:
 
 Rate = Annotated[str, AfterValidator(_is_rate), Field(examples=["5/s", "100/min"])]
 Quota = Annotated[str, AfterValidator(_is_quota), Field(examples=["1000/month"])]
+Json = Annotated[
+    str,
+    AfterValidator(values.json_path),
+    Field(
+        alias="json",
+        description="A path into the JSON: names joined by dots, numbers for arrays.",
+        json_schema_extra={"pattern": PATTERN, "examples": ["usage.total_tokens"]},
+    ),
+]
 
 
 class Strict(BaseModel):
@@ -33,10 +58,30 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ReserveModel(Strict):
+    """Where a request's JSON tells an estimate of its cost."""
+
+    path: Json
+    default: int = Field(
+        ge=0, le=MOST_UNITS, strict=True, description="Units, where the request does not tell."
+    )
+    max_bytes: int = Field(
+        262_144, ge=1, le=1 << 20, strict=True, description="The largest body that is held to look."
+    )
+
+
+class SettleModel(Strict):
+    """Where the response tells the real cost: its JSON, or the last SSE data that has it."""
+
+    path: Json
+
+
 class MeterModel(Strict):
     """What is counted."""
 
     unit: str = Field(pattern=r"^[a-z][a-z ]{0,31}$", description="Singular, like request.")
+    reserve: ReserveModel | None = None
+    settle: SettleModel | None = None
 
 
 class RouteModel(Strict):
@@ -47,7 +92,8 @@ class RouteModel(Strict):
     call_class: Literal["critical", "standard", "deferrable"] = Field("standard", alias="class")
     needs: tuple[Id, ...] = Field((), description="Features that the plan must have.")
     cost: dict[Id, Cost] = Field(
-        default={"requests": 1}, description="Units per meter; {} costs nothing."
+        default={"requests": 1},
+        description="Units per meter, or reserve: as the request tells. {} costs nothing.",
     )
 
 

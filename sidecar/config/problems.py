@@ -10,11 +10,15 @@ from sidecar.config.positions import Path
 
 # Words of the plan language that this version does not serve: refused, never ignored.
 LATER: Final = {
-    "packs", "concurrency", "max_wait", "refund", "reserve", "settle", "rollover", "enforce",
-    "teams",
+    "packs", "concurrency", "max_wait", "refund", "rollover", "enforce", "teams",
 }  # fmt: skip
+_EXAMPLES: Final = {
+    "reserve": "{json: max_tokens, default: 1024}",
+    "settle": "{json: usage.total_tokens}",
+}
 _SHAPES: Final[dict[str, type[BaseModel]]] = {
-    "meters": models.MeterModel, "routes": models.RouteModel, "plans": models.PlanModel,
+    "meters": models.MeterModel, "reserve": models.ReserveModel, "settle": models.SettleModel,
+    "routes": models.RouteModel, "plans": models.PlanModel,
     "limits": models.LimitModel, "accounts": models.AccountModel, "keys": models.KeyModel,
     "links": models.LinksModel, "anonymous": models.AnonymousModel, "critical": models.GuardModel,
 }  # fmt: skip
@@ -41,10 +45,8 @@ def explain(error: Any, given: Any) -> str:
         return 'is not a SHA-256 in hex; make one with: printf %s "$KEY" | sha256sum'
     if kind == "string_pattern_mismatch":
         return f"{shown} does not fit here; write it as {context['pattern']}"
-    if "cost" in path and kind.startswith("int"):
-        if isinstance(given, str):
-            return f'"{given}" is not supported yet as a cost; write a whole number'
-        return f"{shown} is not a cost; write a whole number from 0"
+    if kind == "model_type" and last in _EXAMPLES:
+        return f"{shown} does not fit here; write it like {_EXAMPLES[last]}"
     return f"{shown} does not fit here: {error['msg'].lower()}"
 
 

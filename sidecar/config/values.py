@@ -2,9 +2,10 @@
 
 import re
 from math import gcd
-from typing import Final, cast
+from typing import Final, Literal, cast
 
-from sidecar.core.model import MICRO, UNBOUNDED, PeriodUnit
+from sidecar.core.json_path import JsonPath
+from sidecar.core.model import MICRO, MOST_UNITS, UNBOUNDED, PeriodUnit
 
 WINDOWS_US: Final = {
     "s": MICRO,
@@ -47,6 +48,24 @@ def quota(text: object) -> tuple[int, PeriodUnit]:
             f'"{text}" is not a quota; write it like 1000/month ({", ".join(PERIODS)})'
         )
     return units, cast("PeriodUnit", found[2])
+
+
+def cost(value: object) -> int | Literal["reserve"]:
+    """Units, or the word `reserve`. Raises ValueError with a remedy."""
+    if value == "reserve":
+        return "reserve"
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_UNITS:
+        shown = "this" if isinstance(value, dict | list) else f'"{value}"'
+        raise ValueError(
+            f"{shown} is not a cost; write a whole number from 0 to {MOST_UNITS:_}, or reserve "
+            "for a meter that has it"
+        )
+    return value
+
+
+def json_path(text: str) -> str:
+    """`usage.total_tokens`, unchanged. Raises ValueError with a remedy."""
+    return JsonPath.parse(text).text
 
 
 def percent(text: object) -> int:

@@ -1,9 +1,10 @@
 """The control port. It answers probes, Prometheus and people; it never sees a customer's call."""
 
 import errno
+import inspect
 import uuid
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar, cast
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -13,27 +14,33 @@ from sidecar.core.refusals import http_problem, render_json
 from sidecar.errors import SettingsError
 
 _ANSWER_WITHIN_S: Final = 2.0  # what stop() leaves to answers under way
+_T = TypeVar("_T")
+Asked = Callable[[], _T | Awaitable[_T]]  # a function or a coroutine function
 
 
 class ControlServer:
     """Serves /healthz, /readyz, /metrics and /config on one address.
 
     `registry` holds the metrics; `ready` returns why the process should get no traffic (empty:
-    it should); `config_status` a JSON object. All are read per request and must not block.
+    it should); `config_status` a JSON object; `sick` why the process should be started again,
+    which nobody who can answer for himself alone has to say. All are read per request and must
+    not block.
     """
 
     def __init__(
         self,
         listen: tuple[str, int],
         *,
-        registry: CollectorRegistry,
-        ready: Callable[[], list[str]],
-        config_status: Callable[[], dict[str, Any]],
+        registry: CollectorRegistry | Asked[CollectorRegistry],
+        ready: Asked[list[str]],
+        config_status: Asked[dict[str, Any]],
+        sick: Asked[list[str]] = list,
     ) -> None:
         self._host, self._port = listen
         self._registry = registry
         self._ready = ready
         self._config_status = config_status
+        self._sick = sick
         self._runner: web.AppRunner | None = None
 
     @property
@@ -67,10 +74,13 @@ class ControlServer:
             await runner.cleanup()
 
     async def _healthz(self, _request: web.Request) -> web.Response:
+        reasons = await _told(self._sick)
+        if reasons:
+            return web.Response(status=503, text="\n".join(reasons))
         return web.Response(text="ok")
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        reasons = self._ready()
+        reasons = await _told(self._ready)
         return web.json_response(
             {"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200
         )
@@ -78,11 +88,21 @@ class ControlServer:
     async def _metrics(self, request: web.Request) -> web.Response:
         # OpenMetrics for a client that asks for it, else Prometheus text.
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        body = encode(self._registry)
+        registry = self._registry
+        if not isinstance(registry, CollectorRegistry):
+            registry = await _told(registry)
+        body = encode(registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _config(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._config_status())
+        return web.json_response(await _told(self._config_status))
+
+
+async def _told(asked: Asked[_T]) -> _T:
+    answer = asked()
+    if inspect.isawaitable(answer):
+        return await cast("Awaitable[_T]", answer)
+    return answer
 
 
 def _why_not(host: str, port: int, error: OSError) -> str:

@@ -7,10 +7,13 @@ Units: quantities are integers in the meter's unit; a *micro-unit* is 1/1,000,00
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
+
+from sidecar.core.json_path import JsonPath
 
 MICRO: Final = 1_000_000
 UNBOUNDED: Final = 2**53 - 1  # the largest integer that Lua's doubles hold exactly
+MOST_UNITS: Final = 1_000_000_000  # of one meter, that one call may reserve
 
 Scope = Literal["account", "key"]
 PeriodUnit = Literal["hour", "day", "week", "month", "cycle"]
@@ -25,10 +28,39 @@ class CallClass(StrEnum):
     DEFERRABLE = "deferrable"
 
 
+class Unreadable(StrEnum):
+    """Why a body told no cost. A finite set: metrics may use it as a label."""
+
+    NOT_JSON = "not_json"  # by its type or by its content
+    TOO_LARGE = "too_large"  # for the memory or the work that reading may cost
+    MISSING = "missing"  # nothing, or null, at the path
+    NOT_A_NUMBER = "not_a_number"  # not an integer from 0 to 2**53 - 1
+    UNDECODABLE = "undecodable"  # an unknown content coding, or one that is broken
+    TRUNCATED = "truncated"  # it ended before its end
+    UNANSWERED = "unanswered"  # there was no response to read
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Where a request tells an estimate of its cost: a path into its JSON.
+
+    `default` units stand when it cannot be read; `bound` is the largest body, in bytes, that
+    is held back to look.
+    """
+
+    path: JsonPath
+    default: int
+    bound: int
+
+
 @dataclass(frozen=True, slots=True)
 class Meter:
+    """What is counted. `settle` is where the response tells the real cost."""
+
     id: str
     unit: str  # singular: "request"
+    reserve: Reserve | None = None
+    settle: JsonPath | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +165,11 @@ class Entitlement:
 
     `missing` lists needed features that the plan lacks; `missing_in` is the first plan up the
     ladder that has all that the route needs (None: no plan has).
+
+    Costs known late: `estimates` are the meters whose cost the request tells, and `read_up_to`
+    is how many bytes of its body are wanted before the decision (0: none); until then their
+    defaults stand in route and claims. `settles` are the meters whose real cost the response
+    tells. `guessed` says for which of the estimates the default stood, and why (`claims.py`).
     """
 
     plan: Plan
@@ -142,10 +179,13 @@ class Entitlement:
     missing_in: str | None
     policy_field: bytes  # value of RateLimit-Policy, b"" without limits
     still_available: tuple[str, ...]  # routes that stay open when the plan's limits are spent
+    estimates: tuple[tuple[str, Reserve], ...] = ()
+    read_up_to: int = 0
+    settles: tuple[tuple[str, JsonPath], ...] = ()
+    guessed: tuple[tuple[str, Unreadable], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What Redis says of a list of claims, in their order.
 
     `used`: after the grant (or as it stands, for a refusal or a peek), in micro-units for
@@ -200,8 +240,7 @@ class Reason(StrEnum):
     DRAINING = "draining"
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How one claim's limit stands after the answer.
 
     `limit_units` is what the customer bought (burst or quota), `used` and `remaining` are whole
@@ -226,8 +265,7 @@ class Crossing:
     period_end_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What happens to a call and why; a value, never an exception.
 
     `tightest`: the limit with the smallest share left (None without limits or answer).

@@ -114,6 +114,7 @@ _HTTP_STEPS: Final[dict[int, Step]] = {
     408: _do("send_faster", "Send the whole request without long pauses, then try again."),
     413: _do("send_less", "Send a smaller body, or several smaller requests."),
     414: _do("shorten_url", "Send a shorter URL; move long parameters into the body."),
+    417: _do("send_no_expectation", "Leave the Expect field out, or send 100-continue."),
     431: _do("send_fewer_headers", "Send fewer or smaller header fields and cookies."),
     500: _do("retry", "Try again; report the request id if it happens again."),
     501: _do("use_other_feature", "Do without the method or encoding that is not supported."),
@@ -121,12 +122,15 @@ _HTTP_STEPS: Final[dict[int, Step]] = {
     503: _do("retry", "Try again in a moment."),
     504: _do("retry", "Try again later; the API behind this proxy did not answer in time."),
     505: _do("use_http_1_1", "Use HTTP/1.1."),
+    508: _do("end_loop", "Let the API's team look at the proxies: it came round again."),
 }
 
 
 def http_spec(status: int, title: str, detail: str) -> Spec:
     """The problem for an error of HTTP itself. Raises KeyError for a status that is not ours."""
-    return Spec(status, f"{OURS}http-{status}", title, detail, (_HTTP_STEPS[status],))
+    retry_after_s = 1 if status == 503 else None
+    kind = REDUCED_CAPACITY if status == 503 else f"{OURS}http-{status}"
+    return Spec(status, kind, title, detail, (_HTTP_STEPS[status],), retry_after_s)
 
 
 HTTP_STATUSES: Final = frozenset(_HTTP_STEPS)

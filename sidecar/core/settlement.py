@@ -3,11 +3,11 @@
 An event is known by (source, id), never by its time: the same thing told twice is one event.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-from sidecar.core.model import Crossing, Entitlement, Key
+from sidecar.core.model import Crossing, Entitlement, Key, Unreadable
+from sidecar.core.reading import Reading
 from sidecar.core.words import instant
 
 
@@ -18,12 +18,12 @@ class OutcomeReason(StrEnum):
     UPSTREAM_REFUSED = "upstream_refused"  # no connection
     UPSTREAM_TIMEOUT = "upstream_timeout"
     UPSTREAM_BROKEN = "upstream_broken"  # a connection, but no valid answer to its end
+    OVERLOADED = "overloaded"  # no upstream connection became free in time
     CLIENT_GONE = "client_gone"
     CANCELLED = "cancelled"  # the sidecar stopped first
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What is known of a call when it is over."""
 
     status: int  # sent to the client; 0 when nothing was
@@ -31,6 +31,7 @@ class Outcome:
     latency_ms: int  # from admission to the last byte
     bytes_in: int  # of the request's body
     bytes_out: int  # of the response's body
+    reading: Reading | None = None  # of the response; None when there was none to read
 
 
 def usage_event(
@@ -47,14 +48,16 @@ def usage_event(
 ) -> dict[str, Any]:
     """The `api.request.v1` event of one forwarded call: what is billed.
 
-    `time` is RFC 3339 in UTC; `usage` and `overage` hold every meter of the route.
+    `time` is RFC 3339 in UTC; `usage` and `overage` hold every meter of the route. Where the
+    response told the real cost, it is the usage. Where it should have and did not, the estimate
+    stands, and `estimated` (meter → reason) is there to say so.
     """
     route = entitlement.route
     usage = dict(route.cost)
     beyond = dict.fromkeys(usage, 0)
     if overage:
         beyond.update(overage)
-    return {
+    event: dict[str, Any] = {
         "specversion": "1.0",
         "id": id,
         "source": source,
@@ -79,6 +82,25 @@ def usage_event(
             "bytes_out": outcome.bytes_out,
         },
     }
+    if entitlement.settles or entitlement.guessed:
+        _correct(event["data"], entitlement, outcome.reading)
+    return event
+
+
+def _correct(data: dict[str, Any], entitlement: Entitlement, reading: Reading | None) -> None:
+    """Put what the response told in the place of the estimates, and name those that stand."""
+    if reading is None:
+        meters = (meter for meter, _ in entitlement.settles)
+        reading = Reading.nothing(meters, Unreadable.UNANSWERED)
+    usage, beyond = data["usage"], data["overage"]
+    for meter, units in reading.values.items():
+        if beyond[meter]:  # the quota ended within the estimate: all that differs lies beyond it
+            beyond[meter] = max(0, beyond[meter] + units - usage[meter])
+        usage[meter] = units
+    standing = dict(entitlement.guessed) | dict(reading.unreadable)
+    standing = {meter: why for meter, why in standing.items() if meter not in reading.values}
+    if standing:
+        data["estimated"] = standing
 
 
 def refusal_event(

@@ -11,9 +11,10 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
+from sidecar.addresses import Where
 from sidecar.demo.guide import guide
 from sidecar.errors import SettingsError
-from sidecar.settings import Address, Settings
+from sidecar.settings import Settings, UnixPath
 
 
 def run(*, listen: str, control: str, plans: str | None) -> int:
@@ -49,8 +50,10 @@ def run(*, listen: str, control: str, plans: str | None) -> int:
             valkey.stop()
 
 
-def _require_free(flag: str, address: Address) -> None:
+def _require_free(flag: str, address: Where) -> None:
     """Raises SettingsError when nothing can listen there, before anything is started."""
+    if isinstance(address, UnixPath):
+        return  # the data port says so itself, and in time: a socket's file is no port
     try:
         family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family) as probe:

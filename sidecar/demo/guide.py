@@ -4,17 +4,18 @@ import shlex
 import sys
 from pathlib import Path
 
-from sidecar.settings import Settings
+from sidecar.settings import Settings, UnixPath
 
 FREE_KEY = "demo-free-key"
 
 
 def guide(settings: Settings) -> str:
     """The text; each line that starts with four spaces can be pasted into bash as it is."""
+    where = _shown(settings)
     lines = [
-        f"Quota Sidecar demo: http://{settings.listen}",
+        f"Quota Sidecar demo: {where}",
         "",
-        f"  sidecar     http://{settings.listen}, control http://{settings.control}",
+        f"  sidecar     {where}, control http://{settings.control}",
         f"  sample API  http://{settings.upstream}, behind it",
         f"  Valkey      {settings.redis_shown}, in memory",
         f"  plan file   {settings.plans}",
@@ -30,8 +31,11 @@ def guide(settings: Settings) -> str:
 
 def tries(settings: Settings) -> list[tuple[str, str]]:
     """What to try, in this order: a title and one line of bash."""
-    base = f"http://{settings.listen}"
     key = f"-H 'X-Api-Key: {FREE_KEY}'"
+    base = _shown(settings)
+    if isinstance(settings.listen, UnixPath):
+        base = "http://localhost"
+        key = f"--unix-socket {shlex.quote(settings.listen.path)} {key}"
     call = f"curl -sS -i -w '\\n' {key}"
     # One connection, so that it is faster than the limit on any machine.
     burst = f"curl -sS -o /dev/null -w '%{{http_code}} ' {key} '{base}/v1/items?n=[1-40]'"
@@ -53,6 +57,11 @@ def tries(settings: Settings) -> list[tuple[str, str]]:
         ),
         ("the usage events just written", f"{sidecar} events tail -n 3 --spool {spool}"),
     ]
+
+
+def _shown(settings: Settings) -> str:
+    listen = settings.listen
+    return str(listen) if isinstance(listen, UnixPath) else f"http://{listen}"
 
 
 def _command() -> str:

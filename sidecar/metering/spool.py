@@ -88,7 +88,7 @@ class Spool:
         self._drop_timer: asyncio.TimerHandle | None = None
         self._untold = self._unlogged = 0  # dropped, not yet recorded or logged
         self._lock: int | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._worker: ThreadPoolExecutor | None = None
         self._writer: SegmentWriter | None = None
 
     @property
@@ -130,7 +130,7 @@ class Spool:
             ) from None
         self._lock = lock
         self._adopt(recovered)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._capacity = self._max_waiting
 
     def _adopt(self, recovered: Recovered) -> None:
@@ -196,7 +196,7 @@ class Spool:
         if self._writing is not None:
             self._due = True
             return
-        if not self._waiting or self._thread is None or self._writer is None:
+        if not self._waiting or self._worker is None or self._writer is None:
             return
         chunk, size = self._next_chunk()
         if self.bytes_on_disk + size > self._max_bytes:
@@ -207,7 +207,7 @@ class Spool:
         self._in_flight = chunk
         self._due = bool(self._waiting)
         loop = asyncio.get_running_loop()
-        self._writing = loop.run_in_executor(self._thread, self._writer.write, first, chunk)
+        self._writing = loop.run_in_executor(self._worker, self._writer.write, first, chunk)
         self._writing.add_done_callback(self._written)
 
     def _next_chunk(self) -> tuple[list[bytes], int]:
@@ -278,13 +278,13 @@ class Spool:
     async def release(self, first: int) -> None:
         """Delete the segments before the one that starts at `first`: every sink has them."""
         gone = [segment for segment in self.segments[:-1] if segment.first < first]
-        if not gone or self._releasing or self._thread is None or self._writer is None:
+        if not gone or self._releasing or self._worker is None or self._writer is None:
             return
         self._releasing = True
         loop = asyncio.get_running_loop()
         paths = [segment.path for segment in gone if segment.path.exists()]
         try:
-            await loop.run_in_executor(self._thread, self._writer.remove, paths)
+            await loop.run_in_executor(self._worker, self._writer.remove, paths)
         except OSError as error:
             self.write_errors += 1
             _log.warning("segments_not_deleted", problem=error.strerror, files=len(paths))
@@ -305,12 +305,12 @@ class Spool:
                 await asyncio.wait([self._writing])
             if self._full is not None:
                 raise SpoolError(f"The spool {self.directory} cannot be written: {self._full}.")
-            if self._thread is None:
+            if self._worker is None:
                 raise SpoolError(f"The spool {self.directory} was closed before all was written.")
 
     async def close(self) -> None:
         """Flush, write the head, unlock. What the disk refuses is logged as lost. Idempotent."""
-        if self._lock is None or self._thread is None or self._writer is None:
+        if self._lock is None or self._worker is None or self._writer is None:
             return
         if self._untold:
             self._record_dropped()
@@ -320,7 +320,7 @@ class Spool:
             await self.flush()
         except SpoolError as error:
             _log.error("events_lost", events=len(self._waiting), problem=str(error))
-        thread, self._thread = self._thread, None
+        thread, self._worker = self._worker, None
         for timer in (self._timer, self._drop_timer):
             if timer is not None:
                 timer.cancel()

@@ -1,25 +1,28 @@
-"""The upstream's side: pooled connections, one exchange at a time on each."""
+"""The upstream's side: one connection, one exchange at a time, answers held to HTTP's rules."""
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpResponseParser,
+)
 
 from sidecar.core.settlement import OutcomeReason
-from sidecar.proxy.headers import NOT_RELAYED, Fields
+from sidecar.proxy.headers import NOT_IN_TRAILERS, NOT_RELAYED, Fields, without_nominated
 from sidecar.proxy.limits import Bounds
+from sidecar.proxy.parsing import CHUNK, FRAMING
+
+STATUS_LINE = 64  # and the empty line, about
+CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-class UpstreamFailed(Exception):
-    """The upstream gave no usable answer."""
-
-    def __init__(self, reason: OutcomeReason, detail: str) -> None:
-        self.reason = reason
-        self.detail = detail
-        super().__init__(detail)
+class Broken(Exception):
+    """What is wrong with the upstream's answer; `str()` tells the client."""
 
 
 @dataclass(slots=True)
@@ -30,31 +33,55 @@ class ResponseHead:
     phrase: bytes
     fields: Fields  # to be relayed
     length: int | None
-    chunked: bool
+    content_type: bytes
+    content_encoding: bytes
 
 
 class Taker(Protocol):
-    """Who receives a response, in this order: one head, any body, then end or failed."""
+    """Who receives a response: interim heads, one head, any body, then end, switched or failed."""
 
     method: str
+    upgrade: bytes  # the protocol that was offered; b"" for none
 
+    def response_interim(self, head: ResponseHead) -> None: ...
     def response_head(self, head: ResponseHead) -> None: ...
     def response_body(self, data: bytes) -> None: ...
     def response_flush(self) -> None: ...
-    def response_end(self) -> None: ...
+    def response_end(self, trailers: Fields) -> None: ...
+    def response_switched(self, rest: bytes) -> None: ...
     def response_failed(self, reason: OutcomeReason, detail: str) -> None: ...
+    def upstream_writable(self, writable: bool) -> None: ...
+
+
+class Home(Protocol):
+    """Where a connection belongs."""
+
+    bounds: Bounds
+
+    def now(self) -> float: ...
+    def forget(self, connection: "UpstreamConnection") -> None: ...
+
+
+class Raw(Protocol):
+    """Who takes the upstream's bytes when they are no longer HTTP."""
+
+    def from_upstream(self, data: bytes) -> None: ...
+    def upstream_ended(self) -> None: ...
     def upstream_writable(self, writable: bool) -> None: ...
 
 
 class UpstreamConnection(asyncio.Protocol):
     """One connection to the upstream. `taker` is set while it is in use."""
 
-    def __init__(self, pool: "UpstreamPool") -> None:
-        self.pool = pool
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.bounds = home.bounds
         self.transport: asyncio.Transport | None = None
         self.taker: Taker | None = None
+        self.raw: Raw | None = None
         self.deadline = 0.0
         self.idle_since = 0.0
+        self.address = ""  # that it leads to, when that came from a name
         self.reused = False
         self.answered = False  # any byte of the current response has come
         self.usable = True
@@ -63,12 +90,15 @@ class UpstreamConnection(asyncio.Protocol):
         self._until_close = False
         self._done = False
         self._reading = True
+        self._switching = False
+        self._framing = 0
         self._clear()
 
     def _clear(self) -> None:
-        self._phrase = b""
+        self._phrase = self._type = self._encoding = b""
         self._fields: Fields = []
-        self._connection: list[bytes] = []
+        self._trailers: Fields = []
+        self._connection: tuple[bytes, ...] = ()
         self._length: int | None = None
         self._chunked = False
         self._size = 0
@@ -76,7 +106,8 @@ class UpstreamConnection(asyncio.Protocol):
     def start(self, taker: Taker, data: bytes, deadline: float) -> None:
         """Send the head (and what there is of a body) and take the response."""
         self.taker = taker
-        self.answered = self._in_body = self._done = self._until_close = False
+        self.answered = self._in_body = self._done = self._until_close = self._switching = False
+        self._framing = 0
         self.deadline = deadline
         self.write(data)
 
@@ -87,35 +118,60 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.taker is None:
+        if self.raw is not None:
+            self.raw.from_upstream(data)
+            return
+        taker = self.taker
+        if taker is None:
             self.retire()  # it speaks without being asked: nothing on it can be trusted
             return
         self.answered = True
+        self._framing += len(data)
         if self._in_body:
-            self.deadline = self.pool.now() + self.pool.bounds.response_timeout
+            self.deadline = self.home.now() + self.bounds.stream_timeout
         try:
             self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API switched protocols unasked.")
+        except HttpParserUpgrade as upgrade:
+            self._switch(taker, data[upgrade.args[0] :])
+            return
+        except HttpParserCallbackError as error:
+            if not isinstance(error.__context__, Broken):
+                raise
+            self.fail(OutcomeReason.UPSTREAM_BROKEN, str(error.__context__))
+            return
         except HttpParserError as error:
             self.fail(
                 OutcomeReason.UPSTREAM_BROKEN, f"The API's answer is not valid HTTP: {error}."
             )
+            return
+        if self._framing > (FRAMING if self._in_body else self.bounds.max_header):
+            self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's answer has too much framing.")
+        elif self._done:
+            self._finish(taker)
         else:
-            taker = self.taker
-            if self._size > self.pool.bounds.max_header:
-                self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's response head is too large.")
-            elif taker is not None:
-                taker.response_flush()
-                if self._done:
-                    self._finish(taker)
+            taker.response_flush()
+
+    def _switch(self, taker: Taker, rest: bytes) -> None:
+        if not self._switching:
+            self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API switched protocols unasked.")
+            return
+        self.deadline = 0.0
+        self.usable = False
+        self.taker = None
+        taker.response_switched(rest)
 
     def eof_received(self) -> bool:
+        if self.raw is not None:
+            self.raw.upstream_ended()
+            return True
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
-        self.pool.forget(self)
+        self.home.forget(self)
+        if self.raw is not None:
+            self.raw.upstream_ended()
+            return
         taker = self.taker
         if taker is None:
             return
@@ -125,12 +181,14 @@ class UpstreamConnection(asyncio.Protocol):
             self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API closed the connection unexpectedly.")
 
     def pause_writing(self) -> None:
-        if self.taker is not None:
-            self.taker.upstream_writable(False)
+        side = self.raw or self.taker
+        if side is not None:
+            side.upstream_writable(False)
 
     def resume_writing(self) -> None:
-        if self.taker is not None:
-            self.taker.upstream_writable(True)
+        side = self.raw or self.taker
+        if side is not None:
+            side.upstream_writable(True)
 
     # parser → us
 
@@ -141,51 +199,82 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_status(self, phrase: bytes) -> None:
         self._phrase += phrase
+        if phrase != b"OK" and CONTROLS.search(phrase):
+            raise Broken("The API's status line is not valid.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        lower = name.lower()
         self._size += len(name) + len(value) + 4
         if self._in_body or self._done:
-            return  # a trailer: bounded, not relayed
-        lower = name.lower()
+            if lower not in NOT_IN_TRAILERS:
+                self._trailers.append((lower, b"%b: %b\r\n" % (name, value)))
+            return
+        value = value.strip(b" \t")
         if lower not in NOT_RELAYED:
-            self._fields.append((name, value.strip(b" \t")))
+            self._fields.append((lower, b"%b: %b\r\n" % (name, value)))
+            if lower == b"content-type":
+                self._type = value
+            elif lower == b"content-encoding":
+                self._encoding = self._encoding + b"," + value if self._encoding else value
         elif lower == b"content-length":
             self._length = int(value)
         elif lower == b"transfer-encoding":
+            if self._chunked or value.lower() != b"chunked":
+                raise Broken("The API used a transfer coding that is not supported.")
             self._chunked = True
         elif lower == b"connection":
-            self._connection.append(value.lower())
+            if value != b"keep-alive":
+                self._connection += (value,)
+        elif lower == b"upgrade":
+            offered = self.taker.upgrade if self.taker is not None else b""
+            self._switching = bool(offered) and value.lower() == offered
 
     def on_headers_complete(self) -> None:
         taker = self.taker
-        status = self._parser.get_status_code()
-        if taker is None or self._done or status < 200:
+        parser = self._parser
+        status = parser.get_status_code()
+        if taker is None or self._done:
             return
-        if not self._parser.should_keep_alive():
+        if parser.get_http_version() not in ("1.1", "1.0"):
+            raise Broken("The API speaks another version of HTTP.")
+        if self._chunked and (self._length is not None or parser.get_http_version() == "1.0"):
+            raise Broken("The API framed its answer in two ways.")
+        if status < 200:
+            self._interim(taker, status)
+            return
+        if not parser.should_keep_alive():
             self.usable = False
-        bodyless = taker.method == "HEAD" or status in (204, 304)
+        bodyless = taker.method == "HEAD" or status == 204 or status == 304
         self._in_body = True
+        self._framing -= self._size + STATUS_LINE
+        self.deadline = self.home.now() + self.bounds.stream_timeout
         self._until_close = not bodyless and self._length is None and not self._chunked
-        length = self._length
         if bodyless:
             # llhttp does not know the method, so after HEAD it would wait for a body: the
             # message ends here, and the next one gets a parser that has seen none of this.
             self._done = True
             self._parser = HttpResponseParser(self)
-        taker.response_head(
-            ResponseHead(status, self._phrase, self._relayed(), length, self._chunked)
-        )
+        taker.response_head(self._head(status))
 
-    def _relayed(self) -> Fields:
-        if not self._connection:
-            return self._fields
-        named = {n.strip() for value in self._connection for n in value.split(b",")}
-        named -= {b"close", b"keep-alive", b"upgrade"}
-        if not named:
-            return self._fields
-        return [field for field in self._fields if field[0].lower() not in named]
+    def _interim(self, taker: Taker, status: int) -> None:
+        if status == 101:
+            if not self._switching:
+                raise Broken("The API switched protocols unasked.")
+            taker.response_head(self._head(status))
+        elif status != 100:  # we have answered 100 ourselves
+            taker.response_interim(self._head(status))
+
+    def _head(self, status: int) -> ResponseHead:
+        fields = self._fields
+        if self._connection:
+            fields = without_nominated(fields, self._connection)
+        return ResponseHead(status, self._phrase, fields, self._length, self._type, self._encoding)
+
+    def on_chunk_header(self) -> None:
+        self._framing -= CHUNK
 
     def on_body(self, data: bytes) -> None:
+        self._framing -= len(data)
         if self._done:
             self.usable = False
         elif self.taker is not None:
@@ -194,6 +283,8 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._in_body:
             self._done = True
+        elif not self._switching:
+            self._framing = 0  # an interim head
 
     # what the exchange asks for
 
@@ -228,132 +319,12 @@ class UpstreamConnection(asyncio.Protocol):
     def retire(self) -> None:
         """Drop the connection; it is not used again."""
         self.usable = False
-        self.taker = None
+        self.taker = self.raw = None
+        self.deadline = 0.0
         if self.transport is not None:
             self.transport.abort()
 
     def _finish(self, taker: Taker) -> None:
         self.taker = None
         self.deadline = 0.0
-        taker.response_end()
-
-
-class UpstreamPool:
-    """Connections to the one upstream: idle ones last in, first out; bounded in number."""
-
-    def __init__(self, host: str, port: int, bounds: Bounds) -> None:
-        self.bounds = bounds
-        self._host = host
-        self._port = port
-        self._loop = asyncio.get_running_loop()
-        self.now: Callable[[], float] = self._loop.time
-        self._idle: deque[UpstreamConnection] = deque()
-        self._all: set[UpstreamConnection] = set()
-        self._connecting = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def size(self) -> int:
-        """Open connections, idle ones included."""
-        return len(self._all)
-
-    @property
-    def idle(self) -> int:
-        """Connections that wait for work."""
-        return len(self._idle)
-
-    def take_idle(self) -> UpstreamConnection | None:
-        """The warmest idle connection, if there is one."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable:
-                connection.reused = True
-                return connection
-        return None
-
-    async def acquire(self) -> UpstreamConnection:
-        """A connection of one's own: idle, new, or the next that is given back.
-
-        Raises UpstreamFailed when none can be had within the connect timeout.
-        """
-        give_up = self.now() + self.bounds.connect_timeout
-        while len(self._all) + self._connecting >= self.bounds.upstream_connections:
-            await self._wait_turn(give_up)
-            connection = self.take_idle()
-            if connection is not None:
-                return connection
-        return await self.connect()
-
-    async def _wait_turn(self, give_up: float) -> None:
-        turn = self._loop.create_future()
-        self._waiting.append(turn)
-        try:
-            async with asyncio.timeout_at(give_up):
-                await turn
-        except TimeoutError:
-            raise UpstreamFailed(
-                OutcomeReason.UPSTREAM_TIMEOUT, "All connections to the API are busy."
-            ) from None
-        finally:
-            if not turn.done() or turn.cancelled():
-                self._waiting.remove(turn)
-
-    async def connect(self) -> UpstreamConnection:
-        """A new connection. Raises UpstreamFailed."""
-        self._connecting += 1
-        try:
-            async with asyncio.timeout(self.bounds.connect_timeout):
-                _, connection = await self._loop.create_connection(
-                    lambda: UpstreamConnection(self), self._host, self._port
-                )
-        except TimeoutError:
-            self._wake_next()
-            raise UpstreamFailed(
-                OutcomeReason.UPSTREAM_TIMEOUT, "The API did not accept a connection in time."
-            ) from None
-        except OSError:
-            self._wake_next()
-            raise UpstreamFailed(
-                OutcomeReason.UPSTREAM_REFUSED, "The API cannot be reached: connection refused."
-            ) from None
-        finally:
-            self._connecting -= 1
-        self._all.add(connection)
-        return connection
-
-    def release(self, connection: UpstreamConnection) -> None:
-        """Give a connection back after a whole exchange."""
-        if not connection.usable:
-            connection.retire()
-            return
-        connection.resume_reading()
-        connection.idle_since = self.now()
-        self._idle.append(connection)
-        self._wake_next()
-
-    def forget(self, connection: UpstreamConnection) -> None:
-        """The connection is gone."""
-        self._all.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
-        self._wake_next()
-
-    def _wake_next(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-
-    def sweep(self, now: float) -> None:
-        """End exchanges that are overdue and close what has been idle for long."""
-        for connection in list(self._all):
-            if connection.deadline and now >= connection.deadline:
-                connection.overdue()
-        while self._idle and now - self._idle[0].idle_since > self.bounds.upstream_idle:
-            self._idle.popleft().retire()
-
-    def close(self) -> None:
-        """Drop every connection."""
-        for connection in list(self._all):
-            connection.retire()
+        taker.response_end(self._trailers)

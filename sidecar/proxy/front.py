@@ -1,21 +1,16 @@
 """The data port: accepts connections, sweeps for overdue ones, and runs each request through."""
 
 import asyncio
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable
 
-from sidecar.core.refusals import http_problem
-from sidecar.errors import SettingsError
-from sidecar.gate import Call, Gate, Refused
-from sidecar.logs import logger
 from sidecar.metrics import Metrics
-from sidecar.proxy.client import UpstreamPool
-from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.handler import Handler
 from sidecar.proxy.limits import Bounds
+from sidecar.proxy.listeners import Listener
+from sidecar.proxy.places import Places
+from sidecar.proxy.pool import UpstreamPool
 from sidecar.proxy.request import Request
 from sidecar.proxy.server import ClientConnection
-
-log = logger("proxy")
 
 SWEEP_SECONDS = 0.25
 
@@ -25,65 +20,62 @@ class DataPort:
 
     def __init__(
         self,
-        gate: Gate,
+        handler: Handler,
         pool: UpstreamPool,
         bounds: Bounds,
         metrics: Metrics,
         *,
-        new_id: Callable[[], str],
-        reserved_prefix: bytes = b"/-/",
-        legacy_headers: bool = False,
-        access_log: bool = False,
+        per_address: int = 0,
+        max_age: float = 0.0,
     ) -> None:
         self.bounds = bounds
         self.draining = False
-        self.new_id = new_id
-        self._gate = gate
+        self.new_id = handler.new_id
+        self._handler = handler
         self._pool = pool
         self._metrics = metrics
-        self._reserved_prefix = reserved_prefix
-        self._legacy_headers = legacy_headers
-        self._access_log = access_log
-        self._connections: set[ClientConnection] = set()
-        self._server: asyncio.Server | None = None
+        self._places: Places[ClientConnection] = Places(
+            bounds.max_connections, per_address=per_address, max_age=max_age
+        )
+        self._listener: Listener | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     @property
     def connections(self) -> int:
-        """Client connections open now."""
-        return len(self._connections)
+        """Client connections open now, those in a TLS handshake included."""
+        return len(self._places)
 
-    async def start(self, host: str, port: int) -> None:
+    async def start(self, listener: Listener) -> None:
         """Listen. Raises SettingsError when the address cannot be had."""
-        try:
-            self._server = await self._loop.create_server(
-                lambda: ClientConnection(self, self._loop), host, port, backlog=1024
-            )
-        except OSError as error:
-            raise SettingsError(
-                f"{host}:{port} cannot be listened on ({error.strerror or error}); "
-                "choose another address with --listen HOST:PORT"
-            ) from None
+        await listener.start(self)
+        self._listener = listener
+        listener.publish(self._metrics)
+        self._metrics.labelled_counter(
+            "sidecar_connections_refused", "Connections closed at once.", ("reason",), self._refused
+        )
         self._sweep()
+
+    def _refused(self) -> dict[tuple[str, ...], float]:
+        return {(reason,): float(count) for reason, count in self._places.refused.items()}
 
     @property
     def port(self) -> int:
-        """The port listened on (useful after asking for port 0)."""
-        assert self._server is not None  # noqa: S101
-        return int(self._server.sockets[0].getsockname()[1])
+        """The TCP port listened on (useful after asking for port 0); 0 for a unix socket."""
+        return self._listener.port if self._listener else 0
 
     async def stop(self, drain_seconds: float) -> None:
         """Take no more connections, finish what runs, drop the rest at the deadline."""
         self.draining = True
-        if self._server is not None:
-            self._server.close()
+        self._places.closed = True
+        if self._listener is not None:
+            await self._listener.stop()
         give_up = self._loop.time() + drain_seconds
-        while self._connections and self._loop.time() < give_up:
-            for connection in list(self._connections):
+        while self._places and self._loop.time() < give_up:
+            for connection in self._places.all():
                 connection.close_if_idle()
             await asyncio.sleep(0.02)
-        for connection in list(self._connections):
+        for connection in self._places.all():
             connection.abort()
         await asyncio.sleep(0)
         if self._sweeper is not None:
@@ -92,80 +84,42 @@ class DataPort:
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        for connection in list(self._connections):
+        for connection in self._places.all():
             if connection.deadline and now >= connection.deadline:
                 connection.overdue()
+            elif self._places.is_over(connection, now):
+                connection.close_if_idle()
         self._pool.sweep(now)
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
-    # what connections ask for
+    # what the listener and the connections ask for
+
+    def make(self) -> ClientConnection:
+        """The protocol of a connection that has just been accepted."""
+        return ClientConnection(self, self._loop)
+
+    def arrives(self, protocol: ClientConnection, peer: object) -> bool:
+        """Whether there is room for a connection that will begin with a handshake."""
+        return self._places.take(protocol, peer, self._loop.time())
+
+    def leaves(self, protocol: ClientConnection) -> None:
+        """The handshake failed."""
+        self._places.free(protocol)
 
     def opened(self, connection: ClientConnection) -> bool:
-        """A new client connection; False when there are too many."""
-        if self.draining or len(self._connections) >= self.bounds.max_connections:
-            return False
-        self._connections.add(connection)
-        return True
+        """A new client connection; False when it may not stay."""
+        if connection in self._places:
+            return not self.draining
+        assert connection.transport is not None  # noqa: S101 - it has just been made
+        peer = connection.transport.get_extra_info("peername")
+        return self._places.take(connection, peer, self._loop.time())
 
     def closed(self, connection: ClientConnection) -> None:
         """The connection is gone."""
-        self._connections.discard(connection)
+        self._places.free(connection)
 
-    async def handle(self, request: Request, connection: ClientConnection) -> bool:
+    def handle(self, request: Request, connection: ClientConnection) -> Awaitable[bool]:
         """The life of a request. Returns whether the connection can take another."""
-        started = time.perf_counter()
-        if request.target.startswith(self._reserved_prefix):
-            return self._answer_reserved(request, connection)
-        admitted = await self._gate.admit(
-            Call(
-                request.method,
-                request.target,
-                request.api_keys,
-                request.authorizations,
-                request.address,
-            )
-        )
-        if isinstance(admitted, Refused):
-            close = request.close or not request.complete
-            request.discard()
-            connection.reply(admitted.refusal, admitted.request_id, request, close=close)
-            self._log(request, admitted.request_id, admitted.refusal.status, started)
-            return not close
-        exchange = Exchange(
-            request, admitted, connection, self._pool, legacy_headers=self._legacy_headers
-        )
-        asked = time.perf_counter()
-        self._metrics.added.observe(asked - started)
-        try:
-            await exchange.run()
-        finally:
-            self._gate.settle(admitted, exchange.outcome)
-            self._metrics.upstream.observe(time.perf_counter() - asked)
-            self._log(request, admitted.request_id, exchange.outcome.status, started)
-        return exchange.keep
-
-    def _answer_reserved(self, request: Request, connection: ClientConnection) -> bool:
-        """The reserved prefix never reaches the API; nothing is served under it yet."""
-        close = request.close or not request.complete
-        request.discard()
-        request_id = self.new_id()
-        prefix = self._reserved_prefix.decode()
-        refusal = http_problem(
-            404,
-            "Nothing here",
-            f"Paths under {prefix} are reserved and none is served.",
-            request_id,
-        )
-        connection.reply(refusal, request_id, request, close=close)
-        return not close
-
-    def _log(self, request: Request, request_id: str, status: int, started: float) -> None:
-        if self._access_log:
-            log.info(
-                "access",
-                request_id=request_id,
-                method=request.method,
-                target=request.target.split(b"?", 1)[0].decode("latin-1")[:256],
-                status=status,
-                ms=round((time.perf_counter() - started) * 1000, 1),
-            )
+        if self._places.is_old(connection, self._loop.time()):
+            connection.old = True  # this answer is its last
+        return self._handler.handle(request, connection)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Sizes in bytes, spans in seconds. `max_body` of 0 means that bodies may be of any size."""
+    """Sizes in bytes, spans in seconds. `max_body` of 0 means that bodies may be of any size,
+    `total_timeout` of 0 that an exchange may take as long as both sides go on."""
 
     max_target: int = 8_192
     max_header: int = 32_768
@@ -16,7 +17,16 @@ class Bounds:
     header_timeout: float = 10.0
     idle_timeout: float = 75.0
     body_timeout: float = 30.0
+    min_rate: int = 256  # bytes a second that a body has to reach on average
+    half_close_timeout: float = 5.0
     connect_timeout: float = 3.0
-    response_timeout: float = 60.0
+    response_timeout: float = 60.0  # until the head has come
+    stream_timeout: float = 60.0  # between two pieces of a response
+    total_timeout: float = 0.0
     upstream_connections: int = 256
+    critical_connections: int = 16  # of those, for critical calls only
     upstream_idle: float = 30.0
+    tunnel_idle: float = 300.0
+    tunnel_lifetime: float = 86_400.0
+    max_unread: int = 65_536  # of a refused body that is read to keep the connection
+    linger: float = 2.0

@@ -1,63 +1,65 @@
 """One request as the client sent it: its head, and its body as it comes."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from sidecar.proxy.headers import Fields
 
+Values = tuple[bytes, ...]  # of a field, one for each line that it had
+
+
+class BodyTaker(Protocol):
+    """Who receives a request's body, in this order: pieces, flushes between, then end or broken."""
+
+    def body_piece(self, data: bytes) -> None: ...
+    def body_flush(self) -> None: ...
+    def body_end(self, trailers: Fields) -> None: ...
+    def body_broken(self) -> None: ...
+
 
 class Request:
-    """The head is complete when a Request exists; the body may still be on its way.
+    """The head is complete when a Request is handed out; the body may still be on its way.
 
     Until `attach` body bytes are held back (the connection stops reading, so at most one
     read's worth); afterwards they go straight to the exchange.
     """
 
-    __slots__ = (
-        "_broken",
-        "_deliver",
-        "_held",
-        "accept",
-        "address",
-        "api_keys",
-        "authorizations",
-        "body_bytes",
-        "chunked",
-        "close",
-        "complete",
-        "connection",
-        "content_length",
-        "expects_continue",
-        "fields",
-        "host",
-        "http10",
-        "method",
-        "received",
-        "target",
-        "traceparents",
-    )
+    # Values that most requests keep; only what a request has of its own is set on it.
+    method = ""
+    target = b""  # in origin or asterisk form, whatever form it came in
+    http10 = False
+    close = False  # the client's wish: no further request on this connection
+    api_keys: Values = ()
+    authorizations: Values = ()
+    connection: Values = ()
+    forwarded: Values = ()
+    forwarded_for: Values = ()
+    forwarded_host: Values = ()
+    forwarded_proto: Values = ()
+    host: Values = ()
+    te: Values = ()
+    traceparents: Values = ()
+    upgrade: Values = ()
+    via: Values = ()
+    trailers: Fields = []  # noqa: RUF012 - replaced, never changed
+    accept = b""
+    content_type = b""
+    content_encoding = b""
+    content_length: int | None = None
+    max_forwards: int | None = None
+    chunked = False
+    expects_continue = False
+    body_bytes = 0  # received so far
+    complete = False
+    discarding = False
+    broken = False  # the rest of the body will not come
+    received = 0.0  # loop time of the head's last byte; 0 before
+    _held: tuple[bytes, ...] | list[bytes] = ()
+    _taker: BodyTaker | None = None
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.method = ""
-        self.target = b""
-        self.http10 = False
-        self.close = False  # the client's wish: no further request on this connection
+    def __init__(self, peer: str) -> None:
+        self.peer = peer  # the other end of the connection
+        self.address = peer  # of the client: the peer, or what a trusted peer says of it
         self.fields: Fields = []  # to be forwarded, as received
-        self.host: list[bytes] = []
-        self.api_keys: list[bytes] = []
-        self.authorizations: list[bytes] = []
-        self.connection: list[bytes] = []
-        self.traceparents: list[bytes] = []
-        self.accept = b""
-        self.content_length: int | None = None
-        self.chunked = False
-        self.expects_continue = False
-        self.body_bytes = 0  # received so far
-        self.complete = False
-        self.received = 0.0  # loop time of the head's last byte
-        self._held: list[bytes] = []
-        self._deliver: Callable[[bytes, bool], None] | None = None
-        self._broken: Callable[[], None] | None = None
 
     @property
     def has_body(self) -> bool:
@@ -67,44 +69,59 @@ class Request:
     @property
     def flowing(self) -> bool:
         """Whether somebody takes the body."""
-        return self._deliver is not None
+        return self._taker is not None or self.discarding
 
     def feed(self, data: bytes) -> None:
         """Body bytes from the parser."""
         self.body_bytes += len(data)
-        if self._deliver is None:
-            self._held.append(data)
-        else:
-            self._deliver(data, False)
+        if self._taker is not None:
+            self._taker.body_piece(data)
+        elif not self.discarding:
+            self._held = [*self._held, data]
+
+    def flush(self) -> None:
+        """One read of the client has been parsed."""
+        if self._taker is not None and not self.complete:
+            self._taker.body_flush()
 
     def end(self) -> None:
         """The body is whole."""
         self.complete = True
-        if self._deliver is not None:
-            self._deliver(b"", True)
+        taker, self._taker = self._taker, None
+        if taker is not None:
+            taker.body_end(self.trailers)
 
     def take_held(self) -> list[bytes]:
         """The bytes held back so far; they are the caller's now."""
-        held, self._held = self._held, []
-        return held
+        held, self._held = self._held, ()
+        return list(held)
 
-    def attach(self, deliver: Callable[[bytes, bool], None], broken: Callable[[], None]) -> None:
-        """Send what comes from now on to `deliver(data, is_last)`; `broken()` says that the
-        rest will never come."""
-        self._deliver = deliver
-        self._broken = broken
+    @property
+    def held(self) -> tuple[bytes, ...] | list[bytes]:
+        """The bytes held back so far, for a look."""
+        return self._held
+
+    def give_back(self, body: list[bytes]) -> None:
+        """Hold bytes that were taken for a look: they are forwarded as if they had just come."""
+        self._held = [*body, *self._held]
+
+    def attach(self, taker: BodyTaker) -> None:
+        """Send what comes from now on to `taker`."""
+        self._taker = taker
+
+    def detach(self) -> None:
+        """Hold what comes from now on."""
+        self._taker = None
 
     def break_off(self) -> None:
         """The rest of the body is malformed, too large or overdue."""
-        if self._broken is not None:
-            self._broken()
+        self.broken = True
+        taker, self._taker = self._taker, None
+        if taker is not None:
+            taker.body_broken()
 
     def discard(self) -> None:
         """Nobody wants the rest: bytes are counted and dropped."""
-        self._held.clear()
-        self._deliver = _drop
-        self._broken = None
-
-
-def _drop(_data: bytes, _last: bool) -> None:
-    pass
+        self._held = ()
+        self._taker = None
+        self.discarding = True

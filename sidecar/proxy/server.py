@@ -1,46 +1,26 @@
-"""The client's side: bytes in, requests out, answers back in order.
+"""The client's side: one connection, its requests served in order, its waits bounded.
 
 One task per connection serves its requests one after the other; parsing happens in
 callbacks and only queues. A message that is malformed ends the connection after one answer.
 """
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections import deque
+from collections.abc import Awaitable
 from typing import Protocol, cast
 
-from httptools import (
-    HttpParserCallbackError,
-    HttpParserError,
-    HttpParserInvalidMethodError,
-    HttpParserInvalidURLError,
-    HttpParserUpgrade,
-    HttpRequestParser,
-)
-
 from sidecar.core.refusals import Refusal, http_problem
-from sidecar.logs import logger
-from sidecar.proxy.headers import NOT_FORWARDED, is_spoofed, valid_host
+from sidecar.proxy import faults
+from sidecar.proxy.faults import Fault
 from sidecar.proxy.limits import Bounds
+from sidecar.proxy.parsing import RequestParser
 from sidecar.proxy.replies import refusal_bytes
 from sidecar.proxy.request import Request
 
-log = logger("proxy")
-
-
-class Fault(Exception):
-    """What is wrong with the client's message. Answered once, then the connection closes."""
-
-    def __init__(self, status: int, title: str, detail: str) -> None:
-        self.status = status
-        self.title = title
-        self.detail = detail
-        super().__init__(detail)
-
-
-class Handler(Protocol):
-    """Serves one request; says whether the connection can take another."""
-
-    async def __call__(self, request: Request, connection: "ClientConnection") -> bool: ...
+RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: close at once, by a reset
 
 
 class Front(Protocol):
@@ -52,11 +32,26 @@ class Front(Protocol):
     def opened(self, connection: "ClientConnection") -> bool: ...
     def closed(self, connection: "ClientConnection") -> None: ...
     def new_id(self) -> str: ...
-    async def handle(self, request: Request, connection: "ClientConnection") -> bool: ...
+    def handle(self, request: Request, connection: "ClientConnection") -> Awaitable[bool]:
+        """Serves one request; says whether the connection can take another."""
+        ...
+
+
+class Flow(Protocol):
+    """Who wants to know when the client is slower than what is written to it."""
+
+    def client_writable(self, writable: bool) -> None: ...
+
+
+class Raw(Protocol):
+    """Who takes the client's bytes when they are no longer HTTP."""
+
+    def from_client(self, data: bytes) -> None: ...
+    def client_ended(self) -> None: ...
 
 
 class ClientConnection(asyncio.Protocol):
-    """One TCP connection from a client."""
+    """One connection from a client."""
 
     def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
         self.front = front
@@ -65,61 +60,84 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = 0.0  # loop time at which the sweeper loses patience; 0: never
         self.serving = False
         self.lost = False
-        self.on_writable: asyncio.Future[None] | None = None
-        self.on_pause = _nothing
-        self.on_resume = _nothing
+        self.old = False  # past its age: the next answer is its last
+        self.flow: Flow | None = None
+        self.raw: Raw | None = None
         self.write_paused = False
-        self._loop = loop
-        self._address = ""
-        self._parser = HttpRequestParser(self)
+        self.fault: Fault | None = None  # what is wrong, until somebody has told the client
+        self.loop = loop
+        self._parser: RequestParser | None = None
         self._queue: deque[Request] = deque()
-        self._current: Request | None = None  # being parsed
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._fault: Fault | None = None
         self._reading = True
         self._ended = False  # no more requests will be parsed
-        self._head_size = 0
-        self._fed = 0
+        self._half_closed = False
+        self._lingering = False
+        self._rest = b""  # came after a request that asks for an upgrade
+        self._body_started = 0.0
+        self._body_from = 0
 
     # transport → us
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods, not the base class.
         self.transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        self._address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
         if not self.front.opened(self):
             self.transport.abort()
             return
-        self.deadline = self._loop.time() + self.bounds.header_timeout
-        self._task = self._loop.create_task(self._serve())
+        peer = transport.get_extra_info("peername")
+        address = peer[0] if isinstance(peer, tuple) else "unix"
+        self._parser = RequestParser(self.bounds, address, self.loop.time, self._arrived)
+        self.deadline = self.loop.time() + self.bounds.header_timeout
+        self._task = self.loop.create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
-        if self._ended:
+        if self.raw is not None:
+            self.raw.from_client(data)
             return
-        current = self._current
-        if current is None or current.complete:
-            self._fed += len(data)
+        if self._ended or self._parser is None:
+            return
+        if self._rest:
+            self._rest += data
+            return
+        parser = self._parser
+        if not parser.pending and not self.serving and not self._queue:
+            self.deadline = self.loop.time() + self.bounds.header_timeout
         try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data, upgrade.args[0])
-        except HttpParserCallbackError as error:
-            self._fail(error.__context__)
-        except HttpParserError as error:
-            self._fail(error)
+            self._rest = parser.feed(data)
+        except Fault as fault:
+            self._fail(fault)
         else:
-            self._check_flow()
+            current = parser.current
+            if current is None or not current.received:
+                return
+            if current.complete:
+                if len(self._queue) > 1 or self._rest:
+                    self.pause_reading()
+            elif not current.flowing:
+                self.pause_reading()
+            elif self.deadline:
+                self.await_body(current)
 
     def eof_received(self) -> bool:
-        """The client sends no more. With nothing under way that is the end of the connection;
-        while a call runs it means, as for other proxies, that nobody waits for the answer."""
-        return False
+        """The client sends no more. What it has asked is answered, if the answer comes soon:
+        a client that is gone altogether looks the same until we write (RFC 9112, section 9.6)."""
+        if self.raw is not None:
+            self.raw.client_ended()
+            return True
+        if self._lingering or not (self.serving or self._queue):
+            return False
+        current = self._parser.current if self._parser else None
+        if current is not None and not current.complete:
+            return False  # the rest of a message will never come
+        self._half_closed = self._ended = True
+        if self.serving:
+            self.deadline = self.loop.time() + self.bounds.half_close_timeout
+        return True
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self.lost = True
-        self._ended = True
+        self.lost = self._ended = True
         self.front.closed(self)
         self.resume_writing()
         if self._task is not None:
@@ -127,144 +145,44 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self.on_pause()
+        if self.flow is not None:
+            self.flow.client_writable(False)
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        self.on_resume()
-
-    # parser → us
-
-    def on_message_begin(self) -> None:
-        if len(self._queue) >= self.bounds.max_pipelined:
-            raise Fault(400, "Too many pipelined requests", "Send fewer requests at once.")
-        self._current = Request(self._address)
-        self._head_size = 0
-
-    def on_url(self, url: bytes) -> None:
-        request = self._request()
-        request.target += url
-        if len(request.target) > self.bounds.max_target:
-            raise Fault(
-                414,
-                "Request target too long",
-                f"The request target is longer than {self.bounds.max_target} bytes.",
-            )
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        request = self._request()
-        self._head_size += len(name) + len(value) + 4
-        if (
-            self._head_size > self.bounds.max_header
-            or len(request.fields) >= self.bounds.max_fields
-        ):
-            raise _too_large(self.bounds)
-        if request.received:  # a trailer: bounded above, not forwarded
-            return
-        value = value.strip(b" \t")
-        lower = name.lower()
-        if lower not in _OF_INTEREST:
-            if not is_spoofed(lower):
-                request.fields.append((name, value))
-        else:
-            self._note(request, lower, name, value)
-
-    def _note(self, request: Request, lower: bytes, name: bytes, value: bytes) -> None:
-        match lower:
-            case b"host":
-                request.host.append(value)
-            case b"x-api-key":
-                request.api_keys.append(value)
-            case b"authorization":
-                request.authorizations.append(value)
-            case b"connection":
-                request.connection.append(value)
-            case b"traceparent":
-                request.traceparents.append(value)
-            case b"accept":
-                request.accept = value
-            case b"content-length":
-                request.content_length = int(value)  # llhttp refused all but digits
-            case b"transfer-encoding":
-                if request.chunked or value.lower() != b"chunked":
-                    raise Fault(
-                        501,
-                        "Transfer coding not supported",
-                        "The only transfer coding understood here is a single chunked.",
-                    )
-                request.chunked = True
-            case b"expect":
-                request.expects_continue = value.lower() == b"100-continue"
-            case _:
-                pass
-        if lower not in NOT_FORWARDED:
-            request.fields.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        request = self._request()
-        request.method = self._parser.get_method().decode("ascii")
-        request.http10 = self._parser.get_http_version() == "1.0"
-        request.close = not self._parser.should_keep_alive()
-        request.received = self._loop.time()
-        self._fed = 0
-        _check_head(request, self._parser.get_http_version(), self.bounds)
-        self._queue.append(request)
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-    def on_body(self, data: bytes) -> None:
-        request = self._request()
-        limit = self.bounds.max_body
-        if limit and request.body_bytes + len(data) > limit:
-            raise Fault(413, "Request body too large", f"A body may have up to {limit} bytes here.")
-        request.feed(data)
-
-    def on_message_complete(self) -> None:
-        self._request().end()
-
-    def _request(self) -> Request:
-        assert self._current is not None  # noqa: S101 - llhttp begins every message
-        return self._current
+        if self.flow is not None:
+            self.flow.client_writable(True)
 
     # what the bytes mean for the connection
 
-    def _check_flow(self) -> None:
-        """Bound the head that is still coming, and stop reading what nobody takes yet."""
-        current = self._current
-        if current is None or not current.received:
-            if self._fed > self.bounds.max_header + self.bounds.max_target:
-                self._fail(_too_large(self.bounds))
-            return
-        if not current.complete:
-            if not current.flowing:
-                self.pause_reading()
-            elif self.deadline:
-                self.deadline = self._loop.time() + self.bounds.body_timeout
-        elif len(self._queue) > 1:
-            self.pause_reading()
+    def _arrived(self, request: Request) -> None:
+        if len(self._queue) >= self.bounds.max_pipelined:
+            raise faults.malformed("Too many requests were sent at once.")
+        self._queue.append(request)
+        wake = self._wake
+        if wake is not None and not wake.done():
+            wake.set_result(None)
 
-    def _ignore_upgrade(self, data: bytes, offset: int) -> None:
-        """Upgrades are not offered: the request is served as if not asked for (RFC 9110, 7.8)."""
-        self._parser = HttpRequestParser(self)
-        rest = data[offset:]
-        if rest:
-            self.data_received(rest)
+    def await_body(self, request: Request) -> None:
+        """The body has until a stall is too long, or its average rate too low (slowloris)."""
+        now = self.loop.time()
+        if not self._body_started:
+            self._body_started, self._body_from = now, request.body_bytes
+        earned = (request.body_bytes - self._body_from) / self.bounds.min_rate
+        patience = self.bounds.body_timeout
+        self.deadline = min(now, self._body_started + earned) + patience
 
-    def _fail(self, error: BaseException | None) -> None:
-        if isinstance(error, Fault):
-            self._fault = error
-        elif isinstance(error, HttpParserInvalidMethodError):
-            self._fault = Fault(400, "Malformed request", "The request method is not known.")
-        elif isinstance(error, HttpParserInvalidURLError):
-            self._fault = Fault(400, "Malformed request", "The request target is not valid.")
-        elif isinstance(error, HttpParserError):
-            self._fault = Fault(400, "Malformed request", f"This is not valid HTTP/1.1: {error}.")
-        else:
-            log.error("parser callback failed", error=repr(error))
-            self._fault = Fault(500, "Internal error", "The request could not be read.")
+    def hold_body(self) -> None:
+        """The upstream is slower than the client: the client is not to blame for the wait."""
+        self.pause_reading()
+        self.deadline = 0.0
+        self._body_started = 0.0
+
+    def _fail(self, fault: Fault) -> None:
+        self.fault = fault
         self._ended = True
         self.pause_reading()
-        current = self._current
+        current = self._parser.current if self._parser else None
         if current is not None and current.received and not current.complete:
             current.close = True
             current.break_off()
@@ -274,10 +192,13 @@ class ClientConnection(asyncio.Protocol):
     def overdue(self) -> None:
         """The sweeper's verdict: the client took too long. Ends the wait that is under way."""
         self.deadline = 0.0
-        if self.transport is None or self._ended:
+        parser = self._parser
+        if self.transport is None or parser is None or self._ended:
             self.abort()
-        elif self._fed or (self._current is not None and not self._current.complete):
-            self._fail(Fault(408, "Request timeout", "The request took too long to arrive."))
+        elif self.write_paused:
+            self.abort()  # it reads too slowly; what was sent is not whole
+        elif parser.pending or (parser.current is not None and not parser.current.complete):
+            self._fail(faults.too_slow())
         else:
             self.transport.close()
 
@@ -287,56 +208,86 @@ class ClientConnection(asyncio.Protocol):
         try:
             while await self._next_request():
                 request = self._queue.popleft()
+                if request.broken:
+                    break  # a fault came with the head: nobody need be asked
                 self.serving = True
                 keep = await self.front.handle(request, self)
                 self.serving = False
-                if not keep or self.front.draining:
+                if not keep or self.closing:
                     break
-                self.resume_reading()
+                self._resume_parsing()
+                self._body_started = 0.0
                 if not self._queue:
-                    self.deadline = self._loop.time() + self.bounds.idle_timeout
-            if self._fault is not None:
-                self._answer_fault(self._fault)
+                    late = self._parser is not None and self._parser.pending
+                    patience = self.bounds.header_timeout if late else self.bounds.idle_timeout
+                    if request.discarding and not request.complete:
+                        patience = self.bounds.body_timeout
+                    self.deadline = self.loop.time() + patience
+            if self.fault is not None:
+                self._answer_fault(self.fault)
         finally:
+            self.serving = False
             self._ended = True
-            if self.transport is not None:
-                self.transport.close()
+            self._close()
 
     async def _next_request(self) -> bool:
         while not self._queue:
             if self._ended:
                 return False
-            self._wake = self._loop.create_future()
+            self._wake = self.loop.create_future()
             await self._wake
             self._wake = None
         return True
 
+    def _resume_parsing(self) -> None:
+        rest, self._rest = self._rest, b""
+        self.resume_reading()
+        if rest:
+            self.data_received(rest)
+
     def _answer_fault(self, fault: Fault) -> None:
         request_id = self.front.new_id()
         refusal = http_problem(fault.status, fault.title, fault.detail, request_id)
-        self.reply(refusal, request_id, None, close=True)
+        head_only = self._parser is not None and self._parser.is_head
+        self.write(refusal_bytes(refusal, request_id, accept=b"", head_only=head_only, close=True))
+
+    def _close(self) -> None:
+        """Close; a client that may still be sending is given time to read our answer first,
+        since a reset would take it away (RFC 9112, section 9.6)."""
+        transport = self.transport
+        if transport is None or self.lost or transport.is_closing():
+            return
+        current = self._parser.current if self._parser else None
+        sending = self.fault is not None or (current is not None and not current.complete)
+        if not sending or self._half_closed or not transport.can_write_eof():
+            transport.close()
+            return
+        self._lingering = True
+        self.deadline = self.loop.time() + self.bounds.linger
+        transport.write_eof()
+        self.resume_reading()
 
     # what the exchange asks for
 
     @property
-    def fault(self) -> Fault | None:
-        """What was found wrong while a body was being received."""
-        return self._fault
+    def closing(self) -> bool:
+        """Whether the answer to the current request is the connection's last."""
+        return self.old or self.front.draining
 
-    def fault_answered(self) -> None:
-        """The exchange has told the client what was wrong."""
-        self._fault = None
+    @property
+    def early(self) -> bytes:
+        """What the client sent after a request for an upgrade, without waiting; taken."""
+        rest, self._rest = self._rest, b""
+        return rest
 
-    def reply(
-        self, refusal: Refusal, request_id: str, request: Request | None, *, close: bool
-    ) -> None:
+    def reply(self, refusal: Refusal, request_id: str, request: Request, *, close: bool) -> None:
         """Write one of our own answers."""
         self.write(
             refusal_bytes(
                 refusal,
                 request_id,
-                accept=request.accept if request else b"",
-                head_only=request is not None and request.method == "HEAD",
+                accept=request.accept,
+                head_only=request.method == "HEAD",
                 close=close,
             )
         )
@@ -359,45 +310,22 @@ class ClientConnection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def close_if_idle(self) -> None:
-        """For draining: a connection between two requests is closed."""
-        if not self.serving and self.transport is not None:
+        """For draining and age: between two requests it is closed, else the answer is the last."""
+        self.old = True
+        if not self.serving and not self._queue and self.transport is not None:
             self._ended = True
             self.transport.close()
 
     def abort(self) -> None:
-        """Drop the connection at once: the only way to say that a started answer is broken."""
-        if self.transport is not None:
-            self.transport.abort()
+        """Drop the connection at once: the only way to say that a started answer is broken.
 
-
-_OF_INTEREST = NOT_FORWARDED | {b"x-api-key", b"authorization", b"accept"}
-
-
-def _nothing() -> None:
-    pass
-
-
-def _too_large(bounds: Bounds) -> Fault:
-    return Fault(
-        431,
-        "Request header fields too large",
-        f"Send at most {bounds.max_fields} header fields of {bounds.max_header} bytes in all.",
-    )
-
-
-def _check_head(request: Request, version: str, bounds: Bounds) -> None:
-    """What llhttp leaves to us: RFC 9112, sections 3.2 and 6.1, and what is not offered."""
-    if version not in ("1.1", "1.0"):
-        raise Fault(400, "Malformed request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
-    if len(request.host) > 1 or (not request.host and not request.http10):
-        raise Fault(400, "Malformed request", "Exactly one Host field is needed.")
-    if request.host and not valid_host(request.host[0]):
-        raise Fault(400, "Malformed request", "The Host field is not a host name and port.")
-    if request.http10 and request.chunked:
-        raise Fault(400, "Malformed request", "HTTP/1.0 has no transfer codings.")
-    if request.method == "CONNECT":
-        raise Fault(405, "Method not allowed", "This is a gateway to one API, not a tunnel.")
-    if bounds.max_body and (request.content_length or 0) > bounds.max_body:
-        raise Fault(
-            413, "Request body too large", f"A body may have up to {bounds.max_body} bytes here."
-        )
+        With a reset, not an orderly end: to HTTP/1.0 an end is what makes an answer whole.
+        """
+        transport = self.transport
+        if transport is None:
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None and not self.lost:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        transport.abort()

@@ -1,7 +1,9 @@
-"""Redis: the only place that builds a key, sends a command or runs a script."""
+"""Limits, keys and accounts: in Redis, the only place that builds a key, sends a command or runs
+a script; and limits in memory, which keep the same promise."""
 
 from sidecar.stores.directory import RedisDirectory
+from sidecar.stores.memory import MemoryLimitStore
 from sidecar.stores.redis import RedisLimitStore
 from sidecar.stores.wire import Wire
 
-__all__ = ["RedisDirectory", "RedisLimitStore", "Wire"]
+__all__ = ["MemoryLimitStore", "RedisDirectory", "RedisLimitStore", "Wire"]

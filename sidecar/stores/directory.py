@@ -12,13 +12,11 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any, Final
 
-import redis.asyncio
-from redis.exceptions import RedisError
-
 from sidecar.core.model import Account, Key
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores import keys
+from sidecar.stores.wire import ReplyError, Wire, encode
 
 log = logger("directory")
 
@@ -26,8 +24,8 @@ CACHED: Final = 100_000
 FRESH_SECONDS: Final = 60.0  # a known key is asked for again after this
 UNKNOWN_SECONDS: Final = 5.0
 TRUST_SECONDS: Final = 600.0
-TIMEOUT_SECONDS: Final = 1.0
-BLOCK_MS: Final = 500
+POLL_SECONDS: Final = 0.25  # how often changes are asked for
+AT_ONCE: Final = 1_000  # changes in one answer
 
 
 class RedisDirectory:
@@ -35,25 +33,19 @@ class RedisDirectory:
 
     def __init__(
         self,
-        url: str,
+        wire: Wire,
         prefix: str,
         account_of_file: Callable[[str], Account | None],
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._wire = wire
         self._prefix = prefix
         self._account_of_file = account_of_file
         self._now = now
         self._cache: OrderedDict[bytes, tuple[float, Key | None]] = OrderedDict()
         self._heard = now()
         self._generation = 0
-        self._redis: Any = redis.asyncio.Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            max_connections=16,
-        )
 
     def cached(self, digest: bytes) -> Key | None:
         """The key if it is in memory and fresh; None says "ask `find`"."""
@@ -74,7 +66,7 @@ class RedisDirectory:
         generation = self._generation
         try:
             key = await self._read(digest)
-        except (RedisError, OSError, TimeoutError) as error:
+        except StoreUnavailable as error:
             if entry is not None and now - self._heard <= TRUST_SECONDS:
                 return entry[1]
             raise StoreUnavailable(f"the key directory cannot be read: {error}") from None
@@ -85,17 +77,27 @@ class RedisDirectory:
         return key
 
     async def _read(self, digest: bytes) -> Key | None:
-        record = await self._redis.hgetall(keys.credential(self._prefix, digest.hex()))
+        record = await self._hash(keys.credential(self._prefix, digest.hex()))
         if not record:
             return None
         account_id = record["account"]
         account = self._account_of_file(account_id)
         if account is None:
-            fields = await self._redis.hgetall(keys.account(self._prefix, account_id))
+            fields = await self._hash(keys.account(self._prefix, account_id))
             if not fields:
                 return None
             account = account_from(account_id, fields)
         return Key(record["id"], account)
+
+    async def _hash(self, name: str) -> dict[str, str]:
+        reply = await self._ask("HGETALL", name)
+        return _pairs(reply)
+
+    async def _ask(self, *command: str | int) -> Any:
+        reply = await self._wire.execute(encode(*command))
+        if isinstance(reply, ReplyError):
+            raise StoreUnavailable(f"Redis refused to tell: {reply.text}")
+        return reply
 
     def forget(self) -> None:
         """Drop everything that is remembered: the plan file, or an unknown part, changed."""
@@ -104,25 +106,33 @@ class RedisDirectory:
 
     async def run(self) -> None:
         """Follow the changes until cancelled."""
-        stream = keys.changes(self._prefix)
         last: str | None = None
         while True:
             try:
-                if last is None:
-                    newest = await self._redis.xrevrange(stream, count=1)
-                    last = newest[0][0] if newest else "0-0"
-                    self.forget()  # a change may have been missed
-                read = await self._redis.xread({stream: last}, block=BLOCK_MS, count=1000)
+                last = await self._follow(last)
                 self._heard = self._now()
-                for _, changed in read:
-                    for change_id, fields in changed:
-                        last = change_id
-                        self._apply(fields)
-            except (RedisError, OSError, TimeoutError) as error:
+            except StoreUnavailable as error:
                 if last is not None:
-                    log.warning("the key directory is not reachable", error=type(error).__name__)
+                    log.warning("the key directory is not reachable", error=str(error))
                 last = None
-                await asyncio.sleep(BLOCK_MS / 1000)
+            except (KeyError, ValueError, TypeError, IndexError) as error:
+                log.error("the key directory holds what is not a change", error=repr(error))
+                last = None
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _follow(self, last: str | None) -> str:
+        """Take what changed after `last`; the id of the newest change. Raises StoreUnavailable."""
+        stream = keys.changes(self._prefix)
+        if last is None:
+            newest = await self._ask("XREVRANGE", stream, "+", "-", "COUNT", 1)
+            self.forget()  # a change may have been missed
+            return str(newest[0][0].decode()) if newest else "0-0"
+        read = await self._ask("XREAD", "COUNT", AT_ONCE, "STREAMS", stream, last)
+        for _, changed in read or ():
+            for change_id, flat in changed:
+                last = change_id.decode()
+                self._apply(_pairs(flat))
+        return last
 
     def _apply(self, fields: dict[str, str]) -> None:
         self._generation += 1
@@ -135,9 +145,11 @@ class RedisDirectory:
             if key is None or key.account.id == account:
                 del self._cache[known]
 
-    async def close(self) -> None:
-        """Let go of the connections. Idempotent."""
-        await self._redis.aclose()
+
+def _pairs(flat: Any) -> dict[str, str]:
+    """A hash as Redis lists it: name, value, name, value…"""
+    texts = [part.decode() for part in flat or ()]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 def account_from(account_id: str, fields: dict[str, str]) -> Account:

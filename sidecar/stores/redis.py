@@ -8,7 +8,7 @@ from sidecar.core.model import MICRO, Account, Answer, Claim, QuotaLimit
 from sidecar.core.periods import bounds
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
-from sidecar.stores.scripts import Script, load
+from sidecar.stores.scripts import ClaimArguments, Script, load
 from sidecar.stores.wire import ReplyError, Wire, encode
 
 CACHED_COMMANDS: Final = 20_000
@@ -35,12 +35,11 @@ class RedisLimitStore:
 
     async def reserve(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
         """Grant all claims or none; see `ports.LimitStore`. Raises StoreUnavailable."""
-        name = (account.id, key_id, id(claims))
-        cached = self._commands.get(name)
+        cached = self._commands.get((account.id, key_id, id(claims)))
         if cached is not None and cached[0] is claims and cached[1] is account:
-            reply = await self._ask(self._reserve, cached[2])
-            if reply[0] != -1:
-                return _answer(reply)
+            reply = await self._wire.execute(cached[2])
+            if type(reply) is list and len(reply) > 2 and reply[0] >= 0:
+                return Answer(reply[0] == 1, reply[1], tuple(reply[2::2]), tuple(reply[3::2]))
         return await self._build_and_ask(self._reserve, account, key_id, claims, keep=True)
 
     async def peek(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
@@ -65,7 +64,10 @@ class RedisLimitStore:
         raise StoreUnavailable("Redis time does not stand still long enough to find the period")
 
     async def _time(self) -> int:
-        seconds, micros = await self._wire.execute(encode(b"TIME"))
+        reply: Any = await self._wire.execute(encode(b"TIME"))
+        if isinstance(reply, ReplyError):
+            raise StoreUnavailable(f"Redis does not tell the time: {reply.text}")
+        seconds, micros = reply
         return int(seconds) * MICRO + int(micros)
 
     async def _ask(self, script: Script, command: bytes) -> list[int]:
@@ -95,11 +97,13 @@ class RedisLimitStore:
             forced = int(claim.forced)
             if isinstance(limit, QuotaLimit):
                 window = bounds(limit.period, account.timezone, account.anchor, now_us)
-                parts += ["quota", "q/" + field, claim.cost, forced, limit.cap, *window]
+                parts += ClaimArguments(
+                    "quota", "q/" + field, claim.cost, forced, limit.cap, *window
+                )
             else:
                 per, span = limit.refill
                 cost, cap = claim.cost * MICRO, limit.burst * MICRO
-                parts += ["rate", "r/" + field, cost, forced, cap, per, span, 0]
+                parts += ClaimArguments("rate", "r/" + field, cost, forced, cap, per, span, 0)
         return encode(*parts)
 
 

@@ -57,7 +57,7 @@ class _Link(asyncio.Protocol):
         self._lost = lost
         self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_MORE)
         self._out: list[bytes] = []
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -83,10 +83,10 @@ class _Link(asyncio.Protocol):
         self._lost(self)
 
     def send(self, command: bytes, deadline: float) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = self._loop.create_future()
+        future: asyncio.Future[Any] = self.loop.create_future()
         self.waiting.append((deadline, future))
         if not self._out:
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
         self._out.append(command)
         return future
 
@@ -154,13 +154,12 @@ class Wire:
         """Send encoded bytes. The future holds the reply (a ReplyError for an error answer), or
         raises StoreUnavailable: no connection, too much in flight, or no reply in time."""
         link = self._link
-        loop = asyncio.get_running_loop()
         if link is None or self._overdue >= BREAKER_TIMEOUTS or len(link.waiting) >= MAX_IN_FLIGHT:
-            future: asyncio.Future[Any] = loop.create_future()
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             why = self.last_error or "Redis does not answer in time"
             future.set_exception(StoreUnavailable(why))
             return future
-        return link.send(command, loop.time() + self._timeout)
+        return link.send(command, link.loop.time() + self._timeout)
 
     async def _keep_connected(self, first: asyncio.Event) -> None:
         failures = 0
@@ -168,7 +167,8 @@ class Wire:
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     link = await self._connect()
-            except (OSError, TimeoutError, StoreUnavailable) as error:
+            except (OSError, TimeoutError, UnicodeError, StoreUnavailable) as error:
+                # UnicodeError: the host is no name that IDNA knows
                 self.last_error = self._explain(error)
                 if failures == 0:
                     log.warning("redis is not reachable", error=self.last_error)
@@ -241,7 +241,7 @@ class Wire:
             link.abort()
         if self._overdue >= BREAKER_TIMEOUTS and now >= self._probe_at:
             self._probe_at = now + PROBE_SECONDS
-            link.send(PING, now + STALLED_SECONDS).add_done_callback(_ignore)
+            link.send(PING, now + self._timeout).add_done_callback(_ignore)
 
 
 def _ignore(future: asyncio.Future[Any]) -> None:

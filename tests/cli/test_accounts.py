@@ -8,18 +8,20 @@ import pytest
 
 from sidecar.core.identity import fingerprint
 from sidecar.core.model import Key
-from sidecar.stores import RedisDirectory
+from sidecar.stores import RedisDirectory, Wire
 
 
 def find(url: str, secret: str) -> Key | None:
     """What a sidecar would make of this credential."""
 
     async def ask() -> Key | None:
-        directory = RedisDirectory(url, "qs", lambda _: None)
+        wire = Wire(url, timeout_s=1.0)
+        await wire.start()
         try:
+            directory = RedisDirectory(wire, "qs", lambda _: None)
             return await directory.find(fingerprint(secret.encode()))
         finally:
-            await directory.close()
+            await wire.stop()
 
     return asyncio.run(ask())
 

@@ -13,11 +13,10 @@ import pytest
 from sidecar.demo.valkey import free_port
 
 
-def start(spawn: Any) -> tuple[Any, list[str], list[str]]:
+def start(spawn: Any, listen: str = "") -> tuple[Any, list[str], list[str]]:
     """A running demo, what it printed, and the lines to paste."""
-    demo = spawn(
-        "demo", "--listen", f"127.0.0.1:{free_port()}", "--control", f"127.0.0.1:{free_port()}"
-    )
+    listen = listen or f"127.0.0.1:{free_port()}"
+    demo = spawn("demo", "--listen", listen, "--control", f"127.0.0.1:{free_port()}")
     printed: list[str] = []
     while not printed or "Ctrl-C stops everything" not in printed[-1]:
         line = demo.stdout.readline()
@@ -74,6 +73,19 @@ def test_the_five_lines_show_what_they_say_and_ctrl_c_leaves_nothing(
     assert re.search(r"^fred +login +critical +allow", out, re.MULTILINE)
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
     assert not folder.exists()
+
+
+def test_on_a_unix_socket_the_lines_can_be_pasted_too(
+    spawn: Any, no_proxy: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("s") / "demo.sock"
+    demo, printed, lines = start(spawn, f"unix:{path}")
+    assert printed[0] == f"Quota Sidecar demo: unix:{path}"
+    assert "HTTP/1.1 200" in paste(lines[0])
+    assert " 429 " in paste(lines[1])
+    demo.send_signal(signal.SIGTERM)
+    assert demo.wait(20) == 0
+    assert not path.exists()
 
 
 def test_sigterm_stops_it_too(spawn: Any) -> None:

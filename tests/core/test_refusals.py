@@ -87,7 +87,7 @@ def a_standing(limit: Limit = QUOTA, cost: int = 1, used: int = 1000, **changes:
     units = limit.burst if isinstance(limit, RateLimit) else limit.units
     left = max(0, units - used)
     standing = Standing(Claim(limit, cost, False), units, used, left, NOW + WAIT)
-    return replace(standing, **changes)
+    return standing._replace(**changes)
 
 
 def refused(
@@ -96,7 +96,7 @@ def refused(
     worst = violated[0]
     reason = Reason.RATE if isinstance(worst.claim.limit, RateLimit) else Reason.QUOTA
     retry = None if worst.reset_us is None else worst.reset_us - NOW
-    decision = replace(Decision(False, reason, NOW, worst, violated, retry), **changes)
+    decision = Decision(False, reason, NOW, worst, violated, retry)._replace(**changes)
     return limit_refusal(book or a_book(), FREE, ACME, decision, "019", jitter)
 
 

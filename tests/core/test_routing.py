@@ -1,118 +1,14 @@
-"""Paths are read in one way or refused; the first route that matches wins."""
+"""The first route that matches wins, and a path that could be another route's is refused."""
 
 import re
-from urllib.parse import quote
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sidecar.core.model import CallClass, Route
-from sidecar.core.routing import BadTarget, RouteTable, normalise
-
-
-@pytest.mark.parametrize(
-    ("target", "path"),
-    [
-        (b"/", "/"),
-        (b"/?", "/"),
-        (b"/premium", "/premium"),
-        (b"/%70remium", "/premium"),
-        (b"/premium/", "/premium"),
-        (b"//premium", "/premium"),
-        (b"/./premium", "/premium"),
-        (b"/x/../premium", "/premium"),
-        (b"/x/%2e%2E/premium", "/premium"),
-        (b"/premium/x/..", "/premium"),
-        (b"/premium/.", "/premium"),
-        (b"/premium?", "/premium"),
-        (b"/premium?a=/../b%2f%zz\\", "/premium"),
-        (b"/PREMIUM", "/PREMIUM"),
-        (b"/a//b///", "/a/b"),
-        (b"/a.b/.well-known/...", "/a.b/.well-known/..."),
-        (b"/a;v=1/b", "/a;v=1/b"),
-        (b"/caf%C3%A9", "/café"),
-        (b"/models/x%3Apredict", "/models/x:predict"),
-        (b"/a%20b", "/a b"),
-        (b"/100%25", "/100%"),
-        (b"/a%2520b", "/a%20b"),
-        (b"http://api.test/premium?x", "/premium"),
-        (b"HTTPS://api.test", "/"),
-        (b"http://api.test?x=/y", "/"),
-        (b"http://api.test/x/../premium", "/premium"),
-        (b"*", "*"),
-    ],
-)
-def test_a_target_is_normalised(target: bytes, path: str) -> None:
-    assert normalise(target) == path
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        b"",
-        b"?x",
-        b"premium",
-        b"api.test:443",
-        b"http:///premium",
-        b"ftp://api.test/premium",
-        b"/premium#x",
-        b"/premium?x#y",
-        b"/x%2fpremium",
-        b"/x%2Fpremium",
-        b"/x\\..\\premium",
-        b"/x%5cpremium",
-        b"/premium%00",
-        b"/premium%0a",
-        b"/premium%7F",
-        b"/premium%C2%85",
-        b"/premium\x01",
-        b"/premium?\x00",
-        b"/pre mium",
-        b"/premium%",
-        b"/premium%2",
-        b"/premium%zz",
-        b"/..",
-        b"/x/../../premium",
-        b"/%2e%2e/premium",
-        b"/x//../premium",
-        b"/x//./../premium",
-        b"/..;/premium",
-        b"/x/..;a=b/premium",
-        b"/x/.;/premium",
-        b"/x/..%3b/premium",
-        b"/%2570remium",
-        b"/x/%252e%252e/premium",
-        b"/x%252fpremium",
-        b"/%25252e",
-        b"/%c0%afpremium",
-        b"/%ff",
-        b"/%ed%a0%80",
-        "/０".encode(),
-    ],
-)
-def test_a_target_that_can_be_read_in_two_ways_is_refused(target: bytes) -> None:
-    with pytest.raises(BadTarget, match=r"^[a-z]"):
-        normalise(target)
-
-
-@given(st.text(st.sampled_from("ab./%2eF;?*\\\x00é "), max_size=12))
-def test_normalising_twice_is_normalising_once(text: str) -> None:
-    try:
-        path = normalise(b"/" + text.encode())
-    except BadTarget:
-        assume(False)
-    assert normalise(quote(path).encode()) == path
-    assert path == "/" or re.fullmatch(r"(?:/[^/]+)+", path)
-    assert not {".", ".."} & set(path.split("/"))
-
-
-@given(st.binary(max_size=16))
-def test_any_bytes_give_a_path_or_bad_target(data: bytes) -> None:
-    try:
-        assert normalise(data).startswith(("/", "*"))
-    except BadTarget as refused:
-        assert str(refused)
+from sidecar.core.paths import Allowance, BadTarget, Normaliser
+from sidecar.core.routing import RouteTable
 
 
 def a_route(match: str) -> Route:
@@ -211,3 +107,107 @@ def test_stars_match_as_a_naive_matcher_does(parts: list[str], segment: str) -> 
 def test_many_stars_do_not_backtrack() -> None:
     table = RouteTable([a_route("/" + "a*" * 25 + "z")])
     assert table.match("GET", "/" + "a" * 20_000) is None
+
+
+PRICED = [
+    "POST /v1/auth/**",
+    "/v1/status",
+    "/v1/exports",
+    "/v1/files/{name}",
+    "/v1/audit/**",
+    "/Kelvin",
+    "/**",
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (b"/v1/exports", "/v1/exports"),
+        (b"/v1/exports?x=/../..;%2f", "/v1/exports"),
+        (b"//v1/./exports//", "/v1/exports"),
+        (b"/v1/export%73", "/v1/exports"),
+        (b"http://api.test/v1/exports", "/v1/exports"),
+        (b"/v1/audit/a/../b", "/v1/audit/**"),
+        (b"/v1/audit/a;b=c/d", "/v1/audit/**"),
+        (b"/v1/files/a;b", "/v1/files/{name}"),
+        (b"/v1/files/a%20b.%20", "/v1/files/{name}"),
+        (b"/v1/files/what%3F", "/v1/files/{name}"),
+        (b"/v1/files/wait%E2%80%A6txt", "/v1/files/{name}"),
+        (b"/V1/exports", "/**"),
+        (b"/v1/exports.json", "/**"),
+    ],
+)
+def test_a_route_is_found_by_its_target(target: bytes, expected: str) -> None:
+    found = RouteTable([a_route(match) for match in PRICED]).find("GET", target)
+    assert found is not None
+    assert found.match == expected
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/v1;x/exports",
+        b"/v1/exports;x=y",
+        b"/v1/exports%3Bx",
+        b"/v1/;/exports",
+        b"/;a/v1/exports",
+        b"/v1/audit/../status",
+        b"/v1/files/../files/x",
+        b"/v1/audit/x/../../exports",
+        b"/x/../v1/exports",
+        b"/v1/files/a/../../../Kelvin",
+        b"/v1/exports.",
+        b"/v1/exports...",
+        b"/v1/exports%20",
+        b"/v1/exports%20.",
+        b"/v1./exports",
+        b"/v1/exports%3Fx",
+        b"/v1/exports%23",
+        b"/v1%EF%BC%8Fexports",
+        b"/v1/files%EF%BC%BCa",
+        b"/v1/%EF%BD%85xports",
+        b"/v1/%F0%9D%90%9Expor%E2%93%A3s",
+        b"/%E2%84%AAelvin",
+        b"/v1/exports%EF%BC%85%EF%BC%92%EF%BC%90",
+    ],
+)
+def test_a_target_that_may_be_of_another_route_is_refused(target: bytes) -> None:
+    table = RouteTable([a_route(match) for match in PRICED])
+    with pytest.raises(BadTarget, match="different routes"):
+        table.find("GET", target)
+
+
+def test_a_semicolon_can_be_said_to_mean_nothing() -> None:
+    routes = [a_route("/v1/exports"), a_route("/v1/exports;all"), a_route("/**")]
+    table = RouteTable(routes, Normaliser(frozenset({Allowance.SEMICOLON})))
+    assert table.find("GET", b"/v1/exports;all") is routes[1]
+    assert table.find("GET", b"/v1/exports;x") is routes[2]
+    with pytest.raises(BadTarget, match="disguise"):
+        table.find("GET", b"/v1/x/..;/exports")
+
+
+def test_an_allowed_encoded_slash_never_separates() -> None:
+    routes = [a_route("/projects/{id}/issues"), a_route("/projects/**"), a_route("/**")]
+    table = RouteTable(routes, Normaliser(frozenset({Allowance.ENCODED_SLASH})))
+    assert table.find("GET", b"/projects/group%2Fname/issues") is routes[0]
+    assert table.find("GET", b"/projects%2fa/issues") is routes[2]
+    with pytest.raises(BadTarget, match="disguise"):
+        table.find("GET", b"/projects/..%2Fstatus/issues")
+
+
+def test_case_can_be_ignored() -> None:
+    routes = [a_route("GET /v1/Exports"), a_route("/**")]
+    table = RouteTable(routes, ignore_case=True)
+    assert table.find("GET", b"/V1/exports") is routes[0]
+    assert table.find("HEAD", b"/v1/%45XPORTS/") is routes[0]
+    assert RouteTable(routes).find("GET", b"/v1/exports") is routes[1]
+
+
+@given(st.lists(st.sampled_from(["v1", "exports", "a", "*", "?q", "%C3%A9"]), max_size=4))
+def test_find_is_match_of_the_normalised_path_where_there_is_one_reading(parts: list[str]) -> None:
+    target = ("/" + "/".join(parts)).encode()
+    paths = Normaliser()
+    table = RouteTable([a_route(match) for match in PRICED], paths)
+    [path] = paths.readings(target)
+    assert table.find("GET", target) is table.match("GET", path)

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     MICRO,
     Account,
@@ -20,7 +21,9 @@ from sidecar.core.model import (
     Reason,
     Route,
     Scope,
+    Unreadable,
 )
+from sidecar.core.reading import Reading
 from sidecar.core.settlement import (
     Outcome,
     OutcomeReason,
@@ -41,7 +44,7 @@ ENTITLEMENT = Entitlement(
 
 
 def a_usage(overage: tuple[tuple[str, int], ...] = (), **changes: Any) -> dict[str, Any]:
-    outcome = replace(Outcome(200, OutcomeReason.OK, 41, 512, 2048), **changes)
+    outcome = Outcome(200, OutcomeReason.OK, 41, 512, 2048)._replace(**changes)
     return usage_event(
         id="019", source="/sidecar/shop", time=TIME, key=KEY, entitlement=ENTITLEMENT,
         plan_version="sha256:ab", overage=overage, method="POST", outcome=outcome,
@@ -125,3 +128,62 @@ def test_the_same_threshold_and_period_is_the_same_event() -> None:
     assert a_notice("key", other_key)["id"] != a_notice("key")["id"]
     assert a_notice("key")["data"]["key"] == "k1"
     assert len({a_notice(percent=p, period_end_us=e)["id"] for p in (80, 90) for e in (1, 2)}) == 4
+
+
+TOKENS = JsonPath.parse("usage.total_tokens")
+SETTLED = replace(ENTITLEMENT, settles=(("tokens", TOKENS),))
+READ = Reading({"tokens": 300}, {})
+UNREAD = Reading.nothing(["tokens"], Unreadable.NOT_JSON)
+
+
+def late_data(
+    entitlement: Entitlement, reading: Reading | None, overage: tuple[tuple[str, int], ...] = ()
+) -> dict[str, Any]:
+    event = usage_event(
+        id="019", source="/sidecar/shop", time=TIME, key=KEY, entitlement=entitlement,
+        plan_version="sha256:ab", overage=overage, method="POST",
+        outcome=Outcome(200, OutcomeReason.OK, 41, 512, 2048, reading),
+    )  # fmt: skip
+    data: dict[str, Any] = json.loads(orjson.dumps(event))["data"]
+    return data
+
+
+def test_what_the_response_told_is_what_was_used() -> None:
+    data = late_data(SETTLED, READ)
+    assert data["usage"] == {"requests": 1, "tokens": 300}
+    assert "estimated" not in data
+
+
+def test_where_the_response_did_not_tell_the_estimate_stands_and_says_so() -> None:
+    data = late_data(SETTLED, UNREAD)
+    assert data["usage"] == {"requests": 1, "tokens": 350}
+    assert data["estimated"] == {"tokens": "not_json"}
+
+
+def test_where_there_was_no_response_the_estimate_stands_and_says_so() -> None:
+    data = late_data(SETTLED, None)
+    assert data["usage"]["tokens"] == 350
+    assert data["estimated"] == {"tokens": "unanswered"}
+
+
+def test_a_default_that_the_request_did_not_tell_is_named_until_the_response_tells() -> None:
+    guessed = replace(SETTLED, guessed=(("tokens", Unreadable.MISSING),))
+    assert "estimated" not in late_data(guessed, READ)
+    assert late_data(guessed, UNREAD)["estimated"] == {"tokens": "not_json"}
+    only_reserved = replace(guessed, settles=())
+    assert late_data(only_reserved, None)["estimated"] == {"tokens": "missing"}
+
+
+@pytest.mark.parametrize(
+    ("told", "beyond_of_estimate", "beyond"),
+    [(300, 0, 0), (300, 40, 0), (300, 100, 50), (900, 40, 590), (900, 0, 0), (0, 350, 0)],
+)
+def test_overage_moves_with_the_real_cost(told: int, beyond_of_estimate: int, beyond: int) -> None:
+    overage = (("tokens", beyond_of_estimate),) if beyond_of_estimate else ()
+    data = late_data(SETTLED, Reading({"tokens": told}, {}), overage)
+    assert data["usage"]["tokens"] == told
+    assert data["overage"] == {"requests": 0, "tokens": beyond}
+
+
+def test_calls_without_late_costs_have_events_as_ever() -> None:
+    assert "estimated" not in a_usage()["data"]

@@ -9,18 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from sidecar.errors import SinkDown
+from sidecar.metering.turns import Turns
 
 _PIPE_PIECE: Final = 4096  # POSIX PIPE_BUF on Linux: a pipe that polls writable takes this much
 _SLICE_MS: Final = 200
 
 
 class StdoutSink:
-    """Writes lines to a file descriptor from a thread, so that a slow reader blocks nobody."""
+    """Writes lines to a file descriptor from a thread, so that a slow reader blocks nobody.
+
+    With `turns` several sinks may write to one descriptor: lines never mix. Who had to stop
+    inside a line keeps the turn until that line is whole.
+    """
 
     name = "stdout"
 
-    def __init__(self, fd: int = 1, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, fd: int = 1, *, timeout_s: float = 5.0, turns: Turns | None = None) -> None:
         self._fd = fd
+        self._turns = turns
         self._slices = max(1, round(timeout_s * 1000 / _SLICE_MS))
         self._rest = b""  # of a line that was cut when the reader stopped reading
         self._closed = False
@@ -31,7 +37,19 @@ class StdoutSink:
         if self._closed:
             raise SinkDown("Standard output is closed.")
         data = b"\n".join(lines) + b"\n"
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, data)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._in_turn, data)
+
+    def _in_turn(self, data: bytes) -> None:
+        if self._turns is None:
+            self._write(data)
+            return
+        if self._turns.take():
+            self._rest = b"\n"  # another writer died, perhaps inside a line: end that
+        try:
+            self._write(data)
+        finally:
+            if not self._rest:
+                self._turns.end()
 
     def _write(self, data: bytes) -> None:
         everything = self._rest + data
@@ -44,7 +62,8 @@ class StdoutSink:
             self._rest = b""
         except (OSError, SinkDown) as error:
             # The batch comes again from its start; first the line that was cut must end.
-            self._rest = _rest_of_line(everything, done)
+            if done:
+                self._rest = _rest_of_line(everything, done)
             if isinstance(error, SinkDown):
                 raise
             raise SinkDown(f"Standard output cannot be written: {error.strerror}.") from None
@@ -66,6 +85,8 @@ class StdoutSink:
     async def close(self) -> None:
         """Stop writing. The descriptor itself stays open: it is the process's."""
         self._closed = True
+        if self._turns is not None:
+            self._thread.submit(self._turns.leave)
         self._thread.shutdown(wait=False)
 
 

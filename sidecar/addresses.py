@@ -1,0 +1,30 @@
+"""Where something listens or is reached: a TCP address or the path of a unix socket."""
+
+from typing import Final, NamedTuple
+
+# sun_path holds 108 bytes with its final NUL (unix(7)); a socket is made under a name that is
+# a little longer and then renamed.
+MAX_SOCKET_PATH: Final = 100
+
+
+class Address(NamedTuple):
+    """A TCP address. Port 0 means any free port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class UnixPath(NamedTuple):
+    """The file of a unix socket: an absolute path of at most MAX_SOCKET_PATH bytes."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Where = Address | UnixPath

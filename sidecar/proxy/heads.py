@@ -1,0 +1,166 @@
+"""Heads as bytes: the request's for the upstream, the response's for the client.
+
+Order matters to nobody but an attacker: what Connection names is dropped first, our own
+fields are added afterwards, so a client cannot take one of them away.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+
+from sidecar.core.ratelimit_fields import legacy_fields, ratelimit_field
+from sidecar.gate import Admission
+from sidecar.proxy.headers import tokens, traceparent, without_nominated
+from sidecar.proxy.request import Request
+
+Networks = tuple[str, ...]
+
+
+def trust(networks: Networks) -> Callable[[str], bool]:
+    """Whether an address belongs to a proxy whose X-Forwarded-* we believe. Raises ValueError."""
+    known = tuple(ip_network(network, strict=False) for network in networks)
+
+    @lru_cache(maxsize=4096)
+    def trusted(address: str) -> bool:
+        if address == "unix":
+            return "unix" in networks
+        try:
+            one = ip_address(address)
+        except ValueError:
+            return False
+        return any(one in network for network in known)
+
+    return trusted
+
+
+def _nobody(_address: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How the data port speaks, whatever the request: from the settings."""
+
+    via: bytes = b"sidecar"  # our pseudonym; seen again, it is a loop
+    scheme: bytes = b"http"
+    upstream_host: bytes = b""  # replaces Host; b"" keeps the client's
+    legacy_headers: bool = False
+    upgrades: frozenset[bytes] = field(default_factory=lambda: frozenset({b"websocket"}))
+    trusts: Callable[[str], bool] = _nobody
+
+
+def client_address(request: Request, manners: Manners) -> str:
+    """Who calls: the peer, or what a trusted proxy says of it (the last address in
+    X-Forwarded-For that is not a trusted proxy itself)."""
+    address = request.peer
+    if not request.forwarded_for or not manners.trusts(address):
+        return address
+    for hop in reversed(tokens(request.forwarded_for)):
+        try:
+            address = str(ip_address(hop.decode("latin-1")))
+        except ValueError:
+            break
+        if not manners.trusts(address):
+            break
+    return address
+
+
+def wanted_upgrade(request: Request, manners: Manners) -> bytes:
+    """The protocol to offer upstream; b"" when none is asked for that we would tunnel."""
+    if not request.upgrade or request.has_body or request.http10:
+        return b""
+    if b"upgrade" not in tokens(request.connection):
+        return b""
+    for protocol in tokens(request.upgrade):
+        if protocol in manners.upgrades:
+            return protocol
+    return b""
+
+
+def request_head(
+    request: Request, admission: Admission, manners: Manners, upgrade: bytes
+) -> list[bytes]:
+    """The head of the request as the upstream gets it, in parts to be joined."""
+    key = admission.key
+    host = request.host[0] if request.host else b""
+    fields = request.fields
+    if request.connection:
+        fields = without_nominated(fields, request.connection)
+    parts = [
+        b"%b %b HTTP/1.1\r\nHost: %b\r\n"
+        % (request.method.encode(), request.target, manners.upstream_host or host)
+    ]
+    parts += [line for _, line in fields]
+    if request.chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    elif request.content_length is not None:
+        parts.append(b"Content-Length: %d\r\n" % request.content_length)
+    if upgrade:
+        parts.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
+    elif request.te and b"trailers" in tokens(request.te):
+        parts.append(b"Connection: TE\r\nTE: trailers\r\n")
+    if request.max_forwards is not None:
+        parts.append(b"Max-Forwards: %d\r\n" % max(0, request.max_forwards - 1))
+    request_id = admission.request_id
+    if not request.via:
+        via = b"%b %b" % (b"1.0" if request.http10 else b"1.1", manners.via)
+    else:
+        via = b"%b, 1.%d %b" % (b", ".join(request.via), not request.http10, manners.via)
+    parts.append(
+        b"X-Account-Id: %b\r\nX-Plan: %b\r\nX-Key-Id: %b\r\nX-Request-Id: %b\r\n"
+        b"traceparent: %b\r\nVia: %b\r\n"
+        % (
+            key.account.id.encode(),
+            admission.entitlement.plan.id.encode(),
+            key.id.encode(),
+            request_id.encode(),
+            traceparent(request.traceparents, request_id),
+            via,
+        )
+    )
+    parts.append(_forwarded(request, host, manners))
+    return parts
+
+
+def _forwarded(request: Request, host: bytes, manners: Manners) -> bytes:
+    """X-Forwarded-*, and the head's end. A stranger's are replaced, a trusted proxy's extended."""
+    peer = request.peer.encode()
+    scheme = manners.scheme
+    if not manners.trusts(request.peer):
+        return b"X-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: %b\r\n\r\n" % (
+            peer,
+            host,
+            scheme,
+        )
+    hops = b", ".join((*request.forwarded_for, peer))
+    first_host = request.forwarded_host[0] if request.forwarded_host else host
+    proto = request.forwarded_proto[0] if request.forwarded_proto else scheme
+    lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: %b\r\n" % (
+        hops, first_host, proto
+    )  # fmt: skip
+    if request.forwarded:  # RFC 7239, section 4
+        node = b'"[%b]"' % peer if b":" in peer else peer
+        lines += b"Forwarded: %b, for=%b;proto=%b\r\n" % (
+            b", ".join(request.forwarded), node, scheme
+        )  # fmt: skip
+    return lines + b"\r\n"
+
+
+def own_fields(request: Request, admission: Admission, manners: Manners, *, keep: bool) -> bytes:
+    """What we add to every forwarded response, and the head's end."""
+    tightest = admission.decision.tightest
+    head = b"X-Request-Id: %b\r\n" % admission.request_id.encode()
+    if tightest is not None:
+        now_us = admission.decision.now_us
+        head += b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n" % (
+            admission.entitlement.policy_field,
+            ratelimit_field(tightest, now_us),
+        )
+        if manners.legacy_headers:
+            head += b"".join(b"%b: %b\r\n" % pair for pair in legacy_fields(tightest, now_us))
+    if not keep:
+        return head + b"Connection: close\r\n\r\n"
+    if request.http10:
+        return head + b"Connection: keep-alive\r\n\r\n"
+    return head + b"\r\n"

@@ -1,0 +1,239 @@
+"""Connections to the one upstream: kept warm, bounded in number, some of them for critical calls.
+
+Load balancing stays with the platform. A name is resolved again every few seconds; connections
+that lead to an address which the name does not have any more take no further request.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from sidecar.core.settlement import OutcomeReason
+from sidecar.logs import logger
+from sidecar.proxy.client import UpstreamConnection
+from sidecar.proxy.limits import Bounds
+
+log = logger("proxy")
+
+RESOLVE_SECONDS: Final = 5.0
+
+
+class UpstreamFailed(Exception):
+    """The upstream gave no usable answer."""
+
+    def __init__(self, reason: OutcomeReason, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where the API is: host and port, or the path of a unix socket; `tls` for https."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    path: str | None = None
+    tls: ssl.SSLContext | None = None
+    server_name: str | None = None  # for SNI and the certificate, when it is not `host`
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the host has to be resolved."""
+        try:
+            ip_address(self.host)
+        except ValueError:
+            return self.path is None
+        return False
+
+
+class UpstreamPool:
+    """Idle connections last in, first out. A few are out of reach for calls that are not critical,
+    so that a slow API under a flood still answers them."""
+
+    def __init__(self, upstream: Upstream, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self._upstream = upstream
+        self._loop = asyncio.get_running_loop()
+        self.now: Callable[[], float] = self._loop.time
+        self._idle: deque[UpstreamConnection] = deque()
+        self._all: set[UpstreamConnection] = set()
+        self._connecting = 0
+        self._waiting: tuple[deque[asyncio.Future[None]], deque[asyncio.Future[None]]]
+        self._waiting = (deque(), deque())  # critical calls, others
+        self._shared = bounds.upstream_connections - min(
+            bounds.critical_connections, bounds.upstream_connections - 1
+        )
+        self._addresses: frozenset[str] = frozenset()
+        self._resolving: asyncio.Task[None] | None = None
+        self._resolve_at = 0.0
+
+    @property
+    def size(self) -> int:
+        """Open connections, idle ones included."""
+        return len(self._all)
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for work."""
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a connection."""
+        return len(self._waiting[0]) + len(self._waiting[1])
+
+    @property
+    def _in_use(self) -> int:
+        return len(self._all) + self._connecting - len(self._idle)
+
+    def take_idle(self, *, critical: bool) -> UpstreamConnection | None:
+        """The warmest idle connection, if there is one for such a call."""
+        if not critical and self._in_use >= self._shared:
+            return None
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                connection.reused = True
+                return connection
+        return None
+
+    async def acquire(self, *, critical: bool) -> UpstreamConnection:
+        """A connection of one's own: idle, new, or the next that is given back.
+
+        Raises UpstreamFailed when none can be had within the connect timeout.
+        """
+        most = self.bounds.upstream_connections if critical else self._shared
+        give_up = self.now() + self.bounds.connect_timeout
+        while self._in_use >= most:
+            await self._wait_turn(give_up, critical=critical)
+        return self.take_idle(critical=critical) or await self.connect()
+
+    async def _wait_turn(self, give_up: float, *, critical: bool) -> None:
+        turn = self._loop.create_future()
+        queue = self._waiting[0 if critical else 1]
+        queue.append(turn)
+        try:
+            async with asyncio.timeout_at(give_up):
+                await turn
+        except TimeoutError:
+            raise UpstreamFailed(
+                OutcomeReason.OVERLOADED, "All connections to the API are busy."
+            ) from None
+        finally:
+            if turn in queue:
+                queue.remove(turn)
+
+    async def connect(self) -> UpstreamConnection:
+        """A new connection. Raises UpstreamFailed."""
+        self._connecting += 1
+        try:
+            async with asyncio.timeout(self.bounds.connect_timeout):
+                connection = await self._open()
+        except TimeoutError:
+            self._wake_next()
+            raise UpstreamFailed(
+                OutcomeReason.UPSTREAM_TIMEOUT, "The API did not accept a connection in time."
+            ) from None
+        except ssl.SSLError as error:
+            self._wake_next()
+            log.error("upstream tls failed", problem=error.reason or str(error))
+            raise UpstreamFailed(
+                OutcomeReason.UPSTREAM_REFUSED, "No secure connection to the API can be made."
+            ) from None
+        except OSError:
+            self._wake_next()
+            raise UpstreamFailed(
+                OutcomeReason.UPSTREAM_REFUSED, "The API cannot be reached: connection refused."
+            ) from None
+        finally:
+            self._connecting -= 1
+        self._all.add(connection)
+        return connection
+
+    async def _open(self) -> UpstreamConnection:
+        to = self._upstream
+        name = to.server_name or (to.host if to.tls is not None else None)
+        if to.path is not None:
+            _, connection = await self._loop.create_unix_connection(
+                lambda: UpstreamConnection(self), to.path, ssl=to.tls, server_hostname=name
+            )
+            return connection
+        _, connection = await self._loop.create_connection(
+            lambda: UpstreamConnection(self), to.host, to.port, ssl=to.tls, server_hostname=name
+        )
+        if to.is_name and connection.transport is not None:
+            peer = connection.transport.get_extra_info("peername")
+            connection.address = peer[0] if peer else ""
+        return connection
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Give a connection back after a whole exchange."""
+        if not connection.usable:
+            connection.retire()
+            return
+        connection.resume_reading()
+        connection.idle_since = self.now()
+        self._idle.append(connection)
+        if self._waiting[0] or self._waiting[1]:
+            self._wake_next()
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """The connection is gone."""
+        self._all.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._wake_next()
+
+    def _wake_next(self) -> None:
+        for queue, most in zip(
+            self._waiting, (self.bounds.upstream_connections, self._shared), strict=True
+        ):
+            while queue and self._in_use < most:
+                turn = queue.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    return
+
+    def sweep(self, now: float) -> None:
+        """End exchanges that are overdue, close what has been idle for long, mind the name."""
+        for connection in list(self._all):
+            if connection.deadline and now >= connection.deadline:
+                connection.overdue()
+        while self._idle and now - self._idle[0].idle_since > self.bounds.upstream_idle:
+            self._idle.popleft().retire()
+        if self._all and self._upstream.is_name and now >= self._resolve_at:
+            self._resolve_at = now + RESOLVE_SECONDS
+            if self._resolving is None or self._resolving.done():
+                self._resolving = self._loop.create_task(self._resolve())
+
+    async def _resolve(self) -> None:
+        """Retire what leads to an address that the name has lost. A failure changes nothing."""
+        to = self._upstream
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                found = await self._loop.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError) as error:
+            log.warning("the upstream's name cannot be resolved", error=type(error).__name__)
+            return
+        addresses = frozenset(str(entry[4][0]) for entry in found)
+        if self._addresses and addresses != self._addresses:
+            log.info("the upstream's name leads elsewhere", addresses=sorted(addresses))
+        self._addresses = addresses
+        for connection in list(self._all):
+            if connection.address not in addresses:
+                connection.usable = False
+        for connection in [one for one in self._idle if not one.usable]:
+            connection.retire()
+
+    def close(self) -> None:
+        """Drop every connection."""
+        if self._resolving is not None:
+            self._resolving.cancel()
+        for connection in list(self._all):
+            connection.retire()

@@ -1,0 +1,7 @@
+"""How this process runs: flags, then SIDECAR_… variables, then the settings file, then defaults."""
+
+from sidecar.addresses import Address, UnixPath
+from sidecar.settings.describing import ENV_PREFIX, Described
+from sidecar.settings.model import Settings, described
+
+__all__ = ["ENV_PREFIX", "Address", "Described", "Settings", "UnixPath", "described"]

@@ -1,0 +1,253 @@
+"""The settings themselves.
+
+One field is one setting. Its description is the help of its flag, its line in
+docs/settings.md and the hint of its errors; nothing lists the settings a second time.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from sidecar.addresses import Address, UnixPath
+from sidecar.errors import SettingsError
+from sidecar.settings.describing import ENV_PREFIX, Described, describe, sentence
+from sidecar.settings.files import read
+from sidecar.settings.values import (
+    Listen,
+    Mode,
+    Redis,
+    Seconds,
+    Sinks,
+    Tcp,
+    Upstream,
+    Workers,
+)
+
+
+class Settings(BaseSettings):
+    """Every setting of `sidecar serve`. Immutable. Raises ValidationError: use `load`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    config: Path | None = Field(None, description="A YAML or TOML file with these settings.")
+    plans: Path = Field(description="The plan file.")
+    upstream: Upstream = Field(
+        description="The API that calls are forwarded to, as http://HOST:PORT."
+    )
+    listen: Listen = Field(
+        Address("127.0.0.1", 8080),
+        description="Where customers' calls come in, as HOST:PORT or unix:/PATH.",
+    )
+    listen_backlog: int = Field(
+        1_024, ge=1, le=65_535, description="How many connections may wait to be accepted."
+    )
+    listen_mode: Mode = Field(
+        "660", description="Who may connect to the unix socket: its file mode, in octal."
+    )
+    tls_cert: Path | None = Field(
+        None, description="A PEM file with the certificate and its chain; calls then come by TLS."
+    )
+    tls_key: Path | None = Field(
+        None, description="The PEM file with the certificate's key, not encrypted."
+    )
+    tls_client_ca: Path | None = Field(
+        None, description="A PEM file of CAs; clients must then show a certificate of one of them."
+    )
+    workers: Workers = Field(
+        "1", description="How many processes serve; auto: one for each CPU this one may use."
+    )
+    control: Tcp = Field(
+        Address("127.0.0.1", 9090),
+        description="Where /healthz, /readyz, /metrics and /config answer, as HOST:PORT.",
+    )
+    redis: Redis = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="The Redis or Valkey that keeps the counters; rediss:// for TLS.",
+    )
+    redis_prefix: str = Field(
+        "qs",
+        pattern=r"^[A-Za-z0-9_.:-]{1,64}$",
+        description="What all keys in Redis start with.",
+    )
+    redis_timeout_ms: int = Field(
+        50, ge=1, le=10_000, description="How long a call waits for Redis, in milliseconds."
+    )
+    spool: Path = Field(
+        Path("/var/spool/sidecar"),
+        description="The directory of the event spool; one per process, on a disk that stays.",
+    )
+    spool_full: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="When the spool is full: refuse billable calls with 503, or drop events.",
+    )
+    spool_max_bytes: int = Field(
+        1 << 30, ge=1 << 20, description="How large the spool may grow, in bytes."
+    )
+    commit_window_ms: int = Field(
+        20, ge=1, le=1_000, description="The most that kill -9 may lose of events, in milliseconds."
+    )
+    sinks: Sinks = Field(
+        (),
+        description="Where events are shipped, comma-separated: stdout, file:/path, redis.",
+    )
+    source: str = Field(
+        "/sidecar/default",
+        pattern=r"^[A-Za-z0-9/][A-Za-z0-9_.:/~-]{0,254}$",
+        description="The source of the events: names the workload, never the pod.",
+    )
+    reserved_prefix: str = Field(
+        "/-/",
+        pattern=r"^/[A-Za-z0-9_.~-]+/$",
+        description="Paths that the sidecar keeps for itself and never forwards.",
+    )
+    legacy_headers: bool = Field(
+        False, description="Send X-RateLimit-Limit, -Remaining and -Reset as well."
+    )
+    refusal_events: bool = Field(
+        False, description="Record an api.refusal.v1 event for each refused call of an account."
+    )
+    access_log: bool = Field(False, description="Log one line per call.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least serious lines that are logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="JSON for machines, console for people."
+    )
+    header_timeout_s: Seconds = Field(
+        10.0, description="How long a client may take to send a request's headers, in seconds."
+    )
+    idle_timeout_s: Seconds = Field(
+        75.0, description="How long a client's idle connection is kept, in seconds."
+    )
+    body_timeout_s: Seconds = Field(
+        30.0, description="The longest pause inside a body, in seconds."
+    )
+    connect_timeout_s: Seconds = Field(
+        3.0, description="How long connecting to the upstream may take, in seconds."
+    )
+    response_timeout_s: Seconds = Field(
+        60.0, description="How long the upstream may take to begin its response, in seconds."
+    )
+    max_header_bytes: int = Field(
+        32_768, ge=1_024, le=1 << 20, description="All header fields of a request, in bytes."
+    )
+    max_headers: int = Field(
+        100, ge=8, le=10_000, description="How many header fields a request may have."
+    )
+    max_target_bytes: int = Field(
+        8_192, ge=256, le=1 << 20, description="Path and query of a request, in bytes."
+    )
+    max_body_bytes: int = Field(
+        0, ge=0, description="The body of a request, in bytes; 0: any size, bodies are streamed."
+    )
+    max_connections: int = Field(
+        10_000, ge=1, le=1_000_000, description="How many client connections are open at once."
+    )
+    max_connections_per_address: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="How many of them one client address may hold, in each worker; 0: any number.",
+    )
+    max_connection_age: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        description="After how long a client's connection is closed, in seconds; 0: never.",
+    )
+    upstream_connections: int = Field(
+        256, ge=1, le=100_000, description="How many connections to the upstream are open at once."
+    )
+    drain_timeout_s: Seconds = Field(
+        30.0, description="How long calls in flight may take to end after SIGTERM, in seconds."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used here
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used here
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, settings file; the file is the one that the first two name."""
+        path = init_settings().get("config") or env_settings().get("config")
+        if not path:
+            return init_settings, env_settings
+        values = read(Path(str(path)))
+        return init_settings, env_settings, InitSettingsSource(settings_cls, values)
+
+    @classmethod
+    def load(cls, flags: Mapping[str, object]) -> Self:
+        """Settings from flags (None: not given), environment, file and defaults.
+
+        Raises SettingsError with one sentence a line, each naming the flag and the variable.
+        """
+        try:
+            settings = cls(**_given(flags))  # type: ignore[arg-type]  # validated by pydantic
+        except ValidationError as error:
+            lines = [sentence(one, cls.model_fields) for one in error.errors(include_url=False)]
+            raise SettingsError("\n".join(dict.fromkeys(lines))) from None
+        settings._check_tls()
+        return settings
+
+    def _check_tls(self) -> None:
+        given = {"--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
+        missing = [flag for flag, file in given.items() if file is None]
+        if len(missing) == 1 or (missing and self.tls_client_ca is not None):
+            variables = " and ".join(
+                f"{flag} ({ENV_PREFIX}{flag[2:].upper().replace('-', '_')})" for flag in missing
+            )
+            raise SettingsError(
+                f"{variables} must be given too: TLS needs the certificate and its key"
+            )
+
+    @classmethod
+    def for_tools(cls, **flags: object) -> Self:
+        """`load` for verbs that serve nothing: plan file and upstream need not be given."""
+        return cls.load({"plans": "none", "upstream": "http://none"} | _given(flags))
+
+    def as_flags(self) -> dict[str, str]:
+        """What to give to `load`, without environment and file, to get the same settings.
+
+        Holds the password of Redis.
+        """
+        values = {name: getattr(self, name) for name in Settings.model_fields if name != "config"}
+        flags = {name: _flag(value) for name, value in values.items() if value is not None}
+        return flags | {"upstream": f"http://{self.upstream}"}
+
+    @property
+    def redis_shown(self) -> str:
+        """The address of Redis without user, password or query: what may be logged."""
+        url = urlsplit(self.redis.get_secret_value())
+        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+        return f"{url.scheme}://{host}:{url.port or 6379}{url.path}"
+
+
+def _given(flags: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _flag(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Address | UnixPath):
+        return str(value)
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def described() -> list[Described]:
+    """All settings, in the order of the model."""
+    return [describe(name, field) for name, field in Settings.model_fields.items()]

@@ -1,0 +1,116 @@
+"""What a setting's text may be: each check takes text, from wherever it came, and gives a value.
+
+A check raises ValueError with what is wrong and what to write instead; what is not text is
+passed on for the model to judge.
+"""
+
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
+
+from sidecar.addresses import MAX_SOCKET_PATH, Address, UnixPath
+
+
+def _address(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    host, colon, port = value.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    bad_host = not bare or (":" in bare and bare == host) or re.search(r"[\s/@\[\]]", bare)
+    if not colon or bad_host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
+        raise ValueError(f'"{value}" is not an address; write HOST:PORT, like 127.0.0.1:8080')
+    return Address(bare, int(port))
+
+
+def _listen(value: object) -> object:
+    if not isinstance(value, str) or not value.startswith("unix:"):
+        return _address(value)
+    path = value.removeprefix("unix:")
+    if not path.startswith("/") or path.endswith("/") or "\0" in path:
+        raise ValueError(
+            f'"{value}" names no socket; write unix:/PATH, like unix:/run/sidecar/http.sock'
+        )
+    if len(path.encode()) > MAX_SOCKET_PATH:
+        raise ValueError(
+            f'the path in "{value}" is too long for a socket; at most {MAX_SOCKET_PATH} bytes'
+        )
+    return UnixPath(path)
+
+
+def _upstream(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    scheme, colon, _ = value.partition(":")
+    if colon and scheme.lower() in ("https", "unix"):
+        raise ValueError(
+            f"{scheme.lower()}: upstreams are not supported yet; write http://HOST:PORT"
+        )
+    wrong = "is not an upstream; write http://HOST:PORT, without a path"
+    try:
+        url = urlsplit(value)
+        port = 80 if url.port is None else url.port
+    except ValueError:
+        raise ValueError(f"the value {wrong}") from None
+    if url.username is not None or url.password is not None:
+        raise ValueError("credentials in the upstream's address are not supported yet")
+    plain = url.path in ("", "/") and not url.query and not url.fragment
+    if url.scheme != "http" or not url.hostname or not plain or port == 0:
+        raise ValueError(f'"{value}" {wrong}')
+    return Address(url.hostname, port)
+
+
+def _redis(value: object) -> object:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not isinstance(text, str):
+        return value
+    # The value is never repeated: it may hold a password.
+    try:
+        url = urlsplit(text)
+        valid = url.scheme in ("redis", "rediss") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        valid = False
+    if not valid or not re.fullmatch(r"(/[0-9]*)?", url.path):
+        raise ValueError("not a Redis URL; write redis://[USER:PASSWORD@]HOST:PORT/NUMBER")
+    return value
+
+
+def _sinks(value: object) -> object:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("not a list of sinks; write stdout, file:/path or redis")
+    seen: set[str] = set()
+    for sink in value:
+        kind, _, path = str(sink).partition(":")
+        if sink not in ("stdout", "redis") and not (kind == "file" and path):
+            raise ValueError(f'"{sink}" is not a sink; write stdout, file:/path or redis')
+        if kind in seen:
+            raise ValueError(f"{kind} is there twice; one sink of a kind is served")
+        seen.add(kind)
+    return tuple(value)
+
+
+def _workers(value: object) -> object:
+    text = str(value)
+    if text != "auto" and not (re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= 256):
+        raise ValueError(f'"{text}" is not a number of workers; write 1 to 256, or auto')
+    return text
+
+
+def _mode(value: object) -> object:
+    if not re.fullmatch(r"0?[0-7]{3}", str(value)):
+        raise ValueError(f'"{value}" is not a file mode; write it in octal, like 660')
+    return str(value)
+
+
+Upstream = Annotated[Address, NoDecode, BeforeValidator(_upstream)]
+Tcp = Annotated[Address, NoDecode, BeforeValidator(_address)]
+Listen = Annotated[Address | UnixPath, NoDecode, BeforeValidator(_listen)]
+Redis = Annotated[SecretStr, BeforeValidator(_redis)]
+Sinks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_sinks)]
+Workers = Annotated[str, BeforeValidator(_workers)]
+Mode = Annotated[str, BeforeValidator(_mode)]
+Seconds = Annotated[float, Field(ge=0.001, le=86_400)]

@@ -1,0 +1,102 @@
+"""A worker: a whole sidecar without a control port, that obeys and answers its supervisor.
+
+Started as `python -m sidecar.workers.child DESCRIPTOR`; everything else comes through the
+channel. When that closes, the supervisor is gone and the worker drains and ends.
+"""
+
+import asyncio
+import signal
+import socket
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from sidecar import logs
+from sidecar.app import App
+from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
+from sidecar.settings import Settings
+from sidecar.workers.channel import Channel, Message
+from sidecar.workers.merging import families_of
+from sidecar.workers.shares import Share
+
+
+def main() -> None:
+    """Serve until told to stop, then drain. Exit code 0; 1 or 2 when it could not start."""
+    sys.exit(uvloop.run(_work(int(sys.argv[1]))))
+
+
+async def _work(descriptor: int) -> int:
+    channel = await Channel.over(socket.socket(fileno=descriptor))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _nothing)
+    task = await channel.receive()
+    if task is None:
+        return 0
+    try:
+        settings = Settings.load(task["flags"])
+        logs.configure(settings.log_level, settings.log_format)
+        app = App(settings, share=_share(task["share"]))
+        await app.start()
+    except SidecarError as error:
+        channel.send({"failed": _failure(error)})
+        await channel.flush()
+        return 2 if isinstance(error, SettingsError | ConfigError | SpoolError) else 1
+    channel.send({"serving": True})
+    loop.add_signal_handler(signal.SIGHUP, app.reload)
+    obeying = loop.create_task(_obey(channel, app, stop))
+    await stop.wait()
+    await app.stop()  # the supervisor may go on asking meanwhile
+    obeying.cancel()
+    return 0
+
+
+def _nothing() -> None:
+    pass
+
+
+def _share(value: Message) -> Share:
+    return Share(
+        worker=value["worker"],
+        leftovers=tuple(Path(path) for path in value["leftovers"]),
+        turns_in=Path(value["turns_in"]),
+        descriptor=value["descriptor"],
+    )
+
+
+def _failure(error: SidecarError) -> Message:
+    """As the supervisor can raise it again."""
+    problems = error.problems if isinstance(error, ConfigError) else ()
+    return {
+        "kind": type(error).__name__,
+        "text": str(error),
+        "problems": [asdict(problem) for problem in problems],
+    }
+
+
+async def _obey(channel: Channel, app: App, stop: asyncio.Event) -> None:
+    async for message in channel.messages():
+        if message.get("do") == "reload":
+            app.reload()
+        elif message.get("do") == "stop":
+            stop.set()
+        else:
+            channel.send({"id": message["id"], "answer": _answer(app, message["ask"])})
+    stop.set()
+
+
+def _answer(app: App, what: str) -> Any:
+    if what == "metrics":
+        return families_of(app.metrics.registry)
+    if what == "config":
+        return app.keeper.status()
+    return app.not_ready()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""JSON bodies of responses and requests: values, reasons, bounds."""
+
+import gzip
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from bodies_codings import JSON, TOKENS, a_reader, read
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.bodies import read_request, reader_for
+from sidecar.bodies.json_body import MOST_JSON
+from sidecar.core.json_path import JsonPath
+from sidecar.core.model import Reserve, Unreadable
+from sidecar.core.reading import Reading
+
+BODY = b'{"usage": {"total_tokens": 350}}'
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        b"application/json", b"Application/JSON; charset=utf-8", b" application/json ;x",
+        b"text/json", b"application/problem+json", b"application/vnd.acme.v1+json", b"a/b+json",
+    ],
+)  # fmt: skip
+def test_every_kind_of_json_is_read(kind: bytes) -> None:
+    assert read([BODY], kind).values == {"tokens": 350}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [b"", b"text/html", b"application/jsonp", b"application/x-ndjson", b"image/png", b"json",
+     b"+json", b"application/xml", b"\xff"],
+)  # fmt: skip
+def test_what_is_no_json_by_its_type_is_not_looked_at(kind: bytes) -> None:
+    reader = a_reader(kind)
+    assert not reader.wanted
+    reader.feed(BODY)
+    assert reader.finish().unreadable == {"tokens": Unreadable.NOT_JSON}
+
+
+def test_without_a_path_there_is_no_reader() -> None:
+    assert reader_for(JSON, b"", ()) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"", Unreadable.NOT_JSON),
+        (b"   ", Unreadable.NOT_JSON),
+        (b"<html>", Unreadable.NOT_JSON),
+        (BODY[:-1], Unreadable.NOT_JSON),
+        (BODY + b"{}", Unreadable.NOT_JSON),
+        (b'{"usage": {"total_tokens": NaN}}', Unreadable.NOT_JSON),
+        (b'{"usage": {"total_tokens": 350, "x": "\xff"}}', Unreadable.NOT_JSON),
+        (b"[" * 100_000, Unreadable.NOT_JSON),
+        (BODY.decode().encode("utf-16"), Unreadable.NOT_JSON),
+        (b"{}", Unreadable.MISSING),
+        (b"[]", Unreadable.MISSING),
+        (b"null", Unreadable.MISSING),
+        (b'{"usage": 350}', Unreadable.MISSING),
+        (b'{"error": {"message": "overloaded"}}', Unreadable.MISSING),
+        (b'{"usage": {"total_tokens": null}}', Unreadable.MISSING),
+        (b'{"usage": {"total_tokens": -1}}', Unreadable.NOT_A_NUMBER),
+        (b'{"usage": {"total_tokens": 1.5}}', Unreadable.NOT_A_NUMBER),
+        (b'{"usage": {"total_tokens": true}}', Unreadable.NOT_A_NUMBER),
+        (b'{"usage": {"total_tokens": "350"}}', Unreadable.NOT_A_NUMBER),
+        (b'{"usage": {"total_tokens": 9007199254740992}}', Unreadable.NOT_A_NUMBER),
+        (b'{"usage": {"total_tokens": 1e300}}', Unreadable.NOT_A_NUMBER),
+        (b'{"usage": {"total_tokens": 99999999999999999999999}}', Unreadable.NOT_A_NUMBER),
+    ],
+)
+def test_what_tells_no_value_says_why(body: bytes, why: Unreadable) -> None:
+    reading = read([body])
+    assert (dict(reading.values), dict(reading.unreadable)) == ({}, {"tokens": why})
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("0", 0), ("350.0", 350), ("3.5e2", 350), ("9007199254740991", 2**53 - 1), ("-0", 0)],
+)
+def test_every_way_to_write_a_whole_number_is_read(text: str, tokens: int) -> None:
+    body = b'{"usage": {"total_tokens": %s}}' % text.encode()
+    assert read([body]).values == {"tokens": tokens}
+    assert read([b"\xef\xbb\xbf" + body]).values == {"tokens": tokens}
+
+
+def test_each_meter_is_told_for_itself() -> None:
+    paths = (*TOKENS, ("images", JsonPath.parse("images")), ("cost", JsonPath.parse("a.0.cost")))
+    reading = read([b'{"usage": {"total_tokens": 1}, "images": "x", "a": []}'], paths=paths)
+    assert reading.values == {"tokens": 1}
+    assert reading.unreadable == {"images": Unreadable.NOT_A_NUMBER, "cost": Unreadable.MISSING}
+
+
+def test_I9_a_megabyte_is_kept_and_not_a_byte_more() -> None:
+    body = BODY + b" " * (MOST_JSON - len(BODY))
+    assert read([body]).values == {"tokens": 350}
+    reader = a_reader()
+    reader.feed(body)
+    assert reader.wanted
+    reader.feed(b" ")
+    assert not reader.wanted
+    reader.feed(BODY)
+    assert reader.finish().unreadable == {"tokens": Unreadable.TOO_LARGE}
+    assert read([gzip.compress(body + b" ", mtime=0)], coding=b"gzip").unreadable == {
+        "tokens": Unreadable.TOO_LARGE
+    }
+
+
+@pytest.mark.parametrize("body", [b"", BODY[:10], BODY])
+def test_a_body_that_broke_off_is_truncated(body: bytes) -> None:
+    reading = read([body], complete=False)
+    assert reading.unreadable == {"tokens": Unreadable.TRUNCATED}
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["usage", "total_tokens", "x"]), inner, max_size=3)
+    ),
+    max_leaves=15,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(JSON_VALUES, st.lists(st.integers(0, 300), max_size=6), st.booleans())
+def test_every_split_reads_what_is_in_the_document(
+    document: Any, cuts: list[int], broken: bool
+) -> None:
+    body = json.dumps(document).encode()[: -1 if broken else None]
+    edges = [0, *sorted(at % (len(body) + 1) for at in cuts), len(body)]
+    reading = read([body[a:b] for a, b in pairwise(edges)])
+    assert reading == read([body])
+    if not broken:
+        expected = Reading.from_document(json.loads(body), TOKENS)
+        assert reading == expected
+
+
+MAX_TOKENS = ("tokens", Reserve(JsonPath.parse("max_tokens"), 1024, 100))
+
+
+def test_a_request_tells_what_it_will_cost() -> None:
+    reading = read_request(b'{"max_tokens": 5}', JSON, b"", [MAX_TOKENS])
+    assert (reading.values, reading.unreadable) == ({"tokens": 5}, {})
+    encoded = gzip.compress(b'{"max_tokens": 6}', mtime=0)
+    assert read_request(encoded, JSON, b"gzip", [MAX_TOKENS]).values == {"tokens": 6}
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "coding", "why"),
+    [
+        (b"", JSON, b"", Unreadable.NOT_JSON),
+        (b"", b"", b"", Unreadable.NOT_JSON),
+        (b"max_tokens=5", b"application/x-www-form-urlencoded", b"", Unreadable.NOT_JSON),
+        (b'data: {"max_tokens": 5}\n\n', b"text/event-stream", b"", Unreadable.NOT_JSON),
+        (b'{"max_tokens": 5}', JSON, b"gzip", Unreadable.UNDECODABLE),
+        (b'{"max_tokens": 5}', JSON, b"rot13", Unreadable.UNDECODABLE),
+        (gzip.compress(b'{"max_tokens": 5}', mtime=0)[:-1], JSON, b"gzip", Unreadable.TRUNCATED),
+        (b'{"max_tokens": "all"}', JSON, b"", Unreadable.NOT_A_NUMBER),
+        (b'{"max_tokens": -5}', JSON, b"", Unreadable.NOT_A_NUMBER),
+        (b"{}", JSON, b"", Unreadable.MISSING),
+        (b'{"max_tokens": 5}' + b" " * 84, JSON, b"", Unreadable.TOO_LARGE),
+        (gzip.compress(b" " * (MOST_JSON + 1), mtime=0)[:100], JSON, b"gzip", Unreadable.TRUNCATED),
+    ],
+)
+def test_a_request_that_does_not_tell_says_why(
+    body: bytes, kind: bytes, coding: bytes, why: Unreadable
+) -> None:
+    reading = read_request(body, kind, coding, [MAX_TOKENS])
+    assert (dict(reading.values), dict(reading.unreadable)) == ({}, {"tokens": why})
+
+
+def test_a_request_that_was_not_read_to_its_end_is_too_large() -> None:
+    reading = read_request(b'{"max_tokens": 5}', JSON, b"", [MAX_TOKENS], complete=False)
+    assert reading.unreadable == {"tokens": Unreadable.TOO_LARGE}
+
+
+def test_each_meter_of_a_request_has_its_own_bound() -> None:
+    wide = ("images", Reserve(JsonPath.parse("n"), 1, 1_000))
+    body = b'{"max_tokens": 5, "n": 3}' + b" " * 100
+    reading = read_request(body, JSON, b"", [MAX_TOKENS, wide])
+    assert reading.values == {"images": 3}
+    assert reading.unreadable == {"tokens": Unreadable.TOO_LARGE}

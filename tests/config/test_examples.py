@@ -1,0 +1,78 @@
+"""The plan files that people start from: sound, known to the schema, and meaning what they say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from sidecar.config import load, schema
+from sidecar.core.model import QuotaLimit
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ALL = sorted(EXAMPLES.glob("*.yaml"))
+
+
+class WithoutDates(yaml.SafeLoader):
+    """YAML as JSON sees it: a date stays the text it was written as."""
+
+
+WithoutDates.add_constructor("tag:yaml.org,2002:timestamp", WithoutDates.construct_yaml_str)
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_every_example_passes_check(path: Path) -> None:
+    sidecar = Path(sys.executable).parent / "sidecar"
+    done = subprocess.run(
+        [sidecar, "check", path], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.startswith(f"{path}: ok: ")
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_every_example_fits_the_schema(path: Path) -> None:
+    validator = jsonschema.Draft202012Validator(schema())
+    validator.check_schema(schema())
+    example = yaml.load(path.read_text(), WithoutDates)  # noqa: S506 - a SafeLoader
+    assert list(validator.iter_errors(example)) == []
+
+
+def test_the_saas_example_says_what_its_plans_mean() -> None:
+    book = load(EXAMPLES / "plans.yaml")
+    pro = book.plans["pro"]
+    assert [limit.id for limit in pro.limits] == ["per-second", "monthly", "per-key", "exports"]
+    assert isinstance(pro.limits[1], QuotaLimit)
+    assert pro.limits[1].cap == 1_200_000
+    assert book.entitlements["free", "export"].missing_in == "pro"
+    assert book.entitlements["free", "status"].claims[-1].limit is book.plans["free"].critical_guard
+
+
+def test_the_ai_example_reserves_and_settles_tokens() -> None:
+    book = load(EXAMPLES / "ai.yaml")
+    chat = book.entitlements["free", "chat"]
+    [(meter, reserve)] = chat.estimates
+    assert (meter, reserve.path.text, reserve.default, chat.read_up_to) == (
+        "tokens", "max_tokens", 2048, 262_144,
+    )  # fmt: skip
+    assert [(meter, path.text) for meter, path in chat.settles] == [
+        ("tokens", "usage.total_tokens")
+    ]
+    assert {claim.limit.id: claim.cost for claim in chat.claims} == {
+        "per-minute": 1, "tokens-per-minute": 2048, "monthly-tokens": 2048,
+    }  # fmt: skip
+    embeddings = book.entitlements["free", "embeddings"]
+    assert (embeddings.estimates, embeddings.read_up_to) == ((), 0), "the request is not read"
+    assert embeddings.settles == chat.settles
+    assert dict(embeddings.route.cost)["tokens"] == 500
+
+
+def test_what_is_not_paid_by_the_token_reads_no_body() -> None:
+    book = load(EXAMPLES / "ai.yaml")
+    for route in ("models", "images", "health", "rest"):
+        one = book.entitlements["pro", route]
+        assert (one.estimates, one.settles, one.read_up_to) == ((), (), 0)
+    assert book.entitlements["free", "models"].claims == ()
+    assert "GET /v1/models/**" in book.entitlements["free", "chat"].still_available

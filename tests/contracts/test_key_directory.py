@@ -1,0 +1,164 @@
+"""The promise of `ports.KeyDirectory`: all of its tests, on each directory.
+
+A directory that can also `forget` (every one that caches) drops at once what it remembers.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import Protocol
+
+import pytest
+from servers import free_port
+
+from sidecar.core.identity import fingerprint
+from sidecar.core.model import Account, Key
+from sidecar.errors import StoreUnavailable
+from sidecar.ports import KeyDirectory
+from sidecar.stores import RedisDirectory, Wire
+from sidecar.stores.admin import Admin
+
+OF_FILE = Account("of-file", "gold", "Asia/Tokyo")
+
+
+class Directory(KeyDirectory, Protocol):
+    def forget(self) -> None: ...
+
+
+@dataclass
+class Case:
+    """A directory and what the product's commands do to what it reads."""
+
+    directory: Directory
+    gone: Directory  # the same kind, whose store is not there
+    add: Callable[[str, str], bytes]  # (account, key id) → digest of the new secret
+    set_account: Callable[..., None]
+    revoke: Callable[[str, str], None]
+
+
+def a_redis_directory(wire: Wire) -> RedisDirectory:
+    accounts = {OF_FILE.id: OF_FILE}
+    return RedisDirectory(wire, "qs", accounts.get)
+
+
+@asynccontextmanager
+async def in_redis(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
+    url = request.getfixturevalue("valkey_url")
+    wire = Wire(url, timeout_s=5.0)
+    await wire.start()
+    directory = a_redis_directory(wire)
+    gone = a_redis_directory(Wire(f"redis://127.0.0.1:{free_port()}/0"))
+    with Admin(url, "qs") as admin:
+
+        def add(account: str, key_id: str) -> bytes:
+            _, secret = admin.create_key(account, random_bytes=os.urandom, key_id=key_id)
+            return fingerprint(secret.encode())
+
+        try:
+            yield Case(directory, gone, add, admin.set_account, admin.revoke_key)
+        finally:
+            await wire.stop()
+
+
+Adapter = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Case]]
+ADAPTERS: dict[str, Adapter] = {"redis": in_redis}
+
+
+@pytest.fixture(params=ADAPTERS)
+async def case(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
+    async with ADAPTERS[request.param](request) as case:
+        case.set_account("acme", plan="pro", timezone="Europe/Paris", anchor=date(2026, 1, 15))
+        yield case
+
+
+async def test_a_key_is_found_with_its_account(case: Case) -> None:
+    digest = case.add("acme", "k1")
+    expected = Key("k1", Account("acme", "pro", "Europe/Paris", date(2026, 1, 15)))
+    assert await case.directory.find(digest) == expected
+
+
+async def test_memory_knows_a_key_after_it_was_found_and_not_before(case: Case) -> None:
+    digest = case.add("acme", "k1")
+    assert case.directory.cached(digest) is None
+    found = await case.directory.find(digest)
+    assert found is not None
+    assert case.directory.cached(digest) == found
+
+
+async def test_a_key_that_is_not_there_is_none_and_no_error(case: Case) -> None:
+    case.add("acme", "k1")
+    for _ in range(2):  # the second answer may come from memory
+        assert await case.directory.find(fingerprint(b"guessed")) is None
+        assert case.directory.cached(fingerprint(b"guessed")) is None
+
+
+async def test_a_key_whose_account_is_nowhere_is_unknown(case: Case) -> None:
+    assert await case.directory.find(case.add("nobody", "k1")) is None
+
+
+async def test_an_account_of_the_plan_file_goes_before_its_record(case: Case) -> None:
+    case.set_account(OF_FILE.id, plan="free")
+    found = await case.directory.find(case.add(OF_FILE.id, "k1"))
+    assert found == Key("k1", OF_FILE)
+
+
+async def test_a_suspended_account_is_found_as_suspended(case: Case) -> None:
+    digest = case.add("acme", "k1")
+    case.set_account("acme", status="suspended")
+    found = await case.directory.find(digest)
+    assert found is not None and found.account.suspended
+
+
+async def test_keys_are_told_apart(case: Case) -> None:
+    case.set_account("globex", plan="free")
+    digests = {
+        (account, key_id): case.add(account, key_id)
+        for account in ("acme", "globex")
+        for key_id in ("k1", "k2")
+    }
+    found = await asyncio.gather(*map(case.directory.find, digests.values()))
+    assert [(key.account.id, key.id) for key in found if key] == list(digests)
+
+
+async def test_many_who_ask_for_one_key_at_once_all_get_it(case: Case) -> None:
+    digest = case.add("acme", "k1")
+    found = await asyncio.gather(*(case.directory.find(digest) for _ in range(50)))
+    assert {key.id for key in found if key} == {"k1"} and None not in found
+
+
+async def test_many_keys_that_are_asked_for_at_once_are_all_found(case: Case) -> None:
+    digests = [case.add("acme", f"k{number}") for number in range(50)]
+    found = await asyncio.gather(*map(case.directory.find, digests))
+    assert [key.id for key in found if key] == [f"k{number}" for number in range(50)]
+
+
+async def test_forget_drops_what_memory_knows_and_it_is_read_anew(case: Case) -> None:
+    digest, unknown = case.add("acme", "k1"), fingerprint(b"unknown")
+    await case.directory.find(digest)
+    await case.directory.find(unknown)
+    case.set_account("acme", plan="free")
+    case.directory.forget()
+    assert case.directory.cached(digest) is None
+    assert await case.directory.find(unknown) is None
+    found = await case.directory.find(digest)
+    assert found is not None and found.account.plan == "free"
+
+
+async def test_a_revoked_key_is_unknown_once_memory_forgot_it(case: Case) -> None:
+    digest = case.add("acme", "k1")
+    assert await case.directory.find(digest) is not None
+    case.revoke("acme", "k1")
+    case.directory.forget()
+    assert await case.directory.find(digest) is None
+
+
+async def test_a_store_that_is_gone_is_said_and_never_taken_for_an_unknown_key(
+    case: Case,
+) -> None:
+    digest = case.add("acme", "k1")
+    assert case.gone.cached(digest) is None
+    with pytest.raises(StoreUnavailable):
+        await case.gone.find(digest)

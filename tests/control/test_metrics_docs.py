@@ -1,0 +1,138 @@
+"""docs/metrics.md lists every metric and label that running sidecars publish, and no other."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from e2e_process import StartServing
+from e2e_stage import StartStage
+from prometheus_client.parser import text_string_to_metric_families
+from servers import free_port
+
+from sidecar.core.model import CallClass, Reason
+from sidecar.core.settlement import OutcomeReason
+from sidecar.settings import Settings
+
+DOCS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+ROW = re.compile(r"^\| `(sidecar_\w+)` \| (\w+) \|(.*?)\| (.+) \|$", re.MULTILINE)
+Found = dict[str, tuple[str, frozenset[str]]]  # type and labels by the name that is queried
+
+
+def documented() -> Found:
+    """The rows of the tables."""
+    return {
+        name: (kind, frozenset(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels, _ in ROW.findall(DOCS)
+    }
+
+
+def published(text: str) -> Found:
+    """What a scrape holds: `le` belongs to every histogram and is left out."""
+    found: Found = {}
+    for family in text_string_to_metric_families(text):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        if name.startswith("sidecar_"):
+            found[name] = (family.type, frozenset(labels))
+    return found
+
+
+async def scrape(control: int) -> str:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{control}/metrics") as answer,
+    ):
+        assert answer.status == 200
+        return await answer.text()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> dict[str, str]:
+    """Flags that name a certificate made here."""
+    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return {"tls_cert": str(cert), "tls_key": str(key)}
+
+
+async def test_every_metric_is_documented_and_every_documented_one_is_published(
+    stage: StartStage, serving: StartServing, certificate: dict[str, str], tmp_path: Path
+) -> None:
+    sinks = f"file:{tmp_path / 'events'},redis"
+    control = free_port()
+    plain = await stage(control=f"127.0.0.1:{control}", sinks=sinks)
+    await plain.call("GET", "/items")
+    one = published(await scrape(control))
+    assert one["sidecar_requests_total"][1] == {"route", "class", "plan", "outcome"}
+    several = await serving(
+        upstream=f"http://127.0.0.1:{plain.upstream.port}", workers=2, sinks=sinks, **certificate
+    )
+    both = published(await scrape(several.control))
+    for name in one.keys() & both.keys() - {"sidecar_requests_total"}:  # nobody called there
+        assert both[name] == one[name]
+    assert one.keys() < both.keys()
+    assert both | one == documented()
+
+
+def backticked(text: str) -> set[str]:
+    return set(re.findall(r"`([a-z][\w-]*|-)`", text))
+
+
+def paragraph(start: str) -> str:
+    """The paragraph of the document that begins so."""
+    return DOCS[DOCS.index(f"\n{start}") :].strip().partition("\n\n")[0]
+
+
+def first_cells(below: str) -> Iterator[str]:
+    """First column of the table that follows this line."""
+    table = DOCS[DOCS.index(below) + len(below) :].strip().partition("\n\n")[0]
+    for row in table.splitlines()[2:]:
+        yield row.split("`")[1]
+
+
+def test_the_documented_outcomes_are_those_that_are_counted() -> None:
+    forwarded = list(first_cells("Outcomes of forwarded calls:"))
+    refused = backticked(paragraph("Outcomes of refused calls"))
+    assert not refused & set(forwarded)
+    assert refused | set(forwarded) == {*Reason, *OutcomeReason}
+
+
+def test_the_documented_classes_and_sinks_are_those_there_are() -> None:
+    [row] = [line for line in DOCS.splitlines() if line.startswith("| `class` |")]
+    assert backticked(row) == {*CallClass, "class", "-", "route"}
+    sinks = backticked(paragraph("`sink` is")) - {"sink"}
+    flags = {"plans": "p.yaml", "upstream": "http://a", "sinks": "stdout,file:/x,redis"}
+    assert sinks == {sink.partition(":")[0] for sink in Settings.load(flags).sinks}
+
+
+async def test_the_documented_reasons_for_a_refused_connection_are_those_that_are_counted(
+    stage: StartStage,
+) -> None:
+    control = free_port()
+    await stage(control=f"127.0.0.1:{control}")
+    counted = {
+        sample.labels["reason"]
+        for family in text_string_to_metric_families(await scrape(control))
+        for sample in family.samples
+        if sample.name == "sidecar_connections_refused_total"
+    }
+    assert counted == backticked(paragraph("`reason` is")) - {"reason"}
+
+
+def test_every_metric_in_a_query_is_documented() -> None:
+    known = set(documented())
+    series = known | {
+        name + suffix
+        for name, (kind, _) in documented().items()
+        if kind == "histogram"
+        for suffix in ("_bucket", "_count", "_sum")
+    }
+    queries = [line for line in DOCS.splitlines() if line.startswith("    ")]
+    assert len(queries) > 10
+    assert set(re.findall(r"sidecar_\w+", "\n".join(queries))) <= series

@@ -1,0 +1,103 @@
+"""What the request tells becomes the cost of this very call, and of no other."""
+
+import pytest
+
+from sidecar.config import parse
+from sidecar.core.claims import claims_for, estimated
+from sidecar.core.decision import decide
+from sidecar.core.limits import EMPTY, reserve
+from sidecar.core.model import MOST_UNITS, Entitlement, Reason, Unreadable
+from sidecar.core.reading import Reading, whole_units
+
+FILE = """
+version: 1
+meters:
+  calls: {unit: call}
+  tokens: {unit: token, reserve: {json: max_tokens, default: 100}, settle: {json: usage.total}}
+routes:
+  - {id: chat, match: "POST /chat", cost: {calls: 1, tokens: reserve}}
+  - {id: urgent, match: "POST /urgent", class: critical, cost: {calls: 7, tokens: reserve}}
+plans:
+  free:
+    critical: {rate: 5/s}
+    limits:
+      - {id: calls, meter: calls, rate: 5/s}
+      - {id: tokens, meter: tokens, rate: 1000/min}
+"""
+
+
+def entitlement(route: str = "chat") -> Entitlement:
+    return parse(FILE.encode(), "plans.yaml").entitlements["free", route]
+
+
+def costs(one: Entitlement) -> dict[str, int]:
+    return {claim.limit.id: claim.cost for claim in one.claims}
+
+
+def test_what_was_read_is_the_cost_in_route_and_claims() -> None:
+    before = entitlement()
+    now = estimated(before, Reading({"tokens": 300}, {}))
+    assert now.route.cost == (("calls", 1), ("tokens", 300))
+    assert costs(now) == {"calls": 1, "tokens": 300}
+    assert (now.guessed, now.settles, now.plan) == ((), before.settles, before.plan)
+    assert costs(before) == {"calls": 1, "tokens": 100}, "the book's own entitlement stays"
+
+
+@pytest.mark.parametrize("why", Unreadable)
+def test_what_was_not_read_leaves_the_default_and_says_why(why: Unreadable) -> None:
+    now = estimated(entitlement(), Reading.nothing(["tokens"], why))
+    assert costs(now) == {"calls": 1, "tokens": 100}
+    assert now.guessed == (("tokens", why),)
+
+
+def test_a_request_for_nothing_is_a_claim_of_nothing() -> None:
+    now = estimated(entitlement(), Reading({"tokens": 0}, {}))
+    answer, states = reserve([EMPTY, EMPTY], now.claims, [None, None], 1)
+    assert answer.granted
+    assert states[1].used == 0
+    assert decide(now, answer).reason is Reason.OK
+
+
+def test_one_call_reserves_no_more_than_redis_reckons_exactly() -> None:
+    now = estimated(entitlement(), Reading({"tokens": 2**53 - 1}, {}))
+    assert costs(now)["tokens"] == MOST_UNITS
+    answer, _ = reserve([EMPTY, EMPTY], now.claims, [None, None], 1)
+    assert not answer.granted
+    assert decide(now, answer).violated[0].claim.limit.id == "tokens"
+
+
+def test_the_critical_guard_counts_calls_whatever_a_meter_is_called() -> None:
+    urgent = entitlement("urgent")
+    claims = claims_for(urgent, {"calls": 7, "tokens": 5})
+    assert [(claim.limit.id, claim.cost, claim.forced) for claim in claims] == [
+        ("calls", 7, True),
+        ("tokens", 5, True),
+        ("critical", 1, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "units"),
+    [
+        (0, 0),
+        (350, 350),
+        (350.0, 350),
+        (2**53 - 1, 2**53 - 1),
+        (2**53, Unreadable.NOT_A_NUMBER),
+        (10**400, Unreadable.NOT_A_NUMBER),
+        (-1, Unreadable.NOT_A_NUMBER),
+        (-0.0, 0),
+        (0.5, Unreadable.NOT_A_NUMBER),
+        (True, Unreadable.NOT_A_NUMBER),
+        (False, Unreadable.NOT_A_NUMBER),
+        ("350", Unreadable.NOT_A_NUMBER),
+        ([350], Unreadable.NOT_A_NUMBER),
+        (float("nan"), Unreadable.NOT_A_NUMBER),
+        (float("inf"), Unreadable.NOT_A_NUMBER),
+        (None, Unreadable.MISSING),
+    ],
+)
+def test_only_whole_numbers_are_units(value: object, units: object) -> None:
+    found = whole_units(value)
+    assert found == units
+    assert type(found) is type(units)

@@ -1,0 +1,87 @@
+"""SIGHUP: a good plan file goes live, of a bad one nothing does, and both are told."""
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e_process import Serving, StartServing
+from e2e_stage import plans_text
+from prometheus_client.parser import text_string_to_metric_families
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Path:
+    """What plans.yaml links to, in a folder that nobody watches: only the signal tells."""
+    real = tmp_path / "elsewhere" / "plans.yaml"
+    real.parent.mkdir()
+    real.write_text(plans_text(quota=2))
+    (tmp_path / "mount").mkdir()
+    (tmp_path / "mount" / "plans.yaml").symlink_to(real)
+    return real
+
+
+async def config(here: Serving) -> dict[str, Any]:
+    code, body = await here.ask("/config")
+    assert code == 200
+    answer: dict[str, Any] = json.loads(body)
+    return answer
+
+
+async def after_hangup(here: Serving, file: Path, text: str, **expected: int) -> dict[str, Any]:
+    """What /config says of this text in the file, once it has the expected numbers."""
+    await asyncio.to_thread(file.write_text, text)
+    here.process.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(60):
+        while True:
+            told = await config(here)
+            if all(told[name] == number for name, number in expected.items()):
+                return told
+            await asyncio.sleep(0.02)
+
+
+async def samples(here: Serving) -> dict[str, float]:
+    """The metrics about the plan file; of the info its version is the name."""
+    text = (await here.ask("/metrics"))[1]
+    return {
+        sample.labels.get("version", sample.name): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("sidecar_config_")
+    }
+
+
+async def test_I7_a_signal_makes_a_good_file_live_and_keeps_the_last_good_one_from_a_bad(
+    serving: StartServing, plan_file: Path, tmp_path: Path
+) -> None:
+    here = await serving(plans=tmp_path / "mount" / "plans.yaml", upstream="http://127.0.0.1:1")
+    first = await config(here)
+    assert (first["reloads"], first["failures"], first["failed_since"]) == (0, 0, None)
+    # 502: admitted, and this API is not there.
+    assert [(await here.call("/a"))[0] for _ in range(3)] == [502, 502, 429]
+
+    second = await after_hangup(here, plan_file, plans_text(quota=4), reloads=1)
+    assert second["version"] != first["version"]
+    assert [(await here.call("/a"))[0] for _ in range(3)] == [502, 502, 429]
+
+    bad = plans_text(quota=9).replace("quota: 9/month", "quota: nine/month")
+    told = await after_hangup(here, plan_file, bad, failures=1)
+    assert (told["version"], told["live_since"]) == (second["version"], second["live_since"])
+    assert told["failed_since"] is not None
+    assert told["problems"][0].startswith(f"{tmp_path}/mount/plans.yaml:13:40: ")
+    assert "nine/month" in told["problems"][0]
+    [refused] = here.said("plan file refused; the last good one stays live")
+    assert (refused["level"], refused["live"]) == ("error", second["version"])
+    assert (await here.call("/a"))[0] == 429
+    assert (await here.ask("/readyz"))[0] == 200
+    assert await samples(here) == {
+        "sidecar_config_reloads_total": 1,
+        "sidecar_config_failures_total": 1,
+        second["version"]: 1,
+    }
+
+    told = await after_hangup(here, plan_file, plans_text(quota=5), reloads=2)
+    assert (told["failures"], told["failed_since"], told["problems"]) == (1, None, [])
+    assert [(await here.call("/a"))[0] for _ in range(2)] == [502, 429]

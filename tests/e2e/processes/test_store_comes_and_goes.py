@@ -1,0 +1,139 @@
+"""What calls get while Redis is really gone, hangs, or was never there, and when it is back."""
+
+import asyncio
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e_process import StartServing, until
+from e2e_stage import Stage, StartStage, problem, status
+from servers import free_port, start_valkey
+
+REDUCED = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+
+
+class Store:
+    """A Valkey of the test's own, to be killed and started again at the same address."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        self.process, _ = start_valkey(self._directory, port=self.port)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    own = Store(tmp_path)
+    yield own
+    own.kill()
+
+
+def up(here: Stage) -> bool:
+    return here.app.metrics.registry.get_sample_value("sidecar_store_up") == 1
+
+
+async def expect_the_plans_word(here: Stage) -> None:
+    """Critical forwards, `allow` forwards, `deny` is told to come back, and nothing is charged."""
+    before = len(await here.events())
+    assert status(await here.call("GET", "/status")) == 200  # costs nothing
+    assert status(await here.call("POST", "/login", Content_Length="0")) == 200
+    allowed = await here.call("GET", "/items", key="lena")
+    assert status(allowed) == 200
+    assert b"RateLimit" not in allowed  # nobody knows what is left
+    upstream_saw = len(here.upstream.received)
+    denied = await here.call("GET", "/items", key="acme")
+    assert status(denied) == 503
+    assert b"\r\nRetry-After: 5\r\n" in denied
+    told = problem(denied)
+    assert (told["type"], told["status"]) == (REDUCED, 503)
+    assert told["how_to_fix"] == [{"action": "wait", "seconds": 5}]
+    assert len(here.upstream.received) == upstream_saw
+    new = (await here.events())[before:]
+    assert [(event["subject"], event["data"]["route"]) for event in new] == [
+        ("acme", "status"),
+        ("acme", "login"),
+        ("lena", "rest"),
+    ]
+
+
+async def test_I3_when_redis_is_killed_each_call_gets_what_its_plan_says_until_it_is_back(
+    stage: StartStage, store: Store
+) -> None:
+    store.start()
+    here = await stage(redis=store.url)
+    assert b'RateLimit: "monthly";r=999' in await here.call("GET", "/items")
+    assert here.app.not_ready() == []
+    store.kill()
+    await until(lambda: not up(here))
+    await expect_the_plans_word(here)
+    [reason] = here.app.not_ready()
+    assert reason.startswith("redis: ")
+    store.start()
+    await until(lambda: up(here))
+    assert here.app.not_ready() == []
+    for key in ("acme", "lena"):
+        answer = await here.call("GET", "/items", key=key)
+        assert status(answer) == 200
+        assert b'RateLimit: "monthly";r=999' in answer  # an empty Redis counts from zero
+    labels = {"route": "rest", "class": "standard", "plan": "lenient", "outcome": "store-down"}
+    read = here.app.metrics.registry.get_sample_value
+    assert read("sidecar_requests_total", labels) == 1
+    labels |= {"plan": "free", "outcome": "store-unavailable"}
+    assert read("sidecar_requests_total", labels) == 1
+
+
+async def test_I3_a_redis_that_hangs_is_like_one_that_is_gone(
+    stage: StartStage, store: Store
+) -> None:
+    store.start()
+    here = await stage(redis=store.url, redis_timeout_ms="100")
+    store.send(signal.SIGSTOP)
+    try:
+        await expect_the_plans_word(here)
+    finally:
+        store.send(signal.SIGCONT)
+    async with asyncio.timeout(30):
+        while status(await here.call("GET", "/items")) == 503:
+            await asyncio.sleep(0.05)
+    assert up(here)
+
+
+async def test_a_redis_that_is_not_there_at_start_is_said_and_waited_for(
+    serving: StartServing, store: Store
+) -> None:
+    here = await serving(redis=store.url)
+    assert here.process.returncode is None
+    assert str(store.port) in here.said("redis is not reachable yet")[0]["error"]
+    assert (await here.ask("/healthz"))[0] == 200
+    code, body = await here.ask("/readyz")
+    told = json.loads(body)
+    assert (code, told["ready"], len(told["reasons"])) == (503, False, 1)
+    assert told["reasons"][0].startswith("redis: ")
+    assert str(store.port) in told["reasons"][0]
+    assert (await here.call("/items"))[0] == 503
+    store.start()
+    async with asyncio.timeout(60):
+        while (await here.ask("/readyz"))[0] != 200:
+            await asyncio.sleep(0.05)
+    assert here.said("redis is reachable again")
+    assert "sidecar_store_up 1.0" in (await here.ask("/metrics"))[1]
+    assert (await here.call("/items"))[0] == 502  # admitted; this API is not there

@@ -1,0 +1,123 @@
+"""Who is not simply a customer with a key: anonymous callers by address, suspended accounts."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from e2e_stage import Stage, StartStage, plans_text, problem, status
+
+from sidecar.core.identity import anonymous_key
+
+CALL = b"GET /items HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+ANONYMOUS = "anonymous: {plan: free, per: address}\n"
+
+
+async def call_from(here: Stage, address: str, host: str = "127.0.0.1") -> bytes:
+    """A call without a credential, from one of this machine's addresses."""
+    reader, writer = await asyncio.open_connection(
+        host, here.app.data_port.port, local_addr=(address, 0)
+    )
+    writer.write(CALL)
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.fixture
+def open_to_all(tmp_path: Path) -> Path:
+    plans = tmp_path / "open.yaml"
+    plans.write_text(plans_text(quota=2) + ANONYMOUS)
+    return plans
+
+
+async def test_I1_each_address_without_a_key_is_an_account_of_the_anonymous_plan(
+    stage: StartStage, open_to_all: Path
+) -> None:
+    here = await stage(plans=str(open_to_all))
+    statuses = [status(await call_from(here, "127.0.0.1")) for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    statuses = [status(await call_from(here, "127.0.0.2")) for _ in range(3)]
+    assert statuses == [200, 200, 429]  # not one quota for both
+    seen = bytes(here.upstream.received)
+    assert b"X-Account-Id: anonymous/127.0.0.2\r\nX-Plan: free\r\nX-Key-Id: anonymous\r\n" in seen
+    charged = [e["subject"] for e in await here.events() if e["type"] == "api.request.v1"]
+    assert charged == ["anonymous/127.0.0.1"] * 2 + ["anonymous/127.0.0.2"] * 2
+
+
+async def test_an_anonymous_caller_cannot_name_an_address_of_its_own(
+    stage: StartStage, open_to_all: Path
+) -> None:
+    here = await stage(plans=str(open_to_all))
+    for number in range(3):
+        answer = await here.call(
+            "GET",
+            "/items",
+            key=None,
+            X_Forwarded_For=f"192.0.2.{number}",
+            Forwarded="for=192.0.2.9",
+        )
+    assert status(answer) == 429
+    assert "anonymous/127.0.0.1" in problem(answer)["detail"]
+
+
+async def test_a_wrong_key_is_not_anonymous(stage: StartStage, open_to_all: Path) -> None:
+    here = await stage(plans=str(open_to_all))
+    assert status(await here.call("GET", "/items", key="nobody")) == 401
+    assert status(await here.call("GET", "/bulk/1", key=None)) == 403
+    assert here.upstream.received == b""
+
+
+async def test_an_ipv6_caller_is_its_network_of_64_bits(
+    stage: StartStage, open_to_all: Path
+) -> None:
+    # The loopback has one IPv6 address, so that two of a network are told apart below.
+    here = await stage(plans=str(open_to_all), listen="[::1]:0")
+    statuses = [status(await call_from(here, "::1", host="::1")) for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    assert b"X-Account-Id: anonymous/::/64\r\n" in here.upstream.received
+    one, other, stranger = (
+        anonymous_key(address, "free").account.id
+        for address in ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:3::1")
+    )
+    assert one == other == "anonymous/2001:db8:1:2::/64"
+    assert stranger != one
+
+
+async def test_without_an_anonymous_plan_a_key_is_asked_for(stage: StartStage) -> None:
+    here = await stage()
+    answer = await call_from(here, "127.0.0.1")
+    assert status(answer) == 401
+    assert b'WWW-Authenticate: Bearer realm="api"' in answer
+    told = problem(answer)
+    assert told["type"].endswith("/problems/no-credential")
+    assert "X-Api-Key" in told["how_to_fix"][0]["what"]
+
+
+async def test_anonymous_callers_come_and_go_with_the_plan_file(stage: StartStage) -> None:
+    here = await stage()
+    closed = here.plans.read_text()
+    here.plans.write_text(closed + ANONYMOUS)
+    assert here.app.keeper.reload()
+    assert status(await call_from(here, "127.0.0.1")) == 200
+    here.plans.write_text(closed)
+    assert here.app.keeper.reload()
+    assert status(await call_from(here, "127.0.0.1")) == 401
+
+
+async def test_a_suspended_account_is_402_even_on_critical_routes_until_it_is_lifted(
+    stage: StartStage,
+) -> None:
+    here = await stage()
+    for method, path in (("GET", "/items"), ("GET", "/status"), ("POST", "/login")):
+        answer = await here.call(method, path, key="late", Content_Length="0")
+        assert status(answer) == 402
+        assert b"Retry-After" not in answer
+        told = problem(answer)
+        assert told["type"].endswith("/problems/suspended")
+        assert [step["action"] for step in told["how_to_fix"]] == ["settle_account"]
+    assert here.upstream.received == b""
+    assert await here.events() == []
+    here.plans.write_text(here.plans.read_text().replace("status: suspended, ", ""))
+    assert here.app.keeper.reload()
+    assert status(await here.call("GET", "/items", key="late")) == 200

@@ -1,0 +1,166 @@
+"""The corpus of attacks, edge cases and controls, byte for byte through a real sidecar.
+
+Each case is played alone, after another request on its connection, and byte by byte; after
+each play another client's request must come through the same upstream pool unharmed.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+import pytest
+from proxy_house import ONLY_KNOWN, House, running
+from strict_http import Message
+from vectors import VECTORS, Seen, Vector, byte_by_byte, play, whole
+
+PLAYS: list[tuple[str, Callable[[Vector], list[bytes]], bool]] = [
+    ("alone", whole, False),
+    ("after another request", whole, True),
+    ("byte by byte", byte_by_byte, False),
+]
+NEVER_WHOLE = {"reject", "reject-or-incomplete", "respond-local", "wait-then-close"}
+LIMITED = {"limit": {200}}
+SLOW = {"wait-then-close"}  # its answer is a time-out of ours: once is enough
+
+
+@pytest.fixture(scope="module")
+def guarded(_valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A sidecar that refuses every path but those it knows."""
+    directory = tmp_path_factory.mktemp("guarded")
+    with running(lambda: House(directory, _valkey, ONLY_KNOWN)) as started:
+        yield started
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["id"] for vector in VECTORS])
+def test_I6_vector(vector: Vector, house: House, guarded: House) -> None:
+    chosen = guarded if "canonical_path" in vector.get("policy", {}) else house
+    found = []
+    for name, cut, warm in PLAYS[: 1 if vector["expect"] in SLOW else None]:
+        seen = play(chosen, vector, cut, warm=warm)
+        found += [f"{name}: {complaint}" for complaint in complaints(vector, seen)]
+    assert not found, f"{'; '.join(found)} ({vector['why']}, {vector.get('ref')})"
+
+
+def complaints(vector: Vector, seen: Seen) -> list[str]:
+    """Everything that contradicts the case; empty when all is as it should be."""
+    found = [f"the upstream got {violation}" for violation in seen.violations]
+    if seen.rest:
+        found.append(f"a response that is no response: {seen.rest[:200]!r}")
+    if seen.marker is None or seen.marker.body != b"seen " + seen.marker_target:
+        found.append(f"another client got {seen.marker}")
+    if any(message.target.startswith(b"/smuggled") for message in seen.requests):
+        found.append("a smuggled request reached the upstream")
+    if not seen.unfinished and len(seen.events) != len(seen.requests) + len(seen.own_targets):
+        found.append(f"{len(seen.events)} events for {len(seen.requests)} forwarded requests")
+    forwarded = bool(seen.requests) and vector["expect"] not in NEVER_WHOLE
+    return found + (_forwarded(vector, seen) if forwarded else _refused(vector, seen))
+
+
+def _refused(vector: Vector, seen: Seen) -> list[str]:
+    found = []
+    if seen.requests:
+        found.append(f"a whole request reached the upstream: {seen.requests[0].raw[:200]!r}")
+    if vector["expect"] in ("forward-normalized", "tunnel-or-forward"):
+        found.append(f"was not forwarded but answered {seen.status}")
+    if seen.unfinished and vector["expect"] in ("reject", "respond-local", "limit"):
+        found.append(f"the upstream saw a beginning: {seen.unfinished[0][:200]!r}")
+    if len(seen.responses) > 1:
+        found.append(f"{len(seen.responses)} responses")
+    # The corpus is content with a close; I10 is not, for a client that is still there.
+    if seen.status is None and vector.get("then") != "half-close":
+        found.append("closed without an answer")
+    if seen.status is not None and seen.status not in vector.get("status", [seen.status]):
+        found.append(f"answered {seen.status}, not one of {vector['status']}")
+    if vector.get("close") and not seen.closed:
+        found.append("the connection stayed open")
+    if seen.status is not None and seen.status >= 400:
+        found += _unexplained(seen.responses[0])
+    elif seen.status is not None and vector["expect"] != "respond-local":
+        found.append(f"the sidecar answered {seen.status} of its own")
+    return found
+
+
+def _unexplained(response: Message) -> list[str]:
+    """A refusal says what it is (RFC 9457), in the body too."""
+    if response.values("content-type") != [b"application/problem+json"]:
+        return [f"a refusal without an explanation: {response.raw[:200]!r}"]
+    head_only = not response.body
+    if not head_only and orjson.loads(response.body)["status"] != response.status:
+        return ["the explanation is of another status"]
+    return []
+
+
+def _forwarded(vector: Vector, seen: Seen) -> list[str]:
+    wanted: dict[str, Any] = vector.get("upstream", {})
+    first = seen.requests[0]
+    found = _count(wanted, seen)
+    statuses = [response.status for response in seen.responses]
+    # A limit says itself whether 200 is an answer; everywhere else forwarding is one.
+    allowed = set(vector.get("status", ())) | ({200} - LIMITED.get(vector["expect"], set()))
+    if set(statuses) - allowed:
+        found.append(f"forwarded, but answered {statuses}")
+    if statuses.count(200) != len(seen.requests):
+        found.append(f"{len(seen.requests)} forwarded requests were answered {statuses}")
+    if not seen.in_step and not _says_close(seen):
+        found.append("the next request on the connection got no answer of its own")
+    found += _fields(wanted, first)
+    for name, is_value in (("target", first.target), ("method", first.method),
+                           ("body", first.body), ("version", first.start[2][5:])):  # fmt: skip
+        if name in wanted and wanted[name].encode("latin-1") != is_value:
+            found.append(f"{name} is {is_value[:100]!r}")
+    if "host" in wanted and first.values("host") != [wanted["host"].encode()]:
+        found.append(f"Host is {first.values('host')}")
+    if "targets" in wanted and [m.target.decode() for m in seen.requests] != wanted["targets"]:
+        found.append(f"targets are {[m.target for m in seen.requests]}")
+    return found + _policy(vector, seen)
+
+
+def _says_close(seen: Seen) -> bool:
+    return bool(seen.responses) and seen.responses[-1].values("connection") == [b"close"]
+
+
+def _count(wanted: dict[str, Any], seen: Seen) -> list[str]:
+    count = len(seen.requests)
+    exact = wanted.get("count", len(wanted.get("targets", ())) or 1)
+    if count > wanted["max_count"] if "max_count" in wanted else count != exact:
+        return [f"the upstream got {count} requests"]
+    return []
+
+
+def _fields(wanted: dict[str, Any], first: Message) -> list[str]:
+    found = []
+    for name, value in wanted.get("headers", {}).items():
+        if first.values(name) != [value.encode("latin-1")]:
+            found.append(f"{name} is {first.values(name)}, not {value!r}")
+    for name, values in wanted.get("header_values", {}).items():
+        if first.values(name) != [value.encode("latin-1") for value in values]:
+            found.append(f"{name} is {first.values(name)}")
+    absent, present = wanted.get("headers_absent", ()), wanted.get("headers_present", ())
+    trailers = {name.lower().decode() for name, _ in first.trailers}
+    found += [
+        f"{name} reached the upstream" for name in absent if first.values(name) or name in trailers
+    ]
+    found += [f"{name} is missing" for name in present if not first.values(name)]
+    for name, value in (
+        wanted.get("headers_not", {}) | wanted.get("header_not_contains", {})
+    ).items():
+        if any(value.encode() in received for received in first.values(name)):
+            found.append(f"{name} contains {value}")
+    return found
+
+
+def _policy(vector: Vector, seen: Seen) -> list[str]:
+    found = []
+    policy, meter = vector.get("policy", {}), vector.get("meter", {})
+    own = [event for event in seen.events if event["subject"].startswith("key-")]
+    if "canonical_path" in policy and {event["data"]["route"] for event in own} != {"premium"}:
+        found.append(f"the policy of another route: {[event['data']['route'] for event in own]}")
+    if policy.get("client_ip") == "socket":
+        address = seen.requests[0].values("x-forwarded-for")
+        if address != [b"127.0.0.1"]:
+            found.append(f"X-Forwarded-For is {address}")
+    if "same_tenant_as" in policy and len({event["subject"] for event in seen.events}) != 1:
+        found.append("another account")
+    if "subject" in meter and [e["subject"] for e in own] != [meter["subject"]] * meter["events"]:
+        found.append(f"metered as {[event['subject'] for event in seen.events]}")
+    return found
