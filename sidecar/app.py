@@ -6,6 +6,7 @@ is admitted that could not be recorded any more.
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import signal
 import socket
@@ -18,6 +19,7 @@ from sidecar import logs
 from sidecar.clock import Clock
 from sidecar.config import PlanKeeper
 from sidecar.core.model import Account, PlanBook
+from sidecar.core.paths import Normaliser
 from sidecar.gate import Gate, Seen
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.sinks import make_sink
@@ -39,6 +41,7 @@ from sidecar.workers.shares import Share, alone
 log = logs.logger("app")
 
 SHIP_SECONDS = 5.0
+GC_THRESHOLDS = (20_000, 20, 50)
 CANCEL_SECONDS = 0.5
 
 
@@ -59,7 +62,7 @@ class App:
         self._on_decision = on_decision
         self._tasks: list[asyncio.Task[Any]] = []
         self._undo = contextlib.AsyncExitStack()
-        self._stopping = False
+        self._serving = self._stopping = False
 
     async def start(self) -> None:
         """Bring everything up. Raises SettingsError, ConfigError or SpoolError, with all that
@@ -88,6 +91,8 @@ class App:
             clock=clock,
             source=settings.source,
             record_refusals=settings.refusal_events,
+            paths=Normaliser(frozenset(settings.allow_in_path)),
+            ignore_case=settings.ignore_path_case,
             on_decision=self._on_decision,
         )
         bounds = _bounds(settings)
@@ -110,10 +115,11 @@ class App:
             per_address=settings.max_connections_per_address,
             max_age=settings.max_connection_age,
         )
-        await self.data_port.start(self.listener)
-        self._undo.push_async_callback(self.data_port.stop, settings.drain_timeout_s)
         if self.share.worker is None:
             await self._start_control()
+        await self.data_port.start(self.listener)
+        self._serving = True
+        self._undo.push_async_callback(self.data_port.stop, settings.drain_timeout_s)
         self._publish(pool)
         self._spawn(self.keeper.watch())
         if self.listener.certificate is not None:
@@ -239,6 +245,8 @@ class App:
     def not_ready(self) -> list[str]:
         """Why no calls should be sent here; empty when they should."""
         reasons = []
+        if not self._serving:
+            reasons.append("starting")
         if self._stopping:
             reasons.append("draining")
         if not self.wire.up:
@@ -304,6 +312,14 @@ def _bounds(settings: Settings) -> Bounds:
     )
 
 
+def spare_the_collector() -> None:
+    """Requests leave no cycles behind, so collections find nothing: let them come rarely, and not
+    look again at what was there at the start. For processes that serve and do nothing else."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Returns the exit code, 0."""
     logs.configure(settings.log_level, settings.log_format)
@@ -318,6 +334,7 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await app.start()
+    spare_the_collector()
     loop.add_signal_handler(signal.SIGHUP, app.reload)
     await stop.wait()
     log.info("draining")

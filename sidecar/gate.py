@@ -19,12 +19,14 @@ from sidecar.core.model import (
     Entitlement,
     Key,
     PlanBook,
+    QuotaLimit,
     Reason,
     Route,
 )
+from sidecar.core.paths import BadTarget, Normaliser, normalise
 from sidecar.core.reading import Reading
 from sidecar.core.refusals import Refusal, feature_refusal, limit_refusal, simple_refusal
-from sidecar.core.routing import BadTarget, RouteTable, normalise
+from sidecar.core.routing import RouteTable
 from sidecar.core.settlement import Outcome, notice_event, refusal_event, usage_event
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
@@ -64,10 +66,12 @@ class Call(Protocol):
 
     method: str
     target: bytes  # as it stands in the request line
+
     @property
     def api_keys(self) -> Sequence[bytes]: ...  # values of X-Api-Key, as received
     @property
     def authorizations(self) -> Sequence[bytes]: ...  # values of Authorization
+
     address: str  # of the client
 
 
@@ -110,6 +114,8 @@ class Gate:
         clock: Clock,
         source: str,
         record_refusals: bool = False,
+        paths: Normaliser = normalise,
+        ignore_case: bool = False,
         on_decision: Callable[[Seen], None] | None = None,
     ) -> None:
         self._store = store
@@ -119,13 +125,15 @@ class Gate:
         self._clock = clock
         self._source = source
         self._record_refusals = record_refusals
+        self._paths = paths
+        self._ignore_case = ignore_case
         self._on_decision = on_decision
         self.swap(book)
 
     def swap(self, book: PlanBook) -> None:
         """Decide by this book from the next call on; calls in flight keep theirs."""
         self._book = book
-        self._routes = RouteTable(book.routes)
+        self._routes = RouteTable(book.routes, self._paths, ignore_case=self._ignore_case)
 
     @property
     def book(self) -> PlanBook:
@@ -164,11 +172,17 @@ class Gate:
         if found.claims:
             asked = time.perf_counter()
             try:
-                answer = await self._store.reserve(key.account, key.id, found.claims)
+                answer = await self._store.reserve(
+                    key.account,
+                    key.id,
+                    found.claims,
+                    once=found.read_up_to > 0,
+                    blind=found.goes_on_blind,
+                )
                 self._metrics.store.observe(time.perf_counter() - asked)
                 decision = decide(found, answer)
             except StoreUnavailable:
-                if not _goes_on_blind(found):
+                if not found.goes_on_blind:
                     refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
                     return self._refuse(request_id, refusal, key, found)
                 decision = without_store(found)
@@ -228,7 +242,7 @@ class Gate:
         return Reason.NO_PLAN if entitlement is None else entitlement
 
     def _match(self, call: Call) -> Route | None:
-        return self._routes.match(call.method, normalise(call.target))
+        return self._routes.find(call.method, call.target)
 
     @staticmethod
     def _why(reason: Reason, key: Key) -> str | None:
@@ -267,6 +281,27 @@ class Gate:
         if self._on_decision is not None:
             self._tell(key, entitlement, f"{refusal.status} {refusal.reason}", decision)
         return Refused(request_id, refusal)
+
+    async def has_quota_left(self, admission: Admission) -> bool:
+        """Whether a call that goes on and on may do so, as its plan wants it. True when that
+        cannot be told: what runs is not ended for a store that is gone."""
+        found, key = admission.entitlement, admission.key
+        quotas = tuple(
+            claim
+            for claim in found.claims
+            if isinstance(claim.limit, QuotaLimit) and not claim.forced
+        )
+        if not found.plan.closes_tunnels or not quotas:
+            return True
+        try:
+            answer = await self._store.peek(key.account, key.id, quotas)
+        except StoreUnavailable:
+            return True
+        return all(
+            used < claim.limit.cap
+            for used, claim in zip(answer.used, quotas, strict=True)
+            if isinstance(claim.limit, QuotaLimit)
+        )
 
     # settle → record
 
@@ -330,9 +365,3 @@ class Gate:
                 remaining,
             )
         )
-
-
-def _goes_on_blind(entitlement: Entitlement) -> bool:
-    """Whether a call is forwarded though Redis cannot tell."""
-    critical = entitlement.route.call_class is CallClass.CRITICAL
-    return critical or entitlement.plan.when_store_is_down == "allow"

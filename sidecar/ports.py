@@ -14,10 +14,20 @@ class LimitStore(Protocol):
         """Whether the last exchange with the store went well."""
         ...
 
-    async def reserve(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
+    async def reserve(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        *,
+        once: bool = False,
+        blind: bool = False,
+    ) -> Answer:
         """Grant all claims or none. A refusal changes nothing.
 
-        Raises StoreUnavailable when the store cannot tell.
+        Raises StoreUnavailable when the store cannot tell in time. A grant that nobody waited
+        for is given back, unless the call is `blind`: it went on without the answer. `once`:
+        these claims are of this call alone, so that nothing about them is worth keeping.
         """
         ...
 

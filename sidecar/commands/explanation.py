@@ -18,9 +18,10 @@ from sidecar.core.model import (
     Reason,
     Unreadable,
 )
+from sidecar.core.paths import BadTarget
 from sidecar.core.reading import Reading
 from sidecar.core.refusals import render_text
-from sidecar.core.routing import BadTarget, RouteTable, normalise
+from sidecar.core.routing import RouteTable
 from sidecar.core.words import amount, instant, speed, unit_of
 from sidecar.errors import StoreUnavailable
 from sidecar.gate import Admission, Gate, Refused
@@ -50,7 +51,15 @@ class Peeking:
             raise
         return self.seen
 
-    async def reserve(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
+    async def reserve(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        *,
+        once: bool = False,  # noqa: ARG002 - the port's
+        blind: bool = False,  # noqa: ARG002
+    ) -> Answer:
         """The answer as a grant would leave it, so that overage and notices are told."""
         found = await self.peek(account, key_id, claims)
         if not found.granted:
@@ -149,7 +158,7 @@ async def explain_call(
 
 def _entitlement(book: PlanBook, key: Key | None, method: str, target: str) -> Entitlement | None:
     try:
-        route = RouteTable(book.routes).match(method, normalise(target.encode()))
+        route = RouteTable(book.routes).find(method, target.encode())
     except BadTarget:
         return None
     if route is None or key is None:

@@ -114,18 +114,20 @@ def _plan(plan_id: str, rank: int, plans: dict[str, models.PlanModel]) -> Plan:
     limits: dict[str, Limit] = {}
     guard = models.GuardModel(rate=GUARD_RATE, burst=GUARD_BURST)
     down: str = "deny"
+    tunnels: str = "keep"
     for model in lineage(plan_id, plans):
         features = features if model.features is None else model.features
         limits |= {limit.id: _limit(limit) for limit in model.limits}
         guard = model.critical or guard
         down = model.when_store_is_down or down
+        tunnels = model.tunnels_at_quota or tunnels
     units, window = values.rate(guard.rate)
     bucket = RateLimit(
         "critical", "calls", units, window, guard.burst or units, values.refill(units, window)
     )
     return Plan(
         plan_id, rank, frozenset(features), tuple(limits.values()), bucket,
-        "allow" if down == "allow" else "deny",
+        "allow" if down == "allow" else "deny", tunnels == "close",
     )  # fmt: skip
 
 

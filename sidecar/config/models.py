@@ -157,6 +157,11 @@ class PlanModel(Strict):
     limits: tuple[LimitModel, ...] = Field((), description="Merged with the parent's by id.")
     critical: GuardModel | None = None
     when_store_is_down: Literal["allow", "deny"] | None = None
+    tunnels_at_quota: Literal["keep", "close"] | None = Field(
+        None,
+        description="What becomes of open WebSockets when a quota of theirs is spent. "
+        "Default: keep. Those of critical routes are always kept.",
+    )
 
 
 class LinksModel(Strict):

@@ -121,6 +121,7 @@ class Plan:
     limits: tuple[Limit, ...]
     critical_guard: RateLimit  # what keeps critical calls from being abused; meter "calls"
     when_store_is_down: StoreDownMode
+    closes_tunnels: bool = False  # when a quota that they count against is spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,13 @@ class Entitlement:
     read_up_to: int = 0
     settles: tuple[tuple[str, JsonPath], ...] = ()
     guessed: tuple[tuple[str, Unreadable], ...] = ()
+
+    @property
+    def goes_on_blind(self) -> bool:
+        """Whether such a call is forwarded though the store cannot tell."""
+        if self.route.call_class is CallClass.CRITICAL:
+            return True
+        return self.plan.when_store_is_down == "allow"
 
 
 class Answer(NamedTuple):

@@ -38,6 +38,7 @@ _NOT_UTF8: Final = re.compile("[\udc80-\udcff]")  # bytes, as "surrogateescape" 
 _TAME: Final = re.compile(r"""[\w~!$&'()*+,=:@|<>\[\]{}^`"-]*""", re.ASCII)
 _HELD_SLASH: Final = "\x00"  # stands for an encoded slash: no target that gets so far has a NUL
 _SEPARATORS: Final = re.compile(r"[/\\\x00]")
+_SPLITTING: Final = re.compile(r"[/\\\x00?]")  # in a lenient segment: it may be none or several
 _DOTS: Final = re.compile(r"\.{1,2} *(?:[;?#].*)?", re.DOTALL)
 _CUT: Final = re.compile(r"[?#]")
 _ROUNDS: Final = 4  # of decoding a segment; deeper nesting is refused
@@ -122,7 +123,7 @@ class Normaliser:
         for escaped, segment in zip(raw[1:].split(b"/"), text[1:].split("/"), strict=True):
             if segment not in (".", ".."):
                 lenient = self._lenient(segment)
-                splits = lenient == "" or _SEPARATORS.search(lenient) is not None
+                splits = lenient == "" or _SPLITTING.search(lenient) is not None
                 if segment:
                     kept.append((segment, lenient))
                     written.append(segment)
@@ -147,6 +148,8 @@ class Normaliser:
         if _TAME.fullmatch(segment):
             return segment
         folded = _folded(segment)
+        if folded.count("%") > segment.count("%") and _ENCODED_TWICE.search(folded):
+            raise BadTarget("an escape in disguise")
         plain = _decoded_fully(folded)
         for piece in _SEPARATORS.split(plain):
             if _DOTS.fullmatch(piece):

@@ -84,7 +84,8 @@ SPECS: Final[dict[Reason, Spec]] = {
         "bad-target", 400, "Ambiguous request path",
         "The path of this request can be read in more than one way, so it is not forwarded.",
         _do("simplify_path", "Send the plain path: no encoded slashes, backslashes or control "
-            "characters, no double encoding, no '..' above the root, no fragment."),
+            "characters, no double encoding, no '..', no ';', no dot at the end of a segment, "
+            "no fragment."),
     ),
     Reason.NO_ROUTE: _ours(
         "no-route", 404, "No such endpoint",

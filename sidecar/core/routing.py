@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from sidecar.core.model import Route
 from sidecar.core.paths import CLEAN, BadTarget, Normaliser, normalise
 
-__all__ = ["BadTarget", "RouteTable", "normalise"]
-
 
 class RouteTable:
     """Routes in the order of the plan file; the first that matches wins.

@@ -83,7 +83,9 @@ class Exchange:
             if failure and not self._written:
                 self._answer_failure(*failure)
         except asyncio.CancelledError:
-            if self._client.lost:
+            if self._ended and self._whole:
+                reason = OutcomeReason.OK  # it was over before the connection was
+            elif self._client.lost and not self._client.front.draining:
                 reason = OutcomeReason.CLIENT_GONE
             self.keep = False
             raise

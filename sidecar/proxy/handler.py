@@ -1,5 +1,6 @@
 """The life of a request, from the data port's view: ask the gate, then forward or answer."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -7,7 +8,7 @@ from sidecar.bodies import read_request
 from sidecar.core.model import Entitlement
 from sidecar.core.reading import Reading
 from sidecar.core.refusals import http_problem
-from sidecar.gate import Gate, Refused
+from sidecar.gate import Admission, Gate, Refused
 from sidecar.logs import logger
 from sidecar.metrics import Metrics
 from sidecar.proxy.collecting import BodyBroken, read_ahead
@@ -43,6 +44,7 @@ class Handler:
         self._pool = pool
         self._metrics = metrics
         self._max_unread = bounds.max_unread
+        self._tunnel_check = bounds.tunnel_check
         self._reserved_prefix = reserved_prefix
         self._access_log = access_log
 
@@ -77,13 +79,28 @@ class Handler:
         exchange = Exchange(request, admitted, connection, self._pool, manners)
         asked = time.perf_counter()
         self._metrics.added.observe(asked - started)
+        watch = None
+        if exchange.upgrade and admitted.entitlement.plan.closes_tunnels:
+            watch = connection.loop.create_task(self._watch(exchange, admitted))
         try:
             await exchange.run()
         finally:
+            if watch is not None:
+                watch.cancel()
             self._gate.settle(admitted, exchange.outcome)
             self._metrics.upstream.observe(time.perf_counter() - asked)
             self._log(request, admitted.request_id, exchange.outcome.status, started)
         return exchange.keep
+
+    async def _watch(self, exchange: Exchange, admission: Admission) -> None:
+        """Close a tunnel when the quota that it counts against is spent."""
+        while True:
+            await asyncio.sleep(self._tunnel_check)
+            tunnel = exchange.tunnel
+            if tunnel is not None and not await self._gate.has_quota_left(admission):
+                log.info("tunnel closed: quota spent", account=admission.key.account.id)
+                tunnel.close()
+                return
 
     def _refused(self, request: Request, connection: ClientConnection, refused: Refused) -> bool:
         keep = self._leave_body(request, connection)

@@ -53,6 +53,10 @@ OVERRIDES: Final = frozenset(
         b"x-method-override",
         b"x-original-url",
         b"x-rewrite-url",
+        b"script_name",  # gunicorn takes the path from it
+        b"script-name",
+        b"path_info",
+        b"path-info",
     }
 )
 

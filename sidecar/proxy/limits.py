@@ -28,5 +28,6 @@ class Bounds:
     upstream_idle: float = 30.0
     tunnel_idle: float = 300.0
     tunnel_lifetime: float = 86_400.0
+    tunnel_check: float = 5.0  # how often it is asked whether there is quota left
     max_unread: int = 65_536  # of a refused body that is read to keep the connection
     linger: float = 2.0

@@ -38,7 +38,7 @@ FRAMING: Final = 8_192  # bytes of chunk extensions and trailers that a message 
 CHUNK: Final = 64  # and for each chunk besides
 LONGEST_NAME: Final = 256
 TRACE_MEMBERS: Final = 32
-ABSOLUTE: Final = re.compile(rb"https?://([^/?#@\\]+)(.*)", re.IGNORECASE | re.DOTALL)
+ABSOLUTE: Final = re.compile(rb"https?://([^/?#@\\]+)((?:[/?].*)?)", re.IGNORECASE | re.DOTALL)
 
 _LISTED: Final = {
     b"host": "host",

@@ -22,6 +22,7 @@ from sidecar.errors import SettingsError
 from sidecar.settings.describing import ENV_PREFIX, Described, describe, sentence
 from sidecar.settings.files import read
 from sidecar.settings.values import (
+    Allowances,
     Listen,
     Mode,
     Redis,
@@ -110,6 +111,14 @@ class Settings(BaseSettings):
         "/-/",
         pattern=r"^/[A-Za-z0-9_.~-]+/$",
         description="Paths that the sidecar keeps for itself and never forwards.",
+    )
+    allow_in_path: Allowances = Field(
+        (),
+        description="Forms of a path that the API is known to read in one way, comma-separated: "
+        "encoded-slash, backslash, double-encoding, not-utf8, semicolon.",
+    )
+    ignore_path_case: bool = Field(
+        False, description="Match routes without regard to case, as the API does."
     )
     legacy_headers: bool = Field(
         False, description="Send X-RateLimit-Limit, -Remaining and -Reset as well."

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from sidecar.addresses import MAX_SOCKET_PATH, Address, UnixPath
+from sidecar.core.paths import Allowance
 
 
 def _address(value: object) -> object:
@@ -93,6 +94,18 @@ def _sinks(value: object) -> object:
     return tuple(value)
 
 
+def _allowances(value: object) -> object:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    known = ", ".join(Allowance)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"not a list; write some of {known}")
+    for one in value:
+        if str(one) not in set(Allowance):
+            raise ValueError(f'"{one}" cannot be allowed; write some of {known}')
+    return tuple(Allowance(str(one)) for one in value)
+
+
 def _workers(value: object) -> object:
     text = str(value)
     if text != "auto" and not (re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= 256):
@@ -111,6 +124,7 @@ Tcp = Annotated[Address, NoDecode, BeforeValidator(_address)]
 Listen = Annotated[Address | UnixPath, NoDecode, BeforeValidator(_listen)]
 Redis = Annotated[SecretStr, BeforeValidator(_redis)]
 Sinks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_sinks)]
+Allowances = Annotated[tuple[Allowance, ...], NoDecode, BeforeValidator(_allowances)]
 Workers = Annotated[str, BeforeValidator(_workers)]
 Mode = Annotated[str, BeforeValidator(_mode)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400)]

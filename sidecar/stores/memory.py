@@ -38,7 +38,15 @@ class MemoryLimitStore:
         """Always True: there is nothing that could be gone."""
         return True
 
-    async def reserve(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
+    async def reserve(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        *,
+        once: bool = False,  # noqa: ARG002 - the port's
+        blind: bool = False,  # noqa: ARG002
+    ) -> Answer:
         """Grant all claims or none; see `ports.LimitStore`."""
         answer, after = self._decide(account, key_id, claims, self._now_us())
         if answer.granted:

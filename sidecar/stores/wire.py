@@ -45,6 +45,7 @@ def encode(*parts: bytes | str | int) -> bytes:
     return b"".join(out)
 
 
+Late = Callable[[Any, bool], None]
 PING: Final = encode(b"PING")
 
 
@@ -53,7 +54,7 @@ class _Link(asyncio.Protocol):
 
     def __init__(self, lost: Callable[["_Link"], None]) -> None:
         self.transport: asyncio.Transport | None = None
-        self.waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self.waiting: deque[tuple[float, asyncio.Future[Any], Late | None]] = deque()
         self._lost = lost
         self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_MORE)
         self._out: list[bytes] = []
@@ -67,9 +68,11 @@ class _Link(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _MORE:
-                future = waiting.popleft()[1]
+                _, future, late = waiting.popleft()
                 if not future.done():
                     future.set_result(reply)
+                elif late is not None:
+                    late(reply, future.cancelled())
         except (hiredis.ProtocolError, IndexError):
             log.error("redis sent what is not an answer; connecting anew")
             self.abort()
@@ -82,9 +85,11 @@ class _Link(asyncio.Protocol):
                 future.exception()  # somebody may have stopped listening
         self._lost(self)
 
-    def send(self, command: bytes, deadline: float) -> asyncio.Future[Any]:
+    def send(
+        self, command: bytes, deadline: float, late: Late | None = None
+    ) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self.loop.create_future()
-        self.waiting.append((deadline, future))
+        self.waiting.append((deadline, future, late))
         if not self._out:
             self.loop.call_soon(self._flush)
         self._out.append(command)
@@ -150,16 +155,19 @@ class Wire:
         if link is not None:
             link.abort()
 
-    def execute(self, command: bytes) -> asyncio.Future[Any]:
+    def execute(self, command: bytes, late: Late | None = None) -> asyncio.Future[Any]:
         """Send encoded bytes. The future holds the reply (a ReplyError for an error answer), or
-        raises StoreUnavailable: no connection, too much in flight, or no reply in time."""
+        raises StoreUnavailable: no connection, too much in flight, or no reply in time.
+
+        `late(reply, cancelled)` gets a reply that nobody waited for any more.
+        """
         link = self._link
         if link is None or self._overdue >= BREAKER_TIMEOUTS or len(link.waiting) >= MAX_IN_FLIGHT:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             why = self.last_error or "Redis does not answer in time"
             future.set_exception(StoreUnavailable(why))
             return future
-        return link.send(command, link.loop.time() + self._timeout)
+        return link.send(command, link.loop.time() + self._timeout, late)
 
     async def _keep_connected(self, first: asyncio.Event) -> None:
         failures = 0
@@ -226,7 +234,7 @@ class Wire:
             return
         now = loop.time()
         stuck = False
-        for deadline, future in link.waiting:
+        for deadline, future, _ in link.waiting:
             if deadline > now:
                 break
             stuck = True

@@ -15,7 +15,7 @@ from typing import Any
 import uvloop
 
 from sidecar import logs
-from sidecar.app import App
+from sidecar.app import App, spare_the_collector
 from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
 from sidecar.settings import Settings
 from sidecar.workers.channel import Channel, Message
@@ -47,6 +47,7 @@ async def _work(descriptor: int) -> int:
         channel.send({"failed": _failure(error)})
         await channel.flush()
         return 2 if isinstance(error, SettingsError | ConfigError | SpoolError) else 1
+    spare_the_collector()
     channel.send({"serving": True})
     loop.add_signal_handler(signal.SIGHUP, app.reload)
     obeying = loop.create_task(_obey(channel, app, stop))

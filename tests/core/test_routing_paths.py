@@ -86,6 +86,11 @@ def test_a_target_is_normalised(target: bytes, path: str) -> None:
         b"/x%EF%BC%8Fy/../premium",
         b"/x/..%20/premium",
         b"/x/%E2%80%A5/premium",
+        b"/x/..%3F/premium",
+        b"/x/..%23premium",
+        b"/x/.%EF%BC%9F/premium",
+        b"/x%3Fy/../premium",
+        b"/x%EF%BC%852fpremium",
         b"/x/%EF%BC%8E%EF%BC%8E/premium",
         b"/x%EF%BC%8F..%EF%BC%8Fpremium",
         b"/..;/premium",
@@ -189,8 +194,8 @@ ALLOWED = [frozenset(some) for size in range(6) for some in combinations(Allowan
 PIECES = [
     b"/", b"/", b"a", b".", b"..", b";", b"?", b"#", b"*", b"%", b"%%", b" ", b"\\", b"\x00",
     b"%2e", b"%2F", b"%5c", b"%00", b"%0a", b"%20", b"%25", b"%252e", b"%252f", b"%2520", b"%3b",
-    b"%3f", b"%c0%af", b"%e9", b"%c3%a9", b"%cc%81", b"%ef%bc%8f", b"%ef%bc%8e", b"%ef%bc%85",
-    b"http://a", b"\xc3\xa9", b"%ed%a0%80", b"%e2%80%a6", b"%u002f", b"2", b"f",
+    b"%3f", b"%23", b"%c0%af", b"%e9", b"%c3%a9", b"%cc%81", b"%ef%bc%8f", b"%ef%bc%8e",
+    b"%ef%bc%85", b"http://a", b"\xc3\xa9", b"%ed%a0%80", b"%e2%80%a6", b"%u002f", b"2", b"f",
 ]  # fmt: skip
 TARGETS = st.binary(max_size=24) | st.lists(st.sampled_from(PIECES), max_size=8).map(
     lambda pieces: b"/" + b"".join(pieces)
@@ -199,10 +204,10 @@ TARGETS = st.binary(max_size=24) | st.lists(st.sampled_from(PIECES), max_size=8)
 
 def encoded(path: str, allow: frozenset[Allowance]) -> bytes:
     """A path as it has to be sent, so that it is read as that path."""
-    text = quote(path)
+    text = quote(path, safe="/*")
     if Allowance.ENCODED_SLASH in allow:
         text = text.replace("%252F", "%2F")
-    if Allowance.NOT_UTF8 in allow and Allowance.DOUBLE_ENCODING not in allow:
+    if Allowance.NOT_UTF8 in allow:
         parts = text.split("%25")
         text = parts[0] + "".join(
             ("%" if part[:1] in ("8", "9", *"ABCDEF") else "%25") + part for part in parts[1:]
@@ -222,7 +227,8 @@ def test_a_target_is_refused_or_read_as_a_path_in_normal_form(
         assert str(refused)
         return
     assert reader(target) == path
-    assert reader(encoded(path, allow)) == path
+    if not {Allowance.DOUBLE_ENCODING, Allowance.NOT_UTF8} <= allow:  # %E9 may stand for both
+        assert reader(encoded(path, allow)) == path
     for one in (path, *others):
         assert one == "*" or one.startswith("/")
         assert "//" not in one

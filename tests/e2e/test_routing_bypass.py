@@ -13,8 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
-from bypass_tricks import SERVERS, disguises
+from bypass_tricks import AFTER, BEFORE, SERVERS, WITHIN, disguises
 from e2e_stage import Stage, StartStage, status
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.config import load
+from sidecar.core.paths import BadTarget
+from sidecar.core.routing import RouteTable
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -67,6 +73,29 @@ def without_limits(file: dict[str, Any]) -> str:
     kept = {name: file[name] for name in ("version", "meters", "routes")}
     accounts = [{"id": "acme", "plan": "all", "keys": [key]}]
     return yaml.safe_dump(kept | {"plans": {"all": plan}, "accounts": accounts})
+
+
+TABLES = [
+    (RouteTable(load(path).routes), Routes(yaml.safe_load(path.read_text())))
+    for path in sorted(EXAMPLES.glob("*.yaml"))
+]
+PIECES = sorted(
+    {*BEFORE, *AFTER, *WITHIN, b"/v1", b"/v1/status", b"/v1/models", b"/exports", b"chat"}
+)
+
+
+@given(st.sampled_from(TABLES), st.lists(st.sampled_from(PIECES), min_size=1, max_size=6))
+def test_any_mixture_of_disguises_is_refused_or_one_route_for_any_server(
+    tables: tuple[RouteTable, Routes], pieces: list[bytes]
+) -> None:
+    table, routes = tables
+    target = b"/v1" + b"".join(pieces)
+    try:
+        found = table.find("GET", target)
+    except BadTarget:
+        return
+    assert found is not None
+    assert {routes.serving("GET", server(target)) for server in SERVERS} == {found.id}
 
 
 class Client:

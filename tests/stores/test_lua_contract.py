@@ -120,8 +120,10 @@ async def sent_by(store: RedisLimitStore, operation: str, client: redis.Redis) -
 
 def test_every_script_in_the_folder_is_held_to_its_header() -> None:
     assert {file.name for file in FOLDER.iterdir()} == {
-        "arithmetic.lua", *(f"{operation}.lua" for operation in OPERATIONS)
-    }  # fmt: skip
+        "arithmetic.lua",
+        "refund.lua",
+        *(f"{operation}.lua" for operation in OPERATIONS),
+    }  # fmt: skip; refund has tests of its own: it is never called, only caused
     shared = (FOLDER / "arithmetic.lua").read_text().splitlines()[0]
     assert set(re.findall(r"\w+", shared)) >= set(OPERATIONS)
 

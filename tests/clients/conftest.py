@@ -1,0 +1,27 @@
+"""In-process tests of this folder run on uvloop, as the product does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import pytest
+import uvloop
+from e2e_stage import stage
+from raw_ends import Ends
+
+__all__ = ["stage"]
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """A hook of pytest-asyncio, asked for the tests below this folder."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def ends() -> AsyncIterator[Ends]:
+    """Bare connections on both sides; all are closed with the test."""
+    made = Ends()
+    await made.start()
+    yield made
+    await made.stop()
