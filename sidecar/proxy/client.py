@@ -235,6 +235,8 @@ class UpstreamConnection(asyncio.Protocol):
         status = parser.get_status_code()
         if taker is None or self._done:
             return
+        if self._size > self.bounds.max_header:
+            raise Broken("The API's response head is too large.")
         if parser.get_http_version() not in ("1.1", "1.0"):
             raise Broken("The API speaks another version of HTTP.")
         if self._chunked and (self._length is not None or parser.get_http_version() == "1.0"):

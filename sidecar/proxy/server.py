@@ -19,6 +19,7 @@ from sidecar.proxy.limits import Bounds
 from sidecar.proxy.parsing import RequestParser
 from sidecar.proxy.replies import refusal_bytes
 from sidecar.proxy.request import Request
+from sidecar.proxy.unread import unread
 
 RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: close at once, by a reset
 
@@ -69,6 +70,8 @@ class ClientConnection(asyncio.Protocol):
         self._parser: RequestParser | None = None
         self._queue: deque[Request] = deque()
         self._wake: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._unread = 0  # by the client, when we last looked
         self._task: asyncio.Task[None] | None = None
         self._reading = True
         self._ended = False  # no more requests will be parsed
@@ -98,10 +101,11 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._ended or self._parser is None:
             return
-        if self._rest:
-            self._rest += data
-            return
         parser = self._parser
+        if self._rest or self._may_switch(parser.current):
+            self._rest += data  # it may not be HTTP: whoever answers the upgrade decides
+            self.pause_reading()
+            return
         if not parser.pending and not self.serving and not self._queue:
             self.deadline = self.loop.time() + self.bounds.header_timeout
         try:
@@ -119,6 +123,15 @@ class ClientConnection(asyncio.Protocol):
                 self.pause_reading()
             elif self.deadline:
                 self.await_body(current)
+
+    def _may_switch(self, current: Request | None) -> bool:
+        """Whether the last request asks for an upgrade and has no answer yet."""
+        return (
+            current is not None
+            and current.complete
+            and bool(current.upgrade)
+            and (self.serving or bool(self._queue))
+        )
 
     def eof_received(self) -> bool:
         """The client sends no more. What it has asked is answered, if the answer comes soon:
@@ -145,11 +158,15 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
+        if self.transport is not None:
+            self._unread = unread(self.transport)
         if self.flow is not None:
             self.flow.client_writable(False)
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
         if self.flow is not None:
             self.flow.client_writable(True)
 
@@ -196,11 +213,32 @@ class ClientConnection(asyncio.Protocol):
         if self.transport is None or parser is None or self._ended:
             self.abort()
         elif self.write_paused:
-            self.abort()  # it reads too slowly; what was sent is not whole
+            if not self._takes_enough():
+                self.abort()  # what was sent is not whole
+        elif self.raw is not None:
+            self.raw.client_ended()
         elif parser.pending or (parser.current is not None and not parser.current.complete):
             self._fail(faults.too_slow())
         else:
-            self.transport.close()
+            self._end()
+
+    def _takes_enough(self) -> bool:
+        """Whether the client has taken what we wrote at `min_rate` since we last looked. If so, it
+        has the same time again."""
+        assert self.transport is not None  # noqa: S101 - callers checked
+        before, self._unread = self._unread, unread(self.transport)
+        patience = self.bounds.body_timeout
+        if before - self._unread < self.bounds.min_rate * patience:
+            return False
+        self.deadline = self.loop.time() + patience
+        return True
+
+    def _end(self) -> None:
+        """Close between two requests. Who has not read the last answer by now is cut off."""
+        assert self.transport is not None  # noqa: S101 - callers checked
+        self._ended = True
+        self.deadline = self.loop.time() + self.bounds.linger
+        self.transport.close()
 
     # the task
 
@@ -211,6 +249,11 @@ class ClientConnection(asyncio.Protocol):
                 if request.broken:
                     break  # a fault came with the head: nobody need be asked
                 self.serving = True
+                self.deadline = 0.0  # the client has done its part, for now
+                if self._half_closed:
+                    self.deadline = self.loop.time() + self.bounds.half_close_timeout
+                if self.write_paused:
+                    await self._until_read()
                 keep = await self.front.handle(request, self)
                 self.serving = False
                 if not keep or self.closing:
@@ -239,6 +282,13 @@ class ClientConnection(asyncio.Protocol):
             self._wake = None
         return True
 
+    async def _until_read(self) -> None:
+        """No more is written to a client that has not taken the answers it got."""
+        self.deadline = self.loop.time() + self.bounds.body_timeout
+        self._drained = self.loop.create_future()
+        await self._drained
+        self.deadline = 0.0
+
     def _resume_parsing(self) -> None:
         rest, self._rest = self._rest, b""
         self.resume_reading()
@@ -255,7 +305,10 @@ class ClientConnection(asyncio.Protocol):
         """Close; a client that may still be sending is given time to read our answer first,
         since a reset would take it away (RFC 9112, section 9.6)."""
         transport = self.transport
-        if transport is None or self.lost or transport.is_closing():
+        if transport is None or self.lost:
+            return
+        self.deadline = self.loop.time() + self.bounds.idle_timeout  # to read the rest of it
+        if transport.is_closing():
             return
         current = self._parser.current if self._parser else None
         sending = self.fault is not None or (current is not None and not current.complete)
@@ -312,9 +365,12 @@ class ClientConnection(asyncio.Protocol):
     def close_if_idle(self) -> None:
         """For draining and age: between two requests it is closed, else the answer is the last."""
         self.old = True
-        if not self.serving and not self._queue and self.transport is not None:
-            self._ended = True
-            self.transport.close()
+        if self.transport is None or self.transport.is_closing():
+            return
+        if not self.serving and not self._queue:
+            self._end()
+        elif self.raw is not None and self.front.draining:
+            self.raw.client_ended()  # a tunnel does not end by itself
 
     def abort(self) -> None:
         """Drop the connection at once: the only way to say that a started answer is broken.

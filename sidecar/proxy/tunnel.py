@@ -28,6 +28,7 @@ class Tunnel:
         self._client = client
         self._upstream = upstream
         self._idle = bounds.tunnel_idle
+        self._patience = bounds.body_timeout
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._open = True
@@ -90,6 +91,7 @@ class Tunnel:
         self._client.raw = self._upstream.raw = None
         self._client.flow = None
         self._client.deadline = 0.0
+        self._upstream.deadline = self._loop.time() + self._patience  # to take what is left
         for transport in (self._upstream.transport, self._client.transport):
             if transport is not None:
                 transport.close()

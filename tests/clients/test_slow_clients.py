@@ -75,12 +75,15 @@ async def test_a_body_that_does_not_come_is_answered_408_and_recorded(
     upstream = await ends.upstream()
     assert b"0\r\n\r\n" not in await upstream.head()
     answer = await (client.dribble(b"a" * 2000) if dribbled else client.rest())
+    # What is dribbled where a chunk size stands is at last no size any more: 400.
+    expected = {400, 408} if dribbled and begun.endswith(b"hello\r\n") else {408}
     if answer or not dribbled:  # one that still sends may be reset before it has read it
-        assert status(answer) == 408
+        assert status(answer) in expected
     assert not (await upstream.rest()).endswith(b"0\r\n\r\n")  # never shown a false end
     await empty(slow)
     (event,) = await calls(slow)
-    assert (event["status"], event["reason"]) == (408, "client_gone")
+    assert event["status"] in expected
+    assert event["reason"] == "client_gone"
 
 
 async def test_an_error_in_a_later_segment_ends_the_exchange(slow: Stage, ends: Ends) -> None:
