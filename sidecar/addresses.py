@@ -27,4 +27,21 @@ class UnixPath(NamedTuple):
         return f"unix:{self.path}"
 
 
+class Origin(NamedTuple):
+    """Where an API is: `path` names a unix socket, and then there is no host."""
+
+    scheme: str  # http, https or unix
+    host: str
+    port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"{self.scheme}://{self.address}"
+
+    @property
+    def address(self) -> Address:
+        """Host and port."""
+        return Address(self.host, self.port)
+
+
 Where = Address | UnixPath

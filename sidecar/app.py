@@ -29,10 +29,11 @@ from sidecar.ports import Sink
 from sidecar.proxy.certificate import Certificate
 from sidecar.proxy.front import DataPort
 from sidecar.proxy.handler import Handler
-from sidecar.proxy.heads import Manners
+from sidecar.proxy.heads import Manners, trust
 from sidecar.proxy.limits import Bounds
 from sidecar.proxy.listeners import Listener
-from sidecar.proxy.pool import Upstream, UpstreamPool
+from sidecar.proxy.pool import UpstreamPool
+from sidecar.proxy.upstream import Upstream, tls_context
 from sidecar.settings import Settings
 from sidecar.stores import RedisDirectory, RedisLimitStore, Wire, keys
 from sidecar.workers.leftovers import Leftovers
@@ -96,7 +97,7 @@ class App:
             on_decision=self._on_decision,
         )
         bounds = _bounds(settings)
-        pool = UpstreamPool(Upstream(settings.upstream.host, settings.upstream.port), bounds)
+        pool = UpstreamPool(_upstream(settings), bounds)
         handler = Handler(
             self.gate,
             pool,
@@ -137,9 +138,12 @@ class App:
         settings = self.settings
         name = hashlib.sha256(settings.source.encode()).hexdigest()[:12]
         return Manners(
-            via=f"sidecar-{name}".encode(),
+            via=(settings.via_name or f"sidecar-{name}").encode(),
             scheme=self.listener.scheme,
+            upstream_host=(settings.upstream_host or "").encode(),
             legacy_headers=settings.legacy_headers,
+            upgrades=frozenset(one.encode() for one in settings.upgrades),
+            trusts=trust(settings.trusted_proxies),
         )
 
     async def _start_control(self) -> None:
@@ -296,6 +300,15 @@ class App:
         await self._undo.aclose()
 
 
+def _upstream(settings: Settings) -> Upstream:
+    """Raises SettingsError for certificates that cannot be used."""
+    to = settings.upstream
+    context = None
+    if to.scheme == "https":
+        context = tls_context(settings.upstream_ca, settings.upstream_cert, settings.upstream_key)
+    return Upstream(to.host, to.port, to.path or None, context, settings.upstream_server_name)
+
+
 def _bounds(settings: Settings) -> Bounds:
     return Bounds(
         max_target=settings.max_target_bytes,
@@ -309,6 +322,14 @@ def _bounds(settings: Settings) -> Bounds:
         connect_timeout=settings.connect_timeout_s,
         response_timeout=settings.response_timeout_s,
         upstream_connections=settings.upstream_connections,
+        critical_connections=settings.critical_connections,
+        upstream_idle=settings.upstream_idle_timeout_s,
+        stream_timeout=settings.stream_timeout_s,
+        total_timeout=settings.total_timeout_s,
+        half_close_timeout=settings.half_close_timeout_s,
+        min_rate=settings.min_rate_bytes,
+        tunnel_idle=settings.tunnel_idle_timeout_s,
+        tunnel_lifetime=settings.tunnel_lifetime_s,
     )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.addresses import Origin
 from sidecar.errors import SettingsError
 from sidecar.settings import Address, Settings, UnixPath, described
 
@@ -21,7 +22,7 @@ def test_defaults_are_loopback_and_need_only_plans_and_upstream() -> None:
     settings = Settings.load(NEEDED)
     assert settings.listen == Address("127.0.0.1", 8080)
     assert settings.control == Address("127.0.0.1", 9090)
-    assert settings.upstream == Address("127.0.0.1", 3000)
+    assert settings.upstream == Origin("http", "127.0.0.1", 3000)
     assert settings.sinks == ()
 
 
@@ -47,7 +48,7 @@ def test_a_toml_file_is_read_too(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.toml"
     file.write_text('plans = "p.yaml"\nupstream = "http://api"\naccess_log = true\n')
     settings = Settings.load({"config": str(file)})
-    assert (settings.upstream, settings.access_log) == (Address("api", 80), True)
+    assert (settings.upstream, settings.access_log) == (Origin("http", "api", 80), True)
 
 
 def test_a_unix_socket_reads_and_prints_the_same() -> None:
@@ -73,11 +74,18 @@ def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"plans": None}, "--plans (SIDECAR_PLANS) is missing. The plan file."),
         ({"upstream": None}, "--upstream (SIDECAR_UPSTREAM) is missing."),
-        ({"upstream": "https://api"}, "https: upstreams are not supported yet"),
-        ({"upstream": "unix:/run/api.sock"}, "unix: upstreams are not supported yet"),
+        ({"upstream": "ftp://api"}, "is not an upstream; write http://HOST:PORT, https://HOST:PORT"),
+        ({"upstream": "unix:run/api.sock"}, "names no socket; write unix:/PATH"),
         ({"upstream": "http://api:3000/v1"}, "without a path"),
+        ({"upstream_cert": "a.pem"}, "--upstream-cert and --upstream-key go together"),
+        ({"upstream_ca": "a.pem"}, "are for https:// upstreams"),
+        ({"trusted_proxies": "10.0.0.0/8,me"}, '"me" is not a network; write it like 10.0.0.0/8'),
+        ({"upgrades": "websocket,h2c"}, "HTTP/2 cannot be upgraded to here"),
+        ({"upgrades": "web socket"}, "is not a protocol"),
+        ({"allow_in_path": "slash"}, '"slash" cannot be allowed; write some of encoded-slash'),
+        ({"redis": "unix:run/redis.sock"}, "not a Redis URL"),
         ({"upstream": "http://api:99999"}, "is not an upstream"),
-        ({"upstream": "http://u:hidden@api"}, "credentials in the upstream's address"),
+        ({"upstream": "http://u:hidden@api"}, "credentials do not belong into the upstream's address"),
         ({"listen": "8080"}, '--listen (SIDECAR_LISTEN) is wrong: "8080" is not an address'),
         ({"listen": "::1:8080"}, "write HOST:PORT"),
         ({"listen": "unix:relative.sock"}, "write unix:/PATH"),

@@ -16,7 +16,7 @@ def guide(settings: Settings) -> str:
         f"Quota Sidecar demo: {where}",
         "",
         f"  sidecar     {where}, control http://{settings.control}",
-        f"  sample API  http://{settings.upstream}, behind it",
+        f"  sample API  {settings.upstream}, behind it",
         f"  Valkey      {settings.redis_shown}, in memory",
         f"  plan file   {settings.plans}",
         f"  events      {settings.spool}",

@@ -9,14 +9,13 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 
 from sidecar.core.settlement import OutcomeReason
 from sidecar.logs import logger
 from sidecar.proxy.client import UpstreamConnection
 from sidecar.proxy.limits import Bounds
+from sidecar.proxy.upstream import Upstream
 
 log = logger("proxy")
 
@@ -30,26 +29,6 @@ class UpstreamFailed(Exception):
         self.reason = reason
         self.detail = detail
         super().__init__(detail)
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """Where the API is: host and port, or the path of a unix socket; `tls` for https."""
-
-    host: str = "127.0.0.1"
-    port: int = 0
-    path: str | None = None
-    tls: ssl.SSLContext | None = None
-    server_name: str | None = None  # for SNI and the certificate, when it is not `host`
-
-    @property
-    def is_name(self) -> bool:
-        """Whether the host has to be resolved."""
-        try:
-            ip_address(self.host)
-        except ValueError:
-            return self.path is None
-        return False
 
 
 class UpstreamPool:

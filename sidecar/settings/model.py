@@ -17,7 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from sidecar.addresses import Address, UnixPath
+from sidecar.addresses import Address, Origin, UnixPath
 from sidecar.errors import SettingsError
 from sidecar.settings.describing import ENV_PREFIX, Described, describe, sentence
 from sidecar.settings.files import read
@@ -25,10 +25,12 @@ from sidecar.settings.values import (
     Allowances,
     Listen,
     Mode,
+    Networks,
     Redis,
     Seconds,
     Sinks,
     Tcp,
+    Upgrades,
     Upstream,
     Workers,
 )
@@ -44,7 +46,41 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="A YAML or TOML file with these settings.")
     plans: Path = Field(description="The plan file.")
     upstream: Upstream = Field(
-        description="The API that calls are forwarded to, as http://HOST:PORT."
+        description="The API that calls are forwarded to: http://HOST:PORT, https://HOST:PORT or "
+        "unix:/PATH."
+    )
+    upstream_ca: Path | None = Field(
+        None, description="A PEM file of CAs for https; default: those that the system trusts."
+    )
+    upstream_cert: Path | None = Field(
+        None, description="A PEM file with the certificate that is shown to the upstream."
+    )
+    upstream_key: Path | None = Field(
+        None, description="The PEM file with that certificate's key, not encrypted."
+    )
+    upstream_server_name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9.-]{1,253}$",
+        description="The name that the upstream's certificate is for; default: its host.",
+    )
+    upstream_host: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9.:\[\]-]{1,260}$",
+        description="The Host field that the upstream gets; default: the client's.",
+    )
+    trusted_proxies: Networks = Field(
+        (),
+        description="Peers whose X-Forwarded-* and Forwarded fields are believed and extended: "
+        "networks, comma-separated; unix for the peers of a unix socket.",
+    )
+    via_name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="Our name in Via; seen again, it is a loop. Default: made from --source.",
+    )
+    upgrades: Upgrades = Field(
+        ("websocket",),
+        description="Protocols that clients may upgrade to, comma-separated; empty: none.",
     )
     listen: Listen = Field(
         Address("127.0.0.1", 8080),
@@ -148,6 +184,35 @@ class Settings(BaseSettings):
     response_timeout_s: Seconds = Field(
         60.0, description="How long the upstream may take to begin its response, in seconds."
     )
+    stream_timeout_s: Seconds = Field(
+        60.0, description="The longest pause inside a response, in seconds."
+    )
+    total_timeout_s: float = Field(
+        0.0,
+        ge=0,
+        le=604_800,
+        description="How long a call may take in all, in seconds; 0: as long as both sides go on.",
+    )
+    half_close_timeout_s: Seconds = Field(
+        5.0,
+        description="How long a client that sends no more is served, since it may be gone, "
+        "in seconds.",
+    )
+    upstream_idle_timeout_s: Seconds = Field(
+        30.0, description="How long an idle connection to the upstream is kept, in seconds."
+    )
+    tunnel_idle_timeout_s: Seconds = Field(
+        300.0, description="How long nothing may pass through a WebSocket, in seconds."
+    )
+    tunnel_lifetime_s: float = Field(
+        86_400.0, ge=0.001, le=31_536_000, description="How long a WebSocket may last, in seconds."
+    )
+    min_rate_bytes: int = Field(
+        256,
+        ge=1,
+        le=1 << 30,
+        description="How fast a client has to send and to read on average, in bytes per second.",
+    )
     max_header_bytes: int = Field(
         32_768, ge=1_024, le=1 << 20, description="All header fields of a request, in bytes."
     )
@@ -177,6 +242,16 @@ class Settings(BaseSettings):
     )
     upstream_connections: int = Field(
         256, ge=1, le=100_000, description="How many connections to the upstream are open at once."
+    )
+    critical_connections: int = Field(
+        16, ge=0, le=100_000, description="How many of them are kept for critical calls."
+    )
+    drain_delay_s: float = Field(
+        0.0,
+        ge=0,
+        le=3_600,
+        description="How long calls are still taken after SIGTERM while /readyz says no, "
+        "in seconds: as long as the platform needs to send calls elsewhere.",
     )
     drain_timeout_s: Seconds = Field(
         30.0, description="How long calls in flight may take to end after SIGTERM, in seconds."
@@ -213,6 +288,15 @@ class Settings(BaseSettings):
         return settings
 
     def _check_tls(self) -> None:
+        shown = (self.upstream_cert, self.upstream_key)
+        if (shown[0] is None) != (shown[1] is None):
+            raise SettingsError(
+                "--upstream-cert and --upstream-key go together: give both, or neither"
+            )
+        if self.upstream.scheme != "https" and (shown[0] or self.upstream_ca):
+            raise SettingsError(
+                "--upstream-ca, --upstream-cert and --upstream-key are for https:// upstreams"
+            )
         given = {"--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
         missing = [flag for flag, file in given.items() if file is None]
         if len(missing) == 1 or (missing and self.tls_client_ca is not None):
@@ -234,13 +318,14 @@ class Settings(BaseSettings):
         Holds the password of Redis.
         """
         values = {name: getattr(self, name) for name in Settings.model_fields if name != "config"}
-        flags = {name: _flag(value) for name, value in values.items() if value is not None}
-        return flags | {"upstream": f"http://{self.upstream}"}
+        return {name: _flag(value) for name, value in values.items() if value is not None}
 
     @property
     def redis_shown(self) -> str:
         """The address of Redis without user, password or query: what may be logged."""
         url = urlsplit(self.redis.get_secret_value())
+        if url.scheme == "unix":
+            return f"unix:{url.path}"
         host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
         return f"{url.scheme}://{host}:{url.port or 6379}{url.path}"
 
@@ -252,7 +337,7 @@ def _given(flags: Mapping[str, object]) -> dict[str, object]:
 def _flag(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    if isinstance(value, Address | UnixPath):
+    if isinstance(value, Address | UnixPath | Origin):
         return str(value)
     return ",".join(value) if isinstance(value, tuple) else str(value)
 

@@ -5,13 +5,14 @@ passed on for the model to judge.
 """
 
 import re
+from ipaddress import ip_network
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
-from sidecar.addresses import MAX_SOCKET_PATH, Address, UnixPath
+from sidecar.addresses import MAX_SOCKET_PATH, Address, Origin, UnixPath
 from sidecar.core.paths import Allowance
 
 
@@ -44,23 +45,53 @@ def _listen(value: object) -> object:
 def _upstream(value: object) -> object:
     if not isinstance(value, str):
         return value
-    scheme, colon, _ = value.partition(":")
-    if colon and scheme.lower() in ("https", "unix"):
-        raise ValueError(
-            f"{scheme.lower()}: upstreams are not supported yet; write http://HOST:PORT"
-        )
-    wrong = "is not an upstream; write http://HOST:PORT, without a path"
+    if value.startswith("unix:"):
+        path = _listen(value)
+        return Origin("unix", "", 0, path.path) if isinstance(path, UnixPath) else path
+    wrong = "is not an upstream; write http://HOST:PORT, https://HOST:PORT or unix:/PATH"
     try:
         url = urlsplit(value)
-        port = 80 if url.port is None else url.port
+        port = url.port
     except ValueError:
         raise ValueError(f"the value {wrong}") from None
     if url.username is not None or url.password is not None:
-        raise ValueError("credentials in the upstream's address are not supported yet")
+        raise ValueError("credentials do not belong into the upstream's address; leave them out")
     plain = url.path in ("", "/") and not url.query and not url.fragment
-    if url.scheme != "http" or not url.hostname or not plain or port == 0:
-        raise ValueError(f'"{value}" {wrong}')
-    return Address(url.hostname, port)
+    if url.scheme not in ("http", "https") or not url.hostname or not plain or port == 0:
+        raise ValueError(f'"{value}" {wrong}, without a path')
+    return Origin(url.scheme, url.hostname, port or (443 if url.scheme == "https" else 80))
+
+
+def _words(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _networks(value: object) -> object:
+    value = _words(value)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("not a list of networks; write 10.0.0.0/8,192.168.1.7 or unix")
+    for one in value:
+        try:
+            valid = one == "unix" or bool(ip_network(str(one), strict=False))
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError(f'"{one}" is not a network; write it like 10.0.0.0/8, or unix')
+    return tuple(str(one) for one in value)
+
+
+def _upgrades(value: object) -> object:
+    value = _words(value)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("not a list of protocols; write websocket")
+    for one in value:
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(/[0-9.]+)?", str(one)):
+            raise ValueError(f'"{one}" is not a protocol; write it like websocket')
+        if str(one).lower().startswith("h2"):
+            raise ValueError("HTTP/2 cannot be upgraded to here; it would pass unmetered")
+    return tuple(str(one).lower() for one in value)
 
 
 def _redis(value: object) -> object:
@@ -70,11 +101,18 @@ def _redis(value: object) -> object:
     # The value is never repeated: it may hold a password.
     try:
         url = urlsplit(text)
-        valid = url.scheme in ("redis", "rediss") and bool(url.hostname) and url.port != 0
+        if url.scheme == "unix":
+            valid = url.path.startswith("/") and bool(re.fullmatch(r"(db=[0-9]+)?", url.query))
+        else:
+            valid = url.scheme in ("redis", "rediss") and bool(url.hostname) and url.port != 0
+            valid = valid and bool(re.fullmatch(r"(/[0-9]*)?", url.path))
     except ValueError:
         valid = False
-    if not valid or not re.fullmatch(r"(/[0-9]*)?", url.path):
-        raise ValueError("not a Redis URL; write redis://[USER:PASSWORD@]HOST:PORT/NUMBER")
+    if not valid:
+        raise ValueError(
+            "not a Redis URL; write redis://[USER:PASSWORD@]HOST:PORT/NUMBER, rediss://… for TLS, "
+            "or unix:///PATH?db=NUMBER"
+        )
     return value
 
 
@@ -119,7 +157,9 @@ def _mode(value: object) -> object:
     return str(value)
 
 
-Upstream = Annotated[Address, NoDecode, BeforeValidator(_upstream)]
+Upstream = Annotated[Origin, NoDecode, BeforeValidator(_upstream)]
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
+Upgrades = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_upgrades)]
 Tcp = Annotated[Address, NoDecode, BeforeValidator(_address)]
 Listen = Annotated[Address | UnixPath, NoDecode, BeforeValidator(_listen)]
 Redis = Annotated[SecretStr, BeforeValidator(_redis)]

@@ -117,9 +117,9 @@ class Wire:
         parts = urlsplit(url)
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or 6379
-        self._path = parts.path if parts.scheme == "unix" else None
+        self._path = unquote(parts.path) if parts.scheme == "unix" else None
         self._tls = (tls or ssl.create_default_context()) if parts.scheme == "rediss" else None
-        self._hello = _hello(parts.username, parts.password, parts.path, self._path)
+        self._hello = _hello(parts.username, parts.password, parts.path, self._path, parts.query)
         self._timeout = timeout_s
         self._link: _Link | None = None
         self._task: asyncio.Task[None] | None = None
@@ -258,13 +258,13 @@ def _ignore(future: asyncio.Future[Any]) -> None:
 
 
 def _hello(
-    user: str | None, password: str | None, path: str, unix_path: str | None
+    user: str | None, password: str | None, path: str, unix_path: str | None, query: str
 ) -> tuple[bytes, ...]:
     commands = []
     if password:
         words = (unquote(user), unquote(password)) if user else (unquote(password),)
         commands.append(encode(b"AUTH", *words))
-    database = path.strip("/") if unix_path is None else ""
+    database = path.strip("/") if unix_path is None else query.removeprefix("db=")
     if database and database != "0":
         commands.append(encode(b"SELECT", database))
     return tuple(commands)

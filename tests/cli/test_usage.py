@@ -91,7 +91,7 @@ def test_the_installed_command_answers_wrong_settings_with_exit_code_2(sidecar: 
         ("srve", "no such command 'srve'", "sidecar --help"),
         ("serve --lisen x", "no such option", "sidecar serve --help"),
         ("serve", "--plans (SIDECAR_PLANS) is missing", None),
-        ("serve --plans p.yaml --upstream https://a", "not supported yet", None),
+        ("serve --plans p.yaml --upstream ftp://a", "is not an upstream", None),
         ("demo --listen 99", '--listen (SIDECAR_LISTEN) is wrong: "99"', None),
         ("check", "missing argument", "sidecar check --help"),
         ("schema x", "unexpected extra argument", "sidecar schema --help"),

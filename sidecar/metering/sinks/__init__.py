@@ -41,6 +41,7 @@ def _redis(url: str, stream_key: str) -> Sink:
         parts = urlsplit(url)
         good = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
         good = good and (parts.path in ("", "/") or parts.path[1:].isdecimal())
+        good = good or (parts.scheme == "unix" and parts.path.startswith("/"))
     except ValueError:
         good = False
     if not good:
