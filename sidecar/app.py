@@ -64,6 +64,8 @@ class App:
         self._tasks: list[asyncio.Task[Any]] = []
         self._undo = contextlib.AsyncExitStack()
         self._serving = self._stopping = False
+        self._delay = 0.0
+        self.hurry = asyncio.Event()
 
     async def start(self) -> None:
         """Bring everything up. Raises SettingsError, ConfigError or SpoolError, with all that
@@ -120,7 +122,7 @@ class App:
             await self._start_control()
         await self.data_port.start(self.listener)
         self._serving = True
-        self._undo.push_async_callback(self.data_port.stop, settings.drain_timeout_s)
+        self._undo.push_async_callback(self._drain)
         self._publish(pool)
         self._spawn(self.keeper.watch())
         if self.listener.certificate is not None:
@@ -133,6 +135,9 @@ class App:
             plans=str(settings.plans),
             version=self.keeper.book.version,
         )
+
+    async def _drain(self) -> None:
+        await self.data_port.stop(self._delay, self.settings.drain_timeout_s, self.hurry)
 
     def _manners(self) -> Manners:
         settings = self.settings
@@ -294,9 +299,14 @@ class App:
         if self.listener.certificate is not None:
             self.listener.certificate.reload()
 
-    async def stop(self) -> None:
-        """Drain and take everything down, in the reverse of the order of start. Idempotent."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Drain and take everything down, in the reverse of the order of start. Idempotent.
+
+        `at_once` skips the delay in which calls are still taken; setting `hurry` meanwhile ends
+        the rest of the wait too.
+        """
         self._stopping = True
+        self._delay = 0.0 if at_once else self.settings.drain_delay_s
         await self._undo.aclose()
 
 
@@ -350,14 +360,22 @@ def run(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> None:
     app = App(settings)
+    asked: list[signal.Signals] = []
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end(number: signal.Signals) -> None:
+        asked.append(number)
+        stop.set()
+        if len(asked) > 1:
+            app.hurry.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end, number)
     await app.start()
     spare_the_collector()
     loop.add_signal_handler(signal.SIGHUP, app.reload)
     await stop.wait()
     log.info("draining")
-    await app.stop()
-    log.info("stopped")
+    await app.stop(at_once=asked[0] is signal.SIGINT)
+    log.info("cut short" if app.hurry.is_set() else "stopped")

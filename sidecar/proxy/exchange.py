@@ -83,8 +83,11 @@ class Exchange:
             if failure and not self._written:
                 self._answer_failure(*failure)
         except asyncio.CancelledError:
-            if self._ended and self._whole:
-                reason = OutcomeReason.OK  # it was over before the connection was
+            # It may have been over before the connection was, and the connection for that reason.
+            if self._failure is not None:
+                reason = self._failure[0]
+            elif self._ended and self._whole:
+                reason = OutcomeReason.OK
             elif self._client.lost and not self._client.front.draining:
                 reason = OutcomeReason.CLIENT_GONE
             self.keep = False

@@ -1,7 +1,8 @@
 """The data port: accepts connections, sweeps for overdue ones, and runs each request through."""
 
 import asyncio
-from collections.abc import Awaitable
+import contextlib
+from collections.abc import Awaitable, Callable
 
 from sidecar.metrics import Metrics
 from sidecar.proxy.handler import Handler
@@ -13,6 +14,7 @@ from sidecar.proxy.request import Request
 from sidecar.proxy.server import ClientConnection
 
 SWEEP_SECONDS = 0.25
+POLL_SECONDS = 0.02
 
 
 class DataPort:
@@ -64,17 +66,22 @@ class DataPort:
         """The TCP port listened on (useful after asking for port 0); 0 for a unix socket."""
         return self._listener.port if self._listener else 0
 
-    async def stop(self, drain_seconds: float) -> None:
-        """Take no more connections, finish what runs, drop the rest at the deadline."""
+    async def stop(self, delay: float, drain: float, hurry: asyncio.Event) -> None:
+        """End, and lose nothing: for `delay` seconds every answer says goodbye while new
+        connections are still taken, so that clients and balancers move on; then none is, and
+        what runs has `drain` seconds to finish. `hurry` ends both waits."""
         self.draining = True
+        await _until(self._loop.time() + delay, hurry, lambda: False)
         self._places.closed = True
         if self._listener is not None:
             await self._listener.stop()
-        give_up = self._loop.time() + drain_seconds
-        while self._places and self._loop.time() < give_up:
+
+        def gone() -> bool:
             for connection in self._places.all():
                 connection.close_if_idle()
-            await asyncio.sleep(0.02)
+            return not self._places
+
+        await _until(self._loop.time() + drain, hurry, gone)
         for connection in self._places.all():
             connection.abort()
         await asyncio.sleep(0)
@@ -109,7 +116,7 @@ class DataPort:
     def opened(self, connection: ClientConnection) -> bool:
         """A new client connection; False when it may not stay."""
         if connection in self._places:
-            return not self.draining
+            return not self._places.closed
         assert connection.transport is not None  # noqa: S101 - it has just been made
         peer = connection.transport.get_extra_info("peername")
         return self._places.take(connection, peer, self._loop.time())
@@ -123,3 +130,11 @@ class DataPort:
         if self._places.is_old(connection, self._loop.time()):
             connection.old = True  # this answer is its last
         return self._handler.handle(request, connection)
+
+
+async def _until(end: float, hurry: asyncio.Event, done: Callable[[], bool]) -> None:
+    """Wait for the first of the three; `end` is loop time."""
+    loop = asyncio.get_running_loop()
+    while not done() and not hurry.is_set() and (left := end - loop.time()) > 0:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), min(POLL_SECONDS, left))
