@@ -36,6 +36,7 @@ from sidecar.proxy.pool import UpstreamPool
 from sidecar.proxy.upstream import Upstream, tls_context
 from sidecar.settings import Settings
 from sidecar.stores import RedisDirectory, RedisLimitStore, Wire, keys
+from sidecar.workers.ending import Ending
 from sidecar.workers.leftovers import Leftovers
 from sidecar.workers.shares import Share, alone
 
@@ -54,9 +55,11 @@ class App:
         settings: Settings,
         *,
         share: Share | None = None,
+        ending: Ending | None = None,
         on_decision: Callable[[Seen], None] | None = None,
     ) -> None:
         self.settings = settings
+        self.ending = ending or Ending()
         self.share = share or alone(settings)
         self.metrics = Metrics()
         self._clock = Clock()
@@ -64,8 +67,6 @@ class App:
         self._tasks: list[asyncio.Task[Any]] = []
         self._undo = contextlib.AsyncExitStack()
         self._serving = self._stopping = False
-        self._delay = 0.0
-        self.hurry = asyncio.Event()
 
     async def start(self) -> None:
         """Bring everything up. Raises SettingsError, ConfigError or SpoolError, with all that
@@ -137,7 +138,8 @@ class App:
         )
 
     async def _drain(self) -> None:
-        await self.data_port.stop(self._delay, self.settings.drain_timeout_s, self.hurry)
+        delay = 0.0 if self.ending.at_once else self.settings.drain_delay_s
+        await self.data_port.stop(delay, self.settings.drain_timeout_s, self.ending.hurry)
 
     def _manners(self) -> Manners:
         settings = self.settings
@@ -299,14 +301,10 @@ class App:
         if self.listener.certificate is not None:
             self.listener.certificate.reload()
 
-    async def stop(self, *, at_once: bool = False) -> None:
-        """Drain and take everything down, in the reverse of the order of start. Idempotent.
-
-        `at_once` skips the delay in which calls are still taken; setting `hurry` meanwhile ends
-        the rest of the wait too.
-        """
+    async def stop(self) -> None:
+        """Drain, with the patience that `ending` says, and take everything down, in the reverse of
+        the order of start. Idempotent."""
         self._stopping = True
-        self._delay = 0.0 if at_once else self.settings.drain_delay_s
         await self._undo.aclose()
 
 
@@ -360,22 +358,11 @@ def run(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> None:
     app = App(settings)
-    asked: list[signal.Signals] = []
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def end(number: signal.Signals) -> None:
-        asked.append(number)
-        stop.set()
-        if len(asked) > 1:
-            app.hurry.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, number)
+    app.ending.listen()
     await app.start()
     spare_the_collector()
-    loop.add_signal_handler(signal.SIGHUP, app.reload)
-    await stop.wait()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload)
+    await app.ending.asked.wait()
     log.info("draining")
-    await app.stop(at_once=asked[0] is signal.SIGINT)
-    log.info("cut short" if app.hurry.is_set() else "stopped")
+    await app.stop()
+    log.info("cut short" if app.ending.hurry.is_set() else "stopped")

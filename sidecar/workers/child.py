@@ -19,6 +19,7 @@ from sidecar.app import App, spare_the_collector
 from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
 from sidecar.settings import Settings
 from sidecar.workers.channel import Channel, Message
+from sidecar.workers.ending import Ending
 from sidecar.workers.merging import families_of
 from sidecar.workers.shares import Share
 
@@ -30,10 +31,9 @@ def main() -> None:
 
 async def _work(descriptor: int) -> int:
     channel = await Channel.over(socket.socket(fileno=descriptor))
-    stop = asyncio.Event()
+    ending = Ending()
+    ending.listen()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _nothing)
     task = await channel.receive()
     if task is None:
@@ -41,7 +41,7 @@ async def _work(descriptor: int) -> int:
     try:
         settings = Settings.load(task["flags"])
         logs.configure(settings.log_level, settings.log_format)
-        app = App(settings, share=_share(task["share"]))
+        app = App(settings, share=_share(task["share"]), ending=ending)
         await app.start()
     except SidecarError as error:
         channel.send({"failed": _failure(error)})
@@ -50,8 +50,8 @@ async def _work(descriptor: int) -> int:
     spare_the_collector()
     channel.send({"serving": True})
     loop.add_signal_handler(signal.SIGHUP, app.reload)
-    obeying = loop.create_task(_obey(channel, app, stop))
-    await stop.wait()
+    obeying = loop.create_task(_obey(channel, app))
+    await ending.asked.wait()
     await app.stop()  # the supervisor may go on asking meanwhile
     obeying.cancel()
     return 0
@@ -80,15 +80,16 @@ def _failure(error: SidecarError) -> Message:
     }
 
 
-async def _obey(channel: Channel, app: App, stop: asyncio.Event) -> None:
+async def _obey(channel: Channel, app: App) -> None:
     async for message in channel.messages():
         if message.get("do") == "reload":
             app.reload()
         elif message.get("do") == "stop":
-            stop.set()
+            app.ending.ask(at_once=message["at_once"])
         else:
             channel.send({"id": message["id"], "answer": _answer(app, message["ask"])})
-    stop.set()
+    if not app.ending.asked.is_set():
+        app.ending.ask()
 
 
 def _answer(app: App, what: str) -> Any:

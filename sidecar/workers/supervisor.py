@@ -22,6 +22,7 @@ from sidecar.metrics import Metrics
 from sidecar.proxy.listeners import bind_tcp, bind_unix, remove_unix
 from sidecar.settings import Settings
 from sidecar.workers.channel import Message
+from sidecar.workers.ending import Ending
 from sidecar.workers.merging import MergedMetrics, families_of, merged_config
 from sidecar.workers.shares import one_of, settings_of
 from sidecar.workers.worker import WRONG, Worker
@@ -77,7 +78,9 @@ class Supervisor:
             if self.gave_up.done():
                 raise self.gave_up.result()
         except BaseException:
-            await self.stop()
+            ending = Ending()
+            ending.ask(at_once=True)
+            await self.stop(ending)
             raise
         log.info(
             "serving",
@@ -200,21 +203,19 @@ class Supervisor:
         for worker in self.workers:
             worker.reload()
 
-    async def stop(self) -> bool:
-        """One drain over all. Whether every worker drained and ended by itself. Idempotent."""
+    async def stop(self, ending: Ending) -> bool:
+        """One drain over all, with the patience that `ending` says. Whether every worker drained
+        and ended by itself. Idempotent."""
         self._stopping = True
-        if isinstance(self._settings.listen, UnixPath) and self._own_file is not None:
-            remove_unix(self._settings.listen, self._own_file)
-            self._own_file = None
-        for sock in self._reserved:
-            sock.close()
         running = [worker for worker in self.workers if worker.pid is not None]
         for worker in self.workers:
-            worker.stop()
-        limit = self._settings.drain_timeout_s + STOP_MARGIN_S
-        late: set[asyncio.Task[None]] = set()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=limit)
+            worker.stop(at_once=ending.at_once)
+        hurrying = asyncio.create_task(self._hurry(ending))
+        if not ending.at_once:
+            await self._gone_within(self._settings.drain_delay_s)
+        self._let_go()
+        late = await self._gone_within(self._settings.drain_timeout_s + STOP_MARGIN_S)
+        hurrying.cancel()
         for worker in self.workers if late else ():
             log.error("worker did not drain in time", worker=worker.number, pid=worker.pid)
             worker.kill()
@@ -224,6 +225,23 @@ class Supervisor:
         if control is not None:
             await control.stop()
         return not late and all(worker.exit_code == 0 for worker in running)
+
+    async def _hurry(self, ending: Ending) -> None:
+        await ending.hurry.wait()
+        for worker in self.workers:
+            worker.stop()
+
+    async def _gone_within(self, seconds: float) -> bool:
+        """Whether workers are left that have not ended by then."""
+        return bool(self._tasks and (await asyncio.wait(self._tasks, timeout=seconds))[1])
+
+    def _let_go(self) -> None:
+        """Nobody can find us any more."""
+        if isinstance(self._settings.listen, UnixPath) and self._own_file is not None:
+            remove_unix(self._settings.listen, self._own_file)
+            self._own_file = None
+        for sock in self._reserved:
+            sock.close()
 
 
 def run(settings: Settings, count: int) -> int:
@@ -237,23 +255,22 @@ def run(settings: Settings, count: int) -> int:
 
 async def _serve(settings: Settings, count: int) -> int:
     supervisor = Supervisor(settings, count)
-    stop = asyncio.Event()
+    ending = Ending()
+    ending.listen()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
     starting = loop.create_task(supervisor.start())
-    stopped = loop.create_task(stop.wait())
+    stopped = loop.create_task(ending.asked.wait())
     await asyncio.wait([starting, stopped], return_when="FIRST_COMPLETED")
     if starting.done():
         await starting
         outcomes: list[asyncio.Future[Any]] = [stopped, supervisor.gave_up]
         await asyncio.wait(outcomes, return_when="FIRST_COMPLETED")
     log.info("draining")
-    drained = await supervisor.stop()
+    drained = await supervisor.stop(ending)
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
-    log.info("stopped")
+    log.info("cut short" if ending.hurry.is_set() else "stopped")
     if supervisor.gave_up.done():
         raise supervisor.gave_up.result()
     return 0 if drained else 1

@@ -139,7 +139,7 @@ class Worker:
         self._channel = await Channel.over(ours)
         self._channel.send(self._task())
         if self._stop.is_set():
-            self._channel.send({"do": "stop"})
+            self.stop()
         return self._channel.messages()
 
     async def _bury(self) -> None:
@@ -182,11 +182,11 @@ class Worker:
         if self._channel is not None:
             self._channel.send({"do": "reload"})
 
-    def stop(self) -> None:
-        """Have it drain and end, and start no other."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Have it drain and end, and start no other; asked again, have it end now."""
         self._stop.set()
         if self._channel is not None:
-            self._channel.send({"do": "stop"})
+            self._channel.send({"do": "stop", "at_once": at_once})
 
     def kill(self) -> None:
         """End it at once."""
