@@ -17,7 +17,7 @@ DEV_READY := $(VENV)/.dev-ready
 BENCH_READY := $(VENV)/.bench-ready
 CODE := sidecar tests loadtests
 
-.PHONY: help demo test check fmt bench load lock clean
+.PHONY: help demo test check fmt bench load slow lock clean
 
 help: ## List what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,6 +44,9 @@ bench: $(BENCH_READY) ## Compare with nginx, Envoy and Traefik on one core (ARGS
 
 load: $(DEV_READY) ## Twenty seconds of customers on four plans (ARGS="--seconds 60")
 	@$(BIN)/python -m loadtests.run $(ARGS)
+
+slow: $(DEV_READY) ## Hold a thousand slow connections and look at a normal client (needs slowhttptest)
+	@$(BIN)/python -m loadtests.slow $(ARGS)
 
 # The widest lock is resolved first; the narrower ones take their versions from it.
 lock: $(BIN)/python ## Write the lock files (UPGRADE=1: newest version of everything)

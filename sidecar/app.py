@@ -290,7 +290,12 @@ class App:
                                ("sink",), self._lags)  # fmt: skip
         gauge("sidecar_client_connections", "Open client connections.",
               lambda: self.data_port.connections)  # fmt: skip
+        counter("sidecar_made_way",
+                "Calls of slow clients that were ended because others needed their connection.",
+                lambda: pool.made_way)  # fmt: skip
         gauge("sidecar_upstream_connections", "Open upstream connections.", lambda: pool.size)
+        loop = asyncio.get_running_loop()
+        gauge("sidecar_tasks", "Running asyncio tasks.", lambda: len(asyncio.all_tasks(loop)))
 
     def _lags(self) -> dict[tuple[str, ...], float]:
         return {(name,): float(lag) for name, lag in self.shipper.lag.items()}
@@ -335,6 +340,7 @@ def _bounds(settings: Settings) -> Bounds:
         stream_timeout=settings.stream_timeout_s,
         total_timeout=settings.total_timeout_s,
         half_close_timeout=settings.half_close_timeout_s,
+        stall_timeout=settings.stall_timeout_s,
         min_rate=settings.min_rate_bytes,
         tunnel_idle=settings.tunnel_idle_timeout_s,
         tunnel_lifetime=settings.tunnel_lifetime_s,

@@ -22,7 +22,7 @@ from loadtests.compare.gateways import (
     find,
     start_upstream,
 )
-from loadtests.compare.measure import PATH, Row, load
+from loadtests.compare.measure import LARGE_PATH, PATH, Row, load
 from loadtests.processes import DidNotStart, Running, Stack, wait_for_http
 from loadtests.valkey import start_valkey
 
@@ -103,9 +103,13 @@ def drive(
                 continue
             full = load(running, port, store, connections=64, seconds=seconds)
             light = load(running, port, store, connections=8, seconds=max(1, seconds // 2))
-            row.void = full.problem or light.problem
+            large = load(
+                running, port, store, connections=8, seconds=max(1, seconds // 2), path=LARGE_PATH
+            )
+            row.void = full.problem or light.problem or large.problem
             row.full.append(full)
             row.light.append(light)
+            row.large.append(large)
             row.rss_bytes = max(row.rss_bytes, running.rss_bytes())
             print(
                 f"round {number}  {full.requests_per_s:>9,.0f}/s  {row.title}  {row.void}",

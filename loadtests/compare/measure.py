@@ -12,6 +12,7 @@ from loadtests.compare.gateways import API_KEY, OTHERS_CORE
 from loadtests.processes import Running
 
 PATH = "/v1/items/1"
+LARGE_PATH = "/1mb"
 WRK_SCRIPT = Path(__file__).parent / "wrk.lua"
 
 
@@ -36,6 +37,7 @@ class Row:
     void: str = ""
     full: list[Sample] = field(default_factory=list)  # 64 connections
     light: list[Sample] = field(default_factory=list)  # 8 connections
+    large: list[Sample] = field(default_factory=list)  # 8 connections, answers of 1 MB
     rss_bytes: int = 0
 
     @property
@@ -45,12 +47,18 @@ class Row:
 
 
 def load(
-    running: Running, port: int, store: "redis.Redis", *, connections: int, seconds: int
+    running: Running,
+    port: int,
+    store: "redis.Redis",
+    *,
+    connections: int,
+    seconds: int,
+    path: str = PATH,
 ) -> Sample:
     """Drive a gateway with wrk on the other core. Raises RuntimeError when wrk itself fails."""
     command = [
         "taskset", "-c", str(OTHERS_CORE), "wrk", f"-c{connections}", "-t1", f"-d{seconds}s",
-        "-H", f"X-Api-Key: {API_KEY}", "-s", str(WRK_SCRIPT), f"http://127.0.0.1:{port}{PATH}",
+        "-H", f"X-Api-Key: {API_KEY}", "-s", str(WRK_SCRIPT), f"http://127.0.0.1:{port}{path}",
     ]  # fmt: skip
     cpu, asked = running.cpu_seconds(), _script_calls(store)
     done = subprocess.run(

@@ -17,8 +17,8 @@ from loadtests.compare.gateways import OURS
 from loadtests.compare.measure import Row, Sample
 
 COLUMNS = (
-    "gateway", "requests/s", "× ours", "p50 ms", "p99 ms", "p50 ms c8", "p99 ms c8", "MB", "core",
-    "Redis/req",
+    "gateway", "requests/s", "× ours", "p50 ms", "p99 ms", "p50 ms c8", "p99 ms c8",
+    "1 MB/s", "MB", "core", "Redis/req",
 )  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def cells(row: Row, ours: Row | None) -> list[str]:
         row.title, f"{row.requests_per_s:,.0f}", ratio,
         ms(row.full, "p50_us"), ms(row.full, "p99_us"),
         ms(row.light, "p50_us"), ms(row.light, "p99_us"),
+        f"{median(sample.requests_per_s for sample in row.large):,.0f}" if row.large else "–",
         f"{row.rss_bytes / 1_000_000:.0f}",
         f"{median(sample.cpu for sample in row.full):.0%}",
         f"{median(sample.asked for sample in row.full):.2f}",
@@ -51,7 +52,8 @@ def show(rows: Sequence[Row], skipped: Sequence[str]) -> None:
     console = Console(width=max(125, Console().width))
     table = Table(
         title="One core each, 64 connections (c8: 8); medians over the rounds",
-        caption="MB: resident; core: share of it used; Redis/req: scripts run per request",
+        caption="1 MB/s: answers of a megabyte; MB: resident; core: share of it used; "
+        "Redis/req: scripts run per request",
     )
     for number, column in enumerate(COLUMNS):
         table.add_column(column, justify="right" if number else "left")
@@ -92,7 +94,8 @@ Machine: {machine()}.
 
 Each gateway is pinned to one core; wrk (64 connections, then 8), the nginx upstream and Valkey
 share the other one. {rounds} interleaved rounds of {seconds} s; the table shows medians.
-"c8" is with 8 connections, "MB" resident memory, "core" the share of the gateway's core that it
+"c8" is with 8 connections, "1 MB/s" how many answers of a megabyte passed per second through 8
+connections, "MB" resident memory, "core" the share of the gateway's core that it
 used, "Redis/req" the scripts that Redis ran per request. A row with an answer that is not 2xx is
 void. Only the sidecar does identity, three limits and a billing event per request; the peers do
 what their line says. Where less than the whole core is used, the other core was the bottleneck.

@@ -207,6 +207,20 @@ class Exchange:
         self._failure = (OutcomeReason.CLIENT_GONE, "The request body was not completed.")
         self._finish()
 
+    def kept_waiting(self, now: float) -> float:
+        """For how long the upstream has had to wait for the client; 0 when it has not."""
+        client = self._client
+        if not client.deadline or (self._request.complete and not client.write_paused):
+            return 0.0
+        return now - (client.deadline - self._pool.bounds.body_timeout)
+
+    def give_way(self) -> None:
+        """Other calls need the upstream connection that this client keeps waiting."""
+        if self._request.complete:
+            self.body_broken()
+        else:
+            self._client.too_slow()
+
     def upstream_writable(self, writable: bool) -> None:
         """Backpressure from the upstream: stop or go on reading the client's body."""
         if self._request.complete:

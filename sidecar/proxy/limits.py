@@ -19,6 +19,7 @@ class Bounds:
     body_timeout: float = 30.0
     min_rate: int = 256  # bytes a second that a body has to reach on average
     half_close_timeout: float = 5.0
+    stall_timeout: float = 2.0  # of a client whose upstream connection others need
     connect_timeout: float = 3.0
     response_timeout: float = 60.0  # until the head has come
     stream_timeout: float = 60.0  # between two pieces of a response

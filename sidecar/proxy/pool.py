@@ -9,7 +9,8 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from operator import itemgetter
+from typing import Any, Final
 
 from sidecar.core.settlement import OutcomeReason
 from sidecar.logs import logger
@@ -20,6 +21,10 @@ from sidecar.proxy.upstream import Upstream
 log = logger("proxy")
 
 RESOLVE_SECONDS: Final = 5.0
+HURRY: Final = 4  # part of the patience that is left when most connections wait for slow clients
+STANDING_SECONDS: Final = 0.1  # a queue whose first has waited for longer does not get shorter
+_Join = Callable[[tuple[float, "asyncio.Future[Any]"]], None]
+_Queue = deque[tuple[float, "asyncio.Future[_Join]"]]  # since when, and who
 
 
 class UpstreamFailed(Exception):
@@ -37,14 +42,14 @@ class UpstreamPool:
 
     def __init__(self, upstream: Upstream, bounds: Bounds) -> None:
         self.bounds = bounds
+        self.made_way = 0  # exchanges with slow clients that were ended for others
         self._upstream = upstream
         self._loop = asyncio.get_running_loop()
         self.now: Callable[[], float] = self._loop.time
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()
         self._connecting = 0
-        self._waiting: tuple[deque[asyncio.Future[None]], deque[asyncio.Future[None]]]
-        self._waiting = (deque(), deque())  # critical calls, others
+        self._waiting: tuple[_Queue, _Queue] = (deque(), deque())  # critical calls, others
         self._shared = bounds.upstream_connections - min(
             bounds.critical_connections, bounds.upstream_connections - 1
         )
@@ -88,25 +93,49 @@ class UpstreamPool:
         Raises UpstreamFailed when none can be had within the connect timeout.
         """
         most = self.bounds.upstream_connections if critical else self._shared
-        give_up = self.now() + self.bounds.connect_timeout
+        queue = self._waiting[0 if critical else 1]
+        since = self.now()
+        join = queue.append
         while self._in_use >= most:
-            await self._wait_turn(give_up, critical=critical)
+            if not self._make_room():
+                join = await self._wait_turn(since, queue, join)
         return self.take_idle(critical=critical) or await self.connect()
 
-    async def _wait_turn(self, give_up: float, *, critical: bool) -> None:
-        turn = self._loop.create_future()
-        queue = self._waiting[0 if critical else 1]
-        queue.append(turn)
+    async def _wait_turn(self, since: float, queue: "_Queue", join: "_Join") -> "_Join":
+        """Returns how to keep the place, should somebody else have been faster after all."""
+        turn: asyncio.Future[_Join] = self._loop.create_future()
+        place = (since, turn)
+        join(place)
         try:
-            async with asyncio.timeout_at(give_up):
-                await turn
+            async with asyncio.timeout_at(since + self.bounds.connect_timeout):
+                return await turn
         except TimeoutError:
             raise UpstreamFailed(
                 OutcomeReason.OVERLOADED, "All connections to the API are busy."
             ) from None
         finally:
-            if turn in queue:
-                queue.remove(turn)
+            if place in queue:
+                queue.remove(place)
+
+    def _make_room(self) -> bool:
+        """Whether a client made way that has kept its connection waiting for too long. Slow ones
+        are borne with for as long as nobody needs the place, and less when most are slow."""
+        now, patience = self.now(), self.bounds.stall_timeout
+        slow = [
+            (waited, connection)
+            for connection in self._all
+            if connection.taker is not None
+            and (waited := connection.taker.kept_waiting(now)) > patience / HURRY
+        ]
+        if not slow:
+            return False
+        waited, slowest = max(slow, key=itemgetter(0))
+        if slowest.taker is None or (waited < patience and len(slow) * 2 <= self._in_use):
+            return False
+        self.made_way += 1
+        slowest.taker.give_way()
+        self._all.discard(slowest)  # nobody is woken: the place is the caller's
+        return True
 
     async def connect(self) -> UpstreamConnection:
         """A new connection. Raises UpstreamFailed."""
@@ -174,9 +203,12 @@ class UpstreamPool:
             self._waiting, (self.bounds.upstream_connections, self._shared), strict=True
         ):
             while queue and self._in_use < most:
-                turn = queue.popleft()
+                # First come, first served, unless the queue does not get shorter: then whoever came
+                # last still has the time to be served, and the others will give up (adaptive LIFO).
+                standing = self.now() - queue[0][0] > STANDING_SECONDS
+                _, turn = queue.pop() if standing else queue.popleft()
                 if not turn.done():
-                    turn.set_result(None)
+                    turn.set_result(queue.append if standing else queue.appendleft)
                     return
 
     def sweep(self, now: float) -> None:
@@ -186,6 +218,8 @@ class UpstreamPool:
                 connection.overdue()
         while self._idle and now - self._idle[0].idle_since > self.bounds.upstream_idle:
             self._idle.popleft().retire()
+        while self.waiting and self._make_room():
+            self._wake_next()
         if self._all and self._upstream.is_name and now >= self._resolve_at:
             self._resolve_at = now + RESOLVE_SECONDS
             if self._resolving is None or self._resolving.done():

@@ -218,9 +218,13 @@ class ClientConnection(asyncio.Protocol):
         elif self.raw is not None:
             self.raw.client_ended()
         elif parser.pending or (parser.current is not None and not parser.current.complete):
-            self._fail(faults.too_slow())
+            self.too_slow()
         else:
             self._end()
+
+    def too_slow(self) -> None:
+        """What the client has begun to send is not waited for any longer."""
+        self._fail(faults.too_slow())
 
     def _takes_enough(self) -> bool:
         """Whether the client has taken what we wrote at `min_rate` since we last looked. If so, it

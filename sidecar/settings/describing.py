@@ -35,6 +35,8 @@ def describe(name: str, field: FieldInfo) -> Described:
         shown = value.get_secret_value()
     elif value is None or value == ():
         shown = "none"
+    elif type(value) is tuple:
+        shown = ",".join(value)
     else:
         shown = f"{value:g}" if isinstance(value, float) else str(value)
     return Described(
@@ -52,6 +54,8 @@ _METAVARS = {
     "config": "FILE", "plans": "FILE", "upstream": "URL", "redis": "URL", "spool": "DIR",
     "listen": "HOST:PORT", "control": "HOST:PORT", "sinks": "LIST", "listen_mode": "OCTAL",
     "tls_cert": "FILE", "tls_key": "FILE", "tls_client_ca": "FILE", "workers": "N",
+    "upstream_ca": "FILE", "upstream_cert": "FILE", "upstream_key": "FILE", "upgrades": "LIST",
+    "trusted_proxies": "LIST", "allow_in_path": "LIST",
     "max_connection_age": "SECONDS",
 }  # fmt: skip
 

@@ -198,6 +198,11 @@ class Settings(BaseSettings):
         description="How long a client that sends no more is served, since it may be gone, "
         "in seconds.",
     )
+    stall_timeout_s: Seconds = Field(
+        2.0,
+        description="How long a client may keep an upstream connection waiting that other calls "
+        "need, in seconds.",
+    )
     upstream_idle_timeout_s: Seconds = Field(
         30.0, description="How long an idle connection to the upstream is kept, in seconds."
     )

@@ -1,0 +1,168 @@
+"""`python -m loadtests.slow`: slowhttptest holds a thousand connections, a normal client calls on.
+
+Fails when an attack makes the normal client's p99 more than twice what it was before, or when
+one of its calls fails.
+"""
+
+import argparse
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import redis
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.compare.gateways import (
+    GATEWAY_CORE,
+    OTHERS_CORE,
+    find,
+    start_upstream,
+)
+from loadtests.compare.measure import LARGE_PATH, PATH, Sample, load
+from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for_http
+from loadtests.valkey import start_valkey
+
+HERE = Path(__file__).parent
+CONNECTIONS = 1_000
+PER_SECOND = 500
+ONSET_SECONDS = 4  # until the sidecar has seen who is slow: shown, and not judged by its p99
+NORMAL = 2  # connections of the normal client
+WORST = 2.0  # times the calm p99
+LEAST_US = 1_000  # what is faster than this counts as this: below, the machine's noise decides
+NEEDS = "This needs wrk, nginx and slowhttptest: apt-get install wrk nginx slowhttptest."
+UPLOAD_PATH = "/upload"
+ATTACKS = {  # name → path, how
+    "slow headers": (PATH, ("-H", "-i", "1")),
+    "slow bodies": (UPLOAD_PATH, ("-B", "-i", "1", "-s", "1000000")),
+    "slow readers": (LARGE_PATH, ("-X", "-w", "512", "-y", "1024", "-n", "5", "-z", "32")),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The sidecar that is attacked."""
+
+    running: Running
+    port: int
+    control: int
+
+    def connections(self) -> int:
+        """Client connections that it has now."""
+        url = f"http://127.0.0.1:{self.control}/metrics"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            for line in answer.read().decode().splitlines():
+                if line.startswith("sidecar_client_connections "):
+                    return int(float(line.split()[1]))
+        raise RuntimeError("the sidecar does not tell its connections")
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(prog="make slow", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=8, help="length of each attack (8)")
+    options = parser.parse_args(given)
+    if options.seconds < 1:
+        parser.error("--seconds starts at 1")
+    return options
+
+
+def start_target(stack: Stack, valkey: int) -> Target:
+    """A sidecar with its usual settings on a core of its own. Raises DidNotStart."""
+    upstream, port, control = start_upstream(stack), free_port(), free_port()
+    command = [
+        str(Path(sys.executable).parent / "sidecar"), "serve",
+        "--plans", str(HERE / "slow.yaml"), "--upstream", f"http://127.0.0.1:{upstream}",
+        "--listen", f"127.0.0.1:{port}", "--control", f"127.0.0.1:{control}",
+        "--redis", f"redis://127.0.0.1:{valkey}/0", "--spool", str(stack.directory / "spool"),
+    ]  # fmt: skip
+    running = stack.start("sidecar", command, core=GATEWAY_CORE)
+    wait_for_http(running, f"http://127.0.0.1:{control}/readyz")
+    return Target(running, port, control)
+
+
+def attack(
+    stack: Stack, target: Target, store: "redis.Redis", name: str, seconds: int
+) -> tuple[list[Sample], int]:
+    """The normal client's calls at the onset and later, and the connections that were held."""
+    path, how = ATTACKS[name]
+    command = [
+        "slowhttptest", *how, "-c", str(CONNECTIONS), "-r", str(PER_SECOND),
+        "-l", str(seconds + ONSET_SECONDS + CONNECTIONS // PER_SECOND + 10),
+        "-u", f"http://127.0.0.1:{target.port}{path}",
+    ]  # fmt: skip
+    running = stack.start("slowhttptest", command, core=OTHERS_CORE)
+    deadline, held = time.monotonic() + 10, 0
+    while held < CONNECTIONS * 9 // 10 and time.monotonic() < deadline:
+        held = max(held, target.connections())
+        time.sleep(0.1)
+    try:
+        samples = [
+            load(target.running, target.port, store, connections=NORMAL, seconds=each)
+            for each in (ONSET_SECONDS, seconds)
+        ]
+    finally:
+        stack.stop(running)
+    return samples, max(held, target.connections())
+
+
+def failures(calm_us: float, attacks: dict[str, list[Sample]]) -> list[str]:
+    """What an attack did to the normal client and must not; the last sample is judged by p99."""
+    told = []
+    for name, samples in attacks.items():
+        told += [f"{name}: {sample.problem}" for sample in samples if sample.problem]
+        p99 = samples[-1].p99_us
+        if max(p99, LEAST_US) > WORST * max(calm_us, LEAST_US):
+            told.append(f"{name}: p99 {p99} µs, {calm_us:.0f} µs when calm")
+    return told
+
+
+def main() -> int:
+    """Exit code 0 when the normal client was served as before, 1 when not, 2 when not tried."""
+    options = arguments()
+    if not (find("wrk") and find("nginx") and find("slowhttptest")):
+        print(NEEDS, file=sys.stderr)
+        return 2
+    table = Table(title=f"A normal client while {CONNECTIONS:,} connections are slow")
+    for column in ("attack", "connections", "requests/s", "p50 ms", "p99 ms"):
+        table.add_column(column, justify="left" if column == "attack" else "right")
+
+    def row(name: str, held: int, sample: Sample) -> None:
+        table.add_row(name, str(held), f"{sample.requests_per_s:,.0f}",
+                      f"{sample.p50_us / 1000:.2f}", f"{sample.p99_us / 1000:.2f}")  # fmt: skip
+
+    with Stack() as stack:
+        try:
+            _, valkey = start_valkey(stack, core=OTHERS_CORE)
+            target = start_target(stack, valkey)
+        except DidNotStart as error:
+            print(error, file=sys.stderr)
+            return 2
+        with redis.Redis(port=valkey) as store:
+            calm = []
+            for _ in range(3):
+                calm.append(load(target.running, target.port, store, connections=NORMAL,
+                                 seconds=max(1, options.seconds // 2)))  # fmt: skip
+                row("none", target.connections(), calm[-1])
+            samples: dict[str, list[Sample]] = {}
+            for name in ATTACKS:
+                print(f"{name}: {options.seconds} s", flush=True)
+                samples[name], held = attack(stack, target, store, name, options.seconds)
+                row(f"{name}, onset", held, samples[name][0])
+                row(name, held, samples[name][1])
+    Console().print(table)
+    told = failures(median(sample.p99_us for sample in calm), samples)
+    for line in told:
+        print(f"FAILED  {line}", file=sys.stderr)
+    return 1 if told else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("Stopped; nothing is left running.")

@@ -1,0 +1,99 @@
+"""What one request costs, counted and not timed: a regression shows on any machine.
+
+The counts are of Python functions and of C functions called by them, on the sidecar's thread,
+for the whole life of a request with three limits and an event: keep-alive, small JSON. When a
+change needs more, raise the number in that change, so that it is seen.
+"""
+
+import gc
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from proxy_house import Client, House, client, running
+
+PYTHON_CALLS = 126
+C_CALLS = 145
+REQUEST = (
+    b"GET /v1/items/1 HTTP/1.1\r\nHost: api.test\r\nUser-Agent: test/1\r\nAccept: */*\r\n"
+    b"X-Api-Key: key-A\r\n\r\n"
+)
+LIMITS = """
+      - {id: per-second, meter: requests, rate: 500000/s, burst: 1000000}
+      - {id: per-key, meter: requests, rate: 400000/s, burst: 1000000, per: key}
+      - {id: monthly, meter: requests, quota: 2000000000/month, at: {100%: reject}}
+"""
+
+
+@pytest.fixture(scope="module")
+def warm(_valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A connection to a sidecar that has seen such requests before."""
+    directory = tmp_path_factory.mktemp("house")
+    with running(lambda: _house(directory, _valkey)) as house, client(house) as connection:
+        for _ in range(50):
+            ask(connection)
+        connection.house = house  # type: ignore[attr-defined]
+        yield connection
+
+
+def _house(directory: Path, valkey: str) -> House:
+    house = House(directory, valkey, ("/v1/items/**", "/**"), commit_window_ms="1000")
+    plans = directory / "plans" / "plans.yaml"
+    head, _, rest = plans.read_text().partition("    limits: [")
+    plans.write_text(f"{head}    limits:{LIMITS}{rest.partition(']')[2]}")
+    return house
+
+
+def ask(connection: Client) -> None:
+    connection.send(REQUEST)
+    answer = connection.response()
+    assert answer is not None
+    assert answer.status == 200
+
+
+async def _profile(counts: "Counter[tuple[str, str]] | None") -> None:
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        assert counts is not None
+        if event == "call":
+            counts["python", frame.f_code.co_qualname] += 1
+        elif event == "c_call":
+            counts["c", argument.__qualname__] += 1
+
+    sys.setprofile(None if counts is None else count)
+
+
+def test_the_calls_that_a_request_makes(warm: Client) -> None:
+    house: House = warm.house  # type: ignore[attr-defined]
+    requests = 40
+    counts: Counter[tuple[str, str]] = Counter()
+    house.run(_profile(counts))
+    for _ in range(requests):
+        ask(warm)
+    house.run(_profile(None))
+    per_request = {
+        kind: sum(n for (of, _), n in counts.items() if of == kind) / requests
+        for kind in ("python", "c")
+    }
+    told = "\n".join(f"{n / requests:6.2f} {of} {name}" for (of, name), n in counts.most_common(80))
+    assert per_request["python"] <= PYTHON_CALLS, told
+    assert per_request["c"] <= C_CALLS, told
+
+
+def test_a_request_leaves_nothing_behind(warm: Client) -> None:
+    house: House = warm.house  # type: ignore[attr-defined]
+
+    def blocks(requests: int) -> int:
+        for _ in range(requests):
+            ask(warm)
+        house.run(house.app.spool.flush())
+        house.recorder.forget()
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    blocks(100)
+    before = blocks(0)
+    assert blocks(300) - before < 300  # not one object per request
