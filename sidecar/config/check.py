@@ -1,59 +1,74 @@
 """What a file's parts say of each other: references, repeats, arithmetic that Redis can do."""
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sidecar.config import models, values
-from sidecar.config.compile import lineage, split_match
-from sidecar.config.positions import Path
+from sidecar.config import matches, models, values
+from sidecar.config.compile import lineage, quotas_of
+from sidecar.config.draft import Draft
+from sidecar.config.positions import Finding, Path
 
-Finding = tuple[Path, str]
-_METHOD: Final = re.compile(r"[A-Z][A-Z-]{0,31}")
-_SEGMENT: Final = re.compile(r"[A-Za-z0-9._~!$&'()+,;=:@%*-]*|\{[a-z_]+\}")
+LISTED: Final = 12  # names of what is there, where something is not
 
 
-def check(file: models.FileModel) -> Iterator[Finding]:
+def check(file: Draft) -> Iterator[Finding]:
     """Every finding: where, and what is wrong; what to write instead."""
     yield from _routes(file)
-    yield from _late_costs(file)
-    sound = True
+    yield from _unreached(file)
+    if "routes" in file.complete:
+        yield from _late_costs(file)
+    sound = "plans" in file.complete
     for finding in _plans(file):
         sound = False
         yield finding
     if sound:
         yield from _features(file)
+        yield from _packs(file)
     yield from _accounts(file)
-    if file.anonymous and file.anonymous.plan not in file.plans:
-        yield ("anonymous", "plan"), _no_such("plan", file.anonymous.plan, file.plans)
+    if file.anonymous and file.lacks("plans", file.anonymous.plan):
+        yield ("anonymous", "plan"), _no_such("plan", file.anonymous.plan, file.known["plans"])
 
 
-def _no_such(what: str, name: str, known: Iterable[str]) -> str:
-    return f'there is no {what} "{name}"; known are {", ".join(known)}'
+def _no_such(what: str, name: str, known: Collection[str]) -> str:
+    return f'there is no {what} "{name}"; known are {_names(known)}'
 
 
-def _routes(file: models.FileModel) -> Iterator[Finding]:
+def _names(known: Collection[str]) -> str:
+    first = ", ".join(islice(known, LISTED))
+    return f"{first} and {len(known) - LISTED} more" if len(known) > LISTED else first or "none"
+
+
+def _routes(file: Draft) -> Iterator[Finding]:
     ids: set[str] = set()
-    seen: dict[str, str] = {}
-    for number, route in enumerate(file.routes):
+    for number, route in file.routes.items():
         here: Path = ("routes", number)
         if route.id in ids:
             yield (*here, "id"), f'"{route.id}" is another route\'s id; name this one differently'
         ids.add(route.id)
-        wrong = _wrong_match(route.match)
+        wrong = matches.wrong(route.match)
         if wrong:
             yield (*here, "match"), wrong
-        elif route.match in seen:
-            yield (*here, "match"), f'is never reached: "{seen[route.match]}" takes it; remove one'
-        seen.setdefault(route.match, route.id)
         for meter, cost in route.cost.items():
-            if meter not in file.meters:
-                yield (*here, "cost", meter), _no_such("meter", meter, file.meters)
-            elif cost == "reserve" and file.meters[meter].reserve is None:
+            if file.lacks("meters", meter):
+                yield (*here, "cost", meter), _no_such("meter", meter, file.known["meters"])
+            elif cost == "reserve" and meter in file.meters and not file.meters[meter].reserve:
                 yield (*here, "cost", meter), _no_reserve(meter)
-        if "cost" not in route.model_fields_set and "requests" not in file.meters:
+        if "cost" not in route.model_fields_set and file.lacks("meters", "requests"):
             yield here, "costs 1 of meter requests by default, which is not there; write its cost"
+
+
+def _unreached(file: Draft) -> Iterator[Finding]:
+    able = [(at, route) for at, route in file.routes.items() if not matches.wrong(route.match)]
+    for which, takers in matches.unreached([route.match for _, route in able]):
+        at, route = able[which]
+        before = [able[taker][1] for taker in takers]
+        names = " and ".join(f'"{taker.id}"' for taker in before)
+        take = "takes" if len(before) == 1 else "together take"
+        same = len(before) == 1 and before[0].match == route.match
+        remedy = "remove one" if same else "put it before, or remove it"
+        yield ("routes", at, "match"), f"is never reached: {names} {take} it; {remedy}"
 
 
 def _no_reserve(meter: str) -> str:
@@ -63,10 +78,10 @@ def _no_reserve(meter: str) -> str:
     )
 
 
-def _late_costs(file: models.FileModel) -> Iterator[Finding]:
+def _late_costs(file: Draft) -> Iterator[Finding]:
     """Meters that say where their cost is told, on no route that would look there."""
     for name, meter in file.meters.items():
-        costs = [route.cost[name] for route in file.routes if name in route.cost]
+        costs = [route.cost[name] for route in file.routes.values() if name in route.cost]
         if meter.reserve is not None and "reserve" not in costs:
             why = f"no route has the cost {{{name}: reserve}}; add it to one, or remove this"
             yield ("meters", name, "reserve"), why
@@ -75,29 +90,11 @@ def _late_costs(file: models.FileModel) -> Iterator[Finding]:
             yield ("meters", name, "settle"), why
 
 
-def _wrong_match(match: str) -> str | None:
-    method, path = split_match(match)
-    if method is not None and not _METHOD.fullmatch(method):
-        return f'"{match}" does not start with a method; write it like POST /v1/items'
-    segments = path.split("/")
-    if segments[0] or len(segments) < 2:
-        return f'"{match}" has no path; write it like POST /v1/items or /v1/**'
-    for number, segment in enumerate(segments):
-        last = number == len(segments) - 1
-        if "**" in segment and (segment != "**" or not last):
-            return f'"{match}": ** stands alone at the end; write it like /v1/**'
-        if not _SEGMENT.fullmatch(segment):
-            return (
-                f'"{match}": "{segment}" is no part of a path; use letters, digits, * or {{name}}'
-            )
-    return None
-
-
-def _plans(file: models.FileModel) -> Iterator[Finding]:
+def _plans(file: Draft) -> Iterator[Finding]:
     for name, plan in file.plans.items():
         here: Path = ("plans", name)
-        if plan.extends is not None and plan.extends not in file.plans:
-            yield (*here, "extends"), _no_such("plan", plan.extends, file.plans)
+        if plan.extends is not None and file.lacks("plans", plan.extends):
+            yield (*here, "extends"), _no_such("plan", plan.extends, file.known["plans"])
         elif _circular(name, file.plans):
             yield (*here, "extends"), "plans extend each other in a circle; break it"
         if plan.critical is not None:
@@ -110,8 +107,8 @@ def _plans(file: models.FileModel) -> Iterator[Finding]:
             if limit.id in ids or limit.id == "critical":
                 yield (*at, "id"), f'"{limit.id}" is taken; name this limit differently'
             ids.add(limit.id)
-            if limit.meter not in file.meters:
-                yield (*at, "meter"), _no_such("meter", limit.meter, file.meters)
+            if limit.meter is not None and file.lacks("meters", limit.meter):
+                yield (*at, "meter"), _no_such("meter", limit.meter, file.known["meters"])
             wrong = _inexact(limit.rate, limit.burst) if limit.rate else None
             if wrong:
                 yield (*at, "rate"), wrong
@@ -135,14 +132,14 @@ def _inexact(rate: str, burst: int | None) -> str | None:
     return f'"{rate}" with a burst of {burst or units:,} is too large to count exactly; lower it'
 
 
-def _features(file: models.FileModel) -> Iterator[Finding]:
+def _features(file: Draft) -> Iterator[Finding]:
     sold: set[str] = set()
     for name in file.plans:
         features: tuple[str, ...] = ()
         for model in lineage(name, file.plans):
             features = features if model.features is None else model.features
         sold.update(features)
-    for number, route in enumerate(file.routes):
+    for number, route in file.routes.items():
         for place, feature in enumerate(route.needs):
             if feature not in sold:
                 yield (
@@ -151,31 +148,50 @@ def _features(file: models.FileModel) -> Iterator[Finding]:
                 )
 
 
-def _accounts(file: models.FileModel) -> Iterator[Finding]:
+def _packs(file: Draft) -> Iterator[Finding]:
+    quotas = quotas_of(file.plans.values())
+    for name, pack in file.packs.items():
+        here: Path = ("packs", name)
+        known = quotas.get(pack.meter, {})
+        if file.lacks("meters", pack.meter):
+            yield (*here, "meter"), _no_such("meter", pack.meter, file.known["meters"])
+        elif not known:
+            yield (*here, "meter"), f"no plan has a quota on {pack.meter} per account; add one"
+        elif pack.limit is not None and pack.limit not in known:
+            yield (*here, "limit"), _no_such(f"quota on {pack.meter}", pack.limit, known)
+        elif pack.limit is None and len(known) > 1:
+            names = ", ".join(known)
+            yield here, f"{pack.meter} has several quotas ({names}); add limit: and one of them"
+
+
+def _accounts(file: Draft) -> Iterator[Finding]:
+    """Repeats no value: a key that went to the wrong line must not go into a log."""
     ids: set[str] = set()
     digests: set[str] = set()
-    for number, account in enumerate(file.accounts):
+    for number, account in file.accounts.items():
         here: Path = ("accounts", number)
         if account.id in ids:
-            yield (*here, "id"), f'"{account.id}" is there twice; remove one'
+            yield (*here, "id"), "is another account's id too; name this one differently"
         ids.add(account.id)
-        if account.plan not in file.plans:
-            yield (*here, "plan"), _no_such("plan", account.plan, file.plans)
-        try:
-            ZoneInfo(account.timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            yield (
-                (*here, "timezone"),
-                (f'"{account.timezone}" is no time zone; write one like Europe/Paris'),
-            )
+        if file.lacks("plans", account.plan):
+            known = _names(file.known["plans"])
+            yield (*here, "plan"), f"there is no such plan; known are {known}"
+        if not _is_zone(account.timezone):
+            yield (*here, "timezone"), "is no time zone; write one like Europe/Paris"
         names: set[str] = set()
         for place, key in enumerate(account.keys):
+            at: Path = (*here, "keys", place)
             if key.id in names:
-                yield (
-                    (*here, "keys", place, "id"),
-                    f'"{key.id}" is there twice; name it differently',
-                )
+                yield (*at, "id"), "is there twice; name it differently"
             names.add(key.id)
             if key.sha256 in digests:
-                yield (*here, "keys", place, "sha256"), "is another key's too; make a new key"
+                yield (*at, "sha256"), "is another key's too; make a new key"
             digests.add(key.sha256)
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True

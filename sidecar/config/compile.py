@@ -1,30 +1,39 @@
 """A valid file → the plan book: plain values, and every plan's word on every route."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
-from sidecar.config import models, values
+from sidecar.config import kinds, models, values
+from sidecar.config.matches import split_match
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     UNBOUNDED,
     Account,
+    BodySize,
     CallClass,
     Claim,
+    ConcurrencyLimit,
     Entitlement,
+    Header,
     Key,
     Limit,
     Links,
     Meter,
+    Orphans,
+    Pack,
     Plan,
     PlanBook,
     QuotaLimit,
     RateLimit,
     Reserve,
     Route,
+    Source,
+    StoreDownMode,
 )
 from sidecar.core.ratelimit_fields import policy_field
 
+Sized = Literal["request", "response", "both"]
 GUARD_RATE: Final = "1000/s"
 GUARD_BURST: Final = 5_000
 STILL_AVAILABLE: Final = 8  # a refusal lists this many routes at most
@@ -43,8 +52,8 @@ def compile_book(file: models.FileModel, version: str) -> PlanBook:
         routes=routes,
         plans=plans,
         entitlements={
-            (plan.id, route.id): _known_late(
-                _entitlement(plan, route, routes, plans), estimates[route.id], meters
+            (plan.id, route.id): _held(
+                _known_late(_entitlement(plan, route, routes, plans), estimates[route.id], meters)
             )
             for plan in plans.values()
             for route in routes
@@ -56,7 +65,8 @@ def compile_book(file: models.FileModel, version: str) -> PlanBook:
             for key in model.keys
         },
         anonymous_plan=file.anonymous.plan if file.anonymous else None,
-        links=Links(file.links.upgrade, file.links.docs),
+        links=Links(file.links.upgrade, file.links.docs, file.links.packs),
+        packs=packs_of(file.packs, file.plans.values()),
     )
 
 
@@ -75,11 +85,24 @@ def _meter(name: str, model: models.MeterModel) -> Meter:
     return Meter(
         name,
         model.unit,
-        Reserve(JsonPath.parse(reserve.path), reserve.default, reserve.max_bytes)
-        if reserve
-        else None,
-        JsonPath.parse(settle.path) if settle else None,
+        _reserve(reserve) if reserve else None,
+        _source(settle.path, settle.header, settle.size) if settle else None,
     )
+
+
+def _reserve(model: models.ReserveModel) -> Reserve:
+    source = _source(model.path, model.header, None)
+    assert not isinstance(source, BodySize)  # noqa: S101 - a request's size is no estimate
+    return Reserve(source, model.default, model.max_bytes if model.header is None else 0)
+
+
+def _source(path: str | None, header: str | None, size: Sized | None) -> Source:
+    """The one of the three that is there: the models see to that."""
+    if header is not None:
+        return Header(header.lower().encode())
+    if size is not None:
+        return BodySize(size)
+    return JsonPath.parse(path or "")
 
 
 def _route(model: models.RouteModel, meters: dict[str, Meter]) -> Route:
@@ -103,45 +126,75 @@ def _estimates(
     return tuple(sorted((meter, reserve) for meter, reserve in reserves.items() if reserve))
 
 
-def split_match(match: str) -> tuple[str | None, str]:
-    """ "POST /v1/x" → ("POST", "/v1/x")."""
-    method, space, pattern = match.partition(" ")
-    return (method, pattern) if space else (None, match)
-
-
 def _plan(plan_id: str, rank: int, plans: dict[str, models.PlanModel]) -> Plan:
     features: tuple[str, ...] = ()
     limits: dict[str, Limit] = {}
     guard = models.GuardModel(rate=GUARD_RATE, burst=GUARD_BURST)
-    down: str = "deny"
+    down: StoreDownMode = "local"
     tunnels: str = "keep"
+    orphans: Orphans = "charge"
+    refunds: tuple[str, ...] = ()
+    enforce: str | None = None
     for model in lineage(plan_id, plans):
         features = features if model.features is None else model.features
         limits |= {limit.id: _limit(limit) for limit in model.limits}
         guard = model.critical or guard
         down = model.when_store_is_down or down
         tunnels = model.tunnels_at_quota or tunnels
+        orphans = model.when_sidecar_dies or orphans
+        refunds = refunds if model.refund is None else model.refund
+        enforce = model.enforce or enforce
+    if enforce == "shadow":
+        limits = {name: replace(limit, shadow=True) for name, limit in limits.items()}
     units, window = values.rate(guard.rate)
     bucket = RateLimit(
         "critical", "calls", units, window, guard.burst or units, values.refill(units, window)
     )
     return Plan(
         plan_id, rank, frozenset(features), tuple(limits.values()), bucket,
-        "allow" if down == "allow" else "deny", tunnels == "close",
+        down, tunnels == "close", frozenset(refunds), orphans,
     )  # fmt: skip
 
 
 def _limit(model: models.LimitModel) -> Limit:
+    shadow = model.enforce == "shadow"
+    if model.concurrency is not None:
+        return ConcurrencyLimit(model.id, model.concurrency, model.per, shadow)
+    meter = model.meter or ""
     if model.rate is not None:
         units, window = values.rate(model.rate)
         refill = values.refill(units, window)
-        return RateLimit(
-            model.id, model.meter, units, window, model.burst or units, refill, model.per
-        )
+        burst = model.burst or units
+        return RateLimit(model.id, meter, units, window, burst, refill, model.per, shadow)
     units, period = values.quota(model.quota)
-    notices, reject = models.behaviour(model.at)
+    notices, reject = kinds.behaviour(model.at)
     cap = UNBOUNDED if reject is None else units * reject // 100
-    return QuotaLimit(model.id, model.meter, units, period, cap, notices, model.per)
+    carried = units * values.rollover(model.rollover) // 100 if model.rollover else 0
+    return QuotaLimit(model.id, meter, units, period, cap, notices, model.per, carried, shadow)
+
+
+def packs_of(
+    packs: Mapping[str, models.PackModel], plans: Iterable[models.PlanModel]
+) -> dict[str, Pack]:
+    """Of a file that `check` found sound."""
+    quotas = quotas_of(plans)
+    return {
+        name: Pack(
+            name, model.limit or next(iter(quotas[model.meter])), model.meter, model.units,
+            model.lasts, model.price, model.priority,
+        )
+        for name, model in packs.items()
+    }  # fmt: skip
+
+
+def quotas_of(plans: Iterable[models.PlanModel]) -> dict[str, dict[str, None]]:
+    """Meter → ids of the quotas that count accounts by it, in the order of the file."""
+    found: dict[str, dict[str, None]] = {}
+    for plan in plans:
+        for limit in plan.limits:
+            if limit.quota is not None and limit.meter is not None and limit.per == "account":
+                found.setdefault(limit.meter, {})[limit.id] = None
+    return found
 
 
 def _account(model: models.AccountModel) -> Account:
@@ -154,8 +207,8 @@ def _entitlement(
 ) -> Entitlement:
     costs = dict(route.cost)
     critical = route.call_class is CallClass.CRITICAL
-    touched = tuple(limit for limit in plan.limits if limit.meter in costs)
-    claims = tuple(Claim(limit, costs[limit.meter], critical) for limit in touched)
+    touched = tuple(limit for limit in plan.limits if _counts(limit, costs))
+    claims = tuple(Claim(limit, costs.get(limit.meter, 1), critical) for limit in touched)
     if critical:
         claims += (Claim(plan.critical_guard, 1, False),)
     ladder = sorted(plans.values(), key=lambda other: (other.rank < plan.rank, other.rank))
@@ -172,16 +225,31 @@ def _entitlement(
     )
 
 
+def _counts(limit: Limit, costs: Mapping[str, int]) -> bool:
+    """A call that costs nothing takes no slot either."""
+    return limit.meter in costs or (isinstance(limit, ConcurrencyLimit) and bool(costs))
+
+
 def _known_late(
     entitlement: Entitlement, estimates: tuple[tuple[str, Reserve], ...], meters: dict[str, Meter]
 ) -> Entitlement:
-    settles = ((meter, meters[meter].settle) for meter, _ in entitlement.route.cost)
+    told = ((meter, meters[meter].settle) for meter, _ in entitlement.route.cost)
+    settles = tuple((meter, source) for meter, source in told if source)
     return replace(
         entitlement,
         estimates=estimates,
         read_up_to=max((reserve.bound for _, reserve in estimates), default=0),
-        settles=tuple((meter, path) for meter, path in settles if path),
+        settles=settles,
+        reads=tuple((meter, path) for meter, path in settles if isinstance(path, JsonPath)),
     )
+
+
+def _held(entitlement: Entitlement) -> Entitlement:
+    """Whether there may be something to correct when the call is over, or a slot to give back."""
+    plan = entitlement.plan
+    slots = any(isinstance(claim.limit, ConcurrencyLimit) for claim in entitlement.claims)
+    held = bool(entitlement.settles or plan.refunds or plan.orphans == "release" or slots)
+    return replace(entitlement, held=held and bool(entitlement.claims))
 
 
 def _open(plan: Plan, routes: tuple[Route, ...]) -> Iterator[str]:

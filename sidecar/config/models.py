@@ -1,7 +1,8 @@
 """The plan file's shape. Validated here, compiled elsewhere, never seen by a request."""
 
+from collections.abc import Callable
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -13,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from sidecar.config import values
+from sidecar.config import kinds, matches, values
 from sidecar.core.json_path import PATTERN
 from sidecar.core.model import MOST_UNITS
 
@@ -29,23 +30,46 @@ Cost = Annotated[
 Scope = Literal["account", "key"]
 
 
-def _is_rate(text: str) -> str:
-    values.rate(text)
-    return text
+def _read_by(reader: Callable[[str], object]) -> AfterValidator:
+    """Keeps a text as it is written, if `reader` can read it."""
+
+    def same(text: str) -> str:
+        reader(text)
+        return text
+
+    return AfterValidator(same)
 
 
-def _is_quota(text: str) -> str:
-    values.quota(text)
-    return text
+def _like(pattern: str, *examples: str) -> Any:
+    """What editors are told of a text that has a reader of its own."""
+    return Field(json_schema_extra={"pattern": pattern, "examples": list(examples)})
 
 
-Rate = Annotated[str, AfterValidator(_is_rate), Field(examples=["5/s", "100/min"])]
-Quota = Annotated[str, AfterValidator(_is_quota), Field(examples=["1000/month"])]
+Rate = Annotated[str, _read_by(values.rate), _like(values.RATE_PATTERN, "5/s", "100/min")]
+Quota = Annotated[str, _read_by(values.quota), _like(values.QUOTA_PATTERN, "1000/month")]
+Percent = Annotated[str, _read_by(values.percent), _like(values.PERCENT_PATTERN, "80%")]
+Rollover = Annotated[str, _read_by(values.rollover), _like(values.ROLLOVER_PATTERN, "up to 20%")]
+Lasts = Annotated[
+    str | int,
+    PlainValidator(values.lasts),
+    WithJsonSchema({"type": "string", "pattern": values.LASTS_PATTERN, "examples": ["cycle"]}),
+]
+Enforce = Annotated[
+    Literal["shadow"],
+    Field(description="Decided, counted and reported, but nothing is refused."),
+]
+Refundable = Literal[
+    "upstream_5xx", "upstream_refused", "upstream_timeout", "upstream_broken", "overloaded",
+    "client_gone", "cancelled",
+]  # fmt: skip
+Match = Annotated[str, _like(matches.PATTERN, "POST /v1/items", "/v1/**")]
+Day = Annotated[
+    date, PlainValidator(values.day), WithJsonSchema({"type": "string", "format": "date"})
+]
 Json = Annotated[
     str,
     AfterValidator(values.json_path),
     Field(
-        alias="json",
         description="A path into the JSON: names joined by dots, numbers for arrays.",
         json_schema_extra={"pattern": PATTERN, "examples": ["usage.total_tokens"]},
     ),
@@ -58,10 +82,22 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ReserveModel(Strict):
-    """Where a request's JSON tells an estimate of its cost."""
+HeaderName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$",
+        description="A header field that holds a whole number.",
+        json_schema_extra={"examples": ["X-Credits"]},
+    ),
+]
+_WAYS: Final = "has to say in one way where the cost is told; write one of"
 
-    path: Json
+
+class ReserveModel(Strict):
+    """Where a request tells an estimate of its cost: in its JSON, or in a header field."""
+
+    path: Json | None = Field(None, alias="json")
+    header: HeaderName | None = None
     default: int = Field(
         ge=0, le=MOST_UNITS, strict=True, description="Units, where the request does not tell."
     )
@@ -69,11 +105,28 @@ class ReserveModel(Strict):
         262_144, ge=1, le=1 << 20, strict=True, description="The largest body that is held to look."
     )
 
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.path is None) == (self.header is None):
+            raise ValueError(f"{_WAYS} json: max_tokens, header: X-Credits")
+        if self.header is not None and "max_bytes" in self.model_fields_set:
+            raise ValueError("max_bytes is for json: no body is held for a header; remove it")
+        return self
+
 
 class SettleModel(Strict):
-    """Where the response tells the real cost: its JSON, or the last SSE data that has it."""
+    """Where the real cost is told: in the response's JSON (or the last SSE data that has it), in a
+    header field of it, or by how many bytes of body there were."""
 
-    path: Json
+    path: Json | None = Field(None, alias="json")
+    header: HeaderName | None = None
+    size: Literal["request", "response", "both"] | None = Field(None, alias="bytes")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if sum(way is not None for way in (self.path, self.header, self.size)) != 1:
+            raise ValueError(f"{_WAYS} json: usage.total_tokens, header: X-Credits, bytes: both")
+        return self
 
 
 class MeterModel(Strict):
@@ -88,7 +141,9 @@ class RouteModel(Strict):
     """Which calls it is about, how much they matter and what they cost. First match wins."""
 
     id: Id
-    match: str = Field(description="METHOD /path, or /path for every method; * and ** as wildcards")
+    match: Match = Field(
+        description="METHOD /path, or /path for every method; * and ** as wildcards"
+    )
     call_class: Literal["critical", "standard", "deferrable"] = Field("standard", alias="class")
     needs: tuple[Id, ...] = Field((), description="Features that the plan must have.")
     cost: dict[Id, Cost] = Field(
@@ -98,48 +153,42 @@ class RouteModel(Strict):
 
 
 class LimitModel(Strict):
-    """A rate (token bucket) or a quota (units per period) on one meter."""
+    """A rate (token bucket), a quota (units per period), or how many calls at once."""
+
+    # Which keys go together is for `kinds` to say.
+    model_config = ConfigDict(json_schema_extra=kinds.schema)
 
     id: Id
-    meter: Id
+    meter: Id | None = Field(None, description="What a rate or quota counts.")
     rate: Rate | None = None
     burst: int | None = Field(None, ge=1, strict=True, description="Default: the rate's units.")
     quota: Quota | None = None
-    at: dict[str, Literal["notice", "overage", "reject"]] | None = Field(
+    at: dict[Percent, Literal["notice", "overage", "reject"]] | None = Field(
         None, description="What happens at a percentage of the quota."
     )
+    rollover: Rollover | None = Field(
+        None, description="How much of a quota is carried into the next period, if it is left."
+    )
+    concurrency: int | None = Field(
+        None, ge=1, le=1_000_000, strict=True, description="How many calls may be in flight."
+    )
+    enforce: Enforce | None = None
     per: Scope = Field("account", description="Counted per account, or per key of it.")
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> "LimitModel":
-        if (self.rate is None) == (self.quota is None):
-            raise ValueError("has to be either a rate or a quota; write one of the two")
-        if self.rate is None and self.burst is not None:
-            raise ValueError("burst belongs to a rate; remove it from this quota")
-        if self.quota is None and self.at is not None:
-            raise ValueError("at belongs to a quota; remove it from this rate")
-        behaviour(self.at)
-        return self
 
+class PackModel(Strict):
+    """Extra units for one quota, for a while."""
 
-def behaviour(at: dict[str, Any] | None) -> tuple[tuple[int, ...], int | None]:
-    """(notice percentages, percentage at which calls are refused; None: never).
-
-    Raises ValueError with a remedy.
-    """
-    steps = {values.percent(text): what for text, what in (at or {}).items()}
-    notices = tuple(sorted(p for p, what in steps.items() if what == "notice"))
-    overage = [p for p, what in steps.items() if what == "overage"]
-    reject = [p for p, what in steps.items() if what == "reject"]
-    if overage and overage != [100]:
-        raise ValueError("overage begins at 100%; write 100%: overage")
-    if len(reject) > 1 or (reject and reject[0] < 100):
-        raise ValueError("reject stands once, at 100% or above; lower the quota instead")
-    if reject and reject[0] > 100 and not overage:
-        raise ValueError("a reject above 100% needs 100%: overage; add it")
-    if reject:
-        return notices, reject[0]
-    return notices, None if overage else 100
+    meter: Id
+    limit: Id | None = Field(
+        None, description="The quota that it is for; not needed when the meter has one."
+    )
+    units: int = Field(ge=1, le=values.MAX_UNITS, strict=True)
+    lasts: Lasts = Field(
+        description="To the end of a period of the account, for a while, or through a day (UTC)."
+    )
+    price: str = Field("", pattern=r"^[ -~]{0,64}$", description="For people.")
+    priority: int = Field(0, ge=-100, le=100, strict=True, description="Lower ones are used first.")
 
 
 class GuardModel(Strict):
@@ -156,7 +205,19 @@ class PlanModel(Strict):
     features: tuple[Id, ...] | None = None
     limits: tuple[LimitModel, ...] = Field((), description="Merged with the parent's by id.")
     critical: GuardModel | None = None
-    when_store_is_down: Literal["allow", "deny"] | None = None
+    when_store_is_down: Literal["local", "allow", "deny"] | None = Field(
+        None,
+        description="What becomes of calls while Redis is gone: they pass within this sidecar's "
+        "share of each limit (local, the default), pass (allow), or are refused (deny). Critical "
+        "ones always pass.",
+    )
+    refund: tuple[Refundable, ...] | None = Field(
+        None, description="Outcomes that cost the customer nothing."
+    )
+    when_sidecar_dies: Literal["charge", "release"] | None = Field(
+        None, description="What becomes of calls whose sidecar died before they ended."
+    )
+    enforce: Enforce | None = None
     tunnels_at_quota: Literal["keep", "close"] | None = Field(
         None,
         description="What becomes of open WebSockets when a quota of theirs is spent. "
@@ -169,6 +230,11 @@ class LinksModel(Strict):
 
     upgrade: str | None = Field(None, pattern=r"^https?://[!-~]+$")
     docs: str | None = Field(None, pattern=r"^https?://[!-~]+$")
+    packs: str | None = Field(
+        None,
+        pattern=r"^https?://[!-~]+$",
+        description="Where packs are bought; {pack} stands for the id of one.",
+    )
 
 
 class AnonymousModel(Strict):
@@ -190,7 +256,7 @@ class AccountModel(Strict):
 
     id: AccountId
     plan: Id
-    anchor: date | None = Field(None, description="A day on which a billing cycle starts.")
+    anchor: Day | None = Field(None, description="A day on which a billing cycle starts.")
     timezone: str = "UTC"
     status: Literal["active", "suspended"] = "active"
     keys: tuple[KeyModel, ...] = ()
@@ -204,5 +270,6 @@ class FileModel(Strict):
     routes: tuple[RouteModel, ...] = Field(min_length=1)
     plans: dict[Id, PlanModel] = Field(min_length=1, description="In the order of the ladder.")
     links: LinksModel = LinksModel()
+    packs: dict[Id, PackModel] = Field(default={})
     anonymous: AnonymousModel | None = None
     accounts: tuple[AccountModel, ...] = ()

@@ -1,18 +1,22 @@
 """Keeps the live plan book: a new file is wholly live or wholly refused (invariant I7)."""
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from watchfiles import awatch
-
+from sidecar.config.compiling import compile_apart
 from sidecar.config.loading import load
 from sidecar.core.model import PlanBook
 from sidecar.errors import ConfigError
 from sidecar.logs import logger
 
 log = logger("config")
+
+LOOK_SECONDS: Final = 0.5
+_Stamp = tuple[str, int, int, int, int] | None
 
 
 def _now() -> datetime:
@@ -28,10 +32,15 @@ class PlanKeeper:
         on_swap: Callable[[PlanBook], None],
         *,
         now: Callable[[], datetime] = _now,
+        compile_apart: Callable[[Path], Awaitable[PlanBook]] = compile_apart,
     ) -> None:
         self._path = path
         self._on_swap = on_swap
         self._now = now
+        self._compile_apart = compile_apart
+        self._tried = self._seen = _stamp(path)
+        self._turn = 0  # counts attempts: the last one that began is the one that counts
+        self._asked = asyncio.Event()
         self.book = load(path)
         self._live_since = now()
         self._failed_since: datetime | None = None
@@ -40,19 +49,58 @@ class PlanKeeper:
         self.failures = 0
 
     def reload(self) -> bool:
-        """Read the file again. Whether what is live now is what is in the file."""
+        """Read the file again, here and now. Whether what is live now is what is in the file.
+
+        Nothing else can be done meanwhile: `ask` is for a process that serves."""
+        self._begin()
         try:
-            book = load(self._path)
+            return self._take(load(self._path))
         except ConfigError as error:
-            self.failures += 1
-            self._failed_since = self._failed_since or self._now()
-            self._problems = [str(problem) for problem in error.problems]
-            log.error(
-                "plan file refused; the last good one stays live",
-                problems=self._problems[:20],
-                live=self.book.version,
-            )
-            return False
+            return self._refuse(error)
+
+    def ask(self) -> None:
+        """Have the file read again by `watch`, whether it looks changed or not."""
+        self._asked.set()
+
+    async def watch(self) -> None:
+        """Look at the file until cancelled, twice a second and when asked to."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._asked.wait()
+            await self.look()
+
+    async def look(self) -> None:
+        """Reload when asked to, or when the file has changed and stood still since the last look.
+
+        What the path leads to is compared, not its folder watched: a watch is lost with a folder
+        that is made anew, and sees nothing behind a link into another one. A file that is being
+        written is left to rest.
+        """
+        stamp = _stamp(self._path)
+        rested, self._seen = stamp == self._seen, stamp
+        if self._asked.is_set() or (rested and stamp != self._tried):
+            self._asked.clear()
+            await self._reload_apart()
+
+    async def _reload_apart(self) -> None:
+        turn = self._begin()
+        try:
+            book = await self._compile_apart(self._path)
+        except ConfigError as error:
+            if turn == self._turn:
+                self._refuse(error)
+        else:
+            if turn == self._turn:
+                self._take(book)
+
+    def _begin(self) -> int:
+        # Before reading: a change meanwhile is seen at the next look.
+        self._tried = _stamp(self._path)
+        self._turn += 1
+        return self._turn
+
+    def _take(self, book: PlanBook) -> bool:
         self._failed_since, self._problems = None, []
         if book.version != self.book.version:
             self.book = book
@@ -62,11 +110,16 @@ class PlanKeeper:
             log.info("plan file is live", version=book.version)
         return True
 
-    async def watch(self) -> None:
-        """Reload whenever something in the file's folder changes: an editor's rename, and the
-        symlink swap by which Kubernetes updates a ConfigMap, never touch the file itself."""
-        async for _ in awatch(self._path.parent, recursive=False, step=50, debounce=400):
-            self.reload()
+    def _refuse(self, error: ConfigError) -> bool:
+        self.failures += 1
+        self._failed_since = self._failed_since or self._now()
+        self._problems = [str(problem) for problem in error.problems]
+        log.error(
+            "plan file refused; the last good one stays live",
+            problems=self._problems[:20],
+            live=self.book.version,
+        )
+        return False
 
     def status(self) -> dict[str, Any]:
         """Which version is live since when, and what failed since when."""
@@ -79,3 +132,13 @@ class PlanKeeper:
             "reloads": self.reloads,
             "failures": self.failures,
         }
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What tells a file from what was there before; None where there is none."""
+    try:
+        real = path.resolve(strict=True)
+        found = real.stat()
+    except (OSError, RuntimeError):  # a loop of links is the latter
+        return None
+    return str(real), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

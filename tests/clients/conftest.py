@@ -1,14 +1,16 @@
 """In-process tests of this folder run on uvloop, as the product does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import pytest
 import uvloop
-from e2e_stage import stage
+from asgi_api import TEXT, Api, served
+from e2e_process import serving
+from e2e_stage import Stage, StartStage, stage
 from raw_ends import Ends
 
-__all__ = ["stage"]
+__all__ = ["serving", "stage"]
 
 
 def pytest_asyncio_loop_factories(
@@ -25,3 +27,25 @@ async def ends() -> AsyncIterator[Ends]:
     await made.start()
     yield made
     await made.stop()
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """One API for all tests of this worker: what they say to it goes by names of their own."""
+    file = tmp_path_factory.mktemp("api") / "file.txt"
+    file.write_bytes(TEXT)
+    made = Api(file)
+    with served(made.app) as (made.url, made.loop):
+        yield made
+
+
+@pytest.fixture
+async def front(stage: StartStage, api: Api) -> Stage:
+    """A sidecar in front of the API."""
+    return await stage(upstream=api.url)
+
+
+@pytest.fixture
+def base(front: Stage) -> str:
+    """Where its clients call."""
+    return f"http://127.0.0.1:{front.app.data_port.port}"

@@ -43,9 +43,22 @@ def test_every_example_fits_the_schema(path: Path) -> None:
 def test_the_saas_example_says_what_its_plans_mean() -> None:
     book = load(EXAMPLES / "plans.yaml")
     pro = book.plans["pro"]
-    assert [limit.id for limit in pro.limits] == ["per-second", "monthly", "per-key", "exports"]
+    assert [limit.id for limit in pro.limits] == [
+        "per-second", "monthly", "per-key", "exports", "in-flight"
+    ]  # fmt: skip
     assert isinstance(pro.limits[1], QuotaLimit)
     assert pro.limits[1].cap == 1_200_000
+    assert "upstream_5xx" in pro.refunds
+    assert book.entitlements["pro", "rest"].held
+    assert not book.entitlements["free", "rest"].held
+    enterprise = {limit.id: limit for limit in book.plans["enterprise"].limits}
+    assert enterprise["hourly"].shadow
+    assert isinstance(enterprise["monthly"], QuotaLimit)
+    assert enterprise["monthly"].rollover == 4_000_000
+    boost = book.packs["boost-10k"]
+    assert (boost.limit, boost.lasts, book.packs["boost-100k"].lasts) == (
+        "monthly", "cycle", "7776000s"
+    )  # fmt: skip
     assert book.entitlements["free", "export"].missing_in == "pro"
     assert book.entitlements["free", "status"].claims[-1].limit is book.plans["free"].critical_guard
 

@@ -1,0 +1,91 @@
+"""Clients that say early that they will send no more."""
+
+import pytest
+from e2e_stage import Stage, StartStage
+from raw_ends import Ends, calls, empty
+
+HEAD = b"POST /%b HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\n"
+GET = b"GET /%b HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b"
+
+
+def ok(body: bytes) -> bytes:
+    return OK % (len(body), body)
+
+
+@pytest.fixture
+async def here(stage: StartStage, ends: Ends) -> Stage:
+    return await stage(upstream=ends.url)
+
+
+async def test_a_whole_request_is_answered(here: Stage, ends: Ends) -> None:
+    client = await ends.client(here)
+    await client.send(HEAD % b"up" + b"Content-Length: 4\r\n\r\nbody")
+    client.half_close()
+    upstream = await ends.upstream()
+    await upstream.head()
+    await upstream.get(b"body")
+    await upstream.send(OK % (11, b"first "))
+    await client.head()
+    await client.get(b"first ")
+    await upstream.send(b"later")
+    assert await client.rest() == b"later"
+    await empty(here)
+    (event,) = await calls(here)
+    assert (event["status"], event["reason"]) == (200, "ok")
+
+
+async def test_all_that_were_asked_at_once_are_answered(here: Stage, ends: Ends) -> None:
+    client = await ends.client(here)
+    await client.send(GET % b"1" + GET % b"2" + GET % b"3")
+    client.half_close()
+    upstream = await ends.upstream()
+    for number in (b"1", b"2", b"3"):
+        assert (await upstream.head()).startswith(b"GET /%b " % number)
+        await upstream.send(ok(number))
+        assert (await client.answer()).endswith(number)
+    assert await client.rest() == b""
+    await empty(here)
+    assert len(await calls(here)) == 3
+
+
+async def test_who_is_not_answered_soon_is_taken_for_gone(stage: StartStage, ends: Ends) -> None:
+    here = await stage(upstream=ends.url, half_close_timeout_s="0.3")
+    client = await ends.client(here)
+    await client.send(GET % b"slow")
+    client.half_close()
+    upstream = await ends.upstream()
+    await upstream.head()
+    assert await client.rest() == b""
+    assert await upstream.rest() == b""  # the API works for nobody, and is told
+    await empty(here)
+    (event,) = await calls(here)
+    assert event["reason"] == "client_gone"
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 9\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"]
+)
+async def test_I6_half_a_request_is_never_made_whole(
+    here: Stage, ends: Ends, framing: bytes
+) -> None:
+    client = await ends.client(here)
+    await client.send(HEAD % b"up" + framing + b"4\r\nbody")
+    upstream = await ends.upstream()
+    await upstream.head()
+    client.half_close()
+    assert not (await upstream.rest()).endswith(b"0\r\n\r\n")
+    await client.rest()
+    await empty(here)
+    (event,) = await calls(here)
+    assert event["reason"] == "client_gone"
+
+
+async def test_half_a_head_is_nobodys_request(here: Stage, ends: Ends) -> None:
+    client = await ends.client(here)
+    await client.send(HEAD % b"up")
+    client.half_close()
+    assert await client.rest() == b""
+    await empty(here)
+    assert await calls(here) == []
+    assert ends.unanswered == 0

@@ -1,0 +1,105 @@
+"""What stands before and behind an answer, as curl and bare clients see it: 100, 103, trailers."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from by_curl import curl
+from e2e_stage import Stage, StartStage
+from raw_ends import Ends, calls
+
+WAITS = ("-H", "Expect: 100-continue", "--expect100-timeout", "25")
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nhello\r\n"
+END = b"0\r\nX-Sum: abc\r\nSet-Cookie: no=1\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture
+async def here(stage: StartStage, ends: Ends) -> Stage:
+    return await stage(upstream=ends.url)
+
+
+@pytest.fixture
+def url(here: Stage) -> str:
+    return f"http://127.0.0.1:{here.app.data_port.port}/x"
+
+
+@pytest.fixture
+def upload(tmp_path: Path) -> Path:
+    made = tmp_path / "upload"
+    made.write_bytes(b"u" * 100_000)
+    return made
+
+
+async def test_curl_sends_a_body_that_waits_once_it_is_admitted(
+    url: str, ends: Ends, upload: Path
+) -> None:
+    running = asyncio.ensure_future(curl(url, *WAITS, "-T", upload, "-i"))
+    upstream = await ends.upstream()
+    head = await upstream.head()
+    assert b"expect" not in head.lower()
+    await upstream.get(b"u" * 100_000)
+    await upstream.send(HELLO)
+    done = await running
+    assert (done.status, done.uploaded) == (200, 100_000)
+    assert done.output.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
+async def test_a_body_that_waits_is_never_sent_when_it_is_refused(
+    stage: StartStage, ends: Ends, upload: Path
+) -> None:
+    here = await stage(upstream=ends.url, quota=1)
+    spending = asyncio.ensure_future(here.call("GET", "/x"))
+    upstream = await ends.upstream()
+    await upstream.send(HELLO)
+    await spending
+    url = f"http://127.0.0.1:{here.app.data_port.port}"
+    for path, key, status in (("/x", "nobody", 401), ("/bulk/1", "acme", 403), ("/x", "acme", 429)):
+        done = await curl(url + path, *WAITS, "-T", upload, "-i", key=key)
+        assert (done.status, done.uploaded) == (status, 0)
+        assert b"100 Continue" not in done.output
+    assert ends.unanswered == 0
+
+
+async def test_early_hints_reach_curl_before_the_answer_is_there(url: str, ends: Ends) -> None:
+    running = asyncio.ensure_future(curl(url, "-i"))
+    upstream = await ends.upstream()
+    await upstream.head()
+    await upstream.send(HINTS)
+    await upstream.send(HELLO)
+    done = await running
+    assert done.output.startswith(HINTS + b"HTTP/1.1 200 OK\r\n")
+    assert done.output.endswith(b"\r\n\r\nhello")
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked for", "not asked for"])
+async def test_trailers_reach_who_asks_for_them(
+    here: Stage, url: str, ends: Ends, tmp_path: Path, asked: bool
+) -> None:
+    heads = tmp_path / "heads"
+    wish = ("-H", "TE: trailers", "-H", "Connection: TE") if asked else ()
+    running = asyncio.ensure_future(curl(url, "-D", heads, *wish))
+    upstream = await ends.upstream()
+    head = await upstream.head()
+    assert (b"\r\nConnection: TE\r\nTE: trailers\r\n" in head) == asked
+    await upstream.send(CHUNKED + END)
+    assert (await running).output == b"hello"
+    shown = await asyncio.to_thread(heads.read_text)
+    assert ("X-Sum: abc" in shown) == asked
+    assert "no=1" not in shown
+    (event,) = await calls(here)
+    assert event["bytes_out"] == 5
+
+
+async def test_trailers_of_a_request_reach_the_api(here: Stage, ends: Ends) -> None:
+    client = await ends.client(here)
+    await client.send(
+        b"POST /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"5\r\nhello\r\n0\r\nX-Sum: abc\r\nX-Api-Key: other\r\nX-Account-Id: boss\r\n\r\n"
+    )
+    upstream = await ends.upstream()
+    await upstream.head()
+    await upstream.get(b"5\r\nhello\r\n0\r\nX-Sum: abc\r\n\r\n")
+    await upstream.send(HELLO)
+    assert (await client.answer()).endswith(b"hello")

@@ -1,0 +1,137 @@
+"""The openai package through the sidecar, sold by the token as examples/ai.yaml does."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from asgi_api import PATIENCE_S, served
+from completion_api import CompletionApi
+from e2e_process import until
+from e2e_stage import Stage, StartStage
+from raw_ends import calls, empty
+
+PLANS = Path(__file__).parents[2] / "examples" / "ai.yaml"
+ASKED: dict[str, Any] = {"model": "stand-in", "messages": [{"role": "user", "content": "Hi"}]}
+STREAM = ASKED | {"stream": True, "stream_options": {"include_usage": True}}
+
+
+@pytest.fixture
+def completions() -> Iterator[CompletionApi]:
+    api = CompletionApi()
+    with served(api.app) as (api.url, api.loop):
+        yield api
+
+
+@pytest.fixture
+async def here(stage: StartStage, completions: CompletionApi) -> Stage:
+    return await stage(upstream=completions.url, plans=str(PLANS), half_close_timeout_s="0.3")
+
+
+def a_client(here: Stage, key: str) -> openai.AsyncOpenAI:
+    base = f"http://127.0.0.1:{here.app.data_port.port}/v1"
+    return openai.AsyncOpenAI(api_key=key, base_url=base, max_retries=0, timeout=PATIENCE_S)
+
+
+@pytest.fixture
+async def pro(here: Stage) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with a_client(here, "demo-pro-key") as client:
+        yield client
+
+
+@pytest.fixture
+async def free(here: Stage) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with a_client(here, "demo-free-key") as client:
+        yield client
+
+
+async def test_an_answer_is_billed_the_tokens_that_it_tells(
+    pro: openai.AsyncOpenAI, here: Stage
+) -> None:
+    answer = await pro.chat.completions.create(**ASKED, max_tokens=1000)
+    assert answer.choices[0].message.content == "whole"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == 350
+    (event,) = await calls(here)
+    assert (event["route"], event["usage"]) == ("chat", {"requests": 1, "tokens": 350})
+
+
+async def test_each_event_of_a_stream_arrives_before_the_next_is_sent(
+    pro: openai.AsyncOpenAI, here: Stage, completions: CompletionApi
+) -> None:
+    completions.say("The")
+    stream = await pro.chat.completions.create(**STREAM)
+    for word, following in (("The", " answer"), (" answer", " is 42"), (" is 42", None)):
+        assert (await anext(stream)).choices[0].delta.content == word
+        completions.say(following)
+    end, usage = [chunk async for chunk in stream]
+    assert end.choices[0].finish_reason == "stop"
+    assert usage.usage.total_tokens == 350
+    await until(lambda: settled(here))
+    (event,) = await calls(here)
+    assert (event["reason"], event["usage"]) == ("ok", {"requests": 1, "tokens": 350})
+
+
+def settled(here: Stage) -> bool:
+    return here.app.data_port._pool.size == here.app.data_port._pool.idle
+
+
+async def test_a_stream_that_tells_no_usage_is_billed_its_estimate(
+    pro: openai.AsyncOpenAI, here: Stage, completions: CompletionApi
+) -> None:
+    completions.say("word")
+    completions.say(None)
+    stream = await pro.chat.completions.create(**ASKED, stream=True, max_tokens=777)
+    assert len([chunk async for chunk in stream]) == 2
+    await until(lambda: settled(here))
+    (event,) = await calls(here)
+    assert event["usage"] == {"requests": 1, "tokens": 777}
+
+
+async def test_a_client_that_hangs_up_cancels_the_completion(
+    pro: openai.AsyncOpenAI, here: Stage, completions: CompletionApi
+) -> None:
+    completions.say("word")
+    stream = await pro.chat.completions.create(**STREAM, max_tokens=500)
+    await anext(stream)
+    await stream.close()
+    await until(lambda: completions.left)
+    await empty(here)
+    (event,) = await calls(here)
+    assert (event["reason"], event["usage"]) == ("client_gone", {"requests": 1, "tokens": 500})
+
+
+async def test_I10_spent_tokens_are_a_rate_limit_error_that_explains_itself(
+    free: openai.AsyncOpenAI, here: Stage, completions: CompletionApi
+) -> None:
+    completions.usage = {"prompt_tokens": 8_000, "completion_tokens": 1_000, "total_tokens": 9_000}
+    await free.chat.completions.create(**ASKED, max_tokens=9_000)
+    with pytest.raises(openai.RateLimitError) as refused:
+        await free.chat.completions.create(**ASKED, max_tokens=9_000)
+    told: Any = refused.value.body
+    assert (told["status"], told["violated-policies"]) == (429, ["tokens-per-minute"])
+    assert "fred" in told["detail"]
+    assert {fix["action"] for fix in told["how_to_fix"]} >= {"wait", "upgrade"}
+    assert 0 < int(refused.value.response.headers["retry-after"]) <= 120
+    assert len(completions.asked) == len(await calls(here)) == 1
+
+
+async def test_I10_what_the_plan_does_not_have_is_a_permission_error_that_names_the_one_that_does(
+    free: openai.AsyncOpenAI, here: Stage
+) -> None:
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        await free.images.generate(prompt="a cat")
+    told: Any = refused.value.body
+    assert told["status"] == 403
+    assert "pro" in told["detail"]
+    assert await calls(here) == []
+
+
+async def test_I10_an_unknown_key_is_an_authentication_error(here: Stage) -> None:
+    async with a_client(here, "sk-wrong") as client:
+        with pytest.raises(openai.AuthenticationError) as refused:
+            await client.chat.completions.create(**ASKED)
+    told: Any = refused.value.body
+    assert (told["status"], bool(told["how_to_fix"])) == (401, True)
+    assert "sk-wrong" not in refused.value.response.text

@@ -1,0 +1,82 @@
+"""What ends an open WebSocket from outside: silence, age, and the end of the sidecar."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import websockets
+from e2e_stage import Stage, StartStage
+from raw_ends import calls, empty
+from ws_ends import Echo, connected, websockets_echo
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Echo]:
+    async with websockets_echo() as started:
+        yield started
+
+
+async def talk(ws: websockets.ClientConnection) -> None:
+    """One message there and back."""
+    await ws.send("still here")
+    assert await ws.recv() == "still here"
+
+
+async def cut_off(ws: websockets.ClientConnection) -> None:
+    """The connection ends without a word of WebSocket: nobody spoke for the server."""
+    with pytest.raises(websockets.ConnectionClosedError) as closed:
+        await ws.recv()
+    assert closed.value.rcvd is None
+
+
+async def test_I9_a_silent_tunnel_is_closed_and_a_busy_one_is_not(
+    stage: StartStage, echo: Echo
+) -> None:
+    here = await stage(upstream=echo.url, tunnel_idle_timeout_s="2")
+    async with connected(here) as busy, connected(here) as silent:
+        closing = asyncio.ensure_future(cut_off(silent))
+        while not closing.done():
+            await talk(busy)
+        await closing
+        await talk(busy)
+    await empty(here)
+    first, last = await calls(here)
+    assert (first["status"], first["reason"]) == (last["status"], last["reason"]) == (101, "ok")
+    assert 1900 < first["latency_ms"] <= last["latency_ms"]
+    assert first["bytes_in"] < last["bytes_in"]
+
+
+async def test_I9_a_busy_tunnel_is_closed_at_the_end_of_its_life(
+    stage: StartStage, echo: Echo
+) -> None:
+    here = await stage(upstream=echo.url, tunnel_lifetime_s="0.5")
+    with pytest.raises(websockets.ConnectionClosedError):
+        async with connected(here) as busy:
+            while True:
+                await talk(busy)
+    await empty(here)
+    (event,) = await calls(here)
+    assert (event["status"], event["reason"]) == (101, "ok")
+    assert event["latency_ms"] > 400
+
+
+async def test_a_drain_closes_tunnels_at_once_and_records_them(
+    stage: StartStage, echo: Echo
+) -> None:
+    here = await stage(upstream=echo.url, drain_timeout_s="600")
+    async with AsyncExitStack() as tunnels:
+        open_ones = [await tunnels.enter_async_context(connected(here)) for _ in range(3)]
+        stopping = asyncio.ensure_future(here.app.stop())
+        for ws in open_ones:
+            await cut_off(ws)
+        await stopping
+    assert [(event["status"], event["reason"]) for event in recorded(here)] == [(101, "ok")] * 3
+
+
+def recorded(here: Stage) -> list[dict[str, Any]]:
+    """The data of the events in the spool of a sidecar that has stopped."""
+    lines = [path.read_text().splitlines() for path in sorted(here.spool.glob("*.jsonl"))]
+    return [json.loads(line)["data"] for part in lines for line in part]
