@@ -17,13 +17,14 @@ DEV_READY := $(VENV)/.dev-ready
 BENCH_READY := $(VENV)/.bench-ready
 CODE := sidecar tests loadtests
 
-.PHONY: help demo test check fmt bench load slow lock clean
+.PHONY: help demo test check fmt bench load scripts slow soak lock clean
 
 help: ## List what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(DEMO_READY) ## Run the sidecar, a sample API and a Valkey on this machine
-	@$(BIN)/sidecar demo
+# Ctrl-C is for the demo alone, which then ends well; what ends this shell ends the demo too.
+demo: $(DEMO_READY) ## Run the sidecar, a sample API and a Valkey here (ARGS="--listen 127.0.0.1:8181")
+	@set -m; trap 'kill $$(jobs -p) 2>/dev/null || true' EXIT; $(BIN)/sidecar demo $(ARGS); exit $$?
 
 test: $(DEV_READY) ## Run the whole test suite against a real Valkey
 	@$(BIN)/pytest -n 2 tests
@@ -45,8 +46,14 @@ bench: $(BENCH_READY) ## Compare with nginx, Envoy and Traefik on one core (ARGS
 load: $(DEV_READY) ## Twenty seconds of customers on four plans (ARGS="--seconds 60")
 	@$(BIN)/python -m loadtests.run $(ARGS)
 
+scripts: $(DEV_READY) ## What each Lua script costs Valkey, with five limits
+	@$(BIN)/python -m loadtests.scripts $(ARGS)
+
 slow: $(DEV_READY) ## Hold a thousand slow connections and look at a normal client (needs slowhttptest)
 	@$(BIN)/python -m loadtests.slow $(ARGS)
+
+soak: $(DEV_READY) ## Ten minutes of mixed traffic with faults (ARGS="--seconds 60")
+	@$(BIN)/python -m loadtests.soak $(ARGS)
 
 # The widest lock is resolved first; the narrower ones take their versions from it.
 lock: $(BIN)/python ## Write the lock files (UPGRADE=1: newest version of everything)

@@ -6,6 +6,7 @@ Needs a sidecar with `examples/plans.yaml` at `--host`; `python -m loadtests.run
 
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ import yaml
 from locust import FastHttpUser, constant_throughput, events, task
 from locust.env import Environment
 
-from loadtests.checks import Customer, Verdict, cost_of, rates_of_key, unexplained
+from loadtests.checks import Customer, Verdict, bounds_of_key, costs_of, unexplained
 
 PLAN_FILE = Path(os.environ.get("LOAD_PLANS", Path(__file__).parents[1] / "examples/plans.yaml"))
 # From the first call; Locust counts its own start into --run-time.
@@ -39,7 +40,7 @@ class CustomerUser(FastHttpUser):
             STARTED.append(time.monotonic())
             if SECONDS and self.environment.runner:
                 gevent.spawn_later(SECONDS, self.environment.runner.quit)
-        CUSTOMERS.setdefault(self.key, Customer(self.key, rates_of_key(DOCUMENT, self.key)))
+        CUSTOMERS.setdefault(self.key, Customer(self.key, bounds_of_key(DOCUMENT, self.key)))
 
     def _send(self, method: str, path: str, name: str) -> Any:
         headers = {"X-Api-Key": self.key, "Content-Type": "application/json"}
@@ -59,11 +60,11 @@ class CustomerUser(FastHttpUser):
             response.failure(sentence)
 
     def _limited(self, method: str, path: str, name: str) -> None:
-        customer, cost = CUSTOMERS[self.key], cost_of(DOCUMENT, method, path)
+        customer, costs = CUSTOMERS[self.key], costs_of(DOCUMENT, method, path)
         with self._send(method, path, name) as response:
             wrong: list[str] = []
             if 200 <= response.status_code < 300:
-                customer.admitted += cost
+                customer.admitted += costs
             elif response.status_code == 429:
                 customer.refused += 1
                 wrong = unexplained(response.headers, response.content)
@@ -117,10 +118,10 @@ def judge(environment: Environment, **_: Any) -> None:
     """Print what each customer got; any broken promise makes the exit code 1."""
     seconds = time.monotonic() - STARTED[0] if STARTED else 0.0
     for customer in CUSTOMERS.values():
-        VERDICT.add(*customer.over(seconds))
+        VERDICT.add(*customer.over(seconds, datetime.now(UTC)))
         print(
-            f"{customer.name}: {customer.admitted} units admitted, {customer.refused} refused, "
-            f"{customer.critical} critical calls in {seconds:.1f} s"
+            f"{customer.name}: {customer.admitted.total()} units admitted, "
+            f"{customer.refused} refused, {customer.critical} critical calls in {seconds:.1f} s"
         )
     if not CUSTOMERS or not all(customer.critical for customer in CUSTOMERS.values()):
         VERDICT.add("a customer made no critical call: the run proves nothing")

@@ -1,26 +1,31 @@
 """The load run's own judgement: it must see a broken promise."""
 
 import json
+from collections import Counter
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from loadtests.checks import (
+    SECONDS,
     Customer,
+    Quota,
     Rate,
     Verdict,
-    cost_of,
-    rates_of_key,
+    bounds_of_key,
+    costs_of,
     unexplained,
 )
+from sidecar.config import values
 
 DOCUMENT: dict[str, Any] = {
     "routes": [
         {"id": "status", "match": "GET /v1/status", "cost": {}},
         {"id": "exports", "match": "POST /v1/{kind}/exports", "cost": {"requests": 10}},
         {"id": "items", "match": "GET /v1/items/*"},
-        {"id": "bulk", "match": "/v1/bulk/**", "cost": {"requests": 5}},
+        {"id": "bulk", "match": "/v1/bulk/**", "cost": {"requests": 5, "tokens": "reserve"}},
     ],
     "plans": {
         "free": {
@@ -34,7 +39,15 @@ DOCUMENT: dict[str, Any] = {
             "limits": [
                 {"id": "per-second", "meter": "requests", "rate": "1_200/min", "burst": 40},
                 {"id": "per-key", "meter": "requests", "rate": "50/s", "per": "key"},
-                {"id": "tokens", "meter": "tokens", "rate": "1/s"},
+                {"id": "tokens", "meter": "tokens", "rate": "7/day"},
+                {
+                    "id": "cycle",
+                    "meter": "requests",
+                    "quota": "2_000/cycle",
+                    "at": {"80%": "notice", "100%": "overage", "120%": "reject"},
+                },
+                {"id": "endless", "meter": "tokens", "quota": "5/day", "at": {"100%": "overage"}},
+                {"id": "in-flight", "concurrency": 50},
             ],
         },
     },
@@ -42,6 +55,8 @@ DOCUMENT: dict[str, Any] = {
         {
             "id": "acme",
             "plan": "pro",
+            "anchor": "2026-01-31",
+            "timezone": "America/New_York",
             "keys": [
                 # SHA-256 of "a-key"
                 {"sha256": "2a8a1240f50636655520ac8ed22aa29473b8517b4abfdbc3bc03bcad73fc8849"},
@@ -49,6 +64,8 @@ DOCUMENT: dict[str, Any] = {
         }
     ],
 }
+
+NOON = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 
 
 def a_429(**changes: str | None) -> dict[str, str]:
@@ -101,42 +118,82 @@ def test_what_a_refusal_lacks_is_named(headers: dict[str, str], body: bytes, sai
     assert said in sentence
 
 
-def test_rates_are_read_with_what_the_plan_extends() -> None:
-    assert rates_of_key(DOCUMENT, "a-key") == [
+def test_rates_and_quotas_are_read_with_what_the_plan_extends() -> None:
+    assert bounds_of_key(DOCUMENT, "a-key") == [
         Rate("per-second", "requests", Fraction(20), 40),
+        Quota("monthly", "requests", 1_000, "month", "America/New_York", 31),
         Rate("per-key", "requests", Fraction(50), 50),
+        Rate("tokens", "tokens", Fraction(7, 86_400), 7),
+        Quota("cycle", "requests", 2_400, "cycle", "America/New_York", 31),
     ]
+
+
+def test_every_window_of_the_plan_language_is_known() -> None:
+    assert {window: seconds * 1_000_000 for window, seconds in SECONDS.items()} == values.WINDOWS_US
 
 
 def test_a_key_that_the_plan_file_lacks_is_named() -> None:
     with pytest.raises(LookupError, match="no key 'another'"):
-        rates_of_key(DOCUMENT, "another")
+        bounds_of_key(DOCUMENT, "another")
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "cost"),
+    ("method", "path", "costs"),
     [
-        ("GET", "/v1/status", 0),
-        ("POST", "/v1/a/exports", 10),
-        ("GET", "/v1/items/1", 1),
-        ("DELETE", "/v1/bulk/a/b", 5),
+        ("GET", "/v1/status", {}),
+        ("POST", "/v1/a/exports", {"requests": 10}),
+        ("GET", "/v1/items/1", {"requests": 1}),
+        ("DELETE", "/v1/bulk/a/b", {"requests": 5}),
     ],
 )
-def test_the_cost_of_a_call_is_that_of_its_first_route(method: str, path: str, cost: int) -> None:
-    assert cost_of(DOCUMENT, method, path) == cost
+def test_the_cost_of_a_call_is_that_of_its_first_route(
+    method: str, path: str, costs: dict[str, int]
+) -> None:
+    assert costs_of(DOCUMENT, method, path) == Counter(costs)
 
 
 @pytest.mark.parametrize("path", ["/v1/items/1/parts", "/v1/statusx"])
 def test_a_call_without_a_route_is_named(path: str) -> None:
     with pytest.raises(LookupError, match=f"no route for GET {path}"):
-        cost_of(DOCUMENT, "GET", path)
+        costs_of(DOCUMENT, "GET", path)
 
 
 @pytest.mark.parametrize(("admitted", "broken"), [(0, False), (60, False), (61, False), (62, True)])
 def test_more_than_burst_and_rate_is_seen(admitted: int, broken: bool) -> None:
     # 10 at once, 50 in ten seconds, and one for the fraction of a second.
-    customer = Customer("acme", [Rate("per-second", "requests", Fraction(5), 10)], admitted)
-    assert bool(customer.over(10.0)) is broken
+    rate = Rate("per-second", "requests", Fraction(5), 10)
+    customer = Customer("acme", [rate], Counter(requests=admitted))
+    assert bool(customer.over(10.0, NOON)) is broken
+
+
+@pytest.mark.parametrize(("admitted", "broken"), [(1_000, False), (1_001, True)])
+def test_more_than_the_quota_is_seen(admitted: int, broken: bool) -> None:
+    quota = Quota("exports", "exports", 1_000, "day", "UTC", 1)
+    customer = Customer("acme", [quota], Counter(exports=admitted, requests=1_000_000))
+    said = customer.over(10.0, NOON)
+    assert bool(said) is broken
+    assert all("exports allows 1000" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("period", "zone", "anchor", "ended", "periods"),
+    [
+        ("hour", "UTC", 1, datetime(2026, 11, 23, 12, 0, 5, tzinfo=UTC), 2),
+        ("hour", "UTC", 1, datetime(2026, 11, 23, 12, 0, 30, tzinfo=UTC), 1),
+        ("hour", "Asia/Kathmandu", 1, datetime(2026, 11, 23, 12, 15, 5, tzinfo=UTC), 2),
+        ("day", "America/New_York", 1, datetime(2026, 11, 23, 5, 0, 5, tzinfo=UTC), 2),
+        ("day", "UTC", 1, datetime(2026, 11, 23, 5, 0, 5, tzinfo=UTC), 1),
+        ("week", "UTC", 1, datetime(2026, 11, 23, 0, 0, 5, tzinfo=UTC), 2),  # a Monday
+        ("month", "UTC", 15, datetime(2026, 11, 15, 0, 0, 5, tzinfo=UTC), 1),
+        ("cycle", "UTC", 15, datetime(2026, 11, 15, 0, 0, 5, tzinfo=UTC), 2),
+        ("cycle", "UTC", 31, datetime(2026, 2, 28, 0, 0, 5, tzinfo=UTC), 2),
+        ("cycle", "UTC", 31, datetime(2026, 3, 1, 0, 0, 5, tzinfo=UTC), 1),
+    ],
+)
+def test_a_quota_counts_once_for_each_period_that_the_run_saw(
+    period: str, zone: str, anchor: int, ended: datetime, periods: int
+) -> None:
+    assert Quota("q", "requests", 7, period, zone, anchor).allows(10.0, ended) == 7 * periods
 
 
 def test_broken_promises_are_counted_by_kind() -> None:

@@ -1,0 +1,139 @@
+"""`python -m loadtests.scripts`: what each Lua script costs Valkey, with five limits.
+
+Server time per call as Valkey's own command statistics tell it: of each batch the mean, of the
+batches the median. Fails when `reserve` costs more than it may.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import hiredis
+import redis
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.processes import DidNotStart, Stack
+from loadtests.valkey import start_valkey
+from sidecar.core.model import (
+    MICRO,
+    Account,
+    Claim,
+    ConcurrencyLimit,
+    Hold,
+    QuotaLimit,
+    RateLimit,
+)
+from sidecar.stores.commands import Commands, held
+from sidecar.stores.scripts import load
+
+MOST_US = 25.0  # for a reservation against five limits
+BATCH = 200
+ACME = Account("acme", "pro")
+RATE = RateLimit("per-second", "requests", 500_000, MICRO, 1_000_000, (500_000, 1))
+KEY_RATE = RateLimit("per-key", "requests", 400_000, MICRO, 1_000_000, (400_000, 1), per="key")
+MONTH = QuotaLimit("monthly", "requests", 10**12, "month", 10**12, (80, 90, 100))
+DAY = QuotaLimit("daily", "requests", 10**12, "day", 10**12)
+TOKENS = QuotaLimit("tokens", "tokens", 10**12, "cycle", 10**12, (80, 100))
+FIVE = tuple(Claim(limit, 1, False) for limit in (RATE, KEY_RATE, MONTH, DAY, TOKENS))
+HELD = (*FIVE[:4], Claim(ConcurrencyLimit("in-flight", 10**9), 1, False))
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(prog="make scripts", description=__doc__)
+    parser.add_argument("--batches", type=int, default=200, help=f"of {BATCH} calls each (200)")
+    options = parser.parse_args(given)
+    if options.batches < 1:
+        parser.error("--batches starts at 1")
+    return options
+
+
+class Costs:
+    """Runs commands and asks the server what they took."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self._client = client
+        self._commands = Commands("qs")
+        seconds, micros = client.time()
+        self._now_us = int(seconds) * MICRO + int(micros)
+        for name in ("reserve", "settle", "peek"):
+            client.script_load(load(name).text)
+
+    def _command(
+        self, name: str, claims: Sequence[Claim], more: Sequence[str | int], leases: bool
+    ) -> list[bytes]:
+        sent = self._commands.claims(
+            load(name), ACME, "k1", claims, self._now_us, more=more, leases=leases
+        )
+        reader = hiredis.Reader()
+        reader.feed(sent)
+        return list(reader.gets())
+
+    def batch(
+        self, name: str, claims: Sequence[Claim], hold_ids: Sequence[str] = (), *, lease: bool
+    ) -> float:
+        """Microseconds per call, the mean of one batch."""
+        self._client.config_resetstat()
+        pipe: Any = self._client.pipeline(transaction=False)
+        for number in range(BATCH):
+            more: Sequence[str | int] = ()
+            if hold_ids:
+                one = hold_ids[number]
+                more = held(Hold(one, 30 * MICRO)) if lease else (one,)
+            pipe.execute_command(*self._command(name, claims, more, bool(hold_ids) or not lease))
+        pipe.execute()
+        stats: Any = self._client.info("commandstats")
+        return float(stats["cmdstat_evalsha"]["usec_per_call"])
+
+
+def measure(client: "redis.Redis", batches: int) -> dict[str, float]:
+    """What each operation takes, in µs."""
+    costs = Costs(client)
+    found: dict[str, list[float]] = {}
+    for number in range(batches):
+        ids = [f"019a{number:06d}{one:06d}" for one in range(BATCH)]
+        for title, took in (
+            ("reserve, five limits", costs.batch("reserve", FIVE, lease=True)),
+            (
+                "reserve, five limits, one a concurrency",
+                costs.batch("reserve", HELD, ids, lease=True),
+            ),
+            ("settle, five limits", costs.batch("settle", HELD, ids, lease=False)),
+            ("peek, five limits", costs.batch("peek", FIVE, lease=False)),
+        ):
+            found.setdefault(title, []).append(took)
+    return {title: median(values) for title, values in found.items()}
+
+
+def main() -> int:
+    """Exit code 0 when `reserve` is within its bound, 1 when not, 2 without a server."""
+    options = arguments()
+    with Stack() as stack:
+        try:
+            _, port = start_valkey(stack)
+        except DidNotStart as error:
+            print(error, file=sys.stderr)
+            return 2
+        with redis.Redis(port=port) as client:
+            found = measure(client, options.batches)
+    table = Table(title="Server time per call")
+    table.add_column("script")
+    table.add_column("µs", justify="right")
+    for title, took in found.items():
+        table.add_row(title, f"{took:.1f}")
+    Console().print(table)
+    took = found["reserve, five limits"]
+    if took > MOST_US:
+        print(f"FAILED  reserve takes {took:.1f} µs, {MOST_US} at most", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("Stopped; nothing is left running.")

@@ -1,0 +1,1 @@
+"""The soak: mixed traffic with faults for a long time, and a verdict on what is left at rest."""

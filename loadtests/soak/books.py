@@ -1,0 +1,112 @@
+"""Two accounts of the same usage: the events that were shipped, and the counters in the store."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import orjson
+import redis
+
+from loadtests.soak.accounts import Quota
+from sidecar.stores import keys
+from sidecar.stores.scripts import read_state
+
+REQUEST: Final = "api.request.v1"
+BOUNDARY_US: Final = 2_000_000  # a call takes its time before, and its period after it has waited
+
+
+class Event(NamedTuple):
+    """One line of the spool, as far as it is of interest here."""
+
+    seq: int
+    type: str
+    id: str
+    account: str
+    key: str
+    plan: str
+    call_class: str
+    time_us: int
+    status: int
+    reason: str
+    usage: dict[str, int]
+
+
+def event_of(line: Mapping[str, Any]) -> Event:
+    """Of a line as it was parsed; what other types of event lack is empty."""
+    data = line.get("data", {})
+    return Event(
+        line["seq"],
+        line["type"],
+        line["id"],
+        line.get("subject", ""),
+        data.get("key", ""),
+        data.get("plan", ""),
+        data.get("class", ""),
+        int(datetime.fromisoformat(line["time"]).timestamp() * 1_000_000),
+        data.get("status", 0),
+        data.get("reason", ""),
+        data.get("usage", {}),
+    )
+
+
+def events_in(path: Path) -> Iterator[Event]:
+    """The events of a sink's file, each once: delivery is at least once."""
+    seqs = set()
+    with path.open("rb") as file:
+        for line in file:
+            event = event_of(orjson.loads(line))
+            if event.seq not in seqs:
+                seqs.add(event.seq)
+                yield event
+
+
+class Counter(NamedTuple):
+    """A quota's counter as the store has it."""
+
+    used: int
+    since_us: int  # the start of the period
+
+
+def counters_in(store: "redis.Redis", prefix: str, quotas: Iterable[Quota]) -> dict[Quota, Counter]:
+    """What each quota's account has used in the period that it was last charged in."""
+    found = {}
+    for quota in quotas:
+        field = keys.quota_field(quota.limit, quota.key)
+        name = keys.state(prefix, quota.account)
+        packed = store.hget(name, field)
+        found[quota] = Counter(*read_state(packed)[:2] if isinstance(packed, bytes) else (0, 0))
+    return found
+
+
+@dataclass(slots=True)
+class Sum:
+    """Usage by the events: what surely was charged, and what may have been."""
+
+    certain: int = 0
+    doubtful: int = 0
+
+
+def sums(
+    events: Iterable[Event],
+    counters: Mapping[Quota, Counter],
+    is_doubtful: Callable[[Event], bool],
+) -> dict[Quota, Sum]:
+    """Usage in the counters' periods. At the very start of a period nobody but the store can
+    say which period a call was charged in."""
+    found = {quota: Sum() for quota in counters}
+    of_account: dict[str, list[Quota]] = {}
+    for quota in counters:
+        of_account.setdefault(quota.account, []).append(quota)
+    for event in events:
+        for quota in of_account.get(event.account, ()):
+            units = event.usage.get(quota.meter, 0)
+            before = counters[quota].since_us - event.time_us
+            if not units or before > BOUNDARY_US or (quota.key or event.key) != event.key:
+                continue
+            if before > 0 or is_doubtful(event):
+                found[quota].doubtful += units
+            else:
+                found[quota].certain += units
+    return found

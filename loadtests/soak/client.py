@@ -1,0 +1,195 @@
+"""An HTTP client that sees what a browser hides: cuts, resets, the bytes before them."""
+
+import asyncio
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Final, cast
+
+PIECE: Final = 16_384  # bytes that are taken at a time
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time
+
+
+class Ended(Exception):
+    """The other side closed before what was waited for had come. `clean`: without a reset."""
+
+    def __init__(self, had: bytes, *, clean: bool) -> None:
+        self.had = had
+        self.clean = clean
+        super().__init__("closed" if clean else "reset")
+
+
+@dataclass(slots=True)
+class Answer:
+    """A response; `whole` is False when the connection ended inside its body."""
+
+    status: int
+    fields: dict[bytes, bytes]
+    body: bytes
+    whole: bool
+
+    @property
+    def ours(self) -> bool:
+        """Whether the sidecar gave it, not the API."""
+        return self.fields.get(b"content-type") == b"application/problem+json"
+
+    @property
+    def id(self) -> str:
+        """The request's id, "" without one."""
+        return self.fields.get(b"x-request-id", b"").decode()
+
+    @property
+    def closes(self) -> bool:
+        """Whether the connection takes no other request."""
+        return not self.whole or self.fields.get(b"connection", b"").lower() == b"close"
+
+
+class Connection(asyncio.Protocol):
+    """One connection. What came before its end can be read after it."""
+
+    def __init__(self) -> None:
+        self._had = bytearray()
+        self._ended = self._clean = False
+        self._more: asyncio.Future[None] | None = None
+        self._paused = False
+        self._transport: asyncio.Transport | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the other side has closed: what is sent now, nobody reads."""
+        return self._ended
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """Set once the connection is made."""
+        assert self._transport is not None
+        return self._transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._had += data
+        if len(self._had) > PIECE:
+            self._paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self._ended = self._clean = True
+        self._wake()
+        return False
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    async def _wait(self) -> None:
+        """For more bytes. Raises Ended when none will come."""
+        if self._ended:
+            raise Ended(self._take(len(self._had)), clean=self._clean)
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+        self._more = asyncio.get_running_loop().create_future()
+        await self._more
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._had[:size])
+        del self._had[:size]
+        return data
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes for the other side; it may be gone."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    async def until(self, mark: bytes) -> bytes:
+        """Bytes up to and with the mark. Raises Ended."""
+        while (at := self._had.find(mark)) < 0:
+            await self._wait()
+        return self._take(at + len(mark))
+
+    async def exactly(self, size: int, *, rest: float = 0.0) -> bytes:
+        """So many bytes; after each piece comes a rest, in seconds. Raises Ended."""
+        parts: list[bytes] = []
+        while size:
+            try:
+                while not self._had:
+                    await self._wait()
+            except Ended as end:
+                raise Ended(b"".join(parts), clean=end.clean) from None
+            parts.append(self._take(min(size, PIECE)))
+            size -= len(parts[-1])
+            if rest:
+                await asyncio.sleep(rest)
+        return b"".join(parts)
+
+    async def answer(self, *, bodyless: bool = False, rest: float = 0.0) -> Answer:
+        """The next response, 1xx left out (but for 101). Raises Ended when no head comes."""
+        status, fields = await self.head()
+        while status == 100:
+            status, fields = await self.head()
+        if bodyless or status in (101, 204, 304):
+            return Answer(status, fields, b"", whole=True)
+        parts: list[bytes] = []
+        try:
+            if fields.get(b"transfer-encoding") == b"chunked":
+                await self._chunks(parts)
+            else:
+                parts.append(await self.exactly(int(fields[b"content-length"]), rest=rest))
+        except Ended as end:
+            return Answer(status, fields, b"".join([*parts, end.had]), whole=False)
+        return Answer(status, fields, b"".join(parts), whole=True)
+
+    async def may_continue(self) -> bool:
+        """Whether what comes next is 100 (Continue). Raises Ended."""
+        wanted = b"HTTP/1.1 100 "
+        while len(self._had) < len(wanted):
+            await self._wait()
+        return self._had.startswith(wanted)
+
+    async def head(self) -> tuple[int, dict[bytes, bytes]]:
+        """Status and fields (names in lower case) of the next head. Raises Ended."""
+        first, *lines = (await self.until(b"\r\n\r\n"))[:-4].split(b"\r\n")
+        pairs = (line.partition(b":") for line in lines)
+        return int(first.split()[1]), {name.lower(): value.strip() for name, _, value in pairs}
+
+    async def _chunks(self, parts: list[bytes]) -> None:
+        while size := int(await self.until(b"\r\n"), 16):
+            parts.append(await self.exactly(size))
+            await self.exactly(2)
+        while await self.until(b"\r\n") != b"\r\n":
+            pass  # a trailer
+
+    def close(self) -> None:
+        """An orderly end."""
+        self.transport.close()
+
+    def reset(self) -> None:
+        """Be gone at once."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and not self._ended:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+
+async def connect(port: int, *, receive_buffer: int = 0) -> Connection:
+    """A connection to 127.0.0.1; a small receive buffer (bytes) makes its reader a slow one."""
+    loop = asyncio.get_running_loop()
+    sock = socket.socket()
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        await loop.sock_connect(sock, ("127.0.0.1", port))
+        _, connection = await loop.create_connection(Connection, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+    return connection

@@ -1,0 +1,153 @@
+"""The processes of a soak, what can be asked of them and what can be done to them."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+from prometheus_client.parser import text_string_to_metric_families
+
+from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for_http, wait_for_port
+from loadtests.soak.accounts import plan_file
+from loadtests.soak.client import connect
+from loadtests.valkey import start_valkey
+
+STOP_SECONDS: Final = 60.0
+SCRAPE_SECONDS: Final = 30.0
+PREFIX: Final = "qs"
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The sidecar at one moment; `counts` are its metrics without labels, by name."""
+
+    rss: int  # bytes; of the process itself, a plan file is compiled in a child of it
+    files: int
+    tasks: int
+    clients: int  # open connections
+    upstreams: int
+    counts: dict[str, float]
+
+
+class Scene:
+    """Starts everything; the stack stops it."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self.spool = stack.directory / "spool"
+        self.shipped = stack.directory / "shipped.jsonl"
+        self._plans = stack.directory / "plans" / "plans.yaml"
+        self._plans.parent.mkdir()
+        self.port, self.control, self._api_port = free_port(), free_port(), free_port()
+
+    def start(self) -> None:
+        """Raises DidNotStart."""
+        self.valkey, valkey_port = start_valkey(self._stack)
+        self.admin = redis.Redis(port=valkey_port, socket_timeout=10)
+        self.api = self._start_api()
+        wait_for_port(self.api, self._api_port)
+        self.write_plans(plan_file())
+        self.sidecar = self._stack.start("sidecar", self._command(valkey_port))
+        wait_for_http(self.sidecar, f"http://127.0.0.1:{self.control}/readyz")
+        self._connections = 0
+        self._connections = self.store_connections()
+
+    def _command(self, valkey_port: int) -> list[str]:
+        """Waits are short, so that they all come to pass in a run; the rest is as by default."""
+        flags = {
+            "plans": self._plans,
+            "upstream": f"http://127.0.0.1:{self._api_port}",
+            "listen": f"127.0.0.1:{self.port}",
+            "control": f"127.0.0.1:{self.control}",
+            "redis": f"redis://127.0.0.1:{valkey_port}/0",
+            "redis-prefix": PREFIX,
+            "redis-timeout-ms": 100,
+            "spool": self.spool,
+            "sinks": f"file:{self.shipped}",
+            "header-timeout-s": 2,
+            "response-timeout-s": 3,
+            "stream-timeout-s": 3,
+            "upstream-idle-timeout-s": 2,
+        }
+        program = str(Path(sys.executable).parent / "sidecar")
+        return [program, "serve", *(f"--{name}={value}" for name, value in flags.items())]
+
+    def _start_api(self) -> Running:
+        command = [sys.executable, "-m", "loadtests.soak.api", str(self._api_port)]
+        root = str(Path(__file__).parents[2])
+        return self._stack.start("api", command, env={"PYTHONPATH": root})
+
+    def write_plans(self, text: str) -> None:
+        """Put a plan file in the place of the old one, in one step."""
+        new = self._stack.directory / "plans.new"
+        new.write_text(text)
+        new.rename(self._plans)
+
+    def store_connections(self) -> int:
+        """How many connections were made to the store since the start."""
+        info: Any = self.admin.info("stats")
+        return int(info["total_connections_received"]) - self._connections
+
+    async def restart_api(self) -> None:
+        """Its connections break; for a moment there is no API. Raises DidNotStart."""
+        await asyncio.to_thread(self._stack.stop, self.api)
+        self.api = self._start_api()
+        await asyncio.to_thread(wait_for_port, self.api, self._api_port)
+
+    @asynccontextmanager
+    async def paused(self, running: Running) -> AsyncIterator[None]:
+        """A process stands still for as long as the block lasts."""
+        os.kill(running.popen.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(running.popen.pid, signal.SIGCONT)
+
+    async def sample(self) -> Sample:
+        """How the sidecar stands. Raises DidNotStart when it is gone."""
+        if self.sidecar.popen.poll() is not None:
+            raise DidNotStart(f"the sidecar is gone. It said: {self.sidecar.tail()}")
+        counts = await self._scrape()
+        return Sample(
+            rss=_resident(self.sidecar.popen.pid),
+            files=_open_files(self.sidecar.popen.pid),
+            tasks=int(counts["sidecar_tasks"]),
+            clients=int(counts["sidecar_client_connections"]),
+            upstreams=int(counts["sidecar_upstream_connections"]),
+            counts=counts,
+        )
+
+    async def _scrape(self) -> dict[str, float]:
+        async with asyncio.timeout(SCRAPE_SECONDS):
+            connection = await connect(self.control)
+            try:
+                connection.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                answer = await connection.answer()
+            finally:
+                connection.close()
+        return {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(answer.body.decode())
+            for sample in family.samples
+            if not sample.labels
+        }
+
+    async def stop_sidecar(self) -> int:
+        """SIGTERM; the exit code. Raises subprocess.TimeoutExpired when it does not end."""
+        self.sidecar.popen.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(self.sidecar.popen.wait, STOP_SECONDS)
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+
+
+def _open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

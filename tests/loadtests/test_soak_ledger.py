@@ -1,0 +1,62 @@
+"""What the soak's clients note: how a call ended, and what they may never see."""
+
+import pytest
+
+from loadtests.soak.client import Answer
+from loadtests.soak.ledger import End, Ledger, Seen
+
+OURS = b"application/problem+json"
+
+
+def an_answer(
+    status: int = 200, *, kind: bytes = b"text/plain", whole: bool = True, id_: bytes = b"id-1"
+) -> Answer:
+    return Answer(status, {b"content-type": kind, b"x-request-id": id_}, b"", whole)
+
+
+@pytest.mark.parametrize(
+    ("answer", "end"),
+    [
+        (an_answer(), End.ANSWERED),
+        (an_answer(500), End.ANSWERED),
+        (an_answer(whole=False), End.CUT),
+        (an_answer(502, kind=OURS), End.FAILED),
+        (an_answer(504, kind=OURS), End.FAILED),
+        (an_answer(429, kind=OURS), End.REFUSED),
+        (an_answer(503, kind=OURS), End.UNSURE),
+    ],
+)
+def test_how_a_call_ended_is_noted(answer: Answer, end: End) -> None:
+    ledger = Ledger()
+    assert ledger.note(answer, "acme") is end
+    assert ledger.happened == {end: 1}
+    assert ledger.seen == {"id-1": Seen(end, answer.status, told=False)}
+    assert ledger.surprises == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (an_answer(500, kind=OURS), "the sidecar answered 500"),
+        (an_answer(502, kind=OURS, whole=False), "an answer of the sidecar's own was cut"),
+        (an_answer(id_=b""), "an answer with status 200 has no X-Request-Id"),
+    ],
+)
+def test_an_answer_that_may_not_be_is_a_surprise(answer: Answer, sentence: str) -> None:
+    ledger = Ledger()
+    ledger.note(answer, "acme")
+    assert ledger.surprises == {sentence: 1}
+
+
+def test_two_answers_with_one_id_are_a_surprise() -> None:
+    ledger = Ledger()
+    for _ in range(2):
+        ledger.note(an_answer(), "acme")
+    assert ledger.surprises == {"two answers have the same X-Request-Id": 1}
+
+
+def test_calls_without_an_answer_are_counted_for_their_account() -> None:
+    ledger = Ledger()
+    ledger.left("acme")
+    ledger.note(an_answer(503, kind=OURS), "acme")
+    assert ledger.without_answer == {"acme": 2}

@@ -1,0 +1,219 @@
+"""The soak's own judgement: it must see what is left over, lost, miscounted or said."""
+
+import json
+from typing import Any
+
+import pytest
+
+from loadtests.soak import verdict
+from loadtests.soak.accounts import Quota, document, open_plans, quotas_of
+from loadtests.soak.books import REQUEST, Counter, Event, Sum, event_of, sums
+from loadtests.soak.ledger import End, Seen
+from loadtests.soak.scene import Sample
+
+MIB = verdict.MIB
+MONTHLY = Quota("acme", "monthly", "requests", None)
+PER_KEY = Quota("acme", "per-key", "requests", "k1")
+START_US = 1_800_000_000_000_000  # of a period
+
+
+def a_sample(**changes: int) -> Sample:
+    values: dict[str, Any] = {"rss": MIB, "files": 20, "tasks": 7, "clients": 0, "upstreams": 0}
+    return Sample(**values | changes, counts={})
+
+
+def an_event(number: int = 1, **changes: Any) -> Event:
+    values = {
+        "seq": number, "type": REQUEST, "id": f"id-{number}", "account": "acme", "key": "k1",
+        "plan": "pro", "call_class": "standard", "time_us": START_US + 10_000_000, "status": 200,
+        "reason": "ok", "usage": {"requests": 1},
+    }  # fmt: skip
+    return Event(**values | changes)
+
+
+def seen(end: End, status: int = 200) -> dict[str, Seen]:
+    return {"id-1": Seen(end, status, told=True)}
+
+
+def mib(*numbers: int) -> list[int]:
+    """Ten looks at memory for each number."""
+    return [number * MIB for number in numbers for _ in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("rss", "seconds"),
+    [(mib(60, 70, 70, 70, 70), 600), (mib(60, 70, 80, 80, 73), 600), (mib(60, 70, 72, 73, 74), 59)],
+)
+def test_memory_that_finds_its_size_is_flat(rss: list[int], seconds: int) -> None:
+    assert verdict.grown(rss, seconds) == []
+
+
+@pytest.mark.parametrize(("last", "seconds"), [(74, 600), (74, 60), (75, 59)])
+def test_memory_that_grows_after_the_warm_up_is_not_flat(last: int, seconds: int) -> None:
+    told = verdict.grown(mib(60, 70, 71, 72, last), seconds)
+    assert told == [f"it grew from 70.0 to {last}.0 MiB"]
+
+
+def test_memory_that_was_hardly_looked_at_proves_nothing() -> None:
+    assert verdict.grown([MIB] * 9, 600) == ["memory was looked at too seldom to tell"]
+
+
+@pytest.mark.parametrize("name", verdict.STANDING)
+def test_one_more_of_anything_at_rest_is_named(name: str) -> None:
+    before = a_sample()
+    after = a_sample(**{name: getattr(before, name) + 1})
+    (sentence,) = verdict.left_over(before, after)
+    assert sentence.startswith(f"{name}: ")
+    assert verdict.left_over(after, before) == []
+
+
+@pytest.mark.parametrize(
+    ("used", "lost", "broken"),
+    [(9, 0, True), (10, 0, False), (12, 0, False), (13, 0, True), (13, 1, False), (14, 1, True)],
+)
+def test_a_counter_is_what_the_events_say(used: int, lost: int, broken: bool) -> None:
+    counters = {MONTHLY: Counter(used, START_US)}
+    found = {MONTHLY: Sum(certain=10, doubtful=2)}
+    told = verdict.miscounted(counters, found, {"acme": lost, "another": 100})
+    assert bool(told) is broken
+
+
+def test_a_miscount_is_told_in_numbers() -> None:
+    told = verdict.miscounted({PER_KEY: Counter(11, START_US)}, {PER_KEY: Sum(10)}, {})
+    assert told == ["acme/k1 per-key: the counter says 11, the events 10"]
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (an_event(), Sum(1)),
+        (an_event(usage={"requests": 5, "uploads": 1}), Sum(5)),
+        (an_event(usage={"uploads": 1}), Sum()),
+        (an_event(account="another"), Sum()),
+        (an_event(key="k2"), Sum()),
+        (an_event(call_class="critical"), Sum(doubtful=1)),
+        (an_event(time_us=START_US), Sum(1)),
+        (an_event(time_us=START_US - 1), Sum(doubtful=1)),
+        (an_event(time_us=START_US - 10_000_000), Sum()),
+    ],
+)
+def test_usage_is_added_up_by_account_key_meter_and_period(event: Event, expected: Sum) -> None:
+    counters = {PER_KEY: Counter(0, START_US)}
+    found = sums([event], counters, lambda one: one.call_class == "critical")
+    assert found == {PER_KEY: expected}
+
+
+def test_every_quota_of_the_plan_file_is_compared() -> None:
+    names = {str(quota) for quota in quotas_of(document())}
+    assert {"tina hourly", "bea monthly", "bea/k1 per-key", "bea/k2 per-key", "opal uploads",
+            "olga cycle"} <= names  # fmt: skip
+    assert open_plans(document()) == {"open"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "events", "said"),
+    [
+        (seen(End.ANSWERED), [], "1 calls were answered and have no event, like id-1"),
+        (seen(End.FAILED, 502), [], "1 calls were answered and have no event, like id-1"),
+        (seen(End.ANSWERED), [an_event(status=502)], "1 answered calls (200) have an event with"),
+        (seen(End.ANSWERED), [an_event(reason="client_gone")], "1 answered calls have an event"),
+        (seen(End.CUT), [an_event()], "1 cut calls have an event with reason ok"),
+        (seen(End.REFUSED, 429), [an_event()], "1 refused calls (429) have an event, like id-1"),
+    ],
+)
+def test_a_call_and_its_event_that_differ_are_told(
+    answers: dict[str, Seen], events: list[Event], said: str
+) -> None:
+    (sentence,) = verdict.misrecorded(answers, 0, events)
+    assert sentence.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("answers", "events"),
+    [
+        (seen(End.ANSWERED), [an_event()]),
+        (seen(End.ANSWERED, 101), [an_event(status=101, reason="client_gone")]),
+        (seen(End.CUT), [an_event(reason="upstream_broken")]),
+        (seen(End.REFUSED, 429), []),
+        (seen(End.UNSURE, 503), []),
+        ({}, [an_event(reason="client_gone")]),
+    ],
+)
+def test_a_call_and_its_event_that_agree_are_well(
+    answers: dict[str, Seen], events: list[Event]
+) -> None:
+    assert verdict.misrecorded(answers, 0, events) == []
+
+
+def test_a_reset_without_an_event_that_says_why_is_told() -> None:
+    failure = an_event(reason="upstream_broken")
+    assert verdict.misrecorded({}, 1, [failure]) == []
+    assert verdict.misrecorded({}, 2, [failure]) == [
+        "2 connections were reset, and 1 events say why"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("events", "taken", "said"),
+    [
+        ([an_event(1), an_event(3)], 3, "2 events were shipped, 3 were taken by the spool"),
+        ([an_event(1)], 2, "1 events were shipped, 2 were taken by the spool"),
+        ([an_event(1), an_event(2, id="id-1")], 2, "1 calls have more than one event, like id-1"),
+    ],
+)
+def test_events_that_are_lost_or_doubled_are_told(
+    events: list[Event], taken: int, said: str
+) -> None:
+    assert verdict.not_whole(events, taken) == [said]
+
+
+def test_whole_events_are_well() -> None:
+    notice = an_event(2, type="account.notice.v1", id="notice/acme")
+    again = notice._replace(seq=3)
+    assert verdict.not_whole([an_event(1), notice, again], 3) == []
+
+
+def a_line(**changes: str) -> str:
+    return json.dumps({"level": "info", "event": "serving"} | changes)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Traceback (most recent call last):",
+        "Task exception was never retrieved",
+        a_line(level="error", event="events_dropped"),
+        a_line(exception="Traceback (most recent call last): …"),
+    ],
+)
+def test_a_traceback_or_an_error_in_the_log_is_told(line: str) -> None:
+    (sentence,) = verdict.said_wrong([a_line(), line, line])
+    assert sentence.startswith("2 × ")
+
+
+def test_a_log_that_tells_of_our_own_faults_is_well() -> None:
+    refused = a_line(level="error", event="plan file refused; the last good one stays live")
+    assert verdict.said_wrong([refused, a_line(level="warning", event="redis is away")]) == []
+
+
+def test_a_run_in_which_something_never_happened_proves_nothing_about_it() -> None:
+    assert verdict.unproved({"answered": 3, "cut": 0}, ["answered", "cut", "API restarts"]) == [
+        "never: cut",
+        "never: API restarts",
+    ]
+
+
+def test_surprises_are_told_most_frequent_first() -> None:
+    assert verdict.surprising({"rare": 1, "common": 7}) == ["7 × common", "1 × rare"]
+
+
+def test_a_line_of_the_spool_is_read() -> None:
+    line = {
+        "spool": "s", "seq": 7, "prev": "0", "id": "id-7", "type": REQUEST, "subject": "acme",
+        "time": "2027-01-15T08:00:00.250Z",
+        "data": {"key": "k1", "plan": "pro", "class": "critical", "status": 200, "reason": "ok",
+                 "usage": {"requests": 5}},
+    }  # fmt: skip
+    event = event_of(line)
+    assert (event.seq, event.account, event.key, event.usage) == (7, "acme", "k1", {"requests": 5})
+    assert event.time_us == START_US + 250_000
