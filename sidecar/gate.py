@@ -11,12 +11,16 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 from sidecar.core.claims import estimated
-from sidecar.core.decision import decide, without_limits, without_store
+from sidecar.core.decision import crossings_of, decide, without_limits, without_store
 from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, fingerprint
 from sidecar.core.model import (
+    MICRO,
+    Answer,
     CallClass,
+    Crossing,
     Decision,
     Entitlement,
+    Hold,
     Key,
     PlanBook,
     QuotaLimit,
@@ -27,14 +31,21 @@ from sidecar.core.paths import BadTarget, Normaliser, normalise
 from sidecar.core.reading import Reading
 from sidecar.core.refusals import Refusal, feature_refusal, limit_refusal, simple_refusal
 from sidecar.core.routing import RouteTable
-from sidecar.core.settlement import Outcome, notice_event, refusal_event, usage_event
+from sidecar.core.settlement import (
+    Outcome,
+    notice_event,
+    real_claims,
+    refusal_event,
+    usage_event,
+)
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
-from sidecar.metrics import Metrics
+from sidecar.metrics import INTERNAL_ERROR, Metrics
 from sidecar.ports import KeyDirectory, LimitStore, Spool
 
 log = logger("gate")
 
+LEASE_US: Final = 30 * MICRO  # after which a sidecar that did not renew it counts as dead
 NOBODY: Final = "-"  # label of what is not known yet: a route, plan or account
 
 
@@ -90,14 +101,17 @@ class Admission:
     entitlement: Entitlement
     plan_version: str
     decision: Decision
+    held: bool = False  # the reservation is open until it is settled
 
 
 @dataclass(slots=True)
 class Refused:
-    """A call that goes no further, and the answer it gets."""
+    """A call that goes no further, and the answer it gets. Whose it is, as far as that is known."""
 
     request_id: str
     refusal: Refusal
+    key: Key | None = None
+    entitlement: Entitlement | None = None
 
 
 class Gate:
@@ -166,26 +180,31 @@ class Gate:
         if not self._spool.accepting and found.route.call_class is not CallClass.CRITICAL:
             refusal = simple_refusal(Reason.SPOOL_FULL, request_id)
             return self._refuse(request_id, refusal, key, found)
-        if found.read_up_to:
+        if found.estimates:
             found = estimated(found, await read(found))
         decision = without_limits(found)
+        hold = None
         if found.claims:
             asked = time.perf_counter()
             try:
+                if found.held:
+                    hold = Hold(request_id, LEASE_US, found.plan.orphans)
                 answer = await self._store.reserve(
                     key.account,
                     key.id,
                     found.claims,
-                    once=found.read_up_to > 0,
-                    blind=found.goes_on_blind,
+                    hold=hold,
+                    once=bool(found.estimates),
+                    when_down=found.when_down,
                 )
-                self._metrics.store.observe(time.perf_counter() - asked)
+                if not answer.alone:
+                    self._metrics.store.observe(time.perf_counter() - asked)
                 decision = decide(found, answer)
             except StoreUnavailable:
-                if not found.goes_on_blind:
+                if found.when_down in ("local", "deny"):
                     refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
                     return self._refuse(request_id, refusal, key, found)
-                decision = without_store(found)
+                decision, hold = without_store(found), None
         if not decision.allowed:
             jitter = self._clock.jitter()
             refusal = limit_refusal(book, found, key.account, decision, request_id, jitter)
@@ -198,9 +217,12 @@ class Gate:
             found,
             book.version,
             decision,
+            hold is not None,
         )
         if decision.crossings:
-            self._notice(admission)
+            self._notice(admission, decision.crossings)
+        for limit in decision.shadowed:
+            self._metrics.shadow(found.plan.id, limit)
         if self._on_decision is not None:
             self._tell(key, found, "allow" if decision.reason is Reason.OK else
                        f"allow ({decision.reason})", decision)  # fmt: skip
@@ -280,7 +302,7 @@ class Gate:
             )
         if self._on_decision is not None:
             self._tell(key, entitlement, f"{refusal.status} {refusal.reason}", decision)
-        return Refused(request_id, refusal)
+        return Refused(request_id, refusal, key, entitlement)
 
     async def has_quota_left(self, admission: Admission) -> bool:
         """Whether a call that goes on and on may do so, as its plan wants it. True when that
@@ -305,12 +327,19 @@ class Gate:
 
     # settle → record
 
-    def settle(self, admission: Admission, outcome: Outcome) -> None:
-        """Close an admitted call: one event, whatever happened. The caller does it exactly once."""
+    def settle(self, admission: Admission, outcome: Outcome, *, broke: bool = False) -> str:
+        """Close an admitted call: one event, whatever happened. The caller does it exactly once.
+
+        `broke`: it ended for a fault of our own. Returns the outcome that it is counted under.
+        """
         entitlement = admission.entitlement
         route = entitlement.route
-        label = outcome.reason if outcome.reason != "ok" else admission.decision.reason
+        label: str = outcome.reason if outcome.reason != "ok" else admission.decision.reason
+        if broke:
+            label = INTERNAL_ERROR
         self._metrics.count(route.id, route.call_class, entitlement.plan.id, label)
+        if admission.held:
+            self._settle(admission, outcome)
         self._spool.append(
             usage_event(
                 id=admission.request_id,
@@ -324,9 +353,21 @@ class Gate:
                 outcome=outcome,
             )
         )
+        return label
 
-    def _notice(self, admission: Admission) -> None:
-        for crossing in admission.decision.crossings:
+    def _settle(self, admission: Admission, outcome: Outcome) -> None:
+        claims = real_claims(admission.entitlement, outcome)
+
+        def told(answer: Answer) -> None:
+            crossings = crossings_of(claims, answer)
+            if crossings:
+                self._notice(admission, crossings)
+
+        key = admission.key
+        self._store.settle(key.account, key.id, claims, admission.request_id, told)
+
+    def _notice(self, admission: Admission, crossings: Sequence[Crossing]) -> None:
+        for crossing in crossings:
             self._spool.append(
                 notice_event(
                     source=self._source,

@@ -22,6 +22,7 @@ BUCKETS: Final = (
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 REQUEST_LABELS: Final = ("route", "class", "plan", "outcome")
+INTERNAL_ERROR: Final = "internal-error"  # the outcome of calls that we failed ourselves
 ReadAll = Callable[[], dict[tuple[str, ...], float]]  # numbers by the values of their labels
 
 
@@ -54,6 +55,7 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, str, str, str], int] = {}
+        self.shadowed: dict[tuple[str, ...], float] = {}
         self.added = Histogram()
         self.upstream = Histogram()
         self.store = Histogram()
@@ -61,6 +63,10 @@ class Metrics(Collector):
         self._counters: list[tuple[str, str, Callable[[], float]]] = []
         self._labelled: list[tuple[str, str, tuple[str, ...], ReadAll]] = []
         self._labelled_counters: list[tuple[str, str, tuple[str, ...], ReadAll]] = []
+        self.labelled_counter(
+            "sidecar_shadow_refusals", "Calls that a limit in shadow would have refused.",
+            ("plan", "limit"), lambda: self.shadowed,
+        )  # fmt: skip
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -71,6 +77,10 @@ class Metrics(Collector):
         """One request ended. Every argument comes from the plan book or a finite enum."""
         labels = (route, call_class, plan, outcome)
         self.requests[labels] = self.requests.get(labels, 0) + 1
+
+    def shadow(self, plan: str, limit: str) -> None:
+        """One call went on that a limit in shadow would have refused."""
+        self.shadowed[plan, limit] = self.shadowed.get((plan, limit), 0.0) + 1
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Publish a number that some part keeps; `read` is called at each scrape."""

@@ -1,9 +1,9 @@
 """The promises that the gate relies on. Adapters keep them; `tests/contracts/` holds them to it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from sidecar.core.model import Account, Answer, Claim, Key
+from sidecar.core.model import Account, Answer, Claim, Hold, Key, WhenDown
 
 
 class LimitStore(Protocol):
@@ -20,19 +20,38 @@ class LimitStore(Protocol):
         key_id: str,
         claims: Sequence[Claim],
         *,
+        hold: Hold | None = None,
         once: bool = False,
-        blind: bool = False,
+        when_down: WhenDown = "deny",
     ) -> Answer:
         """Grant all claims or none. A refusal changes nothing.
 
-        Raises StoreUnavailable when the store cannot tell in time. A grant that nobody waited
-        for is given back, unless the call is `blind`: it went on without the answer. `once`:
-        these claims are of this call alone, so that nothing about them is worth keeping.
+        With `hold` the reservation stays open until `settle` is called with its id; claims on
+        concurrency need that.
+
+        Raises StoreUnavailable when the store cannot tell in time; a grant that nobody waited
+        for is given back. `when_down`: whether somebody else may answer then. `once`: these
+        claims are of this call alone, so that nothing about them is worth keeping.
         """
         ...
 
     async def peek(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
         """What `reserve` would answer now, changing nothing. Raises StoreUnavailable."""
+        ...
+
+    def settle(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold_id: str,
+        told: Callable[[Answer], None] | None = None,
+    ) -> None:
+        """Correct an open reservation to the claims' real cost, give its slots back and close it.
+
+        Counts once, however often it is called, and however long the store is gone: it is done
+        in the background. `told` hears how the limits stand then.
+        """
         ...
 
 

@@ -1,10 +1,15 @@
-"""Fixtures that every suite shares: a real Valkey, and nothing that outlives the run."""
+"""Fixtures that every suite shares: a real Valkey, alone, as a cluster and behind sentinels, and
+nothing that outlives the run."""
 
 from collections.abc import Iterator
 
 import pytest
 import redis
 from servers import start_valkey
+
+from tests.topologies.binaries import binaries
+from tests.topologies.clusters import ACluster, a_cluster
+from tests.topologies.sentinels import Guarded, guarded
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +30,33 @@ def valkey_url(_valkey: str) -> str:
     client.script_flush()
     client.close()
     return _valkey
+
+
+@pytest.fixture(scope="session")
+def _cluster() -> Iterator[ACluster]:
+    with a_cluster(binaries()[0]) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(_cluster: ACluster) -> ACluster:
+    """This worker's own cluster of three masters and three replicas, whole and emptied. A test
+    that ends a node starts it again."""
+    _cluster.site.revive()
+    _cluster.until_whole()
+    _cluster.flush()
+    return _cluster
+
+
+@pytest.fixture(scope="session")
+def _guarded() -> Iterator[Guarded]:
+    with guarded(binaries()[0]) as servers:
+        yield servers
+
+
+@pytest.fixture
+def sentinels(_guarded: Guarded) -> Guarded:
+    """This worker's own master and replica with three sentinels, whole and emptied."""
+    _guarded.site.revive()
+    _guarded.flush()
+    return _guarded

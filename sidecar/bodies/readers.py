@@ -110,13 +110,14 @@ def read_request(
     *,
     complete: bool = True,
 ) -> Reading:
-    """What a request says that it will cost, of the meters in `estimates`.
+    """What a request's JSON says that it will cost, of the meters in `estimates` that look there.
 
     `body` is what was held back of it; `complete` says that it is all of it. A meter whose
     bound is smaller than the body is too_large, as all are when the body did not fit at all.
     """
-    fitting = [(m, r.path) for m, r in estimates if complete and len(body) <= r.bound]
-    found: dict[str, int | Unreadable] = {m: Unreadable.TOO_LARGE for m, _ in estimates}
+    paths = [(m, r.path, r.bound) for m, r in estimates if isinstance(r.path, JsonPath)]
+    fitting = [(m, path) for m, path, bound in paths if complete and len(body) <= bound]
+    found: dict[str, int | Unreadable] = {m: Unreadable.TOO_LARGE for m, *_ in paths}
     kind = content_type.partition(b";")[0].strip().lower()
     reader = reader_for(content_type if _is_json(kind) else b"", content_encoding, fitting)
     if reader is not None:

@@ -1,6 +1,6 @@
 """Costs that only the request itself tells: an entitlement for this very call."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sidecar.core.model import MOST_UNITS, Claim, Entitlement, Unreadable
@@ -28,6 +28,11 @@ def estimated(entitlement: Entitlement, reading: Reading) -> Entitlement:
         claims=claims_for(entitlement, costs),
         guessed=tuple(guessed),
     )
+
+
+def at_no_cost(claims: Sequence[Claim]) -> tuple[Claim, ...]:
+    """The claims of a reservation that is wholly given back."""
+    return tuple(replace(claim, cost=0) for claim in claims)
 
 
 def claims_for(entitlement: Entitlement, costs: Mapping[str, int]) -> tuple[Claim, ...]:

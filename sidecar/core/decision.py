@@ -4,13 +4,14 @@ Rates reckon in micro-units: a bucket is full of use at `burst * MICRO` and drai
 `refill[0] / refill[1]` micro-units per microsecond. Quotas reckon in units.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sidecar.core.model import (
     MICRO,
     Answer,
     Claim,
+    ConcurrencyLimit,
     Crossing,
     Decision,
     Entitlement,
@@ -21,6 +22,12 @@ from sidecar.core.model import (
 )
 from sidecar.errors import StoreUnavailable
 
+SLOT_RETRY_US: Final = MICRO
+_REASONS: Final = {
+    RateLimit: Reason.RATE,
+    QuotaLimit: Reason.QUOTA,
+    ConcurrencyLimit: Reason.CONCURRENCY,
+}
 _FREE: Final = Decision(allowed=True, reason=Reason.OK, now_us=0)
 _BLIND: Final = Decision(allowed=True, reason=Reason.STORE_DOWN, now_us=0)
 
@@ -39,19 +46,27 @@ def decide(entitlement: Entitlement, answer: Answer) -> Decision:
     """What happens to a call, from what Redis said of its claims.
 
     Raises StoreUnavailable when the answer contradicts itself (refused, yet all claims fit, or
-    not one number per claim): then Redis cannot be trusted to tell.
+    not one number per claim): then Redis cannot be trusted to tell. Of an answer that was given
+    without Redis, that is a call that only this sidecar's share is too small for.
     """
     if len(answer.used) != len(entitlement.claims):
         raise StoreUnavailable("Redis answered for another number of claims than were made.")
-    return _allowed(entitlement, answer) if answer.granted else _refused(entitlement, answer)
+    if not answer.granted:
+        return _refused(entitlement, answer)
+    decision = _allowed(entitlement, answer)
+    if answer.alone:  # what is left nobody knows; thresholds are told by who does
+        return decision._replace(reason=Reason.STORE_DOWN, tightest=None, crossings=())
+    return decision
 
 
 def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
     # One pass over plain integers; objects are built only for what is shown.
     guard = entitlement.plan.critical_guard
+    besides = answer.besides
     reason = Reason.OK
     overage: dict[str, int] | None = None
     crossings: list[Crossing] | None = None
+    shadowed: tuple[str, ...] = ()
     tightest = -1
     tightest_left, tightest_units = 1, 0  # the smallest share left so far, as a fraction
     at = -1
@@ -59,9 +74,37 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
         at += 1
         used = answer.used[at]
         limit = claim.limit
-        if type(limit) is RateLimit:
-            units = limit.burst
-            left = (units * MICRO - used) // MICRO
+        if isinstance(limit, QuotaLimit):
+            own = limit.units
+            burned = 0
+            units = own
+            if besides:
+                told, carried, granted, burned = besides[at]
+                own += carried
+                units = own + granted
+                if limit.notices:
+                    crossings = _add_crossings(crossings, limit, told, used, answer.ends_us[at])
+            left = units - used
+            if used > own:
+                if claim.forced and used > limit.cap + units - limit.units:
+                    reason = Reason.CRITICAL
+                elif reason is Reason.OK:
+                    reason = Reason.OVERAGE
+                overage = _add_overage(overage, claim, used, own, claim.cost - burned)
+            if left < 0:
+                left = 0
+            over = limit.shadow and used > limit.cap + units - limit.units
+            # Of equal shares a quota is the one to tell: it recovers later.
+            tighter = left * tightest_units <= tightest_left * units
+        else:
+            if isinstance(limit, RateLimit):
+                units = limit.burst
+                left = (units * MICRO - used) // MICRO
+                over = answer.ends_us[at] < 0  # in shadow, what does not fit is not counted
+            else:
+                units = limit.slots
+                left = units - used
+                over = limit.shadow and left < 0
             if left < 0:
                 left = 0
                 if claim.forced:
@@ -69,42 +112,33 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
             if limit is guard:
                 continue
             tighter = left * tightest_units < tightest_left * units
-        else:
-            assert isinstance(limit, QuotaLimit)  # noqa: S101 - there are two kinds
-            units = limit.units
-            left = units - used
-            if left < 0:
-                left = 0
-                if claim.forced and used > limit.cap:
-                    reason = Reason.CRITICAL
-                elif reason is Reason.OK:
-                    reason = Reason.OVERAGE
-                overage = _add_overage(overage, claim, used)
-            if limit.notices and used * 100 >= units * limit.notices[0]:
-                end = answer.ends_us[at]
-                crossings = _add_crossings(crossings, limit, claim.cost, used, end)
-            # Of equal shares a quota is the one to tell: it recovers later.
-            tighter = left * tightest_units <= tightest_left * units
-        if tighter:
+        if over and not claim.forced:
+            shadowed += (limit.id,)
+        if tighter and not limit.shadow:
             tightest, tightest_left, tightest_units = at, left, units
     return Decision(
         True,
         reason,
         answer.now_us,
-        _standing(entitlement.claims[tightest], answer, tightest) if tightest >= 0 else None,
+        standing(entitlement.claims[tightest], answer, tightest) if tightest >= 0 else None,
         (),
         None,
         tuple(overage.items()) if overage else (),
         tuple(crossings) if crossings else (),
+        shadowed,
     )
 
 
-def _standing(claim: Claim, answer: Answer, at: int) -> Standing:
-    """How an allowed claim's limit stands; it resets when one more unit is there."""
+def standing(claim: Claim, answer: Answer, at: int) -> Standing:
+    """How a claim's limit stands, the `at`th of the answer; it resets when more is there."""
     limit, used = claim.limit, answer.used[at]
     if isinstance(limit, QuotaLimit):
-        left = max(0, limit.units - used)
-        return Standing(claim, limit.units, used, left, answer.ends_us[at])
+        units = limit.units
+        if answer.besides:
+            units += answer.besides[at].carried + answer.besides[at].left
+        return Standing(claim, units, used, max(0, units - used), answer.ends_us[at])
+    if isinstance(limit, ConcurrencyLimit):
+        return Standing(claim, limit.slots, used, max(0, limit.slots - used), None)
     left = max(0, limit.burst * MICRO - used) // MICRO
     reset = answer.now_us + _rate_wait(limit, used, left + 1) if used > 0 else None
     return Standing(claim, limit.burst, -(-used // MICRO), left, reset)
@@ -116,9 +150,11 @@ def _rate_wait(limit: RateLimit, used: int, units: int) -> int:
     return -((used + (units - limit.burst) * MICRO) * per // -gain)
 
 
-def _add_overage(overage: dict[str, int] | None, claim: Claim, used: int) -> dict[str, int] | None:
+def _add_overage(
+    overage: dict[str, int] | None, claim: Claim, used: int, own: int, cost: int
+) -> dict[str, int] | None:
     limit = claim.limit
-    over = used - max(limit.units, used - claim.cost)
+    over = used - max(own, used - cost)
     if over > 0:
         overage = overage or {}
         overage[limit.meter] = max(over, overage.get(limit.meter, 0))
@@ -126,14 +162,24 @@ def _add_overage(overage: dict[str, int] | None, claim: Claim, used: int) -> dic
 
 
 def _add_crossings(
-    crossings: list[Crossing] | None, limit: QuotaLimit, cost: int, used: int, end_us: int
+    crossings: list[Crossing] | None, limit: QuotaLimit, told: int, used: int, end_us: int
 ) -> list[Crossing] | None:
     for percent in limit.notices:
-        threshold = -(-limit.units * percent // 100)
-        if used - cost < threshold <= used:
+        if told < percent and used * 100 >= limit.units * percent:
             crossings = crossings or []
             crossings.append(Crossing(limit, percent, used, end_us))
     return crossings
+
+
+def crossings_of(claims: Sequence[Claim], answer: Answer) -> tuple[Crossing, ...]:
+    """The thresholds that a settlement reached, from what Redis said of it."""
+    found: list[Crossing] | None = None
+    for at, claim in enumerate(claims):
+        limit = claim.limit
+        if isinstance(limit, QuotaLimit) and limit.notices and answer.besides:
+            told = answer.besides[at].told
+            found = _add_crossings(found, limit, told, answer.used[at], answer.ends_us[at])
+    return tuple(found or ())
 
 
 def _refused(entitlement: Entitlement, answer: Answer) -> Decision:
@@ -146,33 +192,44 @@ def _refused(entitlement: Entitlement, answer: Answer) -> Decision:
     if any(standing.claim.limit is guard for standing in violated):
         reason = Reason.ABUSE
     else:
-        reason = Reason.RATE if isinstance(worst.claim.limit, RateLimit) else Reason.QUOTA
+        reason = _REASONS[type(worst.claim.limit)]
     return Decision(
         allowed=False,
         reason=reason,
         now_us=now,
         tightest=next((one for one in violated if one.claim.limit is not guard), None),
         violated=tuple(violated),
-        retry_us=None if worst.reset_us is None else worst.reset_us - now,
+        retry_us=_retry_us(worst, now),
     )
 
 
-def _patience(standing: Standing) -> tuple[bool, int]:
-    """Sorts what never recovers first, then what recovers last."""
-    return standing.reset_us is not None, -(standing.reset_us or 0)
+def _retry_us(worst: Standing, now_us: int) -> int | None:
+    """When a slot becomes free nobody can tell: soon, as calls go."""
+    if isinstance(worst.claim.limit, ConcurrencyLimit):
+        return SLOT_RETRY_US
+    return None if worst.reset_us is None else worst.reset_us - now_us
+
+
+def _patience(standing: Standing) -> tuple[int, int]:
+    """Sorts what never recovers first, then what recovers last, then what nobody can tell."""
+    if standing.reset_us is None:
+        return (2, 0) if isinstance(standing.claim.limit, ConcurrencyLimit) else (0, 0)
+    return 1, -standing.reset_us
 
 
 def _violated(claims: Iterable[Claim], answer: Answer) -> Iterable[Standing]:
-    for claim, used, end in zip(claims, answer.used, answer.ends_us, strict=True):
-        limit, cost = claim.limit, claim.cost
-        if claim.forced:
+    for at, claim in enumerate(claims):
+        limit, cost, used = claim.limit, claim.cost, answer.used[at]
+        if claim.forced or limit.shadow:
             continue
+        now = standing(claim, answer, at)
         if isinstance(limit, RateLimit):
             if used + cost * MICRO > limit.burst * MICRO:
                 wait = None if cost > limit.burst else _rate_wait(limit, used, cost)
-                reset = None if wait is None else answer.now_us + wait
-                left = max(0, limit.burst * MICRO - used) // MICRO
-                yield Standing(claim, limit.burst, -(-used // MICRO), left, reset)
-        elif used + cost > limit.cap:
-            reset = None if cost > limit.cap else end
-            yield Standing(claim, limit.units, used, max(0, limit.units - used), reset)
+                yield now._replace(reset_us=None if wait is None else answer.now_us + wait)
+        elif isinstance(limit, QuotaLimit):
+            cap = limit.cap + now.limit_units - limit.units
+            if used + cost > cap:
+                yield now._replace(reset_us=None if cost > limit.cap else now.reset_us)
+        elif used + 1 > limit.slots:
+            yield now

@@ -1,28 +1,66 @@
-"""Bucket and quota arithmetic: the reference that the Lua scripts are tested against.
+"""The arithmetic of one limit: the reference that the Lua scripts are tested against.
 
 A bucket keeps what is *used* of it (micro-units) and when that was true; what is used drains at
 the limit's rate. Keeping the used part, not what is left, lets a changed burst act at
 once without giving or taking usage. Time never runs backwards here: a clock that
 stepped back is read as the latest instant already seen, and so grants nothing.
+
+A quota's units are used in this order: the plan's own with what was carried over, then grants
+(by priority, earliest end, id), then overage. What is given back comes back the other way
+round. So the own units are full before the first grant is touched, whatever the order of events.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from sidecar.core.model import MICRO, UNBOUNDED, Answer, Claim, QuotaLimit, RateLimit
+from sidecar.core.model import UNBOUNDED, QuotaLimit, RateLimit
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One limit's counter. `since_us`: for rates when `used` was true, for quotas the start
-    of the period that `used` belongs to."""
+    """One limit's counter. `since_us`: for rates when `used` was true, for quotas the start of
+    the period that all of this belongs to. `told`: the highest percentage in it that has been
+    told; `carried`: units that the period before left."""
 
     used: int = 0
     since_us: int = 0
+    told: int = 0
+    carried: int = 0
 
 
 EMPTY = State()
-Bounds = tuple[int, int, int]
+
+
+class Window(NamedTuple):
+    """Bounds of a quota's periods in µs: the one that is meant, and its neighbours'."""
+
+    start: int
+    end: int
+    after: int  # end of the next one
+    before: int  # start of the one before
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Extra units for the quota that `field` names, until `expires_us`."""
+
+    id: str
+    field: str
+    units: int
+    expires_us: int
+    priority: int = 0
+    used: int = 0
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """Smaller ones are used first."""
+        return self.priority, self.expires_us, self.id
+
+    @property
+    def left(self) -> int:
+        """Units that can still be used."""
+        return self.units - self.used
 
 
 def drained(limit: RateLimit, state: State, now_us: int) -> State:
@@ -38,49 +76,58 @@ def drained(limit: RateLimit, state: State, now_us: int) -> State:
     return State(state.used - gained, state.since_us + -(-gained * span // per))
 
 
-def current(state: State, bounds: Bounds, now_us: int) -> tuple[State, int]:
+def current(limit: QuotaLimit, state: State, window: Window, now_us: int) -> tuple[State, int]:
     """The quota's counter in the period that `now_us` falls in, and that period's end."""
-    start, end, after = bounds
-    if now_us >= end:
-        start, end = end, after
-    return (State(0, start) if start > state.since_us else state), end
+    start, end, before = window.start, window.end, window.before
+    if now_us >= window.end:
+        start, end, before = window.end, window.after, window.start
+    if start <= state.since_us:
+        return (state if limit.rollover else replace(state, carried=0)), end
+    return State(0, start, 0, _carried(limit, state, before)), end
 
 
-def reserve(
-    states: Sequence[State],
-    claims: Sequence[Claim],
-    bounds: Sequence[Bounds | None],
-    now_us: int,
-) -> tuple[Answer, list[State]]:
-    """Grant all claims or none: the answer, and the states afterwards (unchanged on refusal).
-
-    `bounds` holds a quota's period bounds and None for rates. The caller sees to it that
-    `now_us` lies within them.
-    """
-    seen: list[State] = []
-    ends: list[int] = []
-    granted = True
-    for state, claim, window in zip(states, claims, bounds, strict=True):
-        limit = claim.limit
-        if isinstance(limit, QuotaLimit):
-            assert window is not None  # noqa: S101 - the contract above
-            now, end = current(state, window, now_us)
-            fits = now.used + claim.cost <= limit.cap
-        else:
-            now, end = drained(limit, state, now_us), 0
-            fits = now.used + claim.cost * MICRO <= limit.burst * MICRO
-        granted = granted and (fits or claim.forced)
-        seen.append(now)
-        ends.append(end)
-    if not granted:
-        used = tuple(state.used for state in seen)
-        return Answer(False, now_us, used, tuple(ends)), list(states)
-    after = [
-        State(min(state.used + _weight(claim), UNBOUNDED), state.since_us)
-        for state, claim in zip(seen, claims, strict=True)
-    ]
-    return Answer(True, now_us, tuple(state.used for state in after), tuple(ends)), after
+def _carried(limit: QuotaLimit, state: State, before: int) -> int:
+    """What the period that began at `before` left. An account never seen has had none."""
+    if not limit.rollover or not state.since_us:
+        return 0
+    if state.since_us < before:
+        return limit.rollover  # nothing was used then
+    return max(0, min(limit.rollover, limit.units + state.carried - state.used))
 
 
-def _weight(claim: Claim) -> int:
-    return claim.cost if isinstance(claim.limit, QuotaLimit) else claim.cost * MICRO
+def burn(
+    limit: QuotaLimit, state: State, grants: Sequence[Grant], cost: int
+) -> tuple[State, list[Grant], int]:
+    """Use `cost` units: the counter and the quota's live grants (in their order) afterwards,
+    and how much of it the grants paid. What nobody pays is the counter's: overage, or debt."""
+    own = max(0, limit.units + state.carried - state.used)
+    wanted, after = max(0, cost - own), []
+    for grant in grants:
+        taken = min(wanted, grant.left)
+        wanted -= taken
+        after.append(replace(grant, used=grant.used + taken))
+    burned = max(0, cost - own) - wanted
+    used = min(state.used + cost - burned, UNBOUNDED)
+    return replace(state, used=used), after, burned
+
+
+def give_back(
+    limit: QuotaLimit, state: State, grants: Sequence[Grant], units: int
+) -> tuple[State, list[Grant], int]:
+    """The way back of `burn`: from overage, then to grants, last used first, then to the plan's
+    own units. The last value is how much the grants got."""
+    over = min(units, max(0, state.used - limit.units - state.carried))
+    wanted, after = units - over, []
+    for grant in reversed(grants):
+        given = min(wanted, grant.used)
+        wanted -= given
+        after.append(replace(grant, used=grant.used - given))
+    returned = units - over - wanted
+    used = max(0, state.used - (units - returned))
+    return replace(state, used=used), after[::-1], returned
+
+
+def tell(limit: QuotaLimit, state: State) -> State:
+    """What has been reached is told. It stays told when units are given back."""
+    reached = [p for p in limit.notices if state.used * 100 >= limit.units * p]
+    return replace(state, told=max(state.told, *reached)) if reached else state

@@ -16,8 +16,11 @@ UNBOUNDED: Final = 2**53 - 1  # the largest integer that Lua's doubles hold exac
 MOST_UNITS: Final = 1_000_000_000  # of one meter, that one call may reserve
 
 Scope = Literal["account", "key"]
-PeriodUnit = Literal["hour", "day", "week", "month", "cycle"]
-StoreDownMode = Literal["allow", "deny"]
+PeriodUnit = str  # "hour", "day", "week", "month", "cycle", or a number of seconds: "90s"
+StoreDownMode = Literal["local", "allow", "deny"]
+# What becomes of one call while the store cannot tell: what its plan says, or it is critical.
+WhenDown = Literal["local", "allow", "deny", "critical"]
+Orphans = Literal["charge", "release"]
 
 
 class CallClass(StrEnum):
@@ -41,14 +44,31 @@ class Unreadable(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Header:
+    """A cost is what this header field says: a whole number. The name is in lower case."""
+
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BodySize:
+    """A cost is how many bytes of body there were: of the request, the response or both."""
+
+    of: Literal["request", "response", "both"]
+
+
+Source = JsonPath | Header | BodySize  # where a cost is told
+
+
+@dataclass(frozen=True, slots=True)
 class Reserve:
-    """Where a request tells an estimate of its cost: a path into its JSON.
+    """Where a request tells an estimate of its cost: a path into its JSON, or a header field.
 
     `default` units stand when it cannot be read; `bound` is the largest body, in bytes, that
-    is held back to look.
+    is held back to look; 0 for a header field.
     """
 
-    path: JsonPath
+    path: JsonPath | Header
     default: int
     bound: int
 
@@ -60,7 +80,7 @@ class Meter:
     id: str
     unit: str  # singular: "request"
     reserve: Reserve | None = None
-    settle: JsonPath | None = None
+    settle: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +99,15 @@ class RateLimit:
     burst: int
     refill: tuple[int, int]
     per: Scope = "account"
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaLimit:
     """`units` per `period`. `cap` is where calls are refused: `units`, or more with overage.
 
-    `notices` are ascending percentages of `units` whose crossing is told once per period.
+    `notices` are ascending percentages of `units`; reaching one is told once per period.
+    `rollover`: how many units that one period leaves are carried into the next.
     """
 
     id: str
@@ -95,9 +117,23 @@ class QuotaLimit:
     cap: int
     notices: tuple[int, ...] = ()
     per: Scope = "account"
+    rollover: int = 0
+    shadow: bool = False
 
 
-Limit = RateLimit | QuotaLimit
+@dataclass(frozen=True, slots=True)
+class ConcurrencyLimit:
+    """At most `slots` calls at once. A call holds one until it is settled."""
+
+    id: str
+    slots: int
+    per: Scope = "account"
+    shadow: bool = False
+    meter: str = "calls"
+
+
+# A limit in shadow is decided, counted and reported, and refuses nothing.
+Limit = RateLimit | QuotaLimit | ConcurrencyLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +158,8 @@ class Plan:
     critical_guard: RateLimit  # what keeps critical calls from being abused; meter "calls"
     when_store_is_down: StoreDownMode
     closes_tunnels: bool = False  # when a quota that they count against is spent
+    refunds: frozenset[str] = frozenset()  # outcomes that cost nothing; see `settlement.refunded`
+    orphans: Orphans = "charge"  # what becomes of calls whose sidecar died
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +196,7 @@ class Links:
 
     upgrade: str | None = None
     docs: str | None = None
+    packs: str | None = None  # where packs are bought; "{pack}" stands for one's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +208,10 @@ class Entitlement:
 
     Costs known late: `estimates` are the meters whose cost the request tells, and `read_up_to`
     is how many bytes of its body are wanted before the decision (0: none); until then their
-    defaults stand in route and claims. `settles` are the meters whose real cost the response
-    tells. `guessed` says for which of the estimates the default stood, and why (`claims.py`).
+    defaults stand in route and claims. `settles` are the meters whose real cost is told when the
+    call is over, `reads` those of them that the response's body tells. `guessed` says for which
+    of the estimates the default stood, and why (`claims.py`). `held`: the reservation is kept
+    until it is settled; else there is nothing to correct.
     """
 
     plan: Plan
@@ -182,28 +223,78 @@ class Entitlement:
     still_available: tuple[str, ...]  # routes that stay open when the plan's limits are spent
     estimates: tuple[tuple[str, Reserve], ...] = ()
     read_up_to: int = 0
-    settles: tuple[tuple[str, JsonPath], ...] = ()
+    settles: tuple[tuple[str, Source], ...] = ()
+    reads: tuple[tuple[str, JsonPath], ...] = ()
     guessed: tuple[tuple[str, Unreadable], ...] = ()
+    held: bool = False
 
     @property
-    def goes_on_blind(self) -> bool:
-        """Whether such a call is forwarded though the store cannot tell."""
-        if self.route.call_class is CallClass.CRITICAL:
-            return True
-        return self.plan.when_store_is_down == "allow"
+    def when_down(self) -> WhenDown:
+        """What becomes of such a call while the store cannot tell."""
+        critical = self.route.call_class is CallClass.CRITICAL
+        return "critical" if critical else self.plan.when_store_is_down
+
+
+class Besides(NamedTuple):
+    """What there is to say of a quota besides `used`. Units; all 0 for limits of other kinds.
+
+    `told`: the highest percentage that had been told in this period before this call. `carried`:
+    what the last period left for this one. `left`: what live grants still hold, after this call.
+    `burned`: what this call took from grants (negative: gave back).
+    """
+
+    told: int = 0
+    carried: int = 0
+    left: int = 0
+    burned: int = 0
 
 
 class Answer(NamedTuple):
     """What Redis says of a list of claims, in their order.
 
     `used`: after the grant (or as it stands, for a refusal or a peek), in micro-units for
-    rates and in units for quotas. `ends_us`: when the quota's period ends; 0 for rates.
+    rates, units for quotas, calls in flight for concurrency; without what grants paid for.
+    `ends_us`: when the quota's period ends; 0 for the others, and -1 for a rate in shadow that the
+    call did not fit into. `besides`: () when there are no
+    grants, nothing was carried over, and no threshold was crossed. `alone`: it is not what Redis
+    says, but one sidecar that could not ask.
     """
 
     granted: bool
     now_us: int
     used: tuple[int, ...]
     ends_us: tuple[int, ...]
+    besides: tuple[Besides, ...] = ()
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Extra units that can be bought for one quota. Buying one makes a grant.
+
+    `lasts`: a period (to its end, as the account has it), or a number of seconds as text
+    ("2592000s"), or an instant in µs since the epoch. `price` is text for people.
+    """
+
+    id: str
+    limit: str
+    meter: str
+    units: int
+    lasts: str | int
+    price: str = ""
+    priority: int = 0  # grants of lower numbers are used first
+
+
+class Hold(NamedTuple):
+    """A reservation that stays open until it is settled under `id`, at most once.
+
+    Its slots are given back when nobody renewed it for `lease_us`; what becomes of its cost
+    then, `orphans` says.
+    """
+
+    id: str
+    lease_us: int
+    orphans: Orphans = "charge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +314,7 @@ class PlanBook:
     keys: dict[bytes, Key] = field(default_factory=dict)
     anonymous_plan: str | None = None
     links: Links = Links()
+    packs: dict[str, Pack] = field(default_factory=dict)
 
 
 class Reason(StrEnum):
@@ -234,6 +326,7 @@ class Reason(StrEnum):
     STORE_DOWN = "store-down"  # allowed without an answer from Redis
     RATE = "rate"
     QUOTA = "quota"
+    CONCURRENCY = "concurrency"
     ABUSE = "abuse"  # a critical call beyond the critical guard
     STORE_UNAVAILABLE = "store-unavailable"
     SPOOL_FULL = "spool-full"
@@ -251,9 +344,10 @@ class Reason(StrEnum):
 class Standing(NamedTuple):
     """How one claim's limit stands after the answer.
 
-    `limit_units` is what the customer bought (burst or quota), `used` and `remaining` are whole
-    units, `reset_us` the instant at which more becomes available (refusals: enough for this
-    call); None when nothing is missing.
+    `limit_units` is what the customer has (burst, slots, or quota with what was carried over and
+    what grants hold), `used` and `remaining` are whole units, `reset_us` the instant at which more
+    becomes available (refusals: enough for this call); None when nothing is missing, and for
+    concurrency, where nobody can tell.
     """
 
     claim: Claim
@@ -278,6 +372,7 @@ class Decision(NamedTuple):
 
     `tightest`: the limit with the smallest share left (None without limits or answer).
     `violated`: the limits that refuse, first the one that takes longest to recover.
+    `shadowed`: ids of limits in shadow that would have refused the call.
     `retry_us`: span until the call fits; None when waiting does not help or nothing is refused.
     `overage`: units beyond the quota per meter, only meters that have some.
     """
@@ -290,3 +385,4 @@ class Decision(NamedTuple):
     retry_us: int | None = None
     overage: tuple[tuple[str, int], ...] = ()
     crossings: tuple[Crossing, ...] = ()
+    shadowed: tuple[str, ...] = ()

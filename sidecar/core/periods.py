@@ -9,6 +9,13 @@ from sidecar.core.model import MICRO, PeriodUnit
 
 _HOUR: Final = 3_600 * MICRO
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_S: Final = {
+    "hour": 3_600,
+    "day": 90_000,
+    "week": 608_400,
+    "month": 2_682_000,
+    "cycle": 2_682_000,
+}  # fmt: skip; days may have 25 hours
 
 
 def bounds(
@@ -16,10 +23,15 @@ def bounds(
 ) -> tuple[int, int, int]:
     """(start, end, end of the period after it) of the period that holds `now_us`, in µs.
 
-    A period holds its start and not its end, so periods tile time. Days begin at local
-    midnight, weeks on Monday, cycles on the anchor's day of the month, or on the month's last
-    day where it has no such day (31 January, 28 February, 31 March).
+    A period holds its start and not its end, so periods tile time. Periods of so many seconds
+    are counted from 1970-01-01T00:00:00Z. Days begin at local midnight, weeks on Monday, cycles
+    on the anchor's day of the month, or on the month's last day where it has no such day
+    (31 January, 28 February, 31 March).
     """
+    if period[-1] == "s":
+        width = int(period[:-1]) * MICRO
+        start = now_us - now_us % width
+        return start, start + width, start + 2 * width
     zone = _zone(timezone)
     if period == "hour":
         offset = _offset_us(zone, now_us) % _HOUR
@@ -31,6 +43,11 @@ def bounds(
     second = _next_day(period, first, day)
     third = _next_day(period, second, day)
     return _midnight(first, zone), _midnight(second, zone), _midnight(third, zone)
+
+
+def longest_s(period: PeriodUnit) -> int:
+    """How long such a period can be, in seconds."""
+    return int(period[:-1]) if period[-1] == "s" else _LONGEST_S[period]
 
 
 @lru_cache(maxsize=512)

@@ -8,9 +8,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from sidecar.core.model import MICRO, Limit, PeriodUnit, RateLimit, Standing
+from sidecar.core.model import (
+    MICRO,
+    ConcurrencyLimit,
+    Limit,
+    PeriodUnit,
+    RateLimit,
+    Standing,
+)
 
-DRAFT: Final = "draft-ietf-httpapi-ratelimit-headers-11"
 PERIOD_SECONDS: Final[dict[PeriodUnit, int]] = {
     "hour": 3_600,
     "day": 86_400,
@@ -18,6 +24,13 @@ PERIOD_SECONDS: Final[dict[PeriodUnit, int]] = {
     "month": 2_592_000,
     "cycle": 2_592_000,
 }
+
+
+def period_seconds(period: PeriodUnit) -> int:
+    """A period's usual length; months count as 30 days."""
+    return PERIOD_SECONDS.get(period) or int(period[:-1])
+
+
 _LARGEST: Final = 999_999_999_999_999  # of a structured-field integer (RFC 9651, section 3.3.1)
 
 
@@ -35,17 +48,20 @@ def policy_field(limits: Sequence[Limit], guard: RateLimit | None = None) -> byt
 
     `q` units per `w` seconds. A `guard` among the limits is left out: it is not sold. Windows
     are whole seconds, so a rate per 100 ms is told as ten times as many per second; months
-    count as 30 days.
+    count as 30 days. Concurrency has no window: its quota unit says what it is. Limits in shadow
+    are not told.
     """
-    return b", ".join(_policy(limit) for limit in limits if limit is not guard)
+    return b", ".join(_policy(limit) for limit in limits if limit is not guard and not limit.shadow)
 
 
 def _policy(limit: Limit) -> bytes:
+    if isinstance(limit, ConcurrencyLimit):
+        return b'%b;q=%d;qu="concurrent-requests"' % (_string(limit.id), limit.slots)
     if isinstance(limit, RateLimit):
         window = -(-limit.window_us // MICRO)
         quota = limit.units * window * MICRO // limit.window_us
     else:
-        window, quota = PERIOD_SECONDS[limit.period], limit.units
+        window, quota = period_seconds(limit.period), limit.units
     return b"%b;q=%d;w=%d" % (_string(limit.id), min(quota, _LARGEST), window)
 
 

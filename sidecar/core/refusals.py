@@ -10,9 +10,11 @@ from typing import Final
 from sidecar.core.model import (
     MICRO,
     Account,
+    ConcurrencyLimit,
     Decision,
     Entitlement,
     Links,
+    Pack,
     PlanBook,
     QuotaLimit,
     RateLimit,
@@ -168,6 +170,8 @@ def _title(worst: Standing, abuse: bool) -> str:
         return "Unusually many critical calls"
     if isinstance(limit, RateLimit):
         return "Rate limit reached"
+    if isinstance(limit, ConcurrencyLimit):
+        return "Too many calls at once"
     name = adjective(limit.period)
     return f"{name} quota used up" if worst.remaining == 0 else f"{name} quota too small"
 
@@ -184,6 +188,11 @@ def _detail(
             f"and has {worst.remaining:,} left now."
         )
         most, recovers = limit.burst, "Enough is back"
+    elif isinstance(limit, ConcurrencyLimit):
+        return (
+            f"{subject} may have {amount(limit.slots, unit)} in flight at once, and all are. "
+            "As soon as one has ended, another can begin."
+        )
     else:
         text = (
             f"{subject} has used {worst.used:,} of {amount(worst.limit_units, unit)} "
@@ -227,7 +236,10 @@ def _steps(book: PlanBook, entitlement: Entitlement, decision: Decision) -> list
         steps.append({"action": "wait", "until": instant(decision.now_us + decision.retry_us)})
     for standing in decision.violated:
         limit = standing.claim.limit
-        if standing.reset_us is None:
+        if isinstance(limit, ConcurrencyLimit):
+            at_once = amount(limit.slots, unit_of(book.meters, limit))
+            steps.append({"action": "slow_down", "to": f"{at_once} at once"})
+        elif standing.reset_us is None:
             most = limit.burst if isinstance(limit, RateLimit) else limit.cap
             what = f"at most {most:,} {plural(unit_of(book.meters, limit))} in one call"
             steps.append({"action": "ask_for_less", "to": what})
@@ -235,10 +247,29 @@ def _steps(book: PlanBook, entitlement: Entitlement, decision: Decision) -> list
             to = speed(limit, unit_of(book.meters, limit))
             steps.append({"action": "slow_down", "to": to})
     if decision.reason is not Reason.ABUSE:
+        steps += [_buy(pack, book.links) for pack in _packs(book, decision)]
         better = plan_without(book, entitlement, decision.violated)
         if better is not None:
             steps.append(_upgrade(better, book.links))
     return steps + _read_docs(book.links)
+
+
+def _packs(book: PlanBook, decision: Decision) -> list[Pack]:
+    """Those that would let the call through: for each quota that refuses, and only quotas do."""
+    limits = [standing.claim.limit for standing in decision.violated]
+    if not all(isinstance(limit, QuotaLimit) for limit in limits):
+        return []
+    names = {limit.id for limit in limits}
+    return [pack for pack in book.packs.values() if pack.limit in names]
+
+
+def _buy(pack: Pack, links: Links) -> Step:
+    step: Step = {"action": "buy_pack", "pack": pack.id, "units": pack.units}
+    if pack.price:
+        step["price"] = pack.price
+    if links.packs is not None:
+        step["href"] = links.packs.replace("{pack}", pack.id)
+    return step
 
 
 def _upgrade(plan: str, links: Links) -> Step:
@@ -289,6 +320,10 @@ def _step_text(step: object) -> str:
         return f"Wait until {step['until']}." if "until" in step else (
             f"Wait {span(step['seconds'])}, then try again."
         )  # fmt: skip
+    if step["action"] == "buy_pack":
+        price = f" for {step['price']}" if "price" in step else ""
+        where = f": {step['href']}" if "href" in step else "."
+        return f"Buy pack {step['pack']}, {step['units']:,} more{price}{where}"
     if step["action"] == "upgrade":
         where = f": {step['href']}" if "href" in step else "."
         return f"Upgrade to plan {step['plan']}{where}"

@@ -4,9 +4,10 @@ An event is known by (source, id), never by its time: the same thing told twice 
 """
 
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sidecar.core.model import Crossing, Entitlement, Key, Unreadable
+from sidecar.core.claims import claims_for
+from sidecar.core.model import Claim, Crossing, Entitlement, Key, Unreadable
 from sidecar.core.reading import Reading
 from sidecar.core.words import instant
 
@@ -26,12 +27,48 @@ class OutcomeReason(StrEnum):
 class Outcome(NamedTuple):
     """What is known of a call when it is over."""
 
-    status: int  # sent to the client; 0 when nothing was
+    status: int  # sent to the client; 499 when nothing was
     reason: OutcomeReason
     latency_ms: int  # from admission to the last byte
     bytes_in: int  # of the request's body
     bytes_out: int  # of the response's body
     reading: Reading | None = None  # of the response; None when there was none to read
+    begun: bool = False  # something of the answer has gone to the client
+
+
+# What a plan may list under `refund`, and which outcome it is.
+REFUNDABLE: Final = {
+    "upstream_5xx": "the API answered with a status of 500 or above",
+    "upstream_refused": "the API could not be reached",
+    "upstream_timeout": "the API did not answer in time",
+    "upstream_broken": "the API broke its answer off",
+    "overloaded": "no connection to the API was free in time",
+    "client_gone": "the client left before the first byte of the answer",
+    "cancelled": "the sidecar was stopped first",
+}
+
+
+def refunded(entitlement: Entitlement, outcome: Outcome) -> bool:
+    """Whether the plan gives back what such a call cost."""
+    refunds = entitlement.plan.refunds
+    if not refunds:
+        return False
+    reason = outcome.reason
+    if reason is OutcomeReason.OK:
+        return outcome.status >= 500 and "upstream_5xx" in refunds
+    if reason is OutcomeReason.CLIENT_GONE and outcome.begun:
+        return False
+    return reason in refunds
+
+
+def real_claims(entitlement: Entitlement, outcome: Outcome) -> tuple[Claim, ...]:
+    """The claims at what the call really cost: nothing, what the response told, or as reserved."""
+    costs = dict(entitlement.route.cost)
+    if refunded(entitlement, outcome):
+        return claims_for(entitlement, dict.fromkeys(costs, 0))
+    if entitlement.settles and outcome.reading is not None and outcome.reading.values:
+        return claims_for(entitlement, costs | dict(outcome.reading.values))
+    return entitlement.claims
 
 
 def usage_event(
@@ -50,7 +87,8 @@ def usage_event(
 
     `time` is RFC 3339 in UTC; `usage` and `overage` hold every meter of the route. Where the
     response told the real cost, it is the usage. Where it should have and did not, the estimate
-    stands, and `estimated` (meter → reason) is there to say so.
+    stands, and `estimated` (meter → reason) is there to say so. What the plan gives back is not
+    billable.
     """
     route = entitlement.route
     usage = dict(route.cost)
@@ -75,7 +113,7 @@ def usage_event(
             "status": outcome.status,
             "usage": usage,
             "overage": beyond,
-            "billable": True,
+            "billable": not refunded(entitlement, outcome),
             "reason": outcome.reason,
             "latency_ms": outcome.latency_ms,
             "bytes_in": outcome.bytes_in,

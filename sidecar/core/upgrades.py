@@ -2,8 +2,17 @@
 
 from collections.abc import Sequence
 
-from sidecar.core.model import Entitlement, Limit, Plan, PlanBook, QuotaLimit, RateLimit, Standing
-from sidecar.core.ratelimit_fields import PERIOD_SECONDS
+from sidecar.core.model import (
+    ConcurrencyLimit,
+    Entitlement,
+    Limit,
+    Plan,
+    PlanBook,
+    QuotaLimit,
+    RateLimit,
+    Standing,
+)
+from sidecar.core.ratelimit_fields import period_seconds
 
 
 def plan_without(
@@ -43,6 +52,8 @@ def _allows_more(other: Limit, limit: Limit, cost: int) -> bool:
         faster = other.units * limit.window_us > limit.units * other.window_us
         return other.burst >= cost and (faster or other.burst > limit.burst)
     if isinstance(other, QuotaLimit) and isinstance(limit, QuotaLimit):
-        mine, theirs = PERIOD_SECONDS[limit.period], PERIOD_SECONDS[other.period]
+        mine, theirs = period_seconds(limit.period), period_seconds(other.period)
         return other.cap >= cost and other.cap * mine > limit.cap * theirs
+    if isinstance(other, ConcurrencyLimit) and isinstance(limit, ConcurrencyLimit):
+        return other.slots > limit.slots
     return False

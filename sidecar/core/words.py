@@ -53,13 +53,13 @@ def unit_of(meters: dict[str, Meter], limit: Limit) -> str:
 
 
 def adjective(period: PeriodUnit) -> str:
-    """ "Monthly"."""
-    return _ADJECTIVES[period]
+    """ "Monthly"; "90 second" for periods of so many seconds."""
+    return _ADJECTIVES.get(period) or f"{period[:-1]} second"
 
 
 def current(period: PeriodUnit) -> str:
     """ "this month"."""
-    return _NOW[period]
+    return _NOW.get(period) or f"in these {span(int(period[:-1]))}"
 
 
 def speed(limit: RateLimit, unit: str) -> str:

@@ -1,23 +1,35 @@
 """What `sidecar keys` and `sidecar accounts` do: each change is one transaction, and is told to
-every sidecar through the changes stream. Only the SHA-256 of a secret is ever stored."""
+every sidecar through the changes stream. Only the SHA-256 of a secret is ever stored.
+
+On a cluster the keys of one change lie in several slots, so there it is a transaction per key, in
+an order that leaves nothing unsafe behind when it ends halfway: a key can be revoked before it
+works, it stops working before anybody is told, and the same command again completes the rest.
+"""
 
 import base64
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, Final
+from itertools import chain
+from typing import Final
 
-import redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
+from sidecar.core.model import Account, Pack
 from sidecar.errors import SidecarError, StoreUnavailable
+from sidecar.redis_address import redis_address
 from sidecar.stores import keys
+from sidecar.stores.client import open_client
+from sidecar.stores.directory import account_from
+from sidecar.stores.granting import Granted, grant
 
-TTL: Final = timedelta(days=3650)  # every key in Redis has one
-CHANGES_TTL: Final = timedelta(days=7)
+TTL_S: Final = 3650 * 86_400  # every key in Redis has one
+CHANGES_TTL_S: Final = 7 * 86_400
 CHANGES_KEPT: Final = 10_000
 SECRET_BYTES: Final = 32
+
+Step = tuple[tuple[str | int, ...], ...]  # commands on one key
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +54,20 @@ class Admin:
     """Raises StoreUnavailable when Redis cannot be asked, SidecarError when it cannot be done."""
 
     def __init__(self, url: str, prefix: str) -> None:
+        address = redis_address(url)
         self._prefix = prefix
-        self._redis: Any = redis.Redis.from_url(
-            url, decode_responses=True, socket_timeout=5, socket_connect_timeout=5
-        )
+        self._apart = address.topology == "cluster"
+        try:
+            self._redis = open_client(address)
+        except (RedisError, RedisClusterException, OSError) as error:
+            raise StoreUnavailable(f"Redis cannot be asked: {error}") from None
 
     def __enter__(self) -> "Admin":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._redis.close()
-        if isinstance(error, (RedisError, OSError)):
+        if isinstance(error, (RedisError, RedisClusterException, OSError)):
             raise StoreUnavailable(f"Redis cannot be asked: {error}") from None
 
     def create_key(
@@ -67,20 +82,19 @@ class Admin:
         by_id = keys.account_keys(self._prefix, account)
         if key_id is None:
             key_id = "k" + random_bytes(4).hex()
-        if self._redis.hexists(by_id, key_id):
+        known = self._redis.hget(by_id, key_id)
+        if known is not None and self._redis.exists(keys.credential(self._prefix, known)):
             raise SidecarError(f"account {account} has a key {key_id} already; name another")
         secret = "qs_" + base64.urlsafe_b64encode(random_bytes(SECRET_BYTES)).rstrip(b"=").decode()
         digest = hashlib.sha256(secret.encode()).hexdigest()
-        ttl = expires or TTL
-        with self._redis.pipeline(transaction=True) as batch:
-            record = keys.credential(self._prefix, digest)
-            batch.hset(record, mapping={"id": key_id, "account": account})
-            batch.expire(record, ttl)
-            batch.hset(by_id, key_id, digest)
-            batch.expire(by_id, TTL)
-            self._list_account(batch, account)
-            self._tell(batch, {"digest": digest})
-            batch.execute()
+        record = keys.credential(self._prefix, digest)
+        ttl_s = int(expires.total_seconds()) if expires else TTL_S
+        self._change(
+            self._listing(account),
+            (("HSET", by_id, key_id, digest), ("EXPIRE", by_id, TTL_S)),
+            (("HSET", record, "id", key_id, "account", account), ("EXPIRE", record, ttl_s)),
+            self._telling("digest", digest),
+        )
         return key_id, secret
 
     def revoke_key(self, account: str, key_id: str) -> None:
@@ -89,11 +103,11 @@ class Admin:
         digest = self._redis.hget(by_id, key_id)
         if digest is None:
             raise SidecarError(f"account {account} has no key {key_id} in Redis")
-        with self._redis.pipeline(transaction=True) as batch:
-            batch.delete(keys.credential(self._prefix, digest))
-            batch.hdel(by_id, key_id)
-            self._tell(batch, {"digest": digest})
-            batch.execute()
+        self._change(
+            (("DEL", keys.credential(self._prefix, digest)),),
+            self._telling("digest", digest),
+            (("HDEL", by_id, key_id),),
+        )
 
     def list_keys(self, account: str | None = None) -> Iterator[KeyRow]:
         """Every key, of one account or of all, in the order of ids."""
@@ -121,16 +135,17 @@ class Admin:
             "anchor": anchor.isoformat() if anchor else None,
             "status": status,
         }
-        fields = {name: value for name, value in given.items() if value is not None}
+        fields = [
+            part for name, value in given.items() if value is not None for part in (name, value)
+        ]
         if plan is None and not self._redis.exists(record):
             raise SidecarError(f"account {account} is not in Redis; name its plan with --plan")
-        with self._redis.pipeline(transaction=True) as batch:
-            if fields:
-                batch.hset(record, mapping=fields)
-            batch.expire(record, TTL)
-            self._list_account(batch, account)
-            self._tell(batch, {"account": account})
-            batch.execute()
+        filled: Step = (("HSET", record, *fields),) if fields else ()
+        self._change(
+            self._listing(account),
+            (*filled, ("EXPIRE", record, TTL_S)),
+            self._telling("account", account),
+        )
 
     def list_accounts(self) -> Iterator[AccountRow]:
         """Every account that has a record in Redis."""
@@ -139,6 +154,16 @@ class Admin:
             if fields:
                 yield AccountRow(account, fields)
 
+    def account(self, account: str) -> Account | None:
+        """An account by its record in Redis; None if it has none. Raises StoreUnavailable for a
+        record that makes no sense."""
+        fields = self._redis.hgetall(keys.account(self._prefix, account))
+        return account_from(account, fields) if fields else None
+
+    def grant(self, account: Account, pack: Pack, grant_id: str) -> Granted:
+        """Extra units, once per id; see `granting.grant`."""
+        return grant(self._redis, self._prefix, account, pack, grant_id)
+
     def has_account(self, account: str) -> bool:
         """Whether the account has a record in Redis."""
         return bool(self._redis.exists(keys.account(self._prefix, account)))
@@ -146,11 +171,20 @@ class Admin:
     def _accounts(self) -> list[str]:
         return sorted(self._redis.sscan_iter(keys.accounts(self._prefix), count=1000))
 
-    def _list_account(self, batch: Any, account: str) -> None:
-        batch.sadd(keys.accounts(self._prefix), account)
-        batch.expire(keys.accounts(self._prefix), TTL)
+    def _listing(self, account: str) -> Step:
+        name = keys.accounts(self._prefix)
+        return ("SADD", name, account), ("EXPIRE", name, TTL_S)
 
-    def _tell(self, batch: Any, change: dict[str, str]) -> None:
+    def _telling(self, what: str, which: str) -> Step:
         stream = keys.changes(self._prefix)
-        batch.xadd(stream, change, maxlen=CHANGES_KEPT, approximate=True)
-        batch.expire(stream, CHANGES_TTL)
+        return (
+            ("XADD", stream, "MAXLEN", "~", CHANGES_KEPT, "*", what, which),
+            ("EXPIRE", stream, CHANGES_TTL_S),
+        )
+
+    def _change(self, *steps: Step) -> None:
+        for commands in steps if self._apart else (tuple(chain(*steps)),):
+            with self._redis.pipeline(transaction=True) as batch:
+                for command in commands:
+                    batch.execute_command(*command)
+                batch.execute()

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from datetime import date
 from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sidecar.core.model import Account, Key
 from sidecar.errors import StoreUnavailable
@@ -26,6 +27,7 @@ UNKNOWN_SECONDS: Final = 5.0
 TRUST_SECONDS: Final = 600.0
 POLL_SECONDS: Final = 0.25  # how often changes are asked for
 AT_ONCE: Final = 1_000  # changes in one answer
+COMPLAINTS: Final = 1_000  # accounts that are remembered to have been complained of
 
 
 class RedisDirectory:
@@ -46,6 +48,7 @@ class RedisDirectory:
         self._cache: OrderedDict[bytes, tuple[float, Key | None]] = OrderedDict()
         self._heard = now()
         self._generation = 0
+        self._complained: set[str] = set()
 
     def cached(self, digest: bytes) -> Key | None:
         """The key if it is in memory and fresh; None says "ask `find`"."""
@@ -86,8 +89,20 @@ class RedisDirectory:
             fields = await self._hash(keys.account(self._prefix, account_id))
             if not fields:
                 return None
-            account = account_from(account_id, fields)
+            try:
+                account = account_from(account_id, fields)
+            except StoreUnavailable as error:
+                self._complain(account_id, error)
+                raise
         return Key(record["id"], account)
+
+    def _complain(self, account_id: str, error: StoreUnavailable) -> None:
+        """Once for each account, however many calls it makes, until something changes."""
+        if account_id not in self._complained:
+            if len(self._complained) >= COMPLAINTS:
+                self._complained.clear()
+            self._complained.add(account_id)
+            log.error("an account's record cannot be used", account=account_id, problem=str(error))
 
     async def _hash(self, name: str) -> dict[str, str]:
         reply = await self._ask("HGETALL", name)
@@ -103,6 +118,7 @@ class RedisDirectory:
         """Drop everything that is remembered: the plan file, or an unknown part, changed."""
         self._generation += 1
         self._cache.clear()
+        self._complained.clear()
 
     async def run(self) -> None:
         """Follow the changes until cancelled."""
@@ -153,12 +169,20 @@ def _pairs(flat: Any) -> dict[str, str]:
 
 
 def account_from(account_id: str, fields: dict[str, str]) -> Account:
-    """An account's record as a value."""
-    anchor = fields.get("anchor")
+    """An account's record as a value. Raises StoreUnavailable, naming the account, when its time
+    zone or its anchor is none: nobody could tell its periods."""
+    timezone, anchor = fields.get("timezone", "UTC"), fields.get("anchor")
+    try:
+        ZoneInfo(timezone)
+        day = date.fromisoformat(anchor) if anchor else None
+    except (ZoneInfoNotFoundError, OSError, ValueError):
+        raise StoreUnavailable(
+            f"account {account_id}: timezone {timezone!r} or anchor {anchor!r} is not valid"
+        ) from None
     return Account(
         id=account_id,
         plan=fields.get("plan", ""),
-        timezone=fields.get("timezone", "UTC"),
-        anchor=date.fromisoformat(anchor) if anchor else None,
+        timezone=timezone,
+        anchor=day,
         suspended=fields.get("status") == "suspended",
     )

@@ -4,6 +4,16 @@ All keys of an account share the hash tag `{account}`, so that they live in one 
 cluster. Braces and percent signs in an account's id are escaped, so that no id can leave its tag.
 """
 
+import re
+from typing import Final
+
+from sidecar.core.model import ConcurrencyLimit, Limit, QuotaLimit, RateLimit
+
+# Fields of an account's state that are no limit's.
+GRANTS: Final = "grants"
+REBUILT: Final = "rebuilt"
+OPEN: Final = "o/"  # before the id of an open reservation
+
 
 def _tag(account: str) -> str:
     escaped = account.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
@@ -15,9 +25,49 @@ def state(prefix: str, account: str) -> str:
     return f"{prefix}:{_tag(account)}:state"
 
 
-def limit_field(limit: str, key_id: str | None) -> str:
-    """Names one limit inside the state; `key_id` for limits that count per key."""
-    return limit if key_id is None else f"{limit}/{key_id}"
+def states(prefix: str) -> str:
+    """A pattern, as SCAN has it, for the states of all accounts."""
+    return re.sub(r"([*?^\[\]\\-])", r"\\\1", prefix) + ":{*}:state"
+
+
+def account_of(prefix: str, key: str) -> str | None:
+    """Whose state a key is; None for other keys."""
+    start, end = prefix + ":{", "}:state"
+    tag = key[len(start) : -len(end)]
+    if not (key.startswith(start) and key.endswith(end)) or "}" in tag:
+        return None
+    return tag.replace("%7D", "}").replace("%7B", "{").replace("%25", "%")
+
+
+def leases(prefix: str, account: str) -> str:
+    """The sorted set that says until when an account's open reservations are believed in."""
+    return f"{prefix}:{_tag(account)}:leases"
+
+
+_KINDS: Final = {RateLimit: "r", QuotaLimit: "q", ConcurrencyLimit: "c"}
+
+
+def limit_field(limit: Limit, key_id: str) -> str:
+    """Names one limit inside the state, and the key for limits that count per key."""
+    return _field(_KINDS[type(limit)], limit.id, key_id if limit.per == "key" else None)
+
+
+def quota_field(limit_id: str, key_id: str | None = None) -> str:
+    """The same for a quota that only its id is known of."""
+    return _field(_KINDS[QuotaLimit], limit_id, key_id)
+
+
+def _field(kind: str, limit_id: str, key_id: str | None) -> str:
+    return f"{kind}/{limit_id}" if key_id is None else f"{kind}/{limit_id}/{key_id}"
+
+
+def read_field(field: str) -> tuple[str, str, str | None] | None:
+    """(kind, limit's id, key's id or None) of a limit's field; the kind is "r", "q" or "c"."""
+    kind, _, rest = field.partition("/")
+    limit_id, slash, key_id = rest.partition("/")
+    if kind not in _KINDS.values() or not limit_id:
+        return None
+    return kind, limit_id, key_id if slash else None
 
 
 def credential(prefix: str, digest_hex: str) -> str:
@@ -43,6 +93,21 @@ def accounts(prefix: str) -> str:
 def changes(prefix: str) -> str:
     """The stream that tells every sidecar which key or account changed."""
     return f"{prefix}:changes"
+
+
+def charged(prefix: str, account_id: str, journal: str, key_id: str) -> str:
+    """The number up to which a journal's entries of one key were charged to its account."""
+    return f"{prefix}:{_tag(account_id)}:charged:{journal}:{key_id}"
+
+
+def sidecars(prefix: str) -> str:
+    """The sorted set of sidecars that are alive."""
+    return f"{prefix}:{{sidecars}}:alive"
+
+
+def owing(prefix: str) -> str:
+    """The sorted set of those of them that let pass what Redis was not told of yet."""
+    return f"{prefix}:{{sidecars}}:owing"
 
 
 def events(prefix: str) -> str:

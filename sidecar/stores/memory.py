@@ -6,32 +6,30 @@ pure reference with a memory: nothing is shared between processes and nothing su
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
-from sidecar.core import limits
-from sidecar.core.limits import EMPTY, State
-from sidecar.core.model import Account, Answer, Claim, QuotaLimit
-from sidecar.core.periods import bounds
+from sidecar.core import ledger
+from sidecar.core.ledger import NEW, Ask, Ledger
+from sidecar.core.limits import Grant
+from sidecar.core.model import Account, Answer, Claim, Hold, QuotaLimit, WhenDown
+from sidecar.stores import keys
+from sidecar.stores.commands import window_at
 
 ACCOUNTS_KEPT: Final = 10_000
-
-# Rates and quotas apart, as in Redis; the key's id for limits per key.
-Field = tuple[bool, str, str | None]
 
 
 class MemoryLimitStore:
     """Keeps `ports.LimitStore`; never raises StoreUnavailable.
 
     `now_us` tells the time in µs. At most `accounts` accounts are kept: beyond that, the one
-    whose last grant is the oldest is forgotten, and starts anew when it calls again. What is
+    whose last change is the oldest is forgotten, and starts anew when it calls again. What is
     kept of an account grows with its keys, for limits per key.
     """
 
     def __init__(self, now_us: Callable[[], int], *, accounts: int = ACCOUNTS_KEPT) -> None:
         self._now_us = now_us
         self._most = accounts
-        self._accounts: OrderedDict[str, dict[Field, State]] = OrderedDict()
+        self._accounts: OrderedDict[str, Ledger] = OrderedDict()
 
     @property
     def up(self) -> bool:
@@ -44,43 +42,66 @@ class MemoryLimitStore:
         key_id: str,
         claims: Sequence[Claim],
         *,
+        hold: Hold | None = None,
         once: bool = False,  # noqa: ARG002 - the port's
-        blind: bool = False,  # noqa: ARG002
+        when_down: WhenDown = "deny",  # noqa: ARG002
     ) -> Answer:
         """Grant all claims or none; see `ports.LimitStore`."""
-        answer, after = self._decide(account, key_id, claims, self._now_us())
-        if answer.granted:
-            known = self._accounts.setdefault(account.id, {})
-            known.update(zip(_fields(key_id, claims), after, strict=True))
-            self._accounts.move_to_end(account.id)
-            if len(self._accounts) > self._most:
-                self._accounts.popitem(last=False)
+        now_us = self._now_us()
+        known = self._accounts.get(account.id, NEW)
+        asks = asks_of(account, key_id, claims, now_us)
+        answer, after = ledger.reserve(known, asks, now_us, hold)
+        if after is not known:
+            self._keep(account, after)
         return answer
 
     async def peek(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
         """What `reserve` would answer, changing nothing; `used` is without the cost."""
         now_us = self._now_us()
-        answer, _ = self._decide(account, key_id, claims, now_us)
-        free = [replace(claim, cost=0) for claim in claims]
-        as_it_stands, _ = self._decide(account, key_id, free, now_us)
-        return as_it_stands._replace(granted=answer.granted)
+        known = self._accounts.get(account.id, NEW)
+        return ledger.peek(known, asks_of(account, key_id, claims, now_us), now_us)
 
-    def _decide(
-        self, account: Account, key_id: str, claims: Sequence[Claim], now_us: int
-    ) -> tuple[Answer, list[State]]:
-        known = self._accounts.get(account.id, {})
-        states = [known.get(field, EMPTY) for field in _fields(key_id, claims)]
-        windows = [
-            bounds(claim.limit.period, account.timezone, account.anchor, now_us)
-            if isinstance(claim.limit, QuotaLimit)
-            else None
-            for claim in claims
-        ]
-        return limits.reserve(states, claims, windows, now_us)
+    def settle(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold_id: str,
+        told: Callable[[Answer], None] | None = None,
+    ) -> None:
+        """Correct an open reservation and close it; see `ports.LimitStore`."""
+        now_us = self._now_us()
+        known = self._accounts.get(account.id, NEW)
+        asks = asks_of(account, key_id, claims, now_us)
+        answer, after = ledger.settle(known, hold_id, asks, now_us)
+        if answer.granted:
+            self._keep(account, after)
+            if told is not None:
+                told(answer)
+
+    def grant(self, account: Account, given: Grant) -> bool:
+        """Add extra units, once per id. False when it was there before."""
+        known = self._accounts.get(account.id, NEW)
+        new, after = ledger.grant(known, given, self._now_us())
+        self._keep(account, after)
+        return new
+
+    def _keep(self, account: Account, after: Ledger) -> None:
+        self._accounts[account.id] = after
+        self._accounts.move_to_end(account.id)
+        if len(self._accounts) > self._most:
+            self._accounts.popitem(last=False)
 
 
-def _fields(key_id: str, claims: Sequence[Claim]) -> list[Field]:
+def asks_of(account: Account, key_id: str, claims: Sequence[Claim], now_us: int) -> list[Ask]:
+    """The claims with the fields and windows that they have at `now_us`."""
     return [
-        (isinstance(limit, QuotaLimit), limit.id, key_id if limit.per == "key" else None)
-        for limit in (claim.limit for claim in claims)
+        Ask(
+            keys.limit_field(claim.limit, key_id),
+            claim,
+            window_at(claim.limit, account, now_us)
+            if isinstance(claim.limit, QuotaLimit)
+            else None,
+        )
+        for claim in claims
     ]

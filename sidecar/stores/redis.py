@@ -1,48 +1,55 @@
 """Limits in Redis: one script, one round trip, one pipelined connection."""
 
 import asyncio
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from sidecar.core.model import MICRO, Account, Answer, Claim, Limit, QuotaLimit
-from sidecar.core.periods import bounds
+from sidecar.core.claims import at_no_cost
+from sidecar.core.model import MICRO, Account, Answer, Claim, Hold, WhenDown
+from sidecar.core.shares import Look
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
-from sidecar.stores.scripts import ClaimArguments, Script, load
-from sidecar.stores.wire import Late, ReplyError, Wire, encode
+from sidecar.stores.commands import Commands, held
+from sidecar.stores.looks import Looks
+from sidecar.stores.scripts import Script, answer_of, load
+from sidecar.stores.settling import Settlement, Settler, Told
+from sidecar.stores.slots import slot_of
+from sidecar.stores.topology import Connection
+from sidecar.stores.wire import Late, ReplyError, bulk, encode
 
 CACHED_COMMANDS: Final = 20_000
-DAY_MS: Final = 86_400_000
-KEPT_DAYS: Final = {"hour": 36, "day": 36, "week": 42, "month": 66, "cycle": 66}
-BUCKET_MARGIN_MS: Final = 3_600_000
-NO_PERIOD: Final = (0, 0, 0)
 
 
-class _Kept(NamedTuple):
-    """A command that will come again, and what its grant is given back with."""
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """A command that will come again, what its grant is given back with, and its last answer."""
 
     claims: Sequence[Claim]
     account: Account
-    command: bytes
+    key_id: str
+    command: bytes  # without the hold's id, where there is one
     late: Late
-    late_blind: Late
+    last: Answer
 
 
 class RedisLimitStore:
     """Keeps `ports.LimitStore`. A request's whole command is constant until a period ends, so it
     is encoded once and kept; what is left per request is one lookup and one future."""
 
-    def __init__(self, wire: Wire, prefix: str = "qs") -> None:
+    def __init__(self, wire: Connection, prefix: str = "qs") -> None:
         self.refunds = 0  # grants that nobody waited for, given back
         self._wire = wire
         self._prefix = prefix
-        self._commands: dict[tuple[str, str, int], _Kept] = {}
-        self._windows: dict[tuple[str, str, date | None], tuple[int, int, int]] = {}
+        self.commands = Commands(prefix)
+        self._kept: dict[tuple[str, str, int], _Kept] = {}
+        self._kept_of: dict[str, list[_Kept]] = {}  # the same by account
+        self._looks = Looks()
         self._reserve = load("reserve")
         self._peek = load("peek")
         self._refund = load("refund")
+        self.settler = Settler(wire, self.commands, prefix)
 
     @property
     def up(self) -> bool:
@@ -55,52 +62,157 @@ class RedisLimitStore:
         key_id: str,
         claims: Sequence[Claim],
         *,
+        hold: Hold | None = None,
         once: bool = False,
-        blind: bool = False,
+        when_down: WhenDown = "deny",  # noqa: ARG002 - the port's; this is who is down
     ) -> Answer:
         """Grant all claims or none; see `ports.LimitStore`. Raises StoreUnavailable."""
         name = (account.id, key_id, id(claims))
-        kept = self._commands.get(name)
+        kept = self._kept.get(name)
         if kept is not None and kept.claims is claims and kept.account is account:
-            late = kept.late_blind if blind else kept.late
-            reply = await self._wire.execute(kept.command, late)
+            late, command = kept.late, kept.command
+            if hold is not None:
+                late = partial(self._late_hold, account, key_id, claims, hold)
+                command += bulk(hold.id)
+            future = self._wire.execute(command, late)
+            try:
+                reply = await future
+            except asyncio.CancelledError:
+                _left(future, late)
+                raise
             if type(reply) is list and len(reply) > 2 and reply[0] >= 0:
-                return Answer(reply[0] == 1, reply[1], tuple(reply[2::2]), tuple(reply[3::2]))
-        give_back = partial(self._give_back, account, key_id, claims)
-        late, late_blind = partial(give_back, False), partial(give_back, True)
+                if hold is not None and reply[0] == 1:
+                    self.settler.opened(hold, account, key_id, claims)
+                kept.last = answer = answer_of(reply, len(claims))
+                return answer
+        return await self._first(account, key_id, claims, hold, once=once)
+
+    async def _first(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold: Hold | None,
+        *,
+        once: bool,
+    ) -> Answer:
+        """The same for claims that were not asked for lately, or in another period."""
+        late: Late = partial(self._give_back, account, key_id, claims)
+        heard = late
+        more: tuple[str | int, ...] = ()
+        if hold is not None:
+            heard = partial(self._late_hold, account, key_id, claims, hold)
+            more = held(hold)
         command, answer = await self._build_and_ask(
-            self._reserve, account, key_id, claims, late_blind if blind else late
+            self._reserve, account, key_id, claims, heard, more, leases=hold is not None
         )
-        if not once:
-            if len(self._commands) >= CACHED_COMMANDS:
-                self._commands.clear()
-            self._commands[name] = _Kept(claims, account, command, late, late_blind)
+        if once:
+            self._looks.note(account.id, key_id, claims, answer)
+        else:
+            if hold is not None:
+                command = command.removesuffix(bulk(hold.id))
+            self._keep(_Kept(claims, account, key_id, command, late, answer))
+        if hold is not None and answer.granted:
+            self.settler.opened(hold, account, key_id, claims)
         return answer
+
+    def _keep(self, kept: _Kept) -> None:
+        if len(self._kept) >= CACHED_COMMANDS:
+            self.forget()
+        name = (kept.account.id, kept.key_id, id(kept.claims))
+        of_account = self._kept_of.setdefault(kept.account.id, [])
+        if name in self._kept:
+            of_account.remove(self._kept[name])
+        of_account.append(kept)
+        self._kept[name] = kept
+
+    def forget(self) -> None:
+        """Drop the commands that are kept: with a new plan file none of them comes again. What
+        their answers told of the limits is still known."""
+        for account_id in self._kept_of:
+            self._note(account_id)
+        self._kept.clear()
+        self._kept_of.clear()
+
+    def looks(self, account_id: str) -> Mapping[str, Look]:
+        """What Redis said last of an account's limits, by their names in its state."""
+        self._note(account_id)
+        return self._looks.of(account_id)
+
+    def _note(self, account_id: str) -> None:
+        for kept in self._kept_of.get(account_id, ()):
+            self._looks.note(account_id, kept.key_id, kept.claims, kept.last)
 
     async def peek(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
         """What `reserve` would answer, changing nothing. Raises StoreUnavailable."""
         _, answer = await self._build_and_ask(self._peek, account, key_id, claims, None)
         return answer
 
+    def settle(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold_id: str,
+        told: Told | None = None,
+    ) -> None:
+        """Correct an open reservation and close it; see `ports.LimitStore`."""
+        self.settler.settle(Settlement(account, key_id, claims, hold_id, told))
+
+    def load(self) -> None:
+        """Have Redis know the script that `count` needs, as one that has just started does not."""
+        self._wire.tell(encode(b"SCRIPT", b"LOAD", self._reserve.text))
+
+    def count(
+        self, account: Account, key_id: str, claims: Sequence[Claim], hold: Hold | None = None
+    ) -> None:
+        """Count forced claims of rates and slots that were taken without asking. Comes before
+        whatever is asked later; nobody waits for it, and it is not repeated."""
+        more = () if hold is None else held(hold)
+        command = self.commands.claims(
+            self._reserve, account, key_id, claims, 0, more=more, leases=hold is not None
+        )
+        self._wire.tell(command, slot_of(keys.state(self._prefix, account.id)))
+        if hold is not None:
+            self.settler.opened(hold, account, key_id, claims)
+
     def _give_back(
         self,
         account: Account,
         key_id: str,
         claims: Sequence[Claim],
-        blind: bool,
         reply: Any,
-        cancelled: bool,
+        _cancelled: bool,
     ) -> None:
-        """The answer to a reservation came when nobody waited any more (I2: a refusal is free)."""
-        if not isinstance(reply, list) or reply[0] != 1 or (blind and not cancelled):
+        """The answer to a reservation came when nobody waited any more (I2: a refusal is free).
+        A call that went on without it is in the journal, and charged from there."""
+        if not isinstance(reply, list) or reply[0] != 1:
             return
         self.refunds += 1
         charged_us = reply[1]
         script = self._refund
-        command = self._command(script, account, key_id, claims, charged_us, charged_us)
-        # One write: the text goes first, since this happens too rarely to be known there.
-        self._wire.execute(encode(b"SCRIPT", b"LOAD", script.text)).add_done_callback(_seen)
-        self._wire.execute(command).add_done_callback(_seen)
+        command = self.commands.claims(
+            script, account, key_id, claims, charged_us, more=(charged_us,), leases=False
+        )
+        # One write: the text goes first, since this happens too rarely to be known there. A refund
+        # that is lost leaves a counter too high, never too low.
+        self._wire.tell(encode(b"SCRIPT", b"LOAD", script.text))
+        self._wire.tell(command)
+
+    def _late_hold(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold: Hold,
+        reply: Any,
+        _cancelled: bool,
+    ) -> None:
+        """The same for one that is held."""
+        if not isinstance(reply, list) or reply[0] != 1:
+            return
+        self.refunds += 1
+        self.settler.settle(Settlement(account, key_id, at_no_cost(claims), hold.id, None))
 
     async def _build_and_ask(
         self,
@@ -109,34 +221,20 @@ class RedisLimitStore:
         key_id: str,
         claims: Sequence[Claim],
         late: Late | None,
+        more: Sequence[str | int] = (),
+        *,
+        leases: bool = True,
     ) -> tuple[bytes, Answer]:
-        now_us = 0
-        if any(self._window(claim.limit, account) is None for claim in claims):
-            now_us = await self._time()
+        now_us = await self._time() if self.commands.needs_time(account, claims) else 0
         for _ in range(3):  # a period may end between asking the time and reserving
-            command = self._command(script, account, key_id, claims, now_us, _ttl_ms(claims))
+            command = self.commands.claims(
+                script, account, key_id, claims, now_us, more=more, leases=leases
+            )
             reply = await self._ask(script, command, late)
             if reply[0] != -1:
-                return command, _answer(reply)
+                return command, answer_of(reply, len(claims))
             now_us = reply[1]
         raise StoreUnavailable("Redis time does not stand still long enough to find the period")
-
-    def _window(self, limit: Limit, account: Account) -> tuple[int, int, int] | None:
-        """The period's bounds as they were last; () stands for a limit that has none."""
-        if not isinstance(limit, QuotaLimit):
-            return NO_PERIOD
-        return self._windows.get((limit.period, account.timezone, account.anchor))
-
-    def _bounds(self, limit: QuotaLimit, account: Account, now_us: int) -> tuple[int, int, int]:
-        """The period's bounds; found anew when `now_us` (0: not known) lies outside of them."""
-        name = (limit.period, account.timezone, account.anchor)
-        window = self._windows.get(name)
-        if window is None or (now_us and not window[0] <= now_us < window[2]):
-            window = bounds(limit.period, account.timezone, account.anchor, now_us)
-            if len(self._windows) >= CACHED_COMMANDS:
-                self._windows.clear()
-            self._windows[name] = window
-        return window
 
     async def _time(self) -> int:
         reply: Any = await self._wire.execute(encode(b"TIME"))
@@ -145,13 +243,22 @@ class RedisLimitStore:
         seconds, micros = reply
         return int(seconds) * MICRO + int(micros)
 
+    async def _hear(self, command: bytes, late: Late | None) -> Any:
+        """The reply."""
+        future = self._wire.execute(command, late)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            _left(future, late)
+            raise
+
     async def _ask(self, script: Script, command: bytes, late: Late | None) -> list[int]:
-        reply: Any = await self._wire.execute(command, late)
+        reply: Any = await self._hear(command, late)
         if isinstance(reply, ReplyError):
             if not reply.text.startswith("NOSCRIPT"):
                 raise StoreUnavailable(f"Redis refused the script: {reply.text}")
             loading = self._wire.execute(encode(b"SCRIPT", b"LOAD", script.text))
-            again = self._wire.execute(command, late)
+            again = self._hear(command, late)
             loaded, reply = await asyncio.gather(loading, again)
             for part in (loaded, reply):
                 if isinstance(part, ReplyError):
@@ -160,52 +267,8 @@ class RedisLimitStore:
             raise StoreUnavailable("Redis gave an answer that makes no sense")
         return reply
 
-    def _command(
-        self,
-        script: Script,
-        account: Account,
-        key_id: str,
-        claims: Sequence[Claim],
-        now_us: int,
-        first: int,
-    ) -> bytes:
-        parts: list[bytes | str | int] = [
-            b"EVALSHA", script.sha, 1, keys.state(self._prefix, account.id), first
-        ]  # fmt: skip
-        for claim in claims:
-            limit = claim.limit
-            field = keys.limit_field(limit.id, key_id if limit.per == "key" else None)
-            forced = int(claim.forced)
-            if isinstance(limit, QuotaLimit):
-                window = self._bounds(limit, account, now_us)
-                parts += ClaimArguments(
-                    "quota", "q/" + field, claim.cost, forced, limit.cap, *window
-                )
-            else:
-                per, span = limit.refill
-                cost, cap = claim.cost * MICRO, limit.burst * MICRO
-                parts += ClaimArguments("rate", "r/" + field, cost, forced, cap, per, span, 0)
-        return encode(*parts)
 
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    """A refund that is lost leaves a counter too high, never too low."""
-    if not future.cancelled():
-        future.exception()
-
-
-def _ttl_ms(claims: Sequence[Claim]) -> int:
-    """Time to full for buckets, period and 35 days for quotas; the longest of all claims."""
-    longest = 0
-    for claim in claims:
-        limit = claim.limit
-        if isinstance(limit, QuotaLimit):
-            longest = max(longest, KEPT_DAYS[limit.period] * DAY_MS)
-        else:
-            to_full_us = limit.burst * MICRO * limit.refill[1] // limit.refill[0]
-            longest = max(longest, to_full_us // 1000 + BUCKET_MARGIN_MS)
-    return longest
-
-
-def _answer(reply: list[int]) -> Answer:
-    return Answer(reply[0] == 1, reply[1], tuple(reply[2::2]), tuple(reply[3::2]))
+def _left(future: "asyncio.Future[Any]", late: Late | None) -> None:
+    """The caller was cancelled, maybe in the very moment of the reply: then that is late, too."""
+    if late is not None and not future.cancelled() and future.exception() is None:
+        late(future.result(), True)

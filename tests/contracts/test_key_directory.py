@@ -18,7 +18,7 @@ from sidecar.core.identity import fingerprint
 from sidecar.core.model import Account, Key
 from sidecar.errors import StoreUnavailable
 from sidecar.ports import KeyDirectory
-from sidecar.stores import RedisDirectory, Wire
+from sidecar.stores import Connection, RedisDirectory, Wire, connect
 from sidecar.stores.admin import Admin
 
 OF_FILE = Account("of-file", "gold", "Asia/Tokyo")
@@ -39,15 +39,32 @@ class Case:
     revoke: Callable[[str, str], None]
 
 
-def a_redis_directory(wire: Wire) -> RedisDirectory:
+def a_redis_directory(wire: Connection) -> RedisDirectory:
     accounts = {OF_FILE.id: OF_FILE}
     return RedisDirectory(wire, "qs", accounts.get)
 
 
 @asynccontextmanager
 async def in_redis(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
-    url = request.getfixturevalue("valkey_url")
-    wire = Wire(url, timeout_s=5.0)
+    async with at(request.getfixturevalue("valkey_url")) as case:
+        yield case
+
+
+@asynccontextmanager
+async def behind_sentinels(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
+    async with at(request.getfixturevalue("sentinels").url) as case:
+        yield case
+
+
+@asynccontextmanager
+async def in_a_cluster(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
+    async with at(request.getfixturevalue("cluster").url) as case:
+        yield case
+
+
+@asynccontextmanager
+async def at(url: str) -> AsyncIterator[Case]:
+    wire = connect(url, timeout_s=5.0)
     await wire.start()
     directory = a_redis_directory(wire)
     gone = a_redis_directory(Wire(f"redis://127.0.0.1:{free_port()}/0"))
@@ -64,7 +81,9 @@ async def in_redis(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
 
 
 Adapter = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Case]]
-ADAPTERS: dict[str, Adapter] = {"redis": in_redis}
+ADAPTERS: dict[str, Adapter] = {
+    "redis": in_redis, "sentinel": behind_sentinels, "cluster": in_a_cluster
+}  # fmt: skip
 
 
 @pytest.fixture(params=ADAPTERS)

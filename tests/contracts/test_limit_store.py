@@ -9,11 +9,12 @@ from dataclasses import replace
 from datetime import date
 
 import pytest
+from alone_house import a_sidecar
 
 from sidecar.core.model import MICRO, UNBOUNDED, Account, Claim, Limit, QuotaLimit, RateLimit
 from sidecar.core.periods import bounds
 from sidecar.ports import LimitStore
-from sidecar.stores import MemoryLimitStore, RedisLimitStore, Wire
+from sidecar.stores import MemoryLimitStore, RedisLimitStore, connect
 
 ACME = Account("acme", "pro")
 GLOBEX = Account("globex", "pro")
@@ -27,7 +28,25 @@ async def in_memory(_: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
 
 @asynccontextmanager
 async def in_redis(request: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
-    wire = Wire(request.getfixturevalue("valkey_url"), timeout_s=10)
+    async with at(request.getfixturevalue("valkey_url")) as store:
+        yield store
+
+
+@asynccontextmanager
+async def behind_sentinels(request: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
+    async with at(request.getfixturevalue("sentinels").url) as store:
+        yield store
+
+
+@asynccontextmanager
+async def in_a_cluster(request: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
+    async with at(request.getfixturevalue("cluster").url) as store:
+        yield store
+
+
+@asynccontextmanager
+async def at(url: str) -> AsyncIterator[LimitStore]:
+    wire = connect(url, timeout_s=10)
     await wire.start()
     try:
         yield RedisLimitStore(wire)
@@ -35,8 +54,18 @@ async def in_redis(request: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
         await wire.stop()
 
 
+@asynccontextmanager
+async def in_redis_with_a_fallback(request: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
+    url, directory = request.getfixturevalue("valkey_url"), request.getfixturevalue("tmp_path")
+    async with a_sidecar(url, directory, timeout_s=10) as sidecar:
+        yield sidecar.store
+
+
 Adapter = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[LimitStore]]
-ADAPTERS: dict[str, Adapter] = {"memory": in_memory, "redis": in_redis}
+ADAPTERS: dict[str, Adapter] = {
+    "memory": in_memory, "redis": in_redis, "sentinel": behind_sentinels, "cluster": in_a_cluster,
+    "fallback": in_redis_with_a_fallback,
+}  # fmt: skip
 
 
 @pytest.fixture(params=ADAPTERS)

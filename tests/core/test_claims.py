@@ -5,7 +5,7 @@ import pytest
 from sidecar.config import parse
 from sidecar.core.claims import claims_for, estimated
 from sidecar.core.decision import decide
-from sidecar.core.limits import EMPTY, reserve
+from sidecar.core.ledger import NEW, Ask, reserve
 from sidecar.core.model import MOST_UNITS, Entitlement, Reason, Unreadable
 from sidecar.core.reading import Reading, whole_units
 
@@ -52,16 +52,16 @@ def test_what_was_not_read_leaves_the_default_and_says_why(why: Unreadable) -> N
 
 def test_a_request_for_nothing_is_a_claim_of_nothing() -> None:
     now = estimated(entitlement(), Reading({"tokens": 0}, {}))
-    answer, states = reserve([EMPTY, EMPTY], now.claims, [None, None], 1)
+    answer, after = reserve(NEW, [Ask(f"f{n}", c) for n, c in enumerate(now.claims)], 1)
     assert answer.granted
-    assert states[1].used == 0
+    assert after.states["f1"].used == 0
     assert decide(now, answer).reason is Reason.OK
 
 
 def test_one_call_reserves_no_more_than_redis_reckons_exactly() -> None:
     now = estimated(entitlement(), Reading({"tokens": 2**53 - 1}, {}))
     assert costs(now)["tokens"] == MOST_UNITS
-    answer, _ = reserve([EMPTY, EMPTY], now.claims, [None, None], 1)
+    answer, _ = reserve(NEW, [Ask(f"f{n}", c) for n, c in enumerate(now.claims)], 1)
     assert not answer.granted
     assert decide(now, answer).violated[0].claim.limit.id == "tokens"
 

@@ -1,5 +1,6 @@
 """Claims + answer → decision, by tables and against a naive model in fractions."""
 
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 
@@ -8,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.decision import decide, without_limits, without_store
+from sidecar.core.limits import State, burn, give_back, tell
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
     Answer,
+    Besides,
     CallClass,
     Claim,
+    ConcurrencyLimit,
     Decision,
     Entitlement,
     Limit,
@@ -30,6 +34,7 @@ END = NOW + 1_000 * MICRO
 GUARD = RateLimit("critical", "calls", 100, MICRO, 200, (100, 1))
 RATE = RateLimit("per-second", "requests", 5, MICRO, 10, (5, 1))
 QUOTA = QuotaLimit("monthly", "requests", 1000, "month", 1000, (80, 90, 100))
+SLOTS = ConcurrencyLimit("in-flight", 3)
 SOFT = QuotaLimit("soft", "requests", 1000, "month", 1200, (80, 100, 120))
 
 
@@ -40,11 +45,16 @@ def an_entitlement(*claims: Claim) -> Entitlement:
     return Entitlement(plan, route, claims, (), None, b"", ())
 
 
-def decided(*rows: tuple[Limit, int, int], granted: bool = True, forced: bool = False) -> Decision:
+def decided(
+    *rows: tuple[Limit, int, int],
+    granted: bool = True,
+    forced: bool = False,
+    besides: tuple[Besides, ...] = (),
+) -> Decision:
     """Rows of (limit, cost, used as Redis tells it)."""
     claims = (Claim(limit, cost, forced and limit is not GUARD) for limit, cost, _ in rows)
     ends = tuple(END if isinstance(limit, QuotaLimit) else 0 for limit, _, _ in rows)
-    answer = Answer(granted, NOW, tuple(used for _, _, used in rows), ends)
+    answer = Answer(granted, NOW, tuple(used for _, _, used in rows), ends, besides)
     return decide(an_entitlement(*claims), answer)
 
 
@@ -128,32 +138,80 @@ def test_overage_of_a_meter_with_several_quotas_is_the_largest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "used", "percents"),
-    [(1, 799, []), (1, 800, [80]), (1, 801, []), (100, 899, [80]), (101, 900, [80, 90]),
-     (500, 1000, [80, 90, 100]), (0, 800, [])],
+    ("told", "used", "percents"),
+    [(0, 799, []), (0, 800, [80]), (80, 801, []), (80, 899, []), (0, 900, [80, 90]),
+     (50, 1000, [80, 90, 100]), (100, 1000, [])],
 )  # fmt: skip
-def test_a_threshold_is_told_by_the_call_that_crosses_it(
-    cost: int, used: int, percents: list[int]
+def test_a_threshold_is_told_when_it_is_reached_and_was_not_told_before(
+    told: int, used: int, percents: list[int]
 ) -> None:
-    crossings = decided((QUOTA, cost, used)).crossings
+    crossings = decided((QUOTA, 1, used), besides=(Besides(told),)).crossings
     assert [crossing.percent for crossing in crossings] == percents
     assert all(c.used == used and c.period_end_us == END and c.limit is QUOTA for c in crossings)
 
 
-def test_a_threshold_between_units_is_crossed_by_the_next_whole_one() -> None:
+def test_a_threshold_between_units_is_reached_by_the_next_whole_one() -> None:
     seven = QuotaLimit("seven", "requests", 7, "day", 7, (80,))  # 5.6 units
-    assert not decided((seven, 1, 5)).crossings
-    assert decided((seven, 1, 6)).crossings
+    assert not decided((seven, 1, 5), besides=(Besides(),)).crossings
+    assert decided((seven, 1, 6), besides=(Besides(),)).crossings
 
 
-@given(st.lists(st.integers(0, 40), max_size=80), st.integers(1, 300))
-def test_each_threshold_is_told_once_however_calls_are_sized(costs: list[int], units: int) -> None:
+@given(st.lists(st.integers(-20, 40), max_size=80), st.integers(1, 300))
+def test_each_threshold_is_told_once_whatever_is_used_and_given_back(
+    costs: list[int], units: int
+) -> None:
     limit = QuotaLimit("q", "requests", units, "day", UNBOUNDED, (50, 80, 100, 120))
-    used, told = 0, []
+    state, most, told = State(), 0, []
     for cost in costs:
-        used += cost
-        told += [crossing.percent for crossing in decided((limit, cost, used)).crossings]
-    assert told == [p for p in limit.notices if used >= Fraction(units * p, 100)]
+        if cost >= 0:
+            after = tell(limit, burn(limit, state, (), cost)[0])
+        else:
+            after = give_back(limit, state, (), -cost)[0]
+        besides = (Besides(state.told),)
+        told += [c.percent for c in decided((limit, cost, after.used), besides=besides).crossings]
+        state, most = after, max(most, after.used)
+    assert told == [p for p in limit.notices if most >= Fraction(units * p, 100)]
+
+
+def test_what_was_carried_over_and_what_grants_hold_is_there_to_be_used() -> None:
+    decision = decided((QUOTA, 1, 1010), besides=(Besides(100, 50, 40, 0),))
+    assert decision.tightest is not None
+    told = decision.tightest
+    assert (told.limit_units, told.used, told.remaining) == (1090, 1010, 80)
+    assert (decision.reason, decision.overage) == (Reason.OK, ())
+
+
+def test_what_grants_paid_is_no_overage() -> None:
+    burned = Besides(100, 0, 0, 7)
+    assert decided((SOFT, 10, 1003), besides=(burned,)).overage == (("requests", 3),)
+    assert decided((SOFT, 7, 1000), besides=(burned,)).overage == ()
+
+
+def test_all_slots_taken_is_a_refusal_that_nobody_can_date() -> None:
+    decision = decided((SLOTS, 1, 3), granted=False)
+    assert (decision.reason, decision.retry_us) == (Reason.CONCURRENCY, MICRO)
+    assert decision.violated[0].reset_us is None
+    both = decided((SLOTS, 1, 3), (RATE, 1, 10 * MICRO), granted=False)
+    assert (both.reason, both.retry_us) == (Reason.RATE, 200_000)
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "end", "shadowed"),
+    [
+        (replace(QUOTA, shadow=True), 1000, END, ()),
+        (replace(QUOTA, shadow=True), 1001, END, ("monthly",)),
+        (replace(RATE, shadow=True), 10 * MICRO, 0, ()),
+        (replace(RATE, shadow=True), 10 * MICRO, -1, ("per-second",)),
+        (ConcurrencyLimit("in-flight", 3, shadow=True), 3, 0, ()),
+        (ConcurrencyLimit("in-flight", 3, shadow=True), 4, 0, ("in-flight",)),
+    ],
+)
+def test_a_limit_in_shadow_says_what_it_would_have_refused_and_is_not_shown(
+    limit: Limit, used: int, end: int, shadowed: tuple[str, ...]
+) -> None:
+    claims = (Claim(limit, 1, False),)
+    decision = decide(an_entitlement(*claims), Answer(True, NOW, (used,), (end,)))
+    assert (decision.allowed, decision.shadowed, decision.tightest) == (True, shadowed, None)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from sidecar.core.model import (
     Account,
     CallClass,
     Claim,
+    ConcurrencyLimit,
     Decision,
     Entitlement,
     Limit,
     Links,
     Meter,
+    Pack,
     Plan,
     PlanBook,
     QuotaLimit,
@@ -41,7 +43,11 @@ DOCS = Path(__file__).parents[2] / "docs" / "problems.md"
 NOW = 1_796_083_200_000_000 - 1_209_600 * MICRO  # a fortnight before 2026-12-01T00:00:00Z
 WAIT = 1_209_600 * MICRO
 ALLOWING = {Reason.OK, Reason.OVERAGE, Reason.CRITICAL, Reason.STORE_DOWN}
-OF_LIMITS = {Reason.RATE, Reason.QUOTA, Reason.ABUSE}
+OF_LIMITS = {Reason.RATE, Reason.QUOTA, Reason.CONCURRENCY, Reason.ABUSE}
+REASONS = {
+    RateLimit: Reason.RATE, QuotaLimit: Reason.QUOTA, ConcurrencyLimit: Reason.CONCURRENCY
+}  # fmt: skip
+SLOTS = ConcurrencyLimit("in-flight", 50)
 REFUSING = sorted(set(Reason) - ALLOWING)
 ACME = Account("acme", "free")
 GUARD = RateLimit("critical", "calls", 100, MICRO, 200, (100, 1))
@@ -84,6 +90,9 @@ def a_book(ladder: tuple[Entitlement, ...] = LADDER, **changes: Any) -> PlanBook
 
 
 def a_standing(limit: Limit = QUOTA, cost: int = 1, used: int = 1000, **changes: Any) -> Standing:
+    if isinstance(limit, ConcurrencyLimit):
+        full = Standing(Claim(limit, cost, False), limit.slots, limit.slots, 0, None)
+        return full._replace(**changes)
     units = limit.burst if isinstance(limit, RateLimit) else limit.units
     left = max(0, units - used)
     standing = Standing(Claim(limit, cost, False), units, used, left, NOW + WAIT)
@@ -94,8 +103,9 @@ def refused(
     *violated: Standing, jitter: int = 0, book: PlanBook | None = None, **changes: Any
 ) -> Refusal:
     worst = violated[0]
-    reason = Reason.RATE if isinstance(worst.claim.limit, RateLimit) else Reason.QUOTA
+    reason = REASONS[type(worst.claim.limit)]
     retry = None if worst.reset_us is None else worst.reset_us - NOW
+    retry = MICRO if reason is Reason.CONCURRENCY else retry
     decision = Decision(False, reason, NOW, worst, violated, retry)._replace(**changes)
     return limit_refusal(book or a_book(), FREE, ACME, decision, "019", jitter)
 
@@ -107,7 +117,8 @@ def any_refusal(reason: Reason) -> Refusal:
     if reason is Reason.ABUSE:
         return refused(a_standing(GUARD, used=200), reason=reason, tightest=None)
     if reason in OF_LIMITS:
-        return refused(a_standing(RATE if reason is Reason.RATE else QUOTA))
+        limits = {Reason.RATE: RATE, Reason.QUOTA: QUOTA, Reason.CONCURRENCY: SLOTS}
+        return refused(a_standing(limits[reason]))
     return simple_refusal(reason, "019")
 
 
@@ -154,7 +165,8 @@ def test_I10_every_reason_is_documented_with_its_status_and_type(reason: Reason)
     [(Reason.AMBIGUOUS, 400), (Reason.NO_CREDENTIAL, 401), (Reason.UNKNOWN_KEY, 401),
      (Reason.SUSPENDED, 402), (Reason.FEATURE, 403), (Reason.BAD_TARGET, 400),
      (Reason.NO_ROUTE, 404), (Reason.STORE_UNAVAILABLE, 503), (Reason.SPOOL_FULL, 503),
-     (Reason.DRAINING, 503), (Reason.QUOTA, 429), (Reason.RATE, 429), (Reason.ABUSE, 429)],
+     (Reason.DRAINING, 503), (Reason.QUOTA, 429), (Reason.RATE, 429), (Reason.ABUSE, 429),
+     (Reason.CONCURRENCY, 429)],
 )  # fmt: skip
 def test_each_reason_has_its_status(reason: Reason, status: int) -> None:
     refusal = any_refusal(reason)
@@ -303,6 +315,34 @@ def test_an_upgrade_is_offered_only_when_it_helps(
     book = a_book((FREE, an_entitlement(a_plan("next", 1, *limits))))
     body = render_json(refused(a_standing(cost=cost), book=book))
     assert (b'"upgrade"' in body) == helps
+
+
+BOOST = Pack("boost", "monthly", "requests", 10_000, "cycle", "5.00 USD")
+
+
+def test_a_pack_is_offered_where_it_would_help() -> None:
+    packs = {"boost": BOOST, "other": replace(BOOST, id="other", limit="weekly")}
+    book = replace(a_book(), packs=packs, links=Links(packs="https://acme.dev/packs/{pack}"))
+    steps = refused(a_standing(), book=book).problem["how_to_fix"]
+    assert {
+        "action": "buy_pack", "pack": "boost", "units": 10_000, "price": "5.00 USD",
+        "href": "https://acme.dev/packs/boost",
+    } in steps  # type: ignore[operator]  # fmt: skip
+    text = render_text(refused(a_standing(), book=book)).decode()
+    assert "- Buy pack boost, 10,000 more for 5.00 USD: https://acme.dev/packs/boost\n" in text
+    assert "other" not in text
+    both = refused(a_standing(), a_standing(RATE), book=book)
+    assert "boost" not in str(both.problem["how_to_fix"])  # the rate would still refuse
+
+
+def test_calls_at_once_are_explained_and_worth_another_try_soon() -> None:
+    refusal = refused(a_standing(SLOTS))
+    assert refusal.problem["title"] == "Too many calls at once"
+    assert "may have 50 calls in flight at once, and all are" in str(refusal.problem["detail"])
+    assert refusal.retry_after_s == 1
+    assert refusal.problem["limit"] == {
+        "id": "in-flight", "meter": "calls", "limit": 50, "used": 50, "resets_at": None
+    }  # fmt: skip
 
 
 def test_links_that_the_plan_file_lacks_are_left_out() -> None:

@@ -179,3 +179,48 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     while data := await reader.read(65_536):
         writer.write(data)
         await writer.drain()
+
+
+class Cable:
+    """A way to 127.0.0.1:`to` that can be cut and mended."""
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self._whole = asyncio.Event()
+        self._cut = asyncio.Event()
+        self.mend()
+
+    def cut(self) -> None:
+        self._whole.clear()
+        self._cut.set()
+
+    def mend(self) -> None:
+        self._cut.clear()
+        self._whole.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._whole.is_set():
+            return
+        onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        tasks = [
+            asyncio.create_task(copy(reader, onward_writer)),
+            asyncio.create_task(copy(onward_reader, writer)),
+            asyncio.create_task(self._wait_for_the_cut()),
+        ]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        onward_writer.transport.abort()
+        writer.transport.abort()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _wait_for_the_cut(self) -> None:
+        await self._cut.wait()
+
+
+@asynccontextmanager
+async def a_cable(port: int) -> AsyncIterator[tuple[Cable, int]]:
+    """And its own port."""
+    cable = Cable(port)
+    async with a_listener(cable.serve) as listening:
+        yield cable, listening

@@ -1,28 +1,24 @@
--- refund: give back what one reservation took, when nobody waited for its answer.
--- Guarantee: atomic; nothing falls below zero; a quota's period that began after the charge is left alone.
+-- refund: give back what one reservation took that is not held, when nobody waited for its answer.
+-- Guarantee: atomic; nothing falls below zero; a quota's period that began after the charge is left alone; only Redis time is used.
 -- KEYS[1]  the account's state, a hash
--- ARGV[1]  charged_us: when the reservation was made, Redis time in microseconds
--- ARGV[2…] groups of 8, one per claim, as for reserve
--- Returns {1 refunded, now_us, used, end_us, …}; used as of now, after the refund.
+-- ARGV[1]  ttl_ms: how long the state is kept after this write, milliseconds
+-- ARGV[2]  claims: how many there are
+-- ARGV[3…] groups of 5, one per claim, as for reserve
+-- and after them:
+--   charged_us when the reservation was made, Redis time in microseconds
+-- Returns {1 refunded, now_us, used, end_us, …}; as reserve, used after the refund.
 --   {-1, now_us}: bounds do not hold now.
 local now = now_us()
-local claims = survey(KEYS[1], now)
+local claims, _, grants = survey(KEYS[1], now)
 if not claims then return { -1, now } end
-local charged = tonumber(ARGV[1])
-local reply = { 1, now }
-local writes = {}
+local charged = tonumber(ARGV[FIRST + #claims * GROUP])
 for _, claim in ipairs(claims) do
-  local used = claim[3]
-  if claim[6] == 0 or claim[4] <= charged then
-    used = math.max(used - claim[5], 0)
-    writes[#writes + 1] = claim[1]
-    writes[#writes + 1] = used
-    writes[#writes + 1] = claim[2]
-    writes[#writes + 1] = claim[4]
+  if claim.kind ~= 'quota' then
+    claim.used = max(claim.used - claim.cost, 0)
+  elseif claim.since <= charged then
+    give_back(claim, claim.cost)
   end
-  reply[#reply + 1] = used
-  reply[#reply + 1] = claim[6]
 end
 -- Without the key there is nothing to give back, and nothing is written that had no TTL.
-if #writes > 0 and redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], unpack(writes)) end
-return reply
+if redis.call('EXISTS', KEYS[1]) == 1 then store(KEYS[1], claims, grants, now) end
+return reply(1, now, claims)

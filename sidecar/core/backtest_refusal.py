@@ -1,0 +1,62 @@
+"""Which limit a replayed call is refused for, and when it would have fitted."""
+
+from collections.abc import Iterator, Sequence
+from heapq import nsmallest
+from typing import NamedTuple
+
+from sidecar.core.backtest_states import ENFORCED, Program, SlotRow, Stand, drained
+from sidecar.core.model import Limit, Reason
+
+
+class Refusal(NamedTuple):
+    """The limit that refuses, and after how many µs the call would fit; None: never."""
+
+    limit: Limit
+    reason: Reason
+    wait_us: int | None
+
+
+_Ranked = tuple[tuple[int, int, int], Refusal]
+
+
+def refusal(program: Program, stands: Sequence[Stand], at: int) -> Refusal:
+    """Of all limits that refuse, the one that `decision.decide` puts first: what never recovers,
+    then what recovers last. A slot comes after these, since for the gate nobody can tell."""
+    found = [*_rates(program, at), *_quotas(program, stands, at), *_slots(program, at)]
+    return min(found, key=lambda one: one[0])[1]
+
+
+def _rates(program: Program, at: int) -> Iterator[_Ranked]:
+    for row in program.rates:
+        over = drained(row, at)[0] + row.weight - row.cap
+        if row.mode == ENFORCED and over > 0:
+            wait = None if row.weight > row.cap else -(-over * row.per // row.gain)
+            guard = row.limit is program.entitlement.plan.critical_guard
+            yield _ranked(program, row.limit, Reason.ABUSE if guard else Reason.RATE, wait)
+
+
+def _quotas(program: Program, stands: Sequence[Stand], at: int) -> Iterator[_Ranked]:
+    for row, (used, carried, _, end) in zip(program.quotas, stands, strict=True):
+        if row.mode == ENFORCED and used + row.cost > row.cap + carried:
+            wait = None if row.cost > row.cap else end - at
+            if wait is not None and row.counter.ran_out_us is None:
+                row.counter.ran_out_us, row.counter.units = at, row.limit.units
+            yield _ranked(program, row.limit, Reason.QUOTA, wait)
+
+
+def _slots(program: Program, at: int) -> Iterator[_Ranked]:
+    for row in program.slots:
+        if row.mode == ENFORCED and len(row.taken.ends) >= row.cap:
+            place = program.order[id(row.limit)]
+            yield (2, 0, place), Refusal(row.limit, Reason.CONCURRENCY, _slot_wait(row, at))
+
+
+def _slot_wait(row: SlotRow, at: int) -> int | None:
+    """In a replay it is known when a slot becomes free."""
+    ends = row.taken.ends
+    return nsmallest(len(ends) + 1 - row.cap, ends)[-1] - at if row.cap else None
+
+
+def _ranked(program: Program, limit: Limit, reason: Reason, wait: int | None) -> _Ranked:
+    rank = (0, 0) if wait is None else (1, -wait)
+    return (*rank, program.order[id(limit)]), Refusal(limit, reason, wait)

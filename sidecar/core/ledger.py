@@ -1,0 +1,391 @@
+"""All limits of one account, as Redis holds them, and every operation on them. Pure.
+
+This is the reference: each operation is one Lua script, and the property tests replay the
+scripts against it. An account is a value; an operation returns the next one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from sidecar.core import limits
+from sidecar.core.limits import EMPTY, Grant, State, Window
+from sidecar.core.model import (
+    MICRO,
+    UNBOUNDED,
+    Answer,
+    Besides,
+    Claim,
+    Hold,
+    QuotaLimit,
+    RateLimit,
+)
+
+SWEPT: int = 16  # leases that one operation ends at most
+KEPT_US: int = 35 * 86_400 * MICRO  # how long an expired grant's id stays taken
+
+
+class Ask(NamedTuple):
+    """One claim, the field that its limit has in the account, and a quota's window."""
+
+    field: str
+    claim: Claim
+    window: Window | None = None
+
+
+class Charge(NamedTuple):
+    """What an open reservation took from one field. `since_us`: of the quota's period."""
+
+    kind: str  # "rate", "quota" or "slots"
+    field: str
+    cost: int
+    since_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A reservation that is not settled yet."""
+
+    orphans: str
+    charges: tuple[Charge, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """One account. `leases`: until when the open reservations with slots (or to be released)
+    are believed to be alive. `charged`: of each journal, up to which number. `rebuilt`: when
+    counters were last rebuilt from the events."""
+
+    states: Mapping[str, State] = field(default_factory=dict)
+    grants: tuple[Grant, ...] = ()  # in the order in which they are used
+    opened: Mapping[str, Open] = field(default_factory=dict)
+    leases: Mapping[str, int] = field(default_factory=dict)
+    charged: Mapping[str, int] = field(default_factory=dict)
+    rebuilt: int = 0
+
+
+NEW = Ledger()
+
+
+class _Seen(NamedTuple):
+    """A claim's limit as it stands now."""
+
+    ask: Ask
+    state: State
+    end_us: int
+    live: list[Grant]
+    told: int  # before
+
+    @property
+    def left(self) -> int:
+        return sum(grant.left for grant in self.live)
+
+
+def _see(ledger: Ledger, ask: Ask, now_us: int) -> _Seen:
+    limit, state = ask.claim.limit, ledger.states.get(ask.field, EMPTY)
+    if isinstance(limit, RateLimit):
+        return _Seen(ask, limits.drained(limit, state, now_us), 0, [], 0)
+    if isinstance(limit, QuotaLimit):
+        assert ask.window is not None  # noqa: S101 - the caller's contract
+        state, end = limits.current(limit, state, ask.window, now_us)
+        live = [g for g in ledger.grants if g.field == ask.field and g.expires_us > now_us]
+        return _Seen(ask, state, end, live, state.told)
+    return _Seen(ask, state, 0, [], 0)
+
+
+def weight(claim: Claim) -> int:
+    """A claim's cost as its counter counts: micro-units, units, or one slot."""
+    limit = claim.limit
+    if isinstance(limit, RateLimit):
+        return claim.cost * MICRO
+    return claim.cost if isinstance(limit, QuotaLimit) else 1
+
+
+def kind_of(claim: Claim) -> str:
+    """What the scripts call the limit."""
+    limit = claim.limit
+    if isinstance(limit, RateLimit):
+        return "rate"
+    return "quota" if isinstance(limit, QuotaLimit) else "slots"
+
+
+def fits(seen: _Seen) -> bool:
+    """Whether the claim is granted by itself."""
+    claim, state = seen.ask.claim, seen.state
+    limit = claim.limit
+    if isinstance(limit, RateLimit):
+        return state.used + weight(claim) <= limit.burst * MICRO
+    if isinstance(limit, QuotaLimit):
+        return state.used + claim.cost <= limit.cap + state.carried + seen.left
+    return state.used + 1 <= limit.slots
+
+
+def _answer(
+    seen: Sequence[_Seen], now_us: int, *, granted: bool, burned: Sequence[int] = ()
+) -> Answer:
+    besides = tuple(
+        Besides(one.told, one.state.carried, one.left, took)
+        if isinstance(one.ask.claim.limit, QuotaLimit)
+        else Besides()
+        for one, took in zip(seen, burned or [0] * len(seen), strict=True)
+    )
+    return Answer(
+        granted,
+        now_us,
+        tuple(one.state.used for one in seen),
+        tuple(one.end_us for one in seen),
+        besides,
+    )
+
+
+def peek(ledger: Ledger, asks: Sequence[Ask], now_us: int) -> Answer:
+    """What `reserve` would decide, and how the limits stand before it. Slots of leases that are
+    over count as free, though they have not been swept yet."""
+    seen = [_see(ledger, ask, now_us) for ask in asks]
+    over = [name for name, until in ledger.leases.items() if until <= now_us]
+    for number, one in enumerate(seen):
+        dead = sum(
+            charge.cost
+            for name in over
+            for charge in ledger.opened[name].charges
+            if charge.kind == "slots" and charge.field == one.ask.field
+        )
+        state = replace(one.state, used=max(0, one.state.used - dead)) if dead else one.state
+        seen[number] = one._replace(state=state)
+    granted = all(fits(one) or _not_enforced(one) for one in seen)
+    return _answer(seen, now_us, granted=granted)
+
+
+def _not_enforced(seen: _Seen) -> bool:
+    return seen.ask.claim.forced or seen.ask.claim.limit.shadow
+
+
+def reserve(
+    ledger: Ledger, asks: Sequence[Ask], now_us: int, hold: Hold | None = None
+) -> tuple[Answer, Ledger]:
+    """Grant all claims or none: the answer, and the account afterwards.
+
+    Leases that are over are ended first, if the reservation is held. The caller sees to it
+    that `now_us` lies within the windows.
+    """
+    if hold is not None:
+        ledger = sweep(ledger, now_us)
+    seen = [_see(ledger, ask, now_us) for ask in asks]
+    if not all(fits(one) or _not_enforced(one) for one in seen):
+        return _answer(seen, now_us, granted=False), ledger
+    after, charges, burned = [], [], []
+    for one in seen:
+        charged, took = _charge(one)
+        after.append(charged)
+        burned.append(took)
+        if charged.end_us >= 0:
+            claim = one.ask.claim
+            charges.append(Charge(kind_of(claim), one.ask.field, weight(claim), one.state.since_us))
+    ledger = _kept(ledger, after)
+    if hold is not None:
+        ledger = _opened(ledger, hold, tuple(charges), now_us)
+    return _answer(after, now_us, granted=True, burned=burned), ledger
+
+
+def _opened(ledger: Ledger, hold: Hold, charges: tuple[Charge, ...], now_us: int) -> Ledger:
+    """A lease is needed by what ends with the sidecar: slots, and what is then released."""
+    leases = dict(ledger.leases)
+    if hold.orphans == "release" or any(charge.kind == "slots" for charge in charges):
+        leases[hold.id] = now_us + hold.lease_us
+    opened = {**ledger.opened, hold.id: Open(hold.orphans, charges)}
+    return replace(ledger, opened=opened, leases=leases)
+
+
+def _charge(seen: _Seen) -> tuple[_Seen, int]:
+    """The limit after its claim, and what grants paid. A rate in shadow counts what fits: it
+    would otherwise never recover from what it ought to have refused. Its end is -1 then."""
+    claim = seen.ask.claim
+    limit = claim.limit
+    if isinstance(limit, QuotaLimit):
+        state, live, burned = limits.burn(limit, seen.state, seen.live, claim.cost)
+        return seen._replace(state=limits.tell(limit, state), live=live), burned
+    if isinstance(limit, RateLimit) and limit.shadow and not claim.forced and not fits(seen):
+        return seen._replace(end_us=-1), 0
+    used = min(seen.state.used + weight(claim), UNBOUNDED)
+    return seen._replace(state=replace(seen.state, used=used)), 0
+
+
+def _kept(ledger: Ledger, seen: Sequence[_Seen]) -> Ledger:
+    grants = {grant.id: grant for grant in ledger.grants}
+    grants |= {grant.id: grant for one in seen for grant in one.live}
+    return replace(
+        ledger,
+        states={**ledger.states, **{one.ask.field: one.state for one in seen}},
+        grants=tuple(grants.values()),
+    )
+
+
+def settle(ledger: Ledger, hold_id: str, asks: Sequence[Ask], now_us: int) -> tuple[Answer, Ledger]:
+    """Correct an open reservation to what it really cost and close it. `granted` is False, and
+    nothing changes, when there is none of this id.
+
+    A claim's cost is the real one; a claim on slots gives the slot back. A quota whose period
+    is over is left alone: that counter is closed. Debt is recorded, not clipped.
+    """
+    seen = [_see(ledger, ask, now_us) for ask in asks]
+    known = ledger.opened.get(hold_id)
+    if known is None:
+        return _answer(seen, now_us, granted=False), ledger
+    charged = {charge.field: charge for charge in known.charges}
+    after, burned = [], []
+    for one in seen:
+        corrected, took = _correct(one, charged.get(one.ask.field))
+        after.append(corrected)
+        burned.append(took)
+    ledger = _kept(ledger, after)
+    return _answer(after, now_us, granted=True, burned=burned), _closed(ledger, hold_id)
+
+
+def _correct(seen: _Seen, charge: Charge | None) -> tuple[_Seen, int]:
+    claim = seen.ask.claim
+    limit = claim.limit
+    if charge is None:
+        return seen, 0
+    if isinstance(limit, QuotaLimit):
+        if seen.state.since_us != charge.since_us:
+            return seen, 0
+        difference = claim.cost - charge.cost
+        if difference >= 0:
+            state, live, burned = limits.burn(limit, seen.state, seen.live, difference)
+            return seen._replace(state=limits.tell(limit, state), live=live), burned
+        state, live, returned = limits.give_back(limit, seen.state, seen.live, -difference)
+        return seen._replace(state=state, live=live), -returned
+    difference = weight(claim) - charge.cost if isinstance(limit, RateLimit) else -charge.cost
+    used = min(max(0, seen.state.used + difference), UNBOUNDED)
+    return seen._replace(state=replace(seen.state, used=used)), 0
+
+
+def _closed(ledger: Ledger, hold_id: str) -> Ledger:
+    return replace(
+        ledger,
+        opened={name: one for name, one in ledger.opened.items() if name != hold_id},
+        leases={name: until for name, until in ledger.leases.items() if name != hold_id},
+    )
+
+
+def renew(ledger: Ledger, hold_ids: Sequence[str], lease_us: int, now_us: int) -> Ledger:
+    """Their sidecar is alive: leases that are not over yet begin anew."""
+    until = {name: now_us + lease_us for name in hold_ids if name in ledger.leases}
+    return replace(ledger, leases={**ledger.leases, **until})
+
+
+def sweep(ledger: Ledger, now_us: int) -> Ledger:
+    """End leases that are over, the oldest first: slots come back, and what was charged stays
+    or goes as each reservation says. One that stays can still be settled, late as it is."""
+    over = sorted((until, name) for name, until in ledger.leases.items() if until <= now_us)
+    for _, name in over[:SWEPT]:
+        ledger = _orphaned(ledger, name)
+    return ledger
+
+
+def _orphaned(ledger: Ledger, hold_id: str) -> Ledger:
+    known = ledger.opened[hold_id]
+    releases = known.orphans == "release"
+    states = dict(ledger.states)
+    for charge in known.charges:
+        if charge.kind == "slots" or releases:
+            state = states.get(charge.field, EMPTY)
+            if charge.kind != "quota" or state.since_us == charge.since_us:
+                states[charge.field] = replace(state, used=max(0, state.used - charge.cost))
+    rest = tuple(charge for charge in known.charges if charge.kind != "slots")
+    closed = _closed(ledger, hold_id)
+    if releases or not rest:
+        return replace(closed, states=states)
+    opened = {**closed.opened, hold_id: Open(known.orphans, rest)}
+    return replace(closed, states=states, opened=opened)
+
+
+class Entries(NamedTuple):
+    """What a sidecar let pass without asking: entries `first` to `last` of a journal, added up."""
+
+    journal: str
+    first: int
+    last: int
+
+
+def charge(
+    ledger: Ledger, asks: Sequence[Ask], since_us: Sequence[int], entries: Entries, now_us: int
+) -> tuple[int, Answer, Ledger]:
+    """Count them, once: 1. 0: they were counted before; -2: a part of them was, so that the sum
+    has to be made anew without it. What did not count changes nothing.
+
+    Claims are on quotas, forced, each of the period that begins at its `since_us`: one that is
+    over is left alone. No threshold is told: the next call that is asked for tells it.
+    """
+    seen = [_see(ledger, ask, now_us) for ask in asks]
+    mark = ledger.charged.get(entries.journal, 0)
+    if mark >= entries.first:
+        status = 0 if mark >= entries.last else -2
+        return status, _answer(seen, now_us, granted=False), ledger
+    after, burned = [], []
+    for one, since in zip(seen, since_us, strict=True):
+        counted, took = (one, 0) if one.state.since_us > since else _added(one)
+        after.append(counted)
+        burned.append(took)
+    marks = {**ledger.charged, entries.journal: entries.last}
+    answer = _answer(after, now_us, granted=True, burned=burned)
+    return 1, answer, replace(_kept(ledger, after), charged=marks)
+
+
+def _added(seen: _Seen) -> tuple[_Seen, int]:
+    limit = seen.ask.claim.limit
+    assert isinstance(limit, QuotaLimit)  # noqa: S101 - the caller's contract
+    state, live, burned = limits.burn(limit, seen.state, seen.live, seen.ask.claim.cost)
+    return seen._replace(state=state, live=live), burned
+
+
+class Read(NamedTuple):
+    """A quota's counter as it was read, in the period that began at `since_us`."""
+
+    used: int
+    since_us: int
+
+
+def rebuild(
+    ledger: Ledger, asks: Sequence[Ask], read: Sequence[Read], rebuilt: int, now_us: int
+) -> tuple[Answer, Ledger]:
+    """Add to quotas what they have lost, or take back what they have too much: a claim's cost,
+    which may be negative. `granted` is False, and nothing changes, when another rebuild or a loss
+    has changed the account since it was read.
+
+    What was counted meanwhile stays counted; beside that, nothing is taken back. No threshold is
+    told: the next call that is asked for tells it.
+    """
+    seen = [_see(ledger, ask, now_us) for ask in asks]
+    same = all(_as_read(one, before) for one, before in zip(seen, read, strict=True))
+    if ledger.rebuilt != rebuilt or not same:
+        return _answer(seen, now_us, granted=False), ledger
+    after, burned = [], []
+    for one in seen:
+        changed, took = _added(one) if one.ask.claim.cost >= 0 else _taken_back(one)
+        after.append(changed)
+        burned.append(took)
+    answer = _answer(after, now_us, granted=True, burned=burned)
+    return answer, replace(_kept(ledger, after), rebuilt=max(now_us, rebuilt + 1))
+
+
+def _as_read(seen: _Seen, read: Read) -> bool:
+    state = seen.state
+    more = state.used > read.used and seen.ask.claim.cost >= 0
+    return state.since_us == read.since_us and (state.used == read.used or more)
+
+
+def _taken_back(seen: _Seen) -> tuple[_Seen, int]:
+    limit = seen.ask.claim.limit
+    assert isinstance(limit, QuotaLimit)  # noqa: S101 - the caller's contract
+    units = -seen.ask.claim.cost
+    state, live, returned = limits.give_back(limit, seen.state, seen.live, units)
+    return seen._replace(state=state, live=live), -returned
+
+
+def grant(ledger: Ledger, given: Grant, now_us: int) -> tuple[bool, Ledger]:
+    """Add a grant, once: False when its id is taken."""
+    if any(known.id == given.id for known in ledger.grants):
+        return False, ledger
+    kept = [known for known in ledger.grants if known.expires_us + KEPT_US > now_us]
+    return True, replace(ledger, grants=tuple(sorted([*kept, given], key=lambda one: one.order)))

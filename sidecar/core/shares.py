@@ -1,0 +1,99 @@
+"""What one of several sidecars may let pass alone, while nobody can ask what the others do.
+
+Each takes the same part of what was left when it last looked, rounded down, so that the parts
+together are never more than the whole. Only two things are rounded up, or nothing would pass at
+all: a bucket holds at least one unit, and there is at least one slot. With more sidecars than a
+limit has units or slots, that is where they exceed it together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from sidecar.core.ledger import weight
+from sidecar.core.limits import State, drained
+from sidecar.core.model import (
+    MICRO,
+    Answer,
+    Besides,
+    Claim,
+    ConcurrencyLimit,
+    Limit,
+    QuotaLimit,
+    RateLimit,
+)
+
+
+class Look(NamedTuple):
+    """One limit as Redis last showed it: micro-units for rates, units for quotas."""
+
+    now_us: int
+    used: int
+    end_us: int = 0  # of the quota's period
+    more: int = 0  # units beside the plan's own: carried over, or left in grants
+
+
+NEVER_SEEN = Look(0, 0)
+
+
+def looks(claims: Sequence[Claim], answer: Answer) -> tuple[Look, ...]:
+    """What an answer shows of the claims' limits, in their order."""
+    besides = answer.besides or (Besides(),) * len(claims)
+    return tuple(
+        Look(answer.now_us, used, end, more.carried + more.left)
+        for used, end, more in zip(answer.used, answer.ends_us, besides, strict=True)
+    )
+
+
+def in_period(look: Look, now_us: int) -> Look:
+    """The look, or an empty one when what it saw of a quota is over."""
+    return look if now_us < look.end_us else NEVER_SEEN
+
+
+def share_of(limit: Limit, look: Look, ways: int, now_us: int) -> Limit:
+    """The limit as one of `ways` sidecars may use it, counting from nothing; its own id."""
+    if isinstance(limit, QuotaLimit):
+        seen = in_period(look, now_us)
+        units = max(0, limit.cap + seen.more - seen.used) // ways
+        return replace(limit, units=units, cap=units, notices=(), rollover=0)
+    if isinstance(limit, ConcurrencyLimit):
+        return replace(limit, slots=max(1, limit.slots // ways) if limit.slots else 0)
+    gain, span = limit.refill
+    return replace(limit, burst=max(1, limit.burst // ways), refill=(gain, span * ways))
+
+
+def filled(limit: RateLimit, share: RateLimit, look: Look, ways: int, now_us: int) -> State:
+    """The share's bucket at its start: what was left of the whole is divided like the rest."""
+    used = drained(limit, State(look.used, look.now_us), now_us).used
+    left = max(0, limit.burst * MICRO - used) // ways
+    return State(max(0, share.burst * MICRO - left), now_us)
+
+
+class Own(NamedTuple):
+    """A claim that was decided by a share: how the share stands after it."""
+
+    claim: Claim
+    share: Limit
+    used: int  # of the share, in its unit
+
+
+def as_a_whole(own: Own, look: Look, now_us: int) -> tuple[int, Besides]:
+    """How the whole limit stands as far as this sidecar knows, for `decision.decide`.
+
+    A quota: what was seen and what was let pass since. A bucket: so much used that a call waits
+    as long as the share makes it wait. A claim that its share is too small for fits the whole by
+    this: whether it really does, nobody can tell.
+    """
+    limit, share = own.claim.limit, own.share
+    if isinstance(limit, QuotaLimit):
+        seen = in_period(look, now_us)
+        return seen.used + own.used, Besides(carried=seen.more)
+    if isinstance(limit, ConcurrencyLimit) or not isinstance(share, RateLimit):
+        return own.used, Besides()
+    over = own.used + weight(own.claim) - share.burst * MICRO
+    if own.claim.cost > share.burst or over <= 0:
+        return max(0, min(own.used, (limit.burst - own.claim.cost) * MICRO)), Besides()
+    gain, span = share.refill
+    wait = -(over * span // -gain)
+    whole_gain, whole_span = limit.refill
+    return (limit.burst - own.claim.cost) * MICRO + -(wait * whole_gain // -whole_span), Besides()

@@ -1,0 +1,118 @@
+"""One connection to one Redis: commands out in one write per loop tick, replies back in order."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import hiredis
+
+from sidecar.errors import StoreUnavailable
+from sidecar.logs import logger
+
+log = logger("stores")
+
+Late = Callable[[Any, bool], None]
+
+
+class ReplyError(Exception):
+    """An error that Redis answered. Handed over as a reply: the caller knows what it means."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(text)
+
+
+def bulk(text: str) -> bytes:
+    """One argument as RESP bytes."""
+    data = text.encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def encode(*parts: bytes | str | int) -> bytes:
+    """A command as RESP bytes."""
+    out = [b"*%d\r\n" % len(parts)]
+    for part in parts:
+        data = part if isinstance(part, bytes) else str(part).encode()
+        out.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(out)
+
+
+PING: Final = encode(b"PING")
+_MORE: Final = object()
+
+
+class Link(asyncio.Protocol):
+    """One connection's life. Replies are matched to the commands by order alone."""
+
+    def __init__(
+        self, lost: Callable[["Link"], None], error: Callable[[str], ReplyError] = ReplyError
+    ) -> None:
+        """`error` makes the reply out of the text of an error answer."""
+        self.transport: asyncio.Transport | None = None
+        self.waiting: deque[tuple[float, asyncio.Future[Any], Late | None]] = deque()
+        self._lost = lost
+        self._reader = hiredis.Reader(replyError=error, notEnoughData=_MORE)
+        self._out: list[bytes] = []
+        self.loop = asyncio.get_running_loop()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        reader, waiting = self._reader, self.waiting
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not _MORE:
+                _, future, late = waiting.popleft()
+                if not future.done():
+                    future.set_result(reply)
+                elif late is not None:
+                    late(reply, future.cancelled())
+        except (hiredis.ProtocolError, IndexError):
+            log.error("redis sent what is not an answer; connecting anew")
+            self.abort()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        while self.waiting:
+            future = self.waiting.popleft()[1]
+            if not future.done():
+                future.set_exception(StoreUnavailable("the connection to Redis was lost"))
+                future.exception()  # somebody may have stopped listening
+        self._lost(self)
+
+    def send(
+        self, command: bytes, deadline: float, late: Late | None = None
+    ) -> asyncio.Future[Any]:
+        """The reply to come. The deadline is kept by who sweeps `waiting`."""
+        future: asyncio.Future[Any] = self.loop.create_future()
+        self.waiting.append((deadline, future, late))
+        if not self._out:
+            self.loop.call_soon(self._flush)
+        self._out.append(command)
+        return future
+
+    def send_for(
+        self, future: asyncio.Future[Any], command: bytes, deadline: float, late: Late | None
+    ) -> None:
+        """`send` for a future that is there already."""
+        self.waiting.append((deadline, future, late))
+        if not self._out:
+            self.loop.call_soon(self._flush)
+        self._out.append(command)
+
+    def _flush(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(b"".join(self._out))
+        self._out.clear()
+
+    def abort(self) -> None:
+        """Close at once. Whoever waits is told so."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def ignore(future: asyncio.Future[Any]) -> None:
+    """For `add_done_callback` where nobody waits for the reply."""
+    if not future.cancelled():
+        future.exception()

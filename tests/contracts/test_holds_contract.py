@@ -1,0 +1,145 @@
+"""Reservations that are held, by every store: slots, corrections, refunds, each exactly once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from test_limit_store import ACME, ADAPTERS, a_claim, a_quota, a_rate
+
+from sidecar.core.claims import at_no_cost
+from sidecar.core.model import MICRO, Answer, Claim, ConcurrencyLimit, Hold
+from sidecar.ports import LimitStore
+
+LONG = 3_600 * MICRO  # no lease ends while a test runs
+SLOTS = ConcurrencyLimit("in-flight", 2)
+
+
+@pytest.fixture(params=ADAPTERS)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
+    async with ADAPTERS[request.param](request) as store:
+        yield store
+
+
+def a_hold(name: str) -> Hold:
+    return Hold(name, LONG)
+
+
+async def settled(
+    store: LimitStore, claims: Sequence[Claim], hold_id: str, key_id: str = "k1"
+) -> Answer:
+    """Settle, and wait for what the store says then."""
+    told: asyncio.Queue[Answer] = asyncio.Queue()
+    store.settle(ACME, key_id, claims, hold_id, told.put_nowait)
+    async with asyncio.timeout(20):
+        return await told.get()
+
+
+async def used(store: LimitStore, *claims: Claim) -> tuple[int, ...]:
+    return (await store.peek(ACME, "k1", claims)).used
+
+
+async def test_slots_are_taken_until_they_are_settled(store: LimitStore) -> None:
+    claims = (a_claim(SLOTS),)
+    for name in ("a", "b"):
+        assert (await store.reserve(ACME, "k1", claims, hold=a_hold(name))).granted
+    refused = await store.reserve(ACME, "k1", claims, hold=a_hold("c"))
+    assert (refused.granted, refused.used) == (False, (2,))
+    assert (await settled(store, claims, "a")).used == (1,)
+    assert (await store.reserve(ACME, "k1", claims, hold=a_hold("d"))).granted
+
+
+async def test_I2_a_refused_reservation_holds_no_slot(store: LimitStore) -> None:
+    spent = a_quota(0, id="spent")
+    claims = (a_claim(SLOTS), a_claim(spent))
+    for name in ("a", "b", "c"):
+        assert not (await store.reserve(ACME, "k1", claims, hold=a_hold(name))).granted
+    assert await used(store, a_claim(SLOTS)) == (0,)
+
+
+async def test_I3_a_forced_call_takes_a_slot_beyond_the_last(store: LimitStore) -> None:
+    claims = (a_claim(SLOTS, forced=True),)
+    for number in range(4):
+        assert (await store.reserve(ACME, "k1", claims, hold=a_hold(f"h{number}"))).granted
+    assert await used(store, *claims) == (4,)
+
+
+async def test_slots_per_key_are_each_keys_own(store: LimitStore) -> None:
+    claims = (a_claim(ConcurrencyLimit("mine", 1, per="key")),)
+    assert (await store.reserve(ACME, "k1", claims, hold=a_hold("a"))).granted
+    assert not (await store.reserve(ACME, "k1", claims, hold=a_hold("b"))).granted
+    assert (await store.reserve(ACME, "k2", claims, hold=a_hold("c"))).granted
+
+
+@pytest.mark.parametrize("real", [0, 3, 10, 25, 300])
+async def test_a_settlement_corrects_to_the_real_cost_and_does_not_clip_debt(
+    store: LimitStore, real: int
+) -> None:
+    quota, rate = a_quota(100), a_rate(100)
+    reserved = (a_claim(quota, 10), a_claim(rate, 10))
+    assert (await store.reserve(ACME, "k1", reserved, hold=a_hold("a"))).granted
+    answer = await settled(store, (a_claim(quota, real), a_claim(rate, real)), "a")
+    assert answer.used[0] == real
+    assert real * MICRO - MICRO < answer.used[1] <= real * MICRO
+    fits = (await store.peek(ACME, "k1", (a_claim(quota), a_claim(rate)))).granted
+    assert fits is (real < 100)
+
+
+async def test_a_reservation_is_settled_once_however_often_it_is_told(store: LimitStore) -> None:
+    quota = a_quota(100)
+    await store.reserve(ACME, "k1", (a_claim(quota, 10),), hold=a_hold("a"))
+    await settled(store, (a_claim(quota, 30),), "a")
+    for cost in (0, 30, 90):
+        store.settle(ACME, "k1", (a_claim(quota, cost),), "a")
+    await store.reserve(ACME, "k1", (a_claim(quota, 1),), hold=a_hold("b"))
+    await settled(store, (a_claim(quota, 1),), "b")  # comes after the others
+    assert await used(store, a_claim(quota)) == (31,)
+
+
+async def test_a_refund_gives_everything_back_and_what_was_used_by_others_stays(
+    store: LimitStore,
+) -> None:
+    claims = (a_claim(a_quota(100), 7), a_claim(a_rate(100), 7), a_claim(SLOTS))
+    for name in ("a", "b"):
+        await store.reserve(ACME, "k1", claims, hold=a_hold(name))
+    answer = await settled(store, at_no_cost(claims), "a")
+    assert (answer.used[0], answer.used[2]) == (7, 1)
+    assert 6 * MICRO < answer.used[1] <= 7 * MICRO
+
+
+async def test_a_threshold_is_told_once_by_whoever_reaches_it(store: LimitStore) -> None:
+    quota = a_quota(100, notices=(50, 80), cap=1000)
+    first = await store.reserve(ACME, "k1", (a_claim(quota, 10),), hold=a_hold("a"))
+    assert not first.besides or first.besides[0].told == 0
+    answer = await settled(store, (a_claim(quota, 60),), "a")
+    assert (answer.used, answer.besides[0].told) == ((60,), 0)  # 50 % were not told before
+    await store.reserve(ACME, "k1", (a_claim(quota, 30),), hold=a_hold("b"))
+    await settled(store, (a_claim(quota, 0),), "b")
+    again = await store.reserve(ACME, "k1", (a_claim(quota, 31),))
+    assert again.used == (91,)
+    assert not again.besides or again.besides[0].told == 80  # it stays told
+
+
+async def test_settling_what_was_never_reserved_changes_nothing(store: LimitStore) -> None:
+    quota = a_quota(100)
+    store.settle(ACME, "k1", (a_claim(quota, 50),), "unknown")
+    await store.reserve(ACME, "k1", (a_claim(quota, 1),), hold=a_hold("a"))
+    await settled(store, (a_claim(quota, 1),), "a")
+    assert await used(store, a_claim(quota)) == (1,)
+
+
+async def test_I1_calls_at_the_same_time_never_hold_more_than_there_is(store: LimitStore) -> None:
+    claims = (a_claim(ConcurrencyLimit("in-flight", 7)), a_claim(a_quota(1000)))
+    most = 0
+
+    async def one(number: int) -> bool:
+        nonlocal most
+        answer = await store.reserve(ACME, "k1", claims, hold=a_hold(f"h{number}"))
+        if answer.granted:
+            most = max(most, answer.used[0])
+            await asyncio.sleep(0)
+            await settled(store, claims, f"h{number}")
+        return answer.granted
+
+    granted = await asyncio.gather(*(one(number) for number in range(200)))
+    assert 1 <= most <= 7
+    assert await used(store, *claims) == (0, sum(granted))

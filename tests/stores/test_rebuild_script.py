@@ -1,0 +1,135 @@
+"""rebuild.lua: its header, and that it adds to what is counted without losing or doubling it."""
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+import redis
+from ledger_replay import ACME, HOUR, START, Both
+from lua_headers import read_header
+
+from sidecar.core.limits import Grant
+from sidecar.core.model import MICRO, Claim, QuotaLimit
+from sidecar.core.periods import bounds
+from sidecar.stores import keys
+from sidecar.stores.rebuilding import AT_ONCE, Change, arguments, rebuild
+from sidecar.stores.scripts import ClaimNumbers, read_state
+
+HOURLY = QuotaLimit("q0", "requests", 10, "hour", 12, (50, 100), rollover=2)
+KEYED = QuotaLimit("q1", "requests", 100, "hour", 100, per="key")
+# For what runs on Redis' own clock: months seldom end while a test runs.
+MONTHLY = QuotaLimit("q0", "requests", 10, "month", 12)
+MONTHLY_KEYED = QuotaLimit("q1", "requests", 100, "month", 100, per="key")
+STATE = keys.state("qs", ACME.id)
+
+
+@pytest.fixture
+def client(valkey_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey_url, decode_responses=False) as connection:
+        yield connection
+
+
+def used(client: redis.Redis, field: str = "q/q0") -> int:
+    packed = client.hget(STATE, field)
+    assert isinstance(packed, bytes)
+    return read_state(packed)[0]
+
+
+def this_month(client: redis.Redis) -> tuple[int, int]:
+    """Redis time, and when its month began."""
+    seconds, micros = client.time()  # type: ignore[misc]
+    now = int(seconds * MICRO + micros)
+    return now, bounds("month", ACME.timezone, None, now)[0]
+
+
+def claim(units: int) -> list[Claim]:
+    return [Claim(HOURLY, units, forced=True)]
+
+
+def test_what_the_header_names_is_what_is_sent() -> None:
+    header = read_header("rebuild")
+    changes = [Change(HOURLY, None, 7, 3, START), Change(KEYED, "k1", -2, 9, START)]
+    ttl, count, *argv = arguments(ACME, changes, "17", START + 1)
+    assert list(header.single) == ["ttl_ms", "claims"]
+    assert (ttl, count, header.size) == (3_600_000 + 35 * 86_400_000, 2, 5)
+    first, second = (dict(zip(header.group, argv[at : at + 5], strict=True)) for at in (0, 5))
+    numbers = ClaimNumbers(7, 12, START, START + HOUR, START + 2 * HOUR, START - HOUR, 10, 2)
+    assert first == {
+        "kind": "quota", "field": "q/q0", "force": 1, "numbers": numbers.packed(), "notices": "",
+    }  # fmt: skip
+    assert second["field"] == "q/q1/k1"
+    assert list(header.tail) == ["rebuilt", "seen"]
+    assert argv[10:] == ["17", struct.pack("<4d", 3, START, 9, START)]
+    assert header.statuses == {"1": "rebuilt", "0": "changed since it was read"}
+    assert len(header.keys) == 1
+
+
+def test_I1_what_was_counted_since_it_was_read_stays_counted(client: redis.Redis) -> None:
+    both = Both(client)
+    both.reserve(claim(2))
+    assert both.rebuild(claim(5), less=1, stale=False)
+    assert used(client) == 7
+
+
+def test_a_counter_that_is_lower_than_it_was_read_is_left_alone(client: redis.Redis) -> None:
+    both = Both(client)
+    both.reserve(claim(2))
+    assert not both.rebuild(claim(5), less=-1, stale=False)
+    assert used(client) == 2
+
+
+def test_two_rebuilds_of_one_reading_count_once(client: redis.Redis) -> None:
+    now, start = this_month(client)
+    changes = [Change(MONTHLY, None, 5, 0, start)]
+    done = rebuild(client, "qs", ACME, changes, "0", now)
+    assert done.done
+    assert int(done.rebuilt) >= now
+    assert not rebuild(client, "qs", ACME, changes, "0", now).done
+    assert used(client) == 5
+
+
+def test_another_period_than_was_read_is_left_alone(client: redis.Redis) -> None:
+    now, start = this_month(client)
+    assert not rebuild(client, "qs", ACME, [Change(MONTHLY, None, 5, 0, start - 1)], "0", now).done
+    assert not client.exists(STATE)
+
+
+def test_nothing_is_taken_back_beside_what_is_counted_meanwhile(client: redis.Redis) -> None:
+    both = Both(client)
+    both.reserve(claim(6))
+    assert not both.rebuild(claim(-2), less=1, stale=False)
+    assert used(client) == 6
+    assert both.rebuild(claim(-2), less=0, stale=False)
+    assert used(client) == 4
+
+
+def test_what_is_added_uses_grants_as_calls_would_have(client: redis.Redis) -> None:
+    both = Both(client)
+    both.grant(Grant("g1", "q/q0", 4, START + HOUR))
+    assert both.rebuild(claim(13), less=0, stale=False)
+    assert used(client) == 10
+    assert both.ledger.grants[0].used == 3
+
+
+def test_a_threshold_is_left_for_the_next_call_to_tell(client: redis.Redis) -> None:
+    both = Both(client)
+    both.rebuild(claim(7), less=0, stale=False)
+    answer = both.reserve(claim(1))
+    assert (answer.used, answer.besides[0].told) == ((8,), 0)
+    assert both.ledger.states["q/q0"].told == 50
+
+
+def test_I2_all_counters_of_an_account_are_changed_or_none(client: redis.Redis) -> None:
+    now, start = this_month(client)
+    changes = [Change(MONTHLY_KEYED, "k1", 5, 0, start), Change(MONTHLY, None, 5, 9, start)]
+    assert not rebuild(client, "qs", ACME, changes, "0", now).done
+    assert not client.exists(STATE)
+
+
+def test_any_number_of_counters_is_changed(client: redis.Redis) -> None:
+    now, start = this_month(client)
+    count = AT_ONCE + 1
+    changes = [Change(MONTHLY_KEYED, f"k{number}", 5, 0, start) for number in range(count)]
+    assert rebuild(client, "qs", ACME, changes, "0", now).done
+    assert client.hlen(STATE) == count + 2  # kept, rebuilt
+    assert client.pttl(STATE) > 35 * 86_400_000

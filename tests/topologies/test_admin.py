@@ -1,0 +1,85 @@
+"""What `sidecar keys` and `sidecar accounts` leave behind on a cluster when they end halfway."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from sidecar.core.identity import fingerprint
+from sidecar.core.model import Key
+from sidecar.errors import StoreUnavailable
+from sidecar.stores import RedisDirectory, keys
+from sidecar.stores.admin import Admin
+from sidecar.stores.slots import slot_of
+from tests.topologies.calls import connected
+from tests.topologies.clusters import ACluster
+from tests.topologies.site import ask
+
+STREAM = keys.changes("qs")
+
+
+@contextmanager
+def nobody_can_be_told(cluster: ACluster) -> Iterator[None]:
+    """The stream of changes is something else: the step that writes to it fails."""
+    home = cluster.master_of(slot_of(STREAM))
+    ask(home, "DEL", STREAM)
+    ask(home, "SET", STREAM, "no stream")
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+        yield
+    ask(home, "DEL", STREAM)
+
+
+def found(cluster: ACluster, secret: str) -> Key | None:
+    async def find() -> Key | None:
+        async with connected(cluster.url) as redis:
+            directory = RedisDirectory(redis, "qs", lambda _: None)
+            return await directory.find(fingerprint(secret.encode()))
+
+    return asyncio.run(find())
+
+
+def create(cluster: ACluster, key_id: str) -> str:
+    with Admin(cluster.url, "qs") as admin:
+        admin.set_account("acme", plan="pro")
+        return admin.create_key("acme", key_id=key_id, random_bytes=os.urandom)[1]
+
+
+def test_a_key_that_was_revoked_halfway_is_dead_and_the_same_command_ends_it(
+    cluster: ACluster,
+) -> None:
+    secret = create(cluster, "k1")
+    assert found(cluster, secret) is not None
+    with nobody_can_be_told(cluster), Admin(cluster.url, "qs") as admin:
+        admin.revoke_key("acme", "k1")
+    assert found(cluster, secret) is None
+    with Admin(cluster.url, "qs") as admin:
+        assert list(admin.list_keys()) == []
+        admin.revoke_key("acme", "k1")
+    assert ask(cluster.master_of(slot_of(STREAM)), "XLEN", STREAM) == 1
+
+
+def test_a_key_that_was_created_halfway_can_be_revoked(cluster: ACluster) -> None:
+    create(cluster, "k1")
+    with nobody_can_be_told(cluster), Admin(cluster.url, "qs") as admin:
+        admin.create_key("acme", key_id="k2", random_bytes=os.urandom)
+    with Admin(cluster.url, "qs") as admin:
+        assert [row.id for row in admin.list_keys()] == ["k1", "k2"]
+        admin.revoke_key("acme", "k2")
+        assert [row.id for row in admin.list_keys()] == ["k1"]
+
+
+def test_a_key_id_without_a_credential_is_free_to_be_created(cluster: ACluster) -> None:
+    by_id = keys.account_keys("qs", "acme")
+    ask(cluster.master_of(slot_of(by_id)), "HSET", by_id, "k1", "0" * 64)
+    secret = create(cluster, "k1")
+    assert found(cluster, secret) is not None
+
+
+def test_an_account_that_was_changed_halfway_is_changed(cluster: ACluster) -> None:
+    secret = create(cluster, "k1")
+    with nobody_can_be_told(cluster), Admin(cluster.url, "qs") as admin:
+        admin.set_account("acme", plan="free")
+    key = found(cluster, secret)
+    assert key is not None and key.account.plan == "free"

@@ -1,0 +1,221 @@
+"""docs/redis.md says which rights a user needs: the product works with them and with none less."""
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import orjson
+import pytest
+
+from sidecar.core.identity import fingerprint
+from sidecar.core.model import Pack, QuotaLimit
+from sidecar.core.windows import window_at
+from sidecar.errors import SidecarError
+from sidecar.metering.sinks.redis import RedisSink
+from sidecar.stores import Connection, RedisDirectory, RedisLimitStore, keys
+from sidecar.stores.admin import Admin
+from sidecar.stores.inspector import Inspector
+from sidecar.stores.rebuilding import Change
+from tests.metering.builders import an_event
+from tests.topologies.binaries import binaries
+from tests.topologies.calls import an_account, claims, connected
+from tests.topologies.clusters import ACluster
+from tests.topologies.sentinels import Guarded, guarded
+from tests.topologies.site import a_site, ask, cluster_ports
+
+DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
+SCRIPTS = files("sidecar.stores") / "lua"
+SENTINEL_USER = "?sentinel_username=limited&sentinel_password=user-word"
+ACCOUNT = an_account(1)
+
+
+def documented() -> dict[str, list[str]]:
+    """Name of a user → rights."""
+    rights: dict[str, list[str]] = {}
+    name = ""
+    for block in re.findall(r"^```text\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            name = line[:18].strip() or name
+            rights.setdefault(name, []).extend(line[18:].split())
+    return rights
+
+
+RIGHTS = documented()
+
+
+def allow(port: int, rights: list[str]) -> None:
+    ask(port, "ACL", "SETUSER", "limited", "reset", "on", ">user-word", *rights)
+
+
+def as_limited(url: str, query: str = "") -> str:
+    return url.replace("://", "://limited:user-word@") + query
+
+
+async def serve(url: str) -> None:
+    """All that a sidecar asks of Redis. Raises SidecarError for the first that is refused."""
+    async with connected(url) as redis:
+        store = RedisLimitStore(redis)
+        assert (await store.reserve(ACCOUNT, "k1", claims())).granted
+        await store.peek(ACCOUNT, "k1", claims())
+        await follow(redis)
+
+
+async def follow(redis: Connection) -> None:
+    directory = RedisDirectory(redis, "qs", lambda _: None)
+    await directory.find(fingerprint(b"somebody"))
+    await directory._follow(await directory._follow(None))
+
+
+async def ship(url: str) -> None:
+    sink = RedisSink(url, keys.events("qs"))
+    try:
+        await sink.send([orjson.dumps(an_event(1))])
+    finally:
+        await sink.close()
+
+
+def administer(url: str) -> None:
+    with Admin(url, "qs") as admin:
+        admin.set_account("acme", plan="pro")
+        key_id, _ = admin.create_key("acme", random_bytes=os.urandom)
+        admin.create_key("acme", random_bytes=os.urandom)
+        assert {row.id for row in admin.list_accounts()} == {"acme"}
+        assert key_id in {row.id for row in admin.list_keys()}
+        admin.revoke_key("acme", key_id)
+        assert admin.has_account("acme")
+        assert admin.grant(ACCOUNT, Pack("boost", "monthly", "requests", 9, "month"), "g1").new
+
+
+def keep_books(url: str) -> None:
+    """What `sidecar reconcile` and `sidecar rebuild` ask of Redis."""
+    with Inspector(url, "qs") as inspector:
+        now_us = inspector.now_us()
+        limit = QuotaLimit("monthly", "requests", 9, "month", 9)
+        change = Change(limit, None, 3, 0, window_at(limit, ACCOUNT, now_us).start)
+        assert inspector.rebuild(ACCOUNT, [change], "0", now_us).done
+        assert ACCOUNT.id in set(inspector.accounts())
+        held = inspector.read(ACCOUNT.id)
+        assert held.ledger.states["q/monthly"].used == 3
+        inspector.record(ACCOUNT.id)
+        inspector.charged(ACCOUNT.id, "0a", "k1")
+
+
+DOES: dict[str, Callable[[str], None]] = {
+    "serve": lambda url: asyncio.run(serve(url)),
+    "sink": lambda url: asyncio.run(ship(url)),
+    "admin": administer,
+    "books": keep_books,
+}
+
+
+@pytest.fixture(scope="module")
+def single() -> Iterator[int]:
+    """The port of a server that is looked at and written to by its own users only."""
+    with a_site(binaries()[0]) as site:
+        port = cluster_ports(1)[0]
+        site.start(port)
+        yield port
+
+
+def clear(port: int) -> None:
+    ask(port, "FLUSHALL")
+    ask(port, "SCRIPT", "FLUSH")
+
+
+def in_scripts() -> set[str]:
+    called = "".join(file.read_text() for file in SCRIPTS.iterdir())
+    return {f"+{name.lower()}" for name in re.findall(r"redis\.p?call\('(\w+)'", called)}
+
+
+def test_the_commands_of_the_scripts_are_those_that_are_documented() -> None:
+    by_hand = {"+ping", "+evalsha", "+script|load", "+time", "+hgetall", "+xread", "+xrevrange"}
+    commands = {right for right in RIGHTS["serve"] if right.startswith("+")}
+    assert commands == by_hand | in_scripts()
+
+
+@pytest.mark.parametrize("who", DOES)
+def test_what_is_documented_is_enough_and_all_of_it_is_needed(single: int, who: str) -> None:
+    clear(single)
+    allow(single, RIGHTS[who])
+    url = as_limited(f"redis://127.0.0.1:{single}")
+    DOES[who](url)
+    of_other_calls = in_scripts() - {"+hmget", "+hset", "+pexpire", "+pttl"}
+    for right in RIGHTS[who]:
+        if who == "serve" and right in of_other_calls:
+            continue  # each script asks for them; the test above compares
+        clear(single)
+        allow(single, [other for other in RIGHTS[who] if other != right])
+        with pytest.raises((SidecarError, AssertionError)):
+            DOES[who](url)
+            pytest.fail(f"{who} does not need {right}")
+
+
+def test_a_sidecar_need_not_be_able_to_make_keys(single: int) -> None:
+    clear(single)
+    administer(f"redis://127.0.0.1:{single}")
+    commands = [right for right in RIGHTS["serve"] if right.startswith("+")]
+    allow(single, RIGHTS["serve, read only"] + commands)
+    url = as_limited(f"redis://127.0.0.1:{single}")
+    DOES["serve"](url)
+    with pytest.raises(SidecarError, match="permission"):
+        administer(url)
+
+
+@contextmanager
+def users_of(cluster: ACluster, rights: list[str]) -> Iterator[str]:
+    """The cluster's address for a user with these rights, which is gone afterwards."""
+    for port in cluster.ports:
+        allow(port, rights)
+    try:
+        yield as_limited(cluster.url)
+    finally:
+        for port in cluster.ports:
+            ask(port, "ACL", "DELUSER", "limited")
+
+
+@pytest.mark.parametrize("who", DOES)
+def test_what_is_documented_is_enough_on_a_cluster(cluster: ACluster, who: str) -> None:
+    with users_of(cluster, RIGHTS[who] + RIGHTS[f"{who}, cluster"]) as url:
+        DOES[who](url)
+
+
+def test_on_a_cluster_a_sidecar_needs_each_of_them(cluster: ACluster) -> None:
+    for right in set(RIGHTS["serve, cluster"]) - {"+asking"}:  # that is for moving slots
+        rights = RIGHTS["serve"] + [one for one in RIGHTS["serve, cluster"] if one != right]
+        with users_of(cluster, rights) as url, pytest.raises(SidecarError, match="NOPERM"):
+            DOES["serve"](url)
+            pytest.fail(f"serve does not need {right}")
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Guarded]:
+    with guarded(binaries()[0], sentinels=1, replicas=0, quick=False) as servers:
+        yield servers
+
+
+@pytest.mark.parametrize("who", DOES)
+def test_what_is_documented_is_enough_behind_sentinels(watched: Guarded, who: str) -> None:
+    clear(watched.servers[0])
+    allow(watched.servers[0], RIGHTS[who] + RIGHTS[f"{who}, sentinels"])
+    (sentinel,) = watched.sentinels
+    allow(sentinel, RIGHTS["on the sentinels"])
+    DOES[who](as_limited(watched.url, SENTINEL_USER))
+
+
+def test_behind_sentinels_a_sidecar_needs_each_of_them(watched: Guarded) -> None:
+    (master,), (sentinel,) = watched.servers, watched.sentinels
+    of_master = RIGHTS["serve"] + RIGHTS["serve, sentinels"]
+    of_sentinel = [right for right in RIGHTS["on the sentinels"] if not right.endswith("masters")]
+    for port, rights in ((sentinel, of_sentinel), (master, RIGHTS["serve, sentinels"])):
+        for right in rights:
+            allow(master, [other for other in of_master if (port, other) != (master, right)])
+            allow(sentinel, [other for other in of_sentinel if (port, other) != (sentinel, right)])
+            with pytest.raises(SidecarError, match="NOPERM"):
+                DOES["serve"](as_limited(watched.url, SENTINEL_USER))
+                pytest.fail(f"serve does not need {right}")
+    with pytest.raises(SidecarError, match="WRONGPASS"):
+        DOES["serve"](as_limited(watched.url, SENTINEL_USER + "-wrong"))
