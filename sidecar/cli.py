@@ -9,10 +9,22 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
-from sidecar.commands import accounts, events, explain, plans, serve
+from sidecar.commands import (
+    accounts,
+    backtest,
+    events,
+    explain,
+    grants,
+    plans,
+    rebuild,
+    reconcile,
+    serve,
+)
+from sidecar.commands.options import Verb
 from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
 
 HELP = """Plans, quotas, explained refusals and metering in front of your API.
@@ -29,21 +41,41 @@ def build() -> typer.Typer:
     """The whole command line, as a Typer app."""
     app = typer.Typer(
         name="sidecar",
-        help=HELP,
         no_args_is_help=True,
         rich_markup_mode=None,
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    app.command(help=serve.SERVE_HELP)(serve.with_settings_flags(serve.serve))
-    for verb in (serve.demo, plans.check, plans.schema, explain.explain):
-        app.command()(verb)
+    app.callback(help=HELP)(_start)
+    app.command(help=serve.SERVE_HELP, cls=Verb)(serve.with_settings_flags(serve.serve))
+    for verb in (serve.demo, plans.check, plans.schema, explain.explain, grants.grant):
+        app.command(cls=Verb)(verb)
     app.add_typer(accounts.keys_app(), name="keys")
     app.add_typer(accounts.accounts_app(), name="accounts")
     app.add_typer(events.app(), name="events")
-    app.command()(serve.version)
+    app.command(cls=Verb)(reconcile.reconcile)
+    app.command(cls=Verb)(rebuild.rebuild)
+    app.command(cls=Verb)(backtest.backtest)
+    app.command(cls=Verb)(serve.version)
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(serve.version_line())
+        raise typer.Exit
+
+
+def _start(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """What comes before every verb."""
 
 
 def main() -> None:
@@ -57,13 +89,15 @@ def run(arguments: Sequence[str]) -> int:
         code = build()(args=list(arguments), prog_name="sidecar", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
-        return _usage(error)
+        return _usage(error, arguments)
     except SettingsError as error:
         return _complain(error, 2)
     except ConfigError as error:
         return _complain(error, 2, "sidecar check FILE, until it says ok")
     except SpoolError as error:
-        return _complain(error, 2, "another directory with --spool DIR (SIDECAR_SPOOL)")
+        # Most of them say themselves what to do.
+        hint = "another directory with --spool DIR (SIDECAR_SPOOL)"
+        return _complain(error, 2, None if "--spool" in str(error) else hint)
     except SidecarError as error:
         return _complain(error, 1)
     except (KeyboardInterrupt, typer.Abort):
@@ -77,15 +111,26 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: typer.TyperException) -> int:
-    context = getattr(error, "ctx", None)
+def _usage(error: typer.TyperException, arguments: Sequence[str]) -> int:
     message = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
         print(message, file=sys.stderr)  # noqa: T201 - the help text itself
         return 2
     _say("error", message[:1].lower() + message[1:])
-    _say("try", f"{context.command_path if context else 'sidecar'} --help")
+    _say("try", f"{_verb(arguments)} --help")
     return 2
+
+
+def _verb(arguments: Sequence[str]) -> str:
+    """The verb that was meant: an error of the parser itself does not tell."""
+    command, path = typer.main.get_command(build()), ["sidecar"]
+    for word in arguments:
+        inner = getattr(command, "commands", {}).get(word)
+        if inner is None:
+            break
+        command = inner
+        path.append(word)
+    return " ".join(path)
 
 
 def _complain(error: SidecarError, code: int, hint: str | None = None) -> int:

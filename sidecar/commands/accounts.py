@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, Verb
 from sidecar.errors import SettingsError
 
 if TYPE_CHECKING:
     from sidecar.stores.admin import Admin
 
-REDIS = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="[SIDECAR_REDIS; default redis://127.0.0.1:6379/0]"),
-]
-PREFIX = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="[SIDECAR_REDIS_PREFIX; default qs]")
-]
 ACCOUNT = Annotated[str, typer.Option(metavar="ID", help="The account.")]
 PLAN = Annotated[
     str | None, typer.Option(metavar="PLAN", help="The account's plan, as the plan file names it.")
@@ -34,17 +28,17 @@ ANCHOR = Annotated[
 def keys_app() -> typer.Typer:
     """The verbs of `sidecar keys`."""
     group = typer.Typer(help="API keys in Redis.", no_args_is_help=True, rich_markup_mode=None)
-    group.command("create")(create)
-    group.command("list")(list_keys)
-    group.command("revoke")(revoke)
+    group.command("create", cls=Verb)(create)
+    group.command("list", cls=Verb)(list_keys)
+    group.command("revoke", cls=Verb)(revoke)
     return group
 
 
 def accounts_app() -> typer.Typer:
     """The verbs of `sidecar accounts`."""
     group = typer.Typer(help="Accounts in Redis.", no_args_is_help=True, rich_markup_mode=None)
-    group.command("set")(set_account)
-    group.command("list")(list_accounts)
+    group.command("set", cls=Verb)(set_account)
+    group.command("list", cls=Verb)(list_accounts)
     return group
 
 
@@ -97,10 +91,12 @@ def create(
     timezone: TIMEZONE = None,
     anchor: ANCHOR = None,
     expires: Annotated[
-        str | None, typer.Option(metavar="SPAN", help="365d, 12h, 90m; ten years if left out.")
+        str | None,
+        typer.Option(metavar="SPAN", help="When it ends: 365d, 12h, 90m; ten years if left out."),
     ] = None,
     redis: REDIS = None,
-    redis_prefix: PREFIX = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
 ) -> int:
     """Create an API key and print its secret: only now, it is not kept.
 
@@ -116,7 +112,7 @@ def create(
     if key_id is not None:
         name("--id", key_id)
     span_of, day_of, zone_of = span(expires), day(anchor), zone(timezone)
-    with _admin(redis, redis_prefix) as admin:
+    with _admin(redis, redis_prefix, config) as admin:
         if plan is not None or timezone is not None or anchor is not None:
             admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of)
         elif not admin.has_account(account):
@@ -138,7 +134,8 @@ def list_keys(
         str | None, typer.Option(metavar="ID", help="Only the keys of this account.")
     ] = None,
     redis: REDIS = None,
-    redis_prefix: PREFIX = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
 ) -> int:
     """List the API keys in Redis: account, id, start of the SHA-256, days left.
 
@@ -146,7 +143,7 @@ def list_keys(
     Example:
       sidecar keys list --account acme
     """
-    with _admin(redis, redis_prefix) as admin:
+    with _admin(redis, redis_prefix, config) as admin:
         for row in admin.list_keys(account):
             left = f"expires in {row.expires_s // 86_400} days" if row.expires_s >= 0 else "-"
             typer.echo(f"{row.account}\t{row.id}\tsha256:{row.digest[:12]}…\t{left}")
@@ -157,7 +154,8 @@ def revoke(
     account: ACCOUNT,
     key_id: Annotated[str, typer.Option("--id", metavar="ID", help="The key's id.")],
     redis: REDIS = None,
-    redis_prefix: PREFIX = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
 ) -> int:
     """Revoke an API key. It stops working on every sidecar within a second.
 
@@ -165,7 +163,7 @@ def revoke(
     Example:
       sidecar keys revoke --account acme --id k1
     """
-    with _admin(redis, redis_prefix) as admin:
+    with _admin(redis, redis_prefix, config) as admin:
         admin.revoke_key(account, key_id)
     typer.echo(f"Key {key_id} of account {account} is revoked.")
     return 0
@@ -181,7 +179,8 @@ def set_account(
         typer.Option("--suspend/--resume", help="Answer its calls with 402, or serve it again."),
     ] = None,
     redis: REDIS = None,
-    redis_prefix: PREFIX = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
 ) -> int:
     """Create an account in Redis, or change what is given. Acts within a second.
 
@@ -195,30 +194,34 @@ def set_account(
     if plan is None and timezone is None and anchor is None and status is None:
         raise SettingsError("nothing to set: give --plan, --timezone, --anchor or --suspend")
     day_of, zone_of = day(anchor), zone(timezone)
-    with _admin(redis, redis_prefix) as admin:
+    with _admin(redis, redis_prefix, config) as admin:
         admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of, status=status)
     typer.echo(f"Account {account} is set.")
     return 0
 
 
-def list_accounts(redis: REDIS = None, redis_prefix: PREFIX = None) -> int:
+def list_accounts(
+    redis: REDIS = None, redis_prefix: REDIS_PREFIX = None, config: CONFIG = None
+) -> int:
     """List the accounts in Redis with their plan, time zone, anchor and status.
 
     \b
     Example:
       sidecar accounts list
     """
-    with _admin(redis, redis_prefix) as admin:
+    with _admin(redis, redis_prefix, config) as admin:
         for row in admin.list_accounts():
             shown = [f"{field}={value}" for field, value in sorted(row.fields.items())]
             typer.echo("\t".join([row.id, *shown]))
     return 0
 
 
-def _admin(redis: str | None, redis_prefix: str | None) -> "Admin":
-    from sidecar.settings import Settings
-
-    settings = Settings.for_tools(redis=redis, redis_prefix=redis_prefix)
+def _admin(redis: str | None, redis_prefix: str | None, config: str | None) -> "Admin":
+    from sidecar.settings import for_tools
     from sidecar.stores.admin import Admin
+
+    settings = for_tools(
+        "config", "redis", "redis_prefix", redis=redis, redis_prefix=redis_prefix, config=config
+    )
 
     return Admin(settings.redis.get_secret_value(), settings.redis_prefix)

@@ -1,18 +1,17 @@
-"""events: look into a spool and prove that it is whole."""
+"""events: look into the spools of a directory and prove that they are whole."""
 
-import asyncio
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidecar.commands.options import CONFIG, SPOOL, Verb
+from sidecar.core.words import amount
+from sidecar.errors import SpoolError
+
 if TYPE_CHECKING:
     from sidecar.metering.verify import Report
-
-SPOOL = typer.Option(
-    metavar="DIR", help="The spool's directory [SIDECAR_SPOOL; default /var/spool/sidecar]"
-)
 
 
 def app() -> typer.Typer:
@@ -20,8 +19,8 @@ def app() -> typer.Typer:
     group = typer.Typer(
         help="Look into an event spool.", no_args_is_help=True, rich_markup_mode=None
     )
-    group.command("tail")(tail)
-    group.command("verify")(verify)
+    group.command("tail", cls=Verb)(tail)
+    group.command("verify", cls=Verb)(verify)
     return group
 
 
@@ -32,61 +31,79 @@ def tail(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with new events until Ctrl-C.")
     ] = False,
-    spool: Annotated[str | None, SPOOL] = None,
+    spool: SPOOL = None,
+    config: CONFIG = None,
 ) -> int:
     """Print the last usage events, one CloudEvent per line.
+
+    The spools of several workers, which are in the same directory, are read together.
 
     \b
     Examples:
       sidecar events tail -n 5 --spool /var/spool/sidecar
       sidecar events tail --follow
     """
-    from sidecar.settings import Settings
+    import asyncio
 
-    asyncio.run(_print_tail(Settings.for_tools(spool=spool).spool, lines, follow))
+    from sidecar.commands.tailing import print_tail
+
+    asyncio.run(print_tail(_spools(spool, config), lines, follow=follow))
     return 0
 
 
-async def _print_tail(directory: Path, lines: int, follow: bool) -> None:
-    from sidecar.metering.verify import tail as tail_of
-
-    async for line in tail_of(directory, lines, follow):
-        sys.stdout.buffer.write(line + b"\n")
-        sys.stdout.buffer.flush()
-
-
-def verify(spool: Annotated[str | None, SPOOL] = None) -> int:
+def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
     """Prove that no event of a spool is missing, changed or torn.
 
-    Checks sequence numbers and the hash of each line in the next one. Exit code 1 when the
-    chain is broken. Reads only; the sidecar may be running.
+    Checks sequence numbers and the hash of each line in the next one, in the spool of each
+    worker. Exit code 1 when a chain is broken. Reads only; the sidecar may be running.
 
     \b
     Example:
       sidecar events verify --spool /var/spool/sidecar
     """
     from sidecar.metering.verify import verify as read_all
-    from sidecar.settings import Settings
 
-    directory = Settings.for_tools(spool=spool).spool
-    report = read_all(directory)
-    for problem in (*report.gaps, *report.breaks):
-        typer.echo(str(problem))
-    typer.echo(f"{directory}: {_verdict(report)}")
-    return 0 if report.ok else 1
+    whole = True
+    for directory in _spools(spool, config):
+        report = read_all(directory)
+        for problem in (*report.gaps, *report.breaks):
+            typer.echo(f"{directory}/{problem}")
+        typer.echo(f"{directory}: {_verdict(report)}")
+        whole = whole and report.ok
+    return 0 if whole else 1
+
+
+def _spools(spool: str | None, config: str | None) -> Sequence[Path]:
+    """Every spool of the directory: its own, and one for each worker. Raises SpoolError."""
+    from sidecar.settings import for_tools
+    from sidecar.workers.shares import leftovers
+
+    directory = for_tools("config", "spool", config=config, spool=spool).spool
+    try:
+        next(directory.iterdir(), None)
+        found = leftovers(directory, 0)  # of no workers: all of them
+    except OSError as error:
+        raise SpoolError(f"The spool {directory} cannot be read: {error.strerror}.") from None
+    if not found:
+        raise SpoolError(
+            f"{directory} holds no spool. Name the directory that serve has as --spool DIR "
+            "(SIDECAR_SPOOL)."
+        )
+    return found
 
 
 def _verdict(report: "Report") -> str:
-    events = f"{report.events:,} events in {report.segments} files"
+    events = f"{amount(report.events, 'event')} in {amount(report.segments, 'file')}"
     if report.first_seq is not None:
         events += f", seq {report.first_seq} to {report.last_seq}"
     if not report.ok:
-        wrong = f"{report.missing:,} events missing, {report.broken:,} lines broken"
+        wrong = f"{amount(report.missing, 'event')} missing, {amount(report.broken, 'line')} broken"
         return f"NOT whole: {wrong}; {events}"
     notes = [
-        (report.dropped, "events were dropped when the spool was full"),
-        (report.torn_bytes, "bytes of an unfinished line at the end"),
-        (report.set_aside, "files set aside after a crash"),
-        (sum(report.dead_letters.values()), "events in dead-letter files"),
+        (report.dropped, "event", "dropped when the spool was full"),
+        (report.torn_bytes, "byte", "of an unfinished line at the end"),
+        (report.set_aside, "file", "set aside after a crash"),
+        (sum(report.dead_letters.values()), "event", "in dead-letter files"),
     ]
-    return "; ".join([f"ok: {events}", *(f"{count:,} {text}" for count, text in notes if count)])
+    told = [f"{amount(count, what)} {text}" for count, what, text in notes if count]
+    return "; ".join([f"ok: {events}", *told])

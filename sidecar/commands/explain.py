@@ -3,11 +3,20 @@
 import asyncio
 import json
 import os
-from pathlib import Path
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from sidecar.commands.options import (
+    ALLOW_IN_PATH,
+    CONFIG,
+    IGNORE_PATH_CASE,
+    PLANS,
+    REDIS,
+    REDIS_PREFIX,
+    RESERVED_PREFIX,
+)
 from sidecar.errors import SettingsError, SidecarError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -21,16 +30,13 @@ _ANY: Final = b"any credential"
 def explain(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="GET, POST…")],
     path: Annotated[str, typer.Argument(metavar="/PATH", help="The request's path.")],
-    plans: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The plan file [SIDECAR_PLANS; required]")
-    ] = None,
-    redis: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="[SIDECAR_REDIS; default redis://127.0.0.1:6379/0]"),
-    ] = None,
-    redis_prefix: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="[SIDECAR_REDIS_PREFIX; default qs]")
-    ] = None,
+    plans: PLANS = None,
+    redis: REDIS = None,
+    redis_prefix: REDIS_PREFIX = None,
+    reserved_prefix: RESERVED_PREFIX = None,
+    allow_in_path: ALLOW_IN_PATH = None,
+    ignore_path_case: IGNORE_PATH_CASE = None,
+    config: CONFIG = None,
     key: Annotated[
         str | None,
         typer.Option(metavar="SECRET", help="The caller's API key; prefer --key-env."),
@@ -47,7 +53,8 @@ def explain(
     """Say what decides a call: identity, route, class, features, limits. Spends nothing.
 
     Without a key or an account the caller is anonymous. Without Redis the static part is
-    explained, and the state is called unknown.
+    explained, and the state is called unknown. Give it the settings that serve has: they may
+    decide too.
 
     \b
     Examples:
@@ -57,17 +64,26 @@ def explain(
     if sum(one is not None for one in (key, key_env, account)) > 1:
         raise SettingsError("give one of --key, --key-env and --account")
     secret = _secret(key, key_env)
+    method = _method(method)
+    _require_path(path)
     from sidecar.config import load
     from sidecar.logs import configure
-    from sidecar.settings import Settings
+    from sidecar.settings import for_tools
 
-    settings = Settings.for_tools(plans=plans, redis=redis, redis_prefix=redis_prefix)
-    if str(settings.plans) == "none":
-        raise SettingsError("--plans (SIDECAR_PLANS) is missing. The plan file.")
+    given = {
+        "config": config,
+        "plans": plans,
+        "redis": redis,
+        "redis_prefix": redis_prefix,
+        "reserved_prefix": reserved_prefix,
+        "allow_in_path": allow_in_path,
+        "ignore_path_case": ignore_path_case,
+    }
+    settings = for_tools(*given, **given)
     configure("error", "console")
-    book = load(Path(settings.plans))
-    told = asyncio.run(_explain(settings, book, secret, account, method.upper(), path))
-    from sidecar.commands.explanation import in_words
+    book = load(settings.plans)
+    told = asyncio.run(_explain(settings, book, secret, account, method, path))
+    from sidecar.commands.explanation_words import in_words
 
     typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else in_words(told))
     return 0
@@ -82,6 +98,32 @@ def _secret(key: str | None, key_env: str | None) -> bytes | None:
     return value.encode()
 
 
+def _method(text: str) -> str:
+    """In capitals, as all known ones are. Raises SettingsError."""
+    from httptools import HttpParserError, HttpRequestParser
+
+    method = text.upper()
+    known = re.fullmatch(r"[A-Z-]+", method) and method not in ("CONNECT", "TRACE")
+    try:
+        if known:
+            HttpRequestParser(object()).feed_data(f"{method} / HTTP/1.1\r\n\r\n".encode())
+    except HttpParserError:
+        known = None
+    if not known:
+        raise SettingsError(
+            f'METHOD: "{text}" is not a method that is forwarded; write one like GET or POST'
+        )
+    return method
+
+
+def _require_path(text: str) -> None:
+    if not text.startswith("/") and text != "*":
+        raise SettingsError(
+            f'/PATH: "{text}" is not a path; a path starts with /, without scheme and host: '
+            "/v1/items"
+        )
+
+
 async def _explain(
     settings: "Settings",
     book: "PlanBook",
@@ -91,6 +133,7 @@ async def _explain(
     path: str,
 ) -> dict[str, Any]:
     from sidecar.commands.explanation import Known, Peeking, explain_call
+    from sidecar.core.paths import Normaliser
     from sidecar.stores import RedisLimitStore, Wire
 
     wire = Wire(settings.redis.get_secret_value(), timeout_s=_PATIENCE_S)
@@ -108,6 +151,9 @@ async def _explain(
             secret=_ANY if account is not None else secret,
             method=method,
             target=path,
+            paths=Normaliser(frozenset(settings.allow_in_path)),
+            ignore_case=settings.ignore_path_case,
+            reserved_prefix=settings.reserved_prefix,
         )
     finally:
         await wire.stop()

@@ -1,28 +1,33 @@
 """What `sidecar explain` says: the gate's own decision, taken on a store that only peeks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.clock import Clock
+from sidecar.core.decision import standing
 from sidecar.core.identity import fingerprint
+from sidecar.core.ledger import kind_of, weight
 from sidecar.core.model import (
-    MICRO,
     Account,
     Answer,
+    Besides,
     Claim,
+    ConcurrencyLimit,
     Entitlement,
+    Hold,
     Key,
     PlanBook,
+    QuotaLimit,
     RateLimit,
-    Reason,
     Unreadable,
+    WhenDown,
 )
-from sidecar.core.paths import BadTarget
+from sidecar.core.paths import BadTarget, Normaliser, normalise
 from sidecar.core.reading import Reading
-from sidecar.core.refusals import render_text
+from sidecar.core.refusals import http_problem, render_text
 from sidecar.core.routing import RouteTable
-from sidecar.core.words import amount, instant, speed, unit_of
+from sidecar.core.words import instant, speed, unit_of
 from sidecar.errors import StoreUnavailable
 from sidecar.gate import Admission, Gate, Refused
 from sidecar.metrics import Metrics
@@ -57,18 +62,34 @@ class Peeking:
         key_id: str,
         claims: Sequence[Claim],
         *,
-        once: bool = False,  # noqa: ARG002 - the port's
-        blind: bool = False,  # noqa: ARG002
+        hold: Hold | None = None,  # noqa: ARG002 - the port's
+        once: bool = False,  # noqa: ARG002
+        when_down: WhenDown = "deny",  # noqa: ARG002
     ) -> Answer:
         """The answer as a grant would leave it, so that overage and notices are told."""
         found = await self.peek(account, key_id, claims)
         if not found.granted:
             return found
-        after = tuple(
-            used + (claim.cost * MICRO if isinstance(claim.limit, RateLimit) else claim.cost)
-            for used, claim in zip(found.used, claims, strict=True)
-        )
-        return Answer(True, found.now_us, after, found.ends_us)
+        besides = found.besides or (Besides(),) * len(claims)
+        used, beside = [], []
+        for before, claim, more in zip(found.used, claims, besides, strict=True):
+            limit, cost, burned = claim.limit, weight(claim), 0
+            if isinstance(limit, QuotaLimit):
+                own = max(0, limit.units + more.carried - before)
+                burned = min(max(0, cost - own), more.left)
+            used.append(before + cost - burned)
+            beside.append(more._replace(left=more.left - burned, burned=burned))
+        return Answer(True, found.now_us, tuple(used), found.ends_us, tuple(beside))
+
+    def settle(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold_id: str,
+        told: Callable[[Answer], None] | None = None,
+    ) -> None:
+        """Nothing was reserved."""
 
 
 class Known:
@@ -121,8 +142,18 @@ async def explain_call(
     secret: bytes | None,
     method: str,
     target: str,
+    paths: Normaliser = normalise,
+    ignore_case: bool = False,
+    reserved_prefix: str = "/-/",
 ) -> dict[str, Any]:
     """Everything that decides one call, as JSON can hold it. Changes nothing anywhere."""
+    told: dict[str, Any] = {
+        "request": f"{method} {target}",
+        "plan_version": book.version,
+        "identity": _identity(key, secret, book),
+    }
+    if target.startswith(reserved_prefix):
+        return told | {"decision": _decision(_kept_for_itself(reserved_prefix))}
     gate = Gate(
         book,
         store=store,
@@ -131,15 +162,13 @@ async def explain_call(
         metrics=Metrics(),
         clock=Clock(),
         source="/sidecar/explain",
+        paths=paths,
+        ignore_case=ignore_case,
     )
     secrets = [] if secret is None else [secret]
     result = await gate.admit(Asked(method, target.encode(), secrets), _defaults)
-    entitlement = _entitlement(book, key, method, target)
-    told: dict[str, Any] = {
-        "request": f"{method} {target}",
-        "plan_version": book.version,
-        "identity": _identity(key, secret, book),
-    }
+    routes = RouteTable(book.routes, paths, ignore_case=ignore_case)
+    entitlement = _entitlement(book, routes, key, method, target)
     if entitlement is not None:
         told["route"] = {"id": entitlement.route.id, "match": entitlement.route.match}
         told["class"] = str(entitlement.route.call_class)
@@ -156,9 +185,19 @@ async def explain_call(
     return told
 
 
-def _entitlement(book: PlanBook, key: Key | None, method: str, target: str) -> Entitlement | None:
+def _kept_for_itself(prefix: str) -> Refused:
+    """The gate is not asked about these paths: the data port answers them."""
+    why = (
+        f"Paths under {prefix} are the sidecar's own: they are never forwarded, and none is served."
+    )
+    return Refused("", http_problem(404, "Nothing here", why, ""))
+
+
+def _entitlement(
+    book: PlanBook, routes: RouteTable, key: Key | None, method: str, target: str
+) -> Entitlement | None:
     try:
-        route = RouteTable(book.routes).find(method, target.encode())
+        route = routes.find(method, target.encode())
     except BadTarget:
         return None
     if route is None or key is None:
@@ -181,40 +220,50 @@ def _identity(key: Key | None, secret: bytes | None, book: PlanBook) -> dict[str
     }  # fmt: skip
 
 
+_KINDS = {"rate": "rate", "quota": "quota", "slots": "concurrency"}
+
+
 def _limits(book: PlanBook, entitlement: Entitlement, seen: Answer | None) -> list[dict[str, Any]]:
     rows = []
     for at, claim in enumerate(entitlement.claims):
         limit = claim.limit
-        rate = isinstance(limit, RateLimit)
         row: dict[str, Any] = {
             "id": limit.id,
-            "kind": "rate" if rate else "quota",
+            "kind": _KINDS[kind_of(claim)],
             "meter": limit.meter,
             "unit": unit_of(book.meters, limit),
             "per": limit.per,
             "cost": claim.cost,
-            "limit": limit.burst if isinstance(limit, RateLimit) else limit.units,
         }
         if isinstance(limit, RateLimit):
-            row["rate"] = speed(limit, row["unit"])
-        elif limit.cap != limit.units:
-            row["hard_cap"] = limit.cap
+            row |= {"limit": limit.burst, "rate": speed(limit, row["unit"])}
+        elif isinstance(limit, ConcurrencyLimit):
+            row["limit"] = limit.slots
+        else:
+            row |= {"limit": limit.units, "period": limit.period}
+            if limit.cap != limit.units:
+                row["hard_cap"] = limit.cap
+        if limit.shadow:
+            row["shadow"] = True
         if seen is not None:
-            row |= _state(claim, seen.used[at], seen.ends_us[at], seen.now_us)
+            row |= _state(claim, seen, at)
         rows.append(row)
     return rows
 
 
-def _state(claim: Claim, used: int, ends_us: int, now_us: int) -> dict[str, Any]:
-    limit = claim.limit
-    if not isinstance(limit, RateLimit):
-        left = max(0, limit.units - used)
-        return {"used": used, "remaining": left, "resets_at": instant(ends_us)}
-    left = max(0, limit.burst * MICRO - used) // MICRO
+def _state(claim: Claim, seen: Answer, at: int) -> dict[str, Any]:
+    limit, used, now = claim.limit, seen.used[at], standing(claim, seen, at)
+    state: dict[str, Any] = {"used": now.used, "remaining": now.remaining}
+    if isinstance(limit, QuotaLimit):
+        if seen.besides:
+            extra = {"carried_over": seen.besides[at].carried, "grants": seen.besides[at].left}
+            state |= {name: units for name, units in extra.items() if units}
+        return state | {"resets_at": instant(seen.ends_us[at])}
+    if isinstance(limit, ConcurrencyLimit):
+        return state | {"resets_at": None}
     gain, per = limit.refill
-    full_us = now_us - (used * per // -gain) if used > 0 else None
-    full = None if full_us is None else instant(full_us)
-    return {"used": -(-used // MICRO), "remaining": left, "resets_at": full}
+    full_us = seen.now_us - (used * per // -gain) if used > 0 else None
+    return state | {"resets_at": None if full_us is None else instant(full_us)}
 
 
 def _decision(result: Admission | Refused) -> dict[str, Any]:
@@ -242,67 +291,3 @@ def _decision(result: Admission | Refused) -> dict[str, Any]:
         "overage": dict(decision.overage),
         "notices": [f"{one.percent}% of {one.limit.id}" for one in decision.crossings],
     }
-
-
-_ALLOWED = {
-    Reason.OK: "allowed",
-    Reason.OVERAGE: "allowed, as overage",
-    Reason.CRITICAL: "allowed past a spent limit, because the route is critical",
-    Reason.STORE_DOWN: "allowed without asking Redis, as the route's class or the plan says",
-}
-
-
-def in_words(told: dict[str, Any]) -> str:
-    """The explanation for people."""
-    lines = [told["request"], ""]
-    who = told["identity"]
-    if who is None:
-        lines.append("account   not known")
-    else:
-        lines.append(f"account   {who['account']} (key {who['key']}, from: {who['known_from']})")
-        lines.append(f"plan      {who['plan']}")
-    if "route" in told:
-        lines += _route_lines(told)
-        lines += ["limits    " + ("" if told["limits"] else "none apply to this route")]
-        lines += [f"  {_limit_line(row)}" for row in told["limits"]]
-    if "state_unknown" in told:
-        lines.append(f"state     unknown: {told['state_unknown']}")
-    decision = told["decision"]
-    if decision["allowed"]:
-        lines.append(f"decision  {_ALLOWED[Reason(decision['reason'])]}")
-        lines += [f"  crosses {notice}" for notice in decision["notices"]]
-    else:
-        lines += [f"decision  refused: {decision['status']} {decision['reason']}", ""]
-        lines += [f"  {line}".rstrip() for line in decision["text"].splitlines()]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _route_lines(told: dict[str, Any]) -> list[str]:
-    features = told["features"]
-    needed, missing = features["needed"], features["missing"]
-    if missing:
-        where = features["missing_in"]
-        needs = f"needs {', '.join(needed)}; missing {', '.join(missing)}"
-        needs += f" (in plan {where})" if where else " (in no plan)"
-    else:
-        needs = f"needs {', '.join(needed)}: included" if needed else "needs none"
-    return [
-        f"route     {told['route']['id']}: {told['route']['match']}",
-        f"class     {told['class']}",
-        f"features  {needs}",
-    ]
-
-
-def _limit_line(row: dict[str, Any]) -> str:
-    whose = " per key" if row["per"] == "key" else ""
-    what = f"{row['rate']}, burst" if row["kind"] == "rate" else "quota"
-    text = f"{row['id']}{whose}: {what} {row['limit']:,}"
-    if "hard_cap" in row:
-        text += f" (hard cap {row['hard_cap']:,})"
-    text += f"; this call costs {amount(row['cost'], row['unit'])}"
-    if "used" not in row:
-        return text
-    text += f"; used {row['used']:,}, left {row['remaining']:,}"
-    if row["resets_at"] is not None:
-        text += f", {'full again' if row['kind'] == 'rate' else 'resets'} {row['resets_at']}"
-    return text

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Plan files.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Plan files.")],
 ) -> int:
     """Check plan files; for people and for CI.
 

@@ -1,6 +1,7 @@
 """serve, demo and version."""
 
 import inspect
+import os
 import platform
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -8,6 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from sidecar import __version__
+from sidecar.commands.options import flag_of
+from sidecar.errors import SettingsError
+from sidecar.settings import Settings, described, strangers
 
 SERVE_HELP = """Run the sidecar in front of an API.
 
@@ -26,9 +30,7 @@ Examples:
 
 def serve(**flags: Any) -> int:
     """Returns the exit code of the process; raises SettingsError, ConfigError, SpoolError."""
-    from sidecar.settings import Settings
-
-    settings = Settings.load(flags)
+    settings = _settings(flags)
     count = _workers(settings.workers)
     if count == 1:
         from sidecar.app import run
@@ -39,6 +41,22 @@ def serve(**flags: Any) -> int:
     return supervise(settings, count)
 
 
+def _settings(flags: dict[str, Any]) -> Settings:
+    """Settings, and a warning for each variable that was perhaps meant to be one of them: it may
+    be why another is missing. Raises SettingsError."""
+    from sidecar.logs import configure, logger
+
+    strange = strangers(os.environ, [setting.env for setting in described()])
+    try:
+        settings = Settings.load(flags)
+    except SettingsError as error:
+        raise SettingsError("\n".join([str(error), *strange])) from None
+    configure(settings.log_level, settings.log_format)
+    for problem in strange:
+        logger("settings").warning("unknown variable", problem=problem)
+    return settings
+
+
 def _workers(asked: str) -> int:
     from sidecar.workers import cpus
 
@@ -47,21 +65,15 @@ def _workers(asked: str) -> int:
 
 def with_settings_flags(command: Callable[..., int]) -> Callable[..., int]:
     """Give a command one flag for each field of Settings: its signature is the model."""
-    from sidecar.settings import described
-
     parameters = []
     for setting in described():
-        default = "required" if setting.default is None else f"default {setting.default}"
-        text = f"{setting.text} [{setting.env}; {default}]"
         kind: Any = bool | None if setting.switch else str | None
-        names = f"{setting.flag}/--no-{setting.flag[2:]}" if setting.switch else setting.flag
-        option = typer.Option(names, help=text, metavar=setting.metavar or None, show_default=False)
         parameters.append(
             inspect.Parameter(
                 setting.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[kind, option],
+                annotation=Annotated[kind, flag_of(setting)],
             )
         )
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -95,6 +107,11 @@ def demo(
     return run(listen=listen, control=control, plans=plans)
 
 
+def version_line() -> str:
+    """Ours, and Python's."""
+    return f"quota-sidecar {__version__} (Python {platform.python_version()})"
+
+
 def version() -> int:
     """Print the version.
 
@@ -102,5 +119,5 @@ def version() -> int:
     Example:
       sidecar version
     """
-    typer.echo(f"quota-sidecar {__version__} (Python {platform.python_version()})")
+    typer.echo(version_line())
     return 0

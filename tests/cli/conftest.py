@@ -20,6 +20,12 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 
 @pytest.fixture
+def environment() -> Callable[..., dict[str, str]]:
+    """For what a test starts itself."""
+    return clean_environment
+
+
+@pytest.fixture
 def sidecar(tmp_path: Path) -> Run:
     """`sidecar("check", "plans.yaml", SIDECAR_X="…")` → the finished process, with text output."""
 

@@ -110,3 +110,11 @@ def test_a_redis_that_is_not_there_is_a_sentence_without_the_password(
     assert done.stderr.startswith("error: Redis cannot be asked")
     assert "hunter2" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_settings_of_the_data_path_are_no_obstacle(sidecar: Any, valkey_url: str) -> None:
+    done = sidecar(
+        "keys", "list", SIDECAR_REDIS=valkey_url, SIDECAR_LISTEN="8080",
+        SIDECAR_UPSTREAM="https://api", SIDECAR_UPSTREAM_CA="ca.pem",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")

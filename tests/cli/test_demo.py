@@ -30,8 +30,9 @@ def children(pid: int) -> list[int]:
 
 
 def paste(line: str) -> str:
+    """What a line prints in another terminal, which is in another directory."""
     done = subprocess.run(
-        ["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True
+        ["bash", "-c", line], cwd="/", capture_output=True, text=True, timeout=30, check=True
     )
     return done.stdout
 
@@ -105,7 +106,10 @@ def test_a_port_in_use_names_the_flag(sidecar: Any, flag: str) -> None:
         other = "--control" if flag == "--listen" else "--listen"
         done = sidecar("demo", flag, address, other, f"127.0.0.1:{free_port()}")
     assert done.returncode == 2
-    assert done.stderr == f"error: {address} is in use; choose another with {flag} HOST:PORT\n"
+    assert done.stderr == (
+        f"error: {address} is in use; choose another with {flag} HOST:PORT "
+        f'(make demo ARGS="{flag} HOST:PORT")\n'
+    )
 
 
 def test_on_a_terminal_decisions_are_a_live_table(spawn: Any, no_proxy: None) -> None:

@@ -129,7 +129,7 @@ def test_explain_without_redis_tells_the_static_part(sidecar: Any) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "account   fred (key k1, from: plan file)" in done.stdout
-    assert "monthly: quota 1,000; this call costs 1 request" in done.stdout
+    assert "monthly: 1,000 requests per month; this call costs 1 request" in done.stdout
     assert "state     unknown: Redis at redis://127.0.0.1:1 does not answer" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr
 

@@ -88,16 +88,70 @@ def test_a_wrong_plan_file_is_told_like_check_does(sidecar: Any, tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
-def test_a_spool_that_cannot_be_written_names_the_flag(sidecar: Any, tmp_path: Path) -> None:
+def problems(errors: str) -> list[str]:
+    """What was said, without log lines."""
+    return [line for line in errors.splitlines() if not line.startswith("{")]
+
+
+def test_a_spool_that_cannot_be_written_is_told_once_with_what_to_do(
+    sidecar: Any, tmp_path: Path
+) -> None:
     file = tmp_path / "a-file"
     file.write_text("")
     # root may write anywhere but below a file, in place of one, and in the kernel's own folders
-    for spool in (file / "spool", file, Path("/proc/sidecar-spool")):
+    whys = {
+        file / "spool": "a part of its path is a file. Give another one with",
+        file: "it is a file. Give another one with",
+        Path("/proc/sidecar-spool"): "for this user, or give another one with",
+    }
+    for spool, why in whys.items():
         done = sidecar("serve", *flags(tmp_path, spool=spool))
         assert done.returncode == 2
-        told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
-        assert len(told) == 2
-        assert told[0].startswith("error: ")
-        assert str(spool) in told[0]
-        assert told[1] == "try: another directory with --spool DIR (SIDECAR_SPOOL)"
+        [told] = problems(done.stderr)
+        assert told.startswith(f"error: The spool directory {spool} is not writable: ")
+        assert told.endswith(f"{why} --spool DIR (SIDECAR_SPOOL).")
     assert file.read_text() == ""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("listen", "control", "both"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1:8080", "127.0.0.1:8080"),
+        ("0.0.0.0:8080", "127.0.0.1:8080", "0.0.0.0:8080 and 127.0.0.1:8080"),
+    ],
+)
+def test_one_address_for_both_ports_is_told_as_such(
+    sidecar: Any, tmp_path: Path, listen: str, control: str, both: str, workers: int
+) -> None:
+    done = sidecar("serve", *flags(tmp_path, listen=listen, control=control, workers=workers))
+    assert done.returncode == 2
+    assert problems(done.stderr) == [
+        "error: --listen (SIDECAR_LISTEN) and --control (SIDECAR_CONTROL) must differ: "
+        f"{both}; give each a port of its own"
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_mistyped_variable_is_warned_of_once(spawn: Any, tmp_path: Path, workers: int) -> None:
+    control = f"127.0.0.1:{free_port()}"
+    process = spawn(
+        "serve", *flags(tmp_path, control=control, workers=workers),
+        SIDECAR_LISEN="127.0.0.1:1", SIDECAR_SERVICE_HOST="10.0.0.1",
+    )  # fmt: skip
+    assert ask(f"http://{control}/healthz") == (200, b"ok")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    logged = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    warned = [line["problem"] for line in logged if line["event"] == "unknown variable"]
+    assert warned == [
+        "SIDECAR_LISEN is not a setting and does nothing; did you mean SIDECAR_LISTEN?"
+    ]
+
+
+def test_a_mistyped_variable_is_told_with_what_is_missing(sidecar: Any) -> None:
+    done = sidecar("serve", "--plans", PLANS, SIDECAR_UPSTREEM="http://127.0.0.1:3000")
+    assert done.returncode == 2
+    missing, hint = done.stderr.splitlines()
+    assert missing.startswith("error: --upstream (SIDECAR_UPSTREAM) is missing")
+    assert hint.endswith("did you mean SIDECAR_UPSTREAM?")

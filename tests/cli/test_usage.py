@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import typer
 
+from sidecar import __version__
 from sidecar.cli import build, run
 from sidecar.settings import described
 
@@ -66,16 +67,28 @@ def test_the_help_of_every_verb_has_an_example(told: Any, verb: str) -> None:
     assert re.search(rf"^ +\S*(SIDECAR_\S+ |KEY=\$\()?sidecar {verb}", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("verb", ["", *verbs()])
+def test_the_help_says_what_to_write_and_what_for(told: Any, verb: str) -> None:
+    command = typer.main.get_command(build())
+    for word in verb.split():
+        command = command.commands[word]  # type: ignore[attr-defined]
+    for parameter in command.params:
+        assert re.match(r"[A-Z][^\[]{5,}", parameter.help or ""), parameter.name
+    _, text, _ = told(*verb.split(), "--help")
+    assert not re.search(r"<\w+|\bTEXT\b|\b(str|int|float)\b", text)
+
+
 def test_no_verb_at_all_prints_the_help(told: Any) -> None:
     code, out, text = told()
     assert (code, out) == (2, "")
     assert "sidecar demo" in text
 
 
-def test_the_installed_command_says_its_version(sidecar: Any) -> None:
-    done = sidecar("version")
-    assert done.returncode == 0
-    assert done.stdout.startswith("quota-sidecar ")
+@pytest.mark.parametrize("how", ["version", "--version"])
+def test_the_installed_command_says_its_version(sidecar: Any, how: str) -> None:
+    done = sidecar(how)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"quota-sidecar {__version__} (Python 3.")
 
 
 def test_the_installed_command_answers_wrong_settings_with_exit_code_2(sidecar: Any) -> None:
@@ -104,6 +117,10 @@ def test_the_installed_command_answers_wrong_settings_with_exit_code_2(sidecar: 
         ("keys revoke --account a", "--id", "sidecar keys revoke --help"),
         ("accounts set", "--account", "sidecar accounts set --help"),
         ("events tail -n x", "valid integer", "sidecar events tail --help"),
+        ("serve --access-log=yes", "does not take a value", "sidecar serve --help"),
+        ("serve --listen", "requires an argument", "sidecar serve --help"),
+        ("events tail --spool", "requires an argument", "sidecar events tail --help"),
+        ("--versio", "no such option", "sidecar --help"),
         ("version x", "unexpected extra argument", "sidecar version --help"),
     ],
 )

@@ -1,0 +1,72 @@
+"""grant: sell an account a pack, so that it goes on when its quota is spent."""
+
+import secrets
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidecar.commands.accounts import name
+from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
+from sidecar.errors import SettingsError, SidecarError
+
+if TYPE_CHECKING:
+    from sidecar.core.model import Account, Pack, PlanBook
+    from sidecar.stores.admin import Admin
+
+
+def grant(
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Who gets it.")],
+    pack: Annotated[str, typer.Argument(metavar="PACK", help="Which, as the plan file names it.")],
+    plans: PLANS = None,
+    grant_id: Annotated[
+        str | None,
+        typer.Option("--id", metavar="ID", help="Makes it happen once: the order's number."),
+    ] = None,
+    redis: REDIS = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
+) -> int:
+    """Give an account a pack of extra units. It acts on the account's next call.
+
+    With --id, doing it again changes nothing: use the number of the order or payment.
+
+    \b
+    Examples:
+      sidecar grant acme boost-10k --plans plans.yaml
+      sidecar grant acme boost-10k --plans plans.yaml --id order-4711
+    """
+    name("ACCOUNT", account)
+    grant_id = name("--id", grant_id) if grant_id else "g" + secrets.token_hex(6)
+    from sidecar.config import load
+    from sidecar.core.words import amount, instant
+    from sidecar.settings import for_tools
+    from sidecar.stores.admin import Admin
+
+    given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
+    settings = for_tools(*given, **given)
+    book = load(settings.plans)
+    bought = _pack(book, pack)
+    with Admin(settings.redis.get_secret_value(), settings.redis_prefix) as admin:
+        done = admin.grant(_account(book, admin, account), bought, grant_id)
+    until = f"until {instant(done.expires_us)}"
+    if done.new:
+        more = amount(bought.units, book.meters[bought.meter].unit)
+        typer.echo(f"Account {account} has {more} more on {bought.limit}, {until}: {grant_id}")
+    else:
+        typer.echo(f"Grant {grant_id} was there before, {until}; nothing changed.")
+    return 0
+
+
+def _pack(book: "PlanBook", pack: str) -> "Pack":
+    found = book.packs.get(pack)
+    if found is None:
+        known = ", ".join(book.packs) or "none"
+        raise SettingsError(f'the plan file has no pack "{pack}"; it has {known}')
+    return found
+
+
+def _account(book: "PlanBook", admin: "Admin", account: str) -> "Account":
+    found = book.accounts.get(account) or admin.account(account)
+    if found is None:
+        raise SidecarError(f"account {account} is neither in the plan file nor in Redis")
+    return found

@@ -1,0 +1,66 @@
+"""rebuild: counters that Redis has lost are restored from the recorded events."""
+
+import json
+import time
+from typing import Annotated
+
+import typer
+
+from sidecar.commands.bookkeeping import (
+    ACCOUNT,
+    EVENTS,
+    FORMER_PLANS,
+    JSON,
+    SPOOLS,
+    WAIT,
+    looking,
+)
+from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
+
+
+def rebuild(
+    spool: SPOOLS = None,
+    events: EVENTS = None,
+    plans: PLANS = None,
+    former_plans: FORMER_PLANS = None,
+    account: ACCOUNT = None,
+    apply: Annotated[
+        bool, typer.Option("--apply/--dry-run", help="Do it, or only say what would be done.")
+    ] = False,
+    lower: Annotated[
+        bool, typer.Option("--lower", help="Also lower counters that are above their events.")
+    ] = False,
+    wait: WAIT = 1.0,
+    as_json: JSON = False,
+    redis: REDIS = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
+) -> int:
+    """Raise the counters of the current periods in Redis to what the recorded events come to.
+
+    For when Redis has lost data. It adds what is missing, once, and beside calls that are being
+    counted: sidecars may be running. Without --apply nothing is changed. Exit code 0: nothing to
+    do, or done; 1: something is left to do; 2: something could not be read.
+
+    \b
+    Examples:
+      sidecar rebuild --plans plans.yaml --spool /var/spool/sidecar --events usage.jsonl
+      sidecar rebuild --plans plans.yaml --spool /var/spool/sidecar --events usage.jsonl --apply
+    """
+    from sidecar.books import documents, words
+    from sidecar.books.rebuilding import rebuild as restore
+
+    given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
+    with looking(given, spool, events, former_plans, account) as inside:
+        done = restore(
+            inside.looker, inside.inspector, apply=apply, lower=lower,
+            wait=lambda: time.sleep(wait),
+        )  # fmt: skip
+        if as_json:
+            told = documents.rebuilt(done, inside.found, applied=apply)
+            typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        else:
+            for line in words.changes(done, applied=apply):
+                typer.echo(line)
+    undone = done.busy or done.unknown or (done.raised and not apply)
+    return 1 if undone else 0

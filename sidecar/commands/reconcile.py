@@ -1,0 +1,57 @@
+"""reconcile: are the counters in Redis what the recorded events come to?"""
+
+import json
+import time
+
+import typer
+
+from sidecar.commands.bookkeeping import (
+    ACCOUNT,
+    EVENTS,
+    FORMER_PLANS,
+    JSON,
+    SPOOLS,
+    WAIT,
+    looking,
+)
+from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
+
+
+def reconcile(
+    spool: SPOOLS = None,
+    events: EVENTS = None,
+    plans: PLANS = None,
+    former_plans: FORMER_PLANS = None,
+    account: ACCOUNT = None,
+    wait: WAIT = 1.0,
+    as_json: JSON = False,
+    redis: REDIS = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
+) -> int:
+    """Compare the counters in Redis with the recorded events, and explain each difference.
+
+    Give every spool, and every file that sinks wrote: copies of an event count once. Changes
+    nothing; sidecars may be running. Exit code 0: all is equal or explained, 1: differences are
+    left, 2: something could not be read.
+
+    \b
+    Examples:
+      sidecar reconcile --plans plans.yaml --spool /var/spool/sidecar --events usage.jsonl
+      sidecar reconcile --plans plans.yaml --spool /spools/a --spool /spools/b --account acme
+    """
+    from sidecar.books import documents, words
+    from sidecar.books.looking import reconcile as look
+
+    given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
+    with looking(given, spool, events, former_plans, account) as inside:
+        looks = look(inside.looker, lambda: time.sleep(wait))
+        if as_json:
+            told = documents.reconciled(looks, inside.looker, inside.found, inside.coverage)
+            typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        else:
+            for line in words.differences(looks):
+                typer.echo(line)
+            for line in words.summary(looks, inside.looker, inside.coverage):
+                typer.echo(line)
+    return 1 if any(one.left for one in looks.values()) else 0

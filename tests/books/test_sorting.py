@@ -1,0 +1,39 @@
+"""Calls come out in the order of account and time, each once, however little room there is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from replays import START, a_call
+
+from sidecar.books.sorting import in_order
+from sidecar.core.recorded import Recorded
+
+ONE = a_call()
+CALLS = st.lists(
+    st.builds(
+        lambda account, number, source: ONE._replace(
+            account=account, time_us=START + number // 2, id=f"{account}-{number}", source=source
+        ),
+        st.sampled_from(["acme", "beta"]),
+        st.integers(0, 5),
+        st.sampled_from(["/a", "/b"]),
+    )
+)
+
+
+@given(calls=CALLS, room=st.integers(1, 7))
+def test_the_order_is_that_of_sorting_everything(calls: list[Recorded], room: int) -> None:
+    assert list(in_order(iter(calls), room=room)) == sorted(set(calls))
+
+
+@pytest.mark.parametrize("room", [1, 2, 100])
+def test_an_event_is_known_by_source_and_id(room: int) -> None:
+    other = ONE._replace(source="/sidecar/other")
+    assert len(list(in_order([ONE, other, ONE], room=room))) == 2
+
+
+def test_what_comes_back_from_the_disk_is_what_was_written() -> None:
+    calls = [a_call(number, START - number, usage=(("tokens", number),)) for number in range(5_000)]
+    back = list(in_order(iter(calls), room=700))
+    assert back == calls[::-1]
+    assert all(type(one) is Recorded for one in back)

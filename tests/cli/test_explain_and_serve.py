@@ -1,0 +1,174 @@
+"""What `sidecar explain` says of a call is what `sidecar serve` with the same settings does."""
+
+import http.client
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.demo.valkey import free_port
+
+PLANS = Path(__file__).parent.parent.parent / "examples" / "plans.yaml"
+KEY = "demo-free-key"
+LIKE_THE_API = {"SIDECAR_IGNORE_PATH_CASE": "true", "SIDECAR_ALLOW_IN_PATH": "encoded-slash"}
+
+
+class Api(BaseHTTPRequestHandler):
+    """Answers every call 200."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET  # noqa: N815 - the base class's way
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def api() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def status_of(port: int, method: str, path: str) -> int:
+    """What a call is answered with."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, headers={"X-Api-Key": KEY})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+CALLS = [
+    ("GET", "/v1/items"),
+    ("POST", "/v1/exports"),
+    ("POST", "/V1/Exports"),
+    ("GET", "/v1%2Fitems"),
+    ("GET", "/v1/..%2F"),
+    ("GET", "/-/usage"),
+    ("GET", "/own/usage"),
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({}, {"/v1/exports": 403, "/v1%2Fitems": 400, "/v1/..%2F": 400, "/-/usage": 404}),
+        (
+            LIKE_THE_API,
+            {"/v1/exports": 403, "/V1/Exports": 403, "/v1/..%2F": 400, "/-/usage": 404},
+        ),
+        (
+            {"SIDECAR_RESERVED_PREFIX": "/own/"},
+            {"/v1/exports": 403, "/v1%2Fitems": 400, "/v1/..%2F": 400, "/own/usage": 404},
+        ),
+    ],
+)
+def test_both_decide_alike(
+    sidecar: Any, spawn: Any, api: str, valkey_url: str, tmp_path: Path,
+    settings: dict[str, str], refused: dict[str, int],
+) -> None:  # fmt: skip
+    port, control = free_port(), free_port()
+    settings = settings | {
+        "SIDECAR_PLANS": str(PLANS), "SIDECAR_REDIS": valkey_url, "SIDECAR_UPSTREAM": api,
+        "SIDECAR_LISTEN": f"127.0.0.1:{port}", "SIDECAR_CONTROL": f"127.0.0.1:{control}",
+        "SIDECAR_SPOOL": str(tmp_path / "spool"),
+    }  # fmt: skip
+    process = spawn("serve", **settings)
+    while '"event":"serving"' not in (line := process.stderr.readline()).replace(" ", ""):
+        assert line, "serve ended before it served"
+    for method, path in CALLS:
+        done = sidecar("explain", "--json", "--key", KEY, method, path, **settings)
+        assert done.returncode == 0, done.stderr
+        decision = json.loads(done.stdout)["decision"]
+        status = status_of(port, method, path)
+        assert status == refused.get(path, 200), path
+        assert decision["allowed"] is (path not in refused), path
+        assert decision.get("status", 200) == status, path
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "call", "route"),
+    [
+        ([], "POST /V1/Exports", "rest"),
+        (["--ignore-path-case"], "POST /V1/Exports", "export"),
+        (["--allow-in-path", "encoded-slash"], "GET /v1%2Fexports", "rest"),
+        (["--config", "sidecar.yaml"], "POST /V1/Exports", "export"),
+    ],
+)
+def test_flags_and_the_settings_file_decide_as_variables_do(
+    sidecar: Any, tmp_path: Path, flags: list[str], call: str, route: str
+) -> None:
+    (tmp_path / "sidecar.yaml").write_text("ignore_path_case: true\nlisten: nonsense\n")
+    done = sidecar(
+        "explain", "--json", "--account", "fred", *flags, *call.split(),
+        SIDECAR_PLANS=str(PLANS), SIDECAR_REDIS="redis://127.0.0.1:1/0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["route"]["id"] == route
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (("BAD METHOD", "/x"), '"BAD METHOD" is not a method that is forwarded; write one like'),
+        (("FETCH", "/x"), '"FETCH" is not a method that is forwarded; write one like GET or POST'),
+        (("TRACE", "/x"), '"TRACE" is not a method'),
+        (("GET", "v1/items"), '"v1/items" is not a path; a path starts with /'),
+        (("GET", "http://api/v1"), "a path starts with /, without scheme and host"),
+    ],
+)
+def test_what_is_no_call_is_a_sentence(sidecar: Any, call: tuple[str, str], sentence: str) -> None:
+    done = sidecar("explain", *call, SIDECAR_PLANS=str(PLANS))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+
+
+@pytest.mark.parametrize("method", ["get", "PROPFIND", "M-SEARCH"])
+def test_every_method_that_serve_forwards_is_one(sidecar: Any, method: str) -> None:
+    done = sidecar(
+        "explain", "--account", "fred", method, "/x",
+        SIDECAR_PLANS=str(PLANS), SIDECAR_REDIS="redis://127.0.0.1:1/0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{method.upper()} /x\n")
+
+
+@pytest.mark.parametrize(
+    ("period", "text"),
+    [
+        ("hour", "10 requests per hour"),
+        ("cycle", "10 requests per billing cycle"),
+        ("month", "10 requests per month"),
+    ],
+)
+def test_a_quota_is_told_with_its_unit_and_its_period(
+    sidecar: Any, tmp_path: Path, period: str, text: str
+) -> None:
+    (tmp_path / "plans.yaml").write_text(
+        "version: 1\n"
+        "meters: {requests: {unit: request}}\n"
+        'routes: [{id: rest, match: "/**"}]\n'
+        f"plans: {{free: {{limits: [{{id: q, meter: requests, quota: 10/{period}}}]}}}}\n"
+        "anonymous: {plan: free}\n"
+    )
+    done = sidecar("explain", "GET", "/", SIDECAR_PLANS="plans.yaml",
+                   SIDECAR_REDIS="redis://127.0.0.1:1/0")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"  q: {text}; this call costs 1 request" in done.stdout
