@@ -32,6 +32,6 @@ WORKDIR /var/spool/sidecar
 VOLUME ["/var/spool/sidecar"]
 EXPOSE 8080 9090
 HEALTHCHECK --interval=5s --timeout=2s --start-period=5s --retries=3 \
-  CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9090/healthz', timeout=1)"]
+  CMD ["python", "-P", "-m", "sidecar.commands.health"]
 ENTRYPOINT ["sidecar"]
 CMD ["serve"]

@@ -7,7 +7,6 @@ is admitted that could not be recorded any more.
 import asyncio
 import contextlib
 import gc
-import hashlib
 import signal
 import socket
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from sidecar.config import PlanKeeper
 from sidecar.core.model import Account, PlanBook
 from sidecar.core.paths import Normaliser
 from sidecar.gate import Gate, Seen
+from sidecar.gauges import publish_config, publish_connections, publish_events, publish_store
+from sidecar.metering.files import Files
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.sinks import make_sink
 from sidecar.metering.spool import Spool
@@ -29,13 +30,12 @@ from sidecar.ports import Sink
 from sidecar.proxy.certificate import Certificate
 from sidecar.proxy.front import DataPort
 from sidecar.proxy.handler import Handler
-from sidecar.proxy.heads import Manners, trust
-from sidecar.proxy.limits import Bounds
 from sidecar.proxy.listeners import Listener
 from sidecar.proxy.pool import UpstreamPool
-from sidecar.proxy.upstream import Upstream, tls_context
+from sidecar.readiness import Readiness
 from sidecar.settings import Settings
-from sidecar.stores import RedisDirectory, RedisLimitStore, Wire, keys
+from sidecar.stores import FallbackStore, Journal, RedisDirectory, Wire, keys
+from sidecar.wiring import bounds_of, manners_of, upstream_of
 from sidecar.workers.ending import Ending
 from sidecar.workers.leftovers import Leftovers
 from sidecar.workers.shares import Share, alone
@@ -44,6 +44,7 @@ log = logs.logger("app")
 
 SHIP_SECONDS = 5.0
 GC_THRESHOLDS = (20_000, 20, 50)
+JOURNAL = "journal"  # in the directory of the spool
 CANCEL_SECONDS = 0.5
 
 
@@ -64,9 +65,9 @@ class App:
         self.metrics = Metrics()
         self._clock = Clock()
         self._on_decision = on_decision
-        self._tasks: list[asyncio.Task[Any]] = []
         self._undo = contextlib.AsyncExitStack()
         self._serving = self._stopping = False
+        self._seen_store = False
 
     async def start(self) -> None:
         """Bring everything up. Raises SettingsError, ConfigError or SpoolError, with all that
@@ -99,14 +100,14 @@ class App:
             ignore_case=settings.ignore_path_case,
             on_decision=self._on_decision,
         )
-        bounds = _bounds(settings)
-        pool = UpstreamPool(_upstream(settings), bounds)
+        bounds = bounds_of(settings)
+        pool = UpstreamPool(upstream_of(settings), bounds)
         handler = Handler(
             self.gate,
             pool,
             self.metrics,
             bounds,
-            self._manners(),
+            manners_of(settings, self.listener.scheme),
             new_id=lambda: clock.request_id(clock.now_ns()),
             reserved_prefix=settings.reserved_prefix.encode(),
             access_log=settings.access_log,
@@ -141,25 +142,13 @@ class App:
         delay = 0.0 if self.ending.at_once else self.settings.drain_delay_s
         await self.data_port.stop(delay, self.settings.drain_timeout_s, self.ending.hurry)
 
-    def _manners(self) -> Manners:
-        settings = self.settings
-        name = hashlib.sha256(settings.source.encode()).hexdigest()[:12]
-        return Manners(
-            via=(settings.via_name or f"sidecar-{name}").encode(),
-            scheme=self.listener.scheme,
-            upstream_host=(settings.upstream_host or "").encode(),
-            legacy_headers=settings.legacy_headers,
-            upgrades=frozenset(one.encode() for one in settings.upgrades),
-            trusts=trust(settings.trusted_proxies),
-        )
-
     async def _start_control(self) -> None:
         from sidecar.control import ControlServer  # aiohttp: a worker has no use for it
 
         control = ControlServer(
             self.settings.control,
             registry=self.metrics.registry,
-            ready=self.not_ready,
+            ready=self.readiness,
             config_status=self.keeper.status,
         )
         await control.start()
@@ -206,6 +195,7 @@ class App:
                 "no sinks: events stay in the spool until it is full",
                 spool=str(settings.spool),
                 max_bytes=settings.spool_max_bytes,
+                remedy=self.spool.remedy,
             )
         self.leftovers = Leftovers(
             self.share.leftovers, self._make_sinks, max_bytes=settings.spool_max_bytes
@@ -228,22 +218,44 @@ class App:
         self.wire = Wire(url, timeout_s=settings.redis_timeout_ms / 1000)
         await self.wire.start()
         self._undo.push_async_callback(self.wire.stop)
-        self.store = RedisLimitStore(self.wire, prefix=settings.redis_prefix)
+        await self._start_counting()
         self.directory = RedisDirectory(self.wire, settings.redis_prefix, self._account_of_file)
         self._spawn(self.directory.run())
+        self._seen_store = self.wire.reachable
         if not self.wire.up:
             log.warning("redis is not reachable yet", error=self.wire.last_error)
+
+    async def _start_counting(self) -> None:
+        settings, files = self.settings, Files()
+        own_id = self._clock.request_id(self._clock.now_ns())
+        journal = Journal(
+            # One for all workers: what one leaves behind when it dies, another charges.
+            (self.share.turns_in or settings.spool) / JOURNAL,
+            files,
+            identity=own_id,
+            max_bytes=settings.journal_max_bytes,
+            commit_window_s=settings.commit_window_ms / 1000,
+        )
+        self.store = store = FallbackStore(
+            self.wire, journal, files, own_id=own_id, prefix=settings.redis_prefix
+        )
+        await store.start()
+        self._undo.push_async_callback(store.close)
+        self._undo.push_async_callback(store.redis.settler.close)
+        self._spawn(store.redis.settler.run())
+        self._spawn(store.keeper.run())
 
     def _account_of_file(self, account_id: str) -> Account | None:
         return self.keeper.book.accounts.get(account_id)
 
     def _swap(self, book: PlanBook) -> None:
         self.gate.swap(book)
+        self.store.forget()
         self.directory.forget()  # its keys may point at accounts of the old file
 
     def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.append(task)
+        task = asyncio.get_running_loop().create_task(work, name=work.__qualname__)
+        task.add_done_callback(_told)
 
         async def end() -> None:
             # A library may take the cancellation for its own time-out and go on: ask again.
@@ -253,56 +265,32 @@ class App:
 
         self._undo.push_async_callback(end)
 
-    def not_ready(self) -> list[str]:
-        """Why no calls should be sent here; empty when they should."""
-        reasons = []
+    def readiness(self) -> Readiness:
+        """Whether calls should be sent here, and what they would miss. Redis counts until it was
+        there once: a sidecar that never saw it knows no keys but those of its plan file."""
+        reasons: list[str] = []
+        degraded: list[str] = []
         if not self._serving:
             reasons.append("starting")
         if self._stopping:
             reasons.append("draining")
+        self._seen_store = self._seen_store or self.wire.reachable
         if not self.wire.up:
-            reasons.append(f"redis: {self.wire.last_error or 'not connected yet'}")
+            lost = degraded if self._seen_store else reasons
+            lost.append(f"redis: {self.wire.last_error or 'not connected yet'}")
         if not self.spool.accepting:
-            reasons.append("spool: full or not writable")
-        return reasons
+            degraded.append("spool: full or not writable; only critical calls are forwarded")
+        return Readiness(reasons, degraded)
 
     def _publish(self, pool: UpstreamPool) -> None:
-        metrics, spool, wire, keeper = self.metrics, self.spool, self.wire, self.keeper
-        gauge, counter = metrics.gauge, metrics.counter
-        gauge("sidecar_store_up", "1 while Redis answers.", lambda: float(wire.up))
-        gauge("sidecar_spool_backlog_events", "Events not shipped to every sink yet.",
-              lambda: spool.backlog)  # fmt: skip
-        gauge("sidecar_spool_bytes", "Size of the spool on disk.", lambda: spool.bytes_on_disk)
-        gauge("sidecar_spool_leftover_events",
-              "Events of former workers' spools that a sink has not got yet.",
-              lambda: self.leftovers.backlog)  # fmt: skip
-        gauge("sidecar_spool_accepting", "1 while events can be recorded.",
-              lambda: float(spool.accepting))  # fmt: skip
-        counter("sidecar_spool_events", "Events taken by the spool.", lambda: spool.appended)
-        counter("sidecar_spool_dropped", "Events dropped for want of room.", lambda: spool.dropped)
-        counter("sidecar_spool_write_errors", "Failed writes.", lambda: spool.write_errors)
-        counter("sidecar_config_reloads", "Plan files that went live.", lambda: keeper.reloads)
-        counter("sidecar_config_failures", "Plan files that were refused.",
-                lambda: keeper.failures)  # fmt: skip
-        metrics.labelled_gauge("sidecar_config_info", "The live plan file.", ("version",),
-                               lambda: {(keeper.book.version,): 1.0})  # fmt: skip
-        metrics.labelled_gauge("sidecar_sink_lag_events", "Events a sink has not got yet.",
-                               ("sink",), self._lags)  # fmt: skip
-        gauge("sidecar_client_connections", "Open client connections.",
-              lambda: self.data_port.connections)  # fmt: skip
-        counter("sidecar_made_way",
-                "Calls of slow clients that were ended because others needed their connection.",
-                lambda: pool.made_way)  # fmt: skip
-        gauge("sidecar_upstream_connections", "Open upstream connections.", lambda: pool.size)
-        loop = asyncio.get_running_loop()
-        gauge("sidecar_tasks", "Running asyncio tasks.", lambda: len(asyncio.all_tasks(loop)))
-
-    def _lags(self) -> dict[tuple[str, ...], float]:
-        return {(name,): float(lag) for name, lag in self.shipper.lag.items()}
+        publish_store(self.metrics, self.wire, self.store)
+        publish_events(self.metrics, self.spool, self.shipper, self.leftovers)
+        publish_config(self.metrics, self.keeper)
+        publish_connections(self.metrics, self.data_port, pool)
 
     def reload(self) -> None:
-        """Read the plan file and the certificate again."""
-        self.keeper.reload()
+        """Read the plan file and the certificate again; the plan file while calls go on."""
+        self.keeper.ask()
         if self.listener.certificate is not None:
             self.listener.certificate.reload()
 
@@ -313,38 +301,10 @@ class App:
         await self._undo.aclose()
 
 
-def _upstream(settings: Settings) -> Upstream:
-    """Raises SettingsError for certificates that cannot be used."""
-    to = settings.upstream
-    context = None
-    if to.scheme == "https":
-        context = tls_context(settings.upstream_ca, settings.upstream_cert, settings.upstream_key)
-    return Upstream(to.host, to.port, to.path or None, context, settings.upstream_server_name)
-
-
-def _bounds(settings: Settings) -> Bounds:
-    return Bounds(
-        max_target=settings.max_target_bytes,
-        max_header=settings.max_header_bytes,
-        max_fields=settings.max_headers,
-        max_body=settings.max_body_bytes,
-        max_connections=settings.max_connections,
-        header_timeout=settings.header_timeout_s,
-        idle_timeout=settings.idle_timeout_s,
-        body_timeout=settings.body_timeout_s,
-        connect_timeout=settings.connect_timeout_s,
-        response_timeout=settings.response_timeout_s,
-        upstream_connections=settings.upstream_connections,
-        critical_connections=settings.critical_connections,
-        upstream_idle=settings.upstream_idle_timeout_s,
-        stream_timeout=settings.stream_timeout_s,
-        total_timeout=settings.total_timeout_s,
-        half_close_timeout=settings.half_close_timeout_s,
-        stall_timeout=settings.stall_timeout_s,
-        min_rate=settings.min_rate_bytes,
-        tunnel_idle=settings.tunnel_idle_timeout_s,
-        tunnel_lifetime=settings.tunnel_lifetime_s,
-    )
+def _told(task: asyncio.Task[Any]) -> None:
+    """Nobody waits for a task in the background: if it dies, the log has to say so."""
+    if not task.cancelled() and task.exception() is not None:
+        log.error("a background task has died", task=task.get_name(), exc_info=task.exception())
 
 
 def spare_the_collector() -> None:
@@ -362,12 +322,19 @@ def run(settings: Settings) -> int:
     return 0
 
 
+def _nothing() -> None:
+    pass
+
+
 async def _serve(settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unexpected)
+    loop.add_signal_handler(signal.SIGHUP, _nothing)  # else it would end us
     app = App(settings)
     app.ending.listen()
     await app.start()
     spare_the_collector()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload)
+    loop.add_signal_handler(signal.SIGHUP, app.reload)
     await app.ending.asked.wait()
     log.info("draining")
     await app.stop()

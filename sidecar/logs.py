@@ -50,6 +50,14 @@ def configure(level: str = "info", fmt: LogFormat = "json") -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
 
 
+def unexpected(_loop: object, context: dict[str, Any]) -> None:
+    """What a loop says of exceptions that nobody caught, as one line like all others.
+
+    For `loop.set_exception_handler`.
+    """
+    logger("loop").error(context["message"], exc_info=context.get("exception"))
+
+
 def logger(name: str) -> Any:
     """A logger whose lines carry `part=name`. Use as `log.info("event", field=value)`."""
     return structlog.get_logger(part=name)

@@ -105,6 +105,13 @@ def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> 
         ({"control": "127.0.0.1:70000"}, "--control (SIDECAR_CONTROL)"),
         ({"redis": "localhost:6379"}, "not a Redis URL; write redis://"),
         ({"redis": "redis://localhost/x"}, "not a Redis URL"),
+        ({"redis": "redis://a:1,b:2"}, "several hosts are of a cluster or of sentinels"),
+        ({"redis": "redis+sentinel://a:1,b:2"}, "the master's name is missing"),
+        ({"redis": "redis+cluster://a:1,b:2/3"}, "a cluster has neither name nor number"),
+        ({"redis": "redis+cluster://a:1,,b:2"}, "a part of it is not HOST:PORT"),
+        ({"redis": "redis://h?ssl_ca_certs=/ca.pem"}, "after the ? is not known; db may stand"),
+        ({"redis": "rediss://h?ssl_certfile=/c.pem"}, "ssl_certfile and ssl_keyfile go together"),
+        ({"redis": "rediss://h?ssl_check_hostname=no"}, "ssl_check_hostname is true or false"),
         ({"redis_timeout_ms": "0"}, '"0" is too small; at least 1'),
         ({"redis_timeout_ms": "a"}, '"a" is not a whole number'),
         ({"redis_prefix": "{x}"}, "--redis-prefix (SIDECAR_REDIS_PREFIX)"),
@@ -159,15 +166,41 @@ def test_a_wrong_settings_file_is_refused(
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["redis://u:hunter2@h:1/0", "redis//u:hunter2@h"])
-def test_the_password_of_redis_is_never_shown(url: str) -> None:
-    try:
-        settings = Settings.load({**NEEDED, "redis": url})
-    except SettingsError as error:
-        assert "hunter2" not in str(error)
-    else:
-        assert "hunter2" not in repr(settings) + settings.redis_shown + settings.model_dump_json()
-        assert settings.redis_shown == "redis://h:1/0"
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:hunter2@h:1/0", "redis://h:1"),
+        ("rediss://:hunter2@[::1]/3?ssl_ca_certs=/ca.pem", "rediss://[::1]:6379/3"),
+        ("unix://:hunter2@/run/redis.sock?db=2", "unix:/run/redis.sock"),
+        (
+            "redis+sentinel://u:hunter2@a,b:1/main/2?sentinel_password=hunter2",
+            "redis+sentinel://a:26379,b:1/main/2",
+        ),
+        ("rediss+cluster://u:hunter2@a:1,b", "rediss+cluster://a:1,b:6379"),
+    ],
+)
+def test_the_password_of_redis_is_never_shown(url: str, shown: str) -> None:
+    settings = Settings.load({**NEEDED, "redis": url})
+    assert "hunter2" not in repr(settings) + settings.redis_shown + settings.model_dump_json()
+    assert settings.redis_shown == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis//u:hunter2@h",
+        "redis://u:hunter2@a,b",
+        "redis://u:p?hunter2=x@h",
+        "redis://u:p/hunter2@h",
+        "redis://h?password=hunter2",
+        "redis://h?hunter2=1",
+        "redis+cluster://u:hunter2@h/main",
+    ],
+)
+def test_the_password_of_redis_is_not_shown_by_the_error_about_it(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({**NEEDED, "redis": url})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -12,6 +12,7 @@ from prometheus_client.exposition import choose_encoder
 
 from sidecar.core.refusals import http_problem, render_json
 from sidecar.errors import SettingsError
+from sidecar.readiness import Readiness
 
 _ANSWER_WITHIN_S: Final = 2.0  # what stop() leaves to answers under way
 _T = TypeVar("_T")
@@ -21,8 +22,8 @@ Asked = Callable[[], _T | Awaitable[_T]]  # a function or a coroutine function
 class ControlServer:
     """Serves /healthz, /readyz, /metrics and /config on one address.
 
-    `registry` holds the metrics; `ready` returns why the process should get no traffic (empty:
-    it should); `config_status` a JSON object; `sick` why the process should be started again,
+    `registry` holds the metrics; `ready` returns whether the process should get traffic, and what
+    it is without; `config_status` a JSON object; `sick` why the process should be started again,
     which nobody who can answer for himself alone has to say. All are read per request and must
     not block.
     """
@@ -32,7 +33,7 @@ class ControlServer:
         listen: tuple[str, int],
         *,
         registry: CollectorRegistry | Asked[CollectorRegistry],
-        ready: Asked[list[str]],
+        ready: Asked[Readiness],
         config_status: Asked[dict[str, Any]],
         sick: Asked[list[str]] = list,
     ) -> None:
@@ -80,10 +81,9 @@ class ControlServer:
         return web.Response(text="ok")
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        reasons = await _told(self._ready)
-        return web.json_response(
-            {"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200
-        )
+        reasons, degraded = await _told(self._ready)
+        body = {"ready": not reasons, "reasons": reasons, "degraded": degraded}
+        return web.json_response(body, status=503 if reasons else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         # OpenMetrics for a client that asks for it, else Prometheus text.

@@ -62,7 +62,10 @@ def _require_free(flag: str, address: Where) -> None:
     except OSError as error:
         in_use = "Address already in use" in str(error)
         what = "is in use" if in_use else f"cannot be used: {error.strerror or error}"
-        raise SettingsError(f"{address} {what}; choose another with {flag} HOST:PORT") from None
+        raise SettingsError(
+            f"{address} {what}; choose another with {flag} HOST:PORT "
+            f'(make demo ARGS="{flag} HOST:PORT")'
+        ) from None
 
 
 async def _serve(settings: Settings) -> int:

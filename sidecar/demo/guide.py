@@ -65,8 +65,5 @@ def _shown(settings: Settings) -> str:
 
 
 def _command() -> str:
-    """How to call ourselves from the same directory, whether or not we are on the PATH."""
-    path = Path(sys.argv[0]).absolute()
-    if path.is_relative_to(Path.cwd()):
-        return f"./{path.relative_to(Path.cwd())}"
-    return str(path)
+    """How to call ourselves from any directory, whether or not we are on the PATH."""
+    return str(Path(sys.argv[0]).absolute())

@@ -72,6 +72,8 @@ def recover(directory: Path, files: Files) -> Recovered:
                 remedy="run `sidecar events verify`; the sound lines are shipped",
             )
     head = _choose(head, found)
+    if found is not None and head.next_seq > found.next_seq:
+        appendable = False  # a gap within a segment would look like damage
     write_head(files, directory, head)
     files.sync_directory(directory)
     return Recovered(head, segments, appendable)

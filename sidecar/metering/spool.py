@@ -23,12 +23,13 @@ from sidecar.errors import SpoolError
 from sidecar.logs import logger
 from sidecar.metering.files import Files
 from sidecar.metering.lock import take_lock
+from sidecar.metering.losses import Losses, Note, events_in
 from sidecar.metering.recovery import Recovered, recover
+from sidecar.metering.room import UNBOUNDED, Room
 from sidecar.metering.segments import MAX_LINE, NO_LINE, Segment
 from sidecar.metering.writer import SegmentWriter
 
 WhenFull = Literal["refuse", "drop"]
-DROPPED_TYPE: Final = "sidecar.spool.dropped.v1"
 _CHUNK: Final = 4 << 20  # bytes in one write: bounds how long the loop waits to join lines
 _DROPPED_ROOM: Final = 4096  # bytes; more than a dropped event needs
 _dumps = orjson.dumps
@@ -39,7 +40,8 @@ class Spool:
     """Keeps the promise of `ports.Spool`. One per directory and process; belongs to one loop.
 
     `appended`, `committed`, `dropped` and `write_errors` count since `open`, in events (errors
-    in attempts); `bytes_on_disk` is what the segments hold; `next_seq` numbers the next event.
+    in attempts); `next_seq` numbers the next event. Of `max_bytes` the segments hold
+    `bytes_on_disk`.
     """
 
     def __init__(
@@ -57,23 +59,22 @@ class Spool:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.directory = directory
-        self.appended = self.committed = self.dropped = self.write_errors = 0
-        self.bytes_on_disk = 0
+        self.appended = self.committed = self.write_errors = 0
+        self.max_bytes = max_bytes
         self.next_seq = 1
         self.spool_id = ""
         self.segments: list[Segment] = []  # oldest first; the last one is open
-        self.shipped_seq: int | None = None  # by the slowest sink; None without sinks
         self.on_commit: list[Callable[[], None]] = []
         self._window = commit_window_s
         # The open segment is never deleted, so it may only be a small part of the whole.
         self._segment_bytes = max(1, min(segment_bytes, max_bytes // 8))
-        self._max_bytes = max_bytes
+        self._room = Room(directory, max_bytes, when_full)
+        self._shipped_seq: int | None = None
         self._max_waiting = max_waiting_bytes
         self._when_full = when_full
         self._retry_s = retry_s
-        self._source = source
         self._files = files or Files()
-        self._now = now
+        self._losses = Losses(directory, self._files, source, now)
         self._capacity = -1  # of the buffer; takes nothing before `open` and after `close`
         self._format = b""
         self._prev = NO_LINE
@@ -83,10 +84,7 @@ class Spool:
         self._in_flight: Sequence[bytes] = ()
         self._committed_seq = 0
         self._due = self._releasing = False
-        self._full: str | None = None  # why nothing can be written now
         self._timer: asyncio.TimerHandle | None = None
-        self._drop_timer: asyncio.TimerHandle | None = None
-        self._untold = self._unlogged = 0  # dropped, not yet recorded or logged
         self._lock: int | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._writer: SegmentWriter | None = None
@@ -99,7 +97,32 @@ class Spool:
         """
         if self._when_full == "drop":
             return self._capacity > 0
-        return self._full is None and self._waiting_bytes * 2 <= self._capacity
+        return self._room.full is None and self._waiting_bytes * 2 <= self._capacity
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """What the segments hold."""
+        return self._room.used
+
+    @property
+    def dropped(self) -> int:
+        """Events that were not kept, since `open`."""
+        return self._losses.dropped
+
+    @property
+    def remedy(self) -> str:
+        """What makes room in a spool that fills up."""
+        return self._room.remedy
+
+    @property
+    def shipped_seq(self) -> int | None:
+        """The last event that the slowest sink has; None without sinks."""
+        return self._shipped_seq
+
+    @shipped_seq.setter
+    def shipped_seq(self, seq: int) -> None:
+        self._shipped_seq = seq
+        self._room.shipped = True
 
     @property
     def committed_seq(self) -> int:
@@ -118,7 +141,7 @@ class Spool:
             raise SpoolError(f"The spool {self.directory} is open already.")
         lock = take_lock(self.directory, self._files)
         try:
-            recovered = recover(self.directory, self._files)
+            recovered = self._losses.after(recover(self.directory, self._files))
             self._writer = SegmentWriter(
                 self.directory, recovered, self._segment_bytes, self._files
             )
@@ -138,7 +161,7 @@ class Spool:
         self.spool_id, self.next_seq, self._prev = head
         self._committed_seq = head.next_seq - 1
         self.segments = recovered.segments
-        self.bytes_on_disk = sum(segment.size for segment in self.segments)
+        self._room.used = sum(segment.size for segment in self.segments)
         self._format = b'{"spool":"%b","seq":%%d,"prev":"%%b",%%b' % head.spool.encode()
 
     # The hot path: about 4 µs.
@@ -168,23 +191,7 @@ class Spool:
             self._timer = asyncio.get_running_loop().call_later(self._window, self._fire)
 
     def _drop(self) -> None:
-        self.dropped += 1
-        self._untold += 1
-        self._unlogged += 1
-        if self._drop_timer is None:
-            self._drop_timer = asyncio.get_running_loop().call_later(1.0, self._log_dropped)
-
-    def _log_dropped(self) -> None:
-        self._drop_timer = None
-        if self._unlogged:
-            _log.error(
-                "events_dropped",
-                events=self._unlogged,
-                total=self.dropped,
-                problem=self._full or "the buffer is full",
-                spool=str(self.directory),
-            )
-            self._unlogged = 0
+        self._losses.drop(self._room.full or "the buffer is full")
 
     # Commits: decided on the loop, carried out on the worker thread.
 
@@ -199,8 +206,9 @@ class Spool:
         if not self._waiting or self._worker is None or self._writer is None:
             return
         chunk, size = self._next_chunk()
-        if self.bytes_on_disk + size > self._max_bytes:
-            self._hold(f"the spool holds {self.bytes_on_disk} of {self._max_bytes} bytes")
+        if not self._room.has(size):
+            self._room.at_the_bound()
+            self._arm(self._retry_s)
             return
         first = self.next_seq - len(self._waiting)
         del self._waiting[: len(chunk)]
@@ -227,14 +235,12 @@ class Spool:
         if error is not None:
             self.write_errors += 1
             self._waiting[:0] = chunk
-            self._hold(getattr(error, "strerror", None) or repr(error))
+            self._room.refused(error)
+            self._arm(self._retry_s)
             return
         self._count(chunk, result.result())
-        if self._full is not None:
-            _log.info("spool_recovered", spool=str(self.directory), was=self._full)
-            self._full = None
-        if self._untold:
-            self._record_dropped()
+        self._room.open_again()
+        self._record_losses()
         if self._due:
             self._commit()
         for tell in self.on_commit:
@@ -243,7 +249,7 @@ class Spool:
     def _count(self, chunk: Sequence[bytes], segment: Segment) -> None:
         size = sum(map(len, chunk)) + len(chunk)
         self._waiting_bytes -= size
-        self.bytes_on_disk += size
+        self._room.took(size)
         self.committed += len(chunk)
         self._committed_seq = self.next_seq - 1 - len(self._waiting)
         if self.segments and self.segments[-1].first == segment.first:
@@ -251,29 +257,19 @@ class Spool:
         else:
             self.segments.append(segment)
 
-    def _hold(self, why: str) -> None:
-        """Nothing can be written now: say so once, try again later."""
-        if self._full is None:
-            _log.error("spool_full", spool=str(self.directory), problem=why, policy=self._when_full)
-        self._full = why
-        self._arm(self._retry_s)
-
     def _arm(self, delay_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
 
-    def _record_dropped(self) -> None:
-        """Prove the loss: the dropped events have no numbers, so an event counts them."""
-        if self._waiting_bytes + _DROPPED_ROOM > self._capacity:
-            return
-        count, self._untold = self._untold, 0
-        time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self.append({
-            "specversion": "1.0", "id": f"{self.spool_id}-{self.next_seq}-dropped",
-            "source": self._source, "type": DROPPED_TYPE, "time": time,
-            "datacontenttype": "application/json", "data": {"events": count},
-        })  # fmt: skip
+    def _record_losses(self) -> None:
+        """Prove what is missing, as soon as there is room for the events that count it."""
+        while self._losses.open and self._waiting_bytes + _DROPPED_ROOM <= self._capacity:
+            self.append(self._losses.event(self.spool_id, self.next_seq))
+        if self._losses.proves(self._committed_seq) and self._worker is not None:
+            note = Note(self.spool_id, 0, 0)
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(self._worker, self._losses.leave_note, note)
 
     async def release(self, first: int) -> None:
         """Delete the segments before the one that starts at `first`: every sink has them."""
@@ -292,8 +288,8 @@ class Spool:
         finally:
             self._releasing = False
         self.segments = [segment for segment in self.segments if segment not in gone]
-        self.bytes_on_disk -= sum(segment.size for segment in gone)
-        if self._full is not None and self._writing is None:
+        self._room.gave(sum(segment.size for segment in gone))
+        if self._room.full is not None and self._writing is None:
             self._arm(0)
 
     async def flush(self) -> None:
@@ -303,30 +299,38 @@ class Spool:
             self._commit()
             if self._writing is not None:
                 await asyncio.wait([self._writing])
-            if self._full is not None:
-                raise SpoolError(f"The spool {self.directory} cannot be written: {self._full}.")
+            if self._room.full is not None:
+                why = self._room.full
+                raise SpoolError(f"The spool {self.directory} cannot be written: {why}.")
             if self._worker is None:
                 raise SpoolError(f"The spool {self.directory} was closed before all was written.")
 
     async def close(self) -> None:
-        """Flush, write the head, unlock. What the disk refuses is logged as lost. Idempotent."""
+        """Flush, write the head, unlock. Our own bound is none any more: what was taken is kept.
+        What the disk refuses is logged as lost, and noted for the next start. Idempotent."""
         if self._lock is None or self._worker is None or self._writer is None:
             return
-        if self._untold:
-            self._record_dropped()
-        self._capacity = -1
         lock, self._lock = self._lock, None
+        self._capacity = -1
+        self._room.most = UNBOUNDED
         try:
             await self.flush()
+            self._capacity = _DROPPED_ROOM * 2  # for what is still to be proven
+            self._record_losses()
+            self._capacity = -1
+            await self.flush()
         except SpoolError as error:
-            _log.error("events_lost", events=len(self._waiting), problem=str(error))
+            _log.error("events_lost", events=events_in(self._waiting), problem=str(error))
         thread, self._worker = self._worker, None
-        for timer in (self._timer, self._drop_timer):
-            if timer is not None:
-                timer.cancel()
-        self._log_dropped()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._losses.tell(self._room.full or "the spool is closed")
+        loop = asyncio.get_running_loop()
+        if lost := self._losses.unproven(self._waiting):
+            note = Note(self.spool_id, self.next_seq, lost)
+            await loop.run_in_executor(thread, self._losses.leave_note, note)
         try:
-            await asyncio.get_running_loop().run_in_executor(thread, self._writer.close)
+            await loop.run_in_executor(thread, self._writer.close)
         except OSError as error:
             _log.warning("head_not_written", problem=error.strerror)
         thread.shutdown()

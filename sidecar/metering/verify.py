@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.errors import SpoolError
+from sidecar.metering.losses import DROPPED_TYPE, read_note
 from sidecar.metering.segments import (
     MAX_LINE,
     Segment,
@@ -18,7 +19,6 @@ from sidecar.metering.segments import (
     read_mark,
     segment_path,
 )
-from sidecar.metering.spool import DROPPED_TYPE
 
 _SHOWN: Final = 100  # problems that are kept with their place; all are counted
 
@@ -64,7 +64,7 @@ class Report:
     torn_bytes: int = 0  # after the last newline; normal while a sidecar is writing
     set_aside: int = 0  # files of doubtful bytes, from earlier crashes
     dead_letters: dict[str, int] = field(default_factory=dict)  # per sink
-    dropped: int = 0  # events that did not fit on the disk
+    dropped: int = 0  # events that did not fit on the disk, those noted at its last end included
 
     @property
     def ok(self) -> bool:
@@ -85,6 +85,9 @@ def verify(directory: Path) -> Report:
         report = audit.report
         if head is not None and head.spool == audit.spool and audit.seq is not None:
             audit.check_head(head.next_seq, head.prev)
+        note = read_note(directory)
+        if note is not None and note.spool == audit.spool:
+            report.dropped += note.events
         report.set_aside = sum(1 for _ in directory.glob("*.bad"))
         for path in sorted(directory.glob("*.dead.jsonl")):
             name = path.name.removesuffix(".dead.jsonl")

@@ -1,8 +1,10 @@
 """The upstream's side: one connection, one exchange at a time, answers held to HTTP's rules."""
 
 import asyncio
+import contextlib
+import os
 import re
-from dataclasses import dataclass
+import socket
 from typing import Protocol, cast
 
 from httptools import (
@@ -16,48 +18,15 @@ from sidecar.core.settlement import OutcomeReason
 from sidecar.proxy.headers import NOT_IN_TRAILERS, NOT_RELAYED, Fields, without_nominated
 from sidecar.proxy.limits import Bounds
 from sidecar.proxy.parsing import CHUNK, FRAMING
+from sidecar.proxy.taker import ResponseHead, Taker
 
 STATUS_LINE = 64  # and the empty line, about
+READ = 65_536
 CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Broken(Exception):
     """What is wrong with the upstream's answer; `str()` tells the client."""
-
-
-@dataclass(slots=True)
-class ResponseHead:
-    """A response head. `length` is None when the body's end is not announced by a number."""
-
-    status: int
-    phrase: bytes
-    fields: Fields  # to be relayed
-    length: int | None
-    content_type: bytes
-    content_encoding: bytes
-
-
-class Taker(Protocol):
-    """Who receives a response: interim heads, one head, any body, then end, switched or failed."""
-
-    method: str
-    upgrade: bytes  # the protocol that was offered; b"" for none
-
-    def response_interim(self, head: ResponseHead) -> None: ...
-    def response_head(self, head: ResponseHead) -> None: ...
-    def response_body(self, data: bytes) -> None: ...
-    def response_flush(self) -> None: ...
-    def response_end(self, trailers: Fields) -> None: ...
-    def response_switched(self, rest: bytes) -> None: ...
-    def response_failed(self, reason: OutcomeReason, detail: str) -> None: ...
-    def upstream_writable(self, writable: bool) -> None: ...
-    def kept_waiting(self, now: float) -> float:
-        """For how many seconds its client has been waited for; 0 when it is not."""
-        ...
-
-    def give_way(self) -> None:
-        """End, for the sake of others: the connection is dropped before this returns."""
-        ...
 
 
 class Home(Protocol):
@@ -92,6 +61,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.reused = False
         self.answered = False  # any byte of the current response has come
         self.usable = True
+        self.flaw = ""  # what the parser found wrong, in its words: for the log
         self._parser = HttpResponseParser(self)
         self._in_body = False
         self._until_close = False
@@ -147,9 +117,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.fail(OutcomeReason.UPSTREAM_BROKEN, str(error.__context__))
             return
         except HttpParserError as error:
-            self.fail(
-                OutcomeReason.UPSTREAM_BROKEN, f"The API's answer is not valid HTTP: {error}."
-            )
+            self.flaw = f"not valid HTTP: {error}"
+            self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's answer is not valid HTTP.")
             return
         if self._framing > (FRAMING if self._in_body else self.bounds.max_header):
             self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's answer has too much framing.")
@@ -174,11 +143,17 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc)
+        del self._parser  # it knows us: see `RequestParser.close`
+
+    def _end(self, exc: Exception | None) -> None:
         self.usable = False
         self.home.forget(self)
         if self.raw is not None:
             self.raw.upstream_ended()
             return
+        if self.taker is not None and isinstance(exc, OSError):
+            self._last_words()
         taker = self.taker
         if taker is None:
             return
@@ -186,6 +161,18 @@ class UpstreamConnection(asyncio.Protocol):
             self._finish(taker)
         else:
             self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API closed the connection unexpectedly.")
+
+    def _last_words(self) -> None:
+        """An API that refuses a body unread and closes makes our next write fail, and then the
+        loop reads no more: what it said is still in the socket (RFC 9112, section 9.6)."""
+        transport = self.transport
+        if transport is None or transport.get_extra_info("sslcontext") is not None:
+            return
+        with contextlib.suppress(OSError):
+            descriptor = os.dup(transport.get_extra_info("socket").fileno())
+            with socket.socket(fileno=descriptor) as rest:
+                while self.taker is not None and (data := rest.recv(READ)):
+                    self.data_received(data)
 
     def pause_writing(self) -> None:
         side = self.raw or self.taker

@@ -8,16 +8,17 @@ buffer each way, whatever the size of the bodies.
 import asyncio
 import time
 
-from sidecar.bodies import reader_for
-from sidecar.bodies.readers import Reader
+from sidecar.core.late import late_reading
 from sidecar.core.model import CallClass
+from sidecar.core.reading import Reading
 from sidecar.core.refusals import http_problem
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission
-from sidecar.proxy.client import ResponseHead, UpstreamConnection
-from sidecar.proxy.headers import Fields, tokens
-from sidecar.proxy.heads import Manners, own_fields, request_head, wanted_upgrade
+from sidecar.proxy.client import UpstreamConnection
+from sidecar.proxy.headers import Fields
+from sidecar.proxy.heads import Manners, request_head, wanted_upgrade
 from sidecar.proxy.pool import UpstreamFailed, UpstreamPool
+from sidecar.proxy.relay import Relay, last_chunk
 from sidecar.proxy.replies import CONTINUE
 from sidecar.proxy.request import Request
 from sidecar.proxy.server import ClientConnection
@@ -29,25 +30,21 @@ _FAILURES = {
     OutcomeReason.UPSTREAM_BROKEN: (502, "The API gave no usable answer"),
     OutcomeReason.UPSTREAM_TIMEOUT: (504, "The API took too long"),
     OutcomeReason.OVERLOADED: (503, "The API is at capacity"),
+    OutcomeReason.CLIENT_GONE: (408, "Request timeout"),
 }
 
 
-class Exchange:
-    """Forwards one request and relays its response. `run` says how it went."""
+class Exchange(Relay):
+    """Forwards one request and relays its response. `run` says how it went.
 
-    upgrade = b""
-    status = 0
+    `broke`: it ended for a fault of our own, which `run` raises.
+    """
+
+    broke = False
     tunnel: Tunnel | None = None
     _upstream: UpstreamConnection | None = None
     _in: list[bytes] = []  # noqa: RUF012 - body, from the client, not written yet; replaced
-    _chunked_out = False
-    _answered = False  # a head has come
-    _written = False  # and some of it has gone to the client
-    _whole = False
     _failure: tuple[OutcomeReason, str] | None = None
-    _ended = False
-    _bytes_out = 0
-    _reader: Reader | None = None
 
     def __init__(
         self,
@@ -57,17 +54,10 @@ class Exchange:
         pool: UpstreamPool,
         manners: Manners,
     ) -> None:
-        self.method = request.method
-        self.keep = not request.close
+        super().__init__(request, admission, connection, manners)
+        self._pool = pool
         if request.upgrade:
             self.upgrade = wanted_upgrade(request, manners)
-        self._request = request
-        self._admission = admission
-        self._client = connection
-        self._pool = pool
-        self._manners = manners
-        self._done: asyncio.Future[None] = connection.loop.create_future()
-        self._out: list[bytes] = []  # response, for the client, not written yet
 
     async def run(self) -> Outcome:
         """Forward, relay, and tell the outcome. Whatever happens, both sides are left clean."""
@@ -92,11 +82,14 @@ class Exchange:
                 reason = OutcomeReason.CLIENT_GONE
             self.keep = False
             raise
+        except Exception:
+            self.broke, self.keep = True, False
+            if not self._request.begun:
+                self.status = 500  # it is told by whoever catches this
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
-            self._leave()
-            reader = self._reader
             tunnel = self.tunnel
             self.outcome = Outcome(
                 self.status or 499,
@@ -104,9 +97,17 @@ class Exchange:
                 int((time.perf_counter() - started) * 1000),
                 self._request.body_bytes + (tunnel.bytes_in if tunnel else 0),
                 self._bytes_out + (tunnel.bytes_out if tunnel else 0),
-                None if reader is None else reader.finish(complete=self._whole),
+                begun=self._written,
             )
+            self._leave()
+            if self._admission.entitlement.settles:
+                self.outcome = self.outcome._replace(reading=self._reading(self.outcome))
         return self.outcome
+
+    def _reading(self, outcome: Outcome) -> Reading:
+        reader, settles = self._reader, self._admission.entitlement.settles
+        body = None if reader is None else reader.finish(complete=self._whole)
+        return late_reading(settles, body, self._told, outcome.bytes_in, outcome.bytes_out)
 
     async def _forward(self) -> None:
         request, pool = self._request, self._pool
@@ -127,8 +128,11 @@ class Exchange:
                 self._failure = None
                 self._ended = False
                 self._done = self._client.loop.create_future()
-                self._send(await pool.connect())
+                upstream = await pool.connect()
+                self._send(upstream)
                 await self._done
+            if self._failure is not None and self._failure[0] is not OutcomeReason.CLIENT_GONE:
+                pool.reachability.unanswered(upstream.flaw or self._failure[1])
         except UpstreamFailed as failed:
             self._failure = (failed.reason, failed.detail)
 
@@ -151,7 +155,7 @@ class Exchange:
         if self._in:
             parts += self._framed()
         if request.complete and request.chunked:
-            parts.append(_last_chunk(request.trailers))
+            parts.append(last_chunk(request.trailers))
         now = self._pool.now()
         upstream.start(self, b"".join(parts), now + self._pool.bounds.response_timeout)
         if not request.complete:
@@ -183,12 +187,15 @@ class Exchange:
         self._client.deadline = 0.0
         parts = self._framed()
         if self._request.chunked:
-            parts.append(_last_chunk(trailers))
+            parts.append(last_chunk(trailers))
         self._write_body(parts)
 
     def _write_body(self, parts: list[bytes]) -> None:
         upstream = self._upstream
-        if upstream is None or self._ended:
+        if upstream is None:
+            return
+        if self._ended:
+            upstream.usable = False  # it would take the next request for the rest of this body
             return
         if parts:
             upstream.write(b"".join(parts))
@@ -233,68 +240,6 @@ class Exchange:
 
     # upstream → client
 
-    def response_interim(self, head: ResponseHead) -> None:
-        """103 and its like pass (RFC 9110, section 15.2); HTTP/1.0 knows none of them."""
-        if not self._request.http10:
-            lines = b"".join([line for _, line in head.fields])
-            self._client.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.phrase, lines))
-
-    def response_head(self, head: ResponseHead) -> None:
-        """Queue the head for the client: the upstream's fields, our framing, our fields."""
-        self._answered = True
-        self.status = status = head.status
-        request, client = self._request, self._client
-        out = self._out
-        out.append(b"HTTP/1.1 %d %b\r\n" % (status, head.phrase))
-        out += [line for _, line in head.fields]
-        if status == 101:
-            self.keep = False
-            out.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % self.upgrade)
-            out.append(own_fields(request, self._admission, self._manners, keep=True))
-            return
-        if head.length is not None and status != 204:
-            out.append(b"Content-Length: %d\r\n" % head.length)
-        elif self.method != "HEAD" and status != 204 and status != 304:
-            if request.http10:
-                self.keep = False
-            else:
-                self._chunked_out = True
-                out.append(b"Transfer-Encoding: chunked\r\n")
-        if not request.complete or client.closing:
-            self.keep = False  # of an early answer: the rest of the body is not worth reading
-        if request.complete:
-            client.deadline = 0.0
-        out.append(own_fields(request, self._admission, self._manners, keep=self.keep))
-        settles = self._admission.entitlement.settles
-        if settles:
-            self._reader = reader_for(head.content_type, head.content_encoding, settles)
-
-    def response_body(self, data: bytes) -> None:
-        """Queue body bytes, in our own framing."""
-        self._bytes_out += len(data)
-        if self._chunked_out:
-            self._out += (b"%x\r\n" % len(data), data, b"\r\n")
-        else:
-            self._out.append(data)
-        if self._reader is not None and self._reader.wanted:
-            self._reader.feed(data)
-
-    def response_flush(self) -> None:
-        """Write what one read of the upstream brought, in one piece."""
-        if self._out:
-            self._written = True
-            self._client.write(b"".join(self._out))
-            self._out.clear()
-
-    def response_end(self, trailers: Fields) -> None:
-        """The response is whole."""
-        self._whole = True
-        if self._chunked_out:
-            wanted = trailers and b"trailers" in tokens(self._request.te)
-            self._out.append(_last_chunk(trailers if wanted else []))
-        self.response_flush()
-        self._finish()
-
     def response_switched(self, rest: bytes) -> None:
         """101: from here on it is no longer HTTP."""
         upstream, self._upstream = self._upstream, None
@@ -323,9 +268,11 @@ class Exchange:
     def _answer_failure(self, reason: OutcomeReason, detail: str) -> None:
         request_id = self._admission.request_id
         client = self._client
-        if not self._request.complete:
+        if not self._request.complete or client.closing:
             self.keep = False
-        fault, client.fault = client.fault, None
+        fault = None
+        if self._request.broken:  # else it is a later request's, who has its turn
+            fault, client.fault = client.fault, None
         if fault is not None:
             refusal = http_problem(fault.status, fault.title, fault.detail, request_id)
             self.keep = False
@@ -352,11 +299,6 @@ class Exchange:
         if not self._request.complete:
             self._client.await_body(self._request)
 
-    def _finish(self) -> None:
-        self._ended = True
-        if not self._done.done():
-            self._done.set_result(None)
-
     def _leave(self) -> None:
         """Give the upstream connection back, or drop it when the exchange did not end on it."""
         self._ended = True
@@ -373,8 +315,3 @@ class Exchange:
             self._pool.release(upstream)
         else:
             upstream.retire()
-
-
-def _last_chunk(trailers: Fields) -> bytes:
-    """The end of a chunked body (RFC 9112, section 7.1)."""
-    return b"0\r\n%b\r\n" % b"".join([line for _, line in trailers])

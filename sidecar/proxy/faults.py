@@ -52,6 +52,16 @@ def coding_unknown() -> Fault:
     )
 
 
+def method_unknown() -> Fault:
+    """501 (RFC 9110, section 9.1)."""
+    return Fault(501, "Method not supported", "The request's method is not known here.")
+
+
+def version_unknown() -> Fault:
+    """505 (RFC 9110, section 15.6.6)."""
+    return Fault(505, "HTTP version not supported", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+
+
 def too_slow() -> Fault:
     """408."""
     return Fault(408, "Request timeout", "The request took too long to arrive.")

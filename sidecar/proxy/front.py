@@ -32,7 +32,8 @@ class DataPort:
     ) -> None:
         self.bounds = bounds
         self.draining = False
-        self.new_id = handler.new_id
+        self.refuse = handler.refuse
+        self.failed = handler.failed
         self._handler = handler
         self._pool = pool
         self._metrics = metrics

@@ -3,16 +3,20 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from sidecar.bodies import read_request
+from sidecar.core.late import told_by_fields
 from sidecar.core.model import Entitlement
 from sidecar.core.reading import Reading
 from sidecar.core.refusals import http_problem
-from sidecar.gate import Admission, Gate, Refused
+from sidecar.gate import NOBODY, Admission, Gate, Refused
 from sidecar.logs import logger
-from sidecar.metrics import Metrics
+from sidecar.metrics import INTERNAL_ERROR, Metrics
+from sidecar.proxy.access import AccessLog
 from sidecar.proxy.collecting import BodyBroken, read_ahead
 from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.faults import Fault
 from sidecar.proxy.heads import Manners, client_address
 from sidecar.proxy.limits import Bounds
 from sidecar.proxy.pool import UpstreamPool
@@ -21,6 +25,9 @@ from sidecar.proxy.request import Request
 from sidecar.proxy.server import ClientConnection
 
 log = logger("proxy")
+
+INTERNAL: Final = 500
+_FAILED: Final = ("Internal error", "Something went wrong here while this request was handled.")
 
 
 class Handler:
@@ -38,7 +45,7 @@ class Handler:
         reserved_prefix: bytes = b"/-/",
         access_log: bool = False,
     ) -> None:
-        self.new_id = new_id
+        self._new_id = new_id
         self.manners = manners
         self._gate = gate
         self._pool = pool
@@ -46,12 +53,12 @@ class Handler:
         self._max_unread = bounds.max_unread
         self._tunnel_check = bounds.tunnel_check
         self._reserved_prefix = reserved_prefix
-        self._access_log = access_log
+        self._access = AccessLog(access_log)
 
     async def handle(self, request: Request, connection: ClientConnection) -> bool:
         """From identify to record. Returns whether the connection can take another request."""
         started = time.perf_counter()
-        local = self._local(request, connection)
+        local = self._local(request, connection, started)
         if local is not None:
             return local
         manners = self.manners
@@ -59,23 +66,27 @@ class Handler:
             request.address = client_address(request, manners)
 
         async def read(entitlement: Entitlement) -> Reading:
+            estimates = entitlement.estimates
+            told = told_by_fields(((m, r.path) for m, r in estimates), request.named_fields())
+            if not entitlement.read_up_to:
+                return Reading.of(told)
             body, whole = await read_ahead(request, connection, entitlement.read_up_to)
-            return read_request(
+            read = read_request(
                 body,
                 request.content_type,
                 request.content_encoding,
-                entitlement.estimates,
+                estimates,
                 complete=whole,
             )
+            return Reading.of(told | dict(read.values) | dict(read.unreadable))
 
         try:
             admitted = await self._gate.admit(request, read)
         except BodyBroken:
             return False  # the connection tells the client what was wrong
         if isinstance(admitted, Refused):
-            keep = self._refused(request, connection, admitted)
-            self._log(request, admitted.request_id, admitted.refusal.status, started)
-            return keep
+            return self._refused(request, connection, admitted, started)
+        request.admitted = admitted.request_id
         exchange = Exchange(request, admitted, connection, self._pool, manners)
         asked = time.perf_counter()
         self._metrics.added.observe(asked - started)
@@ -87,9 +98,11 @@ class Handler:
         finally:
             if watch is not None:
                 watch.cancel()
-            self._gate.settle(admitted, exchange.outcome)
+            outcome = exchange.outcome
+            label = self._gate.settle(admitted, outcome, broke=exchange.broke)
             self._metrics.upstream.observe(time.perf_counter() - asked)
-            self._log(request, admitted.request_id, exchange.outcome.status, started)
+            if self._access.on:
+                self._access.forwarded(request, admitted, outcome, label, started)
         return exchange.keep
 
     async def _watch(self, exchange: Exchange, admission: Admission) -> None:
@@ -102,9 +115,13 @@ class Handler:
                 tunnel.close()
                 return
 
-    def _refused(self, request: Request, connection: ClientConnection, refused: Refused) -> bool:
+    def _refused(
+        self, request: Request, connection: ClientConnection, refused: Refused, started: float
+    ) -> bool:
         keep = self._leave_body(request, connection)
-        connection.reply(refused.refusal, refused.request_id, request, close=not keep)
+        sent = connection.reply(refused.refusal, refused.request_id, request, close=not keep)
+        if self._access.on:
+            self._access.refused(request, refused, sent, started)
         return keep
 
     def _leave_body(self, request: Request, connection: ClientConnection) -> bool:
@@ -119,17 +136,19 @@ class Handler:
 
     # what is answered here, and asked of nobody
 
-    def _local(self, request: Request, connection: ClientConnection) -> bool | None:
+    def _local(self, request: Request, connection: ClientConnection, started: float) -> bool | None:
         if request.target.startswith(self._reserved_prefix):
             prefix = self._reserved_prefix.decode()
             why = f"Paths under {prefix} are reserved and none is served."
-            return self._problem(request, connection, 404, "Nothing here", why)
+            return self._problem(request, connection, Fault(404, "Nothing here", why), started)
         if request.via and self._looped(request.via):
             why = "This request has passed through here before."
-            return self._problem(request, connection, 508, "Loop detected", why)
+            return self._problem(request, connection, Fault(508, "Loop detected", why), started)
         if request.max_forwards == 0 and request.method == "OPTIONS":
             keep = self._leave_body(request, connection)
             connection.write(OPTIONS + (b"\r\n" if keep else b"Connection: close\r\n\r\n"))
+            request.begun = request.answered = True
+            self._note(request, self._new_id(), 204, "http-204", 0, started)
             return keep
         return None
 
@@ -139,21 +158,52 @@ class Handler:
         return any(hop.split()[1:2] == [own] for value in via for hop in value.lower().split(b","))
 
     def _problem(
-        self, request: Request, connection: ClientConnection, status: int, title: str, why: str
+        self, request: Request, connection: ClientConnection, fault: Fault, started: float
     ) -> bool:
         keep = self._leave_body(request, connection)
-        request_id = self.new_id()
-        refusal = http_problem(status, title, why, request_id)
-        connection.reply(refusal, request_id, request, close=not keep)
+        self._tell(request, connection, fault, self._new_id(), started, close=not keep)
         return keep
 
-    def _log(self, request: Request, request_id: str, status: int, started: float) -> None:
-        if self._access_log:
-            log.info(
-                "access",
-                request_id=request_id,
-                method=request.method,
-                target=request.target.split(b"?", 1)[0].decode("latin-1")[:256],
-                status=status,
-                ms=round((time.perf_counter() - started) * 1000, 1),
-            )
+    def _tell(
+        self,
+        request: Request,
+        connection: ClientConnection,
+        fault: Fault,
+        request_id: str,
+        started: float,
+        *,
+        close: bool = True,
+    ) -> None:
+        refusal = http_problem(fault.status, fault.title, fault.detail, request_id)
+        sent = connection.reply(refusal, request_id, request, close=close)
+        reason = INTERNAL_ERROR if fault.status == INTERNAL else refusal.reason
+        self._note(request, request_id, fault.status, reason, sent, started)
+
+    def _note(
+        self, request: Request, request_id: str, status: int, reason: str, sent: int, started: float
+    ) -> None:
+        self._metrics.count(NOBODY, NOBODY, NOBODY, reason)
+        if self._access.on:
+            self._access.local(request, request_id, status, reason, sent, started)
+
+    def refuse(self, fault: Fault, request: Request | None, connection: ClientConnection) -> None:
+        """Answer a message that is wrong; `request` is as much of it as was understood."""
+        now = time.perf_counter()
+        self._tell(request or Request(NOBODY), connection, fault, self._new_id(), now)
+
+    def failed(
+        self, error: Exception, request: Request | None, connection: ClientConnection
+    ) -> None:
+        """Something is wrong with ourselves: what, only the log is told."""
+        request_id = (request.admitted if request else "") or self._new_id()
+        log.error("a call failed", request_id=request_id, exc_info=error)
+        if request is None or request.answered:
+            return
+        if request.begun:
+            connection.abort()  # so that nobody takes what there is of the answer for all of it
+        elif request.admitted:  # and settled: it is counted and in the access log
+            refusal = http_problem(INTERNAL, *_FAILED, request_id)
+            connection.reply(refusal, request_id, request, close=True)
+        else:
+            fault = Fault(INTERNAL, *_FAILED)
+            self._tell(request, connection, fault, request_id, time.perf_counter())

@@ -11,14 +11,13 @@ from typing import Final
 from httptools import (
     HttpParserCallbackError,
     HttpParserError,
-    HttpParserInvalidMethodError,
-    HttpParserInvalidURLError,
     HttpParserUpgrade,
     HttpRequestParser,
 )
 
 from sidecar.logs import logger
 from sidecar.proxy import faults
+from sidecar.proxy.complaints import fault_of
 from sidecar.proxy.faults import Fault, malformed
 from sidecar.proxy.headers import (
     MANAGED,
@@ -79,7 +78,13 @@ class RequestParser:
         self._deliver = on_request
         self._parser = HttpRequestParser(self)
         self._head_size = 0
+        self._begun = 0  # messages that began in what is being parsed
         self._framing = 0  # bytes of the body that were not content, less what is allowed
+
+    def close(self) -> None:
+        """Part with the parser below, which knows us: nobody but the collector would end that
+        circle, and with it all that a connection holds. Nothing is fed afterwards."""
+        del self._parser
 
     def feed(self, data: bytes) -> bytes:
         """Parse. Returns what came after a request that asks for an upgrade (b"" otherwise):
@@ -117,6 +122,7 @@ class RequestParser:
         return rest
 
     def _feed(self, data: bytes | memoryview) -> bytes:
+        self._begun = 0
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -128,20 +134,15 @@ class RequestParser:
             self._reframe(current)
             return self._feed(rest)
         except HttpParserCallbackError as error:
-            if isinstance(error.__context__, Fault):
-                raise error.__context__ from None
-            log.error("parser callback failed", error=repr(error.__context__))
+            cause = error.__context__
+            if isinstance(cause, Fault):
+                raise cause from None
+            log.error("a request could not be read", exc_info=cause)
             raise Fault(500, "Internal error", "The request could not be read.") from None
-        except HttpParserInvalidMethodError:
-            raise malformed("The request method is not known.") from None
-        except HttpParserInvalidURLError:
-            raise malformed("The request target is not valid.") from None
         except HttpParserError as error:
             in_head = self.current is not None and not self.current.received
-            text = str(error).lower()
-            if in_head and "transfer-encoding" in text and "length" not in text:
-                raise faults.coding_unknown() from None
-            raise malformed(f"This is not valid HTTP/1.1: {error}.") from None
+            alone = bytes(data) if self._begun == 1 else b""  # else it began who knows where
+            raise fault_of(error, in_head=in_head, begins_with=alone) from None
         return b""
 
     def _reframe(self, request: Request) -> None:
@@ -158,17 +159,20 @@ class RequestParser:
             self._deliver, self.current = deliver, request
 
     @property
-    def is_head(self) -> bool:
-        """Whether the request being parsed is a HEAD, as far as can be told yet."""
+    def unfinished(self) -> Request | None:
+        """The request that is being parsed, as far as it has come; None between two."""
         current = self.current
-        if current is not None and current.method:
-            return current.method == "HEAD"
-        return current is not None and self._parser.get_method() == b"HEAD"
+        if current is None or current.complete:
+            return None
+        if not current.method and current.target:
+            current.method = self._parser.get_method().decode("ascii")
+        return current
 
     # llhttp → us
 
     def on_message_begin(self) -> None:
         self.current = Request(self._address)
+        self._begun += 1
         self._head_size = 0
 
     def on_url(self, url: bytes) -> None:
@@ -218,8 +222,10 @@ class RequestParser:
         request.method = parser.get_method().decode("ascii")
         version = parser.get_http_version()
         if version != "1.1":
+            if version == "0.9":  # that of a request line without one
+                raise malformed("The request line does not end in HTTP/1.1.")
             if version != "1.0":
-                raise malformed("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+                raise faults.version_unknown()
             request.http10 = True
         request.close = not parser.should_keep_alive()
         request.received = self._now()
@@ -270,7 +276,7 @@ def _single(request: Request, lower: bytes, value: bytes) -> None:
             raise malformed("Max-Forwards is not a number.")
         request.max_forwards = int(value)
     elif lower == b"accept":
-        request.accept = value
+        request.accept += b"," + value if request.accept else value
     elif lower == b"content-type":
         if request.content_type:
             raise malformed("There is more than one Content-Type.")

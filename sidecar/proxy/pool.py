@@ -16,6 +16,7 @@ from sidecar.core.settlement import OutcomeReason
 from sidecar.logs import logger
 from sidecar.proxy.client import UpstreamConnection
 from sidecar.proxy.limits import Bounds
+from sidecar.proxy.reachability import Reachability
 from sidecar.proxy.upstream import Upstream
 
 log = logger("proxy")
@@ -46,6 +47,7 @@ class UpstreamPool:
         self._upstream = upstream
         self._loop = asyncio.get_running_loop()
         self.now: Callable[[], float] = self._loop.time
+        self.reachability = Reachability(str(upstream), lambda: self.now())
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()
         self._connecting = 0
@@ -110,9 +112,9 @@ class UpstreamPool:
             async with asyncio.timeout_at(since + self.bounds.connect_timeout):
                 return await turn
         except TimeoutError:
-            raise UpstreamFailed(
-                OutcomeReason.OVERLOADED, "All connections to the API are busy."
-            ) from None
+            problem = "All connections to the API are busy."
+            self.reachability.unanswered(problem)
+            raise UpstreamFailed(OutcomeReason.OVERLOADED, problem) from None
         finally:
             if place in queue:
                 queue.remove(place)
@@ -145,22 +147,25 @@ class UpstreamPool:
                 connection = await self._open()
         except TimeoutError:
             self._wake_next()
+            self.reachability.failed("no connection was accepted in time")
             raise UpstreamFailed(
                 OutcomeReason.UPSTREAM_TIMEOUT, "The API did not accept a connection in time."
             ) from None
         except ssl.SSLError as error:
             self._wake_next()
-            log.error("upstream tls failed", problem=error.reason or str(error))
+            self.reachability.failed(f"tls: {error.reason or error}")
             raise UpstreamFailed(
                 OutcomeReason.UPSTREAM_REFUSED, "No secure connection to the API can be made."
             ) from None
-        except OSError:
+        except OSError as error:
             self._wake_next()
+            self.reachability.failed(error.strerror or str(error))
             raise UpstreamFailed(
-                OutcomeReason.UPSTREAM_REFUSED, "The API cannot be reached: connection refused."
+                OutcomeReason.UPSTREAM_REFUSED, "No connection to the API can be made."
             ) from None
         finally:
             self._connecting -= 1
+        self.reachability.reached()
         self._all.add(connection)
         return connection
 
@@ -213,6 +218,7 @@ class UpstreamPool:
 
     def sweep(self, now: float) -> None:
         """End exchanges that are overdue, close what has been idle for long, mind the name."""
+        self.reachability.sweep()
         for connection in list(self._all):
             if connection.deadline and now >= connection.deadline:
                 connection.overdue()

@@ -4,6 +4,7 @@ import time
 from email.utils import formatdate
 
 from sidecar.core.refusals import Refusal, render_json, render_text
+from sidecar.proxy.accepting import prefers_text
 
 _PHRASES = {
     400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required", 403: b"Forbidden",
@@ -41,20 +42,11 @@ class DateField:
 _date = DateField()
 
 
-def wants_text(accept: bytes) -> bool:
-    """Whether a client takes plain text and no JSON (RFC 9110, section 12.5.1, without weights)."""
-    if not accept:
-        return False
-    ranges = {part.split(b";", 1)[0].strip().lower() for part in accept.split(b",")}
-    json_too = ranges & {b"*/*", b"application/*", b"application/json", b"application/problem+json"}
-    return not json_too and bool(ranges & {b"text/plain", b"text/*"})
-
-
 def refusal_bytes(
-    refusal: Refusal, request_id: str, *, accept: bytes, head_only: bool, close: bool
-) -> bytes:
-    """A whole response for a refusal. `head_only` answers HEAD: the same fields, no body."""
-    if wants_text(accept):
+    refusal: Refusal, request_id: str, *, accept: bytes, close: bool
+) -> tuple[bytes, bytes]:
+    """A whole response for a refusal: head and body."""
+    if prefers_text(accept):
         kind, body = b"text/plain; charset=utf-8", render_text(refusal)
     else:
         kind, body = b"application/problem+json", render_json(refusal)
@@ -74,6 +66,4 @@ def refusal_bytes(
         parts.append(b"Retry-After: %d\r\n" % refusal.retry_after_s)
     parts.extend(b"%b: %b\r\n" % field for field in refusal.headers)
     parts.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
-    if not head_only:
-        parts.append(body)
-    return b"".join(parts)
+    return b"".join(parts), body

@@ -52,6 +52,9 @@ class Request:
     complete = False
     discarding = False
     broken = False  # the rest of the body will not come
+    admitted = ""  # the id under which it was, once it was
+    begun = False  # some of its answer has gone to the client
+    answered = False  # all of it has
     received = 0.0  # loop time of the head's last byte; 0 before
     _held: tuple[bytes, ...] | list[bytes] = ()
     _taker: BodyTaker | None = None
@@ -65,6 +68,12 @@ class Request:
     def has_body(self) -> bool:
         """Whether the head announces a body (RFC 9112, section 6.3)."""
         return self.chunked or bool(self.content_length)
+
+    def named_fields(self) -> Fields:
+        """Those that are forwarded, and the length, which is told anew."""
+        if self.content_length is None:
+            return self.fields
+        return [*self.fields, (b"content-length", b"Content-Length: %d" % self.content_length)]
 
     @property
     def flowing(self) -> bool:

@@ -5,23 +5,18 @@ callbacks and only queues. A message that is malformed ends the connection after
 """
 
 import asyncio
-import contextlib
-import socket
-import struct
 from collections import deque
 from collections.abc import Awaitable
 from typing import Protocol, cast
 
-from sidecar.core.refusals import Refusal, http_problem
+from sidecar.core.refusals import Refusal
 from sidecar.proxy import faults
 from sidecar.proxy.faults import Fault
 from sidecar.proxy.limits import Bounds
+from sidecar.proxy.paced import Paced
 from sidecar.proxy.parsing import RequestParser
 from sidecar.proxy.replies import refusal_bytes
 from sidecar.proxy.request import Request
-from sidecar.proxy.unread import unread
-
-RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: close at once, by a reset
 
 
 class Front(Protocol):
@@ -32,16 +27,19 @@ class Front(Protocol):
 
     def opened(self, connection: "ClientConnection") -> bool: ...
     def closed(self, connection: "ClientConnection") -> None: ...
-    def new_id(self) -> str: ...
     def handle(self, request: Request, connection: "ClientConnection") -> Awaitable[bool]:
         """Serves one request; says whether the connection can take another."""
         ...
 
+    def refuse(self, fault: Fault, request: Request | None, connection: "ClientConnection") -> None:
+        """Answers a message that is wrong; `request` is as much of it as was understood."""
+        ...
 
-class Flow(Protocol):
-    """Who wants to know when the client is slower than what is written to it."""
-
-    def client_writable(self, writable: bool) -> None: ...
+    def failed(
+        self, error: Exception, request: Request | None, connection: "ClientConnection"
+    ) -> None:
+        """Something is wrong with ourselves. `request` is the one that was being served."""
+        ...
 
 
 class Raw(Protocol):
@@ -51,35 +49,24 @@ class Raw(Protocol):
     def client_ended(self) -> None: ...
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Paced):
     """One connection from a client."""
 
     def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(front.bounds, loop)
         self.front = front
-        self.bounds = front.bounds
-        self.transport: asyncio.Transport | None = None
-        self.deadline = 0.0  # loop time at which the sweeper loses patience; 0: never
         self.serving = False
-        self.lost = False
         self.old = False  # past its age: the next answer is its last
-        self.flow: Flow | None = None
         self.raw: Raw | None = None
-        self.write_paused = False
         self.fault: Fault | None = None  # what is wrong, until somebody has told the client
-        self.loop = loop
         self._parser: RequestParser | None = None
         self._queue: deque[Request] = deque()
         self._wake: asyncio.Future[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
-        self._unread = 0  # by the client, when we last looked
         self._task: asyncio.Task[None] | None = None
-        self._reading = True
         self._ended = False  # no more requests will be parsed
         self._half_closed = False
         self._lingering = False
         self._rest = b""  # came after a request that asks for an upgrade
-        self._body_started = 0.0
-        self._body_from = 0
 
     # transport → us
 
@@ -111,7 +98,11 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._rest = parser.feed(data)
         except Fault as fault:
-            self._fail(fault)
+            current = parser.current
+            if current is not None and current.complete and current.close:
+                self._ended = True  # what follows its last request is nobody's (RFC 9112, 9.6)
+            else:
+                self._fail(fault)
         else:
             current = parser.current
             if current is None or not current.received:
@@ -151,24 +142,13 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.lost = self._ended = True
+        parser, self._parser = self._parser, None
+        if parser is not None:
+            parser.close()
         self.front.closed(self)
         self.resume_writing()
         if self._task is not None:
             self._task.cancel()
-
-    def pause_writing(self) -> None:
-        self.write_paused = True
-        if self.transport is not None:
-            self._unread = unread(self.transport)
-        if self.flow is not None:
-            self.flow.client_writable(False)
-
-    def resume_writing(self) -> None:
-        self.write_paused = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        if self.flow is not None:
-            self.flow.client_writable(True)
 
     # what the bytes mean for the connection
 
@@ -179,21 +159,6 @@ class ClientConnection(asyncio.Protocol):
         wake = self._wake
         if wake is not None and not wake.done():
             wake.set_result(None)
-
-    def await_body(self, request: Request) -> None:
-        """The body has until a stall is too long, or its average rate too low (slowloris)."""
-        now = self.loop.time()
-        if not self._body_started:
-            self._body_started, self._body_from = now, request.body_bytes
-        earned = (request.body_bytes - self._body_from) / self.bounds.min_rate
-        patience = self.bounds.body_timeout
-        self.deadline = min(now, self._body_started + earned) + patience
-
-    def hold_body(self) -> None:
-        """The upstream is slower than the client: the client is not to blame for the wait."""
-        self.pause_reading()
-        self.deadline = 0.0
-        self._body_started = 0.0
 
     def _fail(self, fault: Fault) -> None:
         self.fault = fault
@@ -213,7 +178,7 @@ class ClientConnection(asyncio.Protocol):
         if self.transport is None or parser is None or self._ended:
             self.abort()
         elif self.write_paused:
-            if not self._takes_enough():
+            if not self.takes_enough():
                 self.abort()  # what was sent is not whole
         elif self.raw is not None:
             self.raw.client_ended()
@@ -226,17 +191,6 @@ class ClientConnection(asyncio.Protocol):
         """What the client has begun to send is not waited for any longer."""
         self._fail(faults.too_slow())
 
-    def _takes_enough(self) -> bool:
-        """Whether the client has taken what we wrote at `min_rate` since we last looked. If so, it
-        has the same time again."""
-        assert self.transport is not None  # noqa: S101 - callers checked
-        before, self._unread = self._unread, unread(self.transport)
-        patience = self.bounds.body_timeout
-        if before - self._unread < self.bounds.min_rate * patience:
-            return False
-        self.deadline = self.loop.time() + patience
-        return True
-
     def _end(self) -> None:
         """Close between two requests. Who has not read the last answer by now is cut off."""
         assert self.transport is not None  # noqa: S101 - callers checked
@@ -247,6 +201,7 @@ class ClientConnection(asyncio.Protocol):
     # the task
 
     async def _serve(self) -> None:
+        request: Request | None = None
         try:
             while await self._next_request():
                 request = self._queue.popleft()
@@ -257,10 +212,10 @@ class ClientConnection(asyncio.Protocol):
                 if self._half_closed:
                     self.deadline = self.loop.time() + self.bounds.half_close_timeout
                 if self.write_paused:
-                    await self._until_read()
+                    await self.until_read()
                 keep = await self.front.handle(request, self)
                 self.serving = False
-                if not keep or self.closing:
+                if not keep:
                     break
                 self._resume_parsing()
                 self._body_started = 0.0
@@ -272,10 +227,13 @@ class ClientConnection(asyncio.Protocol):
                     self.deadline = self.loop.time() + patience
             if self.fault is not None:
                 self._answer_fault(self.fault)
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw is told here, to the client, the log and the metrics, and ends no more than this connection
+            self.front.failed(error, request, self)
         finally:
             self.serving = False
             self._ended = True
             self._close()
+            self._task = None  # it keeps what ended it, and that keeps us
 
     async def _next_request(self) -> bool:
         while not self._queue:
@@ -286,13 +244,6 @@ class ClientConnection(asyncio.Protocol):
             self._wake = None
         return True
 
-    async def _until_read(self) -> None:
-        """No more is written to a client that has not taken the answers it got."""
-        self.deadline = self.loop.time() + self.bounds.body_timeout
-        self._drained = self.loop.create_future()
-        await self._drained
-        self.deadline = 0.0
-
     def _resume_parsing(self) -> None:
         rest, self._rest = self._rest, b""
         self.resume_reading()
@@ -300,10 +251,9 @@ class ClientConnection(asyncio.Protocol):
             self.data_received(rest)
 
     def _answer_fault(self, fault: Fault) -> None:
-        request_id = self.front.new_id()
-        refusal = http_problem(fault.status, fault.title, fault.detail, request_id)
-        head_only = self._parser is not None and self._parser.is_head
-        self.write(refusal_bytes(refusal, request_id, accept=b"", head_only=head_only, close=True))
+        if self.transport is None or self.transport.is_closing():
+            return  # the answer that was under way has been cut off for it
+        self.front.refuse(fault, self._parser.unfinished if self._parser else None, self)
 
     def _close(self) -> None:
         """Close; a client that may still be sending is given time to read our answer first,
@@ -337,34 +287,14 @@ class ClientConnection(asyncio.Protocol):
         rest, self._rest = self._rest, b""
         return rest
 
-    def reply(self, refusal: Refusal, request_id: str, request: Request, *, close: bool) -> None:
-        """Write one of our own answers."""
-        self.write(
-            refusal_bytes(
-                refusal,
-                request_id,
-                accept=request.accept,
-                head_only=request.method == "HEAD",
-                close=close,
-            )
-        )
-
-    def write(self, data: bytes) -> None:
-        """Queue bytes for the client."""
-        if self.transport is not None and not self.lost:
-            self.transport.write(data)
-
-    def pause_reading(self) -> None:
-        """Stop taking bytes from the client. Idempotent."""
-        if self._reading and self.transport is not None and not self.lost:
-            self._reading = False
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Take bytes again. Idempotent."""
-        if not self._reading and self.transport is not None and not self.lost:
-            self._reading = True
-            self.transport.resume_reading()
+    def reply(self, refusal: Refusal, request_id: str, request: Request, *, close: bool) -> int:
+        """Write one of our own answers. Returns the size of its body in bytes."""
+        head, body = refusal_bytes(refusal, request_id, accept=request.accept, close=close)
+        if request.method == "HEAD":  # the same fields, no body
+            body = b""
+        request.begun = request.answered = True
+        self.write(head + body)
+        return len(body)
 
     def close_if_idle(self) -> None:
         """For draining and age: between two requests it is closed, else the answer is the last."""
@@ -375,17 +305,3 @@ class ClientConnection(asyncio.Protocol):
             self._end()
         elif self.raw is not None and self.front.draining:
             self.raw.client_ended()  # a tunnel does not end by itself
-
-    def abort(self) -> None:
-        """Drop the connection at once: the only way to say that a started answer is broken.
-
-        With a reset, not an orderly end: to HTTP/1.0 an end is what makes an answer whole.
-        """
-        transport = self.transport
-        if transport is None:
-            return
-        sock = transport.get_extra_info("socket")
-        if sock is not None and not self.lost:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        transport.abort()

@@ -18,6 +18,9 @@ class Upstream:
     tls: ssl.SSLContext | None = None
     server_name: str | None = None  # for SNI and the certificate, when it is not `host`
 
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
     @property
     def is_name(self) -> bool:
         """Whether the host has to be resolved."""

@@ -53,18 +53,20 @@ def describe(name: str, field: FieldInfo) -> Described:
 _METAVARS = {
     "config": "FILE", "plans": "FILE", "upstream": "URL", "redis": "URL", "spool": "DIR",
     "listen": "HOST:PORT", "control": "HOST:PORT", "sinks": "LIST", "listen_mode": "OCTAL",
-    "tls_cert": "FILE", "tls_key": "FILE", "tls_client_ca": "FILE", "workers": "N",
+    "tls_cert": "FILE", "tls_key": "FILE", "tls_client_ca": "FILE", "workers": "N|auto",
     "upstream_ca": "FILE", "upstream_cert": "FILE", "upstream_key": "FILE", "upgrades": "LIST",
-    "trusted_proxies": "LIST", "allow_in_path": "LIST",
-    "max_connection_age": "SECONDS",
+    "upstream_server_name": "NAME", "upstream_host": "HOST", "via_name": "NAME",
+    "trusted_proxies": "LIST", "allow_in_path": "LIST", "reserved_prefix": "/PATH/",
+    "max_connection_age": "SECONDS", "redis_prefix": "PREFIX", "source": "NAME",
 }  # fmt: skip
+_UNITS = {"ms": "MS", "bytes": "BYTES", "s": "SECONDS"}  # by the last word of the name
 
 
 def _metavar(name: str, annotation: Any) -> str:
     choices = getattr(annotation, "__args__", ())
     if choices and all(isinstance(choice, str) for choice in choices):
         return "|".join(choices)
-    return _METAVARS.get(name) or {int: "N", float: "SECONDS"}.get(annotation, "TEXT")
+    return _METAVARS.get(name) or _UNITS.get(name.rpartition("_")[2], "N")
 
 
 def sentence(error: Any, fields: Mapping[str, FieldInfo]) -> str:

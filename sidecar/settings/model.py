@@ -7,7 +7,6 @@ docs/settings.md and the hint of its errors; nothing lists the settings a second
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -19,8 +18,10 @@ from pydantic_settings import (
 
 from sidecar.addresses import Address, Origin, UnixPath
 from sidecar.errors import SettingsError
+from sidecar.redis_address import redis_address
 from sidecar.settings.describing import ENV_PREFIX, Described, describe, sentence
 from sidecar.settings.files import read
+from sidecar.settings.together import check
 from sidecar.settings.values import (
     Allowances,
     Listen,
@@ -110,7 +111,8 @@ class Settings(BaseSettings):
     )
     redis: Redis = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="The Redis or Valkey that keeps the counters; rediss:// for TLS.",
+        description="The Redis or Valkey that keeps the counters: redis://, rediss:// for TLS, "
+        "unix://, redis+sentinel:// or redis+cluster://.",
     )
     redis_prefix: str = Field(
         "qs",
@@ -130,6 +132,11 @@ class Settings(BaseSettings):
     )
     spool_max_bytes: int = Field(
         1 << 30, ge=1 << 20, description="How large the spool may grow, in bytes."
+    )
+    journal_max_bytes: int = Field(
+        64 << 20,
+        ge=1 << 20,
+        description="How large the journal of calls that pass without Redis may grow, in bytes.",
     )
     commit_window_ms: int = Field(
         20, ge=1, le=1_000, description="The most that kill -9 may lose of events, in milliseconds."
@@ -289,33 +296,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             lines = [sentence(one, cls.model_fields) for one in error.errors(include_url=False)]
             raise SettingsError("\n".join(dict.fromkeys(lines))) from None
-        settings._check_tls()
+        check(settings)
         return settings
-
-    def _check_tls(self) -> None:
-        shown = (self.upstream_cert, self.upstream_key)
-        if (shown[0] is None) != (shown[1] is None):
-            raise SettingsError(
-                "--upstream-cert and --upstream-key go together: give both, or neither"
-            )
-        if self.upstream.scheme != "https" and (shown[0] or self.upstream_ca):
-            raise SettingsError(
-                "--upstream-ca, --upstream-cert and --upstream-key are for https:// upstreams"
-            )
-        given = {"--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
-        missing = [flag for flag, file in given.items() if file is None]
-        if len(missing) == 1 or (missing and self.tls_client_ca is not None):
-            variables = " and ".join(
-                f"{flag} ({ENV_PREFIX}{flag[2:].upper().replace('-', '_')})" for flag in missing
-            )
-            raise SettingsError(
-                f"{variables} must be given too: TLS needs the certificate and its key"
-            )
-
-    @classmethod
-    def for_tools(cls, **flags: object) -> Self:
-        """`load` for verbs that serve nothing: plan file and upstream need not be given."""
-        return cls.load({"plans": "none", "upstream": "http://none"} | _given(flags))
 
     def as_flags(self) -> dict[str, str]:
         """What to give to `load`, without environment and file, to get the same settings.
@@ -328,11 +310,7 @@ class Settings(BaseSettings):
     @property
     def redis_shown(self) -> str:
         """The address of Redis without user, password or query: what may be logged."""
-        url = urlsplit(self.redis.get_secret_value())
-        if url.scheme == "unix":
-            return f"unix:{url.path}"
-        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
-        return f"{url.scheme}://{host}:{url.port or 6379}{url.path}"
+        return str(redis_address(self.redis.get_secret_value()))
 
 
 def _given(flags: Mapping[str, object]) -> dict[str, object]:

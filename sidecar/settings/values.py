@@ -14,6 +14,7 @@ from pydantic_settings import NoDecode
 
 from sidecar.addresses import MAX_SOCKET_PATH, Address, Origin, UnixPath
 from sidecar.core.paths import Allowance
+from sidecar.redis_address import redis_address
 
 
 def _address(value: object) -> object:
@@ -98,21 +99,7 @@ def _redis(value: object) -> object:
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(text, str):
         return value
-    # The value is never repeated: it may hold a password.
-    try:
-        url = urlsplit(text)
-        if url.scheme == "unix":
-            valid = url.path.startswith("/") and bool(re.fullmatch(r"(db=[0-9]+)?", url.query))
-        else:
-            valid = url.scheme in ("redis", "rediss") and bool(url.hostname) and url.port != 0
-            valid = valid and bool(re.fullmatch(r"(/[0-9]*)?", url.path))
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ValueError(
-            "not a Redis URL; write redis://[USER:PASSWORD@]HOST:PORT/NUMBER, rediss://… for TLS, "
-            "or unix:///PATH?db=NUMBER"
-        )
+    redis_address(text)
     return value
 
 

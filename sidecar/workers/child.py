@@ -34,6 +34,7 @@ async def _work(descriptor: int) -> int:
     ending = Ending()
     ending.listen()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unexpected)
     loop.add_signal_handler(signal.SIGHUP, _nothing)
     task = await channel.receive()
     if task is None:
@@ -97,7 +98,7 @@ def _answer(app: App, what: str) -> Any:
         return families_of(app.metrics.registry)
     if what == "config":
         return app.keeper.status()
-    return app.not_ready()
+    return app.readiness()
 
 
 if __name__ == "__main__":

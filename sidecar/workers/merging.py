@@ -2,8 +2,9 @@
 
 Counters and histograms are added. Of gauges that say yes or no, or until when something lasts
 (`_up`, `_accepting`, `_ok`, `_timestamp_seconds`), the least counts: what is wrong with one is
-wrong. Of `_info` the greatest counts, and all other gauges are added. What describes a process
-(`process_…`, `python_…`) stays apart, under the label `worker`.
+wrong. Of those that say since when (`_since_timestamp_seconds`) it is the earliest, and 0 is no
+instant but says that it is not so. Of `_info` the greatest counts, and all other gauges are added.
+What describes a process (`process_…`, `python_…`) stays apart, under the label `worker`.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -14,6 +15,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 _GROWING: Final = frozenset({"counter", "histogram", "summary"})
+_SINCE: Final = "_since_timestamp_seconds"
 _LEAST: Final = ("_up", "_accepting", "_ok", "_timestamp_seconds")
 _OWN: Final = ("process_", "python_")
 
@@ -121,6 +123,8 @@ class _Merged(Collector):
 def _joined(family: Family, one: float, other: float) -> float:
     if family["type"] in _GROWING:
         return one + other
+    if family["name"].endswith(_SINCE):
+        return min(one, other) or max(one, other)
     if family["name"].endswith(_LEAST):
         return min(one, other)
     if family["type"] == "info" or family["name"].endswith("_info"):

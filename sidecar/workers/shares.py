@@ -48,6 +48,7 @@ def settings_of(settings: Settings, worker: int, count: int) -> Settings:
         update={
             "spool": settings.spool / f"{_WORKER}{worker}",
             "spool_max_bytes": max(_LEAST_SPOOL, settings.spool_max_bytes // count),
+            "journal_max_bytes": max(_LEAST_SPOOL, settings.journal_max_bytes // count),
             "max_connections": -(-settings.max_connections // count),
             "upstream_connections": -(-settings.upstream_connections // count),
         }

@@ -20,6 +20,8 @@ from sidecar.control import ControlServer
 from sidecar.errors import SidecarError
 from sidecar.metrics import Metrics
 from sidecar.proxy.listeners import bind_tcp, bind_unix, remove_unix
+from sidecar.readiness import Readiness
+from sidecar.readiness import merged as merged_readiness
 from sidecar.settings import Settings
 from sidecar.workers.channel import Message
 from sidecar.workers.ending import Ending
@@ -67,7 +69,7 @@ class Supervisor:
             self._control = ControlServer(
                 self._settings.control,
                 registry=self._metrics,
-                ready=self._not_ready,
+                ready=self._readiness,
                 config_status=self._config,
                 sick=self._silent,
             )
@@ -167,15 +169,16 @@ class Supervisor:
         answers = await asyncio.gather(*(worker.ask(what) for worker in self.workers))
         return {worker.number: answer for worker, answer in zip(self.workers, answers, strict=True)}
 
-    async def _not_ready(self) -> list[str]:
-        reasons = ["draining"] if self._stopping else []
+    async def _readiness(self) -> Readiness:
         answers = await self._ask("ready")
-        for worker in self.workers:
-            told = answers[worker.number]
-            if told is None:
-                told = ["does not answer" if worker.serving else worker.state]
-            reasons += [f"worker {worker.number}: {reason}" for reason in told]
-        return reasons
+        told = {number: Readiness(*answer) for number, answer in answers.items() if answer}
+        silent = {
+            worker.number: "does not answer" if worker.serving else worker.state
+            for worker in self.workers
+            if worker.number not in told
+        }
+        reasons, degraded = merged_readiness(told, silent)
+        return Readiness(["draining"] * self._stopping + reasons, degraded)
 
     async def _silent(self) -> list[str]:
         answers = await self._ask("ready")
@@ -258,6 +261,7 @@ async def _serve(settings: Settings, count: int) -> int:
     ending = Ending()
     ending.listen()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unexpected)
     loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
     starting = loop.create_task(supervisor.start())
     stopped = loop.create_task(ending.asked.wait())

@@ -10,13 +10,14 @@ from prometheus_client import CollectorRegistry, Counter
 
 from sidecar.control import ControlServer
 from sidecar.errors import SettingsError
+from sidecar.readiness import Readiness
 
 
 class State:
     """What the process would say of itself."""
 
     def __init__(self) -> None:
-        self.reasons: list[str] = []
+        self.ready = Readiness([], [])
         self.registry = CollectorRegistry()
         Counter("sidecar_tries", "Tries.", registry=self.registry).inc(3)
 
@@ -33,7 +34,7 @@ def a_server(state: State, port: int = 0) -> ControlServer:
     return ControlServer(
         ("127.0.0.1", port),
         registry=state.registry,
-        ready=lambda: state.reasons,
+        ready=lambda: state.ready,
         config_status=state.config,
     )
 
@@ -63,15 +64,22 @@ async def test_healthz_says_ok(ask: Ask) -> None:
     assert "Server" not in headers
 
 
-async def test_readyz_is_200_without_reasons_and_503_with_them(ask: Ask, state: State) -> None:
+@pytest.mark.parametrize(
+    ("reasons", "degraded", "code"),
+    [
+        ([], [], 200),
+        ([], ["redis: gone"], 200),
+        (["draining"], [], 503),
+        (["draining"], ["redis: gone"], 503),
+    ],
+)
+async def test_readyz_is_503_with_reasons_and_200_without_whatever_is_degraded(
+    ask: Ask, state: State, reasons: list[str], degraded: list[str], code: int
+) -> None:
+    state.ready = Readiness(reasons, degraded)
     status, _, text, _ = await ask("/readyz")
-    assert (status, json.loads(text)) == (200, {"ready": True, "reasons": []})
-    state.reasons.append("Redis does not answer")
-    status, _, text, _ = await ask("/readyz")
-    assert (status, json.loads(text)) == (
-        503,
-        {"ready": False, "reasons": ["Redis does not answer"]},
-    )
+    told = {"ready": not reasons, "reasons": reasons, "degraded": degraded}
+    assert (status, json.loads(text)) == (code, told)
 
 
 async def test_metrics_come_in_the_format_that_is_asked_for(ask: Ask) -> None:
@@ -128,7 +136,7 @@ async def test_an_address_that_is_not_here_names_the_flag(state: State) -> None:
     server = ControlServer(
         ("192.0.2.1", 0),
         registry=state.registry,
-        ready=list,
+        ready=lambda: Readiness([], []),
         config_status=dict,
     )
     with pytest.raises(SettingsError, match=r"cannot listen on 192\.0\.2\.1:0: .*--control"):

@@ -13,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import free_port
 
 from sidecar.core.model import CallClass, Reason
+from sidecar.core.problems import HTTP_STATUSES
 from sidecar.core.settlement import OutcomeReason
+from sidecar.metrics import INTERNAL_ERROR
 from sidecar.settings import Settings
 
 DOCS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
@@ -67,14 +69,19 @@ async def test_every_metric_is_documented_and_every_documented_one_is_published(
     sinks = f"file:{tmp_path / 'events'},redis"
     control = free_port()
     plain = await stage(control=f"127.0.0.1:{control}", sinks=sinks)
-    await plain.call("GET", "/items")
+    shadow = "enforce: shadow, quota: 1/month"  # counts what it would refuse: the second call
+    plain.plans.write_text(re.sub(r"quota: \d+/month", shadow, plain.plans.read_text()))
+    assert plain.app.keeper.reload()
+    for _ in range(2):
+        await plain.call("GET", "/items")
     one = published(await scrape(control))
     assert one["sidecar_requests_total"][1] == {"route", "class", "plan", "outcome"}
     several = await serving(
         upstream=f"http://127.0.0.1:{plain.upstream.port}", workers=2, sinks=sinks, **certificate
     )
     both = published(await scrape(several.control))
-    for name in one.keys() & both.keys() - {"sidecar_requests_total"}:  # nobody called there
+    quiet = {"sidecar_requests_total", "sidecar_shadow_refusals_total"}  # nobody called there
+    for name in one.keys() & both.keys() - quiet:
         assert both[name] == one[name]
     assert one.keys() < both.keys()
     assert both | one == documented()
@@ -99,8 +106,13 @@ def first_cells(below: str) -> Iterator[str]:
 def test_the_documented_outcomes_are_those_that_are_counted() -> None:
     forwarded = list(first_cells("Outcomes of forwarded calls:"))
     refused = backticked(paragraph("Outcomes of refused calls"))
-    assert not refused & set(forwarded)
-    assert refused | set(forwarded) == {*Reason, *OutcomeReason}
+    local = backticked(paragraph("Outcomes of what was answered before")) - {
+        "route", "class", "plan", "-"
+    }  # fmt: skip
+    assert refused & set(forwarded) == {INTERNAL_ERROR}
+    assert refused | set(forwarded) == {*Reason, *OutcomeReason, INTERNAL_ERROR}
+    of_the_api = {500, 502, 503, 504}  # the first is ours and goes by another name
+    assert local == {f"http-{status}" for status in HTTP_STATUSES - of_the_api | {204}}
 
 
 def test_the_documented_classes_and_sinks_are_those_there_are() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sidecar.app import App
+from sidecar.gate import Seen
 from sidecar.settings import Settings
 
 PLANS = """
@@ -24,6 +25,7 @@ routes:
 plans:
   free:
     features: [core]
+    when_store_is_down: deny
     limits:
       - {{id: monthly, meter: requests, quota: {quota}/month, at: {{50%: notice, 100%: reject}}}}
   lenient: {{extends: free, when_store_is_down: allow}}
@@ -134,7 +136,9 @@ async def stage(valkey_url: str, tmp_path: Path) -> AsyncIterator[StartStage]:
     running: list[App] = []
     servers: list[asyncio.Server] = []
 
-    async def start(*, quota: int = 1000, **flags: Any) -> Stage:
+    async def start(
+        *, quota: int = 1000, on_decision: Callable[[Seen], None] | None = None, **flags: Any
+    ) -> Stage:
         upstream = Upstream()
         server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
         servers.append(server)
@@ -153,7 +157,7 @@ async def stage(valkey_url: str, tmp_path: Path) -> AsyncIterator[StartStage]:
             "spool": str(spool),
             "drain_timeout_s": "1",
         }
-        app = App(Settings.load(defaults | flags))
+        app = App(Settings.load(defaults | flags), on_decision=on_decision)
         await app.start()
         running.append(app)
         return Stage(app, upstream, plans, spool)

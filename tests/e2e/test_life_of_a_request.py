@@ -110,7 +110,7 @@ async def test_I3_critical_calls_live_without_redis_and_others_follow_the_plan(
     assert status(denied) == 503
     assert b"Retry-After: " in denied
     assert status(await here.call("GET", "/items", key="lena")) == 200
-    assert any("redis" in reason for reason in here.app.not_ready())
+    assert any("redis" in reason for reason in here.app.readiness().reasons)
 
 
 async def test_I6_a_large_body_passes_unchanged_both_ways(stage: StartStage) -> None:

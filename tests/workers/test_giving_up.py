@@ -41,7 +41,7 @@ def test_what_a_worker_cannot_start_with_is_told_once(serve: Any, tmp_path: Path
     assert code == 2
     [error] = errors_of(text)
     assert str(file) in error
-    assert "try: another directory with --spool" in text
+    assert "another one with --spool DIR" in error
     assert "Traceback" not in text
 
 

@@ -10,10 +10,14 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from sidecar.metrics import Metrics
+from sidecar.readiness import Readiness
+from sidecar.readiness import merged as merged_readiness
 from sidecar.workers.merging import MergedMetrics, families_of, merged_config
 
 
-def a_worker(calls: int, *, up: float = 1, version: str = "a") -> list[dict[str, Any]]:
+def a_worker(
+    calls: int, *, up: float = 1, version: str = "a", **since: float
+) -> list[dict[str, Any]]:
     registry = CollectorRegistry()
     Counter("calls", "Calls.", ["route"], registry=registry).labels("rest").inc(calls)
     spans = Histogram("span_seconds", "Spans.", buckets=(1, 2), registry=registry)
@@ -21,6 +25,8 @@ def a_worker(calls: int, *, up: float = 1, version: str = "a") -> list[dict[str,
         spans.observe(1.5)
     Gauge("store_up", "Up.", registry=registry).set(up)
     Gauge("expiry_timestamp_seconds", "Until.", registry=registry).set(100 + calls)
+    for name, when in since.items():
+        Gauge(f"{name}_since_timestamp_seconds", "Since.", registry=registry).set(when)
     Gauge("connections", "Open.", registry=registry).set(calls)
     Gauge("config_info", "Live.", ["version"], registry=registry).labels(version).set(1)
     Gauge("process_memory_bytes", "Memory.", registry=registry).set(calls)
@@ -52,6 +58,25 @@ def test_each_kind_is_merged_by_its_rule() -> None:
     assert read("process_memory_bytes", {"worker": "0"}) == 3
     assert read("process_memory_bytes", {"worker": "1"}) == 4
     assert read("python_info", {"version": "3", "worker": "1"}) == 1
+
+
+def test_of_what_says_since_when_the_earliest_counts_and_0_says_that_it_is_not_so() -> None:
+    merged = MergedMetrics()
+    merged.update("0", a_worker(1, live=50, failed=0, fine=0))
+    merged.update("1", a_worker(1, live=40, failed=70, fine=0))
+    merged.update("2", a_worker(1, live=60, failed=80, fine=0))
+    read = merged.registry({"0", "1", "2"}, []).get_sample_value
+    assert read("live_since_timestamp_seconds") == 40
+    assert read("failed_since_timestamp_seconds") == 70
+    assert read("fine_since_timestamp_seconds") == 0
+
+
+def test_readiness_is_one_when_all_are_and_what_one_is_without_takes_none_away() -> None:
+    fine, lost = Readiness([], []), Readiness([], ["redis: gone"])
+    assert merged_readiness({0: fine, 1: lost}, {}) == ([], ["worker 1: redis: gone"])
+    told = merged_readiness({0: lost, 2: Readiness(["draining"], [])}, {1: "starting"})
+    assert told.reasons == ["worker 1: starting", "worker 2: draining"]
+    assert told.degraded == ["worker 0: redis: gone"]
 
 
 def test_the_merged_text_is_what_prometheus_reads() -> None:

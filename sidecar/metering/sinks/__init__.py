@@ -1,7 +1,6 @@
 """Where events go: one module per kind of sink, chosen by a short text."""
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from sidecar.errors import SettingsError
 from sidecar.metering.sinks.file import FileSink
@@ -38,12 +37,6 @@ def _redis(url: str, stream_key: str) -> Sink:
     from sidecar.metering.sinks.redis import RedisSink  # only who ships to Redis loads its client
 
     try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
-        good = good and (parts.path in ("", "/") or parts.path[1:].isdecimal())
-        good = good or (parts.scheme == "unix" and parts.path.startswith("/"))
-    except ValueError:
-        good = False
-    if not good:
-        raise SettingsError(f"The redis sink's address is not a Redis URL; {_POSSIBLE}.")
-    return RedisSink(url, stream_key)
+        return RedisSink(url, stream_key)
+    except ValueError as error:
+        raise SettingsError(f"The redis sink's address is {error}. Or {_POSSIBLE}.") from None

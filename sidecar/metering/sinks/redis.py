@@ -1,16 +1,19 @@
 """Events in a Redis stream, one entry each, with fields `id` and `event`."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import orjson
 from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from sidecar.errors import SinkDown, SinkRefused
+from sidecar.redis_address import RedisAddress, redis_address
 
 DEFAULT_MAXLEN: Final = 1_000_000
 DEFAULT_TTL_S: Final = 35 * 86_400
@@ -39,18 +42,14 @@ class RedisSink:
         timeout_s: float = 5.0,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
-        parts = urlsplit(url)
-        self._where = f"{parts.hostname}:{parts.port or 6379}"  # without the password
+        """Raises ValueError for what is no Redis URL."""
+        address = redis_address(url)
+        self._where = str(address)  # without the password
         self._stream = stream_key
         self._maxlen = maxlen
         self._ttl_s = ttl_s
         self._max_event_bytes = max_event_bytes
-        self._client: Redis = Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),  # the shipper is who tries again
-        )
+        self._client, *self._sentinels = _clients(address, timeout_s)
 
     async def send(self, lines: Sequence[bytes]) -> None:
         """Add the lines in one round trip. Raises SinkDown, or SinkRefused before anything is
@@ -67,10 +66,11 @@ class RedisSink:
                     )
                 pipe.expire(self._stream, self._ttl_s)
                 replies: list[Any] = await pipe.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise self._sorted(error) from None
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            replies = [error]
         for reply in replies:
             if isinstance(reply, Exception):
+                await self.close()  # a cluster's client will look for its nodes anew
                 raise self._sorted(reply)
 
     def _id(self, line: bytes) -> str:
@@ -91,5 +91,26 @@ class RedisSink:
         return SinkDown(f"Redis at {self._where} takes no events now: {text}")
 
     async def close(self) -> None:
-        """Close the connections. Idempotent."""
-        await self._client.aclose()
+        """Close the connections. Idempotent; what is sent later opens them again."""
+        for client in (self._client, *self._sentinels):
+            with contextlib.suppress(RedisError, OSError):
+                await client.aclose()
+
+
+def _clients(address: RedisAddress, timeout_s: float) -> tuple[Any, ...]:
+    """redis-py's client for each topology, then its clients for the sentinels. They connect to
+    nothing yet."""
+    asked = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    # The shipper is who tries again.
+    options = asked | {"retry": Retry(NoBackoff(), 0)} | address.options()
+    if address.topology == "cluster":
+        nodes = [ClusterNode(*node) for node in address.nodes]
+        return (RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options),)
+    if address.topology == "sentinel":
+        of_sentinels = asked | address.sentinel_options()
+        sentinel = Sentinel(address.nodes, sentinel_kwargs=of_sentinels, **options)  # type: ignore[no-untyped-call]
+        return sentinel.master_for(address.master), *sentinel.sentinels
+    if address.path:
+        return (Redis(unix_socket_path=address.path, **options),)
+    host, port = address.nodes[0]
+    return (Redis(host=host, port=port, **options),)

@@ -1,6 +1,7 @@
 """--access-log: one JSON line for each call, forwarded or refused, and no secret in any."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from e2e_process import Serving, SlowApi, StartServing, until
 from e2e_stage import plans_text
 
-SECRETS = ("acme", "hush-key", "hush-bearer", "hush-query", "hush-cookie", "hush-redis")
+SECRETS = ("hush-acme", "hush-key", "hush-bearer", "hush-query", "hush-cookie", "hush-redis")
+KEY = "X-Api-Key: hush-acme"
 
 
 async def call(here: Serving, method: str, path: str, *fields: str) -> tuple[int, str]:
@@ -30,8 +32,20 @@ def shape(line: dict[str, Any]) -> tuple[Any, ...]:
 def one_call(tmp_path: Path) -> Path:
     """A plan file with which the second call of a month is one too many."""
     plans = tmp_path / "one.yaml"
-    plans.write_text(plans_text(quota=1))
+    theirs, ours = (hashlib.sha256(key).hexdigest() for key in (b"acme", b"hush-acme"))
+    plans.write_text(plans_text(quota=1).replace(theirs, ours))
     return plans
+
+
+async def say(here: Serving, *pieces: bytes) -> bytes:
+    """Everything that comes back until the sidecar closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+    for piece in pieces:
+        writer.write(piece)
+    async with asyncio.timeout(30):
+        answer = await reader.read()
+    writer.close()
+    return answer
 
 
 async def test_each_call_has_its_line_also_a_refused_one_and_no_line_a_secret(
@@ -40,15 +54,14 @@ async def test_each_call_has_its_line_also_a_refused_one_and_no_line_a_secret(
     slow_api.release.set()
     api = f"http://127.0.0.1:{slow_api.port}"
     here = await serving(upstream=api, plans=one_call, access_log=True)
-    key = "X-Api-Key: acme"
     told = [
-        (*await call(here, "GET", "/items?token=hush-query", key, "Cookie: s=hush-cookie"),
+        (*await call(here, "GET", "/items?token=hush-query", KEY, "Cookie: s=hush-cookie"),
          "GET", "/items"),
-        (*await call(here, "POST", "/items", key, "Content-Length: 0"), "POST", "/items"),
+        (*await call(here, "POST", "/items", KEY, "Content-Length: 0"), "POST", "/items"),
         (*await call(here, "GET", "/items", "X-Api-Key: hush-key"), "GET", "/items"),
         (*await call(here, "PATCH", "/a", "Authorization: Bearer hush-bearer"), "PATCH", "/a"),
-        (*await call(here, "GET", "/a", key, "Authorization: Bearer hush-bearer"), "GET", "/a"),
-        (*await call(here, "GET", "/bulk/7?token=hush-query", key), "GET", "/bulk/7"),
+        (*await call(here, "GET", "/a", KEY, "Authorization: Bearer hush-bearer"), "GET", "/a"),
+        (*await call(here, "GET", "/bulk/7?token=hush-query", KEY), "GET", "/bulk/7"),
         (*await call(here, "GET", "/items", "X-Api-Key: late"), "GET", "/items"),
         (*await call(here, "GET", "/items"), "GET", "/items"),
     ]  # fmt: skip
@@ -60,6 +73,73 @@ async def test_each_call_has_its_line_also_a_refused_one_and_no_line_a_secret(
         assert line["level"] == "info"
         assert line["ms"] >= 0
         assert not [secret for secret in SECRETS if secret in str(line)]
+
+
+async def test_a_line_says_whose_call_it_was_how_it_ended_and_how_many_bytes_passed(
+    serving: StartServing, slow_api: SlowApi, one_call: Path
+) -> None:
+    slow_api.release.set()
+    here = await serving(
+        upstream=f"http://127.0.0.1:{slow_api.port}", plans=one_call, access_log=True
+    )
+    await call(here, "GET", "/items", KEY)
+    await call(here, "GET", "/items", KEY)
+    await call(here, "GET", "/bulk/7", KEY)
+    await call(here, "GET", "/items", "X-Api-Key: late")
+    await call(here, "GET", "/items")
+    await until(lambda: len(here.said("access")) >= 5)
+    wanted = ("status", "reason", "account", "plan", "route", "class")
+    rows = [tuple(line[name] for name in wanted) for line in here.said("access")]
+    assert sorted(rows) == [
+        (200, "ok", "acme", "free", "rest", "standard"),
+        (401, "no-credential", "-", "-", "-", "-"),
+        (402, "suspended", "-", "-", "-", "-"),
+        (403, "missing-feature", "acme", "free", "bulk", "standard"),
+        (429, "quota", "acme", "free", "rest", "standard"),
+    ]
+    for line in here.said("access"):
+        assert line["bytes_in"] == 0
+        sent = len("first-second")
+        assert line["bytes_out"] == sent if line["status"] == 200 else line["bytes_out"] > sent
+
+
+HOST = b"Host: a\r\nX-Api-Key: hush-acme\r\n"
+LONG = b"/hush" + b"a" * 9_000
+NOT_HTTP = {
+    "http-400": (b"hush-bearer\r\n\r\n", "-", ""),
+    "http-404": (b"GET /-/x?hush-query HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n",
+                 "GET", "/-/x"),
+    "http-405": (b"TRACE /x HTTP/1.1\r\n" + HOST + b"\r\n", "TRACE", "/x"),
+    "http-408": (b"GET /slow?hush-query HTTP/1.1\r\nHo", "GET", "/slow"),
+    "http-413": (b"PUT /x HTTP/1.1\r\nContent-Length: 99\r\n" + HOST + b"\r\n", "PUT", "/x"),
+    "http-414": (b"GET " + LONG + b" HTTP/1.1\r\n\r\n", "GET", LONG[:256].decode()),
+    "http-417": (b"GET /x HTTP/1.1\r\nExpect: hush-query\r\n" + HOST + b"\r\n", "GET", "/x"),
+    "http-431": (b"GET /x HTTP/1.1\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", "GET", "/x"),
+    "http-501": (b"BREW /x HTTP/1.1\r\n" + HOST + b"\r\n", "-", ""),
+    "http-505": (b"GET /x HTTP/2.0\r\n" + HOST + b"\r\n", "GET", "/x"),
+}  # fmt: skip
+
+
+async def test_what_is_no_valid_request_or_reserved_has_its_line_and_is_counted(
+    serving: StartServing,
+) -> None:
+    here = await serving(access_log=True, max_body_bytes=50, header_timeout_s=0.3)
+    answers = await asyncio.gather(*(say(here, sent) for sent, _, _ in NOT_HTTP.values()))
+    await until(lambda: len(here.said("access")) == len(NOT_HTTP))
+    lines = {line["reason"]: line for line in here.said("access")}
+    assert lines.keys() == NOT_HTTP.keys()
+    metrics = (await here.ask("/metrics"))[1]
+    for answer, (reason, (_, method, target)) in zip(answers, NOT_HTTP.items(), strict=True):
+        line = lines[reason]
+        assert answer.startswith(b"HTTP/1.1 %d " % line["status"]), answer
+        assert f"http-{line['status']}" == reason
+        assert line["request_id"].encode() in answer.partition(b"\r\n\r\n")[0]
+        assert (line["method"], line["target"]) == (method, target)
+        assert (line["account"], line["route"]) == ("-", "-")
+        assert line["bytes_out"] == len(answer.partition(b"\r\n\r\n")[2])
+        labels = f'{{class="-",outcome="{reason}",plan="-",route="-"}} 1.0'
+        assert f"sidecar_requests_total{labels}" in metrics
+    assert not [secret for secret in SECRETS if secret in str(here.log)]
 
 
 async def test_without_the_option_no_call_is_logged(

@@ -49,6 +49,19 @@ async def test_I4_a_client_that_leaves_in_mid_response_is_recorded_with_what_it_
     assert here.app.data_port.connections == 0
 
 
+async def test_I4_a_client_that_leaves_before_the_first_byte_is_recorded_as_499(
+    stage: StartStage,
+) -> None:
+    here = await stage()
+    here.upstream.hold = True
+    _, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
+    writer.write(CALL)
+    await until(lambda: here.upstream.received)
+    writer.transport.abort()
+    data = await the_event(here)
+    assert (data["status"], data["reason"], data["bytes_out"]) == (499, "client_gone", 0)
+
+
 async def test_I9_a_client_that_leaves_while_the_api_still_sends_stops_the_api(
     stage: StartStage, slow_api: SlowApi
 ) -> None:

@@ -3,18 +3,19 @@
 import asyncio
 import json
 import signal
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_process import Serving, StartServing
+from e2e_process import Serving, StartServing, until
 from e2e_stage import plans_text
 from prometheus_client.parser import text_string_to_metric_families
 
 
 @pytest.fixture
 def plan_file(tmp_path: Path) -> Path:
-    """What plans.yaml links to, in a folder that nobody watches: only the signal tells."""
+    """What plans.yaml links to, in another folder."""
     real = tmp_path / "elsewhere" / "plans.yaml"
     real.parent.mkdir()
     real.write_text(plans_text(quota=2))
@@ -43,14 +44,23 @@ async def after_hangup(here: Serving, file: Path, text: str, **expected: int) ->
 
 
 async def samples(here: Serving) -> dict[str, float]:
-    """The metrics about the plan file; of the info its version is the name."""
+    """The metrics about the plan file; of the info its version is the name.
+
+    Of instants what matters here is whether there is one; `/config` tells the same ones.
+    """
+    told = await config(here)
     text = (await here.ask("/metrics"))[1]
-    return {
+    found = {
         sample.labels.get("version", sample.name): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name.startswith("sidecar_config_")
     }
+    for since in ("live_since", "failed_since"):
+        seconds = found.pop(f"sidecar_config_{since}_timestamp_seconds")
+        expected = datetime.fromisoformat(told[since]).timestamp() if told[since] else 0.0
+        assert seconds == pytest.approx(expected, abs=1e-3)
+    return found
 
 
 async def test_I7_a_signal_makes_a_good_file_live_and_keeps_the_last_good_one_from_a_bad(
@@ -70,18 +80,21 @@ async def test_I7_a_signal_makes_a_good_file_live_and_keeps_the_last_good_one_fr
     told = await after_hangup(here, plan_file, bad, failures=1)
     assert (told["version"], told["live_since"]) == (second["version"], second["live_since"])
     assert told["failed_since"] is not None
-    assert told["problems"][0].startswith(f"{tmp_path}/mount/plans.yaml:13:40: ")
+    line = bad[: bad.index("nine/month")].count("\n") + 1
+    assert told["problems"][0].startswith(f"{tmp_path}/mount/plans.yaml:{line}:40: ")
     assert "nine/month" in told["problems"][0]
-    [refused] = here.said("plan file refused; the last good one stays live")
+    here.process.send_signal(signal.SIGHUP)  # the same file: only the signal tells
+    await until(lambda: len(here.said("plan file refused; the last good one stays live")) == 2)
+    refused, _ = here.said("plan file refused; the last good one stays live")
     assert (refused["level"], refused["live"]) == ("error", second["version"])
     assert (await here.call("/a"))[0] == 429
     assert (await here.ask("/readyz"))[0] == 200
     assert await samples(here) == {
         "sidecar_config_reloads_total": 1,
-        "sidecar_config_failures_total": 1,
+        "sidecar_config_failures_total": 2,
         second["version"]: 1,
     }
 
     told = await after_hangup(here, plan_file, plans_text(quota=5), reloads=2)
-    assert (told["failures"], told["failed_since"], told["problems"]) == (1, None, [])
+    assert (told["failures"], told["failed_since"], told["problems"]) == (2, None, [])
     assert [(await here.call("/a"))[0] for _ in range(2)] == [502, 429]

@@ -1,0 +1,63 @@
+"""A spool that reaches --spool-max-bytes without sinks: what is said, what still passes, what is
+kept when the sidecar is told to end."""
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+
+import aiohttp
+from e2e_process import Serving, StartServing
+from e2e_stage import plans_text
+
+BOUND = 1 << 20
+
+
+async def load(here: Serving, path: str, calls: int) -> Counter[int]:
+    """So many calls at once; their statuses. 502 is admitted and recorded: no API is there."""
+    connector = aiohttp.TCPConnector(limit=20)
+    async with aiohttp.ClientSession(connector=connector, headers={"X-Api-Key": "acme"}) as session:
+
+        async def one() -> int:
+            async with session.get(f"http://127.0.0.1:{here.port}{path}") as answer:
+                await answer.read()
+                return answer.status
+
+        return Counter(await asyncio.gather(*(one() for _ in range(calls))))
+
+
+async def test_I4_SIGTERM_at_the_bound_keeps_every_event_and_critical_calls_pass_until_then(
+    serving: StartServing, tmp_path: Path
+) -> None:
+    plans = tmp_path / "many.yaml"
+    plans.write_text(plans_text(quota=1_000_000))
+    here = await serving(plans=plans, spool_max_bytes=BOUND, commit_window_ms=5)
+    served = 0
+    async with asyncio.timeout(90):
+        while True:
+            statuses = await load(here, "/items", 100)
+            served += statuses[502]
+            assert statuses.keys() <= {502, 503}
+            if statuses[503]:
+                break
+    critical = await load(here, "/status", 50)
+    assert critical == {502: 50}
+    code, body = await here.ask("/readyz")
+    told = json.loads(body)
+    assert (code, told["reasons"]) == (200, [])
+    [degraded] = told["degraded"]
+    assert degraded.startswith("spool: ")
+    metrics = (await here.ask("/metrics"))[1]
+    assert "sidecar_spool_max_bytes 1.048576e+06" in metrics
+    for event in ("no sinks: events stay in the spool until it is full", "spool_almost_full",
+                  "spool_full"):  # fmt: skip
+        [line] = here.said(event)
+        assert "give --sinks" in line["remedy"], line
+    here.process.terminate()
+    async with asyncio.timeout(60):
+        assert await here.process.wait() == 0
+    assert here.said("events_lost") == here.said("events_dropped") == []
+    events = here.events()
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    calls = Counter(event["data"]["route"] for event in events if event["type"] == "api.request.v1")
+    assert calls == {"rest": served, "status": 50}

@@ -1,0 +1,198 @@
+"""What nobody foresaw: the client gets a 500, the log the reason, and all else goes on."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from e2e_process import SlowApi
+from e2e_stage import Stage, StartStage, problem, status
+from prometheus_client import CollectorRegistry
+
+from sidecar.core.identity import fingerprint
+from sidecar.stores import keys
+from sidecar.stores.admin import Admin
+
+LOGIN = b"POST /login HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 0\r\n\r\n"
+
+
+class Unforeseen(Exception):
+    """Raised by parts that are given to the sidecar."""
+
+
+def fails(*_: object) -> Any:
+    raise Unforeseen("secret-detail")
+
+
+def forwarding_fails(here: Stage, broken: Callable[..., Any] = fails) -> None:
+    """From now on the head for the upstream cannot be built."""
+    handler = here.app.data_port._handler
+    handler.manners = dataclasses.replace(handler.manners, trusts=broken)
+
+
+def counted(registry: CollectorRegistry, outcome: str) -> float:
+    """Calls with this outcome, whatever their route."""
+    return sum(
+        sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "sidecar_requests_total" and sample.labels["outcome"] == outcome
+    )
+
+
+def all_counted(registry: CollectorRegistry) -> float:
+    return sum(
+        sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "sidecar_requests_total"
+    )
+
+
+async def test_a_call_that_fails_before_it_is_admitted_is_a_500_that_says_so_everywhere(
+    stage: StartStage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = await stage(on_decision=fails, access_log=True)
+    capsys.readouterr()
+    answer = await here.call("GET", "/items")
+    told = problem(answer)
+    assert (status(answer), told["title"]) == (500, "Internal error")
+    assert b"Connection: close" in answer
+    assert b"secret-detail" not in answer and b"Unforeseen" not in answer
+    logged = capsys.readouterr().out
+    assert "a call failed" in logged and "Unforeseen: secret-detail" in logged
+    assert "reason=internal-error" in logged and "status=500" in logged  # the access line
+    assert logged.count(told["request_id"]) == 2
+    registry = here.app.metrics.registry
+    assert counted(registry, "internal-error") == 1
+
+
+async def test_I4_a_call_that_fails_while_it_is_forwarded_is_settled_and_recorded_once(
+    stage: StartStage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = await stage(access_log=True)
+    forwarding_fails(here)
+    capsys.readouterr()
+    answer = await here.call("GET", "/items", Accept="text/plain")
+    assert status(answer) == 500
+    assert b"Content-Type: text/plain" in answer
+    [event] = await here.events()
+    assert event["id"].encode() in answer
+    assert (event["data"]["status"], event["data"]["reason"]) == (500, "cancelled")
+    registry = here.app.metrics.registry
+    assert counted(registry, "internal-error") == all_counted(registry) == 1
+    logged = capsys.readouterr().out
+    assert logged.count(event["id"]) == 2  # why, and the access line
+    assert "Traceback" in logged and "reason=internal-error" in logged
+
+
+async def test_a_failure_ends_its_own_connection_and_no_other(stage: StartStage) -> None:
+    here = await stage()
+    failing = [True]
+    forwarding_fails(here, lambda _peer: fails() if failing[0] else False)
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
+    writer.write(LOGIN + LOGIN)
+    async with asyncio.timeout(10):
+        all_of_it = await reader.read()  # to the end: the second call is not answered
+    assert all_of_it.count(b"HTTP/1.1 ") == 1 and status(all_of_it) == 500
+    writer.close()
+    failing[0] = False
+    assert status(await here.raw(LOGIN)) == 200
+    assert here.app.data_port.connections <= 1
+
+
+async def test_a_failure_within_an_answer_cuts_it_off_so_that_nobody_takes_it_for_whole(
+    stage: StartStage, slow_api: SlowApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = await stage(upstream=f"http://127.0.0.1:{slow_api.port}")
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
+    writer.write(LOGIN)
+    async with asyncio.timeout(10):
+        answer = await reader.readuntil(b"first-")
+        [connection] = here.app.data_port._places.all()
+        connection.flow._done.set_exception(Unforeseen())  # type: ignore[union-attr]
+        with pytest.raises(ConnectionResetError):  # not an end, which HTTP/1.0 takes for whole
+            await reader.read()
+    writer.close()
+    assert status(answer) == 200
+    [event] = await here.events()
+    assert (event["data"]["status"], event["data"]["bytes_out"]) == (200, len("first-"))
+    assert counted(here.app.metrics.registry, "internal-error") == 1
+    assert "a call failed" in capsys.readouterr().out
+
+
+async def test_a_request_that_cannot_be_read_for_a_fault_of_ours_is_a_500(
+    stage: StartStage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await stage()
+    monkeypatch.setattr("sidecar.proxy.parsing._check", fails)
+    answer = await here.call("GET", "/items")
+    assert status(answer) == 500
+    assert problem(answer)["how_to_fix"]
+    assert b"secret-detail" not in answer
+    assert counted(here.app.metrics.registry, "internal-error") == 1
+    logged = capsys.readouterr().out
+    assert "a request could not be read" in logged and "secret-detail" in logged
+
+
+async def test_what_fails_after_a_whole_answer_takes_nothing_of_it_back(
+    stage: StartStage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await stage()
+    monkeypatch.setattr(here.app.data_port._pool, "release", fails)
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
+    writer.write(LOGIN)
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    assert status(answer) == 200
+    assert answer.endswith(b"\r\n\r\nok")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    [event] = await here.events()
+    assert (event["data"]["status"], event["data"]["reason"]) == (200, "ok")
+    assert "a call failed" in capsys.readouterr().out
+
+
+async def test_a_background_task_that_dies_is_told(
+    stage: StartStage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = await stage()
+
+    async def dies() -> None:
+        raise Unforeseen
+
+    here.app._spawn(dies())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    logged = capsys.readouterr().out
+    assert "a background task has died" in logged and "dies" in logged
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"timezone": "Mars/Base"}, {"timezone": "../etc"}, {"anchor": "2026-02-31"}],
+    ids=["zone", "path", "anchor"],
+)
+async def test_an_account_whose_record_is_wrong_is_a_503_and_is_named_once_in_the_log(
+    stage: StartStage, valkey_url: str, wrong: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = await stage()
+    with Admin(valkey_url, "qs") as admin:
+        _, secret = admin.create_key("globex", random_bytes=bytes, key_id="k1")
+        admin.set_account("globex", plan="free", timezone="UTC", anchor=None)
+    client = redis.Redis.from_url(valkey_url)
+    client.hset(keys.account("qs", "globex"), mapping=wrong)
+    client.close()
+    here.app.directory.forget()
+    capsys.readouterr()
+    for _ in range(3):
+        answer = await here.call("GET", "/items", key=secret)
+        assert status(answer) == 503
+        assert problem(answer)["how_to_fix"]
+    logged = capsys.readouterr().out
+    assert logged.count("an account's record cannot be used") == 1
+    assert "globex" in logged and next(iter(wrong.values())) in logged
+    assert secret not in logged and fingerprint(secret.encode()).hex() not in logged
+    assert status(await here.call("GET", "/items")) == 200

@@ -1,0 +1,70 @@
+"""A closed connection is gone at once: the garbage collector, which comes rarely, is not needed.
+
+What waits for it is memory: with many clients that come and go it would be hundreds of megabytes.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+
+import pytest
+from proxy_house import Client, House, client, running
+
+from sidecar.proxy.client import UpstreamConnection
+from sidecar.proxy.parsing import RequestParser
+from sidecar.proxy.server import ClientConnection
+
+TIMES = 20
+GET = b"GET /items HTTP/1.1\r\nHost: a\r\nX-Api-Key: key-A\r\n"
+
+
+@pytest.fixture(scope="module")
+def house(_valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    directory = tmp_path_factory.mktemp("house")
+    with running(lambda: House(directory, _valkey, ("/**",))) as house:
+        yield house
+
+
+def leaves_after_an_answer(here: Client) -> None:
+    here.send(GET + b"\r\n")
+    assert here.response() is not None
+    here.close()
+
+
+def is_told_to_leave(here: Client) -> None:
+    here.send(GET + b"Connection: close\r\n\r\n")
+    assert b"200 OK" in here.to_the_end()
+
+
+def leaves_in_a_head(here: Client) -> None:
+    here.send(GET)
+    here.close()
+
+
+def leaves_in_a_body(here: Client) -> None:
+    here.send(b"POST" + GET[3:] + b"Content-Length: 100\r\n\r\nbegun")
+    here.close()
+
+
+def alive() -> int:
+    kinds = (ClientConnection, RequestParser, UpstreamConnection)
+    return sum(isinstance(one, kinds) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize(
+    "visit", [leaves_after_an_answer, is_told_to_leave, leaves_in_a_head, leaves_in_a_body]
+)
+def test_I9_a_closed_connection_is_gone_without_the_collector(
+    house: House, visit: Callable[[Client], None]
+) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        for _ in range(TIMES):
+            with client(house) as here:
+                visit(here)
+        house.wait_empty()
+        house.settle()
+        assert alive() - before < TIMES / 2  # idle connections to the API are kept
+    finally:
+        gc.enable()

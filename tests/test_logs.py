@@ -1,0 +1,49 @@
+"""Lines of the log: one JSON object each, whatever is in them."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+SAYS = """
+import asyncio
+from sidecar import logs
+
+logs.configure()
+log = logs.logger("test")
+
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unexpected)
+    loop.call_soon(lambda: 1 / 0)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+try:
+    raise ValueError("wrong")
+except ValueError as error:
+    log.error("a call failed", request_id="1", exc_info=error)
+log.info("hello", token="abc", password="def")
+asyncio.run(main())
+"""
+
+
+def lines() -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-c", SAYS], capture_output=True, text=True, timeout=60, check=True
+    )
+    return [json.loads(line) for line in done.stderr.splitlines()]
+
+
+def test_each_line_is_a_json_object_also_one_with_a_traceback_and_one_that_asyncio_has_to_say() -> (
+    None
+):
+    failed, hello, uncaught = lines()
+    assert (failed["event"], failed["level"], failed["request_id"]) == (
+        "a call failed", "error", "1"
+    )  # fmt: skip
+    assert failed["exception"].startswith("Traceback ")
+    assert failed["exception"].endswith("\nValueError: wrong")
+    assert (hello["token"], hello["password"]) == ("[hidden]", "[hidden]")
+    assert uncaught["part"] == "loop"
+    assert "ZeroDivisionError" in uncaught["exception"]
