@@ -1,7 +1,8 @@
 """`python -m loadtests.backtest`: how long a backtest of a million recorded calls takes.
 
 Makes a spool of them in a directory for temporary files (some 650 MB), runs the command as people
-do, bound to one core, and compares its time with what it may take. The calls are of 200 accounts
+do, bound to one core, and compares the time of that core with what it may take: the clock's is the
+same on a machine that does nothing else. The calls are of 200 accounts
 on the plans of examples/plans.yaml, a third of them on routes with more than one cost.
 """
 
@@ -114,8 +115,8 @@ def main() -> int:
         took, cpu, memory = run(directory)
     most = MOST_S * options.events / 1_000_000
     print(f"\n{options.events:,} events: {took:.1f} s, {cpu:.1f} s of CPU, {memory} MiB")
-    if took > most:
-        print(f"FAILED  it may take {most:g} s", file=sys.stderr)
+    if cpu > most:
+        print(f"FAILED  it may take {most:g} s of CPU", file=sys.stderr)
         return 1
     return 0
 

@@ -34,7 +34,7 @@ from sidecar.proxy.listeners import Listener
 from sidecar.proxy.pool import UpstreamPool
 from sidecar.readiness import Readiness
 from sidecar.settings import Settings
-from sidecar.stores import FallbackStore, Journal, RedisDirectory, Wire, keys
+from sidecar.stores import FallbackStore, Journal, RedisDirectory, connect, keys
 from sidecar.wiring import bounds_of, manners_of, upstream_of
 from sidecar.workers.ending import Ending
 from sidecar.workers.leftovers import Leftovers
@@ -215,7 +215,7 @@ class App:
     async def _start_store(self) -> None:
         settings = self.settings
         url = settings.redis.get_secret_value()
-        self.wire = Wire(url, timeout_s=settings.redis_timeout_ms / 1000)
+        self.wire = connect(url, timeout_s=settings.redis_timeout_ms / 1000)
         await self.wire.start()
         self._undo.push_async_callback(self.wire.stop)
         await self._start_counting()

@@ -4,17 +4,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import redis
 
 from loadtests.soak.accounts import Quota
+from sidecar.books.rows import MARGIN_US
+from sidecar.core.limits import EMPTY
+from sidecar.core.recorded import REQUEST
 from sidecar.stores import keys
-from sidecar.stores.scripts import read_state
+from sidecar.stores.state_reading import read_account
 
-REQUEST: Final = "api.request.v1"
-BOUNDARY_US: Final = 2_000_000  # a call takes its time before, and its period after it has waited
+__all__ = ["REQUEST", "Counter", "Event", "Sum", "counters_in", "event_of", "events_in", "sums"]
 
 
 class Event(NamedTuple):
@@ -73,10 +75,10 @@ def counters_in(store: "redis.Redis", prefix: str, quotas: Iterable[Quota]) -> d
     """What each quota's account has used in the period that it was last charged in."""
     found = {}
     for quota in quotas:
+        fields: Any = store.hgetall(keys.state(prefix, quota.account))
         field = keys.quota_field(quota.limit, quota.key)
-        name = keys.state(prefix, quota.account)
-        packed = store.hget(name, field)
-        found[quota] = Counter(*read_state(packed)[:2] if isinstance(packed, bytes) else (0, 0))
+        state = read_account(fields, {}).ledger.states.get(field, EMPTY)
+        found[quota] = Counter(state.used, state.since_us)
     return found
 
 
@@ -103,7 +105,7 @@ def sums(
         for quota in of_account.get(event.account, ()):
             units = event.usage.get(quota.meter, 0)
             before = counters[quota].since_us - event.time_us
-            if not units or before > BOUNDARY_US or (quota.key or event.key) != event.key:
+            if not units or before > MARGIN_US or (quota.key or event.key) != event.key:
                 continue
             if before > 0 or is_doubtful(event):
                 found[quota].doubtful += units

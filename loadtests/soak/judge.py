@@ -35,6 +35,7 @@ def judge(scene: Scene, ledger: Ledger, seen: Evidence) -> int:
         "clients": verdict.surprising(ledger.surprises),
         "events": _events(scene, ledger, int(seen.after.counts["sidecar_spool_events_total"])),
         "counters": _counters(scene, ledger, seen.kills),
+        "reconcile": _reconciled(scene, seen.kills),
         "log": verdict.said_wrong(scene.sidecar.log.read_text().splitlines()),
         "exit": [] if seen.code == 0 else [f"the sidecar ended with {seen.code}"],
         "run": verdict.unproved(ledger.happened, (*WANTED, *seen.faults)),
@@ -56,6 +57,15 @@ def _events(scene: Scene, ledger: Ledger, taken: int) -> list[str]:
     whole = verdict.not_whole(events_in(scene.shipped), taken)
     resets = ledger.happened["reset"]
     return broken + whole + verdict.misrecorded(ledger.seen, resets, events_in(scene.shipped))
+
+
+def _reconciled(scene: Scene, kills: int) -> list[str]:
+    """What the product says itself of counters and events."""
+    gave_up = scene.store_connections() > kills  # then calls may be charged without an event
+    done = scene.reconcile()
+    if done.returncode == 0 or (done.returncode == 1 and gave_up):
+        return []
+    return [*done.stdout.splitlines(), *done.stderr.splitlines()]
 
 
 def _counters(scene: Scene, ledger: Ledger, kills: int) -> list[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,13 +15,14 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for_http, wait_for_port
-from loadtests.soak.accounts import plan_file
+from loadtests.soak.accounts import VARIANTS, plan_file
 from loadtests.soak.client import connect
 from loadtests.valkey import start_valkey
 
 STOP_SECONDS: Final = 60.0
 SCRAPE_SECONDS: Final = 30.0
 PREFIX: Final = "qs"
+_PROGRAM: Final = str(Path(sys.executable).parent / "sidecar")
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -54,19 +56,20 @@ class Scene:
         self.api = self._start_api()
         wait_for_port(self.api, self._api_port)
         self.write_plans(plan_file())
-        self.sidecar = self._stack.start("sidecar", self._command(valkey_port))
+        self._store = f"redis://127.0.0.1:{valkey_port}/0"
+        self.sidecar = self._stack.start("sidecar", self._command())
         wait_for_http(self.sidecar, f"http://127.0.0.1:{self.control}/readyz")
         self._connections = 0
         self._connections = self.store_connections()
 
-    def _command(self, valkey_port: int) -> list[str]:
+    def _command(self) -> list[str]:
         """Waits are short, so that they all come to pass in a run; the rest is as by default."""
         flags = {
             "plans": self._plans,
             "upstream": f"http://127.0.0.1:{self._api_port}",
             "listen": f"127.0.0.1:{self.port}",
             "control": f"127.0.0.1:{self.control}",
-            "redis": f"redis://127.0.0.1:{valkey_port}/0",
+            "redis": self._store,
             "redis-prefix": PREFIX,
             "redis-timeout-ms": 100,
             "spool": self.spool,
@@ -76,8 +79,7 @@ class Scene:
             "stream-timeout-s": 3,
             "upstream-idle-timeout-s": 2,
         }
-        program = str(Path(sys.executable).parent / "sidecar")
-        return [program, "serve", *(f"--{name}={value}" for name, value in flags.items())]
+        return [_PROGRAM, "serve", *(f"--{name}={value}" for name, value in flags.items())]
 
     def _start_api(self) -> Running:
         command = [sys.executable, "-m", "loadtests.soak.api", str(self._api_port)]
@@ -89,6 +91,16 @@ class Scene:
         new = self._stack.directory / "plans.new"
         new.write_text(text)
         new.rename(self._plans)
+
+    def reconcile(self) -> "subprocess.CompletedProcess[str]":
+        """`sidecar reconcile` on what there is, at rest."""
+        command = [_PROGRAM, "reconcile", "--wait", "0", "--spool", str(self.spool)]
+        command += ["--events", str(self.shipped), "--redis", self._store]
+        for number in range(len(VARIANTS)):
+            former = self._stack.directory / f"plans{number}.yaml"
+            former.write_text(plan_file(number))
+            command += ["--former-plans", str(former), "--plans", str(former)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def store_connections(self) -> int:
         """How many connections were made to the store since the start."""

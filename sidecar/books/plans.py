@@ -9,11 +9,10 @@ from sidecar.core.model import Account, PlanBook, QuotaLimit
 
 class Counted(NamedTuple):
     """Quotas that a call counted against. `certain`: the plan file by which it was decided says
-    so; else it is today's, and may have said something else then. `known`: it has the plan."""
+    so; else it is today's, which may have said something else then."""
 
     quotas: tuple[QuotaLimit, ...]
     certain: bool
-    known: bool
 
 
 class PlanFiles:
@@ -28,13 +27,13 @@ class PlanFiles:
         book = self._books.get(version)
         plan = (book or self.today).plans.get(plan_id)
         if plan is None:
-            return Counted((), book is not None, False)
+            return Counted((), book is not None)
         quotas = tuple(
             limit
             for limit in plan.limits
             if isinstance(limit, QuotaLimit) and limit.meter in meters
         )
-        return Counted(quotas, book is not None, True)
+        return Counted(quotas, book is not None)
 
     def quota(self, limit_id: str, plan_id: str) -> QuotaLimit | None:
         """Today's limit of this id: the one of this plan, else of the first plan that has one."""

@@ -6,10 +6,11 @@ from contextlib import ExitStack
 from functools import partial
 from heapq import merge
 from itertools import islice
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, Final
 
 from sidecar.core.recorded import Recorded
+from sidecar.errors import SidecarError
 
 ROOM: Final = 600_000  # calls in memory: some 250 MB; more are sorted on disk
 BATCH: Final = 2_000
@@ -20,7 +21,7 @@ _recorded = partial(tuple.__new__, Recorded)  # what `_make` does, in a third of
 def in_order(calls: Iterable[Recorded], *, room: int = ROOM) -> Iterator[Recorded]:
     """Sorted by account and time; copies of one event are dropped. Reads all before the first.
 
-    Raises OSError when the directory for temporary files is full.
+    Raises SidecarError when the directory for temporary files is full.
     """
     source = iter(calls)
     with ExitStack() as files:
@@ -35,10 +36,16 @@ def in_order(calls: Iterable[Recorded], *, room: int = ROOM) -> Iterator[Recorde
 
 
 def _write(file: IO[bytes], calls: list[Recorded]) -> None:
-    for at in range(0, len(calls), BATCH):
-        marshal.dump([tuple(call) for call in calls[at : at + BATCH]], file)
-    marshal.dump(None, file)
-    file.seek(0)
+    try:
+        for at in range(0, len(calls), BATCH):
+            marshal.dump([tuple(call) for call in calls[at : at + BATCH]], file)
+        marshal.dump(None, file)
+        file.seek(0)
+    except OSError as error:
+        raise SidecarError(
+            f"the directory for temporary files, {gettempdir()}, cannot be written: "
+            f"{error.strerror}; name another one with TMPDIR"
+        ) from None
 
 
 def _read(file: IO[bytes]) -> Iterator[Recorded]:

@@ -19,7 +19,7 @@ _SAYS: Final = {
     Kind.PASSING: "of calls that were in flight when the counter was read",
     Kind.GRANTS: "paid by grants",
     Kind.JOURNALLED: "let pass without Redis: they are in a journal and will be charged",
-    Kind.PERIOD_START: "near the start of the period: dated in the one, counted in the other",
+    Kind.PERIOD_START: "near the start of the period: dated in one period, counted in the other",
     Kind.PLAN_CHANGED: "counted here by another version of the plan file",
     Kind.LOST: "LOST: counted and gone again, as after a failover or a flush of Redis",
     Kind.MISSING: "WITHOUT EVENT: counted, and no event that was given tells of it",
@@ -81,7 +81,7 @@ def _notes(looker: Looker) -> Iterator[str]:
         yield f"Left out, since no plan has such a limit (any more): {names}."
     unknown = sorted(name for name, one in looker.usage.accounts.items() if not one.who.known)
     if unknown:
-        yield f"Not in the plan file nor in Redis: their periods are UTC's: {_some(unknown)}."
+        yield f"Neither the plan file nor Redis has these, so their time is UTC: {_some(unknown)}."
 
 
 def _help(verdicts: Sequence[Verdict], coverage: Coverage) -> Iterator[str]:
@@ -114,8 +114,8 @@ def changes(done: Rebuilt, *, applied: bool) -> Iterator[str]:
         yield f"Changed by others again and again, try later: {_some(done.busy)}."
     if done.unknown:
         yield (
-            f"Neither in the plan file nor in Redis, so left alone: {_some(done.unknown)}. "
-            "Restore them with sidecar accounts set, then rebuild again."
+            f"Left alone, since neither the plan file nor Redis has them: {_some(done.unknown)}. "
+            "Make them again with sidecar accounts set, then rebuild again."
         )
     counters = amount(len(done.raised), "counter")
     if not done.raised:

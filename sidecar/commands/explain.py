@@ -134,13 +134,13 @@ async def _explain(
 ) -> dict[str, Any]:
     from sidecar.commands.explanation import Known, Peeking, explain_call
     from sidecar.core.paths import Normaliser
-    from sidecar.stores import RedisLimitStore, Wire
+    from sidecar.stores import RedisLimitStore, connect
 
-    wire = Wire(settings.redis.get_secret_value(), timeout_s=_PATIENCE_S)
+    wire = connect(settings.redis.get_secret_value(), timeout_s=_PATIENCE_S)
     await wire.start()
     try:
         why = f"Redis at {settings.redis_shown} does not answer"
-        store = RedisLimitStore(wire, settings.redis_prefix) if wire.up else None
+        store = RedisLimitStore(wire, settings.redis_prefix) if wire.reachable else None
         key, unavailable = await _who(settings, book, secret, account)
         return await explain_call(
             book,
@@ -174,9 +174,9 @@ async def _who(
     digest = fingerprint(secret)
     if digest in book.keys:
         return book.keys[digest], ""
-    from sidecar.stores import RedisDirectory, Wire
+    from sidecar.stores import RedisDirectory, connect
 
-    wire = Wire(settings.redis.get_secret_value(), timeout_s=1.0)
+    wire = connect(settings.redis.get_secret_value(), timeout_s=1.0)
     await wire.start()
     try:
         directory = RedisDirectory(wire, settings.redis_prefix, book.accounts.get)

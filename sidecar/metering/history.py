@@ -1,8 +1,8 @@
 """Events that were recorded, wherever they are: spools, what sinks wrote, rotated or compressed.
 
 Files may grow, be renamed, rotated or deleted while they are read. A file is known by its inode
-and read from where the last reading of it ended; a last line without its newline is left for the
-next one.
+and how it begins, and read from where the last reading of it ended; a last line without its newline
+is left for the next one.
 """
 
 import gzip
@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,10 @@ from sidecar.metering.coverage import Coverage
 from sidecar.metering.segments import HEAD_NAME, MAX_LINE, read_head
 
 SHOWN: Final = 100  # broken lines that are kept with their place; all are counted
+_BEGINNING: Final = 160  # bytes: a line's place in the chain is within them
 _EVENTS: Final = re.compile(r".+\.jsonl(\.[0-9]+)?(\.gz)?")
 _WORKER: Final = re.compile(r"worker-[0-9]+")
+_Name = tuple[int, int, bytes]
 _HEADS: Final = (HEAD_NAME, f"worker-*/{HEAD_NAME}")
 
 
@@ -46,7 +48,6 @@ class Found:
     """What reading has come across. `refused` are refusals that were recorded, by account."""
 
     files: int = 0
-    read_bytes: int = 0
     calls: int = 0  # with copies of one event
     others: int = 0  # events of other types
     refused: dict[str, int] = field(default_factory=dict)
@@ -63,11 +64,7 @@ class History:
         self._paths = paths
         self._coverage = coverage
         self._events = EventReader()
-        self._read: dict[tuple[int, int], tuple[int, int]] = {}  # inode → offset, lines
-
-    def bytes_to_read(self) -> int:
-        """How large all files are now. Raises SpoolError."""
-        return sum(path.stat().st_size for path in event_files(self._paths) if path.exists())
+        self._read: dict[_Name, tuple[int, int]] = {}  # offset, lines
 
     def new_calls(self) -> Iterator[Recorded]:
         """What was not read before, in no particular order; an event may come more than once.
@@ -97,13 +94,12 @@ class History:
             if head is not None:
                 self._coverage.ends(head.spool, head.next_seq)
 
-    def _calls(self, path: Path, file: IO[bytes], name: tuple[int, int]) -> Iterator[Recorded]:
+    def _calls(self, path: Path, file: IO[bytes], name: _Name) -> Iterator[Recorded]:
         offset, number = self._read.get(name, (0, 0))
         found = self.found
         found.files += offset == 0
         if offset:  # a pipe has no places to go to
             file.seek(offset)
-        begun = offset
         for line in iter(partial(file.readline, MAX_LINE), b""):
             if line[-1:] != b"\n" and len(line) < MAX_LINE:
                 break  # it is being written
@@ -113,7 +109,6 @@ class History:
             if call is not None:
                 found.calls += 1
                 yield call
-        found.read_bytes += offset - begun
         self._read[name] = offset, number
 
     def _call(self, line: bytes, path: Path, number: int) -> Recorded | None:
@@ -176,13 +171,20 @@ def _below(directory: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, int]]]:
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], _Name]]:
     """The file's bytes, unpacked, and what it is known by."""
     with path.open("rb") as raw:
-        status = os.fstat(raw.fileno())
-        name = status.st_dev, status.st_ino
+        name = _name_of(raw.fileno())
         if path.suffix != ".gz":
             yield raw, name
             return
         with gzip.GzipFile(fileobj=raw) as unpacked:
             yield unpacked, name  # type: ignore[misc]
+
+
+def _name_of(descriptor: int) -> _Name:
+    """A new file may get the inode of one that was deleted; it does not begin in the same way."""
+    status = os.fstat(descriptor)
+    with suppress(OSError):  # a pipe cannot be looked into
+        return status.st_dev, status.st_ino, os.pread(descriptor, _BEGINNING, 0)
+    return status.st_dev, status.st_ino, b""

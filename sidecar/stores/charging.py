@@ -14,7 +14,6 @@ from sidecar.logs import logger
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands
 from sidecar.stores.scripts import load
-from sidecar.stores.slots import slot_of
 from sidecar.stores.topology import Connection
 from sidecar.stores.wire import ReplyError, encode
 
@@ -141,7 +140,7 @@ class Charger:
         self._heard(pair, one, future.result())
 
     def _slot(self, one: Sum) -> int:
-        return slot_of(keys.state(self._prefix, one.account.id))
+        return self._commands.slot(one.account.id)
 
     def _heard(self, pair: Pair, one: Sum, reply: Any) -> None:
         if self._sent.get(pair) is not one:

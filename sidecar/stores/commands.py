@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from datetime import date
+from functools import lru_cache
 from typing import Final
 
 from sidecar.core.ledger import kind_of, weight
 from sidecar.core.limits import Window
 from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, Hold, Limit, QuotaLimit
-from sidecar.core.periods import bounds, longest_s
+from sidecar.core.periods import longest_s
+from sidecar.core.windows import window_at
 from sidecar.stores import keys
 from sidecar.stores.scripts import ClaimArguments, ClaimNumbers, Script
+from sidecar.stores.slots import slot_of
 from sidecar.stores.wire import encode
 
 WINDOWS_KEPT: Final = 20_000
+SLOTS_KEPT: Final = 20_000
 BUCKET_MARGIN_MS: Final = 3_600_000
 QUOTA_MARGIN_MS: Final = 35 * 86_400_000
 NOT_ENFORCED: Final = {"rate": 2, "quota": 1, "slots": 1}  # `force` of a limit in shadow
@@ -24,6 +28,10 @@ class Commands:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._windows: dict[tuple[str, str, date | None], Window] = {}
+
+    def slot(self, account_id: str) -> int:
+        """Of a cluster, where all keys of the account are."""
+        return _slot(self._prefix, account_id)
 
     def needs_time(self, account: Account, claims: Sequence[Claim]) -> bool:
         """Whether a quota is among them whose period has never been looked for."""
@@ -89,6 +97,11 @@ class Commands:
         return ClaimArguments(kind, field, force, numbers.packed(), notices)
 
 
+@lru_cache(SLOTS_KEPT)
+def _slot(prefix: str, account_id: str) -> int:
+    return slot_of(keys.state(prefix, account_id))
+
+
 def period_start(window: Window, at_us: int) -> int:
     """Of the period that the instant is in."""
     return window.start if at_us < window.end else window.end
@@ -97,13 +110,6 @@ def period_start(window: Window, at_us: int) -> int:
 def held(hold: Hold) -> tuple[int, str, str]:
     """The arguments that follow the claims of a reservation that is held."""
     return hold.lease_us, hold.orphans, hold.id
-
-
-def window_at(limit: QuotaLimit, account: Account, now_us: int) -> Window:
-    """The period that holds `now_us`, and where its neighbours begin and end."""
-    start, end, after = bounds(limit.period, account.timezone, account.anchor, now_us)
-    before = bounds(limit.period, account.timezone, account.anchor, start - 1)[0]
-    return Window(start, end, after, before)
 
 
 def ttl_ms(claims: Sequence[Claim]) -> int:

@@ -17,7 +17,9 @@ from sidecar.core.model import Account, Key
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores import keys
-from sidecar.stores.wire import ReplyError, Wire, encode
+from sidecar.stores.link import ReplyError, encode
+from sidecar.stores.slots import slot_of
+from sidecar.stores.topology import Connection
 
 log = logger("directory")
 
@@ -35,7 +37,7 @@ class RedisDirectory:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: Connection,
         prefix: str,
         account_of_file: Callable[[str], Account | None],
         *,
@@ -105,11 +107,11 @@ class RedisDirectory:
             log.error("an account's record cannot be used", account=account_id, problem=str(error))
 
     async def _hash(self, name: str) -> dict[str, str]:
-        reply = await self._ask("HGETALL", name)
+        reply = await self._ask(name, "HGETALL", name)
         return _pairs(reply)
 
-    async def _ask(self, *command: str | int) -> Any:
-        reply = await self._wire.execute(encode(*command))
+    async def _ask(self, key: str, *command: str | int) -> Any:
+        reply = await self._wire.execute(encode(*command), None, slot_of(key))
         if isinstance(reply, ReplyError):
             raise StoreUnavailable(f"Redis refused to tell: {reply.text}")
         return reply
@@ -140,10 +142,10 @@ class RedisDirectory:
         """Take what changed after `last`; the id of the newest change. Raises StoreUnavailable."""
         stream = keys.changes(self._prefix)
         if last is None:
-            newest = await self._ask("XREVRANGE", stream, "+", "-", "COUNT", 1)
+            newest = await self._ask(stream, "XREVRANGE", stream, "+", "-", "COUNT", 1)
             self.forget()  # a change may have been missed
             return str(newest[0][0].decode()) if newest else "0-0"
-        read = await self._ask("XREAD", "COUNT", AT_ONCE, "STREAMS", stream, last)
+        read = await self._ask(stream, "XREAD", "COUNT", AT_ONCE, "STREAMS", stream, last)
         for _, changed in read or ():
             for change_id, flat in changed:
                 last = change_id.decode()

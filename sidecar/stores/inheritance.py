@@ -13,14 +13,12 @@ from typing import Any, Final
 from sidecar.core.model import Claim
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
-from sidecar.stores import keys
 from sidecar.stores.charging import Pair, Sum, charge_command
 from sidecar.stores.commands import Commands, period_start
 from sidecar.stores.journal import Disk
 from sidecar.stores.journal_lines import Entry, Owner
 from sidecar.stores.journal_reading import Past, Reader, left_behind, summary
 from sidecar.stores.scripts import load
-from sidecar.stores.slots import slot_of
 from sidecar.stores.topology import Connection
 from sidecar.stores.wire import ReplyError, encode
 
@@ -133,7 +131,7 @@ class Inheritance:
 
     async def _ask(self, one: Sum, now_us: int) -> list[int]:
         """Redis' answer, however long it takes."""
-        slot = slot_of(keys.state(self._prefix, one.account.id))
+        slot = self._commands.slot(one.account.id)
         command = charge_command(self._commands, self._prefix, one, now_us)
         while True:
             try:

@@ -12,8 +12,8 @@ from sidecar.core import ledger
 from sidecar.core.ledger import NEW, Ask, Ledger
 from sidecar.core.limits import Grant
 from sidecar.core.model import Account, Answer, Claim, Hold, QuotaLimit, WhenDown
+from sidecar.core.windows import window_at
 from sidecar.stores import keys
-from sidecar.stores.commands import window_at
 
 ACCOUNTS_KEPT: Final = 10_000
 

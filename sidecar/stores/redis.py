@@ -10,12 +10,10 @@ from sidecar.core.claims import at_no_cost
 from sidecar.core.model import MICRO, Account, Answer, Claim, Hold, WhenDown
 from sidecar.core.shares import Look
 from sidecar.errors import StoreUnavailable
-from sidecar.stores import keys
 from sidecar.stores.commands import Commands, held
 from sidecar.stores.looks import Looks
 from sidecar.stores.scripts import Script, answer_of, load
 from sidecar.stores.settling import Settlement, Settler, Told
-from sidecar.stores.slots import slot_of
 from sidecar.stores.topology import Connection
 from sidecar.stores.wire import Late, ReplyError, bulk, encode
 
@@ -29,6 +27,7 @@ class _Kept:
     claims: Sequence[Claim]
     account: Account
     key_id: str
+    slot: int
     command: bytes  # without the hold's id, where there is one
     late: Late
     last: Answer
@@ -41,7 +40,6 @@ class RedisLimitStore:
     def __init__(self, wire: Connection, prefix: str = "qs") -> None:
         self.refunds = 0  # grants that nobody waited for, given back
         self._wire = wire
-        self._prefix = prefix
         self.commands = Commands(prefix)
         self._kept: dict[tuple[str, str, int], _Kept] = {}
         self._kept_of: dict[str, list[_Kept]] = {}  # the same by account
@@ -74,7 +72,7 @@ class RedisLimitStore:
             if hold is not None:
                 late = partial(self._late_hold, account, key_id, claims, hold)
                 command += bulk(hold.id)
-            future = self._wire.execute(command, late)
+            future = self._wire.execute(command, late, kept.slot)
             try:
                 reply = await future
             except asyncio.CancelledError:
@@ -111,7 +109,8 @@ class RedisLimitStore:
         else:
             if hold is not None:
                 command = command.removesuffix(bulk(hold.id))
-            self._keep(_Kept(claims, account, key_id, command, late, answer))
+            slot = self.commands.slot(account.id)
+            self._keep(_Kept(claims, account, key_id, slot, command, late, answer))
         if hold is not None and answer.granted:
             self.settler.opened(hold, account, key_id, claims)
         return answer
@@ -160,7 +159,8 @@ class RedisLimitStore:
         self.settler.settle(Settlement(account, key_id, claims, hold_id, told))
 
     def load(self) -> None:
-        """Have Redis know the script that `count` needs, as one that has just started does not."""
+        """Have Redis know the script that `count` needs, as one that has just started does not.
+        The nodes of a cluster get it when they come back."""
         self._wire.tell(encode(b"SCRIPT", b"LOAD", self._reserve.text))
 
     def count(
@@ -172,7 +172,7 @@ class RedisLimitStore:
         command = self.commands.claims(
             self._reserve, account, key_id, claims, 0, more=more, leases=hold is not None
         )
-        self._wire.tell(command, slot_of(keys.state(self._prefix, account.id)))
+        self._wire.tell(command, self.commands.slot(account.id))
         if hold is not None:
             self.settler.opened(hold, account, key_id, claims)
 
@@ -196,8 +196,9 @@ class RedisLimitStore:
         )
         # One write: the text goes first, since this happens too rarely to be known there. A refund
         # that is lost leaves a counter too high, never too low.
-        self._wire.tell(encode(b"SCRIPT", b"LOAD", script.text))
-        self._wire.tell(command)
+        slot = self.commands.slot(account.id)
+        self._wire.tell(encode(b"SCRIPT", b"LOAD", script.text), slot)
+        self._wire.tell(command, slot)
 
     def _late_hold(
         self,
@@ -225,40 +226,42 @@ class RedisLimitStore:
         *,
         leases: bool = True,
     ) -> tuple[bytes, Answer]:
-        now_us = await self._time() if self.commands.needs_time(account, claims) else 0
+        slot = self.commands.slot(account.id)
+        now_us = await self._time(slot) if self.commands.needs_time(account, claims) else 0
         for _ in range(3):  # a period may end between asking the time and reserving
             command = self.commands.claims(
                 script, account, key_id, claims, now_us, more=more, leases=leases
             )
-            reply = await self._ask(script, command, late)
+            reply = await self._ask(script, command, late, slot)
             if reply[0] != -1:
                 return command, answer_of(reply, len(claims))
             now_us = reply[1]
         raise StoreUnavailable("Redis time does not stand still long enough to find the period")
 
-    async def _time(self) -> int:
-        reply: Any = await self._wire.execute(encode(b"TIME"))
+    async def _time(self, slot: int) -> int:
+        reply: Any = await self._wire.execute(encode(b"TIME"), None, slot)
         if isinstance(reply, ReplyError):
             raise StoreUnavailable(f"Redis does not tell the time: {reply.text}")
         seconds, micros = reply
         return int(seconds) * MICRO + int(micros)
 
-    async def _hear(self, command: bytes, late: Late | None) -> Any:
+    async def _hear(self, command: bytes, late: Late | None, slot: int) -> Any:
         """The reply."""
-        future = self._wire.execute(command, late)
+        future = self._wire.execute(command, late, slot)
         try:
             return await future
         except asyncio.CancelledError:
             _left(future, late)
             raise
 
-    async def _ask(self, script: Script, command: bytes, late: Late | None) -> list[int]:
-        reply: Any = await self._hear(command, late)
+    async def _ask(self, script: Script, command: bytes, late: Late | None, slot: int) -> list[int]:
+        reply: Any = await self._hear(command, late, slot)
         if isinstance(reply, ReplyError):
             if not reply.text.startswith("NOSCRIPT"):
                 raise StoreUnavailable(f"Redis refused the script: {reply.text}")
-            loading = self._wire.execute(encode(b"SCRIPT", b"LOAD", script.text))
-            again = self._hear(command, late)
+            load_it = encode(b"SCRIPT", b"LOAD", script.text)
+            loading = self._wire.execute(load_it, None, slot)
+            again = self._hear(command, late, slot)
             loaded, reply = await asyncio.gather(loading, again)
             for part in (loaded, reply):
                 if isinstance(part, ReplyError):

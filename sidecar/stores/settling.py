@@ -100,19 +100,23 @@ class Settler:
         self._send(settlement, 0)
 
     def _send(self, settlement: Settlement, now_us: int) -> None:
-        if not self._wire.up:
+        if not self._wire.reachable:
             return
         command = self._commands.claims(
             self._settle, settlement.account, settlement.key_id, settlement.claims, now_us,
             more=(settlement.hold_id,),
         )  # fmt: skip
         self._asked.add(settlement.hold_id)
-        future = self._wire.execute(command, lambda reply, _: self._heard(settlement, reply))
+        slot = self._commands.slot(settlement.account.id)
+        future = self._wire.execute(command, lambda reply, _: self._heard(settlement, reply), slot)
         future.add_done_callback(lambda done: self._done(settlement, done))
 
     def _done(self, settlement: Settlement, future: "asyncio.Future[Any]") -> None:
         if future.cancelled() or isinstance(future.exception(), StoreUnavailable):
-            self._asked.discard(settlement.hold_id)  # `run` sends it again
+            self._asked.discard(settlement.hold_id)
+            if settlement.hold_id in self._unsettled:
+                # `run` sends it again, after those that may be for another part of a cluster.
+                self._unsettled.move_to_end(settlement.hold_id)
             return
         self._heard(settlement, future.result())
 
@@ -122,7 +126,8 @@ class Settler:
             return  # a late answer to what was sent twice
         if isinstance(reply, ReplyError):
             if reply.text.startswith("NOSCRIPT"):
-                self._wire.tell(encode(b"SCRIPT", b"LOAD", self._settle.text))
+                slot = self._commands.slot(settlement.account.id)
+                self._wire.tell(encode(b"SCRIPT", b"LOAD", self._settle.text), slot)
                 self._send(settlement, 0)
             return
         if not isinstance(reply, list) or len(reply) < 2:
@@ -141,7 +146,7 @@ class Settler:
             self._turn()
 
     def _turn(self) -> None:
-        if not self._wire.up:
+        if not self._wire.reachable:
             return
         for hold_id in [one for one in self._unsettled if one not in self._asked][:AT_ONCE]:
             self._send(self._unsettled[hold_id], 0)
@@ -158,7 +163,9 @@ class Settler:
             self._wire.tell(encode(b"SCRIPT", b"LOAD", self._renew.text))
         for (account_id, lease_us), ids in due.items():
             for at in range(0, len(ids), RENEWED_AT_ONCE):
-                self._wire.tell(self._renewal(account_id, lease_us, ids[at : at + RENEWED_AT_ONCE]))
+                some = ids[at : at + RENEWED_AT_ONCE]
+                renewal = self._renewal(account_id, lease_us, some)
+                self._wire.tell(renewal, self._commands.slot(account_id))
             for hold_id in ids:
                 self._open[hold_id] = (now, *self._open.pop(hold_id)[1:])
 
@@ -170,7 +177,7 @@ class Settler:
         """Wait for what is under way, for a bounded time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
-                while self._unsettled and self._wire.up:
+                while self._unsettled and self._wire.reachable:
                     self._turn()
                     await asyncio.sleep(0.01)
         if self._unsettled:

@@ -1,12 +1,16 @@
 """Calls come out in the order of account and time, each once, however little room there is."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from replays import START, a_call
 
+from sidecar.books import sorting
 from sidecar.books.sorting import in_order
 from sidecar.core.recorded import Recorded
+from sidecar.errors import SidecarError
 
 ONE = a_call()
 CALLS = st.lists(
@@ -37,3 +41,11 @@ def test_what_comes_back_from_the_disk_is_what_was_written() -> None:
     back = list(in_order(iter(calls), room=700))
     assert back == calls[::-1]
     assert all(type(one) is Recorded for one in back)
+
+
+def test_a_disk_that_is_full_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full")
+    monkeypatch.setattr(sorting, "TemporaryFile", lambda **_: full.open("r+b"))
+    calls = [a_call(number) for number in range(2_000)]
+    with pytest.raises(SidecarError, match="cannot be written: No space left on device"):
+        list(in_order(calls, room=1_000))

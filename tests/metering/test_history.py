@@ -73,6 +73,16 @@ def test_only_what_is_new_is_read_the_second_time(tmp_path: Path) -> None:
     assert history.found.broken == 0
 
 
+def test_a_new_file_in_the_place_of_a_deleted_one_is_new(tmp_path: Path) -> None:
+    """Its inode may be the same; here it is, since the file is written over."""
+    file = tmp_path / "usage.jsonl"
+    file.write_bytes(a_line(1) + a_line(2))
+    history = History([tmp_path])
+    assert ids(history) == ["id-1", "id-2"]
+    file.write_bytes(b'{"seq":3,' + a_line(3)[1:] + a_line(4) + a_line(5))
+    assert ids(history) == ["id-3", "id-4", "id-5"]
+
+
 def test_damage_is_counted_and_named_by_its_place(tmp_path: Path) -> None:
     file = tmp_path / "usage.jsonl"
     bad = [b"{torn\n", b"[]\n", b"\xff\xfe\n", b'{"id": "x"}\n', b'{"type": "api.request.v1"}\n']

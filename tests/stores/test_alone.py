@@ -181,6 +181,8 @@ async def test_I1_a_bucket_gives_no_more_in_all_than_it_holds(
     server.go_on()
     for one in both:
         await one.until_back()
+    for one in both:  # what each tells of its bucket has arrived
+        await one.store.redis.peek(one.account, "k1", slow)
     assert sum([await one.calls(5, *slow) for one in both]) == 0
 
 

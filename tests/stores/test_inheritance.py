@@ -10,10 +10,11 @@ from alone_house import ACME, new_id, used
 
 from sidecar.core.model import MICRO, Claim, QuotaLimit
 from sidecar.core.shares import NEVER_SEEN
+from sidecar.core.windows import window_at
 from sidecar.metering.files import Files
 from sidecar.stores import Wire
 from sidecar.stores.charging import Sum, charge_command
-from sidecar.stores.commands import Commands, window_at
+from sidecar.stores.commands import Commands
 from sidecar.stores.inheritance import Inheritance
 from sidecar.stores.journal import Journal
 from sidecar.stores.scripts import load
