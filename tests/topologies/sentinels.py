@@ -66,16 +66,14 @@ class Guarded:
         """What an operator does before maintenance. Returns when all sentinels name another."""
         old = self.master()
 
-        def done() -> bool:
-            named = [self._named_by(port) for port in self.sentinels]
-            if named[0] == old:
-                with contextlib.suppress(
-                    redis.ResponseError
-                ):  # under way, or no replica looks well
-                    ask(self.sentinels[0], "SENTINEL", "FAILOVER", NAME)
-            return old not in named
+        def begun() -> bool:
+            with contextlib.suppress(redis.ResponseError):  # no replica looks well yet
+                ask(self.sentinels[0], "SENTINEL", "FAILOVER", NAME)
+                return True
+            return False
 
-        until(done)
+        until(begun)  # once: asked again in the wrong moment, it would go back
+        until(lambda: all(self._named_by(port) != old for port in self.sentinels))
 
     def until_whole(self) -> None:
         """Everything runs, all sentinels agree, and every other server follows the master."""

@@ -67,7 +67,7 @@ def usage(servings: list[Serving]) -> int:
 def journalled(here: Serving) -> int:
     """Calls in journals on its disk."""
     paths = (here.spool / "journal").glob("*.journal")
-    return sum(line.startswith('["used"') for path in paths for line in path.open())
+    return sum(path.read_text().count('\n["used"') for path in paths)
 
 
 def counted(url: str) -> int:
