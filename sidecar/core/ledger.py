@@ -1,7 +1,8 @@
 """All limits of one account, as Redis holds them, and every operation on them. Pure.
 
 This is the reference: each operation is one Lua script, and the property tests replay the
-scripts against it. An account is a value; an operation returns the next one.
+scripts against it. An account is a value; an operation returns the next one. What is counted
+after the fact, without a decision, is in `afterwards.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ class Ledger:
 NEW = Ledger()
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """A claim's limit as it stands now."""
 
     ask: Ask
@@ -81,16 +82,17 @@ class _Seen(NamedTuple):
         return sum(grant.left for grant in self.live)
 
 
-def _see(ledger: Ledger, ask: Ask, now_us: int) -> _Seen:
+def see(ledger: Ledger, ask: Ask, now_us: int) -> Seen:
+    """The limit as it stands now: drained, or in the period of now, with its live grants."""
     limit, state = ask.claim.limit, ledger.states.get(ask.field, EMPTY)
     if isinstance(limit, RateLimit):
-        return _Seen(ask, limits.drained(limit, state, now_us), 0, [], 0)
+        return Seen(ask, limits.drained(limit, state, now_us), 0, [], 0)
     if isinstance(limit, QuotaLimit):
         assert ask.window is not None  # noqa: S101 - the caller's contract
         state, end = limits.current(limit, state, ask.window, now_us)
         live = [g for g in ledger.grants if g.field == ask.field and g.expires_us > now_us]
-        return _Seen(ask, state, end, live, state.told)
-    return _Seen(ask, state, 0, [], 0)
+        return Seen(ask, state, end, live, state.told)
+    return Seen(ask, state, 0, [], 0)
 
 
 def weight(claim: Claim) -> int:
@@ -109,7 +111,7 @@ def kind_of(claim: Claim) -> str:
     return "quota" if isinstance(limit, QuotaLimit) else "slots"
 
 
-def fits(seen: _Seen) -> bool:
+def fits(seen: Seen) -> bool:
     """Whether the claim is granted by itself."""
     claim, state = seen.ask.claim, seen.state
     limit = claim.limit
@@ -120,9 +122,10 @@ def fits(seen: _Seen) -> bool:
     return state.used + 1 <= limit.slots
 
 
-def _answer(
-    seen: Sequence[_Seen], now_us: int, *, granted: bool, burned: Sequence[int] = ()
+def answer_of(
+    seen: Sequence[Seen], now_us: int, *, granted: bool, burned: Sequence[int] = ()
 ) -> Answer:
+    """What a script says of these limits; `burned` is what grants paid, 0 for all if left out."""
     besides = tuple(
         Besides(one.told, one.state.carried, one.left, took)
         if isinstance(one.ask.claim.limit, QuotaLimit)
@@ -141,7 +144,7 @@ def _answer(
 def peek(ledger: Ledger, asks: Sequence[Ask], now_us: int) -> Answer:
     """What `reserve` would decide, and how the limits stand before it. Slots of leases that are
     over count as free, though they have not been swept yet."""
-    seen = [_see(ledger, ask, now_us) for ask in asks]
+    seen = [see(ledger, ask, now_us) for ask in asks]
     over = [name for name, until in ledger.leases.items() if until <= now_us]
     for number, one in enumerate(seen):
         dead = sum(
@@ -153,10 +156,10 @@ def peek(ledger: Ledger, asks: Sequence[Ask], now_us: int) -> Answer:
         state = replace(one.state, used=max(0, one.state.used - dead)) if dead else one.state
         seen[number] = one._replace(state=state)
     granted = all(fits(one) or _not_enforced(one) for one in seen)
-    return _answer(seen, now_us, granted=granted)
+    return answer_of(seen, now_us, granted=granted)
 
 
-def _not_enforced(seen: _Seen) -> bool:
+def _not_enforced(seen: Seen) -> bool:
     return seen.ask.claim.forced or seen.ask.claim.limit.shadow
 
 
@@ -170,9 +173,9 @@ def reserve(
     """
     if hold is not None:
         ledger = sweep(ledger, now_us)
-    seen = [_see(ledger, ask, now_us) for ask in asks]
+    seen = [see(ledger, ask, now_us) for ask in asks]
     if not all(fits(one) or _not_enforced(one) for one in seen):
-        return _answer(seen, now_us, granted=False), ledger
+        return answer_of(seen, now_us, granted=False), ledger
     after, charges, burned = [], [], []
     for one in seen:
         charged, took = _charge(one)
@@ -181,10 +184,10 @@ def reserve(
         if charged.end_us >= 0:
             claim = one.ask.claim
             charges.append(Charge(kind_of(claim), one.ask.field, weight(claim), one.state.since_us))
-    ledger = _kept(ledger, after)
+    ledger = kept(ledger, after)
     if hold is not None:
         ledger = _opened(ledger, hold, tuple(charges), now_us)
-    return _answer(after, now_us, granted=True, burned=burned), ledger
+    return answer_of(after, now_us, granted=True, burned=burned), ledger
 
 
 def _opened(ledger: Ledger, hold: Hold, charges: tuple[Charge, ...], now_us: int) -> Ledger:
@@ -196,7 +199,7 @@ def _opened(ledger: Ledger, hold: Hold, charges: tuple[Charge, ...], now_us: int
     return replace(ledger, opened=opened, leases=leases)
 
 
-def _charge(seen: _Seen) -> tuple[_Seen, int]:
+def _charge(seen: Seen) -> tuple[Seen, int]:
     """The limit after its claim, and what grants paid. A rate in shadow counts what fits: it
     would otherwise never recover from what it ought to have refused. Its end is -1 then."""
     claim = seen.ask.claim
@@ -210,7 +213,8 @@ def _charge(seen: _Seen) -> tuple[_Seen, int]:
     return seen._replace(state=replace(seen.state, used=used)), 0
 
 
-def _kept(ledger: Ledger, seen: Sequence[_Seen]) -> Ledger:
+def kept(ledger: Ledger, seen: Sequence[Seen]) -> Ledger:
+    """The account with these limits, and their grants, as they are now."""
     grants = {grant.id: grant for grant in ledger.grants}
     grants |= {grant.id: grant for one in seen for grant in one.live}
     return replace(
@@ -227,21 +231,21 @@ def settle(ledger: Ledger, hold_id: str, asks: Sequence[Ask], now_us: int) -> tu
     A claim's cost is the real one; a claim on slots gives the slot back. A quota whose period
     is over is left alone: that counter is closed. Debt is recorded, not clipped.
     """
-    seen = [_see(ledger, ask, now_us) for ask in asks]
+    seen = [see(ledger, ask, now_us) for ask in asks]
     known = ledger.opened.get(hold_id)
     if known is None:
-        return _answer(seen, now_us, granted=False), ledger
+        return answer_of(seen, now_us, granted=False), ledger
     charged = {charge.field: charge for charge in known.charges}
     after, burned = [], []
     for one in seen:
         corrected, took = _correct(one, charged.get(one.ask.field))
         after.append(corrected)
         burned.append(took)
-    ledger = _kept(ledger, after)
-    return _answer(after, now_us, granted=True, burned=burned), _closed(ledger, hold_id)
+    ledger = kept(ledger, after)
+    return answer_of(after, now_us, granted=True, burned=burned), _closed(ledger, hold_id)
 
 
-def _correct(seen: _Seen, charge: Charge | None) -> tuple[_Seen, int]:
+def _correct(seen: Seen, charge: Charge | None) -> tuple[Seen, int]:
     claim = seen.ask.claim
     limit = claim.limit
     if charge is None:
@@ -300,92 +304,9 @@ def _orphaned(ledger: Ledger, hold_id: str) -> Ledger:
     return replace(closed, states=states, opened=opened)
 
 
-class Entries(NamedTuple):
-    """What a sidecar let pass without asking: entries `first` to `last` of a journal, added up."""
-
-    journal: str
-    first: int
-    last: int
-
-
-def charge(
-    ledger: Ledger, asks: Sequence[Ask], since_us: Sequence[int], entries: Entries, now_us: int
-) -> tuple[int, Answer, Ledger]:
-    """Count them, once: 1. 0: they were counted before; -2: a part of them was, so that the sum
-    has to be made anew without it. What did not count changes nothing.
-
-    Claims are on quotas, forced, each of the period that begins at its `since_us`: one that is
-    over is left alone. No threshold is told: the next call that is asked for tells it.
-    """
-    seen = [_see(ledger, ask, now_us) for ask in asks]
-    mark = ledger.charged.get(entries.journal, 0)
-    if mark >= entries.first:
-        status = 0 if mark >= entries.last else -2
-        return status, _answer(seen, now_us, granted=False), ledger
-    after, burned = [], []
-    for one, since in zip(seen, since_us, strict=True):
-        counted, took = (one, 0) if one.state.since_us > since else _added(one)
-        after.append(counted)
-        burned.append(took)
-    marks = {**ledger.charged, entries.journal: entries.last}
-    answer = _answer(after, now_us, granted=True, burned=burned)
-    return 1, answer, replace(_kept(ledger, after), charged=marks)
-
-
-def _added(seen: _Seen) -> tuple[_Seen, int]:
-    limit = seen.ask.claim.limit
-    assert isinstance(limit, QuotaLimit)  # noqa: S101 - the caller's contract
-    state, live, burned = limits.burn(limit, seen.state, seen.live, seen.ask.claim.cost)
-    return seen._replace(state=state, live=live), burned
-
-
-class Read(NamedTuple):
-    """A quota's counter as it was read, in the period that began at `since_us`."""
-
-    used: int
-    since_us: int
-
-
-def rebuild(
-    ledger: Ledger, asks: Sequence[Ask], read: Sequence[Read], rebuilt: int, now_us: int
-) -> tuple[Answer, Ledger]:
-    """Add to quotas what they have lost, or take back what they have too much: a claim's cost,
-    which may be negative. `granted` is False, and nothing changes, when another rebuild or a loss
-    has changed the account since it was read.
-
-    What was counted meanwhile stays counted; beside that, nothing is taken back. No threshold is
-    told: the next call that is asked for tells it.
-    """
-    seen = [_see(ledger, ask, now_us) for ask in asks]
-    same = all(_as_read(one, before) for one, before in zip(seen, read, strict=True))
-    if ledger.rebuilt != rebuilt or not same:
-        return _answer(seen, now_us, granted=False), ledger
-    after, burned = [], []
-    for one in seen:
-        changed, took = _added(one) if one.ask.claim.cost >= 0 else _taken_back(one)
-        after.append(changed)
-        burned.append(took)
-    answer = _answer(after, now_us, granted=True, burned=burned)
-    return answer, replace(_kept(ledger, after), rebuilt=max(now_us, rebuilt + 1))
-
-
-def _as_read(seen: _Seen, read: Read) -> bool:
-    state = seen.state
-    more = state.used > read.used and seen.ask.claim.cost >= 0
-    return state.since_us == read.since_us and (state.used == read.used or more)
-
-
-def _taken_back(seen: _Seen) -> tuple[_Seen, int]:
-    limit = seen.ask.claim.limit
-    assert isinstance(limit, QuotaLimit)  # noqa: S101 - the caller's contract
-    units = -seen.ask.claim.cost
-    state, live, returned = limits.give_back(limit, seen.state, seen.live, units)
-    return seen._replace(state=state, live=live), -returned
-
-
 def grant(ledger: Ledger, given: Grant, now_us: int) -> tuple[bool, Ledger]:
     """Add a grant, once: False when its id is taken."""
     if any(known.id == given.id for known in ledger.grants):
         return False, ledger
-    kept = [known for known in ledger.grants if known.expires_us + KEPT_US > now_us]
-    return True, replace(ledger, grants=tuple(sorted([*kept, given], key=lambda one: one.order)))
+    known = [one for one in ledger.grants if one.expires_us + KEPT_US > now_us]
+    return True, replace(ledger, grants=tuple(sorted([*known, given], key=lambda one: one.order)))

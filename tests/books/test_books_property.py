@@ -13,8 +13,9 @@ from replays import ACME, HOUR, START, a_book, a_call, a_plan, a_route
 from sidecar.books.plans import PlanFiles, Who
 from sidecar.books.usage import Counter, Usage
 from sidecar.books.verdicts import Kind, Verdict, judge
-from sidecar.core import ledger
-from sidecar.core.ledger import NEW, Ask, Ledger, Read
+from sidecar.core import afterwards, ledger
+from sidecar.core.afterwards import Read
+from sidecar.core.ledger import NEW, Ask, Ledger
 from sidecar.core.limits import Grant
 from sidecar.core.model import MICRO, Claim, Hold, QuotaLimit
 from sidecar.core.windows import window_at
@@ -86,7 +87,7 @@ class Life:
                 ask = Ask(row.field, Claim(row.limit, lost, True),
                           window_at(row.limit, ACME, self.now))  # fmt: skip
                 read = Read(one.counter, row.start)
-                answer, self.ledger = ledger.rebuild(
+                answer, self.ledger = afterwards.rebuild(
                     self.ledger, [ask], [read], self.ledger.rebuilt, self.now
                 )
                 assert answer.granted

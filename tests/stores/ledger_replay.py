@@ -10,8 +10,9 @@ from typing import Any
 import hiredis
 import redis
 
-from sidecar.core import ledger, limits
-from sidecar.core.ledger import NEW, Ask, Entries, Ledger, Read
+from sidecar.core import afterwards, ledger, limits
+from sidecar.core.afterwards import Entries, Read
+from sidecar.core.ledger import NEW, Ask, Ledger
 from sidecar.core.limits import Grant
 from sidecar.core.model import MICRO, Account, Answer, Besides, Claim, Hold, QuotaLimit
 from sidecar.stores import keys
@@ -140,7 +141,7 @@ class Both:
         )  # fmt: skip
         before = self.stored()
         reply = self._run("charge", sent)
-        status, expected, self.ledger = ledger.charge(
+        status, expected, self.ledger = afterwards.charge(
             self.ledger, self.asks(claims), since, entries, self.now
         )
         assert reply[0] == status
@@ -176,7 +177,7 @@ class Both:
         reply = self._run(
             "rebuild", [1, state, *arguments_of(ACME, changes, str(rebuilt), self.now)]
         )
-        expected, self.ledger = ledger.rebuild(self.ledger, asks, read, rebuilt, self.now)
+        expected, self.ledger = afterwards.rebuild(self.ledger, asks, read, rebuilt, self.now)
         answer = self._same(reply, expected, claims)
         assert answer.granted or self.stored() == before, "what has changed is left alone"
         if answer.granted:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_replay import ACME, HOUR, START, Both
 
-from sidecar.core.ledger import Entries
+from sidecar.core.afterwards import Entries
 from sidecar.core.limits import Grant
 from sidecar.core.model import (
     MICRO,

@@ -1,5 +1,5 @@
 -- Shared by all operations; put in front of them when they are loaded. The reference that every
--- line is tested against is sidecar/core/limits.py and sidecar/core/ledger.py.
+-- line is tested against is sidecar/core/limits.py, ledger.py and afterwards.py beside it.
 -- All numbers are integers up to 2^53, exact in a double; text of them is made by int() only,
 -- since tostring() rounds to 14 digits.
 --
