@@ -230,5 +230,5 @@ def _as_a_whole(
         )
         for claim, ask, used in zip(claims, asks, answer.used, strict=True)
     ]
-    used, besides = zip(*whole, strict=True)
+    used, besides = tuple(one[0] for one in whole), tuple(one[1] for one in whole)
     return Answer(answer.granted, answer.now_us, used, answer.ends_us, besides, alone=True)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sidecar.core.model import Claim
+from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores import keys
 from sidecar.stores.alone import Alone
@@ -134,7 +135,8 @@ class Keeper:
                 for quota, cost in zip(owner.quotas, units, strict=True)
             ]
             looks = dict(zip(names, owner.looks, strict=True))
-            self._alone.count_before(owner.account, owner.key_id, claims, at_us, looks)
+            with contextlib.suppress(StoreUnavailable):  # no room: it is still charged
+                self._alone.count_before(owner.account, owner.key_id, claims, at_us, looks)
 
     async def run(self) -> None:
         """Tell that this sidecar is alive, charge, come back; until cancelled."""

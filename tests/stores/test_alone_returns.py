@@ -5,16 +5,20 @@ import shutil
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from alone_house import Sidecar, a_quota, a_sidecar, all_know_each_other, used
+from alone_house import Sidecar, a_quota, a_sidecar, all_know_each_other, new_id, used
 from wire_ends import Cable, Server, a_cable, a_server
 
-from sidecar.core.model import Claim
-from sidecar.stores import keeper
+from sidecar.core.model import Account, Claim
+from sidecar.core.shares import NEVER_SEEN
+from sidecar.metering.files import Files
+from sidecar.stores import alone, keeper
+from sidecar.stores.journal import Journal
 
 HERE = Path(__file__).parent
 QUOTA = a_quota(100)
@@ -245,6 +249,21 @@ async def test_I5_a_journal_that_is_charged_again_changes_nothing(
             await one.until_back()
             assert not list(directory.glob("*.journal"))
         assert used(server.url, QUOTA) == 30
+
+
+async def test_I9_what_a_former_process_left_is_charged_though_there_is_no_room_to_count_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "MOST_LIMITS", 1)
+    accounts = [Account(name, "pro") for name in ("a", "b", "c")]
+    journal = Journal(tmp_path, Files(), identity=new_id(), commit_window_s=0.001)
+    for account in accounts:
+        now_us = time.time_ns() // 1000
+        journal.add(account, "k1", CALL, now_us, sidecars=1, look=lambda _: NEVER_SEEN)
+    await journal.close()
+    async with a_sidecar(server.url, tmp_path) as one:
+        await one.until_back()
+    assert [used(server.url, QUOTA, account) for account in accounts] == [1, 1, 1]
 
 
 async def test_a_journal_of_a_dead_process_is_charged_by_one_that_lives(
