@@ -48,6 +48,9 @@ async def answered(here: Stage, ends: Ends) -> int:
 async def test_the_slowest_upload_makes_way(stage: StartStage, ends: Ends) -> None:
     here = await stage(upstream=ends.url, stall_timeout_s="0.2", **TWO)
     first, second = await uploading(here, ends), await uploading(here, ends)
+    # Far above the least rate: two that have sent as little could be taken in either order.
+    await second[0].send(b"x" * 1000)
+    await second[1].get(b"x" * 1000)
     assert await answered(here, ends) == 200
     assert status(await first[0].rest()) == 408
     assert not (await first[1].rest()).endswith(b"0\r\n\r\n")
