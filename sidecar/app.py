@@ -20,7 +20,13 @@ from sidecar.config import PlanKeeper
 from sidecar.core.model import Account, PlanBook
 from sidecar.core.paths import Normaliser
 from sidecar.gate import Gate, Seen
-from sidecar.gauges import publish_config, publish_connections, publish_events, publish_store
+from sidecar.gauges import (
+    publish_config,
+    publish_connections,
+    publish_events,
+    publish_store,
+    publish_waiting,
+)
 from sidecar.metering.files import Files
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.sinks import make_sink
@@ -35,6 +41,7 @@ from sidecar.proxy.pool import UpstreamPool
 from sidecar.readiness import Readiness
 from sidecar.settings import Settings
 from sidecar.stores import FallbackStore, Journal, RedisDirectory, connect, keys
+from sidecar.waiting.room import WaitingRoom
 from sidecar.wiring import bounds_of, manners_of, upstream_of
 from sidecar.workers.ending import Ending
 from sidecar.workers.leftovers import Leftovers
@@ -86,7 +93,12 @@ class App:
         self._undo.push_async_callback(self.spool.close)
         self._start_shipping()
         await self._start_store()
-        clock = self._clock
+        clock, metrics = self._clock, self.metrics
+        self.room = WaitingRoom(
+            most=settings.waiting_calls,
+            most_bytes=settings.waiting_bytes,
+            observe=metrics.waited.observe,
+        )
         self.gate = Gate(
             self.keeper.book,
             store=self.store,
@@ -95,6 +107,7 @@ class App:
             metrics=self.metrics,
             clock=clock,
             source=settings.source,
+            room=self.room,
             record_refusals=settings.refusal_events,
             paths=Normaliser(frozenset(settings.allow_in_path)),
             ignore_case=settings.ignore_path_case,
@@ -139,6 +152,7 @@ class App:
         )
 
     async def _drain(self) -> None:
+        self.room.close()
         delay = 0.0 if self.ending.at_once else self.settings.drain_delay_s
         await self.data_port.stop(delay, self.settings.drain_timeout_s, self.ending.hurry)
 
@@ -287,6 +301,7 @@ class App:
         publish_events(self.metrics, self.spool, self.shipper, self.leftovers)
         publish_config(self.metrics, self.keeper)
         publish_connections(self.metrics, self.data_port, pool)
+        publish_waiting(self.metrics, self.room)
 
     def reload(self) -> None:
         """Read the plan file and the certificate again; the plan file while calls go on."""

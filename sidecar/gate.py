@@ -7,7 +7,7 @@ What this file must not know: HTTP bytes, Redis, files, YAML.
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, Protocol
 
 from sidecar.core.claims import estimated
@@ -29,7 +29,13 @@ from sidecar.core.model import (
 )
 from sidecar.core.paths import BadTarget, Normaliser, normalise
 from sidecar.core.reading import Reading
-from sidecar.core.refusals import Refusal, feature_refusal, limit_refusal, simple_refusal
+from sidecar.core.refusals import (
+    Refusal,
+    feature_refusal,
+    limit_refusal,
+    simple_refusal,
+    waited,
+)
 from sidecar.core.routing import RouteTable
 from sidecar.core.settlement import (
     Outcome,
@@ -41,7 +47,7 @@ from sidecar.core.settlement import (
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR, Metrics
-from sidecar.ports import KeyDirectory, LimitStore, Spool
+from sidecar.ports import DRAINED, KeyDirectory, LimitStore, Spool, WaitingRoom
 
 log = logger("gate")
 
@@ -85,6 +91,18 @@ class Call(Protocol):
 
     address: str  # of the client
 
+    waiting: bool  # it is held: whoever leaves now gives up its place
+
+    @property
+    def size(self) -> int:
+        """Bytes of it that are kept while it waits."""
+        ...
+
+    @property
+    def patience_us(self) -> int | None:
+        """For how long the client wants to wait at most; None when it does not say."""
+        ...
+
 
 ReadAhead = Callable[[Entitlement], Awaitable[Reading]]
 
@@ -102,6 +120,7 @@ class Admission:
     plan_version: str
     decision: Decision
     held: bool = False  # the reservation is open until it is settled
+    queued_us: int = 0  # for which it was held before
 
 
 @dataclass(slots=True)
@@ -112,6 +131,7 @@ class Refused:
     refusal: Refusal
     key: Key | None = None
     entitlement: Entitlement | None = None
+    decision: Decision | None = None  # of limits, when they were asked
 
 
 class Gate:
@@ -127,6 +147,7 @@ class Gate:
         metrics: Metrics,
         clock: Clock,
         source: str,
+        room: WaitingRoom | None = None,
         record_refusals: bool = False,
         paths: Normaliser = normalise,
         ignore_case: bool = False,
@@ -138,6 +159,7 @@ class Gate:
         self._metrics = metrics
         self._clock = clock
         self._source = source
+        self._room = room
         self._record_refusals = record_refusals
         self._paths = paths
         self._ignore_case = ignore_case
@@ -182,32 +204,30 @@ class Gate:
             return self._refuse(request_id, refusal, key, found)
         if found.estimates:
             found = estimated(found, await read(found))
-        decision = without_limits(found)
-        hold = None
+        decision, queued_us, left = without_limits(found), 0, ""
         if found.claims:
-            asked = time.perf_counter()
+            ask = partial(self._ask, key, found, request_id)
+            room = self._room
             try:
-                if found.held:
-                    hold = Hold(request_id, LEASE_US, found.plan.orphans)
-                answer = await self._store.reserve(
-                    key.account,
-                    key.id,
-                    found.claims,
-                    hold=hold,
-                    once=bool(found.estimates),
-                    when_down=found.when_down,
-                )
-                if not answer.alone:
-                    self._metrics.store.observe(time.perf_counter() - asked)
-                decision = decide(found, answer)
+                behind = room.ahead(key, found.claims) if room and room.waiting else None
+                decision = behind or (await ask())[0]
+                if decision.wait is not None and room is not None:
+                    call.waiting = True
+                    decision, queued_us, left = await room.hold(
+                        key, found.claims, decision, ask,
+                        size=call.size, patience_us=call.patience_us,
+                    )  # fmt: skip
+                    call.waiting = False
             except StoreUnavailable:
-                if found.when_down in ("local", "deny"):
-                    refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
-                    return self._refuse(request_id, refusal, key, found)
-                decision, hold = without_store(found), None
+                refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
+                return self._refuse(request_id, refusal, key, found)
         if not decision.allowed:
             jitter = self._clock.jitter()
-            refusal = limit_refusal(book, found, key.account, decision, request_id, jitter)
+            if left == DRAINED:
+                refusal = simple_refusal(Reason.DRAINING, request_id, jitter=jitter)
+            else:
+                refusal = limit_refusal(book, found, key.account, decision, request_id, jitter)
+            refusal = waited(refusal, queued_us)
             return self._refuse(request_id, refusal, key, found, decision)
         admission = Admission(
             request_id,
@@ -217,7 +237,8 @@ class Gate:
             found,
             book.version,
             decision,
-            hold is not None,
+            found.held and decision.now_us > 0,
+            queued_us,
         )
         if decision.crossings:
             self._notice(admission, decision.crossings)
@@ -227,6 +248,30 @@ class Gate:
             self._tell(key, found, "allow" if decision.reason is Reason.OK else
                        f"allow ({decision.reason})", decision)  # fmt: skip
         return admission
+
+    async def _ask(
+        self, key: Key, found: Entitlement, request_id: str
+    ) -> tuple[Decision, Answer | None]:
+        """Reserve and decide; without an answer when the call goes on though nobody can tell.
+        Raises StoreUnavailable when it may not."""
+        hold = Hold(request_id, LEASE_US, found.plan.orphans) if found.held else None
+        asked = time.perf_counter()
+        try:
+            answer = await self._store.reserve(
+                key.account,
+                key.id,
+                found.claims,
+                hold=hold,
+                once=bool(found.estimates),
+                when_down=found.when_down,
+            )
+            if not answer.alone:
+                self._metrics.store.observe(time.perf_counter() - asked)
+            return decide(found, answer), answer
+        except StoreUnavailable:
+            if found.when_down in ("local", "deny"):
+                raise
+            return without_store(found), None
 
     def _identify(self, call: Call, book: PlanBook) -> Key | Reason | bytes:
         """The key; or why there is none; or the digest that the directory has to be asked for."""
@@ -302,7 +347,7 @@ class Gate:
             )
         if self._on_decision is not None:
             self._tell(key, entitlement, f"{refusal.status} {refusal.reason}", decision)
-        return Refused(request_id, refusal, key, entitlement)
+        return Refused(request_id, refusal, key, entitlement, decision)
 
     async def has_quota_left(self, admission: Admission) -> bool:
         """Whether a call that goes on and on may do so, as its plan wants it. True when that
@@ -359,6 +404,8 @@ class Gate:
         claims = real_claims(admission.entitlement, outcome)
 
         def told(answer: Answer) -> None:
+            if self._room is not None and self._room.waiting:
+                self._room.heard(admission.key, claims, answer)
             crossings = crossings_of(claims, answer)
             if crossings:
                 self._notice(admission, crossings)

@@ -11,6 +11,7 @@ from sidecar.proxy.front import DataPort
 from sidecar.proxy.pool import UpstreamPool
 from sidecar.stores import FallbackStore
 from sidecar.stores.topology import Connection
+from sidecar.waiting.room import WaitingRoom
 from sidecar.workers.leftovers import Leftovers
 
 
@@ -103,3 +104,19 @@ def publish_connections(metrics: Metrics, data_port: DataPort, pool: UpstreamPoo
     gauge("sidecar_upstream_connections", "Open upstream connections.", lambda: pool.size)
     loop = asyncio.get_running_loop()
     gauge("sidecar_tasks", "Running asyncio tasks.", lambda: len(asyncio.all_tasks(loop)))
+
+
+def publish_waiting(metrics: Metrics, room: WaitingRoom) -> None:
+    """Calls that are held until their limits let them go on."""
+    metrics.gauge("sidecar_waiting_calls", "Calls that are held now.", lambda: room.waiting)
+    metrics.gauge("sidecar_waiting_bytes", "Bytes that those calls have sent.",
+                  lambda: room.bytes)  # fmt: skip
+    metrics.counter("sidecar_waiting_turned_away",
+                    "Calls that there was no place for in the waiting room.",
+                    lambda: room.turned_away)  # fmt: skip
+
+    def left() -> dict[tuple[str, ...], float]:
+        return {(why,): float(count) for why, count in room.left.items()}
+
+    metrics.labelled_counter("sidecar_waiting_left", "Calls that were held, by why they are not "
+                             "any more.", ("why",), left)  # fmt: skip

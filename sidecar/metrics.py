@@ -59,6 +59,7 @@ class Metrics(Collector):
         self.added = Histogram()
         self.upstream = Histogram()
         self.store = Histogram()
+        self.waited = Histogram()
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
         self._counters: list[tuple[str, str, Callable[[], float]]] = []
         self._labelled: list[tuple[str, str, tuple[str, ...], ReadAll]] = []
@@ -116,6 +117,7 @@ class Metrics(Collector):
                 self.upstream,
             ),
             ("sidecar_store_seconds", "Time one reserve took, Redis and queue.", self.store),
+            ("sidecar_waited_seconds", "Time for which calls were held.", self.waited),
         ):
             family = HistogramMetricFamily(name, text)
             family.add_metric([], histogram.cumulative(), histogram.total)

@@ -1,9 +1,12 @@
 """The promises that the gate relies on. Adapters keep them; `tests/contracts/` holds them to it."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
-from sidecar.core.model import Account, Answer, Claim, Hold, Key, WhenDown
+from sidecar.core.model import Account, Answer, Claim, Decision, Hold, Key, WhenDown
+
+# Asks again for what was refused: the decision, and what the store said if it was asked.
+Try = Callable[[], Awaitable[tuple[Decision, Answer | None]]]
 
 
 class LimitStore(Protocol):
@@ -64,6 +67,51 @@ class KeyDirectory(Protocol):
 
     async def find(self, digest: bytes) -> Key | None:
         """The key with this SHA-256 digest, None if there is none. Raises StoreUnavailable."""
+        ...
+
+
+DRAINED: Final = "drained"  # why a call is held no more: nobody is, as this sidecar ends
+
+
+class Held(NamedTuple):
+    """How holding a call ended. `decision`: the last one; `waited_us`: for how long it was held;
+    `left`: why it is held no more ("served", "timed-out", "drained", "refused"; "" when there was
+    no place or no time for it)."""
+
+    decision: Decision
+    waited_us: int
+    left: str
+
+
+class WaitingRoom(Protocol):
+    """Where calls are held that do not fit now and will soon."""
+
+    waiting: int  # calls that are held
+
+    def ahead(self, key: Key, claims: Sequence[Claim]) -> Decision | None:
+        """The refusal, with the wait that is to be expected, of a call that others wait before;
+        None when nobody does, so that the store has to be asked."""
+        ...
+
+    async def hold(
+        self,
+        key: Key,
+        claims: Sequence[Claim],
+        decision: Decision,
+        attempt: Try,
+        *,
+        size: int = 0,
+        patience_us: int | None = None,
+    ) -> Held:
+        """Hold a call whose `decision` has a wait, and try again in its turn.
+
+        `size`: bytes that it keeps in memory meanwhile. `patience_us`: the longest that the client
+        wants to wait; None: as long as its plan lets it. What `attempt` raises passes through.
+        """
+        ...
+
+    def heard(self, key: Key, claims: Sequence[Claim], answer: Answer) -> None:
+        """What the store just said of these limits of an account: somebody's turn may come."""
         ...
 
 

@@ -9,6 +9,7 @@ from sidecar.core.backtest_report import (
     PUT_ASIDE,
     AccountReport,
     Difference,
+    Held,
     Quota,
     Refused,
     total,
@@ -62,6 +63,8 @@ def _account(report: AccountReport) -> Iterator[str]:
     yield f"{report.account} (recorded on {plans}): {_refused_of(report)}"
     for (limit, reason), one in sorted(report.refused.items()):
         yield f"  {limit} ({reason}): {_refusal(one)}"
+    for limit, held in sorted(report.held.items()):
+        yield f"  {limit}: {_held(held)}"
     for limit, quota in sorted(report.quotas.items()):
         if quota.ran_out_us is not None:
             yield f"  {limit}: {_ran_out(quota)}"
@@ -84,6 +87,11 @@ def _refusal(one: Refused) -> str:
     fitted = [f"{one.waits[name]:,} {_WITHIN[name]}" for name in (*_WITHIN,) if one.waits.get(name)]
     tail = f"; the longest wait is {_lasting(one.longest_us)}" if one.longest_us else ""
     return f"{amount(one.calls, 'call')} refused, which would fit: {', '.join(fitted)}{tail}"
+
+
+def _held(one: Held) -> str:
+    waits = f"{_lasting(one.all_us // one.calls)} on average, {_lasting(one.longest_us)} at most"
+    return f"{amount(one.calls, 'call')} held until they fit, for {waits}"
 
 
 def _lasting(us: int) -> str:

@@ -9,6 +9,7 @@ from sidecar.core.decision import standing
 from sidecar.core.identity import fingerprint
 from sidecar.core.ledger import kind_of, weight
 from sidecar.core.model import (
+    MICRO,
     Account,
     Answer,
     Besides,
@@ -117,6 +118,9 @@ class Asked:
     api_keys: list[bytes]
     authorizations: list[bytes] = field(default_factory=list)
     address: str = "127.0.0.1"
+    waiting: bool = False
+    size: int = 0
+    patience_us: int | None = None
 
 
 async def _defaults(entitlement: Entitlement) -> Reading:
@@ -276,8 +280,11 @@ def _decision(result: Admission | Refused) -> dict[str, Any]:
             for line in render_text(refusal).decode().splitlines()
             if not line.startswith("Request id:")
         ]
+        told = result.decision
+        waits = None if told is None else told.wait
         return {
             "allowed": False,
+            "held_s": None if waits is None else waits.span_us / MICRO,
             "status": refusal.status,
             "reason": str(refusal.reason),
             "retry_after_s": refusal.retry_after_s,

@@ -33,7 +33,10 @@ def in_words(told: dict[str, Any]) -> str:
         lines.append(f"decision  {_ALLOWED[Reason(decision['reason'])]}")
         lines += [f"  crosses {notice}" for notice in decision["notices"]]
     else:
-        lines += [f"decision  refused: {decision['status']} {decision['reason']}", ""]
+        lines += [f"decision  refused: {decision['status']} {decision['reason']}"]
+        if decision["held_s"] is not None:
+            lines += [f"waits     held for {decision['held_s']:.3g} s, if nobody is before it"]
+        lines += [""]
         lines += [f"  {line}".rstrip() for line in decision["text"].splitlines()]
     return "\n".join(line.rstrip() for line in lines)
 

@@ -158,14 +158,15 @@ def _plan(plan_id: str, rank: int, plans: dict[str, models.PlanModel]) -> Plan:
 
 def _limit(model: models.LimitModel) -> Limit:
     shadow = model.enforce == "shadow"
+    held = values.max_wait(model.max_wait) if model.max_wait else 0
     if model.concurrency is not None:
-        return ConcurrencyLimit(model.id, model.concurrency, model.per, shadow)
+        return ConcurrencyLimit(model.id, model.concurrency, model.per, shadow, max_wait_us=held)
     meter = model.meter or ""
     if model.rate is not None:
         units, window = values.rate(model.rate)
         refill = values.refill(units, window)
         burst = model.burst or units
-        return RateLimit(model.id, meter, units, window, burst, refill, model.per, shadow)
+        return RateLimit(model.id, meter, units, window, burst, refill, model.per, shadow, held)
     units, period = values.quota(model.quota)
     notices, reject = kinds.behaviour(model.at)
     cap = UNBOUNDED if reject is None else units * reject // 100

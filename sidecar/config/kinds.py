@@ -12,6 +12,7 @@ from sidecar.config.positions import Finding, Path
 KINDS: Final = ("rate", "quota", "concurrency")
 BELONGS: Final[dict[str, tuple[str, ...]]] = {
     "burst": ("rate",), "at": ("quota",), "rollover": ("quota",), "meter": ("rate", "quota"),
+    "max_wait": ("rate", "concurrency"),
 }  # fmt: skip
 STEPS: Final = ("notice", "overage", "reject")
 

@@ -49,6 +49,7 @@ Rate = Annotated[str, _read_by(values.rate), _like(values.RATE_PATTERN, "5/s", "
 Quota = Annotated[str, _read_by(values.quota), _like(values.QUOTA_PATTERN, "1000/month")]
 Percent = Annotated[str, _read_by(values.percent), _like(values.PERCENT_PATTERN, "80%")]
 Rollover = Annotated[str, _read_by(values.rollover), _like(values.ROLLOVER_PATTERN, "up to 20%")]
+MaxWait = Annotated[str, _read_by(values.max_wait), _like(values.WAIT_PATTERN, "2s", "500ms")]
 Lasts = Annotated[
     str | int,
     PlainValidator(values.lasts),
@@ -171,6 +172,9 @@ class LimitModel(Strict):
     )
     concurrency: int | None = Field(
         None, ge=1, le=1_000_000, strict=True, description="How many calls may be in flight."
+    )
+    max_wait: MaxWait | None = Field(
+        None, description="How long a call may be held until it fits, instead of being refused."
     )
     enforce: Enforce | None = None
     per: Scope = Field("account", description="Counted per account, or per key of it.")

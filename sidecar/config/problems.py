@@ -12,7 +12,7 @@ from sidecar.config.positions import Path
 from sidecar.config.values import shown
 
 # Words of the plan language that this version does not serve: refused, never ignored.
-LATER: Final = {"max_wait", "teams"}
+LATER: Final = {"teams"}
 # One of several, as it would be written, and what stands under a key.
 _ITEMS: Final = {
     "meters": "{unit: request}",
@@ -36,7 +36,8 @@ _EXAMPLES: Final = {
     "links": '{upgrade: "https://example.com/pricing"}',
     "upgrade": "https://example.com/pricing", "docs": "https://example.com/docs",
     "packs": f"{{boost: {_ITEMS['packs']}}}", "units": "10000", "lasts": "cycle",
-    "rollover": "up to 20%", "concurrency": "50", "refund": "[upstream_5xx, upstream_timeout]",
+    "rollover": "up to 20%", "max_wait": "2s", "concurrency": "50",
+    "refund": "[upstream_5xx, upstream_timeout]",
     "anonymous": "{plan: free, per: address}",
     "accounts": f"[{_ITEMS['accounts']}]", "timezone": "Europe/Paris",
     "keys": f"[{_ITEMS['keys']}]",

@@ -28,6 +28,9 @@ LASTS_PATTERN: Final = (
     rf"^({'|'.join(PERIODS)}|[1-9][0-9]{{0,5}}[dhm]|[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})$"
 )
 _SPANS_S: Final = {"d": 86_400, "h": 3_600, "m": 60}
+WAIT_PATTERN: Final = r"^([1-9][0-9]{0,5})(ms|s|m)$"
+_WAITS_US: Final = {"ms": 1_000, "s": MICRO, "m": 60 * MICRO}
+MAX_WAIT_US: Final = 300 * MICRO
 PERCENT_PATTERN: Final = r"^(0|[1-9][0-9]*)%$"
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _LONGEST_NUMBER: Final = 30  # digits; more are too large for anything here
@@ -112,6 +115,19 @@ def lasts(text: object) -> str | int:
             f"{shown(text)}: there is no such day; write one like 2026-12-31"
         ) from None
     return (last - date(1970, 1, 1)).days * 86_400 * MICRO + 86_400 * MICRO
+
+
+def max_wait(text: object) -> int:
+    """`2s` → µs."""
+    found = re.fullmatch(WAIT_PATTERN, str(text))
+    if found is None:
+        raise ValueError(f"{shown(text)} is no span; write it like 2s or 500ms")
+    span = int(found[1]) * _WAITS_US[found[2]]
+    if span > MAX_WAIT_US:
+        raise ValueError(
+            f"{shown(text)} is too long to hold a call; write at most {MAX_WAIT_US // MICRO}s"
+        )
+    return span
 
 
 def _units(found: re.Match[str], unit: str, most: int = MAX_UNITS) -> int:

@@ -1,8 +1,9 @@
 """The calls of one account once more, under another plan file, in virtual time. Pure.
 
 Decides what `core/ledger.py` and `core/decision.py` would decide, which a property test sees to,
-in a fraction of their time. A call holds its slots for as long as it took. What would have waited
-or been tried again cannot be known, so a refused call is simply gone.
+in a fraction of their time. A call holds its slots for as long as it took. One that would have been
+held until it fits (`max_wait`) is charged when it came and begins later. What would have been tried
+again cannot be known, so a refused call is simply gone.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
 from sidecar.core import limits
-from sidecar.core.backtest_refusal import Refusal, refusal
+from sidecar.core.backtest_refusal import Refusal, held_us, refusal
 from sidecar.core.backtest_report import AccountReport
 from sidecar.core.backtest_states import (
     ENFORCED,
@@ -85,10 +86,17 @@ class Replay:
         buckets = levels(program.rates, at)
         stands = None if buckets is None else self._stands(program.quotas, at)
         if buckets is None or stands is None or (program.slots and not free(program.slots)):
-            why = refusal(program, [self._stand(row, at) for row in program.quotas], at)
-            report.refuse(why.limit, why.reason, why.wait_us)
-            return why
-        self._charge(program, event, buckets, stands)
+            stands = [self._stand(row, at) for row in program.quotas]
+            why = refusal(program, stands, at)
+            wait_us = held_us(program, stands, at) if program.waits else None
+            buckets = None if wait_us is None else levels(program.rates, at, held=True)
+            if buckets is None or wait_us is None:
+                report.refuse(why.limit, why.reason, why.wait_us)
+                return why
+            report.hold(why.limit, wait_us)
+            self._charge(program, event, buckets, stands, wait_us)
+            return None
+        self._charge(program, event, buckets, stands, 0)
         return None
 
     def pass_time(self, at: int) -> None:
@@ -137,7 +145,12 @@ class Replay:
         return now.used, now.carried, now.since_us, end
 
     def _charge(
-        self, program: Program, event: Recorded, buckets: list[Level], stands: list[Stand]
+        self,
+        program: Program,
+        event: Recorded,
+        buckets: list[Level],
+        stands: list[Stand],
+        wait_us: int,
     ) -> None:
         overage: dict[str, int] | None = None
         for bucket, used, since, _ in buckets:
@@ -158,7 +171,8 @@ class Replay:
         if not gives_back:
             self.report.charge(program.costs, overage)
         if gives_back or program.slots:
-            self._hold(program, event, gives_back, buckets, stands)
+            end = event.time_us + wait_us + event.latency_ms * MILLI
+            self._hold(program, end, gives_back, buckets, stands)
 
     def _tell_shadows(self, program: Program, buckets: list[Level], stands: list[Stand]) -> None:
         """Limits in shadow that would have refused this call."""
@@ -177,12 +191,11 @@ class Replay:
     def _hold(
         self,
         program: Program,
-        event: Recorded,
+        end: int,
         gives_back: bool,
         buckets: list[Level],
         stands: list[Stand],
     ) -> None:
-        end = event.time_us + event.latency_ms * MILLI
         self._number += 1
         for slot in program.slots:
             heappush(slot.taken.ends, end)

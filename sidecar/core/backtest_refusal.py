@@ -5,7 +5,7 @@ from heapq import nsmallest
 from typing import NamedTuple
 
 from sidecar.core.backtest_states import ENFORCED, Program, SlotRow, Stand, drained
-from sidecar.core.model import Limit, Reason
+from sidecar.core.model import Limit, QuotaLimit, Reason
 
 
 class Refusal(NamedTuple):
@@ -24,6 +24,19 @@ def refusal(program: Program, stands: Sequence[Stand], at: int) -> Refusal:
     then what recovers last. A slot comes after these, since for the gate nobody can tell."""
     found = [*_rates(program, at), *_quotas(program, stands, at), *_slots(program, at)]
     return min(found, key=lambda one: one[0])[1]
+
+
+def held_us(program: Program, stands: Sequence[Stand], at: int) -> int | None:
+    """For how many µs a call that does not fit would be held; None: it would be refused."""
+    found = [one for _, one in (*_rates(program, at), *_slots(program, at))]
+    waits = [one.wait_us for one in found]
+    if None in waits or any(_quotas(program, stands, at)):
+        return None
+    patience = min(
+        0 if isinstance(one.limit, QuotaLimit) else one.limit.max_wait_us for one in found
+    )
+    longest = max(wait for wait in waits if wait is not None)
+    return longest if longest <= patience else None
 
 
 def _rates(program: Program, at: int) -> Iterator[_Ranked]:

@@ -39,6 +39,21 @@ class Refused:
 
 
 @dataclass(slots=True)
+class Held:
+    """Calls that would have been held for one limit until they fit."""
+
+    calls: int = 0
+    longest_us: int = 0
+    all_us: int = 0
+
+    def add(self, calls: int, longest_us: int, all_us: int) -> None:
+        """So many more, with the longest of their waits, and their sum."""
+        self.calls += calls
+        self.longest_us = max(self.longest_us, longest_us)
+        self.all_us += all_us
+
+
+@dataclass(slots=True)
 class Quota:
     """What became of a quota; of one per key, of the key for which it ran out first."""
 
@@ -72,6 +87,7 @@ class AccountReport:
     last_us: int = 0
     plans: dict[str, int] = field(default_factory=dict)
     refused: dict[tuple[str, str], Refused] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
     aside: dict[tuple[str, str], int] = field(default_factory=dict)
     shadowed: dict[str, int] = field(default_factory=dict)
     quotas: dict[str, Quota] = field(default_factory=dict)
@@ -100,6 +116,10 @@ class AccountReport:
     def refuse(self, limit: Limit, reason: Reason, wait_us: int | None) -> None:
         """A call that was refused for this limit."""
         self.refused.setdefault((limit.id, str(reason)), Refused()).add(wait_us)
+
+    def hold(self, limit: Limit, wait_us: int) -> None:
+        """A call that was held for this limit, and then allowed."""
+        self.held.setdefault(limit.id, Held()).add(1, wait_us, wait_us)
 
     def put_aside(self, why: str, event: Recorded) -> None:
         """A call that cannot be replayed; `why` is one of PUT_ASIDE."""
@@ -132,7 +152,7 @@ class AccountReport:
     def changed(self) -> bool:
         """Whether anything is different from what was recorded."""
         apart = (*self.units.values(), *self.overage.values())
-        return bool(self.refused or self.aside or self.shadowed) or any(
+        return bool(self.refused or self.held or self.aside or self.shadowed) or any(
             one.recorded != one.replayed for one in apart
         )
 
@@ -154,6 +174,15 @@ class AccountReport:
                     "would_have_fitted_within": one.waits,
                 }
                 for (limit, reason), one in sorted(self.refused.items())
+            ],
+            "waited": [
+                {
+                    "limit": limit,
+                    "calls": one.calls,
+                    "longest_wait_ms": -(-one.longest_us // 1000),
+                    "mean_wait_ms": -(-one.all_us // one.calls // 1000),
+                }
+                for limit, one in sorted(self.held.items())
             ],
             "not_replayed": [
                 {"why": PUT_ASIDE[why], why_key(why): about, "calls": calls}
@@ -195,6 +224,9 @@ def total(reports: Iterable[AccountReport]) -> AccountReport:
             sum_of.calls += refused.calls
             sum_of.longest_us = max(sum_of.longest_us, refused.longest_us)
             _add(sum_of.waits, refused.waits)
+        for limit, held in one.held.items():
+            waited = whole.held.setdefault(limit, Held())
+            waited.add(held.calls, held.longest_us, held.all_us)
         for mine, theirs in ((whole.units, one.units), (whole.overage, one.overage)):
             for meter, apart in theirs.items():
                 mine[meter].recorded += apart.recorded

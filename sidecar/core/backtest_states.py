@@ -98,6 +98,7 @@ class Program(NamedTuple):
     order: Mapping[int, int]
     refunds: bool  # the plan gives something back
     shadows: bool  # some limit is in shadow
+    waits: bool  # some limit lets calls wait
 
 
 # A bucket with a call in it: used, since, and False for one in shadow that did not fit.
@@ -138,6 +139,7 @@ class States:
             {id(claim.limit): place for place, claim in enumerate(entitlement.claims)},
             bool(entitlement.plan.refunds),
             any(claim.limit.shadow for claim in entitlement.claims),
+            any(getattr(claim.limit, "max_wait_us", 0) for claim in entitlement.claims),
         )  # fmt: skip
 
 
@@ -162,16 +164,18 @@ def drained(row: RateRow, at: int) -> tuple[int, int]:
     return used - back, since + -(-back * per // gain)
 
 
-def levels(rates: Sequence[RateRow], at: int) -> list[Level] | None:
-    """The buckets with the call in them; None when it does not fit."""
+def levels(rates: Sequence[RateRow], at: int, *, held: bool = False) -> list[Level] | None:
+    """The buckets with the call in them; None when it does not fit. Of a call that is `held` until
+    it does they take it now: those behind it find what it leaves."""
     found = []
     for row in rates:
         used, since = drained(row, at)
         after, counted = used + row.weight, True
         if after > row.cap and row.mode != FORCED:
-            if row.mode == ENFORCED:
+            if row.mode == SHADOW:
+                after, counted = used, False
+            elif not held:
                 return None
-            after, counted = used, False
         found.append((row.bucket, min(after, UNBOUNDED), since, counted))
     return found
 

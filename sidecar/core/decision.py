@@ -20,6 +20,7 @@ from sidecar.core.model import (
     Reason,
     Standing,
 )
+from sidecar.core.waits import fits_in_us, wait_of
 from sidecar.errors import StoreUnavailable
 
 SLOT_RETRY_US: Final = MICRO
@@ -140,14 +141,8 @@ def standing(claim: Claim, answer: Answer, at: int) -> Standing:
     if isinstance(limit, ConcurrencyLimit):
         return Standing(claim, limit.slots, used, max(0, limit.slots - used), None)
     left = max(0, limit.burst * MICRO - used) // MICRO
-    reset = answer.now_us + _rate_wait(limit, used, left + 1) if used > 0 else None
+    reset = answer.now_us + fits_in_us(limit, used, left + 1) if used > 0 else None
     return Standing(claim, limit.burst, -(-used // MICRO), left, reset)
-
-
-def _rate_wait(limit: RateLimit, used: int, units: int) -> int:
-    """Microseconds until `units` fit into a bucket that now holds `used` micro-units."""
-    gain, per = limit.refill
-    return -((used + (units - limit.burst) * MICRO) * per // -gain)
 
 
 def _add_overage(
@@ -200,6 +195,7 @@ def _refused(entitlement: Entitlement, answer: Answer) -> Decision:
         tightest=next((one for one in violated if one.claim.limit is not guard), None),
         violated=tuple(violated),
         retry_us=_retry_us(worst, now),
+        wait=wait_of(violated, now),
     )
 
 
@@ -225,7 +221,7 @@ def _violated(claims: Iterable[Claim], answer: Answer) -> Iterable[Standing]:
         now = standing(claim, answer, at)
         if isinstance(limit, RateLimit):
             if used + cost * MICRO > limit.burst * MICRO:
-                wait = None if cost > limit.burst else _rate_wait(limit, used, cost)
+                wait = None if cost > limit.burst else fits_in_us(limit, used, cost)
                 yield now._replace(reset_us=None if wait is None else answer.now_us + wait)
         elif isinstance(limit, QuotaLimit):
             cap = limit.cap + now.limit_units - limit.units

@@ -100,6 +100,7 @@ class RateLimit:
     refill: tuple[int, int]
     per: Scope = "account"
     shadow: bool = False
+    max_wait_us: int = 0  # for which a call that does not fit may be held; 0: not at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ class ConcurrencyLimit:
     per: Scope = "account"
     shadow: bool = False
     meter: str = "calls"
+    max_wait_us: int = 0  # as with a rate
 
 
 # A limit in shadow is decided, counted and reported, and refuses nothing.
@@ -367,6 +369,15 @@ class Crossing:
     period_end_us: int
 
 
+class Wait(NamedTuple):
+    """That a refused call may be held until it fits: the limit whose line it joins, the span until
+    it is worth another try (of slots, a guess), and for how long the plan lets it be held."""
+
+    limit: RateLimit | ConcurrencyLimit
+    span_us: int
+    patience_us: int
+
+
 class Decision(NamedTuple):
     """What happens to a call and why; a value, never an exception.
 
@@ -375,6 +386,7 @@ class Decision(NamedTuple):
     `shadowed`: ids of limits in shadow that would have refused the call.
     `retry_us`: span until the call fits; None when waiting does not help or nothing is refused.
     `overage`: units beyond the quota per meter, only meters that have some.
+    `wait`: of a refused call that may be held instead; None when it may not.
     """
 
     allowed: bool
@@ -386,3 +398,4 @@ class Decision(NamedTuple):
     overage: tuple[tuple[str, int], ...] = ()
     crossings: tuple[Crossing, ...] = ()
     shadowed: tuple[str, ...] = ()
+    wait: Wait | None = None

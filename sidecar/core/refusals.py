@@ -4,7 +4,7 @@ Bodies are RFC 9457 problem details. Nothing here echoes what a client sent.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sidecar.core.model import (
@@ -62,6 +62,20 @@ def simple_refusal(
     that refuses nothing or needs a limit to explain (`limit_refusal`).
     """
     return _refusal(SPECS[reason], reason, request_id, detail, jitter)
+
+
+def waited(refusal: Refusal, queued_us: int) -> Refusal:
+    """The same of a call that was held for so long; 0: not at all."""
+    if not queued_us:
+        return refusal
+    return replace(refusal, headers=refusal.headers + queued_fields(queued_us))
+
+
+def queued_fields(queued_us: int) -> Fields:
+    """What tells that an answer comes late because the call was held: for programs, and for
+    browsers (W3C Server Timing)."""
+    ms = b"%d" % -(-queued_us // 1000)
+    return (b"X-Queued-Ms", ms), (b"Server-Timing", b"queued;dur=" + ms)
 
 
 def http_problem(status: int, title: str, detail: str, request_id: str) -> Refusal:

@@ -95,6 +95,8 @@ class DataPort:
         for connection in self._places.all():
             if connection.deadline and now >= connection.deadline:
                 connection.overdue()
+            elif connection.left_unseen():
+                connection.abort()
             elif self._places.is_over(connection, now):
                 connection.close_if_idle()
         self._pool.sweep(now)

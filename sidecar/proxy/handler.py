@@ -7,7 +7,7 @@ from typing import Final
 
 from sidecar.bodies import read_request
 from sidecar.core.late import told_by_fields
-from sidecar.core.model import Entitlement
+from sidecar.core.model import MICRO, Entitlement
 from sidecar.core.reading import Reading
 from sidecar.core.refusals import http_problem
 from sidecar.gate import NOBODY, Admission, Gate, Refused
@@ -89,7 +89,7 @@ class Handler:
         request.admitted = admitted.request_id
         exchange = Exchange(request, admitted, connection, self._pool, manners)
         asked = time.perf_counter()
-        self._metrics.added.observe(asked - started)
+        self._metrics.added.observe(asked - started - admitted.queued_us / MICRO)
         watch = None
         if exchange.upgrade and admitted.entitlement.plan.closes_tunnels:
             watch = connection.loop.create_task(self._watch(exchange, admitted))

@@ -10,6 +10,7 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from sidecar.core.ratelimit_fields import legacy_fields, ratelimit_field
+from sidecar.core.refusals import queued_fields
 from sidecar.gate import Admission
 from sidecar.proxy.headers import tokens, traceparent, without_nominated
 from sidecar.proxy.request import Request
@@ -159,6 +160,8 @@ def own_fields(request: Request, admission: Admission, manners: Manners, *, keep
         )
         if manners.legacy_headers:
             head += b"".join(b"%b: %b\r\n" % pair for pair in legacy_fields(tightest, now_us))
+    if admission.queued_us:
+        head += b"".join(b"%b: %b\r\n" % pair for pair in queued_fields(admission.queued_us))
     if not keep:
         return head + b"Connection: close\r\n\r\n"
     if request.http10:

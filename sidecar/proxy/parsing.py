@@ -45,6 +45,7 @@ _LISTED: Final = {
     b"authorization": "authorizations",
     b"connection": "connection",
     b"traceparent": "traceparents",
+    b"prefer": "prefer",
     b"te": "te",
     b"via": "via",
     b"forwarded": "forwarded",

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from sidecar.core.preferences import wait_preference
 from sidecar.proxy.headers import Fields
 
 Values = tuple[bytes, ...]  # of a field, one for each line that it had
@@ -36,6 +37,7 @@ class Request:
     forwarded_host: Values = ()
     forwarded_proto: Values = ()
     host: Values = ()
+    prefer: Values = ()
     te: Values = ()
     traceparents: Values = ()
     upgrade: Values = ()
@@ -52,6 +54,7 @@ class Request:
     complete = False
     discarding = False
     broken = False  # the rest of the body will not come
+    waiting = False  # it is held until its limits let it go on
     admitted = ""  # the id under which it was, once it was
     begun = False  # some of its answer has gone to the client
     answered = False  # all of it has
@@ -63,6 +66,16 @@ class Request:
         self.peer = peer  # the other end of the connection
         self.address = peer  # of the client: the peer, or what a trusted peer says of it
         self.fields: Fields = []  # to be forwarded, as received
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held of it: its fields, and what has come of its body."""
+        return sum(len(line) for _, line in self.fields) + sum(map(len, self._held))
+
+    @property
+    def patience_us(self) -> int | None:
+        """For how long the client wants to wait at most; None when it does not say."""
+        return wait_preference(self.prefer)
 
     @property
     def has_body(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 from sidecar.core.refusals import Refusal
 from sidecar.proxy import faults
 from sidecar.proxy.faults import Fault
+from sidecar.proxy.leaving import has_left
 from sidecar.proxy.limits import Bounds
 from sidecar.proxy.paced import Paced
 from sidecar.proxy.parsing import RequestParser
@@ -130,8 +131,8 @@ class ClientConnection(Paced):
         if self.raw is not None:
             self.raw.client_ended()
             return True
-        if self._lingering or not (self.serving or self._queue):
-            return False
+        if self._lingering or not (self.serving or self._queue) or self._waits():
+            return False  # nobody is held who may not be there
         current = self._parser.current if self._parser else None
         if current is not None and not current.complete:
             return False  # the rest of a message will never come
@@ -197,6 +198,16 @@ class ClientConnection(Paced):
         self._ended = True
         self.deadline = self.loop.time() + self.bounds.linger
         self.transport.close()
+
+    def left_unseen(self) -> bool:
+        """Whether the client has left while its call is held and the body not read."""
+        if self._reading or self.transport is None or not self._waits():
+            return False
+        return has_left(self.transport)
+
+    def _waits(self) -> bool:
+        current = self._parser.current if self._parser else None
+        return current is not None and current.waiting
 
     # the task
 

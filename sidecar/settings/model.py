@@ -252,6 +252,19 @@ class Settings(BaseSettings):
         le=86_400,
         description="After how long a client's connection is closed, in seconds; 0: never.",
     )
+    waiting_calls: int = Field(
+        10_000,
+        ge=0,
+        le=1_000_000,
+        description="How many calls may be held at once until their limits let them go on; one "
+        "account gets half of the places at most.",
+    )
+    waiting_bytes: int = Field(
+        67_108_864,
+        ge=0,
+        le=1 << 40,
+        description="How many bytes those calls may have sent, heads included.",
+    )
     upstream_connections: int = Field(
         256, ge=1, le=100_000, description="How many connections to the upstream are open at once."
     )

@@ -50,6 +50,8 @@ def settings_of(settings: Settings, worker: int, count: int) -> Settings:
             "spool_max_bytes": max(_LEAST_SPOOL, settings.spool_max_bytes // count),
             "journal_max_bytes": max(_LEAST_SPOOL, settings.journal_max_bytes // count),
             "max_connections": -(-settings.max_connections // count),
+            "waiting_calls": -(-settings.waiting_calls // count),
+            "waiting_bytes": -(-settings.waiting_bytes // count),
             "upstream_connections": -(-settings.upstream_connections // count),
         }
     )

@@ -209,3 +209,37 @@ def test_the_json_of_a_report_holds_integers_and_instants() -> None:
          "runs_out": "2026-09-21T14:00:02Z"}
     ]  # fmt: skip
     assert told["units"] == {"requests": {"recorded": 5, "replayed": 3, "difference": -2}}
+
+
+def test_calls_that_may_wait_are_held_one_behind_the_other() -> None:
+    patient = replace(RATE, max_wait_us=3 * MICRO)
+    calls = [a_call(number, START) for number in range(6)]
+    report = report_of(a_book_of(patient), *calls)
+    held = report.held["per-second"]
+    assert (held.calls, held.longest_us, held.all_us) == (3, 3 * MICRO, 6 * MICRO)
+    assert report.refused["per-second", "rate"].calls == 2  # the fifth and the sixth do not fit
+    assert report.units["requests"].replayed == 4
+    assert report.changed
+
+
+def test_a_held_call_takes_its_slot_later() -> None:
+    slots = ConcurrencyLimit("in-flight", 1, max_wait_us=10 * MICRO)
+    calls = [a_call(number, START, latency_ms=4000) for number in range(4)]
+    report = report_of(a_book_of(slots), *calls)
+    held = report.held["in-flight"]
+    assert (held.calls, held.longest_us) == (2, 8 * MICRO)
+    assert report.refused["in-flight", "concurrency"].longest_us == 12 * MICRO
+
+
+def test_nobody_waits_for_a_quota() -> None:
+    patient = replace(RATE, max_wait_us=3 * MICRO)
+    spent = QuotaLimit("hourly", "requests", 1, "hour", 1)
+    report = report_of(a_book_of(patient, spent), a_call(1, START), a_call(2, START))
+    assert (report.held, report.refused_calls) == ({}, 1)
+
+
+def test_waits_of_all_accounts_are_added_up() -> None:
+    patient = replace(RATE, max_wait_us=3 * MICRO)
+    reports = [report_of(a_book_of(patient), a_call(1, START), a_call(2, START)) for _ in range(2)]
+    whole = total(reports).held["per-second"]
+    assert (whole.calls, whole.longest_us, whole.all_us) == (2, MICRO, 2 * MICRO)

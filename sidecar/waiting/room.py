@@ -1,0 +1,197 @@
+"""The waiting room: calls that a rate or a concurrency limit refuses now and fits soon.
+
+A call waits in the line of the limit that takes longest to recover, tries again when that says
+that it fits, and changes the line when another limit is in its way then. Accounts never stand
+behind each other: each has lines of its own, and every line one place at the store at a time.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from sidecar.core.model import (
+    MICRO,
+    Answer,
+    Claim,
+    ConcurrencyLimit,
+    Decision,
+    Key,
+    RateLimit,
+    Wait,
+)
+from sidecar.ports import DRAINED, Held, Try
+from sidecar.waiting.line import Line, Ticket, cost_of
+
+GRACE_S: Final = 0.05  # for a turn that is due in the very moment in which the patience ends
+SERVED: Final = "served"
+REFUSED: Final = "refused"  # for a limit that lets nobody wait, or the store was lost
+TIMED_OUT: Final = "timed-out"
+GONE: Final = "gone"
+WHYS: Final = (SERVED, REFUSED, TIMED_OUT, GONE, DRAINED)
+
+_Where = tuple[str, str, str]  # account, key ("" for a limit per account), limit
+
+
+class WaitingRoom:
+    """Keeps `ports.WaitingRoom`. `most` calls, and `most_bytes` of what they have sent, may wait;
+    an account may have as much of both as is still free, so one alone gets half of the room and
+    there is always a place for another (dynamic thresholds, Choudhury and Hahne 1998)."""
+
+    def __init__(
+        self, *, most: int, most_bytes: int, observe: Callable[[float], None] | None = None
+    ) -> None:
+        self.waiting = 0  # calls
+        self.bytes = 0
+        self.left = dict.fromkeys(WHYS, 0)  # why calls left, counted
+        self.turned_away = 0  # calls that there was no place for
+        self._most = most
+        self._most_bytes = most_bytes
+        self._observe = observe
+        self._lines: dict[_Where, Line] = {}
+        self._of_account: dict[str, tuple[int, int]] = {}  # calls, bytes
+        self._numbers = 0
+        self._closed = False
+
+    def ahead(self, key: Key, claims: Sequence[Claim]) -> Decision | None:
+        """What a new call with these claims has to expect when others wait for the same: to wait
+        behind them. None when there are none."""
+        for claim in claims:
+            limit = claim.limit
+            if claim.forced or not isinstance(limit, RateLimit | ConcurrencyLimit):
+                continue
+            line = self._lines.get(_where(key, limit))
+            if line is None or line.refusal is None:
+                continue
+            span_us = max(1, line.span_us(claim.cost))
+            wait = Wait(limit, span_us, limit.max_wait_us)
+            return line.refusal._replace(wait=wait, retry_us=span_us)
+        return None
+
+    async def hold(
+        self,
+        key: Key,
+        claims: Sequence[Claim],
+        decision: Decision,
+        attempt: Try,
+        *,
+        size: int = 0,
+        patience_us: int | None = None,
+    ) -> Held:
+        """Hold a call that was refused until it may go on or has to go; see the port."""
+        wait = decision.wait
+        assert wait is not None  # noqa: S101 - else there is nothing to wait for
+        patience = wait.patience_us if patience_us is None else min(wait.patience_us, patience_us)
+        span_us = max(wait.span_us, self._behind_us(key, wait.limit, claims))
+        if span_us > patience or not self._has_room(key.account.id, size):
+            return Held(decision._replace(retry_us=span_us), 0, "")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        ticket = self._admit(key, claims, size, began + patience / MICRO + GRACE_S, decision)
+        ticket.timer = loop.call_at(ticket.deadline, ticket.send_away, TIMED_OUT)
+        try:
+            decision = await self._turns(key, ticket, decision, attempt)
+        except asyncio.CancelledError:
+            ticket.left = GONE
+            raise
+        finally:
+            waited = loop.time() - began
+            self._let_go(ticket, waited)
+        return Held(decision, int(waited * MICRO), ticket.left)
+
+    async def _turns(self, key: Key, ticket: Ticket, decision: Decision, attempt: Try) -> Decision:
+        loop = asyncio.get_running_loop()
+        ticket.left = REFUSED  # when the store cannot tell
+        while await ticket.turn:
+            line = ticket.line
+            decision, answer = await attempt()
+            line.tried(ticket, answer)
+            wait = decision.wait
+            if decision.allowed:
+                ticket.left = SERVED
+            elif wait is None:
+                ticket.left = REFUSED
+            elif loop.time() + wait.span_us / MICRO > ticket.deadline:
+                ticket.left = TIMED_OUT
+            else:
+                self._line(key, decision, wait.limit).join(ticket, wait.span_us)
+                continue
+            return decision
+        return decision
+
+    def _behind_us(
+        self, key: Key, limit: RateLimit | ConcurrencyLimit, claims: Sequence[Claim]
+    ) -> int:
+        """How long it takes until a call has its turn behind those that wait already."""
+        line = self._lines.get(_where(key, limit))
+        return 0 if line is None else line.span_us(cost_of(claims, limit))
+
+    def _has_room(self, account: str, size: int) -> bool:
+        calls, taken = self._of_account.get(account, (0, 0))
+        fits = (
+            not self._closed
+            and calls < self._most - self.waiting
+            and taken + size <= self._most_bytes - self.bytes - size
+        )
+        self.turned_away += not fits
+        return fits
+
+    def _admit(
+        self, key: Key, claims: Sequence[Claim], size: int, deadline: float, decision: Decision
+    ) -> Ticket:
+        wait = decision.wait
+        assert wait is not None  # noqa: S101 - `hold` looked
+        self._numbers += 1
+        ticket = Ticket(key.account.id, claims, self._numbers, size, deadline)
+        self._count(ticket, 1)
+        line = self._line(key, decision, wait.limit)
+        line.join(ticket, None if len(line) else wait.span_us)
+        return ticket
+
+    def _line(self, key: Key, refusal: Decision, limit: RateLimit | ConcurrencyLimit) -> Line:
+        where = _where(key, limit)
+        line = self._lines.get(where)
+        if line is None:
+            loop = asyncio.get_running_loop()
+            line = Line(limit, loop, empty=lambda: self._close_line(where))
+            self._lines[where] = line
+        line.refusal = refusal
+        return line
+
+    def _close_line(self, where: _Where) -> None:
+        self._lines.pop(where, None)
+
+    def _let_go(self, ticket: Ticket, waited: float) -> None:
+        ticket.timer.cancel()
+        ticket.line.leave(ticket)
+        self._count(ticket, -1)
+        self.left[ticket.left] += 1
+        if self._observe is not None:
+            self._observe(waited)
+
+    def _count(self, ticket: Ticket, sign: int) -> None:
+        self.waiting += sign
+        self.bytes += sign * ticket.size
+        calls, taken = self._of_account.get(ticket.account, (0, 0))
+        if calls + sign:
+            self._of_account[ticket.account] = (calls + sign, taken + sign * ticket.size)
+        else:
+            del self._of_account[ticket.account]
+
+    def heard(self, key: Key, claims: Sequence[Claim], answer: Answer) -> None:
+        """What the store says of an account's limits after a settlement: a slot may be free."""
+        for claim in claims:
+            if not isinstance(claim.limit, RateLimit | ConcurrencyLimit):
+                continue
+            line = self._lines.get(_where(key, claim.limit))
+            if line is not None:
+                line.heard(claims, answer)
+
+    def close(self) -> None:
+        """Send away whoever waits, and take nobody any more. Idempotent."""
+        self._closed = True
+        for line in tuple(self._lines.values()):
+            line.dissolve(DRAINED)
+
+
+def _where(key: Key, limit: RateLimit | ConcurrencyLimit) -> _Where:
+    return key.account.id, key.id if limit.per == "key" else "", limit.id
