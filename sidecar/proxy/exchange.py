@@ -121,7 +121,9 @@ class Exchange(Relay):
         try:
             upstream = pool.take_idle(critical=critical)
             if upstream is None:
-                upstream = await pool.acquire(critical=critical)
+                upstream = await pool.acquire(
+                    critical=critical, account=self._admission.key.account.id
+                )
             self._send(upstream)
             await self._done
             if self._failure is not None and self._may_retry(upstream):

@@ -10,22 +10,20 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, Final
+from typing import Final
 
 from sidecar.core.settlement import OutcomeReason
 from sidecar.logs import logger
 from sidecar.proxy.client import UpstreamConnection
 from sidecar.proxy.limits import Bounds
 from sidecar.proxy.reachability import Reachability
+from sidecar.proxy.turns import Turn, Turns
 from sidecar.proxy.upstream import Upstream
 
 log = logger("proxy")
 
 RESOLVE_SECONDS: Final = 5.0
 HURRY: Final = 4  # part of the patience that is left when most connections wait for slow clients
-STANDING_SECONDS: Final = 0.1  # a queue whose first has waited for longer does not get shorter
-_Join = Callable[[tuple[float, "asyncio.Future[Any]"]], None]
-_Queue = deque[tuple[float, "asyncio.Future[_Join]"]]  # since when, and who
 
 
 class UpstreamFailed(Exception):
@@ -51,7 +49,8 @@ class UpstreamPool:
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()
         self._connecting = 0
-        self._waiting: tuple[_Queue, _Queue] = (deque(), deque())  # critical calls, others
+        self._promised = 0  # places of calls whose turn has come, and that have not taken it yet
+        self._waiting = (Turns(), Turns())  # critical calls, others
         self._shared = bounds.upstream_connections - min(
             bounds.critical_connections, bounds.upstream_connections - 1
         )
@@ -76,7 +75,7 @@ class UpstreamPool:
 
     @property
     def _in_use(self) -> int:
-        return len(self._all) + self._connecting - len(self._idle)
+        return len(self._all) + self._connecting + self._promised - len(self._idle)
 
     def take_idle(self, *, critical: bool) -> UpstreamConnection | None:
         """The warmest idle connection, if there is one for such a call."""
@@ -89,35 +88,39 @@ class UpstreamPool:
                 return connection
         return None
 
-    async def acquire(self, *, critical: bool) -> UpstreamConnection:
-        """A connection of one's own: idle, new, or the next that is given back.
+    async def acquire(self, *, critical: bool, account: str = "") -> UpstreamConnection:
+        """A connection of one's own: idle, new, or the next that is given back. When there are not
+        enough, critical calls come first, and accounts take turns.
 
         Raises UpstreamFailed when none can be had within the connect timeout.
         """
         most = self.bounds.upstream_connections if critical else self._shared
-        queue = self._waiting[0 if critical else 1]
+        turns = self._waiting[0 if critical else 1]
         since = self.now()
-        join = queue.append
         while self._in_use >= most:
             if not self._make_room():
-                join = await self._wait_turn(since, queue, join)
+                await self._wait_turn(turns, account, since)
         return self.take_idle(critical=critical) or await self.connect()
 
-    async def _wait_turn(self, since: float, queue: "_Queue", join: "_Join") -> "_Join":
-        """Returns how to keep the place, should somebody else have been faster after all."""
-        turn: asyncio.Future[_Join] = self._loop.create_future()
-        place = (since, turn)
-        join(place)
+    async def _wait_turn(self, turns: Turns, account: str, since: float) -> None:
+        """Returns when a place is free, which is the caller's until it waits for something else."""
+        turn: Turn = self._loop.create_future()
+        turns.join(account, since, turn)
+        taken = False
         try:
             async with asyncio.timeout_at(since + self.bounds.connect_timeout):
-                return await turn
+                await turn
+            taken = True
         except TimeoutError:
             problem = "All connections to the API are busy."
             self.reachability.unanswered(problem)
             raise UpstreamFailed(OutcomeReason.OVERLOADED, problem) from None
         finally:
-            if place in queue:
-                queue.remove(place)
+            turns.leave(account, turn)
+            if turn.done() and not turn.cancelled():
+                self._promised -= 1
+                if not taken:
+                    self._wake_next()
 
     def _make_room(self) -> bool:
         """Whether a client made way that has kept its connection waiting for too long. Slow ones
@@ -204,17 +207,14 @@ class UpstreamPool:
         self._wake_next()
 
     def _wake_next(self) -> None:
-        for queue, most in zip(
+        for turns, most in zip(
             self._waiting, (self.bounds.upstream_connections, self._shared), strict=True
         ):
-            while queue and self._in_use < most:
-                # First come, first served, unless the queue does not get shorter: then whoever came
-                # last still has the time to be served, and the others will give up (adaptive LIFO).
-                standing = self.now() - queue[0][0] > STANDING_SECONDS
-                _, turn = queue.pop() if standing else queue.popleft()
+            while turns and self._in_use < most:
+                turn = turns.take(self.now())
                 if not turn.done():
-                    turn.set_result(queue.append if standing else queue.appendleft)
-                    return
+                    self._promised += 1
+                    turn.set_result(None)
 
     def sweep(self, now: float) -> None:
         """End exchanges that are overdue, close what has been idle for long, mind the name."""

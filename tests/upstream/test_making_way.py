@@ -148,3 +148,49 @@ async def test_waiting_for_a_connection_is_bounded(ends: Ends) -> None:
     assert failed.value.reason is OutcomeReason.OVERLOADED
     assert pool.waiting == 0
     pool.close()
+
+
+async def test_a_flood_of_one_account_does_not_keep_another_from_its_turn(ends: Ends) -> None:
+    pool = UpstreamPool(
+        Where("127.0.0.1", int(ends.url.rpartition(":")[2])),
+        Bounds(upstream_connections=1, critical_connections=0, connect_timeout=30),
+    )
+    connection = await pool.acquire(critical=False, account="flood")
+    served: list[str] = []
+
+    async def want(name: str) -> None:
+        await pool.acquire(critical=False, account=name)
+        served.append(name)
+
+    names = ["flood"] * 20 + ["quiet"] * 2
+    waiting = [asyncio.ensure_future(want(name)) for name in names]
+    while pool.waiting < len(names):
+        await asyncio.sleep(0)
+    while len(served) < len(names):
+        before = len(served)
+        pool.release(connection)
+        # Nobody who comes now gets what was promised to another.
+        assert pool.take_idle(critical=False) is None
+        while len(served) == before:
+            await asyncio.sleep(0)
+    assert served[:4] == ["flood", "quiet", "flood", "quiet"]
+    await asyncio.gather(*waiting)
+    pool.close()
+
+
+async def test_a_promised_place_that_is_not_taken_goes_to_the_next(ends: Ends) -> None:
+    pool = UpstreamPool(
+        Where("127.0.0.1", int(ends.url.rpartition(":")[2])),
+        Bounds(upstream_connections=1, critical_connections=0, connect_timeout=30),
+    )
+    connection = await pool.acquire(critical=False, account="a")
+    first = asyncio.ensure_future(pool.acquire(critical=False, account="a"))
+    second = asyncio.ensure_future(pool.acquire(critical=False, account="b"))
+    while pool.waiting < 2:
+        await asyncio.sleep(0)
+    pool.release(connection)
+    first.cancel()  # in the very moment of its turn
+    assert await second is connection
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    pool.close()
