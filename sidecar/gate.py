@@ -206,15 +206,14 @@ class Gate:
             found = estimated(found, await read(found))
         decision, queued_us, left = without_limits(found), 0, ""
         if found.claims:
-            ask = partial(self._ask, key, found, request_id)
             room = self._room
             try:
                 behind = room.ahead(key, found.claims) if room and room.waiting else None
-                decision = behind or (await ask())[0]
+                decision = behind or (await self._ask(key, found, request_id))[0]
                 if decision.wait is not None and room is not None:
                     call.waiting = True
                     decision, queued_us, left = await room.hold(
-                        key, found.claims, decision, ask,
+                        key, found.claims, decision, partial(self._ask, key, found, request_id),
                         size=call.size, patience_us=call.patience_us,
                     )  # fmt: skip
                     call.waiting = False

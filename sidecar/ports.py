@@ -93,7 +93,7 @@ class WaitingRoom(Protocol):
         None when nobody does, so that the store has to be asked."""
         ...
 
-    async def hold(
+    def hold(
         self,
         key: Key,
         claims: Sequence[Claim],
@@ -102,7 +102,7 @@ class WaitingRoom(Protocol):
         *,
         size: int = 0,
         patience_us: int | None = None,
-    ) -> Held:
+    ) -> Awaitable[Held]:
         """Hold a call whose `decision` has a wait, and try again in its turn.
 
         `size`: bytes that it keeps in memory meanwhile. `patience_us`: the longest that the client

@@ -9,6 +9,19 @@ from typing import Final
 
 Fields = list[tuple[bytes, bytes]]
 
+# Names as most clients write them, in lower case: one object for all requests.
+USUAL: Final = {
+    spelling: name.lower()
+    for name in (
+        b"Accept", b"Accept-Encoding", b"Accept-Language", b"Authorization", b"Cache-Control",
+        b"Connection", b"Content-Encoding", b"Content-Length", b"Content-Type", b"Cookie", b"Host",
+        b"Idempotency-Key", b"Origin", b"Pragma", b"Referer", b"Sec-Fetch-Dest", b"Sec-Fetch-Mode",
+        b"Sec-Fetch-Site", b"Traceparent", b"Transfer-Encoding", b"User-Agent", b"Via",
+        b"X-Api-Key", b"X-Forwarded-For", b"X-Forwarded-Host", b"X-Forwarded-Proto",
+    )
+    for spelling in (name, name.lower())
+}  # fmt: skip
+
 # RFC 9110, section 7.6.1 (and the obsolete names that deployments still send): for one hop only.
 HOP_BY_HOP: Final = frozenset(
     {

@@ -25,6 +25,12 @@ class Flow(Protocol):
 class Paced(asyncio.Protocol):
     """A client's transport, and until when it is waited for."""
 
+    # There are thousands of these, most of them idle or waiting.
+    __slots__ = (
+        "_body_from", "_body_started", "_drained", "_reading", "_unread", "bounds", "deadline",
+        "flow", "loop", "lost", "transport", "write_paused",
+    )  # fmt: skip
+
     def __init__(self, bounds: Bounds, loop: asyncio.AbstractEventLoop) -> None:
         self.bounds = bounds
         self.loop = loop

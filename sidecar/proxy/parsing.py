@@ -24,6 +24,7 @@ from sidecar.proxy.headers import (
     NOT_FORWARDED,
     NOT_IN_TRAILERS,
     OVERRIDES,
+    USUAL,
     is_spoofed,
     valid_host,
 )
@@ -63,6 +64,11 @@ OF_INTEREST: Final = frozenset(_LISTED) | _SINGLE | MANAGED | OVERRIDES | NOT_FO
 
 class RequestParser:
     """Parses what `feed` is given and calls `on_request` for every head that is complete."""
+
+    __slots__ = (
+        "_address", "_begun", "_bounds", "_deliver", "_framing", "_head_size", "_now", "_parser",
+        "current", "pending",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -188,7 +194,7 @@ class RequestParser:
         size = self._head_size = self._head_size + len(name) + len(value) + 4
         if size > self._bounds.max_header or len(name) > LONGEST_NAME:
             raise faults.head_too_large(self._bounds)
-        lower = name.lower()
+        lower = USUAL.get(name) or name.lower()
         if request.received:
             self._trailer(request, lower, name, value)
         elif lower not in OF_INTEREST:

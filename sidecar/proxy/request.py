@@ -54,7 +54,6 @@ class Request:
     complete = False
     discarding = False
     broken = False  # the rest of the body will not come
-    waiting = False  # it is held until its limits let it go on
     admitted = ""  # the id under which it was, once it was
     begun = False  # some of its answer has gone to the client
     answered = False  # all of it has
@@ -66,6 +65,7 @@ class Request:
         self.peer = peer  # the other end of the connection
         self.address = peer  # of the client: the peer, or what a trusted peer says of it
         self.fields: Fields = []  # to be forwarded, as received
+        self.waiting = False  # it is held until its limits let it go on
 
     @property
     def size(self) -> int:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sidecar.core.model import MICRO, Answer, Claim, ConcurrencyLimit, Decision, RateLimit
+from sidecar.core.model import MICRO, Answer, Claim, ConcurrencyLimit, Decision, Key, RateLimit
 from sidecar.core.waits import free_units, next_try_us, refill_us, used_of
 
 AT_ONCE: Final = 64  # tries of one line that may be on their way
@@ -21,22 +21,29 @@ ROUNDING_S: Final = 0.001  # the loop's clock has no smaller step
 class Ticket:
     """One call that waits. `turn` becomes true when it may try, false when it has to leave."""
 
-    __slots__ = ("account", "claims", "deadline", "left", "line", "number", "size", "timer",
+    __slots__ = ("began", "claims", "deadline", "key", "left", "line", "number", "over", "size",
                  "trying", "turn")  # fmt: skip
 
     def __init__(
-        self, account: str, claims: Sequence[Claim], number: int, size: int, deadline: float
+        self,
+        key: Key,
+        claims: Sequence[Claim],
+        number: int,
+        size: int,
+        began: float,
+        deadline: float,
     ) -> None:
-        self.account = account
+        self.key = key
         self.claims = claims
+        self.began = began  # loop time
         self.number = number  # of its arrival
         self.size = size  # bytes of it that we hold
         self.deadline = deadline  # loop time
         self.trying = False
         self.left = ""  # why, once it has to go
+        self.over = False  # it has gone
         self.turn: asyncio.Future[bool]
         self.line: Line
-        self.timer: asyncio.TimerHandle
 
     def send_away(self, why: str) -> None:
         """End the wait, unless its turn has come."""

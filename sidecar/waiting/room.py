@@ -6,7 +6,7 @@ behind each other: each has lines of its own, and every line one place at the st
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
 from sidecar.core.model import (
@@ -19,7 +19,9 @@ from sidecar.core.model import (
     RateLimit,
     Wait,
 )
+from sidecar.errors import StoreUnavailable
 from sidecar.ports import DRAINED, Held, Try
+from sidecar.waiting.deadlines import Deadlines
 from sidecar.waiting.line import Line, Ticket, cost_of
 
 GRACE_S: Final = 0.05  # for a turn that is due in the very moment in which the patience ends
@@ -49,6 +51,7 @@ class WaitingRoom:
         self._observe = observe
         self._lines: dict[_Where, Line] = {}
         self._of_account: dict[str, tuple[int, int]] = {}  # calls, bytes
+        self._deadlines = Deadlines(TIMED_OUT)
         self._numbers = 0
         self._closed = False
 
@@ -67,7 +70,7 @@ class WaitingRoom:
             return line.refusal._replace(wait=wait, retry_us=span_us)
         return None
 
-    async def hold(
+    def hold(
         self,
         key: Key,
         claims: Sequence[Claim],
@@ -76,47 +79,52 @@ class WaitingRoom:
         *,
         size: int = 0,
         patience_us: int | None = None,
-    ) -> Held:
+    ) -> Coroutine[None, None, Held]:
         """Hold a call that was refused until it may go on or has to go; see the port."""
         wait = decision.wait
         assert wait is not None  # noqa: S101 - else there is nothing to wait for
         patience = wait.patience_us if patience_us is None else min(wait.patience_us, patience_us)
         span_us = max(wait.span_us, self._behind_us(key, wait.limit, claims))
         if span_us > patience or not self._has_room(key.account.id, size):
-            return Held(decision._replace(retry_us=span_us), 0, "")
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        ticket = self._admit(key, claims, size, began + patience / MICRO + GRACE_S, decision)
-        ticket.timer = loop.call_at(ticket.deadline, ticket.send_away, TIMED_OUT)
+            return _at_once(Held(decision._replace(retry_us=span_us), 0, ""))
+        self._numbers += 1
+        now = asyncio.get_running_loop().time()
+        deadline = now + patience / MICRO + GRACE_S
+        ticket = Ticket(key, claims, self._numbers, size, now, deadline)
+        return self._held(ticket, decision, attempt)
+
+    # What a call keeps here while it waits is what a waiting room costs: few and small frames.
+    async def _held(self, ticket: Ticket, decision: Decision, attempt: Try) -> Held:
+        self._enter(ticket, decision)
         try:
-            decision = await self._turns(key, ticket, decision, attempt)
+            while await ticket.turn:
+                decision, answer = await attempt()
+                ticket.line.tried(ticket, answer)
+                ticket.left = self._verdict(ticket, decision)
+                if ticket.left:
+                    break
         except asyncio.CancelledError:
             ticket.left = GONE
             raise
+        except StoreUnavailable:
+            ticket.left = REFUSED
+            raise
         finally:
-            waited = loop.time() - began
-            self._let_go(ticket, waited)
+            waited = self._let_go(ticket)
         return Held(decision, int(waited * MICRO), ticket.left)
 
-    async def _turns(self, key: Key, ticket: Ticket, decision: Decision, attempt: Try) -> Decision:
-        loop = asyncio.get_running_loop()
-        ticket.left = REFUSED  # when the store cannot tell
-        while await ticket.turn:
-            line = ticket.line
-            decision, answer = await attempt()
-            line.tried(ticket, answer)
-            wait = decision.wait
-            if decision.allowed:
-                ticket.left = SERVED
-            elif wait is None:
-                ticket.left = REFUSED
-            elif loop.time() + wait.span_us / MICRO > ticket.deadline:
-                ticket.left = TIMED_OUT
-            else:
-                self._line(key, decision, wait.limit).join(ticket, wait.span_us)
-                continue
-            return decision
-        return decision
+    def _verdict(self, ticket: Ticket, decision: Decision) -> str:
+        """Why the call waits no longer, after a try; "" when it waits on."""
+        wait = decision.wait
+        if decision.allowed:
+            return SERVED
+        if wait is None:
+            return REFUSED
+        now = asyncio.get_running_loop().time()
+        if now + wait.span_us / MICRO > ticket.deadline:
+            return TIMED_OUT
+        self._line(ticket.key, decision, wait.limit).join(ticket, wait.span_us)
+        return ""
 
     def _behind_us(
         self, key: Key, limit: RateLimit | ConcurrencyLimit, claims: Sequence[Claim]
@@ -135,17 +143,13 @@ class WaitingRoom:
         self.turned_away += not fits
         return fits
 
-    def _admit(
-        self, key: Key, claims: Sequence[Claim], size: int, deadline: float, decision: Decision
-    ) -> Ticket:
+    def _enter(self, ticket: Ticket, decision: Decision) -> None:
         wait = decision.wait
         assert wait is not None  # noqa: S101 - `hold` looked
-        self._numbers += 1
-        ticket = Ticket(key.account.id, claims, self._numbers, size, deadline)
         self._count(ticket, 1)
-        line = self._line(key, decision, wait.limit)
+        line = self._line(ticket.key, decision, wait.limit)
         line.join(ticket, None if len(line) else wait.span_us)
-        return ticket
+        self._deadlines.add(ticket, asyncio.get_running_loop())
 
     def _line(self, key: Key, refusal: Decision, limit: RateLimit | ConcurrencyLimit) -> Line:
         where = _where(key, limit)
@@ -160,22 +164,25 @@ class WaitingRoom:
     def _close_line(self, where: _Where) -> None:
         self._lines.pop(where, None)
 
-    def _let_go(self, ticket: Ticket, waited: float) -> None:
-        ticket.timer.cancel()
+    def _let_go(self, ticket: Ticket) -> float:
+        """Returns for how many seconds it was held."""
+        self._deadlines.drop(ticket)
         ticket.line.leave(ticket)
         self._count(ticket, -1)
         self.left[ticket.left] += 1
+        waited = asyncio.get_running_loop().time() - ticket.began
         if self._observe is not None:
             self._observe(waited)
+        return waited
 
     def _count(self, ticket: Ticket, sign: int) -> None:
         self.waiting += sign
         self.bytes += sign * ticket.size
-        calls, taken = self._of_account.get(ticket.account, (0, 0))
+        calls, taken = self._of_account.get(ticket.key.account.id, (0, 0))
         if calls + sign:
-            self._of_account[ticket.account] = (calls + sign, taken + sign * ticket.size)
+            self._of_account[ticket.key.account.id] = (calls + sign, taken + sign * ticket.size)
         else:
-            del self._of_account[ticket.account]
+            del self._of_account[ticket.key.account.id]
 
     def heard(self, key: Key, claims: Sequence[Claim], answer: Answer) -> None:
         """What the store says of an account's limits after a settlement: a slot may be free."""
@@ -195,3 +202,7 @@ class WaitingRoom:
 
 def _where(key: Key, limit: RateLimit | ConcurrencyLimit) -> _Where:
     return key.account.id, key.id if limit.per == "key" else "", limit.id
+
+
+async def _at_once(held: Held) -> Held:
+    return held
