@@ -132,6 +132,28 @@ class ConcurrencyLimit:
     meter: str = "calls"
 
 
+class Guarantee(NamedTuple):
+    """Units of one quota that one team is sure of. `lends`: what it leaves, others may use in time."""
+
+    team: str
+    units: int
+    lends: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TeamShare(QuotaLimit):
+    """What one team of an account uses of the quota of the same id: a counter beside the quota's.
+
+    Among claims it comes right after its quota. It has no cap of its own: it refuses what would use
+    what is kept for the `others` (`teams.py`). `units` are guaranteed; `team` is "" for keys
+    that have none, and these are guaranteed nothing.
+    """
+
+    team: str = ""
+    lends: bool = False
+    others: tuple[Guarantee, ...] = ()
+
+
 # A limit in shadow is decided, counted and reported, and refuses nothing.
 Limit = RateLimit | QuotaLimit | ConcurrencyLimit
 
@@ -163,6 +185,16 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Team:
+    """A part of an account: `percent` of each of its quotas is guaranteed to it. `lends`: what it
+    does not use of that as time passes, others may use."""
+
+    id: str
+    percent: int
+    lends: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """Who pays. `anchor` is the day on which billing cycles start; `timezone` an IANA name."""
 
@@ -171,14 +203,25 @@ class Account:
     timezone: str = "UTC"
     anchor: date | None = None
     suspended: bool = False
+    teams: tuple[Team, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A credential of an account. The secret itself is never kept: see `identity`."""
+    """A credential of an account. The secret itself is never kept: see `identity`.
+
+    `team` means something where the account has teams; it may be one that the account has no
+    more, which is guaranteed nothing.
+    """
 
     id: str
     account: Account
+    team: str = ""
+
+    @property
+    def counted_team(self) -> str:
+        """The team whose usage this key's calls are, "" if there is none."""
+        return self.team if self.account.teams else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +284,9 @@ class Besides(NamedTuple):
     `told`: the highest percentage that had been told in this period before this call. `carried`:
     what the last period left for this one. `left`: what live grants still hold, after this call.
     `burned`: what this call took from grants (negative: gave back).
+
+    Of a team's share `told` is what is kept for the team after this call, and `left` what is
+    kept for the others.
     """
 
     told: int = 0
@@ -348,6 +394,9 @@ class Standing(NamedTuple):
     what grants hold), `used` and `remaining` are whole units, `reset_us` the instant at which more
     becomes available (refusals: enough for this call); None when nothing is missing, and for
     concurrency, where nobody can tell.
+
+    Of a team's share: `limit_units` is guaranteed, `used` the team's, `remaining` what it may use
+    now, and `kept` is kept for the others.
     """
 
     claim: Claim
@@ -355,6 +404,7 @@ class Standing(NamedTuple):
     used: int
     remaining: int
     reset_us: int | None
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ def asks_of(account: Account, key_id: str, claims: Sequence[Claim], now_us: int)
             window_at(claim.limit, account, now_us)
             if isinstance(claim.limit, QuotaLimit)
             else None,
+            keys.other_fields(claim.limit),
         )
         for claim in claims
     ]
