@@ -133,7 +133,7 @@ class ConcurrencyLimit:
 
 
 class Guarantee(NamedTuple):
-    """Units of one quota that one team is sure of. `lends`: what it leaves, others may use in time."""
+    """Units of one quota that one team is sure of; `lends` as the team does."""
 
     team: str
     units: int
@@ -387,6 +387,30 @@ class Reason(StrEnum):
     DRAINING = "draining"
 
 
+class TeamUse(NamedTuple):
+    """How a team's share of a quota stands. Units: `guaranteed` in all, `used` by the team, `kept`
+    for it and `others` for the other teams, and `room` that the quota still has, for all. `most`:
+    what it may use in a new period at once, when nothing is lent."""
+
+    team: str
+    guaranteed: int
+    used: int
+    kept: int
+    others: int
+    room: int
+    most: int
+
+    @property
+    def short(self) -> bool:
+        """Whether less is there than is kept for the others, and nothing for this team."""
+        return self.kept == 0 and self.room < self.others
+
+    @property
+    def left(self) -> int:
+        """What the team may use now."""
+        return max(0, min(self.room, max(self.kept, self.room - self.others)))
+
+
 class Standing(NamedTuple):
     """How one claim's limit stands after the answer.
 
@@ -395,8 +419,8 @@ class Standing(NamedTuple):
     becomes available (refusals: enough for this call); None when nothing is missing, and for
     concurrency, where nobody can tell.
 
-    Of a team's share: `limit_units` is guaranteed, `used` the team's, `remaining` what it may use
-    now, and `kept` is kept for the others.
+    A team's share stands as its quota does, and the claim is the one on that; but `remaining` is
+    what the team may use, and `team` is there.
     """
 
     claim: Claim
@@ -404,7 +428,7 @@ class Standing(NamedTuple):
     used: int
     remaining: int
     reset_us: int | None
-    kept: int = 0
+    team: TeamUse | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from sidecar.core.model import (
     RateLimit,
     Reason,
     Standing,
+    TeamUse,
 )
 from sidecar.core.problems import (
     ABNORMAL_USAGE,
@@ -173,6 +174,9 @@ def _title(worst: Standing, abuse: bool) -> str:
     if isinstance(limit, ConcurrencyLimit):
         return "Too many calls at once"
     name = adjective(limit.period)
+    if worst.team is not None:
+        nothing = "nothing" if worst.remaining == 0 else "too little"
+        return f"{name} quota: {nothing} left for this team"
     return f"{name} quota used up" if worst.remaining == 0 else f"{name} quota too small"
 
 
@@ -193,6 +197,9 @@ def _detail(
             f"{subject} may have {amount(limit.slots, unit)} in flight at once, and all are. "
             "As soon as one has ended, another can begin."
         )
+    elif worst.team is not None:
+        text = _of_team(worst.team, whose, unit, current(limit.period))
+        most, recovers = worst.team.most, "It resets"
     else:
         text = (
             f"{subject} has used {worst.used:,} of {amount(worst.limit_units, unit)} "
@@ -214,6 +221,18 @@ def _detail(
     return f"{text} {recovers} {when}."
 
 
+def _of_team(use: TeamUse, whose: str, unit: str, now: str) -> str:
+    who = f"Team {use.team} of {whose}" if use.team else f"A key without a team of {whose}"
+    what = (
+        f"has used {use.used:,} of the {amount(use.guaranteed, unit)} that are guaranteed to it"
+        if use.team
+        else "is guaranteed nothing"
+    )
+    rest = f"{use.others:,} of the {amount(max(0, use.room), unit)} that the account has left"
+    left = f" {use.left:,} are left for it." if use.left else ""
+    return f"{who} {what} {now}, and {rest} are kept for other teams.{left}"
+
+
 def _limit_member(worst: Standing) -> dict[str, object]:
     limit = worst.claim.limit
     member: dict[str, object] = {
@@ -227,6 +246,14 @@ def _limit_member(worst: Standing) -> dict[str, object]:
         member["hard_cap"] = limit.cap
     if limit.per == "key":
         member["per"] = "key"
+    if worst.team is not None:
+        member["team"] = {
+            "id": worst.team.team or None,
+            "guaranteed": worst.team.guaranteed,
+            "used": worst.team.used,
+            "left": worst.team.left,
+            "kept_for_others": worst.team.others,
+        }
     return member
 
 
@@ -241,11 +268,18 @@ def _steps(book: PlanBook, entitlement: Entitlement, decision: Decision) -> list
             steps.append({"action": "slow_down", "to": f"{at_once} at once"})
         elif standing.reset_us is None:
             most = limit.burst if isinstance(limit, RateLimit) else limit.cap
+            if standing.team is not None:
+                most = standing.team.most
             what = f"at most {most:,} {plural(unit_of(book.meters, limit))} in one call"
             steps.append({"action": "ask_for_less", "to": what})
         elif isinstance(limit, RateLimit):
             to = speed(limit, unit_of(book.meters, limit))
             steps.append({"action": "slow_down", "to": to})
+    if any(standing.team is not None for standing in decision.violated):
+        what = (
+            "Ask who manages the account for a larger share for the team, or to have others lend."
+        )
+        steps.append({"action": "ask", "what": what})
     if decision.reason is not Reason.ABUSE:
         steps += [_buy(pack, book.links) for pack in _packs(book, decision)]
         better = plan_without(book, entitlement, decision.violated)

@@ -26,6 +26,7 @@ from sidecar.core.model import (
     QuotaLimit,
     Team,
     TeamShare,
+    TeamUse,
 )
 
 REMEMBERED: Final = 10_000  # entitlements of teams
@@ -62,8 +63,8 @@ def _with_shares(claims: Sequence[Claim], key: Key) -> Iterator[Claim]:
 
 
 class TeamEntitlements:
-    """What plans say of routes, for keys of accounts with teams. Remembers what it has worked out, so
-    that calls that are alike get the very same claims."""
+    """What plans say of routes, for keys of accounts with teams. Remembers what it has worked out,
+    so that calls that are alike get the very same claims."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int, str], tuple[Entitlement, Key, Entitlement]] = {}
@@ -81,12 +82,14 @@ class TeamEntitlements:
         return found
 
 
-def available(claims: Sequence[Claim], answer: Answer, at: int) -> int:
-    """Units that a team may use now, of the share that is the `at`th claim; what the quota before
-    it still admits, overage included, if the answer does not tell of teams."""
-    quota = claims[at - 1].limit
+def use_of(claims: Sequence[Claim], answer: Answer, at: int) -> TeamUse:
+    """How the share that is the `at`th claim stands. An answer that does not tell of teams knows of
+    nothing that is kept."""
+    quota, share = claims[at - 1].limit, claims[at].limit
     assert isinstance(quota, QuotaLimit)  # noqa: S101 - a share follows its quota
+    assert isinstance(share, TeamShare)  # noqa: S101 - the callers looked
     besides = answer.besides or (Besides(),) * len(claims)
-    more, (own, _, others, _) = besides[at - 1], besides[at]
-    room = max(0, quota.cap + more.carried + more.left - answer.used[at - 1])
-    return min(room, max(own, room - others))
+    more, (kept, _, others, _) = besides[at - 1], besides[at]
+    room = quota.cap + more.carried + more.left - answer.used[at - 1]
+    most = quota.cap - sum(other.units for other in share.others)
+    return TeamUse(share.team, share.units, answer.used[at], kept, others, room, most)
