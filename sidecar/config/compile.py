@@ -30,6 +30,7 @@ from sidecar.core.model import (
     Route,
     Source,
     StoreDownMode,
+    Team,
 )
 from sidecar.core.ratelimit_fields import policy_field
 
@@ -60,7 +61,7 @@ def compile_book(file: models.FileModel, version: str) -> PlanBook:
         },
         accounts=accounts,
         keys={
-            bytes.fromhex(key.sha256): Key(key.id, accounts[model.id])
+            bytes.fromhex(key.sha256): Key(key.id, accounts[model.id], key.team or "")
             for model in file.accounts
             for key in model.keys
         },
@@ -199,7 +200,10 @@ def quotas_of(plans: Iterable[models.PlanModel]) -> dict[str, dict[str, None]]:
 
 def _account(model: models.AccountModel) -> Account:
     suspended = model.status == "suspended"
-    return Account(model.id, model.plan, model.timezone, model.anchor, suspended)
+    teams = tuple(
+        Team(name, values.share(team.share), team.lend) for name, team in model.teams.items()
+    )
+    return Account(model.id, model.plan, model.timezone, model.anchor, suspended, teams)
 
 
 def _entitlement(

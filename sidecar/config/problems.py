@@ -12,7 +12,7 @@ from sidecar.config.positions import Path
 from sidecar.config.values import shown
 
 # Words of the plan language that this version does not serve: refused, never ignored.
-LATER: Final = {"max_wait", "teams"}
+LATER: Final = {"max_wait"}
 # One of several, as it would be written, and what stands under a key.
 _ITEMS: Final = {
     "meters": "{unit: request}",
@@ -21,6 +21,7 @@ _ITEMS: Final = {
     "limits": "{id: monthly, meter: requests, quota: 1000/month}",
     "accounts": "{id: acme, plan: free}",
     "keys": "{id: k1, sha256: …}",
+    "teams": "40%",
     "packs": "{meter: requests, units: 10000, lasts: cycle}",
 }
 _EXAMPLES: Final = {
@@ -39,19 +40,28 @@ _EXAMPLES: Final = {
     "rollover": "up to 20%", "concurrency": "50", "refund": "[upstream_5xx, upstream_timeout]",
     "anonymous": "{plan: free, per: address}",
     "accounts": f"[{_ITEMS['accounts']}]", "timezone": "Europe/Paris",
-    "keys": f"[{_ITEMS['keys']}]",
+    "keys": f"[{_ITEMS['keys']}]", "teams": "{search: 40%}", "team": "search", "share": "40%",
+    "lend": "false",
 }  # fmt: skip
 _SHA256: Final = 'is not a SHA-256 in hex; make one with: printf %s "$KEY" | sha256sum'
-_NAMED: Final = {"meters", "plans", "cost", "at", "packs"}  # keys of these are of one's own choice
+_NAMED: Final = {
+    "meters",
+    "plans",
+    "cost",
+    "at",
+    "packs",
+    "teams",
+}  # keys of these are of one's own choice
 _SHAPES: Final[dict[str, type[BaseModel]]] = {
     "meters": models.MeterModel, "reserve": models.ReserveModel, "settle": models.SettleModel,
     "routes": models.RouteModel, "plans": models.PlanModel,
     "limits": models.LimitModel, "accounts": models.AccountModel, "keys": models.KeyModel,
     "links": models.LinksModel, "anonymous": models.AnonymousModel,
-    "packs": models.PackModel, "critical": models.GuardModel,
+    "packs": models.PackModel, "teams": models.TeamModel, "critical": models.GuardModel,
 }  # fmt: skip
 _WORDS_OF_ACCOUNTS: Final = {"accounts", *models.AccountModel.model_fields,
-                             *models.KeyModel.model_fields}  # fmt: skip
+                             *models.KeyModel.model_fields,
+                             *models.TeamModel.model_fields}  # fmt: skip
 
 
 def public(path: Path) -> Path:

@@ -10,6 +10,7 @@ there is room beside what is kept for the others. Packs, carried-over units and 
 like any other: nothing of them is guaranteed.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -29,7 +30,30 @@ from sidecar.core.model import (
     TeamUse,
 )
 
+MOST_TEAMS: Final = 32  # of one account: each is read on every call of the others
+_TEAM: Final = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})=([1-9][0-9]?|100)%(:keep)?", re.ASCII)
 REMEMBERED: Final = 10_000  # entitlements of teams
+
+
+def read_teams(text: str) -> tuple[Team, ...]:
+    """`search=40%,ads=30%:keep` as teams; one that keeps its share does not lend. Raises ValueError
+    with a remedy."""
+    teams = tuple(_read_team(part) for part in text.split(",")) if text else ()
+    together = sum(team.percent for team in teams)
+    if len({team.id for team in teams}) != len(teams):
+        raise ValueError("names a team twice; remove one")
+    if len(teams) > MOST_TEAMS:
+        raise ValueError(f"has {len(teams)} teams; write at most {MOST_TEAMS}")
+    if together > 100:
+        raise ValueError(f"guarantees {together}% together; lower the shares to 100% or less")
+    return teams
+
+
+def _read_team(text: str) -> Team:
+    found = _TEAM.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("is not a list of teams; write it like search=40%,ads=30%:keep")
+    return Team(found[1], int(found[2]), found[3] is None)
 
 
 def passed(start: int, end: int, now_us: int) -> int:
