@@ -228,8 +228,8 @@ def _of_team(use: TeamUse, whose: str, unit: str, now: str) -> str:
         if use.team
         else "is guaranteed nothing"
     )
-    rest = f"{use.others:,} of the {amount(max(0, use.room), unit)} that the account has left"
-    left = f" {use.left:,} are left for it." if use.left else ""
+    rest = f"{min(use.others, use.room):,} of the {amount(max(0, use.room), unit)} that the account has left"
+    left = f" It may use {use.left:,} more now." if use.left else ""
     return f"{who} {what} {now}, and {rest} are kept for other teams.{left}"
 
 
