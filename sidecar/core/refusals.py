@@ -228,7 +228,9 @@ def _of_team(use: TeamUse, whose: str, unit: str, now: str) -> str:
         if use.team
         else "is guaranteed nothing"
     )
-    rest = f"{min(use.others, use.room):,} of the {amount(max(0, use.room), unit)} that the account has left"
+    rest = (
+        f"{min(use.others, use.room):,} of the {amount(use.room, unit)} that the account has left"
+    )
     left = f" It may use {use.left:,} more now." if use.left else ""
     return f"{who} {what} {now}, and {rest} are kept for other teams.{left}"
 
