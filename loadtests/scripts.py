@@ -17,12 +17,12 @@ from rich.table import Table
 
 from loadtests.processes import DidNotStart, Stack
 from loadtests.valkey import start_valkey
+from sidecar.core.answers import Hold
 from sidecar.core.model import (
     MICRO,
     Account,
     Claim,
     ConcurrencyLimit,
-    Hold,
     QuotaLimit,
     RateLimit,
 )

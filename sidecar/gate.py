@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol
 
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import estimated
 from sidecar.core.decision import crossings_of, decide, without_limits, without_store
 from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, fingerprint
 from sidecar.core.model import (
     MICRO,
-    Answer,
     CallClass,
     Crossing,
     Decision,
     Entitlement,
-    Hold,
     Key,
     PlanBook,
     QuotaLimit,

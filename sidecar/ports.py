@@ -3,7 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from sidecar.core.model import Account, Answer, Claim, Hold, Key, WhenDown
+from sidecar.core.answers import Answer, Hold
+from sidecar.core.model import (
+    Account,
+    Claim,
+    Key,
+    WhenDown,
+)
 
 
 class LimitStore(Protocol):

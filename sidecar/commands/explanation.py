@@ -5,23 +5,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.clock import Clock
+from sidecar.core.answers import Answer, Besides, Hold
+from sidecar.core.costs import Unreadable
 from sidecar.core.decision import standing
 from sidecar.core.identity import fingerprint
 from sidecar.core.ledger import kind_of, weight
 from sidecar.core.model import (
     Account,
-    Answer,
-    Besides,
     Claim,
     ConcurrencyLimit,
     Entitlement,
-    Hold,
     Key,
     PlanBook,
     QuotaLimit,
     RateLimit,
     TeamShare,
-    Unreadable,
     WhenDown,
 )
 from sidecar.core.paths import BadTarget, Normaliser, normalise

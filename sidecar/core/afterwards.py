@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sidecar.core import limits
+from sidecar.core.answers import Answer
 from sidecar.core.ledger import Ask, Ledger, Seen, answer_of, kept, see_all
-from sidecar.core.model import Answer, QuotaLimit
+from sidecar.core.model import QuotaLimit
 
 
 class Entries(NamedTuple):

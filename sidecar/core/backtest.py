@@ -26,7 +26,12 @@ from sidecar.core.backtest_states import (
     levels,
 )
 from sidecar.core.limits import State, Window
-from sidecar.core.model import UNBOUNDED, Account, Entitlement, PlanBook
+from sidecar.core.model import (
+    UNBOUNDED,
+    Account,
+    Entitlement,
+    PlanBook,
+)
 from sidecar.core.recorded import Recorded, Units
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
 

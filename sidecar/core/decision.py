@@ -7,9 +7,9 @@ Rates reckon in micro-units: a bucket is full of use at `burst * MICRO` and drai
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from sidecar.core.answers import Answer
 from sidecar.core.model import (
     MICRO,
-    Answer,
     Claim,
     ConcurrencyLimit,
     Crossing,

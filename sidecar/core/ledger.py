@@ -10,14 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sidecar.core import limits, teams
+from sidecar.core.answers import Answer, Besides, Hold
 from sidecar.core.limits import EMPTY, Grant, State, Window
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
-    Answer,
-    Besides,
     Claim,
-    Hold,
     QuotaLimit,
     RateLimit,
     TeamShare,

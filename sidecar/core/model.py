@@ -9,6 +9,7 @@ from datetime import date
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple
 
+from sidecar.core.costs import Meter, Reserve, Source, Unreadable
 from sidecar.core.json_path import JsonPath
 
 MICRO: Final = 1_000_000
@@ -29,58 +30,6 @@ class CallClass(StrEnum):
     CRITICAL = "critical"
     STANDARD = "standard"
     DEFERRABLE = "deferrable"
-
-
-class Unreadable(StrEnum):
-    """Why a body told no cost. A finite set: metrics may use it as a label."""
-
-    NOT_JSON = "not_json"  # by its type or by its content
-    TOO_LARGE = "too_large"  # for the memory or the work that reading may cost
-    MISSING = "missing"  # nothing, or null, at the path
-    NOT_A_NUMBER = "not_a_number"  # not an integer from 0 to 2**53 - 1
-    UNDECODABLE = "undecodable"  # an unknown content coding, or one that is broken
-    TRUNCATED = "truncated"  # it ended before its end
-    UNANSWERED = "unanswered"  # there was no response to read
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """A cost is what this header field says: a whole number. The name is in lower case."""
-
-    name: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class BodySize:
-    """A cost is how many bytes of body there were: of the request, the response or both."""
-
-    of: Literal["request", "response", "both"]
-
-
-Source = JsonPath | Header | BodySize  # where a cost is told
-
-
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """Where a request tells an estimate of its cost: a path into its JSON, or a header field.
-
-    `default` units stand when it cannot be read; `bound` is the largest body, in bytes, that
-    is held back to look; 0 for a header field.
-    """
-
-    path: JsonPath | Header
-    default: int
-    bound: int
-
-
-@dataclass(frozen=True, slots=True)
-class Meter:
-    """What is counted. `settle` is where the response tells the real cost."""
-
-    id: str
-    unit: str  # singular: "request"
-    reserve: Reserve | None = None
-    settle: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,42 +227,6 @@ class Entitlement:
         return "critical" if critical else self.plan.when_store_is_down
 
 
-class Besides(NamedTuple):
-    """What there is to say of a quota besides `used`. Units; all 0 for limits of other kinds.
-
-    `told`: the highest percentage that had been told in this period before this call. `carried`:
-    what the last period left for this one. `left`: what live grants still hold, after this call.
-    `burned`: what this call took from grants (negative: gave back).
-
-    Of a team's share `told` is what is kept for the team after this call, and `left` what is
-    kept for the others.
-    """
-
-    told: int = 0
-    carried: int = 0
-    left: int = 0
-    burned: int = 0
-
-
-class Answer(NamedTuple):
-    """What Redis says of a list of claims, in their order.
-
-    `used`: after the grant (or as it stands, for a refusal or a peek), in micro-units for
-    rates, units for quotas, calls in flight for concurrency; without what grants paid for.
-    `ends_us`: when the quota's period ends; 0 for the others, and -1 for a rate in shadow that the
-    call did not fit into. `besides`: () when there are no
-    grants, nothing was carried over, and no threshold was crossed. `alone`: it is not what Redis
-    says, but one sidecar that could not ask.
-    """
-
-    granted: bool
-    now_us: int
-    used: tuple[int, ...]
-    ends_us: tuple[int, ...]
-    besides: tuple[Besides, ...] = ()
-    alone: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class Pack:
     """Extra units that can be bought for one quota. Buying one makes a grant.
@@ -329,18 +242,6 @@ class Pack:
     lasts: str | int
     price: str = ""
     priority: int = 0  # grants of lower numbers are used first
-
-
-class Hold(NamedTuple):
-    """A reservation that stays open until it is settled under `id`, at most once.
-
-    Its slots are given back when nobody renewed it for `lease_us`; what becomes of its cost
-    then, `orphans` says.
-    """
-
-    id: str
-    lease_us: int
-    orphans: Orphans = "charge"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from sidecar.core.answers import Answer, Besides
 from sidecar.core.ledger import weight
 from sidecar.core.limits import State, drained
 from sidecar.core.model import (
     MICRO,
-    Answer,
-    Besides,
     Claim,
     ConcurrencyLimit,
     Guarantee,

@@ -15,11 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
+from sidecar.core.answers import Answer, Besides
 from sidecar.core.limits import State
 from sidecar.core.model import (
     UNBOUNDED,
-    Answer,
-    Besides,
     Claim,
     Entitlement,
     Guarantee,

@@ -9,15 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from sidecar.core import ledger, shares
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.ledger import NEW, Ask, Ledger
 from sidecar.core.limits import Window, drained
 from sidecar.core.model import (
     MICRO,
     Account,
-    Answer,
     Claim,
     ConcurrencyLimit,
-    Hold,
     Limit,
     QuotaLimit,
     RateLimit,

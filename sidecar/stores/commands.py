@@ -5,6 +5,7 @@ from datetime import date
 from functools import lru_cache
 from typing import Final
 
+from sidecar.core.answers import Hold
 from sidecar.core.ledger import kind_of, weight
 from sidecar.core.limits import Window
 from sidecar.core.model import (
@@ -12,7 +13,6 @@ from sidecar.core.model import (
     Account,
     Claim,
     ConcurrencyLimit,
-    Hold,
     Limit,
     QuotaLimit,
     TeamShare,

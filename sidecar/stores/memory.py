@@ -9,9 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sidecar.core import ledger
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.ledger import NEW, Ask, Ledger
 from sidecar.core.limits import Grant
-from sidecar.core.model import Account, Answer, Claim, Hold, QuotaLimit, WhenDown
+from sidecar.core.model import (
+    Account,
+    Claim,
+    QuotaLimit,
+    WhenDown,
+)
 from sidecar.core.windows import window_at
 from sidecar.stores import keys
 

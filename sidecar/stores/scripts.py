@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final, NamedTuple
 
-from sidecar.core.model import Answer, Besides
+from sidecar.core.answers import Answer, Besides
 
 FEW: Final = 2  # numbers per claim in a reply
 ALL: Final = 6  # and when there is more to say

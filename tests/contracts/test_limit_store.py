@@ -11,7 +11,15 @@ from datetime import date
 import pytest
 from alone_house import a_sidecar
 
-from sidecar.core.model import MICRO, UNBOUNDED, Account, Claim, Limit, QuotaLimit, RateLimit
+from sidecar.core.model import (
+    MICRO,
+    UNBOUNDED,
+    Account,
+    Claim,
+    Limit,
+    QuotaLimit,
+    RateLimit,
+)
 from sidecar.core.periods import bounds
 from sidecar.ports import LimitStore
 from sidecar.stores import MemoryLimitStore, RedisLimitStore, connect

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from sidecar.core import ledger
+from sidecar.core.answers import Hold
 from sidecar.core.backtest import NOTHING_SENT
 from sidecar.core.claims import at_no_cost, claims_for
 from sidecar.core.decision import decide
@@ -21,7 +22,6 @@ from sidecar.core.model import (
     ConcurrencyLimit,
     Decision,
     Entitlement,
-    Hold,
     Key,
     Limit,
     Plan,

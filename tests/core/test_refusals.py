@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.core.costs import Meter
 from sidecar.core.model import (
     MICRO,
     Account,
@@ -17,7 +18,6 @@ from sidecar.core.model import (
     Entitlement,
     Limit,
     Links,
-    Meter,
     Pack,
     Plan,
     PlanBook,

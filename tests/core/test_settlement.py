@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     MICRO,
@@ -21,7 +22,6 @@ from sidecar.core.model import (
     Reason,
     Route,
     Scope,
-    Unreadable,
 )
 from sidecar.core.reading import Reading
 from sidecar.core.settlement import (

@@ -7,14 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core import ledger
+from sidecar.core.answers import Answer, Besides
 from sidecar.core.decision import decide
 from sidecar.core.ledger import NEW, Ask, weight
 from sidecar.core.limits import State, Window
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
-    Answer,
-    Besides,
     CallClass,
     Claim,
     ConcurrencyLimit,

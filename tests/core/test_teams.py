@@ -8,18 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core import ledger
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.decision import crossings_of, decide
 from sidecar.core.ledger import NEW, Ask, Ledger
 from sidecar.core.limits import Grant, Window
 from sidecar.core.model import (
     MICRO,
     Account,
-    Answer,
     CallClass,
     Claim,
     Decision,
     Entitlement,
-    Hold,
     Key,
     Links,
     Pack,

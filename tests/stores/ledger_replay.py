@@ -12,9 +12,15 @@ import redis
 
 from sidecar.core import afterwards, ledger, limits
 from sidecar.core.afterwards import Entries, Read
+from sidecar.core.answers import Answer, Besides, Hold
 from sidecar.core.ledger import NEW, Ask, Ledger
 from sidecar.core.limits import Grant, State
-from sidecar.core.model import MICRO, Account, Answer, Besides, Claim, Hold, QuotaLimit
+from sidecar.core.model import (
+    MICRO,
+    Account,
+    Claim,
+    QuotaLimit,
+)
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands, held
 from sidecar.stores.memory import asks_of

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 from alone_house import a_quota
 
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.model import (
     MICRO,
     Account,
-    Answer,
     Claim,
     ConcurrencyLimit,
-    Hold,
     QuotaLimit,
     RateLimit,
     Team,

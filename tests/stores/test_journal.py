@@ -15,7 +15,12 @@ from alone_house import new_id
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.model import Account, Claim, QuotaLimit, TeamShare
+from sidecar.core.model import (
+    Account,
+    Claim,
+    QuotaLimit,
+    TeamShare,
+)
 from sidecar.core.shares import NEVER_SEEN, Look
 from sidecar.metering.files import Files
 from sidecar.stores import journal_reading
@@ -75,7 +80,8 @@ def test_what_is_written_is_what_is_read(
         b'["used",1,0,5,[true],null]', b'["of",0,["acme"],"k1",[],[]]', b"\xff\xfe",
         b'["of",0,["a","p","UTC","soon"],"k1",[],[]]',
         b'["of",0,["a","p","UTC",null],"k1",[["m","r",1,1,"month","account",0,7,true]],[[0,0,0,0]]]',
-        b'["of",0,["a","p","UTC",null],"k1",[["m","r",1,1,"month","account",0,"a"]],[[0,0,0,0]]]', b'["used"]', b"9" * 5000,
+        b'["of",0,["a","p","UTC",null],"k1",[["m","r",1,1,"month","account",0,"a"]],[[0,0,0,0]]]',
+        b'["used"]', b"9" * 5000,
     ],
 )  # fmt: skip
 def test_what_is_no_line_of_a_journal_is_told_as_that(line: bytes) -> None:

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from ledger_replay import ACME, HOUR, START, Both
 
 from sidecar.core.afterwards import Entries
+from sidecar.core.answers import Hold
 from sidecar.core.limits import Grant
 from sidecar.core.model import (
     MICRO,
     Claim,
     ConcurrencyLimit,
-    Hold,
     Limit,
     QuotaLimit,
     RateLimit,

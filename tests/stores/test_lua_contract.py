@@ -14,13 +14,13 @@ import pytest
 import redis
 from lua_headers import FOLDER, OPERATIONS, Header, only, read_header, text_of
 
+from sidecar.core.answers import Hold
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
     Account,
     Claim,
     ConcurrencyLimit,
-    Hold,
     QuotaLimit,
     RateLimit,
     Team,
