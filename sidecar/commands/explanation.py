@@ -9,7 +9,6 @@ from sidecar.core.answers import Answer, Besides, Hold
 from sidecar.core.costs import Unreadable
 from sidecar.core.decision import standing
 from sidecar.core.identity import fingerprint
-from sidecar.core.ledger import kind_of, weight
 from sidecar.core.model import (
     Account,
     Claim,
@@ -24,8 +23,10 @@ from sidecar.core.model import (
 )
 from sidecar.core.paths import BadTarget, Normaliser, normalise
 from sidecar.core.reading import Reading
-from sidecar.core.refusals import http_problem, render_text
+from sidecar.core.refusals import http_problem
+from sidecar.core.rendering import render_text
 from sidecar.core.routing import RouteTable
+from sidecar.core.seeing import kind_of, weight
 from sidecar.core.teams import TeamEntitlements, use_of
 from sidecar.core.words import instant, speed, unit_of
 from sidecar.errors import StoreUnavailable

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sidecar.core.answers import Answer, Besides
-from sidecar.core.ledger import weight
 from sidecar.core.limits import State, drained
 from sidecar.core.model import (
     MICRO,
@@ -23,6 +22,7 @@ from sidecar.core.model import (
     RateLimit,
     TeamShare,
 )
+from sidecar.core.seeing import weight
 
 
 class Look(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from sidecar.core import ledger, shares
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.ledger import NEW, Ask, Ledger
+from sidecar.core.ledger import NEW, Ledger
 from sidecar.core.limits import Window, drained
 from sidecar.core.model import (
     MICRO,
@@ -23,6 +23,7 @@ from sidecar.core.model import (
     TeamShare,
     WhenDown,
 )
+from sidecar.core.seeing import Ask
 from sidecar.core.shares import NEVER_SEEN, Look, Own
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys

@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.core.answers import Hold
-from sidecar.core.ledger import kind_of, weight
 from sidecar.core.limits import Window
 from sidecar.core.model import (
     MICRO,
@@ -18,6 +17,7 @@ from sidecar.core.model import (
     TeamShare,
 )
 from sidecar.core.periods import longest_s
+from sidecar.core.seeing import kind_of, weight
 from sidecar.core.windows import window_at
 from sidecar.stores import keys
 from sidecar.stores.scripts import ClaimArguments, ClaimNumbers, Script

@@ -13,7 +13,7 @@ from sidecar.core.answers import Hold
 from sidecar.core.backtest import NOTHING_SENT
 from sidecar.core.claims import at_no_cost, claims_for
 from sidecar.core.decision import decide
-from sidecar.core.ledger import NEW, Ask
+from sidecar.core.ledger import NEW
 from sidecar.core.model import (
     MICRO,
     Account,
@@ -31,6 +31,7 @@ from sidecar.core.model import (
     Route,
 )
 from sidecar.core.recorded import EventReader, Recorded
+from sidecar.core.seeing import Ask
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded, usage_event
 from sidecar.core.windows import window_at
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sidecar.core import ledger
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.decision import crossings_of, decide
-from sidecar.core.ledger import NEW, Ask, Ledger
+from sidecar.core.ledger import NEW, Ledger
 from sidecar.core.limits import Grant, Window
 from sidecar.core.model import (
     MICRO,
@@ -30,7 +30,9 @@ from sidecar.core.model import (
     Route,
     Team,
 )
-from sidecar.core.refusals import limit_refusal, render_text
+from sidecar.core.refusals import limit_refusal
+from sidecar.core.rendering import render_text
+from sidecar.core.seeing import Ask
 from sidecar.core.teams import MOST_TEAMS, TeamEntitlements, read_teams, shares_of
 
 DAY = 86_400 * MICRO
@@ -96,13 +98,14 @@ def test_the_example_of_the_documentation() -> None:
     assert [house.at_most(team) for team in ("search", "ads", "")] == [400, 300, 0]
     house.now = START + 15 * DAY  # nobody else has called
     assert (house.kept("search"), house.kept("ads")) == (200, 300)
-    assert house.at_most("") == 200
+    assert [house.at_most(team) for team in ("search", "ads", "")] == [400, 500, 200]
     assert house.granted("", 200)
     assert [house.at_most(team) for team in ("search", "ads", "")] == [200, 300, 0]
     assert house.granted("search", 200)
     assert not house.granted("search")
-    assert house.granted("ads", 300)
-    assert house.used() == 1000
+    house.now = WINDOW.end - 1
+    assert [house.kept(team) for team in ("search", "ads")] == [0, 300]
+    assert [house.at_most(team) for team in ("search", "ads", "")] == [0, 300, 0]
 
 
 def test_a_team_may_use_what_is_not_guaranteed_to_anybody_beyond_its_own() -> None:

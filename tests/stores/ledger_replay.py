@@ -13,7 +13,7 @@ import redis
 from sidecar.core import afterwards, ledger, limits
 from sidecar.core.afterwards import Entries, Read
 from sidecar.core.answers import Answer, Besides, Hold
-from sidecar.core.ledger import NEW, Ask, Ledger
+from sidecar.core.ledger import NEW, Ledger
 from sidecar.core.limits import Grant, State
 from sidecar.core.model import (
     MICRO,
@@ -21,6 +21,7 @@ from sidecar.core.model import (
     Claim,
     QuotaLimit,
 )
+from sidecar.core.seeing import Ask
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands, held
 from sidecar.stores.memory import asks_of

@@ -1,5 +1,5 @@
 -- Shared by all operations; put in front of them when they are loaded. The reference that every
--- line is tested against is sidecar/core/limits.py, ledger.py and afterwards.py beside it.
+-- line is tested against is sidecar/core/limits.py, teams.py, ledger.py and those beside it.
 -- All numbers are integers up to 2^53, exact in a double; text of them is made by int() only,
 -- since tostring() rounds to 14 digits.
 --
