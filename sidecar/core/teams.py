@@ -13,6 +13,7 @@ like any other: nothing of them is guaranteed.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from sidecar.core.answers import Answer, Besides
@@ -34,9 +35,11 @@ _TEAM: Final = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})=([1-9][0-9]?|100)%(:keep
 REMEMBERED: Final = 10_000  # entitlements of teams
 
 
+@lru_cache(maxsize=4096)
 def read_teams(text: str) -> tuple[Team, ...]:
     """`search=40%,ads=30%:keep` as teams; one that keeps its share does not lend. Raises ValueError
-    with a remedy."""
+    with a remedy. The same text is the same teams, so that nothing is worked out anew when a
+    record is read again."""
     teams = tuple(_read_team(part) for part in text.split(",")) if text else ()
     together = sum(team.percent for team in teams)
     if len({team.id for team in teams}) != len(teams):

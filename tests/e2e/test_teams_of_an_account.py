@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from e2e_stage import Stage, StartStage, problem, status
 
+from sidecar.commands.explanation import Asked
 from sidecar.core.model import Pack
+from sidecar.gate import Admission
 from sidecar.stores import keys
 from sidecar.stores.admin import Admin
 from sidecar.stores.inspector import Inspector
@@ -136,6 +138,18 @@ async def test_a_pack_is_for_whoever_comes(here: Stage) -> None:
         admin.grant(here.app.gate.book.accounts["acme"], pack, "order-1")
     assert await admitted(here, "ads") == 2
     assert await admitted(here, "search") == 4
+
+
+async def test_a_tunnel_is_closed_when_nothing_is_left_for_its_team(here: Stage) -> None:
+    text = here.plans.read_text()
+    here.plans.write_text(text.replace("    refund:", "    tunnels_at_quota: close\n    refund:"))
+    here.app.keeper.reload()
+    gate, call = here.app.gate, Asked("GET", b"/x", [b"nobody"])
+    admission = await gate.admit(call, read=None)  # type: ignore[arg-type]
+    assert isinstance(admission, Admission)
+    assert await gate.has_quota_left(admission)
+    assert await admitted(here, "ads") == 5
+    assert not await gate.has_quota_left(admission)
 
 
 async def test_a_key_in_redis_is_of_its_team(here: Stage) -> None:
