@@ -21,12 +21,7 @@ from typing import Any, Final
 
 import orjson
 
-from sidecar.core.model import (
-    Account,
-    Entitlement,
-    Key,
-    PlanBook,
-)
+from sidecar.core.model import Account, Entitlement, Key, PlanBook
 from sidecar.core.settlement import Outcome, OutcomeReason, usage_event
 from sidecar.metering.segments import NO_LINE, line_hash
 

@@ -4,12 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.model import (
-    Account,
-    Claim,
-    Key,
-    WhenDown,
-)
+from sidecar.core.model import Account, Claim, Key, WhenDown
 
 
 class LimitStore(Protocol):

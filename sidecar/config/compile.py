@@ -6,13 +6,7 @@ from typing import Final, Literal
 
 from sidecar.config import kinds, models, values
 from sidecar.config.matches import split_match
-from sidecar.core.costs import (
-    BodySize,
-    Header,
-    Meter,
-    Reserve,
-    Source,
-)
+from sidecar.core.costs import BodySize, Header, Meter, Reserve, Source
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     UNBOUNDED,

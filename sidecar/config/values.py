@@ -9,12 +9,7 @@ from math import gcd
 from typing import Final, Literal, cast
 
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import (
-    MICRO,
-    MOST_UNITS,
-    UNBOUNDED,
-    PeriodUnit,
-)
+from sidecar.core.model import MICRO, MOST_UNITS, UNBOUNDED, PeriodUnit
 
 WINDOWS_US: Final = {
     "s": MICRO,

@@ -12,12 +12,7 @@ from typing import NamedTuple
 from sidecar.core import limits
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.limits import EMPTY, Grant, State
-from sidecar.core.model import (
-    MICRO,
-    UNBOUNDED,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.model import MICRO, UNBOUNDED, QuotaLimit, RateLimit
 from sidecar.core.seeing import Ask, Seen, answer_of, fits, kind_of, see_all, weight
 
 SWEPT: int = 16  # leases that one operation ends at most

@@ -14,12 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from sidecar.core.model import (
-    UNBOUNDED,
-    QuotaLimit,
-    RateLimit,
-    TeamShare,
-)
+from sidecar.core.model import UNBOUNDED, QuotaLimit, RateLimit, TeamShare
 
 
 @dataclass(frozen=True, slots=True)

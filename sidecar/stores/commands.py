@@ -7,15 +7,7 @@ from typing import Final
 
 from sidecar.core.answers import Hold
 from sidecar.core.limits import Window
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    Limit,
-    QuotaLimit,
-    TeamShare,
-)
+from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, Limit, QuotaLimit, TeamShare
 from sidecar.core.periods import longest_s
 from sidecar.core.seeing import kind_of, weight
 from sidecar.core.windows import window_at

@@ -9,13 +9,7 @@ from typing import NamedTuple
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import at_no_cost
-from sidecar.core.model import (
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    QuotaLimit,
-    WhenDown,
-)
+from sidecar.core.model import Account, Claim, ConcurrencyLimit, QuotaLimit, WhenDown
 from sidecar.core.shares import NEVER_SEEN, Look
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys

@@ -17,13 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.model import (
-    Account,
-    Claim,
-    QuotaLimit,
-    Scope,
-    TeamShare,
-)
+from sidecar.core.model import Account, Claim, QuotaLimit, Scope, TeamShare
 from sidecar.core.shares import Look
 
 VERSION: Final = 1

@@ -7,13 +7,7 @@ cluster. Braces and percent signs in an account's id are escaped, so that no id 
 import re
 from typing import Final
 
-from sidecar.core.model import (
-    ConcurrencyLimit,
-    Limit,
-    QuotaLimit,
-    RateLimit,
-    TeamShare,
-)
+from sidecar.core.model import ConcurrencyLimit, Limit, QuotaLimit, RateLimit, TeamShare
 
 # Fields of an account's state that are no limit's.
 GRANTS: Final = "grants"

@@ -12,12 +12,7 @@ from sidecar.core import ledger
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.ledger import NEW, Ledger
 from sidecar.core.limits import Grant
-from sidecar.core.model import (
-    Account,
-    Claim,
-    QuotaLimit,
-    WhenDown,
-)
+from sidecar.core.model import Account, Claim, QuotaLimit, WhenDown
 from sidecar.core.seeing import Ask
 from sidecar.core.windows import window_at
 from sidecar.stores import keys

@@ -11,16 +11,7 @@ from datetime import date
 import pytest
 from alone_house import a_sidecar
 
-from sidecar.core.model import (
-    MICRO,
-    UNBOUNDED,
-    Account,
-    Claim,
-    Limit,
-    QuotaLimit,
-    RateLimit,
-    Team,
-)
+from sidecar.core.model import MICRO, UNBOUNDED, Account, Claim, Limit, QuotaLimit, RateLimit, Team
 from sidecar.core.periods import bounds
 from sidecar.core.teams import shares_of
 from sidecar.ports import LimitStore

@@ -6,14 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.model import (
-    MICRO,
-    UNBOUNDED,
-    Claim,
-    QuotaLimit,
-    RateLimit,
-    Standing,
-)
+from sidecar.core.model import MICRO, UNBOUNDED, Claim, QuotaLimit, RateLimit, Standing
 from sidecar.core.ratelimit_fields import legacy_fields, policy_field, ratelimit_field
 
 NOW = 1_790_000_000_000_000

@@ -15,12 +15,7 @@ from sidecar.core.afterwards import Entries, Read
 from sidecar.core.answers import Answer, Besides, Hold
 from sidecar.core.ledger import NEW, Ledger
 from sidecar.core.limits import Grant, State
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    QuotaLimit,
-)
+from sidecar.core.model import MICRO, Account, Claim, QuotaLimit
 from sidecar.core.seeing import Ask
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands, held

@@ -15,12 +15,7 @@ from alone_house import new_id
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.model import (
-    Account,
-    Claim,
-    QuotaLimit,
-    TeamShare,
-)
+from sidecar.core.model import Account, Claim, QuotaLimit, TeamShare
 from sidecar.core.shares import NEVER_SEEN, Look
 from sidecar.metering.files import Files
 from sidecar.stores import journal_reading

@@ -11,15 +11,7 @@ from ledger_replay import ACME, HOUR, START, Both
 from sidecar.core.afterwards import Entries
 from sidecar.core.answers import Hold
 from sidecar.core.limits import Grant
-from sidecar.core.model import (
-    MICRO,
-    Claim,
-    ConcurrencyLimit,
-    Limit,
-    QuotaLimit,
-    RateLimit,
-    Team,
-)
+from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, Limit, QuotaLimit, RateLimit, Team
 from sidecar.core.teams import shares_of
 from sidecar.stores import keys
 

@@ -8,12 +8,7 @@ import pytest
 import redis
 from lua_headers import read_header
 
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    QuotaLimit,
-)
+from sidecar.core.model import MICRO, Account, Claim, QuotaLimit
 from sidecar.core.periods import bounds
 from sidecar.stores import Wire, keys
 from sidecar.stores.charging import Sum, charge_command

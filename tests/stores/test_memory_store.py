@@ -2,13 +2,7 @@
 
 from dataclasses import dataclass
 
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.model import MICRO, Account, Claim, QuotaLimit, RateLimit
 from sidecar.core.periods import bounds
 from sidecar.stores import MemoryLimitStore
 

@@ -9,13 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import redis
 
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.model import MICRO, Account, Claim, QuotaLimit, RateLimit
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore, Wire, keys
 

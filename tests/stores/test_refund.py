@@ -8,12 +8,7 @@ import pytest
 import redis
 from wire_ends import Server, a_server, a_wire, until_up
 
-from sidecar.core.model import (
-    Account,
-    Claim,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.model import Account, Claim, QuotaLimit, RateLimit
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore, Wire, keys
 from sidecar.stores.redis import CACHED_COMMANDS
