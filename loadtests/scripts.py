@@ -17,15 +17,8 @@ from rich.table import Table
 
 from loadtests.processes import DidNotStart, Stack
 from loadtests.valkey import start_valkey
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    Hold,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.answers import Hold
+from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, QuotaLimit, RateLimit
 from sidecar.stores.commands import Commands, held
 from sidecar.stores.scripts import load
 

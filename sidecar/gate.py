@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Final, Protocol
 
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import estimated
 from sidecar.core.decision import crossings_of, decide, without_limits, without_store
 from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, fingerprint
 from sidecar.core.model import (
     MICRO,
-    Answer,
     CallClass,
     Crossing,
     Decision,
     Entitlement,
-    Hold,
     Key,
     PlanBook,
     QuotaLimit,
     Reason,
     Route,
+    TeamShare,
 )
 from sidecar.core.paths import BadTarget, Normaliser, normalise
 from sidecar.core.reading import Reading
@@ -44,6 +44,7 @@ from sidecar.core.settlement import (
     refusal_event,
     usage_event,
 )
+from sidecar.core.teams import TeamEntitlements, use_of
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR, Metrics
@@ -169,6 +170,7 @@ class Gate:
     def swap(self, book: PlanBook) -> None:
         """Decide by this book from the next call on; calls in flight keep theirs."""
         self._book = book
+        self._of_team = TeamEntitlements()
         self._routes = RouteTable(book.routes, self._paths, ignore_case=self._ignore_case)
 
     @property
@@ -305,7 +307,9 @@ class Gate:
         if route is None:
             return Reason.NO_ROUTE
         entitlement = book.entitlements.get((key.account.plan, route.id))
-        return Reason.NO_PLAN if entitlement is None else entitlement
+        if entitlement is None:
+            return Reason.NO_PLAN
+        return self._of_team.of(entitlement, key) if key.account.teams else entitlement
 
     def _match(self, call: Call) -> Route | None:
         return self._routes.find(call.method, call.target)
@@ -364,8 +368,10 @@ class Gate:
         except StoreUnavailable:
             return True
         return all(
-            used < claim.limit.cap
-            for used, claim in zip(answer.used, quotas, strict=True)
+            use_of(quotas, answer, at).left > 0
+            if isinstance(claim.limit, TeamShare)
+            else used < claim.limit.cap
+            for at, (used, claim) in enumerate(zip(answer.used, quotas, strict=True))
             if isinstance(claim.limit, QuotaLimit)
         )
 

@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from sidecar.core.model import Account, Answer, Claim, Decision, Hold, Key, WhenDown
+from sidecar.core.answers import Answer, Hold
+from sidecar.core.model import Account, Claim, Decision, Key, WhenDown
 
 # Asks again for what was refused: the decision, and what the store said if it was asked.
 Try = Callable[[], Awaitable[tuple[Decision, Answer | None]]]

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from sidecar.core.model import Unreadable
+from sidecar.core.costs import Unreadable
 
 PIECE: Final = 65_536  # bytes that one step gives out, about; zstd: see there
 MEMBERS: Final = 256  # gzip members or zstd frames in one body

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from sidecar.bodies.coding import Brotli, Coding, Deflate, Unread, Zstd, gzip
-from sidecar.core.model import Unreadable
+from sidecar.core.costs import Unreadable
 
 MOST_CODINGS: Final = 3  # one upon the other
 # What decoding may give out is a bucket of bytes: a bomb empties it, a long stream never does.

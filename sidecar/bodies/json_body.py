@@ -6,8 +6,8 @@ from typing import Final
 import orjson
 
 from sidecar.bodies.coding import Unread
+from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import Unreadable
 from sidecar.core.reading import Reading
 
 MOST_JSON: Final = 1 << 20  # bytes of decoded JSON that are kept

@@ -7,8 +7,8 @@ from sidecar.bodies.coding import Unread
 from sidecar.bodies.decoding import Decoder, decoder_for
 from sidecar.bodies.json_body import JsonBody
 from sidecar.bodies.sse import EventStream
+from sidecar.core.costs import Reserve, Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import Reserve, Unreadable
 from sidecar.core.reading import Reading
 
 Paths = Sequence[tuple[str, JsonPath]]  # (meter, where its cost is told)

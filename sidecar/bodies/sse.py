@@ -9,8 +9,8 @@ from typing import Final
 
 import orjson
 
+from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import Unreadable
 from sidecar.core.reading import Reading, whole_units
 
 MOST_DATA: Final = 1 << 20  # bytes of one line, and of one event's data

@@ -7,6 +7,7 @@ from sidecar.books.looking import Look, Looker
 from sidecar.books.rebuilding import Rebuilt
 from sidecar.books.verdicts import Verdict
 from sidecar.books.words import verdicts_of
+from sidecar.core.model import TeamShare
 from sidecar.core.words import instant
 from sidecar.metering.coverage import Coverage
 from sidecar.metering.history import Found
@@ -75,6 +76,7 @@ def _place(verdict: Verdict) -> dict[str, Any]:
         "account": row.account,
         "limit": row.limit.id,
         "key": row.key,
+        "team": row.limit.team if isinstance(row.limit, TeamShare) else None,
         "meter": row.limit.meter,
         "period": {"start": instant(row.start), "end": instant(row.end)},
     }

@@ -19,6 +19,7 @@ from sidecar.stores.owed import owed
 from sidecar.stores.state_reading import Held
 
 QUOTA: Final = "q"
+TEAM: Final = "t"
 LOOKS: Final = 3  # at a difference, until it counts as one
 
 
@@ -113,8 +114,13 @@ def _counters(held: Held) -> Iterator[Counter]:
     since = {field: state.since_us for field, state in held.ledger.states.items()}
     for field in sorted({*since, *held.problems}):
         found = keys.read_field(field)
-        if found is not None and found[0] == QUOTA:
-            yield Counter(field, found[1], found[2], since.get(field, 0))
+        if found is None:
+            continue
+        kind, limit_id, whose = found
+        if kind == QUOTA:
+            yield Counter(field, limit_id, whose, since.get(field, 0))
+        elif kind == TEAM and whose:  # what keys without a team use, no event tells apart
+            yield Counter(field, limit_id, None, since.get(field, 0), whose)
 
 
 def reconcile(looker: Looker, wait: Callable[[], None]) -> dict[str, Look]:

@@ -9,8 +9,9 @@ from typing import Final, NamedTuple
 
 from sidecar.books.plans import PlanFiles, Who
 from sidecar.books.rows import MARGIN_US, Row
-from sidecar.core.model import QuotaLimit
+from sidecar.core.model import Account, QuotaLimit, TeamShare
 from sidecar.core.recorded import Recorded
+from sidecar.core.teams import shares_of
 from sidecar.core.windows import window_at
 from sidecar.errors import SidecarError
 
@@ -22,12 +23,13 @@ FieldOf = Callable[[QuotaLimit, str], str]
 
 class Counter(NamedTuple):
     """A quota's counter in Redis: its field, the limit's id, the key of one per key, and the start
-    of the period that it is of; 0 when that is not known."""
+    of the period that it is of; 0 when that is not known. `team`: of a team's share, whose."""
 
     field: str
     limit_id: str
     key: str | None
     since_us: int
+    team: str | None = None
 
 
 class _Target(NamedTuple):
@@ -65,7 +67,7 @@ class AccountUsage:
         self._watched = frozenset(watched)
         account, gone = self.who.account, []
         for counter in counters:
-            limit = self._plans.quota(counter.limit_id, account.plan)
+            limit = self._limit(counter.limit_id, counter.team)
             if limit is None or self._field_of(limit, counter.key or "") != counter.field:
                 gone.append(counter.field)
                 continue
@@ -76,6 +78,13 @@ class AccountUsage:
             start = since if now.start <= since < now.end else now.start
             self._new(counter.field, limit, counter.key, start, now.end)
         return gone
+
+    def _limit(self, limit_id: str, team: str | None) -> QuotaLimit | None:
+        """Today's quota of this id, or what the team has of it."""
+        limit = self._plans.quota(limit_id, self.who.account.plan)
+        if limit is None or team is None:
+            return limit
+        return shares_of(limit, self.who.account.teams, team) if limit.per == "account" else None
 
     def read(self, at_us: int, watched: Iterable[str]) -> None:
         """The counters are read: what comes from now on is fresh."""
@@ -121,7 +130,7 @@ class AccountUsage:
                 yield self._new(target.field, target.limit, target.key, window.start, window.end)
 
     def _targets_of(self, call: Recorded, meters: Sequence[str]) -> tuple[_Target, ...]:
-        name = call.key, call.plan, call.version, meters, len(self.rows)
+        name = call.key, call.team, call.plan, call.version, meters, len(self.rows)
         targets = self._targets.get(name)
         if targets is None:
             if len(self._targets) >= KINDS:
@@ -132,10 +141,10 @@ class AccountUsage:
     def _find_targets(self, call: Recorded, meters: Sequence[str]) -> Iterator[_Target]:
         counted = self._plans.counted(call.version, call.plan, meters)
         sure = set()
-        for quota in counted.quotas:
+        for quota, team in _with_team(counted.quotas, call.team, self.who.account):
             field = self._field_of(quota, call.key)
             sure.add(field)
-            limit = self._plans.quota(quota.id, self.who.account.plan)
+            limit = self._limit(quota.id, team)
             if limit is not None and self._field_of(limit, call.key) == field:
                 key = call.key if quota.per == "key" else None
                 yield _Target(field, limit, key, quota.meter, counted.certain, True)
@@ -143,8 +152,19 @@ class AccountUsage:
             return
         for field, rows in self.rows.items():
             limit, key = rows[-1].limit, rows[-1].key
-            if field not in sure and limit.meter in meters and key in (None, call.key):
+            of_it = not isinstance(limit, TeamShare) or limit.team == call.team
+            if field not in sure and limit.meter in meters and of_it and key in (None, call.key):
                 yield _Target(field, limit, key, limit.meter, False, False)
+
+
+def _with_team(
+    quotas: Iterable[QuotaLimit], team: str, account: Account
+) -> Iterator[tuple[QuotaLimit, str | None]]:
+    """The quotas, and what a team has of the account's."""
+    for quota in quotas:
+        yield quota, None
+        if team and quota.per == "account":
+            yield shares_of(quota, account.teams, team), team
 
 
 class Usage:

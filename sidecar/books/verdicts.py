@@ -111,7 +111,7 @@ def _open(row: Row, ledger: Ledger, late: bool) -> Iterator[Why]:
     found: dict[Kind, tuple[int, int]] = {}
     for name, one in ledger.opened.items():
         for charge in one.charges:
-            if charge.kind != "quota" or charge.field != row.field:
+            if charge.kind not in ("quota", "team") or charge.field != row.field:
                 continue
             if not row.start <= charge.since_us < row.end:
                 continue

@@ -7,6 +7,7 @@ from sidecar.books.looking import Look, Looker
 from sidecar.books.rebuilding import Raised, Rebuilt
 from sidecar.books.rows import Row
 from sidecar.books.verdicts import Kind, Verdict, Why
+from sidecar.core.model import TeamShare
 from sidecar.core.words import amount, instant
 from sidecar.metering.coverage import Coverage
 
@@ -43,8 +44,10 @@ def differences(looks: Mapping[str, Look]) -> Iterator[str]:
 
 
 def place(row: Row) -> str:
-    """ "acme/k1 per-key, since 2026-11-01T00:00:00Z"."""
+    """ "acme/k1 per-key, since 2026-11-01T00:00:00Z"; "acme team search monthly, since…"."""
     whose = f"{row.account}/{row.key}" if row.key is not None else row.account
+    if isinstance(row.limit, TeamShare):
+        whose = f"{row.account} team {row.limit.team}"
     return f"{whose} {row.limit.id}, since {instant(row.start)}"
 
 

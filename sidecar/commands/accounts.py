@@ -24,6 +24,14 @@ ANCHOR = Annotated[
     str | None, typer.Option(metavar="DATE", help="A day on which a billing cycle starts.")
 ]
 
+TEAMS = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Its teams and their shares: search=40%,ads=30%:keep; none takes them away.",
+    ),
+]
+
 
 def keys_app() -> typer.Typer:
     """The verbs of `sidecar keys`."""
@@ -82,6 +90,19 @@ def name(flag: str, text: str) -> str:
     return text
 
 
+def teams_of(text: str | None) -> str | None:
+    """A list of teams as it is kept; "" is none. Raises SettingsError."""
+    from sidecar.core.teams import read_teams
+
+    if text is None or text == "none":
+        return None if text is None else ""
+    try:
+        read_teams(text)
+    except ValueError as error:
+        raise SettingsError(f'--teams: "{text}" {error}') from None
+    return text
+
+
 def create(
     account: ACCOUNT,
     key_id: Annotated[
@@ -90,6 +111,10 @@ def create(
     plan: PLAN = None,
     timezone: TIMEZONE = None,
     anchor: ANCHOR = None,
+    teams: TEAMS = None,
+    team: Annotated[
+        str | None, typer.Option(metavar="TEAM", help="The key's team, one of the account's.")
+    ] = None,
     expires: Annotated[
         str | None,
         typer.Option(metavar="SPAN", help="When it ends: 365d, 12h, 90m; ten years if left out."),
@@ -106,27 +131,44 @@ def create(
     \b
     Examples:
       sidecar keys create --account acme --plan pro --timezone Europe/Paris --anchor 2026-01-15
+      sidecar keys create --account acme --team search
       KEY=$(sidecar keys create --account acme --id k2 --expires 365d)
     """
     name("--account", account)
     if key_id is not None:
         name("--id", key_id)
+    if team is not None:
+        name("--team", team)
     span_of, day_of, zone_of = span(expires), day(anchor), zone(timezone)
+    listed = teams_of(teams)
     with _admin(redis, redis_prefix, config) as admin:
-        if plan is not None or timezone is not None or anchor is not None:
-            admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of)
+        if any(given is not None for given in (plan, timezone, anchor, teams)):
+            admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of, teams=listed)
         elif not admin.has_account(account):
             typer.echo(
                 f"note: account {account} is not in Redis: its keys work only if the plan file "
                 "has it, or after sidecar accounts set",
                 err=True,
             )
+        if team is not None:
+            _require_team(admin, account, team)
         created, secret = admin.create_key(
-            account, random_bytes=secrets.token_bytes, key_id=key_id, expires=span_of
+            account, random_bytes=secrets.token_bytes, key_id=key_id, expires=span_of, team=team
         )
     typer.echo(f"Key {created} of account {account}; the secret is shown only now:", err=True)
     typer.echo(secret)
     return 0
+
+
+def _require_team(admin: "Admin", account: str, team: str) -> None:
+    """Of an account of the plan file, that is looked at when the key is used."""
+    known = admin.account(account)
+    if known is not None and team not in {one.id for one in known.teams}:
+        names = ", ".join(one.id for one in known.teams) or "none"
+        raise SettingsError(
+            f'--team: account {account} has no team "{team}"; known are {names}; '
+            "add it with sidecar accounts set --teams"
+        )
 
 
 def list_keys(
@@ -137,7 +179,7 @@ def list_keys(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """List the API keys in Redis: account, id, start of the SHA-256, days left.
+    """List the API keys in Redis: account, id, start of the SHA-256, days left, team.
 
     \b
     Example:
@@ -146,7 +188,8 @@ def list_keys(
     with _admin(redis, redis_prefix, config) as admin:
         for row in admin.list_keys(account):
             left = f"expires in {row.expires_s // 86_400} days" if row.expires_s >= 0 else "-"
-            typer.echo(f"{row.account}\t{row.id}\tsha256:{row.digest[:12]}…\t{left}")
+            team = f"\tteam={row.team}" if row.team else ""
+            typer.echo(f"{row.account}\t{row.id}\tsha256:{row.digest[:12]}…\t{left}{team}")
     return 0
 
 
@@ -178,6 +221,7 @@ def set_account(
         bool | None,
         typer.Option("--suspend/--resume", help="Answer its calls with 402, or serve it again."),
     ] = None,
+    teams: TEAMS = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
@@ -188,14 +232,19 @@ def set_account(
     Examples:
       sidecar accounts set --account acme --plan pro
       sidecar accounts set --account acme --suspend
+      sidecar accounts set --account acme --teams search=40%,ads=30%:keep
     """
     name("--account", account)
     status = None if suspend is None else "suspended" if suspend else "active"
-    if plan is None and timezone is None and anchor is None and status is None:
-        raise SettingsError("nothing to set: give --plan, --timezone, --anchor or --suspend")
-    day_of, zone_of = day(anchor), zone(timezone)
+    if all(given is None for given in (plan, timezone, anchor, status, teams)):
+        raise SettingsError(
+            "nothing to set: give --plan, --timezone, --anchor, --suspend or --teams"
+        )
+    day_of, zone_of, listed = day(anchor), zone(timezone), teams_of(teams)
     with _admin(redis, redis_prefix, config) as admin:
-        admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of, status=status)
+        admin.set_account(
+            account, plan=plan, timezone=zone_of, anchor=day_of, status=status, teams=listed
+        )
     typer.echo(f"Account {account} is set.")
     return 0
 

@@ -5,29 +5,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.clock import Clock
+from sidecar.core.answers import Answer, Besides, Hold
+from sidecar.core.costs import Unreadable
 from sidecar.core.decision import standing
 from sidecar.core.identity import fingerprint
-from sidecar.core.ledger import kind_of, weight
 from sidecar.core.model import (
     MICRO,
     Account,
-    Answer,
-    Besides,
     Claim,
     ConcurrencyLimit,
     Entitlement,
-    Hold,
     Key,
     PlanBook,
     QuotaLimit,
     RateLimit,
-    Unreadable,
+    TeamShare,
     WhenDown,
 )
 from sidecar.core.paths import BadTarget, Normaliser, normalise
 from sidecar.core.reading import Reading
-from sidecar.core.refusals import http_problem, render_text
+from sidecar.core.refusals import http_problem
+from sidecar.core.rendering import render_text
 from sidecar.core.routing import RouteTable
+from sidecar.core.seeing import kind_of, weight
+from sidecar.core.teams import TeamEntitlements, use_of
 from sidecar.core.words import instant, speed, unit_of
 from sidecar.errors import StoreUnavailable
 from sidecar.gate import Admission, Gate, Refused
@@ -75,7 +76,9 @@ class Peeking:
         used, beside = [], []
         for before, claim, more in zip(found.used, claims, besides, strict=True):
             limit, cost, burned = claim.limit, weight(claim), 0
-            if isinstance(limit, QuotaLimit):
+            if isinstance(limit, TeamShare):
+                more = more._replace(told=max(0, more.told - cost))
+            elif isinstance(limit, QuotaLimit):
                 own = max(0, limit.units + more.carried - before)
                 burned = min(max(0, cost - own), more.left)
             used.append(before + cost - burned)
@@ -206,7 +209,10 @@ def _entitlement(
         return None
     if route is None or key is None:
         return None
-    return book.entitlements.get((key.account.plan, route.id))
+    found = book.entitlements.get((key.account.plan, route.id))
+    if found is None or not key.account.teams:
+        return found
+    return TeamEntitlements().of(found, key)
 
 
 def _identity(key: Key | None, secret: bytes | None, book: PlanBook) -> dict[str, Any] | None:
@@ -216,6 +222,7 @@ def _identity(key: Key | None, secret: bytes | None, book: PlanBook) -> dict[str
     return {
         "account": key.account.id,
         "key": key.id,
+        "team": key.counted_team or None,
         "plan": key.account.plan,
         "timezone": key.account.timezone,
         "suspended": key.account.suspended,
@@ -228,9 +235,12 @@ _KINDS = {"rate": "rate", "quota": "quota", "slots": "concurrency"}
 
 
 def _limits(book: PlanBook, entitlement: Entitlement, seen: Answer | None) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for at, claim in enumerate(entitlement.claims):
         limit = claim.limit
+        if isinstance(limit, TeamShare):
+            rows[-1]["team"] = _team(limit, entitlement.claims, seen, at)
+            continue
         row: dict[str, Any] = {
             "id": limit.id,
             "kind": _KINDS[kind_of(claim)],
@@ -250,13 +260,27 @@ def _limits(book: PlanBook, entitlement: Entitlement, seen: Answer | None) -> li
         if limit.shadow:
             row["shadow"] = True
         if seen is not None:
-            row |= _state(claim, seen, at)
+            row |= _state(entitlement.claims, seen, at)
         rows.append(row)
     return rows
 
 
-def _state(claim: Claim, seen: Answer, at: int) -> dict[str, Any]:
-    limit, used, now = claim.limit, seen.used[at], standing(claim, seen, at)
+def _team(
+    share: TeamShare, claims: Sequence[Claim], seen: Answer | None, at: int
+) -> dict[str, Any]:
+    """A team's share, in the row of its quota."""
+    told = {"id": share.team or None, "guaranteed": share.units, "lends": share.lends}
+    if seen is None:
+        return told
+    use = use_of(claims, seen, at)
+    remaining = standing(claims, seen, at).remaining
+    return told | {
+        "used": use.used, "kept": use.kept, "kept_for_others": use.others, "remaining": remaining
+    }  # fmt: skip
+
+
+def _state(claims: Sequence[Claim], seen: Answer, at: int) -> dict[str, Any]:
+    limit, used, now = claims[at].limit, seen.used[at], standing(claims, seen, at)
     state: dict[str, Any] = {"used": now.used, "remaining": now.remaining}
     if isinstance(limit, QuotaLimit):
         if seen.besides:

@@ -20,7 +20,10 @@ def in_words(told: dict[str, Any]) -> str:
     if who is None:
         lines.append("account   not known")
     else:
-        lines.append(f"account   {who['account']} (key {who['key']}, from: {who['known_from']})")
+        team = f", team {who['team']}" if who["team"] else ""
+        lines.append(
+            f"account   {who['account']} (key {who['key']}{team}, from: {who['known_from']})"
+        )
         lines.append(f"plan      {who['plan']}")
     if "route" in told:
         lines += _route_lines(told)
@@ -71,6 +74,14 @@ def _size(row: dict[str, Any]) -> str:
     return f"{amount(row['limit'], row['unit'])} per {_PERIODS.get(period, period)}"
 
 
+def _team(team: dict[str, Any]) -> str:
+    who = f"team {team['id']}" if team["id"] else "keys without a team"
+    return (
+        f" ({who}: used {team['used']:,} of {team['guaranteed']:,} guaranteed, may use "
+        f"{team['remaining']:,} now; {team['kept_for_others']:,} are kept for other teams)"
+    )
+
+
 def _limit_line(row: dict[str, Any]) -> str:
     whose = " per key" if row["per"] == "key" else ""
     text = f"{row['id']}{whose}: {_size(row)}"
@@ -85,6 +96,8 @@ def _limit_line(row: dict[str, Any]) -> str:
         text += f", {row['carried_over']:,} of them carried over"
     if "grants" in row:
         text += f", {row['grants']:,} of them from packs"
+    if "team" in row:
+        text += _team(row["team"])
     if row["resets_at"] is not None:
         text += f", {'full again' if row['kind'] == 'rate' else 'resets'} {row['resets_at']}"
     return text

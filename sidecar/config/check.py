@@ -9,6 +9,7 @@ from sidecar.config import matches, models, values
 from sidecar.config.compile import lineage, quotas_of
 from sidecar.config.draft import Draft
 from sidecar.config.positions import Finding, Path
+from sidecar.core.teams import MOST_TEAMS
 
 LISTED: Final = 12  # names of what is there, where something is not
 
@@ -178,15 +179,30 @@ def _accounts(file: Draft) -> Iterator[Finding]:
             yield (*here, "plan"), f"there is no such plan; known are {known}"
         if not _is_zone(account.timezone):
             yield (*here, "timezone"), "is no time zone; write one like Europe/Paris"
+        yield from _teams(here, account)
         names: set[str] = set()
         for place, key in enumerate(account.keys):
             at: Path = (*here, "keys", place)
+            if key.team is not None and key.team not in account.teams:
+                yield (
+                    (*at, "team"),
+                    "is no team of the account; add it to its teams, or remove this",
+                )
             if key.id in names:
                 yield (*at, "id"), "is there twice; name it differently"
             names.add(key.id)
             if key.sha256 in digests:
                 yield (*at, "sha256"), "is another key's too; make a new key"
             digests.add(key.sha256)
+
+
+def _teams(here: Path, account: models.AccountModel) -> Iterator[Finding]:
+    at, teams = (*here, "teams"), account.teams
+    if len(teams) > MOST_TEAMS:
+        yield at, f"has {len(teams)} teams; write at most {MOST_TEAMS}"
+    together = sum(values.share(team.share) for team in teams.values())
+    if together > 100:
+        yield at, f"guarantees {together}% together; lower the shares to 100% or less"
 
 
 def _is_zone(name: str) -> bool:

@@ -6,30 +6,27 @@ from typing import Final, Literal
 
 from sidecar.config import kinds, models, values
 from sidecar.config.matches import split_match
+from sidecar.core.costs import BodySize, Header, Meter, Reserve, Source
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     UNBOUNDED,
     Account,
-    BodySize,
     CallClass,
     Claim,
     ConcurrencyLimit,
     Entitlement,
-    Header,
     Key,
     Limit,
     Links,
-    Meter,
     Orphans,
     Pack,
     Plan,
     PlanBook,
     QuotaLimit,
     RateLimit,
-    Reserve,
     Route,
-    Source,
     StoreDownMode,
+    Team,
 )
 from sidecar.core.ratelimit_fields import policy_field
 
@@ -60,7 +57,7 @@ def compile_book(file: models.FileModel, version: str) -> PlanBook:
         },
         accounts=accounts,
         keys={
-            bytes.fromhex(key.sha256): Key(key.id, accounts[model.id])
+            bytes.fromhex(key.sha256): Key(key.id, accounts[model.id], key.team or "")
             for model in file.accounts
             for key in model.keys
         },
@@ -200,7 +197,10 @@ def quotas_of(plans: Iterable[models.PlanModel]) -> dict[str, dict[str, None]]:
 
 def _account(model: models.AccountModel) -> Account:
     suspended = model.status == "suspended"
-    return Account(model.id, model.plan, model.timezone, model.anchor, suspended)
+    teams = tuple(
+        Team(name, values.share(team.share), team.lend) for name, team in model.teams.items()
+    )
+    return Account(model.id, model.plan, model.timezone, model.anchor, suspended, teams)
 
 
 def _entitlement(

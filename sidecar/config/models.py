@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -48,6 +49,7 @@ def _like(pattern: str, *examples: str) -> Any:
 Rate = Annotated[str, _read_by(values.rate), _like(values.RATE_PATTERN, "5/s", "100/min")]
 Quota = Annotated[str, _read_by(values.quota), _like(values.QUOTA_PATTERN, "1000/month")]
 Percent = Annotated[str, _read_by(values.percent), _like(values.PERCENT_PATTERN, "80%")]
+Share = Annotated[str, _read_by(values.share), _like(values.SHARE_PATTERN, "40%")]
 Rollover = Annotated[str, _read_by(values.rollover), _like(values.ROLLOVER_PATTERN, "up to 20%")]
 MaxWait = Annotated[str, _read_by(values.max_wait), _like(values.WAIT_PATTERN, "2s", "500ms")]
 Lasts = Annotated[
@@ -248,11 +250,37 @@ class AnonymousModel(Strict):
     per: Literal["address"] = "address"
 
 
+class TeamModel(Strict):
+    """A part of an account, with a guaranteed share of each of its quotas."""
+
+    share: Share
+    lend: bool = Field(
+        True,
+        strict=True,
+        description="Others may use what the team leaves of its share as time passes.",
+    )
+
+
+def _spelled_out(given: object) -> object:
+    """`40%` is `{share: 40%}`."""
+    return {"share": given} if isinstance(given, str) and values.share(given) else given
+
+
+Teams = dict[
+    Id,
+    Annotated[
+        TeamModel,
+        BeforeValidator(_spelled_out, json_schema_input_type=Share | TeamModel),
+    ],
+]
+
+
 class KeyModel(Strict):
     """A credential, by its SHA-256."""
 
     id: Id
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    team: Id | None = Field(None, description="One of the account's teams.")
 
 
 class AccountModel(Strict):
@@ -263,6 +291,7 @@ class AccountModel(Strict):
     anchor: Day | None = Field(None, description="A day on which a billing cycle starts.")
     timezone: str = "UTC"
     status: Literal["active", "suspended"] = "active"
+    teams: Teams = Field(default={}, description="Team → the share that is guaranteed to it.")
     keys: tuple[KeyModel, ...] = ()
 
 

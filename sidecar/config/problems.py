@@ -11,8 +11,6 @@ from sidecar.config import models
 from sidecar.config.positions import Path
 from sidecar.config.values import shown
 
-# Words of the plan language that this version does not serve: refused, never ignored.
-LATER: Final = {"teams"}
 # One of several, as it would be written, and what stands under a key.
 _ITEMS: Final = {
     "meters": "{unit: request}",
@@ -21,6 +19,7 @@ _ITEMS: Final = {
     "limits": "{id: monthly, meter: requests, quota: 1000/month}",
     "accounts": "{id: acme, plan: free}",
     "keys": "{id: k1, sha256: …}",
+    "teams": "40%",
     "packs": "{meter: requests, units: 10000, lasts: cycle}",
 }
 _EXAMPLES: Final = {
@@ -40,19 +39,22 @@ _EXAMPLES: Final = {
     "refund": "[upstream_5xx, upstream_timeout]",
     "anonymous": "{plan: free, per: address}",
     "accounts": f"[{_ITEMS['accounts']}]", "timezone": "Europe/Paris",
-    "keys": f"[{_ITEMS['keys']}]",
+    "keys": f"[{_ITEMS['keys']}]", "teams": "{search: 40%}", "team": "search", "share": "40%",
+    "lend": "false",
 }  # fmt: skip
 _SHA256: Final = 'is not a SHA-256 in hex; make one with: printf %s "$KEY" | sha256sum'
-_NAMED: Final = {"meters", "plans", "cost", "at", "packs"}  # keys of these are of one's own choice
+# Keys of these are of one's own choice.
+_NAMED: Final = {"meters", "plans", "cost", "at", "packs", "teams"}
 _SHAPES: Final[dict[str, type[BaseModel]]] = {
     "meters": models.MeterModel, "reserve": models.ReserveModel, "settle": models.SettleModel,
     "routes": models.RouteModel, "plans": models.PlanModel,
     "limits": models.LimitModel, "accounts": models.AccountModel, "keys": models.KeyModel,
     "links": models.LinksModel, "anonymous": models.AnonymousModel,
-    "packs": models.PackModel, "critical": models.GuardModel,
+    "packs": models.PackModel, "teams": models.TeamModel, "critical": models.GuardModel,
 }  # fmt: skip
 _WORDS_OF_ACCOUNTS: Final = {"accounts", *models.AccountModel.model_fields,
-                             *models.KeyModel.model_fields}  # fmt: skip
+                             *models.KeyModel.model_fields,
+                             *models.TeamModel.model_fields}  # fmt: skip
 
 
 def public(path: Path) -> Path:
@@ -161,8 +163,6 @@ def _choice(expected: str) -> str:
 
 def _unknown(path: Path) -> str:
     name = str(path[-1])
-    if name in LATER and path[0] != "accounts":
-        return f'"{name}" is not supported yet; remove it'
     shape: type[BaseModel] = models.FileModel
     for part in _keys(path[:-1]):
         shape = _SHAPES.get(part, shape)

@@ -31,6 +31,7 @@ _SPANS_S: Final = {"d": 86_400, "h": 3_600, "m": 60}
 WAIT_PATTERN: Final = r"^([1-9][0-9]{0,5})(ms|s|m)$"
 _WAITS_US: Final = {"ms": 1_000, "s": MICRO, "m": 60 * MICRO}
 MAX_WAIT_US: Final = 300 * MICRO
+SHARE_PATTERN: Final = r"^([1-9][0-9]?|100)%$"
 PERCENT_PATTERN: Final = r"^(0|[1-9][0-9]*)%$"
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _LONGEST_NUMBER: Final = 30  # digits; more are too large for anything here
@@ -82,6 +83,13 @@ def percent(text: object) -> int:
     if found is None:
         raise ValueError(f"{shown(text)} is not a percentage; write it like 80%, from 1% to 1000%")
     return _units(found, "%", MAX_PERCENT)
+
+
+def share(text: object) -> int:
+    """`40%` → 40. It stands under an account, so the value is not repeated."""
+    if not isinstance(text, str) or not re.fullmatch(SHARE_PATTERN, text):
+        raise ValueError("is not a share; write it like 40%, from 1% to 100%")
+    return int(text[:-1])
 
 
 def rollover(text: object) -> int:

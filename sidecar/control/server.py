@@ -10,7 +10,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from sidecar.core.refusals import http_problem, render_json
+from sidecar.core.refusals import http_problem
+from sidecar.core.rendering import render_json
 from sidecar.errors import SettingsError
 from sidecar.readiness import Readiness
 

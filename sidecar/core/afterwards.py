@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sidecar.core import limits
-from sidecar.core.ledger import Ask, Ledger, Seen, answer_of, kept, see
-from sidecar.core.model import Answer, QuotaLimit
+from sidecar.core.answers import Answer
+from sidecar.core.ledger import Ledger, kept
+from sidecar.core.model import QuotaLimit
+from sidecar.core.seeing import Ask, Seen, answer_of, see_all
 
 
 class Entries(NamedTuple):
@@ -29,7 +31,7 @@ def charge(
     Claims are on quotas, forced, each of the period that begins at its `since_us`: one that is
     over is left alone. No threshold is told: the next call that is asked for tells it.
     """
-    seen = [see(ledger, ask, now_us) for ask in asks]
+    seen = see_all(ledger.states, ledger.grants, asks, now_us)
     mark = ledger.charged.get(entries.journal, 0)
     if mark >= entries.first:
         status = 0 if mark >= entries.last else -2
@@ -68,7 +70,7 @@ def rebuild(
     What was counted meanwhile stays counted; beside that, nothing is taken back. No threshold is
     told: the next call that is asked for tells it.
     """
-    seen = [see(ledger, ask, now_us) for ask in asks]
+    seen = see_all(ledger.states, ledger.grants, asks, now_us)
     same = all(_as_read(one, before) for one, before in zip(seen, read, strict=True))
     if ledger.rebuilt != rebuilt or not same:
         return answer_of(seen, now_us, granted=False), ledger

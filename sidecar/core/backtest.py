@@ -12,7 +12,14 @@ from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
 from sidecar.core import limits
-from sidecar.core.backtest_refusal import Refusal, held_us, refusal
+from sidecar.core.backtest_refusal import (
+    Refusal,
+    beside_teams,
+    held_us,
+    is_short,
+    period_of,
+    refusal,
+)
 from sidecar.core.backtest_report import AccountReport
 from sidecar.core.backtest_states import (
     ENFORCED,
@@ -26,10 +33,12 @@ from sidecar.core.backtest_states import (
     free,
     levels,
 )
+from sidecar.core.backtest_teams import count
 from sidecar.core.limits import State, Window
-from sidecar.core.model import UNBOUNDED, Account, Entitlement, PlanBook
+from sidecar.core.model import UNBOUNDED, Account, Entitlement, Key, PlanBook
 from sidecar.core.recorded import Recorded, Units
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
+from sidecar.core.teams import TeamEntitlements
 
 KEPT: Final = 10_000  # programs of one account
 MILLI: Final = 1_000
@@ -66,7 +75,8 @@ class Replay:
         self._account = account
         self._windows = windows
         self._follow = follow
-        self._programs: dict[tuple[str, str, str, Units], Program | str] = {}
+        self._programs: dict[tuple[str, str, str, str, Units], Program | str] = {}
+        self._of_team = TeamEntitlements()
         self._in_flight: list[InFlight] = []
         self._number = 0
 
@@ -74,7 +84,7 @@ class Replay:
         """The next call: it is charged, refused, or put aside with the reason in the report."""
         at, report = event.time_us, self.report
         report.take(event)
-        name = event.key, event.plan, event.route, event.usage
+        name = event.key, event.team, event.plan, event.route, event.usage
         program = self._programs.get(name)
         if program is None:
             program = self._programs[name] = self._program(event)
@@ -85,18 +95,21 @@ class Replay:
             self.pass_time(at)
         buckets = levels(program.rates, at)
         stands = None if buckets is None else self._stands(program.quotas, at)
-        if buckets is None or stands is None or (program.slots and not free(program.slots)):
+        full = bool(program.slots) and not free(program.slots)
+        if stands is not None and program.shares and not beside_teams(program, stands, at):
+            full = True
+        wait_us = 0
+        if buckets is None or stands is None or full:
             stands = [self._stand(row, at) for row in program.quotas]
             why = refusal(program, stands, at)
-            wait_us = held_us(program, stands, at) if program.waits else None
-            buckets = None if wait_us is None else levels(program.rates, at, held=True)
-            if buckets is None or wait_us is None:
+            held = held_us(program, stands, at) if program.waits else None
+            buckets = None if held is None else levels(program.rates, at, held=True)
+            if buckets is None or held is None:
                 report.refuse(why.limit, why.reason, why.wait_us)
                 return why
-            report.hold(why.limit, wait_us)
-            self._charge(program, event, buckets, stands, wait_us)
-            return None
-        self._charge(program, event, buckets, stands, 0)
+            report.hold(why.limit, held)
+            wait_us = held
+        self._charge(program, event, buckets, stands, wait_us)
         return None
 
     def pass_time(self, at: int) -> None:
@@ -121,6 +134,9 @@ class Replay:
             return "route"
         if entitlement.missing:
             return "feature"
+        if self._account.teams:
+            key = Key(event.key, self._account, event.team)
+            entitlement = self._of_team.of(entitlement, key)
         return self.states.program(entitlement, event.key, event.usage)
 
     def _stands(self, quotas: Sequence[QuotaRow], at: int) -> list[Stand] | None:
@@ -166,7 +182,9 @@ class Replay:
                     over, overage = used - max(own, used - row.cost), overage or {}
                     overage[row.limit.meter] = max(over, overage.get(row.limit.meter, 0))
         if program.shadows:
-            self._tell_shadows(program, buckets, stands)
+            self._tell_shadows(program, buckets, stands, event.time_us)
+        for share in program.shares:
+            count(share, period_of(stands[share.quota], event.time_us), share.cost)
         gives_back = program.refunds and _gives_back(program.entitlement, event)
         if not gives_back:
             self.report.charge(program.costs, overage)
@@ -174,13 +192,17 @@ class Replay:
             end = event.time_us + wait_us + event.latency_ms * MILLI
             self._hold(program, end, gives_back, buckets, stands)
 
-    def _tell_shadows(self, program: Program, buckets: list[Level], stands: list[Stand]) -> None:
+    def _tell_shadows(
+        self, program: Program, buckets: list[Level], stands: list[Stand], at: int
+    ) -> None:
         """Limits in shadow that would have refused this call."""
         for rate, (_, _, _, counted) in zip(program.rates, buckets, strict=True):
             if not counted:
                 self.report.shadow(rate.limit)
-        for row, (used, carried, _, _) in zip(program.quotas, stands, strict=True):
-            over = used + row.cost > row.cap + carried
+        short = {row.quota for row in program.shares if is_short(program, row, stands, at)}
+        for place, row in enumerate(program.quotas):
+            used, carried, _, _ = stands[place]
+            over = used + row.cost > row.cap + carried or place in short
             if over and row.limit.shadow and row.mode != FORCED:
                 self.report.shadow(row.limit)
         for slot in program.slots:
@@ -215,6 +237,10 @@ class Replay:
             stand = self._stand(row, at)
             cost = row.cost if back and stand[2] == since else 0
             _keep(row, stand, max(0, stand[0] - cost))
+        for share in flight.program.shares if back else ():
+            stand = self._stand(flight.program.quotas[share.quota], at)
+            if stand[2] == flight.since[share.quota]:
+                count(share, period_of(stand, at), -share.cost)
         for slot in flight.program.slots:
             heappop(slot.taken.ends)
 

@@ -5,6 +5,7 @@ from heapq import nsmallest
 from typing import NamedTuple
 
 from sidecar.core.backtest_states import ENFORCED, Program, SlotRow, Stand, drained
+from sidecar.core.backtest_teams import Period, ShareRow, fits, kept, most
 from sidecar.core.model import Limit, QuotaLimit, Reason
 
 
@@ -22,7 +23,12 @@ _Ranked = tuple[tuple[int, int, int], Refusal]
 def refusal(program: Program, stands: Sequence[Stand], at: int) -> Refusal:
     """Of all limits that refuse, the one that `decision.decide` puts first: what never recovers,
     then what recovers last. A slot comes after these, since for the gate nobody can tell."""
-    found = [*_rates(program, at), *_quotas(program, stands, at), *_slots(program, at)]
+    found = [
+        *_rates(program, at),
+        *_quotas(program, stands, at),
+        *_shares(program, stands, at),
+        *_slots(program, at),
+    ]
     return min(found, key=lambda one: one[0])[1]
 
 
@@ -30,7 +36,7 @@ def held_us(program: Program, stands: Sequence[Stand], at: int) -> int | None:
     """For how many µs a call that does not fit would be held; None: it would be refused."""
     found = [one for _, one in (*_rates(program, at), *_slots(program, at))]
     waits = [one.wait_us for one in found]
-    if None in waits or any(_quotas(program, stands, at)):
+    if None in waits or any((*_quotas(program, stands, at), *_shares(program, stands, at))):
         return None
     patience = min(
         0 if isinstance(one.limit, QuotaLimit) else one.limit.max_wait_us for one in found
@@ -55,6 +61,39 @@ def _quotas(program: Program, stands: Sequence[Stand], at: int) -> Iterator[_Ran
             if wait is not None and row.counter.ran_out_us is None:
                 row.counter.ran_out_us, row.counter.units = at, row.limit.units
             yield _ranked(program, row.limit, Reason.QUOTA, wait)
+
+
+def period_of(stand: Stand, at: int) -> Period:
+    """The quota's period that `at` is in."""
+    return Period(stand[2], stand[3], at)
+
+
+def beside_teams(program: Program, stands: Sequence[Stand], at: int) -> bool:
+    """Whether a call leaves what is kept for other teams, or need not."""
+    return next(_shares(program, stands, at), None) is None
+
+
+def is_short(program: Program, row: ShareRow, stands: Sequence[Stand], at: int) -> bool:
+    """Whether the call leaves less than is kept for the others, and nothing for its team."""
+    left = kept(row, period_of(stands[row.quota], at))
+    room = _room(program, row, stands) - row.cost
+    return left.own <= row.cost and room < left.others
+
+
+def _room(program: Program, row: ShareRow, stands: Sequence[Stand]) -> int:
+    used, carried, _, _ = stands[row.quota]
+    return program.quotas[row.quota].cap + carried - used
+
+
+def _shares(program: Program, stands: Sequence[Stand], at: int) -> Iterator[_Ranked]:
+    for row in program.shares:
+        quota, room = program.quotas[row.quota], _room(program, row, stands)
+        if quota.mode != ENFORCED or row.cost > room:
+            continue  # where the quota itself refuses, that is told
+        stand = stands[row.quota]
+        if not fits(row, kept(row, period_of(stand, at)), room):
+            wait = None if row.cost > most(row, quota.limit) else stand[3] - at
+            yield _ranked(program, quota.limit, Reason.QUOTA, wait)
 
 
 def _slots(program: Program, at: int) -> Iterator[_Ranked]:

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from sidecar.core.backtest_teams import ShareRow, Teams
+from sidecar.core.limits import State
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
@@ -13,6 +15,7 @@ from sidecar.core.model import (
     Entitlement,
     QuotaLimit,
     RateLimit,
+    TeamShare,
 )
 from sidecar.core.recorded import Units
 
@@ -94,6 +97,7 @@ class Program(NamedTuple):
     rates: tuple[RateRow, ...]
     quotas: tuple[QuotaRow, ...]
     slots: tuple[SlotRow, ...]
+    shares: tuple[ShareRow, ...]
     costs: Units
     order: Mapping[int, int]
     refunds: bool  # the plan gives something back
@@ -114,12 +118,14 @@ class States:
         self.buckets: defaultdict[Name, Bucket] = defaultdict(Bucket)
         self.counters: defaultdict[Name, Counter] = defaultdict(Counter)
         self.slots: defaultdict[Name, Slots] = defaultdict(Slots)
+        self.teams: defaultdict[str, Teams] = defaultdict(lambda: defaultdict(State))
 
     def program(self, entitlement: Entitlement, key: str, usage: Units) -> Program:
         """An entitlement on these counters. Of meters that are known late, the recorded usage is
         the cost; of others, what the plan file says."""
         costs = _costs(entitlement, usage)
-        rates, quotas, slots = [], [], []
+        rates, slots, shares = [], [], []
+        quotas: list[QuotaRow] = []
         for claim in entitlement.claims:
             limit = claim.limit
             name = limit.id, key if limit.per == "key" else None
@@ -130,12 +136,15 @@ class States:
                 cap, weight = limit.burst * MICRO, cost * MICRO
                 bucket = self.buckets[name]
                 rates.append(RateRow(bucket, weight, cap, *limit.refill, mode, limit))
+            elif isinstance(limit, TeamShare):
+                shares.append(ShareRow(self.teams[limit.id], cost, limit, len(quotas) - 1))
             elif isinstance(limit, QuotaLimit):
                 quotas.append(QuotaRow(self.counters[name], cost, limit.cap, mode, limit))
             else:
                 slots.append(SlotRow(self.slots[name], limit.slots, mode, limit))
         return Program(
-            entitlement, tuple(rates), tuple(quotas), tuple(slots), tuple(costs.items()),
+            entitlement, tuple(rates), tuple(quotas), tuple(slots), tuple(shares),
+            tuple(costs.items()),
             {id(claim.limit): place for place, claim in enumerate(entitlement.claims)},
             bool(entitlement.plan.refunds),
             any(claim.limit.shadow for claim in entitlement.claims),

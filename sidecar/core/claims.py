@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sidecar.core.model import MOST_UNITS, Claim, Entitlement, Unreadable
+from sidecar.core.costs import Unreadable
+from sidecar.core.model import MOST_UNITS, Claim, Entitlement
 from sidecar.core.reading import Reading
 
 

@@ -7,9 +7,9 @@ Rates reckon in micro-units: a bucket is full of use at `burst * MICRO` and drai
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from sidecar.core.answers import Answer
 from sidecar.core.model import (
     MICRO,
-    Answer,
     Claim,
     ConcurrencyLimit,
     Crossing,
@@ -19,7 +19,9 @@ from sidecar.core.model import (
     RateLimit,
     Reason,
     Standing,
+    TeamShare,
 )
+from sidecar.core.teams import use_of
 from sidecar.core.waits import fits_in_us, wait_of
 from sidecar.errors import StoreUnavailable
 
@@ -75,7 +77,15 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
         at += 1
         used = answer.used[at]
         limit = claim.limit
-        if isinstance(limit, QuotaLimit):
+        if besides and isinstance(limit, TeamShare):
+            now = standing(entitlement.claims, answer, at)
+            left, units = now.remaining, now.limit_units
+            short = now.team is not None and now.team.short
+            if short and claim.forced:
+                reason = Reason.CRITICAL
+            over = short and limit.shadow and limit.id not in shadowed
+            tighter = left * tightest_units <= tightest_left * units
+        elif isinstance(limit, QuotaLimit):
             own = limit.units
             burned = 0
             units = own
@@ -121,7 +131,7 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
         True,
         reason,
         answer.now_us,
-        standing(entitlement.claims[tightest], answer, tightest) if tightest >= 0 else None,
+        standing(entitlement.claims, answer, tightest) if tightest >= 0 else None,
         (),
         None,
         tuple(overage.items()) if overage else (),
@@ -130,9 +140,14 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
     )
 
 
-def standing(claim: Claim, answer: Answer, at: int) -> Standing:
-    """How a claim's limit stands, the `at`th of the answer; it resets when more is there."""
-    limit, used = claim.limit, answer.used[at]
+def standing(claims: Sequence[Claim], answer: Answer, at: int) -> Standing:
+    """How the limit of the `at`th claim stands; it resets when more is there."""
+    claim, used = claims[at], answer.used[at]
+    limit = claim.limit
+    if isinstance(limit, TeamShare):
+        quota, use = standing(claims, answer, at - 1), use_of(claims, answer, at)
+        left = min(quota.remaining, use.left)
+        return quota._replace(remaining=left, team=use)
     if isinstance(limit, QuotaLimit):
         units = limit.units
         if answer.besides:
@@ -213,16 +228,20 @@ def _patience(standing: Standing) -> tuple[int, int]:
     return 1, -standing.reset_us
 
 
-def _violated(claims: Iterable[Claim], answer: Answer) -> Iterable[Standing]:
+def _violated(claims: Sequence[Claim], answer: Answer) -> Iterable[Standing]:
     for at, claim in enumerate(claims):
         limit, cost, used = claim.limit, claim.cost, answer.used[at]
         if claim.forced or limit.shadow:
             continue
-        now = standing(claim, answer, at)
+        now = standing(claims, answer, at)
         if isinstance(limit, RateLimit):
             if used + cost * MICRO > limit.burst * MICRO:
                 wait = None if cost > limit.burst else fits_in_us(limit, used, cost)
                 yield now._replace(reset_us=None if wait is None else answer.now_us + wait)
+        elif now.team is not None:
+            # Where the quota itself refuses, that is told.
+            if now.team.left < cost <= now.team.room:
+                yield now._replace(reset_us=None if cost > now.team.most else now.reset_us)
         elif isinstance(limit, QuotaLimit):
             cap = limit.cap + now.limit_units - limit.units
             if used + cost > cap:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from sidecar.core.costs import BodySize, Header, Source, Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import UNBOUNDED, BodySize, Header, Source, Unreadable
+from sidecar.core.model import UNBOUNDED
 from sidecar.core.reading import Reading
 
 Told = dict[str, int | Unreadable]

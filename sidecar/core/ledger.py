@@ -10,34 +10,19 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sidecar.core import limits
-from sidecar.core.limits import EMPTY, Grant, State, Window
-from sidecar.core.model import (
-    MICRO,
-    UNBOUNDED,
-    Answer,
-    Besides,
-    Claim,
-    Hold,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.answers import Answer, Hold
+from sidecar.core.limits import EMPTY, Grant, State
+from sidecar.core.model import MICRO, UNBOUNDED, QuotaLimit, RateLimit
+from sidecar.core.seeing import Ask, Seen, answer_of, fits, kind_of, see_all, weight
 
 SWEPT: int = 16  # leases that one operation ends at most
 KEPT_US: int = 35 * 86_400 * MICRO  # how long an expired grant's id stays taken
 
 
-class Ask(NamedTuple):
-    """One claim, the field that its limit has in the account, and a quota's window."""
-
-    field: str
-    claim: Claim
-    window: Window | None = None
-
-
 class Charge(NamedTuple):
     """What an open reservation took from one field. `since_us`: of the quota's period."""
 
-    kind: str  # "rate", "quota" or "slots"
+    kind: str  # "rate", "quota", "team" or "slots"
     field: str
     cost: int
     since_us: int
@@ -68,83 +53,10 @@ class Ledger:
 NEW = Ledger()
 
 
-class Seen(NamedTuple):
-    """A claim's limit as it stands now."""
-
-    ask: Ask
-    state: State
-    end_us: int
-    live: list[Grant]
-    told: int  # before
-
-    @property
-    def left(self) -> int:
-        return sum(grant.left for grant in self.live)
-
-
-def see(ledger: Ledger, ask: Ask, now_us: int) -> Seen:
-    """The limit as it stands now: drained, or in the period of now, with its live grants."""
-    limit, state = ask.claim.limit, ledger.states.get(ask.field, EMPTY)
-    if isinstance(limit, RateLimit):
-        return Seen(ask, limits.drained(limit, state, now_us), 0, [], 0)
-    if isinstance(limit, QuotaLimit):
-        assert ask.window is not None  # noqa: S101 - the caller's contract
-        state, end = limits.current(limit, state, ask.window, now_us)
-        live = [g for g in ledger.grants if g.field == ask.field and g.expires_us > now_us]
-        return Seen(ask, state, end, live, state.told)
-    return Seen(ask, state, 0, [], 0)
-
-
-def weight(claim: Claim) -> int:
-    """A claim's cost as its counter counts: micro-units, units, or one slot."""
-    limit = claim.limit
-    if isinstance(limit, RateLimit):
-        return claim.cost * MICRO
-    return claim.cost if isinstance(limit, QuotaLimit) else 1
-
-
-def kind_of(claim: Claim) -> str:
-    """What the scripts call the limit."""
-    limit = claim.limit
-    if isinstance(limit, RateLimit):
-        return "rate"
-    return "quota" if isinstance(limit, QuotaLimit) else "slots"
-
-
-def fits(seen: Seen) -> bool:
-    """Whether the claim is granted by itself."""
-    claim, state = seen.ask.claim, seen.state
-    limit = claim.limit
-    if isinstance(limit, RateLimit):
-        return state.used + weight(claim) <= limit.burst * MICRO
-    if isinstance(limit, QuotaLimit):
-        return state.used + claim.cost <= limit.cap + state.carried + seen.left
-    return state.used + 1 <= limit.slots
-
-
-def answer_of(
-    seen: Sequence[Seen], now_us: int, *, granted: bool, burned: Sequence[int] = ()
-) -> Answer:
-    """What a script says of these limits; `burned` is what grants paid, 0 for all if left out."""
-    besides = tuple(
-        Besides(one.told, one.state.carried, one.left, took)
-        if isinstance(one.ask.claim.limit, QuotaLimit)
-        else Besides()
-        for one, took in zip(seen, burned or [0] * len(seen), strict=True)
-    )
-    return Answer(
-        granted,
-        now_us,
-        tuple(one.state.used for one in seen),
-        tuple(one.end_us for one in seen),
-        besides,
-    )
-
-
 def peek(ledger: Ledger, asks: Sequence[Ask], now_us: int) -> Answer:
     """What `reserve` would decide, and how the limits stand before it. Slots of leases that are
     over count as free, though they have not been swept yet."""
-    seen = [see(ledger, ask, now_us) for ask in asks]
+    seen = see_all(ledger.states, ledger.grants, asks, now_us)
     over = [name for name, until in ledger.leases.items() if until <= now_us]
     for number, one in enumerate(seen):
         dead = sum(
@@ -173,7 +85,7 @@ def reserve(
     """
     if hold is not None:
         ledger = sweep(ledger, now_us)
-    seen = [see(ledger, ask, now_us) for ask in asks]
+    seen = see_all(ledger.states, ledger.grants, asks, now_us)
     if not all(fits(one) or _not_enforced(one) for one in seen):
         return answer_of(seen, now_us, granted=False), ledger
     after, charges, burned = [], [], []
@@ -231,7 +143,7 @@ def settle(ledger: Ledger, hold_id: str, asks: Sequence[Ask], now_us: int) -> tu
     A claim's cost is the real one; a claim on slots gives the slot back. A quota whose period
     is over is left alone: that counter is closed. Debt is recorded, not clipped.
     """
-    seen = [see(ledger, ask, now_us) for ask in asks]
+    seen = see_all(ledger.states, ledger.grants, asks, now_us)
     known = ledger.opened.get(hold_id)
     if known is None:
         return answer_of(seen, now_us, granted=False), ledger
@@ -294,14 +206,20 @@ def _orphaned(ledger: Ledger, hold_id: str) -> Ledger:
     for charge in known.charges:
         if charge.kind == "slots" or releases:
             state = states.get(charge.field, EMPTY)
-            if charge.kind != "quota" or state.since_us == charge.since_us:
-                states[charge.field] = replace(state, used=max(0, state.used - charge.cost))
+            of_period = charge.kind in ("quota", "team")
+            if not of_period or state.since_us == charge.since_us:
+                states[charge.field] = _released(state, charge)
     rest = tuple(charge for charge in known.charges if charge.kind != "slots")
     closed = _closed(ledger, hold_id)
     if releases or not rest:
         return replace(closed, states=states)
     opened = {**closed.opened, hold_id: Open(known.orphans, rest)}
     return replace(closed, states=states, opened=opened)
+
+
+def _released(state: State, charge: Charge) -> State:
+    told = max(0, state.told - charge.cost) if charge.kind == "team" else state.told
+    return replace(state, used=max(0, state.used - charge.cost), told=told)
 
 
 def grant(ledger: Ledger, given: Grant, now_us: int) -> tuple[bool, Ledger]:

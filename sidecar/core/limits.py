@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from sidecar.core.model import UNBOUNDED, QuotaLimit, RateLimit
+from sidecar.core.model import UNBOUNDED, QuotaLimit, RateLimit, TeamShare
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """One limit's counter. `since_us`: for rates when `used` was true, for quotas the start of
     the period that all of this belongs to. `told`: the highest percentage in it that has been
-    told; `carried`: units that the period before left."""
+    told; `carried`: units that the period before left. Of a team's share, `told` is how much of
+    the guarantee is gone: used, or lent for good."""
 
     used: int = 0
     since_us: int = 0
@@ -100,6 +101,8 @@ def burn(
 ) -> tuple[State, list[Grant], int]:
     """Use `cost` units: the counter and the quota's live grants (in their order) afterwards,
     and how much of it the grants paid. What nobody pays is the counter's: overage, or debt."""
+    if isinstance(limit, TeamShare):
+        return _spent(state, cost), list(grants), 0
     own = max(0, limit.units + state.carried - state.used)
     wanted, after = max(0, cost - own), []
     for grant in grants:
@@ -116,6 +119,8 @@ def give_back(
 ) -> tuple[State, list[Grant], int]:
     """The way back of `burn`: from overage, then to grants, last used first, then to the plan's
     own units. The last value is how much the grants got."""
+    if isinstance(limit, TeamShare):
+        return _spent(state, -units), list(grants), 0
     over = min(units, max(0, state.used - limit.units - state.carried))
     wanted, after = units - over, []
     for grant in reversed(grants):
@@ -125,6 +130,12 @@ def give_back(
     returned = units - over - wanted
     used = max(0, state.used - (units - returned))
     return replace(state, used=used), after[::-1], returned
+
+
+def _spent(state: State, units: int) -> State:
+    """A team's counter with that much more, or less: also of what is gone of its guarantee."""
+    used, gone = (min(max(0, now + units), UNBOUNDED) for now in (state.used, state.told))
+    return replace(state, used=used, told=gone)
 
 
 def tell(limit: QuotaLimit, state: State) -> State:

@@ -9,6 +9,7 @@ from datetime import date
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple
 
+from sidecar.core.costs import Meter, Reserve, Source, Unreadable
 from sidecar.core.json_path import JsonPath
 
 MICRO: Final = 1_000_000
@@ -29,58 +30,6 @@ class CallClass(StrEnum):
     CRITICAL = "critical"
     STANDARD = "standard"
     DEFERRABLE = "deferrable"
-
-
-class Unreadable(StrEnum):
-    """Why a body told no cost. A finite set: metrics may use it as a label."""
-
-    NOT_JSON = "not_json"  # by its type or by its content
-    TOO_LARGE = "too_large"  # for the memory or the work that reading may cost
-    MISSING = "missing"  # nothing, or null, at the path
-    NOT_A_NUMBER = "not_a_number"  # not an integer from 0 to 2**53 - 1
-    UNDECODABLE = "undecodable"  # an unknown content coding, or one that is broken
-    TRUNCATED = "truncated"  # it ended before its end
-    UNANSWERED = "unanswered"  # there was no response to read
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """A cost is what this header field says: a whole number. The name is in lower case."""
-
-    name: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class BodySize:
-    """A cost is how many bytes of body there were: of the request, the response or both."""
-
-    of: Literal["request", "response", "both"]
-
-
-Source = JsonPath | Header | BodySize  # where a cost is told
-
-
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """Where a request tells an estimate of its cost: a path into its JSON, or a header field.
-
-    `default` units stand when it cannot be read; `bound` is the largest body, in bytes, that
-    is held back to look; 0 for a header field.
-    """
-
-    path: JsonPath | Header
-    default: int
-    bound: int
-
-
-@dataclass(frozen=True, slots=True)
-class Meter:
-    """What is counted. `settle` is where the response tells the real cost."""
-
-    id: str
-    unit: str  # singular: "request"
-    reserve: Reserve | None = None
-    settle: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +83,28 @@ class ConcurrencyLimit:
     max_wait_us: int = 0  # as with a rate
 
 
+class Guarantee(NamedTuple):
+    """Units of one quota that one team is sure of; `lends` as the team does."""
+
+    team: str
+    units: int
+    lends: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TeamShare(QuotaLimit):
+    """What one team of an account uses of the quota of the same id: a counter beside the quota's.
+
+    Among claims it comes right after its quota. It has no cap of its own: it refuses what would use
+    what is kept for the `others` (`teams.py`). `units` are guaranteed; `team` is "" for keys
+    that have none, and these are guaranteed nothing.
+    """
+
+    team: str = ""
+    lends: bool = False
+    others: tuple[Guarantee, ...] = ()
+
+
 # A limit in shadow is decided, counted and reported, and refuses nothing.
 Limit = RateLimit | QuotaLimit | ConcurrencyLimit
 
@@ -165,6 +136,16 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Team:
+    """A part of an account: `percent` of each of its quotas is guaranteed to it. `lends`: what it
+    does not use of that as time passes, others may use."""
+
+    id: str
+    percent: int
+    lends: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """Who pays. `anchor` is the day on which billing cycles start; `timezone` an IANA name."""
 
@@ -173,14 +154,25 @@ class Account:
     timezone: str = "UTC"
     anchor: date | None = None
     suspended: bool = False
+    teams: tuple[Team, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A credential of an account. The secret itself is never kept: see `identity`."""
+    """A credential of an account. The secret itself is never kept: see `identity`.
+
+    `team` means something where the account has teams; it may be one that the account has no
+    more, which is guaranteed nothing.
+    """
 
     id: str
     account: Account
+    team: str = ""
+
+    @property
+    def counted_team(self) -> str:
+        """The team whose usage this key's calls are, "" if there is none."""
+        return self.team if self.account.teams else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,39 +229,6 @@ class Entitlement:
         return "critical" if critical else self.plan.when_store_is_down
 
 
-class Besides(NamedTuple):
-    """What there is to say of a quota besides `used`. Units; all 0 for limits of other kinds.
-
-    `told`: the highest percentage that had been told in this period before this call. `carried`:
-    what the last period left for this one. `left`: what live grants still hold, after this call.
-    `burned`: what this call took from grants (negative: gave back).
-    """
-
-    told: int = 0
-    carried: int = 0
-    left: int = 0
-    burned: int = 0
-
-
-class Answer(NamedTuple):
-    """What Redis says of a list of claims, in their order.
-
-    `used`: after the grant (or as it stands, for a refusal or a peek), in micro-units for
-    rates, units for quotas, calls in flight for concurrency; without what grants paid for.
-    `ends_us`: when the quota's period ends; 0 for the others, and -1 for a rate in shadow that the
-    call did not fit into. `besides`: () when there are no
-    grants, nothing was carried over, and no threshold was crossed. `alone`: it is not what Redis
-    says, but one sidecar that could not ask.
-    """
-
-    granted: bool
-    now_us: int
-    used: tuple[int, ...]
-    ends_us: tuple[int, ...]
-    besides: tuple[Besides, ...] = ()
-    alone: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class Pack:
     """Extra units that can be bought for one quota. Buying one makes a grant.
@@ -285,18 +244,6 @@ class Pack:
     lasts: str | int
     price: str = ""
     priority: int = 0  # grants of lower numbers are used first
-
-
-class Hold(NamedTuple):
-    """A reservation that stays open until it is settled under `id`, at most once.
-
-    Its slots are given back when nobody renewed it for `lease_us`; what becomes of its cost
-    then, `orphans` says.
-    """
-
-    id: str
-    lease_us: int
-    orphans: Orphans = "charge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +290,30 @@ class Reason(StrEnum):
     DRAINING = "draining"
 
 
+class TeamUse(NamedTuple):
+    """How a team's share of a quota stands. Units: `guaranteed` in all, `used` by the team, `kept`
+    for it and `others` for the other teams, and `room` that the quota still has, for all. `most`:
+    what it may use in a new period at once, when nothing is lent."""
+
+    team: str
+    guaranteed: int
+    used: int
+    kept: int
+    others: int
+    room: int
+    most: int
+
+    @property
+    def short(self) -> bool:
+        """Whether less is there than is kept for the others, and nothing for this team."""
+        return self.kept == 0 and self.room < self.others
+
+    @property
+    def left(self) -> int:
+        """What the team may use now."""
+        return max(0, min(self.room, max(self.kept, self.room - self.others)))
+
+
 class Standing(NamedTuple):
     """How one claim's limit stands after the answer.
 
@@ -350,6 +321,9 @@ class Standing(NamedTuple):
     what grants hold), `used` and `remaining` are whole units, `reset_us` the instant at which more
     becomes available (refusals: enough for this call); None when nothing is missing, and for
     concurrency, where nobody can tell.
+
+    A team's share stands as its quota does, and the claim is the one on that; but `remaining` is
+    what the team may use, and `team` is there.
     """
 
     claim: Claim
@@ -357,6 +331,7 @@ class Standing(NamedTuple):
     used: int
     remaining: int
     reset_us: int | None
+    team: TeamUse | None = None
 
 
 @dataclass(frozen=True, slots=True)

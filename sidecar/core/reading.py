@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import UNBOUNDED, Unreadable
+from sidecar.core.model import UNBOUNDED
 
 
 @dataclass(frozen=True, slots=True)

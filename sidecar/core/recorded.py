@@ -35,6 +35,7 @@ class Recorded(NamedTuple):
     status: int
     reason: str
     latency_ms: int
+    team: str = ""  # of an account with teams
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -68,11 +69,11 @@ class EventReader:
         data = event["data"]
         texts = (
             event["subject"], event["source"], data["key"], data["plan"], data["plan_version"],
-            data["route"], data["reason"],
+            data["route"], data["reason"], data.get("team", ""),
         )  # fmt: skip
-        account, source, key, plan, version, route, reason = self._texts.get(texts) or self._learn(
+        account, source, key, plan, version, route, reason, team = self._texts.get(
             texts
-        )
+        ) or self._learn(texts)
         identity, billable = event["id"], data["billable"]
         status, latency = data["status"], data["latency_ms"]
         if type(identity) is not str or type(billable) is not bool:
@@ -96,6 +97,7 @@ class EventReader:
             status,
             reason,
             latency,
+            team,
         )
 
     def _learn(self, texts: tuple[Any, ...]) -> _Texts:

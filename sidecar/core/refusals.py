@@ -3,7 +3,6 @@
 Bodies are RFC 9457 problem details. Nothing here echoes what a client sent.
 """
 
-import json
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,6 +19,7 @@ from sidecar.core.model import (
     RateLimit,
     Reason,
     Standing,
+    TeamUse,
 )
 from sidecar.core.problems import (
     ABNORMAL_USAGE,
@@ -187,6 +187,9 @@ def _title(worst: Standing, abuse: bool) -> str:
     if isinstance(limit, ConcurrencyLimit):
         return "Too many calls at once"
     name = adjective(limit.period)
+    if worst.team is not None:
+        nothing = "nothing" if worst.remaining == 0 else "too little"
+        return f"{name} quota: {nothing} left for this team"
     return f"{name} quota used up" if worst.remaining == 0 else f"{name} quota too small"
 
 
@@ -207,6 +210,9 @@ def _detail(
             f"{subject} may have {amount(limit.slots, unit)} in flight at once, and all are. "
             "As soon as one has ended, another can begin."
         )
+    elif worst.team is not None:
+        text = _of_team(worst.team, whose, unit, current(limit.period))
+        most, recovers = worst.team.most, "It resets"
     else:
         text = (
             f"{subject} has used {worst.used:,} of {amount(worst.limit_units, unit)} "
@@ -228,6 +234,20 @@ def _detail(
     return f"{text} {recovers} {when}."
 
 
+def _of_team(use: TeamUse, whose: str, unit: str, now: str) -> str:
+    who = f"Team {use.team} of {whose}" if use.team else f"A key without a team of {whose}"
+    what = (
+        f"has used {use.used:,} of the {amount(use.guaranteed, unit)} that are guaranteed to it"
+        if use.team
+        else "is guaranteed nothing"
+    )
+    rest = (
+        f"{min(use.others, use.room):,} of the {amount(use.room, unit)} that the account has left"
+    )
+    left = f" It may use {use.left:,} more now." if use.left else ""
+    return f"{who} {what} {now}, and {rest} are kept for other teams.{left}"
+
+
 def _limit_member(worst: Standing) -> dict[str, object]:
     limit = worst.claim.limit
     member: dict[str, object] = {
@@ -241,6 +261,14 @@ def _limit_member(worst: Standing) -> dict[str, object]:
         member["hard_cap"] = limit.cap
     if limit.per == "key":
         member["per"] = "key"
+    if worst.team is not None:
+        member["team"] = {
+            "id": worst.team.team or None,
+            "guaranteed": worst.team.guaranteed,
+            "used": worst.team.used,
+            "left": worst.team.left,
+            "kept_for_others": worst.team.others,
+        }
     return member
 
 
@@ -255,11 +283,18 @@ def _steps(book: PlanBook, entitlement: Entitlement, decision: Decision) -> list
             steps.append({"action": "slow_down", "to": f"{at_once} at once"})
         elif standing.reset_us is None:
             most = limit.burst if isinstance(limit, RateLimit) else limit.cap
+            if standing.team is not None:
+                most = standing.team.most
             what = f"at most {most:,} {plural(unit_of(book.meters, limit))} in one call"
             steps.append({"action": "ask_for_less", "to": what})
         elif isinstance(limit, RateLimit):
             to = speed(limit, unit_of(book.meters, limit))
             steps.append({"action": "slow_down", "to": to})
+    if any(standing.team is not None for standing in decision.violated):
+        what = (
+            "Ask who manages the account for a larger share for the team, or to have others lend."
+        )
+        steps.append({"action": "ask", "what": what})
     if decision.reason is not Reason.ABUSE:
         steps += [_buy(pack, book.links) for pack in _packs(book, decision)]
         better = plan_without(book, entitlement, decision.violated)
@@ -295,50 +330,3 @@ def _upgrade(plan: str, links: Links) -> Step:
 
 def _read_docs(links: Links) -> list[Step]:
     return [] if links.docs is None else [{"action": "read_docs", "href": links.docs}]
-
-
-def render_json(refusal: Refusal) -> bytes:
-    """The body as application/problem+json."""
-    return json.dumps(refusal.problem, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def render_text(refusal: Refusal) -> bytes:
-    """The body as text/plain in UTF-8: the same content for people."""
-    problem = refusal.problem
-    lines = [f"{problem['status']} {problem['title']}", "", str(problem["detail"]), ""]
-    lines += ["How to fix it:", *(f"- {_step_text(step)}" for step in _list(problem, "how_to_fix"))]
-    open_routes = _list(problem, "still_available")
-    if open_routes:
-        lines += ["", "Still available:", *(f"- {route}" for route in open_routes)]
-    lines += ["", f"Request id: {problem['request_id']}", ""]
-    return "\n".join(lines).encode()
-
-
-def _list(problem: dict[str, object], member: str) -> list[object]:
-    value = problem.get(member)
-    return value if isinstance(value, list) else []
-
-
-_SENTENCES: Final = {
-    "slow_down": "Slow down to {to}.",
-    "ask_for_less": "Ask for {to}.",
-    "read_docs": "Read {href}",
-}
-
-
-def _step_text(step: object) -> str:
-    assert isinstance(step, dict)  # noqa: S101 - built above
-    if "what" in step:
-        return str(step["what"])
-    if step["action"] == "wait":
-        return f"Wait until {step['until']}." if "until" in step else (
-            f"Wait {span(step['seconds'])}, then try again."
-        )  # fmt: skip
-    if step["action"] == "buy_pack":
-        price = f" for {step['price']}" if "price" in step else ""
-        where = f": {step['href']}" if "href" in step else "."
-        return f"Buy pack {step['pack']}, {step['units']:,} more{price}{where}"
-    if step["action"] == "upgrade":
-        where = f": {step['href']}" if "href" in step else "."
-        return f"Upgrade to plan {step['plan']}{where}"
-    return _SENTENCES[step["action"]].format_map(step)

@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from sidecar.core.claims import claims_for
-from sidecar.core.model import Claim, Crossing, Entitlement, Key, Unreadable
+from sidecar.core.costs import Unreadable
+from sidecar.core.model import Claim, Crossing, Entitlement, Key
 from sidecar.core.reading import Reading
 from sidecar.core.words import instant
 
@@ -85,10 +86,10 @@ def usage_event(
 ) -> dict[str, Any]:
     """The `api.request.v1` event of one forwarded call: what is billed.
 
-    `time` is RFC 3339 in UTC; `usage` and `overage` hold every meter of the route. Where the
-    response told the real cost, it is the usage. Where it should have and did not, the estimate
-    stands, and `estimated` (meter → reason) is there to say so. What the plan gives back is not
-    billable.
+    `time` is RFC 3339 in UTC; `team` is there when the key is of one; `usage` and `overage` hold
+    every meter of the route. Where the response told the real cost, it is the usage. Where it
+    should have and did not, the estimate stands, and `estimated` (meter → reason) is there to say
+    so. What the plan gives back is not billable.
     """
     route = entitlement.route
     usage = dict(route.cost)
@@ -120,6 +121,8 @@ def usage_event(
             "bytes_out": outcome.bytes_out,
         },
     }
+    if key.counted_team:
+        event["data"]["team"] = key.counted_team
     if entitlement.settles or entitlement.guessed:
         _correct(event["data"], entitlement, outcome.reading)
     return event
@@ -167,6 +170,8 @@ def refusal_event(
         "billable": False,
         "reason": str(reason),
     }
+    if key.counted_team:
+        data["team"] = key.counted_team
     return _cloud_event(id, source, "api.refusal.v1", key.account.id, time, data)
 
 

@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from sidecar.core.ledger import weight
+from sidecar.core.answers import Answer, Besides
 from sidecar.core.limits import State, drained
 from sidecar.core.model import (
     MICRO,
-    Answer,
-    Besides,
     Claim,
     ConcurrencyLimit,
+    Guarantee,
     Limit,
     QuotaLimit,
     RateLimit,
+    TeamShare,
 )
+from sidecar.core.seeing import weight
 
 
 class Look(NamedTuple):
@@ -30,7 +31,7 @@ class Look(NamedTuple):
     now_us: int
     used: int
     end_us: int = 0  # of the quota's period
-    more: int = 0  # units beside the plan's own: carried over, or left in grants
+    more: int = 0  # units beside the plan's own (carried over, left in grants); kept for a team
 
 
 NEVER_SEEN = Look(0, 0)
@@ -40,8 +41,13 @@ def looks(claims: Sequence[Claim], answer: Answer) -> tuple[Look, ...]:
     """What an answer shows of the claims' limits, in their order."""
     besides = answer.besides or (Besides(),) * len(claims)
     return tuple(
-        Look(answer.now_us, used, end, more.carried + more.left)
-        for used, end, more in zip(answer.used, answer.ends_us, besides, strict=True)
+        Look(
+            answer.now_us,
+            used,
+            end,
+            more.told if isinstance(claim.limit, TeamShare) else more.carried + more.left,
+        )
+        for claim, used, end, more in zip(claims, answer.used, answer.ends_us, besides, strict=True)
     )
 
 
@@ -51,7 +57,8 @@ def in_period(look: Look, now_us: int) -> Look:
 
 
 def share_of(limit: Limit, look: Look, ways: int, now_us: int) -> Limit:
-    """The limit as one of `ways` sidecars may use it, counting from nothing; its own id."""
+    """The limit as one of `ways` sidecars may use it, counting from nothing; its own id. Not for
+    what teams have of a quota: see `team_share_of`."""
     if isinstance(limit, QuotaLimit):
         seen = in_period(look, now_us)
         units = max(0, limit.cap + seen.more - seen.used) // ways
@@ -60,6 +67,23 @@ def share_of(limit: Limit, look: Look, ways: int, now_us: int) -> Limit:
         return replace(limit, slots=max(1, limit.slots // ways) if limit.slots else 0)
     gain, span = limit.refill
     return replace(limit, burst=max(1, limit.burst // ways), refill=(gain, span * ways))
+
+
+def team_share_of(
+    share: TeamShare, look: Look, others: Sequence[Look], ways: int, now_us: int
+) -> TeamShare:
+    """What one of `ways` sidecars keeps for a team and for the others: its part of what was kept,
+    and all of a guarantee counts as kept that was not looked at in this period. It lends nothing
+    more than had been lent by then."""
+
+    def kept(units: int, seen: Look) -> int:
+        return (seen.more if now_us < seen.end_us else units) // ways
+
+    parts = tuple(
+        Guarantee(other.team, kept(other.units, seen), False)
+        for other, seen in zip(share.others, others, strict=True)
+    )
+    return replace(share, units=kept(share.units, look), lends=False, others=parts)
 
 
 def filled(limit: RateLimit, share: RateLimit, look: Look, ways: int, now_us: int) -> State:
@@ -87,7 +111,8 @@ def as_a_whole(own: Own, look: Look, now_us: int) -> tuple[int, Besides]:
     limit, share = own.claim.limit, own.share
     if isinstance(limit, QuotaLimit):
         seen = in_period(look, now_us)
-        return seen.used + own.used, Besides(carried=seen.more)
+        more = 0 if isinstance(limit, TeamShare) else seen.more
+        return seen.used + own.used, Besides(carried=more)
     if isinstance(limit, ConcurrencyLimit) or not isinstance(share, RateLimit):
         return own.used, Besides()
     over = own.used + weight(own.claim) - share.burst * MICRO

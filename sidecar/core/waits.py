@@ -7,9 +7,9 @@ a call that is larger than its bucket are refused at once.
 from collections.abc import Sequence
 from typing import Final
 
+from sidecar.core.answers import Answer
 from sidecar.core.model import (
     MICRO,
-    Answer,
     Claim,
     ConcurrencyLimit,
     QuotaLimit,

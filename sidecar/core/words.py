@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from typing import Final
 
-from sidecar.core.model import MICRO, Limit, Meter, PeriodUnit, RateLimit
+from sidecar.core.costs import Meter
+from sidecar.core.model import MICRO, Limit, PeriodUnit, RateLimit
 
 _ADJECTIVES: Final[dict[PeriodUnit, str]] = {
     "hour": "Hourly",

@@ -3,7 +3,8 @@
 import time
 from email.utils import formatdate
 
-from sidecar.core.refusals import Refusal, render_json, render_text
+from sidecar.core.refusals import Refusal
+from sidecar.core.rendering import render_json, render_text
 from sidecar.proxy.accepting import prefers_text
 
 _PHRASES = {

@@ -40,6 +40,7 @@ class KeyRow:
     account: str
     digest: str  # SHA-256, hex
     expires_s: int  # from now
+    team: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,10 @@ class Admin:
         random_bytes: Callable[[int], bytes],
         key_id: str | None = None,
         expires: timedelta | None = None,
+        team: str | None = None,
     ) -> tuple[str, str]:
-        """(key id, secret). The secret is nowhere else: show it once."""
+        """(key id, secret). The secret is nowhere else: show it once. `team` is one of the
+        account's, which is not looked at here."""
         by_id = keys.account_keys(self._prefix, account)
         if key_id is None:
             key_id = "k" + random_bytes(4).hex()
@@ -92,7 +95,18 @@ class Admin:
         self._change(
             self._listing(account),
             (("HSET", by_id, key_id, digest), ("EXPIRE", by_id, TTL_S)),
-            (("HSET", record, "id", key_id, "account", account), ("EXPIRE", record, ttl_s)),
+            (
+                (
+                    "HSET",
+                    record,
+                    "id",
+                    key_id,
+                    "account",
+                    account,
+                    *(("team", team) if team else ()),
+                ),
+                ("EXPIRE", record, ttl_s),
+            ),
             self._telling("digest", digest),
         )
         return key_id, secret
@@ -114,9 +128,11 @@ class Admin:
         for owner in [account] if account else self._accounts():
             by_id = keys.account_keys(self._prefix, owner)
             for key_id, digest in sorted(self._redis.hgetall(by_id).items()):
-                ttl = self._redis.ttl(keys.credential(self._prefix, digest))
+                record = keys.credential(self._prefix, digest)
+                ttl = self._redis.ttl(record)
                 if ttl != -2:  # -2: expired meanwhile
-                    yield KeyRow(key_id, owner, digest, ttl)
+                    team = self._redis.hget(record, "team") or ""
+                    yield KeyRow(key_id, owner, digest, ttl, team)
 
     def set_account(
         self,
@@ -126,14 +142,17 @@ class Admin:
         timezone: str | None = None,
         anchor: date | None = None,
         status: str | None = None,
+        teams: str | None = None,
     ) -> None:
-        """Create an account's record or change what is given of it."""
+        """Create an account's record or change what is given of it. `teams` as `read_teams` reads
+        them; "" is none."""
         record = keys.account(self._prefix, account)
         given = {
             "plan": plan,
             "timezone": timezone,
             "anchor": anchor.isoformat() if anchor else None,
             "status": status,
+            "teams": teams,
         }
         fields = [
             part for name, value in given.items() if value is not None for part in (name, value)

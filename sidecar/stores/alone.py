@@ -9,20 +9,21 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from sidecar.core import ledger, shares
-from sidecar.core.ledger import NEW, Ask, Ledger
+from sidecar.core.answers import Answer, Hold
+from sidecar.core.ledger import NEW, Ledger
 from sidecar.core.limits import Window, drained
 from sidecar.core.model import (
     MICRO,
     Account,
-    Answer,
     Claim,
     ConcurrencyLimit,
-    Hold,
     Limit,
     QuotaLimit,
     RateLimit,
+    TeamShare,
     WhenDown,
 )
+from sidecar.core.seeing import Ask
 from sidecar.core.shares import NEVER_SEEN, Look, Own
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
@@ -190,7 +191,8 @@ class Alone:
         if isinstance(claim.limit, QuotaLimit):
             window = self._window(claim.limit, account, now_us)
         free = claim.forced or when_down == "allow"
-        return Ask(name, Claim(share.part, claim.cost, free), window)
+        others = keys.other_fields(claim.limit)
+        return Ask(name, Claim(share.part, claim.cost, free), window, others)
 
     def _share(
         self,
@@ -205,7 +207,11 @@ class Alone:
         limit, look = claim.limit, own.looks.get(name, NEVER_SEEN)
         # What keeps critical calls from being abused is not divided: that would refuse some.
         ways = 1 if when_down == "critical" and not claim.forced else self.ways
-        part = shares.share_of(limit, look, ways, now_us)
+        if isinstance(limit, TeamShare):
+            others = [own.looks.get(one, NEVER_SEEN) for one in keys.other_fields(limit)]
+            part: Limit = shares.team_share_of(limit, look, others, ways, now_us)
+        else:
+            part = shares.share_of(limit, look, ways, now_us)
         until = FOREVER_US
         if isinstance(limit, QuotaLimit):
             window = self._window(limit, account, now_us)

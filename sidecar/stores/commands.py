@@ -5,10 +5,11 @@ from datetime import date
 from functools import lru_cache
 from typing import Final
 
-from sidecar.core.ledger import kind_of, weight
+from sidecar.core.answers import Hold
 from sidecar.core.limits import Window
-from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, Hold, Limit, QuotaLimit
+from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, Limit, QuotaLimit, TeamShare
 from sidecar.core.periods import longest_s
+from sidecar.core.seeing import kind_of, weight
 from sidecar.core.windows import window_at
 from sidecar.stores import keys
 from sidecar.stores.scripts import ClaimArguments, ClaimNumbers, Script
@@ -19,7 +20,7 @@ WINDOWS_KEPT: Final = 20_000
 SLOTS_KEPT: Final = 20_000
 BUCKET_MARGIN_MS: Final = 3_600_000
 QUOTA_MARGIN_MS: Final = 35 * 86_400_000
-NOT_ENFORCED: Final = {"rate": 2, "quota": 1, "slots": 1}  # `force` of a limit in shadow
+NOT_ENFORCED: Final = {"rate": 2, "quota": 1, "team": 1, "slots": 1}  # `force` of a limit in shadow
 
 
 class Commands:
@@ -85,7 +86,11 @@ class Commands:
         limit, kind, cost = claim.limit, kind_of(claim), weight(claim)
         force = 1 if claim.forced else NOT_ENFORCED[kind] if limit.shadow else 0
         notices = ""
-        if isinstance(limit, QuotaLimit):
+        if isinstance(limit, TeamShare):
+            window = self.window(limit, account, now_us)
+            numbers = ClaimNumbers(cost, limit.cap, *window, limit.units, limit.lends)
+            notices = _others(limit)
+        elif isinstance(limit, QuotaLimit):
             window = self.window(limit, account, now_us)
             numbers = ClaimNumbers(cost, limit.cap, *window, limit.units, limit.rollover)
             notices = ",".join(map(str, limit.notices))
@@ -95,6 +100,11 @@ class Commands:
             numbers = ClaimNumbers(cost, limit.burst * MICRO, *limit.refill)
         field = keys.limit_field(limit, key_id)
         return ClaimArguments(kind, field, force, numbers.packed(), notices)
+
+
+def _others(share: TeamShare) -> str:
+    fields = zip(keys.other_fields(share), share.others, strict=True)
+    return "".join(f"{field}\t{one.units}\t{one.lends:d}\n" for field, one in fields)
 
 
 @lru_cache(SLOTS_KEPT)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sidecar.core.model import Account, Key
+from sidecar.core.teams import read_teams
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores import keys
@@ -96,7 +97,7 @@ class RedisDirectory:
             except StoreUnavailable as error:
                 self._complain(account_id, error)
                 raise
-        return Key(record["id"], account)
+        return Key(record["id"], account, record.get("team", ""))
 
     def _complain(self, account_id: str, error: StoreUnavailable) -> None:
         """Once for each account, however many calls it makes, until something changes."""
@@ -172,7 +173,7 @@ def _pairs(flat: Any) -> dict[str, str]:
 
 def account_from(account_id: str, fields: dict[str, str]) -> Account:
     """An account's record as a value. Raises StoreUnavailable, naming the account, when its time
-    zone or its anchor is none: nobody could tell its periods."""
+    zone, its anchor or its teams make no sense: nobody could tell its periods or its shares."""
     timezone, anchor = fields.get("timezone", "UTC"), fields.get("anchor")
     try:
         ZoneInfo(timezone)
@@ -181,10 +182,15 @@ def account_from(account_id: str, fields: dict[str, str]) -> Account:
         raise StoreUnavailable(
             f"account {account_id}: timezone {timezone!r} or anchor {anchor!r} is not valid"
         ) from None
+    try:
+        teams = read_teams(fields.get("teams", ""))
+    except ValueError as error:
+        raise StoreUnavailable(f"account {account_id}: its teams: {error}") from None
     return Account(
         id=account_id,
         plan=fields.get("plan", ""),
         timezone=timezone,
         anchor=day,
         suspended=fields.get("status") == "suspended",
+        teams=teams,
     )

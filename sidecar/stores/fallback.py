@@ -7,16 +7,9 @@ of what was left, written into a journal, charged when Redis is back. `keeper.py
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import at_no_cost
-from sidecar.core.model import (
-    Account,
-    Answer,
-    Claim,
-    ConcurrencyLimit,
-    Hold,
-    QuotaLimit,
-    WhenDown,
-)
+from sidecar.core.model import Account, Claim, ConcurrencyLimit, QuotaLimit, WhenDown
 from sidecar.core.shares import NEVER_SEEN, Look
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys

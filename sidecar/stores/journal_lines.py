@@ -7,7 +7,8 @@
     ["used", <seq>, <n>, <at µs>, <costs>, "<hold>"|null]  a call and its final cost
 
 A quota stands with all that counting it takes, so that a journal can be charged by a process that
-has another plan file, or none. Numbers of entries (seq) rise by one within a journal.
+has another plan file, or none; so does a team's share of one. Numbers of entries (seq) rise by
+one within a journal.
 """
 
 import json
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.model import Account, Claim, QuotaLimit
+from sidecar.core.model import Account, Claim, QuotaLimit, Scope, TeamShare
 from sidecar.core.shares import Look
 
 VERSION: Final = 1
@@ -71,10 +72,16 @@ def owner_line(number: int, owner: Owner) -> bytes:
     account = owner.account
     anchor = account.anchor.isoformat() if account.anchor else None
     quotas = [
-        [q.id, q.meter, q.units, q.cap, q.period, q.per, q.rollover] for q in owner.quotas
+        [q.id, q.meter, q.units, q.cap, q.period, q.per, q.rollover, *_team(q)]
+        for q in owner.quotas
     ]  # fmt: skip
     who = [account.id, account.plan, account.timezone, anchor]
     return _line("of", number, who, owner.key_id, quotas, owner.looks)
+
+
+def _team(quota: QuotaLimit) -> list[object]:
+    """What is written more of a team's share. What the other teams have, charging does not ask."""
+    return [quota.team, quota.lends] if isinstance(quota, TeamShare) else []
 
 
 def entry_line(entry: Entry) -> bytes:
@@ -107,14 +114,24 @@ def _named(
 ) -> Named:
     name, plan, timezone, anchor = who
     account = Account(name, plan, timezone, date.fromisoformat(anchor) if anchor else None)
-    limits = tuple(
-        QuotaLimit(id_, meter, _whole(units), period, _whole(cap), (), per, _whole(rollover))
-        for id_, meter, units, cap, period, per, rollover in quotas
-    )
+    limits = tuple(_quota(*quota) for quota in quotas)
     seen = tuple(Look(*map(_whole, look)) for look in looks)
     if len(seen) != len(limits):
         raise ValueError("a look for each quota is missing")
     return Named(_whole(number), Owner(account, key_id, limits, seen))
+
+
+def _quota(
+    name: str, meter: str, units: int, cap: int, period: str, per: Scope, rollover: int, *team: Any
+) -> QuotaLimit:
+    if not team:
+        return QuotaLimit(
+            name, meter, _whole(units), period, _whole(cap), (), per, _whole(rollover)
+        )
+    whose, lends = team
+    if not isinstance(whose, str) or not isinstance(lends, bool):
+        raise ValueError("not a team's share")
+    return TeamShare(name, meter, _whole(units), period, _whole(cap), team=whose, lends=lends)
 
 
 def _entry(

@@ -7,7 +7,7 @@ cluster. Braces and percent signs in an account's id are escaped, so that no id 
 import re
 from typing import Final
 
-from sidecar.core.model import ConcurrencyLimit, Limit, QuotaLimit, RateLimit
+from sidecar.core.model import ConcurrencyLimit, Limit, QuotaLimit, RateLimit, TeamShare
 
 # Fields of an account's state that are no limit's.
 GRANTS: Final = "grants"
@@ -44,11 +44,14 @@ def leases(prefix: str, account: str) -> str:
     return f"{prefix}:{_tag(account)}:leases"
 
 
-_KINDS: Final = {RateLimit: "r", QuotaLimit: "q", ConcurrencyLimit: "c"}
+_KINDS: Final = {RateLimit: "r", QuotaLimit: "q", ConcurrencyLimit: "c", TeamShare: "t"}
 
 
 def limit_field(limit: Limit, key_id: str) -> str:
-    """Names one limit inside the state, and the key for limits that count per key."""
+    """Names one limit inside the state, the key for limits that count per key, the team for its
+    share of a quota."""
+    if isinstance(limit, TeamShare):
+        return team_field(limit.id, limit.team)
     return _field(_KINDS[type(limit)], limit.id, key_id if limit.per == "key" else None)
 
 
@@ -57,12 +60,25 @@ def quota_field(limit_id: str, key_id: str | None = None) -> str:
     return _field(_KINDS[QuotaLimit], limit_id, key_id)
 
 
+def team_field(limit_id: str, team: str) -> str:
+    """Names what a team uses of an account's quota."""
+    return _field(_KINDS[TeamShare], limit_id, team)
+
+
+def other_fields(limit: Limit) -> tuple[str, ...]:
+    """Of a team's share: the names of the other teams' shares; () for all else."""
+    if not isinstance(limit, TeamShare):
+        return ()
+    return tuple(team_field(limit.id, other.team) for other in limit.others)
+
+
 def _field(kind: str, limit_id: str, key_id: str | None) -> str:
     return f"{kind}/{limit_id}" if key_id is None else f"{kind}/{limit_id}/{key_id}"
 
 
 def read_field(field: str) -> tuple[str, str, str | None] | None:
-    """(kind, limit's id, key's id or None) of a limit's field; the kind is "r", "q" or "c"."""
+    """(kind, limit's id, key's or team's id or None) of a limit's field; the kind is "r", "q", "t"
+    (a team's share of a quota) or "c"."""
     kind, _, rest = field.partition("/")
     limit_id, slash, key_id = rest.partition("/")
     if kind not in _KINDS.values() or not limit_id:

@@ -8,7 +8,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sidecar.core.model import Answer, Claim, ConcurrencyLimit
+from sidecar.core.answers import Answer
+from sidecar.core.model import Claim, ConcurrencyLimit
 from sidecar.core.shares import Look, looks
 from sidecar.stores import keys
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sidecar.core import ledger
-from sidecar.core.ledger import NEW, Ask, Ledger
+from sidecar.core.answers import Answer, Hold
+from sidecar.core.ledger import NEW, Ledger
 from sidecar.core.limits import Grant
-from sidecar.core.model import Account, Answer, Claim, Hold, QuotaLimit, WhenDown
+from sidecar.core.model import Account, Claim, QuotaLimit, WhenDown
+from sidecar.core.seeing import Ask
 from sidecar.core.windows import window_at
 from sidecar.stores import keys
 
@@ -102,6 +104,7 @@ def asks_of(account: Account, key_id: str, claims: Sequence[Claim], now_us: int)
             window_at(claim.limit, account, now_us)
             if isinstance(claim.limit, QuotaLimit)
             else None,
+            keys.other_fields(claim.limit),
         )
         for claim in claims
     ]

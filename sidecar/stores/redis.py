@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import at_no_cost
-from sidecar.core.model import MICRO, Account, Answer, Claim, Hold, WhenDown
+from sidecar.core.model import MICRO, Account, Claim, WhenDown
 from sidecar.core.shares import Look
 from sidecar.errors import StoreUnavailable
 from sidecar.stores.commands import Commands, held

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final, NamedTuple
 
-from sidecar.core.model import Answer, Besides
+from sidecar.core.answers import Answer, Besides
 
 FEW: Final = 2  # numbers per claim in a reply
 ALL: Final = 6  # and when there is more to say
@@ -27,7 +27,8 @@ class ClaimNumbers(NamedTuple):
 
     Rates: `cost` and `cap` in micro-units, `a` micro-units come back every `b` µs.
     Quotas: `cost` and `cap` in units; start, end, next end of the period and start of the one
-    before in µs. What a kind does not have is 0.
+    before in µs. What a kind does not have is 0. Teams: as quotas, with what is guaranteed as
+    `units`, and 1 as `rollover` if the team lends.
     """
 
     cost: int
@@ -47,11 +48,11 @@ class ClaimNumbers(NamedTuple):
 class ClaimArguments(NamedTuple):
     """One claim in ARGV; names and order are those of the header of `lua/reserve.lua`."""
 
-    kind: str  # "rate", "quota" or "slots"
+    kind: str  # "rate", "quota", "team" or "slots"
     field: str
     force: int  # 1: counted even beyond the cap; 2: counted if it fits; neither is refused
     numbers: bytes
-    notices: str = ""  # "80,90,100"
+    notices: str = ""  # "80,90,100"; of a team's share the account's other teams
 
 
 def read_state(packed: bytes) -> tuple[int, int, int, int]:

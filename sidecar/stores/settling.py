@@ -10,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.model import MICRO, Account, Answer, Claim, Hold
+from sidecar.core.answers import Answer, Hold
+from sidecar.core.model import MICRO, Account, Claim
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores import keys

@@ -21,7 +21,7 @@ _NUMBER: Final = r"([0-9]{1,16})"
 _GRANT: Final = re.compile(
     rf"([^\t\n]*)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}\t{_NUMBER}\t(-?[0-9]{{1,16}})"
 )
-_CHARGE: Final = re.compile(rf"(rate|quota|slots)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}")
+_CHARGE: Final = re.compile(rf"(rate|quota|team|slots)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}")
 _ORPHANS: Final = ("charge", "release")
 
 

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sidecar.core.model import MICRO, Answer, Claim, ConcurrencyLimit, Decision, Key, RateLimit
+from sidecar.core.answers import Answer
+from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, Decision, Key, RateLimit
 from sidecar.core.waits import free_units, next_try_us, refill_us, used_of
 
 AT_ONCE: Final = 64  # tries of one line that may be on their way

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
+from sidecar.core.answers import Answer
 from sidecar.core.model import (
     MICRO,
-    Answer,
     Claim,
     ConcurrencyLimit,
     Decision,

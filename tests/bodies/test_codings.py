@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.bodies.coding import MEMBERS
-from sidecar.core.model import Unreadable
+from sidecar.core.costs import Unreadable
 
 BODY = b'{"id": "chat-1", "usage": {"total_tokens": 350}, "text": "' + b"caf\xc3\xa9 " * 60 + b'"}'
 MB = 1 << 20

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sidecar.bodies import read_request, reader_for
 from sidecar.bodies.json_body import MOST_JSON
+from sidecar.core.costs import Reserve, Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import Reserve, Unreadable
 from sidecar.core.reading import Reading
 
 BODY = b'{"usage": {"total_tokens": 350}}'

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.bodies.sse import MOST_DATA
+from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import Unreadable
 from sidecar.core.reading import Reading, whole_units
 
 OPENAI = b"""\

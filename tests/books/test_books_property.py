@@ -15,9 +15,11 @@ from sidecar.books.usage import Counter, Usage
 from sidecar.books.verdicts import Kind, Verdict, judge
 from sidecar.core import afterwards, ledger
 from sidecar.core.afterwards import Read
-from sidecar.core.ledger import NEW, Ask, Ledger
+from sidecar.core.answers import Hold
+from sidecar.core.ledger import NEW, Ledger
 from sidecar.core.limits import Grant
-from sidecar.core.model import MICRO, Claim, Hold, QuotaLimit
+from sidecar.core.model import MICRO, Claim, QuotaLimit
+from sidecar.core.seeing import Ask
 from sidecar.core.windows import window_at
 from sidecar.stores import keys
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.identity import fingerprint
-from sidecar.core.model import Key
+from sidecar.core.model import Key, Team
 from sidecar.stores import RedisDirectory, Wire
 
 
@@ -63,6 +63,45 @@ def test_a_key_without_a_known_account_is_created_with_a_note(
     made = sidecar("keys", "create", "--account", "acme", "--redis", valkey_url)
     assert made.returncode == 0
     assert "note: account acme is not in Redis" in made.stderr
+
+
+def test_a_key_is_of_a_team_of_its_account(sidecar: Any, valkey_url: str) -> None:
+    made = sidecar(
+        "keys", "create", "--account", "acme", "--id", "k1", "--plan", "pro",
+        "--teams", "search=40%,ads=30%:keep", "--team", "ads", "--redis", valkey_url,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    key = find(valkey_url, made.stdout.strip())
+    assert key is not None
+    assert (key.team, key.counted_team) == ("ads", "ads")
+    assert key.account.teams == (Team("search", 40), Team("ads", 30, lends=False))
+    assert "\tteam=ads\n" in sidecar("keys", "list", SIDECAR_REDIS=valkey_url).stdout
+    listed = sidecar("accounts", "list", "--redis", valkey_url).stdout
+    assert "teams=search=40%,ads=30%:keep" in listed
+    sidecar("accounts", "set", "--account", "acme", "--teams", "none", "--redis", valkey_url)
+    alone = find(valkey_url, made.stdout.strip())
+    assert alone is not None
+    assert (alone.account.teams, alone.counted_team) == ((), "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("accounts", "set", "--teams", "a=60%,b=41%"), "guarantees 101% together"),
+        (("accounts", "set", "--teams", "search"), "write it like search=40%,ads=30%:keep"),
+        (("keys", "create", "--team", "mail"), 'has no team "mail"; known are search'),
+        (("keys", "create", "--team", "a b"), "is not an id"),
+    ],
+)
+def test_teams_that_make_no_sense_are_told_with_a_remedy(
+    sidecar: Any, valkey_url: str, arguments: tuple[str, ...], why: str
+) -> None:
+    sidecar("accounts", "set", "--account", "acme", "--plan", "p", "--teams", "search=40%",
+            "--redis", valkey_url)  # fmt: skip
+    done = sidecar(*arguments, "--account", "acme", "--redis", valkey_url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert why in done.stderr
+    assert sidecar("keys", "list", SIDECAR_REDIS=valkey_url).stdout == ""
 
 
 def test_an_account_is_suspended_and_resumed(sidecar: Any, valkey_url: str) -> None:

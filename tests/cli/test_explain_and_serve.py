@@ -172,3 +172,28 @@ def test_a_quota_is_told_with_its_unit_and_its_period(
                    SIDECAR_REDIS="redis://127.0.0.1:1/0")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"  q: {text}; this call costs 1 request" in done.stdout
+
+
+def test_a_team_is_told_what_it_has_and_may_use(
+    sidecar: Any, valkey_url: str, tmp_path: Path
+) -> None:
+    plans = tmp_path / "plans.yaml"
+    text = (PLANS.parent / "teams.yaml").read_text()
+    plans.write_text(text.replace("search: 40%", "search: {share: 40%, lend: false}"))
+    env = {"SIDECAR_PLANS": str(plans), "SIDECAR_REDIS": valkey_url}
+    done = sidecar("explain", "--key", "demo-ads-key", "GET", "/", **env)
+    assert done.returncode == 0, done.stderr
+    assert "account   acme (key ads-1, team ads, from: plan file)" in done.stdout
+    assert (
+        "(team ads: used 0 of 300 guaranteed, may use 600 now; 400 are kept for other teams)"
+    ) in done.stdout
+    told = json.loads(
+        sidecar("explain", "--key", "demo-tools-key", "--json", "GET", "/", **env).stdout
+    )
+    assert told["identity"]["team"] is None
+    monthly = next(row for row in told["limits"] if row["id"] == "monthly")
+    assert monthly["team"] == {
+        "id": None, "guaranteed": 0, "lends": False, "used": 0, "kept": 0,
+        "kept_for_others": 700, "remaining": 300,
+    }  # fmt: skip
+    assert [row["id"] for row in told["limits"]] == ["per-second", "monthly", "per-key"]

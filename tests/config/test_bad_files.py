@@ -26,7 +26,8 @@ BEYOND_A_SCHEMA = {
     "unknown-meter", "unknown-parent", "unknown-plan", "circle", "unsold-feature", "late-cost",
     "reserve-unused", "settle-unused", "same-account", "same-key", "same-route-id", "time-zone",
     "unreachable", "covered-route", "covered-by-name", "covered-by-two", "escape",
-    "read-otherwise", "long-period", "packs", "one-of-many",
+    "read-otherwise", "long-period", "packs", "one-of-many", "team-shares", "unknown-team",
+    "too-many-teams",
 }  # fmt: skip
 # Words of our libraries, which nobody who writes a plan file should have to know.
 FOREIGN = re.compile(r"pydantic|instance of|valid (tuple|string|dictionary)|None\b|Input|\^\[")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sidecar.config import load, schema
-from sidecar.core.model import QuotaLimit
+from sidecar.core.model import QuotaLimit, Team
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ALL = sorted(EXAMPLES.glob("*.yaml"))
@@ -89,3 +89,12 @@ def test_what_is_not_paid_by_the_token_reads_no_body() -> None:
         assert (one.estimates, one.settles, one.read_up_to) == ((), (), 0)
     assert book.entitlements["free", "models"].claims == ()
     assert "GET /v1/models/**" in book.entitlements["free", "chat"].still_available
+
+
+def test_the_teams_example_guarantees_shares_of_the_account() -> None:
+    book = load(EXAMPLES / "teams.yaml")
+    acme = book.accounts["acme"]
+    assert acme.teams == (Team("search", 40), Team("ads", 30, lends=False))
+    assert {key.id: key.counted_team for key in book.keys.values()} == {
+        "search-1": "search", "ads-1": "ads", "tools": ""
+    }  # fmt: skip

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from test_limit_store import ACME, ADAPTERS, a_claim, a_quota, a_rate
 
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import at_no_cost
-from sidecar.core.model import MICRO, Answer, Claim, ConcurrencyLimit, Hold
+from sidecar.core.model import MICRO, Claim, ConcurrencyLimit
 from sidecar.ports import LimitStore
 
 LONG = 3_600 * MICRO  # no lease ends while a test runs

@@ -99,6 +99,14 @@ async def test_a_key_is_found_with_its_account(case: Case) -> None:
     assert await case.directory.find(digest) == expected
 
 
+async def test_a_record_of_teams_that_makes_no_sense_is_no_account_without_teams(
+    case: Case,
+) -> None:
+    case.set_account("acme", teams="search=400%")
+    with pytest.raises(StoreUnavailable, match="account acme: its teams"):
+        await case.directory.find(case.add("acme", "k1"))
+
+
 async def test_memory_knows_a_key_after_it_was_found_and_not_before(case: Case) -> None:
     digest = case.add("acme", "k1")
     assert case.directory.cached(digest) is None

@@ -11,8 +11,9 @@ from datetime import date
 import pytest
 from alone_house import a_sidecar
 
-from sidecar.core.model import MICRO, UNBOUNDED, Account, Claim, Limit, QuotaLimit, RateLimit
+from sidecar.core.model import MICRO, UNBOUNDED, Account, Claim, Limit, QuotaLimit, RateLimit, Team
 from sidecar.core.periods import bounds
+from sidecar.core.teams import shares_of
 from sidecar.ports import LimitStore
 from sidecar.stores import MemoryLimitStore, RedisLimitStore, connect
 
@@ -215,6 +216,25 @@ async def test_a_counter_stops_at_what_can_be_counted_exactly(store: LimitStore)
     claims = [a_claim(a_quota(5), UNBOUNDED - 1, forced=True)]
     assert (await store.reserve(ACME, "k1", claims)).used == (UNBOUNDED - 1,)
     assert (await store.reserve(ACME, "k1", claims)).used == (UNBOUNDED,)
+
+
+async def test_teams_are_admitted_within_their_shares_and_what_is_left_beside_them(
+    store: LimitStore,
+) -> None:
+    quota, teams = a_quota(10), (Team("a", 40, lends=False), Team("b", 30, lends=False))
+
+    def claims(team: str) -> list[Claim]:
+        return [a_claim(quota), a_claim(shares_of(quota, teams, team))]
+
+    granted = {
+        team: [(await store.reserve(ACME, "k1", claims(team))).granted for _ in range(9)].count(
+            True
+        )
+        for team in ("b", "", "a")
+    }
+    assert granted == {"b": 6, "": 0, "a": 4}
+    assert await standing(store, *claims("a")) == (10, 4)
+    assert await standing(store, *claims("b")) == (10, 6)
 
 
 async def test_limits_per_key_count_each_key_and_the_others_count_the_account(

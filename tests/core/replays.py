@@ -9,10 +9,11 @@ from typing import Any
 import orjson
 
 from sidecar.core import ledger
+from sidecar.core.answers import Hold
 from sidecar.core.backtest import NOTHING_SENT
 from sidecar.core.claims import at_no_cost, claims_for
 from sidecar.core.decision import decide
-from sidecar.core.ledger import NEW, Ask
+from sidecar.core.ledger import NEW
 from sidecar.core.model import (
     MICRO,
     Account,
@@ -21,7 +22,6 @@ from sidecar.core.model import (
     ConcurrencyLimit,
     Decision,
     Entitlement,
-    Hold,
     Key,
     Limit,
     Plan,
@@ -29,9 +29,12 @@ from sidecar.core.model import (
     QuotaLimit,
     RateLimit,
     Route,
+    TeamShare,
 )
 from sidecar.core.recorded import EventReader, Recorded
+from sidecar.core.seeing import Ask
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded, usage_event
+from sidecar.core.teams import TeamEntitlements
 from sidecar.core.windows import window_at
 
 HOUR = 3_600 * MICRO
@@ -87,14 +90,18 @@ def a_call(number: int = 1, at_us: int = START, **changes: Any) -> Recorded:
     )  # fmt: skip
     event["data"]["usage"] = dict(said["usage"])
     read = EventReader().call(orjson.loads(orjson.dumps(event)))._replace(time_us=at_us)
-    return read._replace(**{name: said[name] for name in ("overage", "billable") if name in said})
+    return read._replace(
+        **{name: said[name] for name in ("overage", "billable", "team") if name in said}
+    )
 
 
 class Reference:
     """The same account in `core/ledger.py`, decided by `core/decision.py`."""
 
-    def __init__(self, book: PlanBook) -> None:
+    def __init__(self, book: PlanBook, account: Account = ACME) -> None:
         self.ledger = NEW
+        self._account = account
+        self._of_team = TeamEntitlements()
         self.units: Counter[str] = Counter()
         self.overage: Counter[str] = Counter()
         self.shadowed: Counter[str] = Counter()
@@ -109,6 +116,9 @@ class Reference:
                 window_at(claim.limit, ACME, at_us)
                 if isinstance(claim.limit, QuotaLimit)
                 else None,
+                tuple(f"{claim.limit.id}/{other.team}" for other in claim.limit.others)
+                if isinstance(claim.limit, TeamShare)
+                else (),
             )
             for claim in claims
         ]
@@ -122,6 +132,9 @@ class Reference:
     def call(self, event: Recorded) -> Decision:
         self.pass_time(event.time_us)
         entitlement = self._book.entitlements[event.plan, event.route]
+        if self._account.teams:
+            key = Key(event.key, self._account, event.team)
+            entitlement = self._of_team.of(entitlement, key)
         claims = claims_for(entitlement, dict(entitlement.route.cost))
         outcome = Outcome(event.status, OutcomeReason(event.reason), 0, 0, 0, None,
                           event.status != NOTHING_SENT)  # fmt: skip
@@ -144,5 +157,7 @@ class Reference:
 
 
 def field_of(limit: Limit, key: str) -> str:
+    if isinstance(limit, TeamShare):
+        return f"{limit.id}/{limit.team}"
     kind = type(limit).__name__
     return f"{kind}/{limit.id}/{key}" if limit.per == "key" else f"{kind}/{limit.id}"

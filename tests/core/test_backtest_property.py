@@ -11,6 +11,7 @@ from sidecar.core.backtest import NOTHING_SENT, Replay
 from sidecar.core.limits import EMPTY
 from sidecar.core.model import (
     MICRO,
+    Account,
     CallClass,
     ConcurrencyLimit,
     Limit,
@@ -18,6 +19,7 @@ from sidecar.core.model import (
     QuotaLimit,
     RateLimit,
     Reason,
+    Team,
 )
 from sidecar.core.recorded import Recorded
 from sidecar.core.settlement import REFUNDABLE, OutcomeReason
@@ -113,6 +115,44 @@ def test_I1_a_replay_decides_and_counts_as_the_reference_does(
         m: n for m, n in reference.overage.items() if n
     }
     assert report.shadowed == dict(reference.shadowed)
+
+
+TEAMS = st.builds(
+    lambda a, b, lends: (Team("a", a, lends[0]), Team("b", b, lends[1])),
+    st.integers(1, 60), st.integers(1, 40), st.tuples(st.booleans(), st.booleans()),
+)  # fmt: skip
+OF_TEAMS = st.lists(st.sampled_from(["a", "a", "b", "", "gone"]), min_size=40, max_size=40)
+
+
+@settings(max_examples=600, deadline=None)
+@given(book=books(), said=CALLS, teams=TEAMS, whose=OF_TEAMS)
+def test_I1_a_replay_keeps_the_shares_of_teams_as_the_reference_does(
+    book: PlanBook, said: list[dict[str, object]], teams: tuple[Team, ...], whose: list[str]
+) -> None:
+    account = Account("acme", "pro", teams=teams)
+    replay = Replay(book, account, Calendars().window)
+    reference = Reference(book, account)
+    said = [one | {"team": team, "plan": "pro"} for one, team in zip(said, whose, strict=False)]
+    calls = recorded(said)
+    for call in calls:
+        refusal, decision = replay.call(call), reference.call(call)
+        assert (refusal is None) is decision.allowed
+        if refusal is not None:
+            worst = decision.violated[0]
+            assert (refusal.limit, refusal.reason) == (worst.claim.limit, decision.reason)
+            if refusal.reason is not Reason.CONCURRENCY:
+                assert refusal.wait_us == decision.retry_us
+    last = calls[-1].time_us + 10 * HOUR if calls else START
+    replay.pass_time(last)
+    reference.pass_time(last)
+    same_counters(replay, reference, book)
+    assert replay.done().shadowed == dict(reference.shadowed)
+    for quota, states in replay.states.teams.items():
+        for team, state in states.items():
+            if state.used:
+                other = reference.ledger.states[f"{quota}/{team}"]
+                # A period that has begun since is not written down before it is used.
+                assert state.used == other.used or state.since_us < other.since_us
 
 
 def same_counters(replay: Replay, reference: Reference, book: PlanBook) -> None:

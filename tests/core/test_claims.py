@@ -4,10 +4,12 @@ import pytest
 
 from sidecar.config import parse
 from sidecar.core.claims import claims_for, estimated
+from sidecar.core.costs import Unreadable
 from sidecar.core.decision import decide
-from sidecar.core.ledger import NEW, Ask, reserve
-from sidecar.core.model import MOST_UNITS, Entitlement, Reason, Unreadable
+from sidecar.core.ledger import NEW, reserve
+from sidecar.core.model import MOST_UNITS, Entitlement, Reason
 from sidecar.core.reading import Reading, whole_units
+from sidecar.core.seeing import Ask
 
 FILE = """
 version: 1

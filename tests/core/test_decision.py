@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.core.answers import Answer, Besides
 from sidecar.core.decision import decide, without_limits, without_store
 from sidecar.core.limits import State, burn, give_back, tell
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
-    Answer,
-    Besides,
     CallClass,
     Claim,
     ConcurrencyLimit,

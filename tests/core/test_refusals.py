@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.core.costs import Meter
 from sidecar.core.model import (
     MICRO,
     Account,
@@ -17,7 +18,6 @@ from sidecar.core.model import (
     Entitlement,
     Limit,
     Links,
-    Meter,
     Pack,
     Plan,
     PlanBook,
@@ -34,10 +34,9 @@ from sidecar.core.refusals import (
     feature_refusal,
     http_problem,
     limit_refusal,
-    render_json,
-    render_text,
     simple_refusal,
 )
+from sidecar.core.rendering import render_json, render_text
 
 DOCS = Path(__file__).parents[2] / "docs" / "problems.md"
 NOW = 1_796_083_200_000_000 - 1_209_600 * MICRO  # a fortnight before 2026-12-01T00:00:00Z

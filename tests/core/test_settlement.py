@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     MICRO,
@@ -21,9 +22,10 @@ from sidecar.core.model import (
     Reason,
     Route,
     Scope,
-    Unreadable,
+    Team,
 )
 from sidecar.core.reading import Reading
+from sidecar.core.recorded import EventReader
 from sidecar.core.settlement import (
     Outcome,
     OutcomeReason,
@@ -109,6 +111,25 @@ def test_I4_a_refusal_is_another_type_and_never_billable(
         "key": "k1", "plan": plan, "plan_version": "sha256:ab", "route": route,
         "class": call_class, "status": 429, "billable": False, "reason": "quota",
     }  # fmt: skip
+
+
+def test_events_say_whose_teams_usage_it_is() -> None:
+    teams = (Team("search", 40),)
+    key = Key("k1", replace(KEY.account, teams=teams), "search")
+    called = usage_event(
+        id="019", source="/sidecar/shop", time=TIME, key=key, entitlement=ENTITLEMENT,
+        plan_version="sha256:ab", overage=(), method="POST",
+        outcome=Outcome(200, OutcomeReason.OK, 41, 512, 2048),
+    )  # fmt: skip
+    refused = refusal_event(
+        id="019", source="/sidecar/shop", time=TIME, key=key, entitlement=ENTITLEMENT,
+        plan_version="sha256:ab", status=429, reason=Reason.QUOTA,
+    )  # fmt: skip
+    assert called["data"]["team"] == refused["data"]["team"] == "search"
+    assert EventReader().call(orjson.loads(orjson.dumps(called))).team == "search"
+    plain = a_usage()
+    assert "team" not in plain["data"]
+    assert EventReader().call(orjson.loads(orjson.dumps(plain))).team == ""
 
 
 def test_a_notice_says_what_was_crossed() -> None:

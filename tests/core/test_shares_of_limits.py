@@ -7,14 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core import ledger
+from sidecar.core.answers import Answer, Besides
 from sidecar.core.decision import decide
-from sidecar.core.ledger import NEW, Ask, weight
+from sidecar.core.ledger import NEW
 from sidecar.core.limits import State, Window
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
-    Answer,
-    Besides,
     CallClass,
     Claim,
     ConcurrencyLimit,
@@ -27,6 +26,7 @@ from sidecar.core.model import (
     Reason,
     Route,
 )
+from sidecar.core.seeing import Ask, weight
 from sidecar.core.shares import NEVER_SEEN, Look, Own, as_a_whole, filled, looks, share_of
 from sidecar.errors import StoreUnavailable
 

@@ -7,7 +7,8 @@ import pytest
 from e2e_stage import Stage, StartStage, problem, status
 from limits_plan import limits_plan
 
-from sidecar.core.model import Account, Answer, Pack
+from sidecar.core.answers import Answer
+from sidecar.core.model import Account, Pack
 from sidecar.stores.admin import Admin
 
 ROOM = 30  # seconds after which what does not happen will not

@@ -11,15 +11,14 @@ from typing import Any
 import redis
 from wire_ends import until_up
 
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.decision import decide
 from sidecar.core.model import (
     MICRO,
     Account,
-    Answer,
     CallClass,
     Claim,
     Entitlement,
-    Hold,
     Plan,
     QuotaLimit,
     RateLimit,

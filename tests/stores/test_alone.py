@@ -18,7 +18,8 @@ from alone_house import (
 )
 from wire_ends import Server, a_server, until_up
 
-from sidecar.core.model import Claim, ConcurrencyLimit, Hold
+from sidecar.core.answers import Hold
+from sidecar.core.model import Claim, ConcurrencyLimit
 from sidecar.stores import keys
 
 QUOTA = a_quota(100)

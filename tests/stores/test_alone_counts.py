@@ -1,24 +1,25 @@
 """What one sidecar counts alone, on a clock that the test drives, and within its bounds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 from alone_house import a_quota
 
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.model import (
     MICRO,
     Account,
-    Answer,
     Claim,
     ConcurrencyLimit,
-    Hold,
     QuotaLimit,
     RateLimit,
+    Team,
     WhenDown,
 )
 from sidecar.core.shares import Look
+from sidecar.core.teams import shares_of
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import alone
 from sidecar.stores.alone import Alone
@@ -215,3 +216,14 @@ async def test_fewer_sidecars_are_believed_only_after_their_lifetime(valkey_url:
     assert await first.beat("well") == "told"
     assert first.alive == 1
     await wire.stop()
+
+
+def test_what_a_former_process_let_a_team_use_is_of_its_part() -> None:
+    teams = (Team("search", 50, lends=False), Team("ads", 30, lends=False))
+    share = shares_of(HOURLY, teams, "search")
+    journalled = replace(share, others=())  # as a journal has it
+    counting = Counting(ways=1)
+    counting.store.count_before(
+        ACME, "k1", (Claim(HOURLY, 2, True), Claim(journalled, 2, True)), START, {}
+    )
+    assert counting.passed(9, Claim(HOURLY, 1, False), Claim(share, 1, False)) == 5

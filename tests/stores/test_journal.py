@@ -15,7 +15,7 @@ from alone_house import new_id
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.model import Account, Claim, QuotaLimit
+from sidecar.core.model import Account, Claim, QuotaLimit, TeamShare
 from sidecar.core.shares import NEVER_SEEN, Look
 from sidecar.metering.files import Files
 from sidecar.stores import journal_reading
@@ -41,12 +41,16 @@ LOOK = Look(NOW, 40, NOW + 9, 3)
 
 TEXTS = st.text(min_size=1, max_size=9)
 NUMBERS = st.integers(0, 2**53 - 1)
+SHARES = st.builds(
+    TeamShare, TEXTS, TEXTS, NUMBERS, st.sampled_from(["month", "90s"]), NUMBERS,
+    team=st.just("") | TEXTS, lends=st.booleans(),
+)  # fmt: skip
 QUOTAS = st.builds(
     QuotaLimit, TEXTS, TEXTS, NUMBERS, st.sampled_from(["month", "90s"]), NUMBERS,
     per=st.sampled_from(["account", "key"]), rollover=NUMBERS,
 )  # fmt: skip
 OWNERS = st.lists(
-    st.tuples(QUOTAS, st.builds(Look, NUMBERS, NUMBERS, NUMBERS, NUMBERS)), max_size=3
+    st.tuples(QUOTAS | SHARES, st.builds(Look, NUMBERS, NUMBERS, NUMBERS, NUMBERS)), max_size=3
 )
 
 
@@ -69,7 +73,10 @@ def test_what_is_written_is_what_is_read(
         b'["used",1,7,5,[1],null]', b'["used",1,0,5,[],null]', b'["used",1,0,5,[-1],null]',
         b'["used",1,0,5,[1.5],null]', b'["used",1,0,5,[1]', b'["spent",1,0,5,[1],null]',
         b'["used",1,0,5,[true],null]', b'["of",0,["acme"],"k1",[],[]]', b"\xff\xfe",
-        b'["of",0,["a","p","UTC","soon"],"k1",[],[]]', b'["used"]', b"9" * 5000,
+        b'["of",0,["a","p","UTC","soon"],"k1",[],[]]',
+        b'["of",0,["a","p","UTC",null],"k1",[["m","r",1,1,"month","account",0,7,true]],[[0,0,0,0]]]',
+        b'["of",0,["a","p","UTC",null],"k1",[["m","r",1,1,"month","account",0,"a"]],[[0,0,0,0]]]',
+        b'["used"]', b"9" * 5000,
     ],
 )  # fmt: skip
 def test_what_is_no_line_of_a_journal_is_told_as_that(line: bytes) -> None:

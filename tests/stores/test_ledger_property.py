@@ -9,16 +9,10 @@ from hypothesis import strategies as st
 from ledger_replay import ACME, HOUR, START, Both
 
 from sidecar.core.afterwards import Entries
+from sidecar.core.answers import Hold
 from sidecar.core.limits import Grant
-from sidecar.core.model import (
-    MICRO,
-    Claim,
-    ConcurrencyLimit,
-    Hold,
-    Limit,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, Limit, QuotaLimit, RateLimit, Team
+from sidecar.core.teams import shares_of
 from sidecar.stores import keys
 
 
@@ -60,14 +54,33 @@ SLOTS = st.builds(
     st.integers(0, 3),
     st.sampled_from([False, False, True]),
 )
-CLAIMS = st.lists(
+TEAMS = st.builds(
+    lambda a, b, lends_a, lends_b: (Team("a", a, lends_a), Team("b", b, lends_b)),
+    st.integers(0, 60), st.integers(0, 40), st.booleans(), st.booleans(),
+)  # fmt: skip
+WHOSE = st.none() | st.tuples(TEAMS, st.sampled_from(["a", "b", "gone", ""]))
+
+
+def of_team(claims: list[Claim], whose: tuple[tuple[Team, ...], str] | None) -> list[Claim]:
+    """With a claim on the team's share after each quota, for accounts with teams."""
+    found = []
+    for claim in claims:
+        found.append(claim)
+        if whose is not None and isinstance(claim.limit, QuotaLimit):
+            found.append(Claim(shares_of(claim.limit, *whose), claim.cost, claim.forced))
+    return found
+
+
+PLAIN_CLAIMS = st.lists(
     st.builds(Claim, RATES | QUOTAS, st.integers(0, 12), st.booleans()), max_size=3,
     unique_by=lambda claim: claim.limit.id,
 )  # fmt: skip
-QUOTA_CLAIMS = st.lists(
+CLAIMS = st.builds(of_team, PLAIN_CLAIMS, WHOSE)
+PLAIN_QUOTA_CLAIMS = st.lists(
     st.builds(Claim, QUOTAS, st.integers(0, 50), st.just(value=True)), max_size=2,
     unique_by=lambda claim: claim.limit.id,
 )  # fmt: skip
+QUOTA_CLAIMS = st.builds(of_team, PLAIN_QUOTA_CLAIMS, WHOSE)
 REBUILT_CLAIMS = st.lists(
     st.builds(Claim, QUOTAS, st.integers(-20, 50), st.just(value=True)), max_size=2,
     unique_by=lambda claim: claim.limit.id,
@@ -142,6 +155,44 @@ def test_I1_scripts_and_reference_agree_through_every_life_of_an_account(
     steps: list[tuple],  # type: ignore[type-arg]
 ) -> None:
     a_life(Both(client), steps)
+
+
+OF_TEAM = st.builds(
+    lambda team, cost, forced: of_team(
+        [Claim(QuotaLimit("q0", "requests", 100, "hour", 110, rollover=10), cost, forced)],
+        ((Team("a", 50), Team("b", 30, lends=False)), team),
+    ),
+    st.sampled_from(["a", "a", "b", ""]), st.integers(0, 40),
+    st.sampled_from([False, False, False, True]),
+)  # fmt: skip
+TEAM_STEPS = st.one_of(
+    st.tuples(st.just("wait"), st.sampled_from([MICRO, 61 * MICRO, HOUR // 10, HOUR // 2])),
+    st.tuples(st.just("reserve"), OF_TEAM),
+    st.tuples(st.just("reserve"), OF_TEAM),
+    st.tuples(st.just("hold"), OF_TEAM, st.just([]), st.sampled_from(["charge", "release"])),
+    st.tuples(st.just("settle"), st.integers(0, 5), st.integers(0, 40)),
+    st.tuples(
+        st.just("charge"), OF_TEAM, st.integers(0, HOUR), st.integers(0, 1),
+        st.integers(1, 9), st.integers(0, 9),
+    ),
+    st.tuples(
+        st.just("grant"), st.integers(0, 3), st.just(0), st.integers(1, 30),
+        st.integers(1, HOUR), st.just(0),
+    ),
+)  # fmt: skip
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=st.lists(TEAM_STEPS, min_size=6, max_size=20))
+def test_I1_scripts_and_reference_agree_on_teams_that_share_a_quota(
+    client: redis.Redis,
+    steps: list[tuple],  # type: ignore[type-arg]
+) -> None:
+    both = Both(client)
+    a_life(both, steps)
+    assert both.counters() == {name: state for name, state in both.ledger.states.items() if state}
 
 
 def test_I9_the_state_and_its_leases_always_have_a_ttl(client: redis.Redis) -> None:

@@ -12,10 +12,21 @@ from typing import Any
 import hiredis
 import pytest
 import redis
-from lua_headers import FOLDER, OPERATIONS, Header, only, read_header
+from lua_headers import FOLDER, OPERATIONS, Header, only, read_header, text_of
 
-from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, Hold, QuotaLimit, RateLimit
+from sidecar.core.answers import Hold
+from sidecar.core.model import (
+    MICRO,
+    UNBOUNDED,
+    Account,
+    Claim,
+    ConcurrencyLimit,
+    QuotaLimit,
+    RateLimit,
+    Team,
+)
 from sidecar.core.periods import bounds
+from sidecar.core.teams import shares_of
 from sidecar.stores import RedisLimitStore, Wire, keys
 from sidecar.stores.commands import BUCKET_MARGIN_MS
 from sidecar.stores.scripts import ClaimArguments, ClaimNumbers, load
@@ -207,6 +218,29 @@ async def test_what_the_store_sends_is_what_the_header_names(
         assert tail == {word: expected[word] for word in header.tail}
 
 
+async def test_what_is_sent_of_a_teams_share_is_what_the_header_names(
+    store: RedisLimitStore, client: redis.Redis
+) -> None:
+    header = read_header("reserve")
+    teams = (Team("search", 40), Team("ads", 30, lends=False), Team("mail", 5))
+    share = shares_of(QUOTA, teams, "search")
+    claims = (Claim(QUOTA, 3, False), Claim(share, 3, False))
+
+    async def reserve() -> object:
+        return await store.reserve(ACME, "k1", claims)
+
+    sent_now = (await sent("reserve", store, reserve))[4:]
+    group = dict(zip(header.group, sent_now[header.size : 2 * header.size], strict=True))
+    start, end, after = bounds("month", ACME.timezone, None, time_of(client))
+    before = bounds("month", ACME.timezone, None, start - 1)[0]
+    told = ClaimNumbers(3, UNBOUNDED, start, end, after, before, units=40, rollover=1)
+    assert group == {
+        "kind": b"team", "field": b"t/monthly/search", "force": b"0", "numbers": told.packed(),
+        "notices": b"t/monthly/ads\t30\t0\nt/monthly/mail\t5\t1\n",
+    }  # fmt: skip
+    assert "field, units, lends, with tabs between" in text_of("reserve")
+
+
 async def test_what_a_renewal_sends_is_what_the_header_names(store: RedisLimitStore) -> None:
     header = read_header("renew")
     sent_now = await calls_of("renew", store)
@@ -218,7 +252,7 @@ async def test_what_a_renewal_sends_is_what_the_header_names(store: RedisLimitSt
 def test_the_header_tells_units_and_words() -> None:
     header: Header = read_header("reserve")
     assert "milliseconds" in header.single["ttl_ms"]
-    assert re.findall(r'"(\w+)"', header.group["kind"]) == ["rate", "quota", "slots"]
+    assert re.findall(r'"(\w+)"', header.group["kind"]) == ["rate", "quota", "team", "slots"]
     assert re.findall(r'"(\w+)"', header.group["force"]) == ["0", "1", "2"]
     assert re.findall(r'"(\w+)"', header.tail["orphans"]) == ["charge", "release"]
 

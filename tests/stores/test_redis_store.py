@@ -36,7 +36,7 @@ async def wire(valkey_url: str) -> AsyncIterator[Wire]:
 async def test_I1_several_processes_admit_exactly_the_limit(valkey_url: str) -> None:
     program = textwrap.dedent("""
         import asyncio, sys
-        from sidecar.core.model import Account, Claim, QuotaLimit, RateLimit
+        from sidecar.core.model import (Account, Claim, QuotaLimit, RateLimit,)
         from sidecar.stores import RedisLimitStore, Wire
         async def main():
             wire = Wire(sys.argv[1], timeout_s=20)

@@ -8,7 +8,8 @@ import pytest
 import redis
 from wire_ends import Server, a_server, a_wire, until_up
 
-from sidecar.core.model import Account, Claim, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim, QuotaLimit, RateLimit, Team
+from sidecar.core.teams import shares_of
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore, Wire, keys
 from sidecar.stores.redis import CACHED_COMMANDS
@@ -55,6 +56,28 @@ async def test_I2_a_call_refused_for_want_of_an_answer_is_charged_nothing(server
         await late(server, wire, store)
         await settled(store, before)
         assert store.refunds == 1
+
+
+async def test_I2_a_team_is_charged_nothing_either_and_its_units_are_kept_again(
+    server: Server,
+) -> None:
+    share = shares_of(QUOTA, (Team("ads", 30, lends=False),), "ads")
+    claims = (Claim(QUOTA, 3, False), Claim(share, 3, False))
+    async with a_wire(server.url, timeout_s=0.2) as wire:
+        store = RedisLimitStore(wire)
+        before = await store.reserve(ACME, "k1", claims)
+        assert before.besides[1].told == 27
+        server.pause()
+        with pytest.raises(StoreUnavailable):
+            await store.reserve(ACME, "k1", claims)
+        server.go_on()
+        await until_up(wire)
+        async with asyncio.timeout(20):
+            while not store.refunds:
+                await asyncio.sleep(0)
+        after = await store.peek(ACME, "k1", claims)
+        assert after.used == before.used == (3, 3)
+        assert after.besides[1].told == 27
 
 
 @pytest.mark.parametrize("first", [False, True])

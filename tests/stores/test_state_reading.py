@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledger_replay import ACME, HOUR, START, Both
 
+from sidecar.core.answers import Hold
 from sidecar.core.limits import Grant
-from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, Hold, QuotaLimit, RateLimit
+from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, QuotaLimit, RateLimit
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
 from sidecar.stores.inspector import Inspector

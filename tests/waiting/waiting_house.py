@@ -4,17 +4,16 @@ import asyncio
 from datetime import UTC, datetime
 
 from sidecar.config.values import refill
+from sidecar.core.answers import Answer, Hold
 from sidecar.core.decision import decide
 from sidecar.core.model import (
     MICRO,
     Account,
-    Answer,
     CallClass,
     Claim,
     ConcurrencyLimit,
     Decision,
     Entitlement,
-    Hold,
     Key,
     Limit,
     Plan,

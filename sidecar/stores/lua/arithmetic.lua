@@ -1,16 +1,17 @@
 -- Shared by all operations; put in front of them when they are loaded. The reference that every
--- line is tested against is sidecar/core/limits.py, ledger.py and afterwards.py beside it.
+-- line is tested against is sidecar/core/limits.py, teams.py, ledger.py and those beside it.
 -- All numbers are integers up to 2^53, exact in a double; text of them is made by int() only,
 -- since tostring() rounds to 14 digits.
 --
 -- The account's state is one hash. It holds
 --   FIELD   of each limit four doubles, packed: what is used, since when (µs), the highest
---           percentage told, what was carried over; packed since it is read and written on every call
+--           percentage told, what was carried over; packed since it is read and written on every call.
+--           Of a team's share the third is what of its guarantee is gone: used, or lent for good
 --   grants  a line each: id, field, units, used, expires_us, priority, in the order of their use
 --   kept    when it was last seen to that the state has a TTL (µs)
 --   rebuilt when counters were last rebuilt from the events (µs)
 --   o/ID    an open reservation: a line "charge" or "release", then one for each limit that it
---           took from: kind, field, cost, since
+--           took from: kind ("team" for a team's share), field, cost, since
 -- Open reservations that end with their sidecar stand in the leases, a sorted set: id, until (µs).
 
 local FIRST, GROUP = 3, 5 -- where the claims begin in ARGV, and how many arguments each has
@@ -69,7 +70,8 @@ local function charges_of(claims)
   local charges = {}
   for _, claim in ipairs(claims) do
     if claim.counted then
-      charges[#charges + 1] = { kind = claim.kind, field = claim.field, cost = claim.cost, since = claim.since }
+      local kind = claim.team and 'team' or claim.kind
+      charges[#charges + 1] = { kind = kind, field = claim.field, cost = claim.cost, since = claim.since }
     end
   end
   return charges
@@ -108,6 +110,41 @@ local function live_grants(field, grants, now)
   return live, left
 end
 
+-- What is kept of a guarantee of units, and what of it is gone; so many hundredths of the period are over.
+local function guarded(units, lends, used, gone, hundredths)
+  gone = max(gone, used)
+  if lends then gone = max(gone, floor(units * hundredths / 100)) end
+  return max(0, units - gone), gone
+end
+
+-- What is kept for an account's other teams, in the period that begins at start.
+local function kept_for(others, key, start, hundredths)
+  local fields, units, lends, sum = {}, {}, {}, 0
+  for field, guaranteed, lent in string.gmatch(others, '([^\t\n]*)\t(%d+)\t([01])\n') do
+    local n = #fields + 1
+    fields[n], units[n], lends[n] = field, tonumber(guaranteed), lent == '1'
+  end
+  if #fields == 0 then return 0 end
+  for n, stored in ipairs(redis.call('HMGET', key, unpack(fields))) do
+    local used, since, gone = 0, 0, 0
+    if stored then used, since, gone = unpack_numbers('<ddd', stored) end
+    if since < start then used, gone = 0, 0 end
+    sum = sum + guarded(units[n], lends[n], used, gone, hundredths)
+  end
+  return sum
+end
+
+-- A claim on a team's share, which comes after that on its quota: it is counted like a quota, and refuses
+-- what is neither kept for the team, nor leaves what is kept for the others.
+local function as_team(claim, quota, key, start, now, lends, others)
+  local hundredths, kept = floor((now - start) * 100 / (claim.ends - start)), 0
+  kept, claim.told = guarded(claim.units, lends, claim.used, claim.told, hundredths)
+  claim.kind, claim.team, claim.was_told, claim.notices = 'quota', true, -1, ''
+  claim.left = kept_for(others, key, start, hundredths)
+  local room = quota and quota.cap + quota.carried + quota.left - quota.used or MOST
+  claim.fits = claim.cost <= kept or claim.cost + claim.left <= room
+end
+
 -- All claims of ARGV as they stand now, whether all are granted, and the account's grants.
 -- Returns nil when now lies outside the bounds that the caller sent for a quota.
 local function survey(key, now)
@@ -131,6 +168,9 @@ local function survey(key, now)
       used, since, told, carried, ends = rolled(used, since, told, carried, now, a, b, c, d, units, rollover)
       was_told = told
       if grants then live, left = live_grants(names[k + 2], grants, now) end
+    elseif kind == 'team' then
+      if now < a or now >= c then return nil end
+      used, since, told, carried, ends = rolled(used, since, told, carried, now, a, b, c, d, 0, 0)
     end
     local counted = true
     if used + cost > cap + carried + left then
@@ -143,13 +183,25 @@ local function survey(key, now)
       carried = carried, ends = ends, left = left, burned = 0, cap = cap, counted = counted, units = units, live = live,
       force = ARGV[i + 2], notices = ARGV[i + 4],
     }
+    if kind == 'team' then
+      local claim = claims[k]
+      as_team(claim, claims[k - 1], key, now >= b and b or a, now, rollover == 1, ARGV[i + 4])
+      if not claim.fits and claim.force == '0' then granted = false end
+    end
   end
   return claims, granted, grants
+end
+
+-- A team's counter with that many units more, or less: also of what is gone of its guarantee.
+local function spend(claim, units)
+  claim.used = min(max(0, claim.used + units), MOST)
+  claim.told = min(max(0, claim.told + units), MOST)
 end
 
 -- Use cost units: the plan's own, then grants in their order, then overage or debt. What is
 -- reached by that is told.
 local function burn(claim, cost)
+  if claim.team then return spend(claim, cost) end
   if claim.live then
     local wanted = max(0, cost - max(0, claim.units + claim.carried - claim.used))
     for _, g in ipairs(claim.live) do
@@ -172,6 +224,7 @@ end
 
 -- The way back of burn: overage, then grants from the last used, then the plan's own.
 local function give_back(claim, units)
+  if claim.team then return spend(claim, -units) end
   local wanted = units - min(units, max(0, claim.used - claim.units - claim.carried))
   local returned, live = 0, claim.live or {}
   for i = #live, 1, -1 do
@@ -219,7 +272,8 @@ local function reply(status, now, claims, more)
   if not more then return out end
   for k, claim in ipairs(claims) do
     local at = 6 * k - 4
-    out[at + 1], out[at + 2], out[at + 3] = claim.used, claim.ends, claim.was_told
+    local told = claim.team and max(0, claim.units - claim.told) or claim.was_told
+    out[at + 1], out[at + 2], out[at + 3] = claim.used, claim.ends, told
     out[at + 4], out[at + 5], out[at + 6] = claim.carried, claim.left, claim.burned
   end
   return out
@@ -237,7 +291,8 @@ local function sweep(key, leases, now)
         local stored = redis.call('HGET', key, c.field)
         local used, since, told, carried = 0, 0, 0, 0
         if stored then used, since, told, carried = unpack_numbers('<dddd', stored) end
-        if stored and (c.kind ~= 'quota' or since == c.since) then
+        if c.kind == 'team' then told = max(0, told - c.cost) end
+        if stored and ((c.kind ~= 'quota' and c.kind ~= 'team') or since == c.since) then
           redis.call('HSET', key, c.field, pack_numbers('<dddd', max(0, used - c.cost), since, told, carried))
         end
       end

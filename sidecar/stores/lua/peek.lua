@@ -21,6 +21,7 @@ granted = true
 for _, claim in ipairs(claims) do
   if claim.kind == 'slots' then claim.used = max(0, claim.used - (free[claim.field] or 0)) end
   local fits = claim.used + claim.cost <= claim.cap + claim.carried + claim.left
+  if claim.team then fits = claim.fits end
   if not fits and claim.force == '0' then granted = false end
 end
 return reply(granted and 1 or 0, now, claims)

@@ -1,0 +1,435 @@
+"""Teams of an account: what is kept for each, whoever floods, and what is lent as time passes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core import ledger
+from sidecar.core.answers import Answer, Hold
+from sidecar.core.decision import crossings_of, decide
+from sidecar.core.ledger import NEW, Ledger
+from sidecar.core.limits import Grant, Window
+from sidecar.core.model import (
+    MICRO,
+    Account,
+    CallClass,
+    Claim,
+    Decision,
+    Entitlement,
+    Key,
+    Links,
+    Pack,
+    Plan,
+    PlanBook,
+    QuotaLimit,
+    RateLimit,
+    Reason,
+    Route,
+    Team,
+)
+from sidecar.core.refusals import limit_refusal
+from sidecar.core.rendering import render_text
+from sidecar.core.seeing import Ask
+from sidecar.core.teams import MOST_TEAMS, TeamEntitlements, read_teams, shares_of
+
+DAY = 86_400 * MICRO
+START = 20_000 * DAY
+WINDOW = Window(START, START + 30 * DAY, START + 60 * DAY, START - 30 * DAY)
+MONTHLY = QuotaLimit("monthly", "requests", 1000, "month", 1000)
+GUARD = RateLimit("critical", "calls", 1000, MICRO, 5000, (1000, 1))
+TEAMS = (Team("search", 40), Team("ads", 30, lends=False))
+
+
+@dataclass
+class House:
+    """An account with teams, whose clock the test moves."""
+
+    teams: tuple[Team, ...] = TEAMS
+    quota: QuotaLimit = MONTHLY
+    now: int = START
+    ledger: Ledger = NEW
+
+    def claims(self, team: str, cost: int, *, forced: bool = False) -> tuple[Claim, ...]:
+        share = shares_of(self.quota, self.teams, team)
+        return Claim(self.quota, cost, forced), Claim(share, cost, forced)
+
+    def asks(self, claims: Sequence[Claim]) -> list[Ask]:
+        quota, share = claims
+        others = tuple(one.id for one in self.teams if one.id != share.limit.team)  # type: ignore[union-attr]
+        team = share.limit.team  # type: ignore[union-attr]
+        return [Ask("monthly", quota, WINDOW), Ask(team, share, WINDOW, others)]
+
+    def call(self, team: str, cost: int = 1, *, forced: bool = False) -> Answer:
+        asks = self.asks(self.claims(team, cost, forced=forced))
+        answer, self.ledger = ledger.reserve(self.ledger, asks, self.now)
+        return answer
+
+    def granted(self, team: str, cost: int = 1) -> bool:
+        return self.call(team, cost).granted
+
+    def kept(self, team: str) -> int:
+        asks = self.asks(self.claims(team, 0))
+        return ledger.peek(self.ledger, asks, self.now).besides[1].told
+
+    def at_most(self, team: str) -> int:
+        """The largest call that would pass."""
+        low, high = 0, 3000
+        while low < high:
+            middle = (low + high + 1) // 2
+            asks = self.asks(self.claims(team, middle))
+            if ledger.peek(self.ledger, asks, self.now).granted:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def used(self, field: str = "monthly") -> int:
+        state = self.ledger.states.get(field)
+        return state.used if state else 0
+
+
+def test_the_example_of_the_documentation() -> None:
+    house = House()
+    assert [house.at_most(team) for team in ("search", "ads", "")] == [700, 600, 300]
+    assert house.granted("", 300)
+    assert [house.at_most(team) for team in ("search", "ads", "")] == [400, 300, 0]
+    house.now = START + 15 * DAY  # nobody else has called
+    assert (house.kept("search"), house.kept("ads")) == (200, 300)
+    assert [house.at_most(team) for team in ("search", "ads", "")] == [400, 500, 200]
+    assert house.granted("", 200)
+    assert [house.at_most(team) for team in ("search", "ads", "")] == [200, 300, 0]
+    assert house.granted("search", 200)
+    assert not house.granted("search")
+    house.now = WINDOW.end - 1
+    assert [house.kept(team) for team in ("search", "ads")] == [0, 300]
+    assert [house.at_most(team) for team in ("search", "ads", "")] == [0, 300, 0]
+
+
+def test_a_team_may_use_what_is_not_guaranteed_to_anybody_beyond_its_own() -> None:
+    house = House()
+    assert house.granted("search", 700)
+    assert not house.granted("search")
+    assert house.granted("ads", 300)
+
+
+def test_what_a_lending_team_leaves_is_there_for_all_by_the_end() -> None:
+    house = House(teams=(Team("search", 90),))
+    house.now = WINDOW.end - 1
+    assert house.at_most("") == 1000 - 9  # a hundredth of its share
+
+
+def test_a_team_that_is_on_its_pace_is_never_refused() -> None:
+    house = House()
+    for day in range(30):
+        house.now = START + day * DAY
+        share = 400 * (day + 1) // 30 - 400 * day // 30
+        assert house.granted("search", share)
+        while house.granted("", 7):
+            pass
+    assert house.used("search") == 400
+
+
+def test_a_new_period_begins_with_whole_shares() -> None:
+    house = House()
+    house.call("search", 700)
+    house.now = WINDOW.end
+    assert (house.kept("search"), house.kept("ads"), house.at_most("")) == (400, 300, 300)
+    assert house.granted("search", 700)
+
+
+def test_a_clock_that_steps_back_keeps_more_and_grants_nothing() -> None:
+    house = House()
+    house.now = START + 15 * DAY
+    most = house.at_most("")
+    house.now = START
+    assert house.at_most("") < most
+
+
+def test_critical_calls_pass_and_are_counted_and_then_teams_are_served_in_turn() -> None:
+    house = House()
+    assert house.call("", 800, forced=True).granted
+    assert not house.granted("")
+    assert house.granted("ads", 150)
+    assert house.granted("search", 50)
+    assert not house.granted("search") and not house.granted("ads")
+    assert house.used() == 1000
+
+
+def test_what_is_given_back_is_kept_again() -> None:
+    house = House()
+    asks = house.asks(house.claims("ads", 300))
+    _, house.ledger = ledger.reserve(house.ledger, asks, house.now, Hold("h", MICRO))
+    assert house.kept("ads") == 0
+    real = house.asks(house.claims("ads", 20))
+    _, house.ledger = ledger.settle(house.ledger, "h", real, house.now)
+    assert (house.kept("ads"), house.used("ads"), house.used()) == (280, 20, 20)
+
+
+def test_what_a_dead_sidecar_had_reserved_is_kept_again_if_it_is_released() -> None:
+    house = House()
+    asks = house.asks(house.claims("ads", 300))
+    _, house.ledger = ledger.reserve(house.ledger, asks, house.now, Hold("h", MICRO, "release"))
+    house.now += 2 * MICRO
+    house.ledger = ledger.sweep(house.ledger, house.now)
+    assert (house.kept("ads"), house.used("ads"), house.used()) == (300, 0, 0)
+
+
+def test_a_pack_is_for_whoever_comes_and_counts_for_the_team() -> None:
+    house = House()
+    assert house.granted("search", 700)
+    _, house.ledger = ledger.grant(house.ledger, Grant("g", "monthly", 50, WINDOW.end), house.now)
+    assert house.granted("search", 50)
+    assert not house.granted("search")
+    assert house.granted("ads", 300)
+    assert (house.used("search"), house.used("ads")) == (750, 300)
+
+
+def test_a_changed_share_acts_on_the_next_call_and_keeps_what_was_used() -> None:
+    house = House()
+    house.call("search", 100)
+    house.teams = (Team("search", 20), Team("ads", 30, lends=False))
+    assert house.kept("search") == 100
+    house.teams = (Team("ads", 30, lends=False),)
+    assert house.kept("search") == 0
+    assert house.at_most("search") == 600
+
+
+CALLS = st.lists(
+    st.tuples(
+        st.sampled_from(["search", "ads", "mail", "", "gone"]), st.integers(0, 400),
+        st.integers(0, 10 * DAY),
+    ),
+    max_size=12,
+)  # fmt: skip
+SHARES = st.builds(
+    lambda a, b, c, lends: (
+        Team("search", a, lends[0]), Team("ads", b, lends[1]), Team("mail", c, lends[2])
+    ),
+    st.integers(1, 40), st.integers(1, 30), st.integers(1, 30),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)  # fmt: skip
+
+
+def lived(teams: tuple[Team, ...], calls: Sequence[tuple[str, int, int]]) -> House:
+    house = House(teams)
+    for team, cost, later in calls:
+        house.call(team, cost)
+        house.now = min(house.now + later, WINDOW.end - 1)
+    return house
+
+
+@given(teams=SHARES, calls=CALLS)
+def test_I1_teams_never_use_more_than_the_account_has(
+    teams: tuple[Team, ...], calls: list[tuple[str, int, int]]
+) -> None:
+    house = lived(teams, calls)
+    kept = sum(house.kept(team.id) for team in teams)
+    assert house.used() + kept <= MONTHLY.cap
+    whose = ("search", "ads", "mail", "", "gone")
+    assert house.used() == sum(house.used(team) for team in whose)
+
+
+@given(teams=SHARES, calls=CALLS, flood=st.permutations(["search", "ads", "mail", ""]))
+def test_what_is_kept_for_a_team_is_admitted_however_others_flood(
+    teams: tuple[Team, ...], calls: list[tuple[str, int, int]], flood: list[str]
+) -> None:
+    house = lived(teams, calls)
+    for name in ("search", "ads", "mail"):
+        flooded = replace(house)
+        kept = flooded.kept(name)
+        for other in flood:
+            while other != name and flooded.granted(other, 50):
+                pass
+            while other != name and flooded.granted(other, 3):
+                pass
+        assert flooded.granted(name, kept)
+
+
+@given(teams=SHARES, calls=CALLS)
+def test_a_team_that_does_not_lend_is_always_admitted_within_its_share(
+    teams: tuple[Team, ...], calls: list[tuple[str, int, int]]
+) -> None:
+    house = lived(teams, calls)
+    for team in teams:
+        if not team.lends:
+            share = 1000 * team.percent // 100
+            assert house.granted(team.id, max(0, share - house.used(team.id)))
+
+
+@given(teams=SHARES, calls=CALLS, late=st.sampled_from([0, 10, 29]))
+def test_I2_a_refusal_leaves_everything_as_it_was(
+    teams: tuple[Team, ...], calls: list[tuple[str, int, int]], late: int
+) -> None:
+    house = lived(teams, calls)
+    before = house.ledger
+    if not house.granted("", 900 - late):
+        assert house.ledger == before
+
+
+# What customers are told.
+
+PRO = Plan("pro", 0, frozenset(), (MONTHLY,), GUARD, "local")
+MAX = Plan("max", 1, frozenset(), (replace(MONTHLY, units=9000, cap=9000),), GUARD, "local")
+ROUTE = Route("rest", "/**", None, "/**", CallClass.STANDARD, frozenset(), (("requests", 1),))
+PLAIN = Entitlement(PRO, ROUTE, (Claim(MONTHLY, 1, False),), (), None, b"", ())
+ACME = Account("acme", "pro", teams=TEAMS)
+BOOK = PlanBook(
+    "sha256:0", {}, (ROUTE,), {"pro": PRO, "max": MAX},
+    {("pro", "rest"): PLAIN, ("max", "rest"): replace(PLAIN, plan=MAX)},
+    links=Links(), packs={"boost": Pack("boost", "monthly", "requests", 50, "month")},
+)  # fmt: skip
+
+
+def decided(house: House, team: str, cost: int = 1) -> tuple[Entitlement, Decision]:
+    entitlement = replace(PLAIN, claims=house.claims(team, cost))
+    return entitlement, decide(entitlement, house.call(team, cost))
+
+
+def refused(house: House, team: str, cost: int = 1) -> tuple[dict[str, object], str]:
+    entitlement, decision = decided(house, team, cost)
+    refusal = limit_refusal(BOOK, entitlement, ACME, decision, "id", 0)
+    assert (refusal.status, refusal.reason) == (429, Reason.QUOTA)
+    return refusal.problem, render_text(refusal).decode()
+
+
+def test_I10_a_refusal_tells_of_the_team() -> None:
+    house = House()
+    house.call("search", 650)
+    problem, text = refused(house, "search", 60)
+    assert problem["title"] == "Monthly quota: too little left for this team"
+    assert problem["violated-policies"] == ["monthly"]
+    assert problem["limit"] == {
+        "id": "monthly", "meter": "requests", "limit": 1000, "used": 650,
+        "resets_at": "2024-11-03T00:00:00Z",
+        "team": {
+            "id": "search", "guaranteed": 400, "used": 650, "left": 50, "kept_for_others": 300
+        },
+    }  # fmt: skip
+    assert (
+        "Team search of account acme on plan pro has used 650 of the 400 requests that are "
+        "guaranteed to it this month, and 300 of the 350 requests that the account has left are "
+        "kept for other teams. It may use 50 more now. This call costs 60. It resets on "
+        "2024-11-03T00:00:00Z."
+    ) in text
+    actions = [step["action"] for step in problem["how_to_fix"]]  # type: ignore[attr-defined]
+    assert actions == ["wait", "ask", "buy_pack", "upgrade"]
+
+
+def test_I10_a_key_without_a_team_is_told_so() -> None:
+    house = House()
+    house.call("", 300)
+    problem, text = refused(house, "")
+    assert problem["title"] == "Monthly quota: nothing left for this team"
+    assert problem["limit"]["team"]["id"] is None  # type: ignore[index]
+    assert "A key without a team of account acme on plan pro is guaranteed nothing" in text
+
+
+def test_a_spent_account_is_told_as_that_and_not_as_the_teams() -> None:
+    house = House()
+    house.call("search", 700)
+    house.call("ads", 300)
+    problem, _ = refused(house, "search")
+    assert problem["title"] == "Monthly quota used up"
+    assert "team" not in problem["limit"]  # type: ignore[operator]
+
+
+def test_a_call_that_never_fits_beside_the_others_need_not_wait() -> None:
+    house = House()
+    problem, text = refused(house, "search", 701)
+    assert "more than the limit of 700 ever allows" in text
+    assert problem["limit"]["resets_at"] is None  # type: ignore[index]
+
+
+def test_what_remains_is_what_the_team_may_use() -> None:
+    house = House()
+    _, decision = decided(house, "ads", 100)
+    assert decision.tightest is not None
+    assert (decision.tightest.remaining, decision.tightest.limit_units) == (500, 1000)
+    assert decision.tightest.claim.limit == MONTHLY
+
+
+def test_overage_is_room_like_any_other_and_told_as_overage() -> None:
+    house = House(quota=replace(MONTHLY, cap=1200))
+    assert house.granted("", 500)
+    assert house.granted("search", 400)
+    _, decision = decided(house, "ads", 300)
+    assert (decision.reason, decision.overage) == (Reason.OVERAGE, (("requests", 200),))
+    assert house.used() == 1200
+
+
+def test_a_quota_in_shadow_says_what_its_teams_would_have_refused() -> None:
+    house = House(quota=replace(MONTHLY, shadow=True))
+    assert decided(house, "", 300)[1].shadowed == ()
+    _, decision = decided(house, "", 1)
+    assert (decision.allowed, decision.shadowed) == (True, ("monthly",))
+    _, decision = decided(house, "", 900)
+    assert decision.shadowed == ("monthly",)
+
+
+def test_a_critical_call_past_what_is_kept_says_so() -> None:
+    house = House()
+    house.call("", 300)
+    entitlement = replace(PLAIN, claims=house.claims("", 1, forced=True))
+    decision = decide(entitlement, house.call("", 1, forced=True))
+    assert (decision.allowed, decision.reason) == (True, Reason.CRITICAL)
+
+
+def test_thresholds_are_the_accounts() -> None:
+    house = House(quota=replace(MONTHLY, notices=(80,)))
+    house.call("search", 700)
+    entitlement = replace(PLAIN, claims=house.claims("ads", 100))
+    answer = house.call("ads", 100)
+    assert [one.percent for one in decide(entitlement, answer).crossings] == [80]
+    assert [one.limit.id for one in crossings_of(entitlement.claims, answer)] == ["monthly"]
+
+
+# Entitlements.
+
+
+def test_calls_that_are_alike_get_the_very_same_claims() -> None:
+    of_team = TeamEntitlements()
+    found = of_team.of(PLAIN, Key("k1", ACME, "ads"))
+    assert of_team.of(PLAIN, Key("k2", ACME, "ads")) is found
+    assert of_team.of(PLAIN, Key("k1", ACME)) is not found
+    quota, share = found.claims
+    assert (quota, share.cost) == (PLAIN.claims[0], 1)
+    assert share.limit == shares_of(MONTHLY, TEAMS, "ads")
+    assert of_team.of(replace(PLAIN), Key("k1", ACME, "ads")) is not found
+
+
+def test_only_quotas_of_the_account_are_shared() -> None:
+    per_key = replace(MONTHLY, id="per-key", per="key")
+    claims = (Claim(GUARD, 1, False), Claim(per_key, 1, False))
+    found = TeamEntitlements().of(replace(PLAIN, claims=claims), Key("k1", ACME, "ads"))
+    assert found.claims == claims
+
+
+def test_a_key_has_a_team_only_where_the_account_has_some() -> None:
+    assert Key("k1", ACME, "ads").counted_team == "ads"
+    assert Key("k1", Account("bea", "pro"), "ads").counted_team == ""
+
+
+# Teams as they are kept in Redis.
+
+
+def test_a_list_of_teams_is_read() -> None:
+    assert read_teams("search=40%,ads=30%:keep") == TEAMS
+    assert read_teams("") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("search", "write it like search=40%,ads=30%:keep"),
+        ("search=0%", "is not a list of teams"),
+        ("a=50%,b=51%", "guarantees 101% together"),
+        ("a=1%,a=1%", "names a team twice"),
+        (",".join(f"t{n}=1%" for n in range(MOST_TEAMS + 1)), "write at most 32"),
+    ],
+)
+def test_what_is_no_list_of_teams_is_told_with_a_remedy(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        read_teams(text)

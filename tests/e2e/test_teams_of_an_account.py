@@ -1,0 +1,162 @@
+"""Two teams of one account: one floods, the other still gets what is guaranteed to it."""
+
+import asyncio
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from e2e_stage import Stage, StartStage, problem, status
+
+from sidecar.commands.explanation import Asked
+from sidecar.core.model import Pack
+from sidecar.gate import Admission
+from sidecar.stores import keys
+from sidecar.stores.admin import Admin
+from sidecar.stores.inspector import Inspector
+
+ROOM = 30  # seconds after which what does not happen will not
+PLANS = """
+version: 1
+meters:
+  requests: {{unit: request}}
+  tokens: {{unit: token, settle: {{json: usage.total_tokens}}}}
+routes:
+  - {{id: login, match: "POST /login", class: critical}}
+  - {{id: chat, match: "POST /chat", cost: {{tokens: 100}}}}
+  - {{id: rest, match: "/**"}}
+plans:
+  pro:
+    limits:
+      - {{id: monthly, meter: requests, quota: 10/month}}
+      - {{id: tokens, meter: tokens, quota: 1000/month}}
+    refund: [upstream_5xx]
+accounts:
+  - id: acme
+    plan: pro
+    teams: {{search: {{share: 40%, lend: false}}, ads: {{share: 30%, lend: false}}}}
+    keys:
+      - {{id: k1, sha256: {search}, team: search}}
+      - {{id: k2, sha256: {ads}, team: ads}}
+      - {{id: k3, sha256: {nobody}}}
+"""
+
+
+@pytest.fixture
+async def here(stage: StartStage) -> Stage:
+    started = await stage()
+    digests = {n: hashlib.sha256(n.encode()).hexdigest() for n in ("search", "ads", "nobody")}
+    started.plans.write_text(PLANS.format(**digests))
+    started.app.keeper.reload()
+    return started
+
+
+async def admitted(here: Stage, key: str, most: int = 20) -> int:
+    """How many calls pass until one is refused."""
+    for number in range(most):
+        if status(await here.call("GET", "/x", key)) == 429:
+            return number
+    return most
+
+
+async def settled(here: Stage) -> None:
+    settler = here.app.store.redis.settler
+    async with asyncio.timeout(ROOM):
+        while settler.waiting or settler.open:
+            await asyncio.sleep(0)
+
+
+async def usage(here: Stage) -> list[dict[str, Any]]:
+    return [e["data"] for e in await here.events() if e["type"] == "api.request.v1"]
+
+
+async def used(here: Stage, team: str, limit_id: str = "monthly") -> int:
+    """By Redis' counter."""
+    with Inspector(here.app.settings.redis.get_secret_value(), "qs") as inspector:
+        state = inspector.read("acme").ledger.states.get(keys.team_field(limit_id, team))
+    return state.used if state else 0
+
+
+async def test_a_flood_of_one_team_leaves_the_other_its_share(here: Stage) -> None:
+    assert await admitted(here, "ads") == 6  # its 3, and the 3 that are guaranteed to nobody
+    assert await admitted(here, "nobody") == 0
+    assert await admitted(here, "search") == 4
+    assert await admitted(here, "search") == 0
+    assert [await used(here, team) for team in ("search", "ads")] == [4, 6]
+    assert [event.get("team") for event in await usage(here)] == ["ads"] * 6 + ["search"] * 4
+
+
+async def test_I10_a_refused_team_is_told_what_is_kept_from_it(here: Stage) -> None:
+    await admitted(here, "ads")
+    refused = await here.call("GET", "/x", "ads")
+    told = problem(refused)
+    assert told["title"] == "Monthly quota: nothing left for this team"
+    assert told["limit"]["team"] == {
+        "id": "ads", "guaranteed": 3, "used": 6, "left": 0, "kept_for_others": 4
+    }  # fmt: skip
+    assert [step["action"] for step in told["how_to_fix"]] == ["wait", "ask"]
+    assert b'\r\nRateLimit: "monthly";r=0;t=' in refused
+
+
+async def test_what_remains_to_a_team_is_told_with_every_answer(here: Stage) -> None:
+    assert b'RateLimit: "monthly";r=6;t=' in await here.call("GET", "/x", "search")
+    assert b'RateLimit: "monthly";r=2;t=' in await here.call("GET", "/x", "nobody")
+    assert b'RateLimit: "monthly";r=4;t=' in await here.call("GET", "/x", "search")
+
+
+async def test_I3_a_critical_call_of_any_team_passes_and_is_counted(here: Stage) -> None:
+    assert await admitted(here, "ads") == 6
+    assert status(await here.call("POST", "/login", "ads", Content_Length="0")) == 200
+    assert await used(here, "ads") == 7
+
+
+async def test_I5_late_costs_and_refunds_are_the_teams(here: Stage) -> None:
+    async def chat(key: str, tokens: int, code: int = 200) -> int:
+        body = json.dumps({"usage": {"total_tokens": tokens}}).encode()
+        head = b"HTTP/1.1 %d x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        here.upstream.answer = head % (code, len(body)) + body
+        answer = status(await here.call("POST", "/chat", key, Content_Length="0"))
+        await settled(here)
+        return answer
+
+    assert await chat("ads", 280) == 200
+    assert await used(here, "ads", "tokens") == 280
+    assert await chat("ads", 90, code=503) == 503
+    assert await used(here, "ads", "tokens") == 280
+    assert await chat("nobody", 350) == 200  # 50 more than is left for it: debt
+    assert await chat("nobody", 0) == 429
+    assert await chat("search", 20) == 200
+    assert await chat("ads", 0) == 429  # beyond its share, and nothing else is free
+    teams = {"ads": 280, "search": 20, "": 350}
+    assert {team: await used(here, team, "tokens") for team in teams} == teams
+
+
+async def test_a_pack_is_for_whoever_comes(here: Stage) -> None:
+    assert await admitted(here, "ads") == 6
+    with Admin(here.app.settings.redis.get_secret_value(), "qs") as admin:
+        pack = Pack("boost", "monthly", "requests", 2, "month")
+        admin.grant(here.app.gate.book.accounts["acme"], pack, "order-1")
+    assert await admitted(here, "ads") == 2
+    assert await admitted(here, "search") == 4
+
+
+async def test_a_tunnel_is_closed_when_nothing_is_left_for_its_team(here: Stage) -> None:
+    text = here.plans.read_text()
+    here.plans.write_text(text.replace("    refund:", "    tunnels_at_quota: close\n    refund:"))
+    here.app.keeper.reload()
+    gate, call = here.app.gate, Asked("GET", b"/x", [b"nobody"])
+    admission = await gate.admit(call, read=None)  # type: ignore[arg-type]
+    assert isinstance(admission, Admission)
+    assert await gate.has_quota_left(admission)
+    assert await admitted(here, "ads") == 5
+    assert not await gate.has_quota_left(admission)
+
+
+async def test_a_key_in_redis_is_of_its_team(here: Stage) -> None:
+    with Admin(here.app.settings.redis.get_secret_value(), "qs") as admin:
+        admin.set_account("bea", plan="pro", teams="web=70%:keep")
+        made = admin.create_key("bea", random_bytes=bytes, team="web")[1]
+        other = admin.create_key("bea", random_bytes=lambda n: b"1" * n)[1]
+    assert await admitted(here, other) == 3
+    assert await admitted(here, made) == 7
+    assert [event.get("team") for event in await usage(here)] == [None] * 3 + ["web"] * 7
