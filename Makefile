@@ -43,7 +43,7 @@ fmt: $(DEV_READY) ## Format the code and repair what ruff can repair
 bench: $(BENCH_READY) ## Compare with nginx, Envoy and Traefik on one core (ARGS="--rounds 1")
 	@$(BIN)/python -m loadtests.compare $(ARGS)
 
-load: $(DEV_READY) ## Twenty seconds of customers on four plans (ARGS="--seconds 60")
+load: $(DEV_READY) ## Try what is promised under load (ARGS="--scenario crowd")
 	@$(BIN)/python -m loadtests.run $(ARGS)
 
 scripts: $(DEV_READY) ## What each Lua script costs Valkey, with five limits

@@ -15,8 +15,9 @@ from rich.table import Table
 
 from loadtests.processes import DidNotStart
 from loadtests.scenarios.catalog import FIXED, NAMES, Scenario, customers
+from loadtests.scenarios.given import Options
+from loadtests.scenarios.performing import perform
 from loadtests.scenarios.report import Report
-from loadtests.scenarios.scene import Options, perform
 
 PLANS = Path(__file__).parents[1] / "examples" / "plans.yaml"
 LEAST_CALLS = 100
@@ -71,6 +72,7 @@ def main() -> int:
         try:
             report = perform(scenario, common)
         except DidNotStart as error:
+            show(reports)
             print(error, file=sys.stderr)
             return 2
         reports[scenario.name] = report, time.monotonic() - began

@@ -28,7 +28,8 @@ class Capacity:
 @dataclass(frozen=True)
 class Scenario:
     """`users` are Locust's; `flags` of `sidecar serve`. One sidecar for each of `sidecars`, with
-    these flags more; `kill_every_s`: so often one of them is killed and started again."""
+    these flags more; `kill_every_s`: so often one of them is killed and started again. `crowded`:
+    each call takes an open file, of Locust and of the sidecar."""
 
     name: str
     locustfile: Path
@@ -38,6 +39,7 @@ class Scenario:
     flags: Mapping[str, str] = field(default_factory=dict)
     sidecars: tuple[Mapping[str, str], ...] = ({},)
     kill_every_s: float = 0.0
+    crowded: bool = False
 
 
 def _of(name: str, users: int, flags: Mapping[str, str] = NO_FLAGS, **more: object) -> Scenario:
@@ -65,6 +67,7 @@ FIXED: Final = {
         _of(
             "crowd", 10,
             flags={"max-connections": "12000", "waiting-calls": "20000"},
+            crowded=True,
         ),
         _of(
             "fairness", 409,
@@ -73,7 +76,7 @@ FIXED: Final = {
         ),
         _of(
             "jobs", 8,
-            api=Capacity(workers=200, service_ms=500),
+            api=Capacity(workers=200, service_ms=1000),
             flags={"job-lease-s": "1"},
             sidecars=({"jobs": "at-least-once"}, {"jobs": "at-most-once"}),
             kill_every_s=1.5,

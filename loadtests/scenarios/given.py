@@ -12,6 +12,15 @@ _NAME: Final = "LOAD_GIVEN"
 
 
 @dataclass(frozen=True)
+class Options:
+    """What is the same for all scenarios of a run."""
+
+    seconds: float = 20.0
+    calls: int = 10_000
+    timing: bool = True
+
+
+@dataclass(frozen=True)
 class Given:
     """Goes through the environment, as JSON."""
 

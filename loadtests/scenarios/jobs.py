@@ -17,7 +17,8 @@ from loadtests.scenarios.locusting import GIVEN, tell, wait_for
 from loadtests.scenarios.report import Report
 
 DELIVERIES: Final = ("at-least-once", "at-most-once")  # of the sidecars, in their order
-RATE: Final = 5.0  # calls a second of each program; the limit of two of them together
+RATE: Final = 10.0  # calls a second of each program; the limit lets two of them have 5 together
+PART: Final = 1 / 4  # of the time in which calls are made; in the rest what they left is run
 OPEN: Final = ("waiting", "running")
 END_S: Final = 60.0  # for what is left once no more is asked
 ASK_S: Final = 5.0
@@ -106,8 +107,8 @@ def judge_one(report: Report, job: Job, runs: int) -> None:
 
 
 def story(report: Report) -> None:
-    """Calls for half of the time; then what is left of the jobs."""
-    gevent.sleep(GIVEN.seconds / 2)
+    """More calls than fit; then what they left, while sidecars are killed all along."""
+    gevent.sleep(GIVEN.seconds * PART)
     ENOUGH.set()
     gevent.joinall(list(CALLING))
     wait_for(all_have_ended, GIVEN.seconds + END_S)

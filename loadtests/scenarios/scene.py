@@ -1,33 +1,18 @@
-"""The processes of one scenario: Valkey, an API, sidecars; and one run of Locust before them."""
+"""The processes of one scenario: Valkey, an API, and sidecars that can be killed."""
 
-import itertools
-import os
-import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Final
 
-from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for_http
+from loadtests.processes import Running, Stack, free_port, wait_for_http
 from loadtests.scenarios.catalog import ROOT, Scenario
-from loadtests.scenarios.given import Given
-from loadtests.scenarios.report import Report, read
+from loadtests.scenarios.given import Given, Options
 from loadtests.valkey import start_valkey
 
-SPARE_SECONDS: Final = 150.0  # for Locust to start in, and for what a story waits for
 _PROGRAM: Final = str(Path(sys.executable).parent / "sidecar")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is the same for all scenarios of a run."""
-
-    seconds: float = 20.0
-    calls: int = 10_000
-    timing: bool = True
 
 
 @dataclass
@@ -112,73 +97,3 @@ class Scene:
             calls=options.calls,
             timing=options.timing,
         )
-
-
-class Killer(threading.Thread):
-    """Kills a sidecar and starts it again, then the next, until told to stop. `error` is why it
-    could not go on."""
-
-    def __init__(self, scene: Scene, every_s: float) -> None:
-        super().__init__(name="killer", daemon=True)
-        self.error: DidNotStart | None = None
-        self.kills = 0
-        self.enough = threading.Event()
-        self._scene = scene
-        self._every_s = every_s
-
-    def run(self) -> None:
-        for number in itertools.cycle(range(len(self._scene.sidecars))):
-            if self.enough.wait(self._every_s):
-                return
-            self._scene.kill(number)
-            self.kills += 1
-            try:
-                self._scene.restart(number)
-            except DidNotStart as error:
-                self.error = error
-                return
-
-
-def perform(scenario: Scenario, options: Options) -> Report:
-    """One scenario from beginning to end. Raises DidNotStart, also when Locust tells nothing."""
-    with Stack() as stack:
-        scene = Scene(stack, scenario)
-        scene.start()
-        result = stack.directory / "result.json"
-        killer = Killer(scene, scenario.kill_every_s)
-        if scenario.kill_every_s:
-            killer.start()
-        try:
-            code = _run_locust(scenario, scene.given(result, options), options)
-        finally:
-            killer.enough.set()
-            if scenario.kill_every_s:
-                killer.join()
-        if killer.error is not None:
-            raise killer.error
-        try:
-            report = read(result)
-        except OSError:
-            problem = f"{scenario.name}: Locust ended with {code} and told nothing"
-            raise DidNotStart(problem) from None
-    if scenario.kill_every_s:
-        report.tell("sidecars killed", str(killer.kills))
-    return report
-
-
-def _run_locust(scenario: Scenario, given: Given, options: Options) -> int:
-    """In the foreground, from the repository's root, for a bounded time. Returns its exit code,
-    -9 when it did not end."""
-    users, most = str(scenario.users), options.seconds + SPARE_SECONDS
-    command = [
-        sys.executable, "-m", "locust", "--locustfile", str(scenario.locustfile),
-        "--headless", "--users", users, "--spawn-rate", users, "--run-time", f"{int(most)}s",
-        "--host", given.sidecars[0], "--only-summary", "--loglevel", "WARNING",
-    ]  # fmt: skip
-    with subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | given.environment(), stdin=subprocess.DEVNULL
-    ) as locust:
-        try:
-            return locust.wait(most + 30)
-        finally:
-            locust.kill()

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from loadtests.scenarios.catalog import FIXED, Capacity, Scenario
+from loadtests.scenarios.given import Options
+from loadtests.scenarios.performing import perform
 from loadtests.scenarios.report import Report
-from loadtests.scenarios.scene import Options, perform
 
 # Importing Locust would patch this process for gevent: only look whether it is there.
 pytestmark = [
