@@ -6,6 +6,7 @@ until Redis has answered. While one sum of a key is on its way, the next one gat
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from sidecar.core.model import Account, Claim, QuotaLimit
@@ -13,6 +14,7 @@ from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands
+from sidecar.stores.link import Link
 from sidecar.stores.scripts import load
 from sidecar.stores.topology import Connection
 from sidecar.stores.wire import ReplyError, encode
@@ -125,7 +127,7 @@ class Charger:
     def _send(self, pair: Pair, one: Sum, now_us: int) -> None:
         future = self._wire.execute(
             charge_command(self._commands, self._prefix, one, now_us),
-            lambda reply, _: self._heard(pair, one, reply),
+            partial(self._late, pair, one),
             self._slot(one),
         )
         future.add_done_callback(lambda done: self._done(pair, one, done))
@@ -138,6 +140,11 @@ class Charger:
             self._is_late(pair, one)
             return
         self._heard(pair, one, future.result())
+
+    def _late(self, pair: Pair, one: Sum, reply: Any, link: Link | None) -> None:
+        """A server that was given up may have lost by now what it says that it did."""
+        if link is None or not link.aside:
+            self._heard(pair, one, reply)
 
     def _slot(self, one: Sum) -> int:
         return self._commands.slot(one.account.id)

@@ -12,7 +12,9 @@ from sidecar.logs import logger
 
 log = logger("stores")
 
-Late = Callable[[Any, bool], None]
+# Hears a reply that nobody waited for any more, and the connection that it came on; None: that
+# which is in use.
+Late = Callable[[Any, "Link | None"], None]
 
 
 class ReplyError(Exception):
@@ -46,12 +48,17 @@ class Link(asyncio.Protocol):
     """One connection's life. Replies are matched to the commands by order alone."""
 
     def __init__(
-        self, lost: Callable[["Link"], None], error: Callable[[str], ReplyError] = ReplyError
+        self,
+        lost: Callable[["Link"], None],
+        timeout_s: float,
+        error: Callable[[str], ReplyError] = ReplyError,
     ) -> None:
         """`error` makes the reply out of the text of an error answer."""
+        self.aside = False  # given up: who is asked now may be another server
         self.transport: asyncio.Transport | None = None
         self.waiting: deque[tuple[float, asyncio.Future[Any], Late | None]] = deque()
         self._lost = lost
+        self._timeout = timeout_s
         self._reader = hiredis.Reader(replyError=error, notEnoughData=_MORE)
         self._out: list[bytes] = []
         self.loop = asyncio.get_running_loop()
@@ -68,18 +75,21 @@ class Link(asyncio.Protocol):
                 if not future.done():
                     future.set_result(reply)
                 elif late is not None:
-                    late(reply, future.cancelled())
+                    late(reply, self)
         except (hiredis.ProtocolError, IndexError):
             log.error("redis sent what is not an answer; connecting anew")
             self.abort()
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        while self.waiting:
-            future = self.waiting.popleft()[1]
-            if not future.done():
-                future.set_exception(StoreUnavailable("the connection to Redis was lost"))
-                future.exception()  # somebody may have stopped listening
+        self._fail_all("the connection to Redis was lost")
+        self.waiting.clear()
         self._lost(self)
+
+    def _fail_all(self, why: str) -> None:
+        for _, future, _ in self.waiting:
+            if not future.done():
+                future.set_exception(StoreUnavailable(why))
+                future.exception()  # somebody may have stopped listening
 
     def send(
         self, command: bytes, deadline: float, late: Late | None = None
@@ -101,10 +111,24 @@ class Link(asyncio.Protocol):
             self.loop.call_soon(self._flush)
         self._out.append(command)
 
+    def tell(self, command: bytes) -> None:
+        """Send what nobody waits for the reply to."""
+        self.send(command, self.loop.time() + self._timeout).add_done_callback(ignore)
+
+    def set_aside(self) -> None:
+        """Nobody waits for its replies any more; they are late from now on."""
+        self.aside = True
+        self._fail_all("Redis did not answer in time")
+
     def _flush(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(b"".join(self._out))
         self._out.clear()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self.transport is None or self.transport.is_closing()
 
     def abort(self) -> None:
         """Close at once. Whoever waits is told so."""

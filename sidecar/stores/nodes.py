@@ -103,8 +103,7 @@ class Node(Wire):
 
     def needed(self, now: float) -> bool:
         """Whether something is under way, or may be sent here by another node."""
-        waiting = self._link is not None and bool(self._link.waiting)
-        return waiting or now - self._named_at < KEPT_SECONDS
+        return self.awaits_replies or now - self._named_at < KEPT_SECONDS
 
     def _connected(self, link: Link) -> None:
         super()._connected(link)

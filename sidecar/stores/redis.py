@@ -12,6 +12,7 @@ from sidecar.core.model import MICRO, Account, Claim, WhenDown
 from sidecar.core.shares import Look
 from sidecar.errors import StoreUnavailable
 from sidecar.stores.commands import Commands, held
+from sidecar.stores.link import Link, ignore
 from sidecar.stores.looks import Looks
 from sidecar.stores.scripts import Script, answer_of, load
 from sidecar.stores.settling import Settlement, Settler, Told
@@ -183,10 +184,14 @@ class RedisLimitStore:
         key_id: str,
         claims: Sequence[Claim],
         reply: Any,
-        _cancelled: bool,
+        link: Link | None,
     ) -> None:
         """The answer to a reservation came when nobody waited any more (I2: a refusal is free).
-        A call that went on without it is in the journal, and charged from there."""
+        A call that went on without it is in the journal, and charged from there.
+
+        The server that granted it gets it back, whoever is asked now: on another one it would be
+        taken from what others have used. A refund that is lost leaves a counter too high.
+        """
         if not isinstance(reply, list) or reply[0] != 1:
             return
         self.refunds += 1
@@ -195,11 +200,10 @@ class RedisLimitStore:
         command = self.commands.claims(
             script, account, key_id, claims, charged_us, more=(charged_us,), leases=False
         )
-        # One write: the text goes first, since this happens too rarely to be known there. A refund
-        # that is lost leaves a counter too high, never too low.
-        slot = self.commands.slot(account.id)
-        self._wire.tell(encode(b"SCRIPT", b"LOAD", script.text), slot)
-        self._wire.tell(command, slot)
+        tell = link.tell if link else partial(self._wire.tell, slot=self.commands.slot(account.id))
+        # One write: the text goes first, since this happens too rarely to be known there.
+        tell(encode(b"SCRIPT", b"LOAD", script.text))
+        tell(command)
 
     def _late_hold(
         self,
@@ -208,9 +212,9 @@ class RedisLimitStore:
         claims: Sequence[Claim],
         hold: Hold,
         reply: Any,
-        _cancelled: bool,
+        _link: Link | None,
     ) -> None:
-        """The same for one that is held."""
+        """The same for one that is held: known by its id, it counts once wherever it is told."""
         if not isinstance(reply, list) or reply[0] != 1:
             return
         self.refunds += 1
@@ -262,17 +266,25 @@ class RedisLimitStore:
                 raise StoreUnavailable(f"Redis refused the script: {reply.text}")
             load_it = encode(b"SCRIPT", b"LOAD", script.text)
             loading = self._wire.execute(load_it, None, slot)
-            again = self._hear(command, late, slot)
-            loaded, reply = await asyncio.gather(loading, again)
-            for part in (loaded, reply):
-                if isinstance(part, ReplyError):
-                    raise StoreUnavailable(f"Redis refused the script: {part.text}")
+            loading.add_done_callback(ignore)
+            # Whatever becomes of the load: a grant is a grant, and may not be left unheard.
+            reply = await self._hear(command, late, slot)
+            if isinstance(reply, ReplyError):
+                why = _error_of(loading) or reply.text
+                raise StoreUnavailable(f"Redis refused the script: {why}")
         if not isinstance(reply, list) or len(reply) < 2:
             raise StoreUnavailable("Redis gave an answer that makes no sense")
         return reply
 
 
+def _error_of(loading: "asyncio.Future[Any]") -> str:
+    if not loading.done() or loading.cancelled() or loading.exception() is not None:
+        return ""
+    reply = loading.result()
+    return reply.text if isinstance(reply, ReplyError) else ""
+
+
 def _left(future: "asyncio.Future[Any]", late: Late | None) -> None:
     """The caller was cancelled, maybe in the very moment of the reply: then that is late, too."""
     if late is not None and not future.cancelled() and future.exception() is None:
-        late(future.result(), True)
+        late(future.result(), None)

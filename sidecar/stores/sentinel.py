@@ -68,7 +68,7 @@ class SentinelWire(Wire):
             await sentinel.stop()
 
     def _new_link(self) -> Link:
-        return Link(self._lost, self._error)
+        return Link(self._lost, self._timeout, self._error)
 
     def _error(self, text: str) -> ReplyError:
         if text.startswith(DOUBTFUL):

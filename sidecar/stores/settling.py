@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from sidecar.core.answers import Answer, Hold
@@ -16,6 +17,7 @@ from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands
+from sidecar.stores.link import Link
 from sidecar.stores.scripts import answer_of, load
 from sidecar.stores.topology import Connection
 from sidecar.stores.wire import ReplyError, encode
@@ -109,7 +111,7 @@ class Settler:
         )  # fmt: skip
         self._asked.add(settlement.hold_id)
         slot = self._commands.slot(settlement.account.id)
-        future = self._wire.execute(command, lambda reply, _: self._heard(settlement, reply), slot)
+        future = self._wire.execute(command, partial(self._late, settlement), slot)
         future.add_done_callback(lambda done: self._done(settlement, done))
 
     def _done(self, settlement: Settlement, future: "asyncio.Future[Any]") -> None:
@@ -120,6 +122,11 @@ class Settler:
                 self._unsettled.move_to_end(settlement.hold_id)
             return
         self._heard(settlement, future.result())
+
+    def _late(self, settlement: Settlement, reply: Any, link: Link | None) -> None:
+        """A server that was given up may have lost by now what it says that it did."""
+        if link is None or not link.aside:
+            self._heard(settlement, reply)
 
     def _heard(self, settlement: Settlement, reply: Any) -> None:
         self._asked.discard(settlement.hold_id)

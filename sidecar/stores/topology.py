@@ -54,7 +54,7 @@ class Connection(Protocol):
         """Send encoded bytes to the node that serves `slot` (`slots.slot_of` of the key). The
         future holds the reply (a ReplyError for an error answer) or raises StoreUnavailable.
 
-        `late(reply, cancelled)` gets a reply that nobody waited for any more.
+        `late(reply, link)` gets a reply that nobody waited for any more, and where it came from.
         """
         ...
 

@@ -14,7 +14,7 @@ from sidecar.addresses import UnixPath
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.redis_address import RedisAddress, redis_address
-from sidecar.stores.link import PING, Late, Link, ReplyError, bulk, encode, ignore
+from sidecar.stores.link import PING, Late, Link, ReplyError, bulk, encode
 from sidecar.stores.tls import tls_context
 
 __all__ = ["PING", "Late", "ReplyError", "Wire", "bulk", "encode"]
@@ -25,6 +25,8 @@ MAX_IN_FLIGHT: Final = 20_000
 BREAKER_TIMEOUTS: Final = 3  # in a row, then calls fail at once until a PING is answered
 PROBE_SECONDS: Final = 0.1
 STALLED_SECONDS: Final = 1.0  # a reply overdue for this long: the connection is given up
+ASIDE_SECONDS: Final = 60.0  # for which late replies are heard on one that was
+MOST_ASIDE: Final = 4
 CONNECT_SECONDS: Final = 2.0
 BACKOFF_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -50,6 +52,7 @@ class Wire:
         self._task: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()
+        self._aside: list[tuple[float, Link]] = []  # given up, and until when each is heard
         self._overdue = 0  # commands in a row that timed out
         self._probe_at = 0.0
         self.tried = asyncio.Event()  # the first attempt to connect is over
@@ -83,7 +86,7 @@ class Wire:
         self._sweep()
 
     async def stop(self) -> None:
-        """Let go of the connection. Idempotent."""
+        """Let go of all connections. Idempotent."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         if self._task is not None:
@@ -93,6 +96,8 @@ class Wire:
         link, self._link = self._link, None
         if link is not None:
             link.abort()
+        while self._aside:
+            self._aside.pop()[1].abort()
 
     def execute(
         self,
@@ -103,7 +108,7 @@ class Wire:
         """Send encoded bytes. The future holds the reply (a ReplyError for an error answer), or
         raises StoreUnavailable: no connection, too much in flight, or no reply in time.
 
-        `late(reply, cancelled)` gets a reply that nobody waited for any more.
+        `late(reply, link)` gets a reply that nobody waited for any more, and where it came from.
         """
         link = self._link
         if link is None or self._overdue >= BREAKER_TIMEOUTS or len(link.waiting) >= MAX_IN_FLIGHT:
@@ -117,7 +122,12 @@ class Wire:
         a link whose late replies come in answers again. Without a link nothing is sent."""
         link = self._link
         if link is not None:
-            link.send(command, link.loop.time() + self._timeout).add_done_callback(ignore)
+            link.tell(command)
+
+    @property
+    def awaits_replies(self) -> bool:
+        """Whether something is under way, though it may be late."""
+        return bool(self._aside) or (self._link is not None and bool(self._link.waiting))
 
     async def _keep_connected(self) -> None:
         failures = 0
@@ -161,7 +171,7 @@ class Wire:
         return (await loop.create_connection(self._new_link, *at, ssl=self._tls))[1]
 
     def _new_link(self) -> Link:
-        return Link(self._lost)
+        return Link(self._lost, self._timeout)
 
     async def _greet(self, link: Link) -> Link:
         try:
@@ -184,6 +194,23 @@ class Wire:
             self.last_error = f"{self._where}: the connection to Redis was lost"
             self._gone.set()
 
+    def _set_aside(self, link: Link) -> None:
+        """Connect anew. What Redis still answers here is heard for a while, as a reservation that
+        is granted so late has to be given back."""
+        link.set_aside()
+        self._aside.append((link.loop.time() + ASIDE_SECONDS, link))
+        if len(self._aside) > MOST_ASIDE:
+            self._aside.pop(0)[1].abort()
+        self._lost(link)
+        self.last_error = f"{self._where}: Redis does not answer in time"
+
+    def _close_aside(self, now: float) -> None:
+        """Those that have answered everything, or that nobody listens to any longer."""
+        for until, link in self._aside:
+            if now >= until or not link.waiting:
+                link.abort()
+        self._aside = [(until, link) for until, link in self._aside if not link.closed]
+
     @property
     def _where(self) -> str:
         return self.at.path if isinstance(self.at, UnixPath) else str(self.at)
@@ -192,10 +219,10 @@ class Wire:
         """One coarse timer for all deadlines; they are in order, as the timeout is the same."""
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(self._timeout / 5, self._sweep)
-        link = self._link
+        link, now = self._link, loop.time()
+        self._close_aside(now)
         if link is None:
             return
-        now = loop.time()
         stuck = False
         for deadline, future, _ in link.waiting:
             if deadline > now:
@@ -209,10 +236,11 @@ class Wire:
         if not stuck:
             self._overdue = 0
         elif now - link.waiting[0][0] > STALLED_SECONDS:
-            link.abort()
+            self._set_aside(link)
+            return
         if self._overdue >= BREAKER_TIMEOUTS and now >= self._probe_at:
             self._probe_at = now + PROBE_SECONDS
-            link.send(PING, now + self._timeout).add_done_callback(ignore)
+            link.tell(PING)
 
 
 def _hello(address: RedisAddress) -> tuple[bytes, ...]:

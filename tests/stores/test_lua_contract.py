@@ -112,7 +112,7 @@ async def calls_of(name: str, store: RedisLimitStore) -> list[bytes]:
 
     async def refund() -> None:
         now = (await store.peek(ACME, "k1", CLAIMS)).now_us
-        store._give_back(ACME, "k1", CLAIMS, [1, now], False)
+        store._give_back(ACME, "k1", CLAIMS, [1, now], None)
         await store.peek(ACME, "k1", CLAIMS)
 
     async def renew() -> None:

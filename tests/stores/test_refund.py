@@ -158,7 +158,7 @@ async def test_a_refund_takes_nothing_from_a_period_that_began_after_the_charge(
         store = RedisLimitStore(wire)
         answer = await store.reserve(ACME, "k1", CLAIMS)
         (window,) = store.commands._windows.values()
-        store._give_back(ACME, "k1", CLAIMS, [1, window[0] - 1], False)
+        store._give_back(ACME, "k1", CLAIMS, [1, window[0] - 1], wire._link)
         await settled(store, (3, 0))  # the bucket has no periods
         assert answer.granted
 
@@ -169,7 +169,7 @@ async def test_a_refund_brings_nothing_back_that_redis_has_lost(server: Server) 
         now_us = (await store.reserve(ACME, "k1", CLAIMS)).now_us
         with redis.Redis.from_url(server.url) as client:
             client.flushall()
-            store._give_back(ACME, "k1", CLAIMS, [1, now_us], False)
+            store._give_back(ACME, "k1", CLAIMS, [1, now_us], wire._link)
             await settled(store, (0, 0))
             assert not client.exists(keys.state("qs", ACME.id))
 

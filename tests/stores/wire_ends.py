@@ -182,10 +182,10 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 class Cable:
-    """A way to 127.0.0.1:`to` that can be cut and mended."""
+    """A way to 127.0.0.1:`to` that can be cut and mended. New connections go where `to` says."""
 
     def __init__(self, to: int) -> None:
-        self._to = to
+        self.to = to
         self._whole = asyncio.Event()
         self._cut = asyncio.Event()
         self.mend()
@@ -201,7 +201,7 @@ class Cable:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._whole.is_set():
             return
-        onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", self.to)
         tasks = [
             asyncio.create_task(copy(reader, onward_writer)),
             asyncio.create_task(copy(onward_reader, writer)),
