@@ -71,8 +71,8 @@ FIXED: Final = {
         ),
         _of(
             "fairness", 409,
-            api=Capacity(workers=20, service_ms=100),
-            flags={"upstream-connections": "20", "critical-connections": "0"},
+            api=Capacity(workers=40, service_ms=200),
+            flags={"upstream-connections": "40", "critical-connections": "0"},
         ),
         _of(
             "jobs", 8,

@@ -6,7 +6,7 @@ from typing import Final
 
 from loadtests.checks import Rate
 
-ENOUGH: Final = 20  # times of a phase: fewer have no tail to speak of
+ENOUGH: Final = 20  # times of a round: fewer have no tail to speak of
 
 
 def p99(times: Sequence[float]) -> float:
@@ -14,13 +14,12 @@ def p99(times: Sequence[float]) -> float:
     return sorted(times)[int(len(times) * 0.99)]
 
 
-def slowdown(calm: Sequence[Sequence[float]], loaded: Sequence[Sequence[float]]) -> float | None:
-    """How many times the calm p99 the loaded one is: of each pair of rounds, the median of them,
-    so that one disturbance from outside does not decide. None when there are too few calls."""
-    pairs = list(zip(calm, loaded, strict=True))
-    if not pairs or any(len(times) < ENOUGH for pair in pairs for times in pair):
+def typical_p99(rounds: Sequence[Sequence[float]]) -> float | None:
+    """The median of the rounds' p99s, so that one disturbance from outside does not decide. None
+    when there are too few calls."""
+    if not rounds or any(len(times) < ENOUGH for times in rounds):
         return None
-    return median(p99(after) / p99(before) for before, after in pairs)
+    return median(p99(times) for times in rounds)
 
 
 def over_rate(arrivals: Sequence[float], rate: Rate) -> float:

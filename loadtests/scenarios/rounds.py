@@ -3,14 +3,13 @@
 import random
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any, Final
 
 import gevent
 from gevent.event import Event
 
 from loadtests.scenarios.locusting import wait_for
-from loadtests.scenarios.measures import p99, slowdown
+from loadtests.scenarios.measures import typical_p99
 from loadtests.scenarios.report import Report
 
 ROUNDS: Final = 3
@@ -62,15 +61,11 @@ class Rounds:
 
     def judge(self, report: Report, who: str, most: float) -> None:
         """Promise that the loaded p99 is at most so many times the calm one."""
-        ratio = slowdown(self.calm, self.under_load)
-        if ratio is None:
+        calm, loaded = typical_p99(self.calm), typical_p99(self.under_load)
+        if calm is None or loaded is None:
             report.in_time(False, f"too few calls of {who}: the run proves nothing")
             return
+        ratio = loaded / calm
         report.in_time(ratio <= most, f"the p99 of {who} is {ratio:.2f} × that without the load")
-        calm, loaded = _typical(self.calm), _typical(self.under_load)
-        report.tell(f"p99 of {who}", f"{calm} calm, {loaded} under load: × {ratio:.2f}")
-
-
-def _typical(phases: list[list[float]]) -> str:
-    """The median of the rounds."""
-    return f"{median(p99(times) for times in phases) * 1000:.0f} ms"
+        told = f"{calm * 1000:.0f} ms calm, {loaded * 1000:.0f} ms under load: × {ratio:.2f}"
+        report.tell(f"p99 of {who}", told)
