@@ -51,7 +51,8 @@ class UpstreamPool:
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()
         self._connecting = 0
-        self._waiting: tuple[_Queue, _Queue] = (deque(), deque())  # critical calls, others
+        # Critical calls, others, those that go last.
+        self._waiting: tuple[_Queue, _Queue, _Queue] = (deque(), deque(), deque())
         self._shared = bounds.upstream_connections - min(
             bounds.critical_connections, bounds.upstream_connections - 1
         )
@@ -72,7 +73,7 @@ class UpstreamPool:
     @property
     def waiting(self) -> int:
         """Calls that wait for a connection."""
-        return len(self._waiting[0]) + len(self._waiting[1])
+        return sum(map(len, self._waiting))
 
     @property
     def _in_use(self) -> int:
@@ -89,13 +90,14 @@ class UpstreamPool:
                 return connection
         return None
 
-    async def acquire(self, *, critical: bool) -> UpstreamConnection:
-        """A connection of one's own: idle, new, or the next that is given back.
+    async def acquire(self, *, critical: bool, last: bool = False) -> UpstreamConnection:
+        """A connection of one's own: idle, new, or the next that is given back; of those who
+        wait, critical calls get it first, and those that go `last` when nobody else waits.
 
         Raises UpstreamFailed when none can be had within the connect timeout.
         """
         most = self.bounds.upstream_connections if critical else self._shared
-        queue = self._waiting[0 if critical else 1]
+        queue = self._waiting[0 if critical else 2 if last else 1]
         since = self.now()
         join = queue.append
         while self._in_use >= most:
@@ -193,7 +195,8 @@ class UpstreamPool:
         connection.resume_reading()
         connection.idle_since = self.now()
         self._idle.append(connection)
-        if self._waiting[0] or self._waiting[1]:
+        first, second, third = self._waiting
+        if first or second or third:
             self._wake_next()
 
     def forget(self, connection: UpstreamConnection) -> None:
@@ -204,8 +207,9 @@ class UpstreamPool:
         self._wake_next()
 
     def _wake_next(self) -> None:
+        shared = self._shared
         for queue, most in zip(
-            self._waiting, (self.bounds.upstream_connections, self._shared), strict=True
+            self._waiting, (self.bounds.upstream_connections, shared, shared), strict=True
         ):
             while queue and self._in_use < most:
                 # First come, first served, unless the queue does not get shorter: then whoever came
