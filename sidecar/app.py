@@ -20,7 +20,13 @@ from sidecar.config import PlanKeeper
 from sidecar.core.model import Account, PlanBook
 from sidecar.core.paths import Normaliser
 from sidecar.gate import Gate, Seen
-from sidecar.gauges import publish_config, publish_connections, publish_events, publish_store
+from sidecar.gauges import (
+    publish_config,
+    publish_connections,
+    publish_events,
+    publish_shedding,
+    publish_store,
+)
 from sidecar.metering.files import Files
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.sinks import make_sink
@@ -35,7 +41,7 @@ from sidecar.proxy.pool import UpstreamPool
 from sidecar.readiness import Readiness
 from sidecar.settings import Settings
 from sidecar.stores import FallbackStore, Journal, RedisDirectory, connect, keys
-from sidecar.wiring import bounds_of, manners_of, upstream_of
+from sidecar.wiring import bounds_of, manners_of, shedder_of, upstream_of
 from sidecar.workers.ending import Ending
 from sidecar.workers.leftovers import Leftovers
 from sidecar.workers.shares import Share, alone
@@ -65,6 +71,7 @@ class App:
         self.metrics = Metrics()
         self._clock = Clock()
         self._on_decision = on_decision
+        self.shedder = shedder_of(settings)
         self._undo = contextlib.AsyncExitStack()
         self._serving = self._stopping = False
         self._seen_store = False
@@ -95,6 +102,7 @@ class App:
             metrics=self.metrics,
             clock=clock,
             source=settings.source,
+            shedder=self.shedder,
             record_refusals=settings.refusal_events,
             paths=Normaliser(frozenset(settings.allow_in_path)),
             ignore_case=settings.ignore_path_case,
@@ -287,6 +295,7 @@ class App:
         publish_events(self.metrics, self.spool, self.shipper, self.leftovers)
         publish_config(self.metrics, self.keeper)
         publish_connections(self.metrics, self.data_port, pool)
+        publish_shedding(self.metrics, self.shedder)
 
     def reload(self) -> None:
         """Read the plan file and the certificate again; the plan file while calls go on."""

@@ -33,11 +33,14 @@ from sidecar.core.refusals import Refusal, feature_refusal, limit_refusal, simpl
 from sidecar.core.routing import RouteTable
 from sidecar.core.settlement import (
     Outcome,
+    OutcomeReason,
     notice_event,
     real_claims,
     refusal_event,
     usage_event,
 )
+from sidecar.core.shed_refusal import shed_refusal
+from sidecar.core.shedding import Place, Shedder
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR, Metrics
@@ -47,6 +50,14 @@ log = logger("gate")
 
 LEASE_US: Final = 30 * MICRO  # after which a sidecar that did not renew it counts as dead
 NOBODY: Final = "-"  # label of what is not known yet: a route, plan or account
+_UNANSWERED: Final = frozenset(
+    {
+        OutcomeReason.UPSTREAM_REFUSED,
+        OutcomeReason.UPSTREAM_TIMEOUT,
+        OutcomeReason.UPSTREAM_BROKEN,
+        OutcomeReason.OVERLOADED,
+    }
+)
 
 
 class Clock(Protocol):
@@ -101,6 +112,7 @@ class Admission:
     entitlement: Entitlement
     plan_version: str
     decision: Decision
+    place: Place  # in flight, until it is settled
     held: bool = False  # the reservation is open until it is settled
 
 
@@ -127,6 +139,7 @@ class Gate:
         metrics: Metrics,
         clock: Clock,
         source: str,
+        shedder: Shedder | None = None,
         record_refusals: bool = False,
         paths: Normaliser = normalise,
         ignore_case: bool = False,
@@ -138,6 +151,7 @@ class Gate:
         self._metrics = metrics
         self._clock = clock
         self._source = source
+        self._shedder = shedder or Shedder()
         self._record_refusals = record_refusals
         self._paths = paths
         self._ignore_case = ignore_case
@@ -148,6 +162,7 @@ class Gate:
         """Decide by this book from the next call on; calls in flight keep theirs."""
         self._book = book
         self._routes = RouteTable(book.routes, self._paths, ignore_case=self._ignore_case)
+        self._shedder.keep({route.id for route in book.routes})
 
     @property
     def book(self) -> PlanBook:
@@ -180,8 +195,32 @@ class Gate:
         if not self._spool.accepting and found.route.call_class is not CallClass.CRITICAL:
             refusal = simple_refusal(Reason.SPOOL_FULL, request_id)
             return self._refuse(request_id, refusal, key, found)
-        if found.estimates:
+        now = time.perf_counter()
+        if found.estimates and not self._shedder.is_full(found.route.call_class, now):
             found = estimated(found, await read(found))
+            now = time.perf_counter()
+        place = self._shedder.enter(found.route, now)
+        if place is None:
+            return self._shed(request_id, key, found, now)
+        try:
+            admitted = await self._reserve(book, call, request_id, now_ns, key, found, place)
+        except BaseException:
+            place.leave(time.perf_counter())
+            raise
+        if isinstance(admitted, Refused):
+            place.leave(time.perf_counter())
+        return admitted
+
+    async def _reserve(
+        self,
+        book: PlanBook,
+        call: Call,
+        request_id: str,
+        now_ns: int,
+        key: Key,
+        found: Entitlement,
+        place: Place,
+    ) -> Admission | Refused:
         decision = without_limits(found)
         hold = None
         if found.claims:
@@ -217,6 +256,7 @@ class Gate:
             found,
             book.version,
             decision,
+            place,
             hold is not None,
         )
         if decision.crossings:
@@ -304,6 +344,18 @@ class Gate:
             self._tell(key, entitlement, f"{refusal.status} {refusal.reason}", decision)
         return Refused(request_id, refusal, key, entitlement)
 
+    def _shed(self, request_id: str, key: Key, found: Entitlement, now: float) -> Refused:
+        shedder = self._shedder
+        if shedder.begins(now):
+            log.warning(
+                "the API is overloaded: calls are shed",
+                limit=int(shedder.limit),
+                in_flight=shedder.in_flight,
+            )
+        wait = shedder.wait_s(found.route.call_class)
+        refusal = shed_refusal(found, request_id, wait, self._clock.jitter())
+        return self._refuse(request_id, refusal, key, found)
+
     async def has_quota_left(self, admission: Admission) -> bool:
         """Whether a call that goes on and on may do so, as its plan wants it. True when that
         cannot be told: what runs is not ended for a store that is gone."""
@@ -332,9 +384,15 @@ class Gate:
 
         `broke`: it ended for a fault of our own. Returns the outcome that it is counted under.
         """
+        reason = outcome.reason
+        admission.place.leave(
+            time.perf_counter(),
+            dropped=reason in _UNANSWERED,
+            given_up=reason is OutcomeReason.CLIENT_GONE,
+        )
         entitlement = admission.entitlement
         route = entitlement.route
-        label: str = outcome.reason if outcome.reason != "ok" else admission.decision.reason
+        label: str = reason if reason != "ok" else admission.decision.reason
         if broke:
             label = INTERNAL_ERROR
         self._metrics.count(route.id, route.call_class, entitlement.plan.id, label)

@@ -51,8 +51,14 @@ def settings_of(settings: Settings, worker: int, count: int) -> Settings:
             "journal_max_bytes": max(_LEAST_SPOOL, settings.journal_max_bytes // count),
             "max_connections": -(-settings.max_connections // count),
             "upstream_connections": -(-settings.upstream_connections // count),
+            "shed_min": -(-settings.shed_min // count),
+            "shed": _part_of(settings.shed, count),
         }
     )
+
+
+def _part_of(shed: str, count: int) -> str:
+    return str(-(-int(shed) // count)) if shed.isdecimal() else shed
 
 
 def leftovers(spool: Path, count: int) -> tuple[Path, ...]:
