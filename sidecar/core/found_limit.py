@@ -3,7 +3,8 @@
 There is no limit until the API is overloaded, which is: in two or three windows on end the calls
 took more than twice what is usual on their routes, and 100 ms more at least, all in all and more
 than half of them each. (Of no distribution is more than half beyond twice the mean: Markov's
-inequality. So variance, however large, is no overload.) Or a tenth of them got no answer.
+inequality. So variance, however large, is no overload.) Or a tenth of them got no answer, but
+not nearly all: then the API is down, and fewer calls are of no help.
 
 The limit then is what keeps the times below that: by Little's law the calls that are answered
 per second, times what each may take. It shrinks at once, grows by 3 % a window while it is used
@@ -23,7 +24,8 @@ CALLS: Final = 25
 STALE_S: Final = 30.0  # a window that takes longer tells nothing of now
 TOLERATED: Final = 2.0  # times the usual time
 HURT_S: Final = 0.1  # what has to be added to it for anybody to mind
-DROPPED: Final = 0.1  # share of calls without an answer
+DROPPED: Final = 0.1  # share of calls without an answer; from
+DOWN: Final = 0.9  # this one on it is not overloaded but down
 LEAST_STEP, MOST_STEP = 0.5, 0.97  # what one slow window may leave of the limit
 DROP_STEP: Final = 0.9
 BUSY: Final = 1.5  # times the work that gets done: with fewer in flight less would be
@@ -124,7 +126,8 @@ class FoundLimit:
         window.waiting += waiting
         if took > borne:
             window.slow += 1
-        if window.calls >= CALLS or now - self._began > STALE_S:
+        seconds = now - self._began
+        if seconds > STALE_S or (window.calls >= CALLS and seconds >= WINDOW_S):
             self._close(waiting, now)
 
     def _close(self, waiting: int, now: float) -> None:
@@ -139,7 +142,7 @@ class FoundLimit:
 
     def _judge(self, window: Sums, peak: int, *, shed: bool, now: float) -> None:
         slow = window.slow * 2 > window.calls and window.took > window.borne
-        dropping = window.dropped > self._usual_drops + DROPPED
+        dropping = self._usual_drops + DROPPED < window.dropped < DOWN
         self._usual_drops = min(self._usual_drops, window.dropped)
         if self._probing and self._trial is not None:
             self._go_on_probing(self._trial, window)

@@ -11,7 +11,8 @@ ENOUGH: Final = 25  # answers of which one mean is taken
 FIRST: Final = 10  # the first mean needs fewer
 UP_S: Final = 300.0  # a usual time follows a slower API this slowly: a queue grows faster
 DOWN_S: Final = 30.0
-SEEN_AT_MOST: Final = 250  # until so many answers were seen they all count the same
+SEEN_AT_MOST: Final = 250  # until so many answers were seen they all count the same,
+BELIEVED: Final = 2.0  # but for a mean that is so many times the one before
 
 
 class _Route:
@@ -70,9 +71,9 @@ class UsualTimes:
             route.seconds = mean
         elif mean < route.seconds or calm:
             follow = DOWN_S if mean < route.seconds else UP_S
-            part = max(elapsed / (elapsed + follow), route.calls / (route.seen + route.calls))
-            if route.seen >= SEEN_AT_MOST:
-                part = elapsed / (elapsed + follow)
+            part = elapsed / (elapsed + follow)
+            if route.seen < SEEN_AT_MOST and mean < route.seconds * BELIEVED:
+                part = max(part, route.calls / (route.seen + route.calls))
             route.seconds += (mean - route.seconds) * part
         route.seen = min(SEEN_AT_MOST, route.seen + route.calls)
         route.total, route.calls, route.since = 0.0, 0, now

@@ -180,6 +180,12 @@ def test_answers_that_do_not_come_are_an_overload_too() -> None:
     assert api.window(USUAL, drops=10) == 90
 
 
+def test_an_api_that_is_down_is_not_overloaded() -> None:
+    api = Api()
+    for _ in range(20):
+        assert api.window([], drops=CALLS) == inf
+
+
 def test_drops_that_go_on_with_half_as_many_in_flight_have_another_cause() -> None:
     api = Api()
     limits: list[float] = []
