@@ -24,6 +24,7 @@ from sidecar.gauges import (
     publish_config,
     publish_connections,
     publish_events,
+    publish_shedding,
     publish_store,
     publish_waiting,
 )
@@ -42,7 +43,7 @@ from sidecar.readiness import Readiness
 from sidecar.settings import Settings
 from sidecar.stores import FallbackStore, Journal, RedisDirectory, connect, keys
 from sidecar.waiting.room import WaitingRoom
-from sidecar.wiring import bounds_of, manners_of, upstream_of
+from sidecar.wiring import bounds_of, manners_of, shedder_of, upstream_of
 from sidecar.workers.ending import Ending
 from sidecar.workers.leftovers import Leftovers
 from sidecar.workers.shares import Share, alone
@@ -72,6 +73,7 @@ class App:
         self.metrics = Metrics()
         self._clock = Clock()
         self._on_decision = on_decision
+        self.shedder = shedder_of(settings)
         self._undo = contextlib.AsyncExitStack()
         self._serving = self._stopping = False
         self._seen_store = False
@@ -108,6 +110,7 @@ class App:
             clock=clock,
             source=settings.source,
             room=self.room,
+            shedder=self.shedder,
             record_refusals=settings.refusal_events,
             paths=Normaliser(frozenset(settings.allow_in_path)),
             ignore_case=settings.ignore_path_case,
@@ -302,6 +305,7 @@ class App:
         publish_config(self.metrics, self.keeper)
         publish_connections(self.metrics, self.data_port, pool)
         publish_waiting(self.metrics, self.room)
+        publish_shedding(self.metrics, self.shedder)
 
     def reload(self) -> None:
         """Read the plan file and the certificate again; the plan file while calls go on."""

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import estimated
-from sidecar.core.decision import crossings_of, decide, without_limits, without_store
+from sidecar.core.decision import SHED, crossings_of, decide, without_limits, without_store
 from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, fingerprint
 from sidecar.core.model import (
     MICRO,
@@ -39,21 +39,32 @@ from sidecar.core.refusals import (
 from sidecar.core.routing import RouteTable
 from sidecar.core.settlement import (
     Outcome,
+    OutcomeReason,
     notice_event,
     real_claims,
     refusal_event,
     usage_event,
 )
+from sidecar.core.shed_refusal import shed_refusal
+from sidecar.core.shedding import Place, Shedder
 from sidecar.core.teams import TeamEntitlements, use_of
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR, Metrics
-from sidecar.ports import DRAINED, KeyDirectory, LimitStore, Spool, WaitingRoom
+from sidecar.ports import DRAINED, Held, KeyDirectory, LimitStore, Spool, WaitingRoom
 
 log = logger("gate")
 
 LEASE_US: Final = 30 * MICRO  # after which a sidecar that did not renew it counts as dead
 NOBODY: Final = "-"  # label of what is not known yet: a route, plan or account
+_UNANSWERED: Final = frozenset(
+    {
+        OutcomeReason.UPSTREAM_REFUSED,
+        OutcomeReason.UPSTREAM_TIMEOUT,
+        OutcomeReason.UPSTREAM_BROKEN,
+        OutcomeReason.OVERLOADED,
+    }
+)
 
 
 class Clock(Protocol):
@@ -120,6 +131,7 @@ class Admission:
     entitlement: Entitlement
     plan_version: str
     decision: Decision
+    place: Place  # in flight, until it is settled
     held: bool = False  # the reservation is open until it is settled
     queued_us: int = 0  # for which it was held before
 
@@ -133,6 +145,17 @@ class Refused:
     key: Key | None = None
     entitlement: Entitlement | None = None
     decision: Decision | None = None  # of limits, when they were asked
+
+
+@dataclass(slots=True)
+class _Asking:
+    """A call that asks whether it may go on. `place`: in flight, once it may."""
+
+    book: PlanBook
+    key: Key
+    found: Entitlement
+    request_id: str
+    place: Place | None = None
 
 
 class Gate:
@@ -149,6 +172,7 @@ class Gate:
         clock: Clock,
         source: str,
         room: WaitingRoom | None = None,
+        shedder: Shedder | None = None,
         record_refusals: bool = False,
         paths: Normaliser = normalise,
         ignore_case: bool = False,
@@ -161,6 +185,7 @@ class Gate:
         self._clock = clock
         self._source = source
         self._room = room
+        self._shedder = shedder or Shedder()
         self._record_refusals = record_refusals
         self._paths = paths
         self._ignore_case = ignore_case
@@ -172,6 +197,7 @@ class Gate:
         self._book = book
         self._of_team = TeamEntitlements()
         self._routes = RouteTable(book.routes, self._paths, ignore_case=self._ignore_case)
+        self._shedder.keep({route.id for route in book.routes})
 
     @property
     def book(self) -> PlanBook:
@@ -204,31 +230,19 @@ class Gate:
         if not self._spool.accepting and found.route.call_class is not CallClass.CRITICAL:
             refusal = simple_refusal(Reason.SPOOL_FULL, request_id)
             return self._refuse(request_id, refusal, key, found)
-        if found.estimates:
+        if found.estimates and not self._shedder.is_full(
+            found.route.call_class, time.perf_counter()
+        ):
             found = estimated(found, await read(found))
-        decision, queued_us, left = without_limits(found), 0, ""
-        if found.claims:
-            room = self._room
-            try:
-                behind = room.ahead(key, found.claims) if room and room.waiting else None
-                decision = behind or (await self._ask(key, found, request_id))[0]
-                if decision.wait is not None and room is not None:
-                    call.waiting = True
-                    decision, queued_us, left = await room.hold(
-                        key, found.claims, decision, partial(self._ask, key, found, request_id),
-                        size=call.size, patience_us=call.patience_us,
-                    )  # fmt: skip
-                    call.waiting = False
-            except StoreUnavailable:
-                refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
-                return self._refuse(request_id, refusal, key, found)
-        if not decision.allowed:
-            jitter = self._clock.jitter()
-            if left == DRAINED:
-                refusal = simple_refusal(Reason.DRAINING, request_id, jitter=jitter)
-            else:
-                refusal = limit_refusal(book, found, key.account, decision, request_id, jitter)
-            refusal = waited(refusal, queued_us)
+        asking = _Asking(book, key, found, request_id)
+        try:
+            held = await self._reserve(call, asking)
+        except StoreUnavailable:
+            refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
+            return self._refuse(request_id, refusal, key, found)
+        decision = held.decision
+        if asking.place is None:
+            refusal = waited(self._explain(asking, held), held.waited_us)
             return self._refuse(request_id, refusal, key, found, decision)
         admission = Admission(
             request_id,
@@ -238,25 +252,68 @@ class Gate:
             found,
             book.version,
             decision,
+            asking.place,
             found.held and decision.now_us > 0,
-            queued_us,
+            held.waited_us,
         )
+        if decision.crossings or decision.shadowed or self._on_decision is not None:
+            try:
+                self._tell_of(admission)
+            except BaseException:
+                asking.place.leave(time.perf_counter())
+                raise
+        return admission
+
+    def _tell_of(self, admission: Admission) -> None:
+        """What an admission makes known, beside its event."""
+        decision, found = admission.decision, admission.entitlement
         if decision.crossings:
             self._notice(admission, decision.crossings)
         for limit in decision.shadowed:
             self._metrics.shadow(found.plan.id, limit)
         if self._on_decision is not None:
-            self._tell(key, found, "allow" if decision.reason is Reason.OK else
+            self._tell(admission.key, found, "allow" if decision.reason is Reason.OK else
                        f"allow ({decision.reason})", decision)  # fmt: skip
-        return admission
 
-    async def _ask(
-        self, key: Key, found: Entitlement, request_id: str
-    ) -> tuple[Decision, Answer | None]:
-        """Reserve and decide; without an answer when the call goes on though nobody can tell.
-        Raises StoreUnavailable when it may not."""
-        hold = Hold(request_id, LEASE_US, found.plan.orphans) if found.held else None
-        asked = time.perf_counter()
+    async def _reserve(self, call: Call, asking: "_Asking") -> Held:
+        """A place in flight and everything claimed; or why not, maybe after a wait for it."""
+        room, key, claims = self._room, asking.key, asking.found.claims
+        behind = room.ahead(key, claims) if room is not None and room.waiting else None
+        decision = behind or (await self._try(asking))[0]
+        if decision.wait is None or room is None:
+            return Held(decision, 0, "")
+        call.waiting = True
+        held = await room.hold(
+            key, claims, decision, partial(self._try, asking),
+            size=call.size, patience_us=call.patience_us,
+        )  # fmt: skip
+        call.waiting = False
+        return held
+
+    async def _try(self, asking: "_Asking") -> tuple[Decision, Answer | None]:
+        """Reserve and decide, with a place in flight that is kept if the call may go on. The answer
+        is None when the store was not asked, or could not tell and need not. Raises
+        StoreUnavailable when it has to."""
+        now = time.perf_counter()
+        place = self._shedder.enter(asking.found.route, now)
+        if place is None:
+            return SHED, None
+        try:
+            told = await self._ask(asking, now)
+        except BaseException:
+            place.leave(time.perf_counter())
+            raise
+        if told[0].allowed:
+            asking.place = place
+        else:
+            place.leave(time.perf_counter())
+        return told
+
+    async def _ask(self, asking: "_Asking", asked: float) -> tuple[Decision, Answer | None]:
+        found, key = asking.found, asking.key
+        if not found.claims:
+            return without_limits(found), None
+        hold = Hold(asking.request_id, LEASE_US, found.plan.orphans) if found.held else None
         try:
             answer = await self._store.reserve(
                 key.account,
@@ -273,6 +330,28 @@ class Gate:
             if found.when_down in ("local", "deny"):
                 raise
             return without_store(found), None
+
+    def _explain(self, asking: "_Asking", held: Held) -> Refusal:
+        """Why the call may not go on."""
+        decision, request_id, jitter = held.decision, asking.request_id, self._clock.jitter()
+        if held.left == DRAINED:
+            return simple_refusal(Reason.DRAINING, request_id, jitter=jitter)
+        if decision.reason is Reason.SHED:
+            return self._shed(asking, jitter)
+        return limit_refusal(
+            asking.book, asking.found, asking.key.account, decision, request_id, jitter
+        )
+
+    def _shed(self, asking: "_Asking", jitter: int) -> Refusal:
+        shedder = self._shedder
+        if shedder.begins():
+            log.warning(
+                "the API is overloaded: calls are shed",
+                limit=int(shedder.limit),
+                in_flight=shedder.in_flight,
+            )
+        wait_s = shedder.wait_s(asking.found.route.call_class)
+        return shed_refusal(asking.found, asking.request_id, wait_s, jitter)
 
     def _identify(self, call: Call, book: PlanBook) -> Key | Reason | bytes:
         """The key; or why there is none; or the digest that the directory has to be asked for."""
@@ -382,9 +461,15 @@ class Gate:
 
         `broke`: it ended for a fault of our own. Returns the outcome that it is counted under.
         """
+        reason = outcome.reason
+        admission.place.leave(
+            time.perf_counter(),
+            dropped=reason in _UNANSWERED,
+            given_up=reason is OutcomeReason.CLIENT_GONE,
+        )
         entitlement = admission.entitlement
         route = entitlement.route
-        label: str = outcome.reason if outcome.reason != "ok" else admission.decision.reason
+        label: str = reason if reason != "ok" else admission.decision.reason
         if broke:
             label = INTERNAL_ERROR
         self._metrics.count(route.id, route.call_class, entitlement.plan.id, label)

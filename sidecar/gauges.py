@@ -2,8 +2,10 @@
 
 import asyncio
 from datetime import datetime
+from math import inf
 
 from sidecar.config import PlanKeeper
+from sidecar.core.shedding import Shedder
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.spool import Spool
 from sidecar.metrics import Metrics
@@ -120,3 +122,15 @@ def publish_waiting(metrics: Metrics, room: WaitingRoom) -> None:
 
     metrics.labelled_counter("sidecar_waiting_left", "Calls that were held, by why they are not "
                              "any more.", ("why",), left)  # fmt: skip
+
+
+def publish_shedding(metrics: Metrics, shedder: Shedder) -> None:
+    """Calls in flight, and those that were refused because the API is overloaded."""
+    metrics.gauge("sidecar_inflight", "Calls in flight.", lambda: shedder.in_flight)
+    metrics.gauge("sidecar_inflight_limit", "Calls beyond which others are shed; 0: no limit.",
+                  lambda: 0.0 if shedder.limit == inf else shedder.limit)  # fmt: skip
+
+    def shed() -> dict[tuple[str, ...], float]:
+        return {(str(name),): float(count) for name, count in shedder.shed.items()}
+
+    metrics.labelled_counter("sidecar_shed", "Calls shed, by class.", ("class",), shed)

@@ -2,6 +2,8 @@
 
 import hashlib
 
+from sidecar.core.found_limit import FoundLimit
+from sidecar.core.shedding import Shedder
 from sidecar.proxy.heads import Manners, trust
 from sidecar.proxy.limits import Bounds
 from sidecar.proxy.upstream import Upstream, tls_context
@@ -41,6 +43,15 @@ def bounds_of(settings: Settings) -> Bounds:
         tunnel_idle=settings.tunnel_idle_timeout_s,
         tunnel_lifetime=settings.tunnel_lifetime_s,
     )
+
+
+def shedder_of(settings: Settings) -> Shedder:
+    """Who is refused when the API is overloaded, and what says that it is."""
+    if settings.shed == "off":
+        return Shedder()
+    if settings.shed == "adaptive":
+        return Shedder(found=FoundLimit(settings.shed_min))
+    return Shedder(fixed=int(settings.shed))
 
 
 def manners_of(settings: Settings, scheme: bytes) -> Manners:

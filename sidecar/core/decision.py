@@ -32,6 +32,7 @@ _REASONS: Final = {
     ConcurrencyLimit: Reason.CONCURRENCY,
 }
 _FREE: Final = Decision(allowed=True, reason=Reason.OK, now_us=0)
+SHED: Final = Decision(allowed=False, reason=Reason.SHED, now_us=0)  # nobody was asked
 _BLIND: Final = Decision(allowed=True, reason=Reason.STORE_DOWN, now_us=0)
 
 

@@ -279,6 +279,7 @@ class Reason(StrEnum):
     ABUSE = "abuse"  # a critical call beyond the critical guard
     STORE_UNAVAILABLE = "store-unavailable"
     SPOOL_FULL = "spool-full"
+    SHED = "shed"  # the API is overloaded, and others go first
     AMBIGUOUS = "ambiguous-credential"
     NO_CREDENTIAL = "no-credential"
     UNKNOWN_KEY = "unknown-key"

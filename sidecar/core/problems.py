@@ -102,6 +102,12 @@ SPECS: Final[dict[Reason, Spec]] = {
         "This call's usage cannot be recorded right now, so it was not forwarded. "
         "Nothing was charged.",
     ),
+    Reason.SHED: _busy(
+        1, "The API is overloaded",
+        "The API has as many calls in flight as it can answer in time, and this one is of a class "
+        "that goes after others. It was not forwarded, and nothing was charged: this is not about "
+        "your quota.",
+    ),
     Reason.DRAINING: _busy(
         1, "Shutting down",
         "This instance is shutting down and takes no new calls. Nothing was charged.",

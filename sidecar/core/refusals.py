@@ -235,17 +235,18 @@ def _detail(
 
 
 def _of_team(use: TeamUse, whose: str, unit: str, now: str) -> str:
-    who = f"Team {use.team} of {whose}" if use.team else f"A key without a team of {whose}"
-    what = (
-        f"has used {use.used:,} of the {amount(use.guaranteed, unit)} that are guaranteed to it"
-        if use.team
-        else "is guaranteed nothing"
-    )
-    rest = (
-        f"{min(use.others, use.room):,} of the {amount(use.room, unit)} that the account has left"
-    )
+    if use.team:
+        lent = max(0, use.guaranteed - use.used) - use.kept
+        note = f", {lent:,} of them were lent as time passed" if lent > 0 else ""
+        text = (
+            f"Team {use.team} of {whose} has used {amount(use.used, unit)} {now} "
+            f"({use.guaranteed:,} are guaranteed to it{note})"
+        )
+    else:
+        text = f"A key without a team of {whose} is guaranteed nothing"
+    rest = f"{min(use.others, use.room):,} of the {amount(use.room, unit)}"
     left = f" It may use {use.left:,} more now." if use.left else ""
-    return f"{who} {what} {now}, and {rest} are kept for other teams.{left}"
+    return f"{text}; {rest} that the account has left are kept for other teams.{left}"
 
 
 def _limit_member(worst: Standing) -> dict[str, object]:

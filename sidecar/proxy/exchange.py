@@ -61,7 +61,7 @@ class Exchange(Relay):
 
     async def run(self) -> Outcome:
         """Forward, relay, and tell the outcome. Whatever happens, both sides are left clean."""
-        started = time.perf_counter()
+        started = self._admission.place.asked_at = time.perf_counter()
         reason = OutcomeReason.CANCELLED
         timer = None
         if self._pool.bounds.total_timeout:
@@ -117,13 +117,13 @@ class Exchange(Relay):
             self.body_broken()
             return
         self._client.flow = self
-        critical = self._admission.entitlement.route.call_class is CallClass.CRITICAL
+        call_class = self._admission.entitlement.route.call_class
+        critical, last = call_class is CallClass.CRITICAL, call_class is CallClass.DEFERRABLE
         try:
             upstream = pool.take_idle(critical=critical)
             if upstream is None:
-                upstream = await pool.acquire(
-                    critical=critical, account=self._admission.key.account.id
-                )
+                account = self._admission.key.account.id
+                upstream = await pool.acquire(critical=critical, last=last, account=account)
             self._send(upstream)
             await self._done
             if self._failure is not None and self._may_retry(upstream):
@@ -161,6 +161,7 @@ class Exchange(Relay):
         now = self._pool.now()
         upstream.start(self, b"".join(parts), now + self._pool.bounds.response_timeout)
         if not request.complete:
+            self._admission.place.asked_at = None  # nobody answers half a request
             request.attach(self)
             self._client.await_body(request)
             self._client.resume_reading()
@@ -187,6 +188,7 @@ class Exchange(Relay):
     def body_end(self, trailers: Fields) -> None:
         """The body is whole."""
         self._client.deadline = 0.0
+        self._admission.place.asked_at = time.perf_counter()
         parts = self._framed()
         if self._request.chunked:
             parts.append(last_chunk(trailers))

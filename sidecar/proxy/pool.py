@@ -50,7 +50,7 @@ class UpstreamPool:
         self._all: set[UpstreamConnection] = set()
         self._connecting = 0
         self._promised = 0  # places of calls whose turn has come, and that have not taken it yet
-        self._waiting = (Turns(), Turns())  # critical calls, others
+        self._waiting = (Turns(), Turns(), Turns())  # critical calls, others, those that go last
         self._shared = bounds.upstream_connections - min(
             bounds.critical_connections, bounds.upstream_connections - 1
         )
@@ -71,7 +71,7 @@ class UpstreamPool:
     @property
     def waiting(self) -> int:
         """Calls that wait for a connection."""
-        return len(self._waiting[0]) + len(self._waiting[1])
+        return sum(map(len, self._waiting))
 
     @property
     def _in_use(self) -> int:
@@ -88,14 +88,17 @@ class UpstreamPool:
                 return connection
         return None
 
-    async def acquire(self, *, critical: bool, account: str = "") -> UpstreamConnection:
+    async def acquire(
+        self, *, critical: bool, last: bool = False, account: str = ""
+    ) -> UpstreamConnection:
         """A connection of one's own: idle, new, or the next that is given back. When there are not
-        enough, critical calls come first, and accounts take turns.
+        enough, critical calls come first, those that go `last` when nobody else waits, and
+        accounts take turns.
 
         Raises UpstreamFailed when none can be had within the connect timeout.
         """
         most = self.bounds.upstream_connections if critical else self._shared
-        turns = self._waiting[0 if critical else 1]
+        turns = self._waiting[0 if critical else 2 if last else 1]
         since = self.now()
         while self._in_use >= most:
             if not self._make_room():
@@ -196,7 +199,8 @@ class UpstreamPool:
         connection.resume_reading()
         connection.idle_since = self.now()
         self._idle.append(connection)
-        if self._waiting[0] or self._waiting[1]:
+        first, second, third = self._waiting
+        if first or second or third:
             self._wake_next()
 
     def forget(self, connection: UpstreamConnection) -> None:
@@ -207,8 +211,9 @@ class UpstreamPool:
         self._wake_next()
 
     def _wake_next(self) -> None:
+        shared = self._shared
         for turns, most in zip(
-            self._waiting, (self.bounds.upstream_connections, self._shared), strict=True
+            self._waiting, (self.bounds.upstream_connections, shared, shared), strict=True
         ):
             while turns and self._in_use < most:
                 turn = turns.take(self.now())

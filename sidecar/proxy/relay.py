@@ -5,6 +5,7 @@ one piece; who ends the exchange, and why, is not its business.
 """
 
 import asyncio
+import time
 
 from sidecar.bodies import reader_for
 from sidecar.bodies.readers import Reader
@@ -57,6 +58,7 @@ class Relay:
         """Queue the head for the client: the upstream's fields, our framing, our fields."""
         self._answered = True
         self.status = status = head.status
+        self._admission.place.answered(status, time.perf_counter())
         request, client = self._request, self._client
         out = self._out
         out.append(b"HTTP/1.1 %d %b\r\n" % (status, head.phrase))

@@ -58,6 +58,7 @@ _METAVARS = {
     "upstream_server_name": "NAME", "upstream_host": "HOST", "via_name": "NAME",
     "trusted_proxies": "LIST", "allow_in_path": "LIST", "reserved_prefix": "/PATH/",
     "max_connection_age": "SECONDS", "redis_prefix": "PREFIX", "source": "NAME",
+    "shed": "adaptive|off|N",
 }  # fmt: skip
 _UNITS = {"ms": "MS", "bytes": "BYTES", "s": "SECONDS"}  # by the last word of the name
 

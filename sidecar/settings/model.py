@@ -29,6 +29,7 @@ from sidecar.settings.values import (
     Networks,
     Redis,
     Seconds,
+    Shed,
     Sinks,
     Tcp,
     Upgrades,
@@ -270,6 +271,18 @@ class Settings(BaseSettings):
     )
     critical_connections: int = Field(
         16, ge=0, le=100_000, description="How many of them are kept for critical calls."
+    )
+    shed: Shed = Field(
+        "adaptive",
+        description="How many calls the API may have in flight before others than critical ones "
+        "are refused: found from how slow it gets, off, or a number.",
+    )
+    shed_min: int = Field(
+        20,
+        ge=1,
+        le=100_000,
+        description="What the limit that is found never falls below; with fewer in flight nobody "
+        "is suspected.",
     )
     drain_delay_s: float = Field(
         0.0,

@@ -138,6 +138,14 @@ def _workers(value: object) -> object:
     return text
 
 
+def _shed(value: object) -> object:
+    text = str(value)
+    number = re.fullmatch(r"[0-9]{1,6}", text) and 1 <= int(text) <= 100_000
+    if text not in ("off", "adaptive") and not number:
+        raise ValueError(f'"{text}" is no limit; write adaptive, off or a number up to 100000')
+    return text
+
+
 def _mode(value: object) -> object:
     if not re.fullmatch(r"0?[0-7]{3}", str(value)):
         raise ValueError(f'"{value}" is not a file mode; write it in octal, like 660')
@@ -153,5 +161,6 @@ Redis = Annotated[SecretStr, BeforeValidator(_redis)]
 Sinks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_sinks)]
 Allowances = Annotated[tuple[Allowance, ...], NoDecode, BeforeValidator(_allowances)]
 Workers = Annotated[str, BeforeValidator(_workers)]
+Shed = Annotated[str, BeforeValidator(_shed)]
 Mode = Annotated[str, BeforeValidator(_mode)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400)]

@@ -53,8 +53,14 @@ def settings_of(settings: Settings, worker: int, count: int) -> Settings:
             "waiting_calls": -(-settings.waiting_calls // count),
             "waiting_bytes": -(-settings.waiting_bytes // count),
             "upstream_connections": -(-settings.upstream_connections // count),
+            "shed_min": -(-settings.shed_min // count),
+            "shed": _part_of(settings.shed, count),
         }
     )
+
+
+def _part_of(shed: str, count: int) -> str:
+    return str(-(-int(shed) // count)) if shed.isdecimal() else shed
 
 
 def leftovers(spool: Path, count: int) -> tuple[Path, ...]:

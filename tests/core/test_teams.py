@@ -309,9 +309,9 @@ def test_I10_a_refusal_tells_of_the_team() -> None:
         },
     }  # fmt: skip
     assert (
-        "Team search of account acme on plan pro has used 650 of the 400 requests that are "
-        "guaranteed to it this month, and 300 of the 350 requests that the account has left are "
-        "kept for other teams. It may use 50 more now. This call costs 60. It resets on "
+        "Team search of account acme on plan pro has used 650 requests this month (400 are "
+        "guaranteed to it); 300 of the 350 requests that the account has left are kept for other "
+        "teams. It may use 50 more now. This call costs 60. It resets on "
         "2024-11-03T00:00:00Z."
     ) in text
     actions = [step["action"] for step in problem["how_to_fix"]]  # type: ignore[attr-defined]
@@ -325,6 +325,17 @@ def test_I10_a_key_without_a_team_is_told_so() -> None:
     assert problem["title"] == "Monthly quota: nothing left for this team"
     assert problem["limit"]["team"]["id"] is None  # type: ignore[index]
     assert "A key without a team of account acme on plan pro is guaranteed nothing" in text
+
+
+def test_I10_a_team_is_told_what_it_has_lent() -> None:
+    house = House()
+    house.now = START + 15 * DAY
+    house.call("", 500)
+    house.call("search", 200)
+    _, text = refused(house, "search")
+    assert (
+        "has used 200 requests this month (400 are guaranteed to it, 200 of them were lent" in text
+    )
 
 
 def test_a_spent_account_is_told_as_that_and_not_as_the_teams() -> None:

@@ -21,13 +21,16 @@ def a_spool(path: Path) -> Path:
 
 def test_bounds_of_the_whole_are_divided(tmp_path: Path) -> None:
     whole = settings(
-        tmp_path, max_connections="10", upstream_connections="5", spool_max_bytes=str(9 << 20)
-    )
+        tmp_path, max_connections="10", upstream_connections="5", spool_max_bytes=str(9 << 20),
+        shed="100",
+    )  # fmt: skip
     parts = [settings_of(whole, number, 3) for number in range(3)]
     assert [part.spool for part in parts] == [tmp_path / f"worker-{n}" for n in range(3)]
     assert {part.max_connections for part in parts} == {4}
     assert {part.upstream_connections for part in parts} == {2}
     assert {part.spool_max_bytes for part in parts} == {3 << 20}
+    assert {(part.shed, part.shed_min) for part in parts} == {("34", 7)}
+    assert settings_of(settings(tmp_path), 0, 3).shed == "adaptive"
     assert {part.source for part in parts} == {whole.source}
     assert settings_of(settings(tmp_path, spool_max_bytes=str(1 << 20)), 0, 3).spool_max_bytes
 
