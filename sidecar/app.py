@@ -20,7 +20,13 @@ from sidecar.config import PlanKeeper
 from sidecar.core.model import Account, PlanBook
 from sidecar.core.paths import Normaliser
 from sidecar.gate import Gate, Seen
-from sidecar.gauges import publish_config, publish_connections, publish_events, publish_store
+from sidecar.gauges import (
+    publish_config,
+    publish_connections,
+    publish_events,
+    publish_jobs,
+    publish_store,
+)
 from sidecar.metering.files import Files
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.sinks import make_sink
@@ -30,12 +36,13 @@ from sidecar.ports import Sink
 from sidecar.proxy.certificate import Certificate
 from sidecar.proxy.front import DataPort
 from sidecar.proxy.handler import Handler
+from sidecar.proxy.heads import Manners
 from sidecar.proxy.listeners import Listener
 from sidecar.proxy.pool import UpstreamPool
 from sidecar.readiness import Readiness
 from sidecar.settings import Settings
 from sidecar.stores import FallbackStore, Journal, RedisDirectory, connect, keys
-from sidecar.wiring import bounds_of, manners_of, upstream_of
+from sidecar.wiring import JobParts, bounds_of, jobs_of, manners_of, upstream_of
 from sidecar.workers.ending import Ending
 from sidecar.workers.leftovers import Leftovers
 from sidecar.workers.shares import Share, alone
@@ -44,6 +51,7 @@ log = logs.logger("app")
 
 SHIP_SECONDS = 5.0
 GC_THRESHOLDS = (20_000, 20, 50)
+JOBS_TIMEOUT_S = 2.0
 JOURNAL = "journal"  # in the directory of the spool
 CANCEL_SECONDS = 0.5
 
@@ -68,6 +76,10 @@ class App:
         self._undo = contextlib.AsyncExitStack()
         self._serving = self._stopping = False
         self._seen_store = False
+        self.jobs: JobParts | None = None
+
+    def _new_id(self) -> str:
+        return self._clock.request_id(self._clock.now_ns())
 
     async def start(self) -> None:
         """Bring everything up. Raises SettingsError, ConfigError or SpoolError, with all that
@@ -86,14 +98,13 @@ class App:
         self._undo.push_async_callback(self.spool.close)
         self._start_shipping()
         await self._start_store()
-        clock = self._clock
         self.gate = Gate(
             self.keeper.book,
             store=self.store,
             directory=self.directory,
             spool=self.spool,
             metrics=self.metrics,
-            clock=clock,
+            clock=self._clock,
             source=settings.source,
             record_refusals=settings.refusal_events,
             paths=Normaliser(frozenset(settings.allow_in_path)),
@@ -102,15 +113,18 @@ class App:
         )
         bounds = bounds_of(settings)
         pool = UpstreamPool(upstream_of(settings), bounds)
+        manners = manners_of(settings, self.listener.scheme)
+        await self._make_jobs(pool, manners)
         handler = Handler(
             self.gate,
             pool,
             self.metrics,
             bounds,
-            manners_of(settings, self.listener.scheme),
-            new_id=lambda: clock.request_id(clock.now_ns()),
+            manners,
+            new_id=self._new_id,
             reserved_prefix=settings.reserved_prefix.encode(),
             access_log=settings.access_log,
+            deferral=self.jobs.deferral if self.jobs else None,
         )
         self.data_port = DataPort(
             handler,
@@ -119,11 +133,13 @@ class App:
             self.metrics,
             per_address=settings.max_connections_per_address,
             max_age=settings.max_connection_age,
+            errands=self.jobs.runner if self.jobs else None,
         )
         if self.share.worker is None:
             await self._start_control()
         await self.data_port.start(self.listener)
         self._serving = True
+        self._start_jobs()
         self._undo.push_async_callback(self._drain)
         self._publish(pool)
         self._spawn(self.keeper.watch())
@@ -137,6 +153,32 @@ class App:
             plans=str(settings.plans),
             version=self.keeper.book.version,
         )
+
+    async def _make_jobs(self, pool: UpstreamPool, manners: Manners) -> None:
+        settings, clock = self.settings, self._clock
+        if settings.jobs == "off":
+            return
+        # Not the wire of the calls: a job's body may be large, and nobody hurries.
+        wire = connect(settings.redis.get_secret_value(), timeout_s=JOBS_TIMEOUT_S)
+        await wire.start()
+        self._undo.push_async_callback(wire.stop)
+        self.jobs = jobs_of(
+            settings, wire, self.gate, pool, manners, self.directory, self._new_id,
+            lambda: clock.now_ns() // 1_000_000_000,
+        )  # fmt: skip
+
+    def _start_jobs(self) -> None:
+        """After the data port, whose pool they use: so they are taken down before it."""
+        if self.jobs is None:
+            return
+        publish_jobs(self.metrics, self.jobs)
+        self._spawn(self.jobs.runner.run())
+        if self.jobs.teller is not None:
+            self._spawn(self.jobs.teller.run())
+
+    def _account_changed(self, account_id: str) -> None:
+        if self.jobs is not None:
+            self.jobs.runner.account_changed(account_id)
 
     async def _drain(self) -> None:
         delay = 0.0 if self.ending.at_once else self.settings.drain_delay_s
@@ -219,7 +261,12 @@ class App:
         await self.wire.start()
         self._undo.push_async_callback(self.wire.stop)
         await self._start_counting()
-        self.directory = RedisDirectory(self.wire, settings.redis_prefix, self._account_of_file)
+        self.directory = RedisDirectory(
+            self.wire,
+            settings.redis_prefix,
+            self._account_of_file,
+            on_change=self._account_changed,
+        )
         self._spawn(self.directory.run())
         self._seen_store = self.wire.reachable
         if not self.wire.up:
@@ -227,7 +274,7 @@ class App:
 
     async def _start_counting(self) -> None:
         settings, files = self.settings, Files()
-        own_id = self._clock.request_id(self._clock.now_ns())
+        own_id = self._new_id()
         journal = Journal(
             # One for all workers: what one leaves behind when it dies, another charges.
             (self.share.turns_in or settings.spool) / JOURNAL,

@@ -6,13 +6,19 @@ What this file must not know: HTTP bytes, Redis, files, YAML.
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from sidecar.core.claims import estimated
+from sidecar.core.claims import at_no_cost, estimated
 from sidecar.core.decision import crossings_of, decide, without_limits, without_store
-from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, fingerprint
+from sidecar.core.identity import (
+    ANONYMOUS,
+    AmbiguousCredential,
+    anonymous_key,
+    credential,
+    fingerprint,
+)
 from sidecar.core.model import (
     MICRO,
     Answer,
@@ -114,6 +120,19 @@ class Refused:
     entitlement: Entitlement | None = None
 
 
+@dataclass(slots=True)
+class Deferred(Refused):
+    """A call that limits refuse now and that its client wants to run later, if it can be queued.
+    Whoever asked calls `queued` or `refuse` with it. `refusal`: its answer if it cannot."""
+
+    key: Key
+    entitlement: Entitlement
+    decision: Decision
+
+
+Defers = Callable[[Any, Entitlement, Decision], bool]  # the door's own kind of Call
+
+
 class Gate:
     """Admits calls and settles them. One per process; not thread-safe, as the loop is not."""
 
@@ -156,16 +175,24 @@ class Gate:
 
     # admit: identify → entitle → reserve → decide
 
-    async def admit(self, call: Call, read: ReadAhead) -> Admission | Refused:
+    async def admit(
+        self,
+        call: Call,
+        read: ReadAhead,
+        defers: Defers | None = None,
+        job_of: bytes | None = None,
+    ) -> Admission | Refused:
         """Decide whether a call may go on. Charges its claims if so, nothing if not.
 
         `read` looks into the request's body for what the call costs; it is asked on routes that
-        want it, and what it raises passes through: nothing was charged by then.
+        want it, and what it raises passes through: nothing was charged by then. `defers`: whether
+        a call that limits refuse may be deferred. `job_of`: the call is a deferred job of the key
+        with this digest; it waits for Redis, and can be given back (`abandon`).
         """
         book = self._book
         now_ns = self._clock.now_ns()
         request_id = self._clock.request_id(now_ns)
-        key = self._identify(call, book)
+        key = self._identify(call, book) if job_of is None else self._known(job_of, book)
         if isinstance(key, bytes):
             key = await self._look_up(key)
         if isinstance(key, Reason):
@@ -182,32 +209,38 @@ class Gate:
             return self._refuse(request_id, refusal, key, found)
         if found.estimates:
             found = estimated(found, await read(found))
+        if job_of is not None and found.claims:
+            # Claims of its own, since what is kept of others has no hold.
+            found = replace(found, claims=(*found.claims,), held=True)
         decision = without_limits(found)
         hold = None
         if found.claims:
             asked = time.perf_counter()
             try:
                 if found.held:
-                    hold = Hold(request_id, LEASE_US, found.plan.orphans)
+                    orphans = found.plan.orphans if job_of is None else "release"  # it runs again
+                    hold = Hold(request_id, LEASE_US, orphans)
                 answer = await self._store.reserve(
                     key.account,
                     key.id,
                     found.claims,
                     hold=hold,
-                    once=bool(found.estimates),
-                    when_down=found.when_down,
+                    once=bool(found.estimates) or job_of is not None,
+                    when_down=found.when_down if job_of is None else "deny",
                 )
                 if not answer.alone:
                     self._metrics.store.observe(time.perf_counter() - asked)
                 decision = decide(found, answer)
             except StoreUnavailable:
-                if found.when_down in ("local", "deny"):
+                if found.when_down in ("local", "deny") or job_of is not None:
                     refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
                     return self._refuse(request_id, refusal, key, found)
                 decision, hold = without_store(found), None
         if not decision.allowed:
             jitter = self._clock.jitter()
             refusal = limit_refusal(book, found, key.account, decision, request_id, jitter)
+            if defers is not None and defers(call, found, decision):
+                return Deferred(request_id, refusal, key, found, decision)
             return self._refuse(request_id, refusal, key, found, decision)
         admission = Admission(
             request_id,
@@ -238,7 +271,9 @@ class Gate:
             if book.anonymous_plan is None:
                 return Reason.NO_CREDENTIAL
             return _anonymous(call.address, book.anonymous_plan)
-        digest = fingerprint(secret)
+        return self._known(fingerprint(secret), book)
+
+    def _known(self, digest: bytes, book: PlanBook) -> Key | Reason | bytes:
         key = book.keys.get(digest) or self._directory.cached(digest)
         if key is None:
             return digest
@@ -303,6 +338,52 @@ class Gate:
         if self._on_decision is not None:
             self._tell(key, entitlement, f"{refusal.status} {refusal.reason}", decision)
         return Refused(request_id, refusal, key, entitlement)
+
+    # what is not a call to the API
+
+    async def identify(self, call: Call) -> Key | Refused:
+        """Whose call it is that asks about its own account: by its key, and never anonymous."""
+        request_id = self._clock.request_id(self._clock.now_ns())
+        key = self._identify(call, self._book)
+        if isinstance(key, bytes):
+            key = await self._look_up(key)
+        if isinstance(key, Key) and key.id == ANONYMOUS:
+            key = Reason.NO_CREDENTIAL
+        if isinstance(key, Reason):
+            return self._refuse(request_id, simple_refusal(key, request_id))
+        return key
+
+    def entitlement_of(self, call: Call, key: Key) -> Entitlement | None:
+        """What the key's plan says of a call; None: it would be refused for good."""
+        found = self._entitle(call, self._book, key)
+        return None if isinstance(found, Reason) or found.missing else found
+
+    async def outlook(self, key: Key, found: Entitlement) -> Answer | None:
+        """How the limits stand that such a call counts against; None: it counts against none.
+        Raises StoreUnavailable."""
+        if not found.claims:
+            return None
+        return await self._store.peek(key.account, key.id, found.claims)
+
+    def queued(self, deferred: Deferred) -> None:
+        """The call runs later: it is counted as deferred now, and as a call when it runs."""
+        found = deferred.entitlement
+        route = found.route
+        self._metrics.count(route.id, route.call_class, found.plan.id, Reason.DEFERRED)
+        if self._on_decision is not None:
+            self._tell(deferred.key, found, "202 deferred", deferred.decision)
+
+    def refuse(self, deferred: Deferred, refusal: Refusal) -> Refused:
+        """The call is not deferred after all."""
+        one = deferred
+        return self._refuse(one.request_id, refusal, one.key, one.entitlement, one.decision)
+
+    def abandon(self, admission: Admission) -> None:
+        """Give an admitted job back of which nothing was sent: it costs nothing and is no event."""
+        if admission.held:
+            key, found = admission.key, admission.entitlement
+            claims = at_no_cost(found.claims)
+            self._store.settle(key.account, key.id, claims, admission.request_id)
 
     async def has_quota_left(self, admission: Admission) -> bool:
         """Whether a call that goes on and on may do so, as its plan wants it. True when that

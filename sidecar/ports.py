@@ -102,10 +102,11 @@ class Sink(Protocol):
 
 
 class Turn(NamedTuple):
-    """Something that is due, and until when others do not see it (µs of Redis time)."""
+    """Something that is due now, and until when others do not see it (µs of Redis time)."""
 
     who: str
     until_us: int
+    now_us: int
 
 
 class JobCounts(NamedTuple):
@@ -124,15 +125,13 @@ class JobStore(Protocol):
     """Where deferred jobs are kept, durably and for all sidecars of the workload. Every change is
     atomic, on the store's own clock. All of it raises StoreUnavailable."""
 
-    async def add(
-        self, job: Job, once: Once | None, *, look_in_us: int
-    ) -> Accepted | NotAccepted:
+    async def add(self, job: Job, once: Once | None, *, look_in_us: int) -> Accepted | NotAccepted:
         """Queue a job behind those of its account. With `once` the same call is queued once;
         `look_in_us`: a span after which it may fit."""
         ...
 
-    async def known(self, account_id: str, once: Once) -> Accepted | NotAccepted | None:
-        """What `add` would say of a call that was accepted before; None if it was not."""
+    async def known(self, account_id: str, name: str) -> tuple[str, str] | None:
+        """The job that a `Once` of this name stands for, and the print of its call; None: none."""
         ...
 
     async def find(self, account_id: str, job_id: str) -> Found | None:

@@ -199,7 +199,9 @@ def quotas_of(plans: Iterable[models.PlanModel]) -> dict[str, dict[str, None]]:
 
 def _account(model: models.AccountModel) -> Account:
     suspended = model.status == "suspended"
-    return Account(model.id, model.plan, model.timezone, model.anchor, suspended)
+    return Account(
+        model.id, model.plan, model.timezone, model.anchor, suspended, webhook=model.webhook
+    )
 
 
 def _entitlement(

@@ -259,6 +259,9 @@ class AccountModel(Strict):
     anchor: Day | None = Field(None, description="A day on which a billing cycle starts.")
     timezone: str = "UTC"
     status: Literal["active", "suspended"] = "active"
+    webhook: str | None = Field(
+        None, pattern=r"^https?://[!-~]{1,2000}$", description="Is told how deferred jobs end."
+    )
     keys: tuple[KeyModel, ...] = ()
 
 

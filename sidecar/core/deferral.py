@@ -6,6 +6,7 @@ RFC 7240 (Prefer), and the IETF's draft on Idempotency-Key.
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from itertools import pairwise
 from typing import Final
 
 from sidecar.core.jobs import Field, JobCall, Once
@@ -43,7 +44,7 @@ def _members(value: bytes) -> list[bytes]:
 def is_credential(name: bytes) -> bool:
     """Whether a field (its lower-case name) may carry a credential: it is never stored."""
     words = _WORDS.split(name)
-    pairs = {b"".join(pair) for pair in zip(words, words[1:], strict=False)}
+    pairs = {b"".join(pair) for pair in pairwise(words)}
     return not _CREDENTIALS.isdisjoint({*words, *pairs})
 
 
@@ -74,12 +75,15 @@ def with_own_key(fields: tuple[Field, ...], job_id: str) -> tuple[Field, ...]:
     return (*fields, (b"idempotency-key", b'Idempotency-Key: "%b"\r\n' % job_id.encode()))
 
 
+def once_name(key_id: str, value: bytes) -> str:
+    """How an Idempotency-Key is remembered: it is for one key of the account. A digest."""
+    return sha256(key_id.encode() + b"\0" + value).hexdigest()
+
+
 def once_of(key_id: str, value: bytes, call: JobCall) -> Once:
-    """An Idempotency-Key as it is remembered: for one key of the account, and for this very
-    call (method, target, type and body)."""
-    name = sha256(key_id.encode() + b"\0" + value).hexdigest()
+    """An Idempotency-Key with what it was sent for: method, target, type and body."""
     told = sha256()
     for part in (call.method.encode(), call.target, call.content_type, call.body):
         told.update(b"%d:" % len(part))
         told.update(part)
-    return Once(name, told.hexdigest())
+    return Once(once_name(key_id, value), told.hexdigest())

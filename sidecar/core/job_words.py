@@ -7,7 +7,9 @@ from sidecar.core.jobs import Job, Result
 from sidecar.core.words import instant
 
 
-def job_document(job: Job, href: str, position: int = 0, eta_us: int | None = None) -> dict[str, Any]:
+def job_document(
+    job: Job, href: str, position: int = 0, eta_us: int | None = None
+) -> dict[str, Any]:
     """What is told of a job, without the call's body. Instants are RFC 3339 in UTC.
 
     `position` and `eta` are null for a job that does not wait; `eta` also when nobody can tell.

@@ -14,7 +14,7 @@ from sidecar.core.model import MICRO
 
 PREFIX: Final = "whsec_"
 LEAST_SECRET: Final = 24  # bytes, as the specification asks for
-AGAIN_US: Final = tuple(s * MICRO for s in (5, 30, 120, 600, 3_600))  # after each failure
+AGAIN_US: Final = tuple(s * MICRO for s in (5, 30, 120, 600, 3_600))
 
 
 def secret_of(text: str) -> bytes:
@@ -48,9 +48,15 @@ def signed(secret: str, message_id: str, timestamp_s: int, body: bytes) -> dict[
     }
 
 
-def again_us(tries: int) -> int | None:
-    """The span after which a webhook is tried again that failed `tries` times; None: no more."""
-    return AGAIN_US[tries - 1] if tries <= len(AGAIN_US) else None
+def again_us(since_us: int) -> int | None:
+    """The span after which a webhook that fails `since_us` after what it tells is tried again;
+    None: no more. Nobody has to count the tries."""
+    until = 0
+    for span in AGAIN_US:
+        until += span
+        if since_us < until:
+            return span
+    return None
 
 
 def is_public(address: str) -> bool:

@@ -60,14 +60,13 @@ class RedisJobs:
         self._lease_ms = int(terms.lease_s * 1000)
         self._ttl_ms = (terms.max_age_s + terms.result_ttl_s) * 1000
         self._open, self._running, self._turns, self._told = (
-            keys.jobs_of_all(prefix, workload, what) for what in ("open", "running", "turns", "told")
+            keys.jobs_of_all(prefix, workload, what)
+            for what in ("open", "running", "turns", "told")
         )
 
     # accept
 
-    async def add(
-        self, job: Job, once: Once | None, *, look_in_us: int
-    ) -> Accepted | NotAccepted:
+    async def add(self, job: Job, once: Once | None, *, look_in_us: int) -> Accepted | NotAccepted:
         """Queue a job; see `ports.JobStore`."""
         account, member, terms = job.account, f"{job.id}/{job.account}", self._terms
         noted, *_ = await run(
@@ -75,12 +74,13 @@ class RedisJobs:
             member, account, terms.in_all, GRACE_US, self._ttl_ms,
         )  # fmt: skip
         if noted != 1:
-            return await self._of_known(account, once) or NotAccepted.ALL_FULL
+            known = await self.known(account, once.name) if once else None
+            return _same(known, once) if known and once else NotAccepted.ALL_FULL
         names = self._names(account, job.id)
         if once is not None:
             names = (*names, keys.job_once(self._prefix, account, self._workload, once.name))
         pairs = written(job)
-        status, _, known = await run(
+        status, _, text = await run(
             self._wire, "job_add", names, self._ttl_ms, terms.per_account, job.id,
             once.print if once else "", len(pairs), *pairs,
         )  # fmt: skip
@@ -89,17 +89,16 @@ class RedisJobs:
             return Accepted(job.id)
         await self._drop(self._open, member)
         if status == 2 and once is not None:
-            return _same(known, once)
+            return _same(_parts(text), once)
         return NotAccepted.FULL
 
-    async def known(self, account_id: str, once: Once) -> Accepted | NotAccepted | None:
+    async def known(self, account_id: str, name: str) -> tuple[str, str] | None:
         """What an Idempotency-Key stands for; see `ports.JobStore`."""
-        name = keys.job_once(self._prefix, account_id, self._workload, once.name)
-        reply = await self._plain(name, "GET", name)
-        return _same(reply, once) if reply else None
-
-    async def _of_known(self, account_id: str, once: Once | None) -> Accepted | NotAccepted | None:
-        return await self.known(account_id, once) if once is not None else None
+        key = keys.job_once(self._prefix, account_id, self._workload, name)
+        reply = await self._wire.execute(encode("GET", key), None, slot_of(key))
+        if isinstance(reply, ReplyError):
+            raise StoreUnavailable(f"Redis refused to tell: {reply.text}")
+        return _parts(reply) if reply else None
 
     async def find(self, account_id: str, job_id: str) -> Found | None:
         """A job as it stands; see `ports.JobStore`."""
@@ -194,10 +193,10 @@ class RedisJobs:
     # what they share
 
     async def _take(self, name: str, most: int, hide_us: int) -> list[Turn]:
-        _, _, until_us, *due = await run(
+        _, now_us, until_us, *due = await run(
             self._wire, "job_take", (name,), most, hide_us, self._ttl_ms
         )
-        return [Turn(who.decode(), until_us) for who in due]
+        return [Turn(who.decode(), until_us, now_us) for who in due]
 
     async def _turn(self, name: str, who: str, seen: str | int, in_us: int | None) -> None:
         span = _NEVER if in_us is None else in_us
@@ -210,12 +209,6 @@ class RedisJobs:
         records = keys.job_records(self._prefix, account_id, self._workload)
         return keys.job_queue(self._prefix, account_id, self._workload), records + job_id
 
-    async def _plain(self, key: str, *command: str) -> bytes | None:
-        reply = await self._wire.execute(encode(*command), None, slot_of(key))
-        if isinstance(reply, ReplyError):
-            raise StoreUnavailable(f"Redis refused to tell: {reply.text}")
-        return reply if isinstance(reply, bytes) else None
-
 
 def parted(member: str) -> tuple[str, str]:
     """The id and the account of "id/account"."""
@@ -223,6 +216,11 @@ def parted(member: str) -> tuple[str, str]:
     return job_id, account
 
 
-def _same(known: bytes, once: Once) -> Accepted | NotAccepted:
-    job_id, _, told = known.decode().partition(" ")
+def _parts(text: bytes) -> tuple[str, str]:
+    job_id, _, told = text.decode().partition(" ")
+    return job_id, told
+
+
+def _same(known: tuple[str, str], once: Once) -> Accepted | NotAccepted:
+    job_id, told = known
     return Accepted(job_id, known=True) if told == once.print else NotAccepted.OTHER_CALL

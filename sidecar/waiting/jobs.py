@@ -19,8 +19,8 @@ from sidecar.ports import JobStore
 
 
 class Jobs:
-    """Raises StoreUnavailable wherever the store is asked. `ended` counts what this sidecar has
-    accepted and ended, by state."""
+    """Raises StoreUnavailable wherever the store is asked. `counted`: how many jobs this sidecar
+    has accepted and ended, by state. `changed` hears of each new job."""
 
     def __init__(
         self,
@@ -28,13 +28,14 @@ class Jobs:
         *,
         delivery: Delivery,
         new_id: Callable[[], str],
-        changed: Callable[[], None] = lambda: None,
+        counted: Counter[str],
+        changed: Callable[[], None],
     ) -> None:
         self._store = store
         self._delivery = delivery
         self._new_id = new_id
         self._changed = changed
-        self.counted: Counter[str] = Counter()
+        self._counted = counted
 
     async def accept(
         self, key: Key, digest: bytes, call: JobCall, once: Once | None, look_in_us: int
@@ -52,13 +53,13 @@ class Jobs:
         )
         said = await self._store.add(job, once, look_in_us=look_in_us)
         if isinstance(said, Accepted) and not said.known:
-            self.counted["accepted"] += 1
+            self._counted["accepted"] += 1
             self._changed()
         return said
 
-    async def known(self, key: Key, once: Once) -> Accepted | NotAccepted | None:
-        """The job that an Idempotency-Key stands for already; None: none."""
-        return await self._store.known(key.account.id, once)
+    async def known(self, key: Key, name: str) -> tuple[str, str] | None:
+        """The job that an Idempotency-Key stands for already, and the print of its call."""
+        return await self._store.known(key.account.id, name)
 
     async def find(self, key: Key, job_id: str) -> Found | None:
         """One of the account's own jobs."""
@@ -69,6 +70,6 @@ class Jobs:
         over = Over(JobState.CANCELLED, JobState.CANCELLED)
         state = await self._store.end(key.account.id, job_id, "", over)
         if state is JobState.CANCELLED:
-            self.counted[state] += 1
+            self._counted[state] += 1
             await self._store.wake(key.account.id)
         return state

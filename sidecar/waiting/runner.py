@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.25  # how often it is asked what is due
 COUNT_SECONDS: Final = 5.0
+MOST_CHANGED: Final = 1_000  # accounts that are woken at once
 STORE_RETRIES: Final = (0.05, 0.2, 1.0, 2.0, 5.0, 10.0)  # seconds between tries to tell an end
 RENEWALS: Final = 3  # of a lease, before it is over
 
@@ -81,6 +82,7 @@ class Runner:
         self._counted = counted
         self._runs: dict[str, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changed: set[str] = set()
         self._awake = asyncio.Event()
         self._stopping = False
         self._paused_until = 0.0
@@ -96,12 +98,10 @@ class Runner:
         """Something may be due now."""
         self._awake.set()
 
-    async def account_changed(self, account_id: str) -> None:
+    def account_changed(self, account_id: str) -> None:
         """Somebody has changed the account, or given it more: its jobs are tried at once."""
-        try:
-            await self._store.wake(account_id)
-        except StoreUnavailable as error:
-            log.warning("jobs cannot be woken", account=account_id, error=str(error))
+        if len(self._changed) < MOST_CHANGED:  # of the others the turn comes soon enough
+            self._changed.add(account_id)
         self.look()
 
     async def run(self) -> None:
@@ -111,11 +111,17 @@ class Runner:
             group.create_task(self._keep_count())
             while True:
                 self._awake.clear()
+                await self._wake_changed()
                 free = self._at_once - self.running
                 if free > 0 and not self._stopping and _now() >= self._paused_until:
                     await self._start(free)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._awake.wait(), POLL_SECONDS)
+
+    async def _wake_changed(self) -> None:
+        changed, self._changed = self._changed, set()
+        for account_id in changed:
+            await self._wake(account_id)
 
     async def _start(self, most: int) -> None:
         try:
