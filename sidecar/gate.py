@@ -271,9 +271,14 @@ class Gate:
             if book.anonymous_plan is None:
                 return Reason.NO_CREDENTIAL
             return _anonymous(call.address, book.anonymous_plan)
-        return self._known(fingerprint(secret), book)
+        digest = fingerprint(secret)
+        key = book.keys.get(digest) or self._directory.cached(digest)
+        if key is None:
+            return digest
+        return Reason.SUSPENDED if key.account.suspended else key
 
     def _known(self, digest: bytes, book: PlanBook) -> Key | Reason | bytes:
+        """The same for a job, whose digest is kept in place of a credential."""
         key = book.keys.get(digest) or self._directory.cached(digest)
         if key is None:
             return digest

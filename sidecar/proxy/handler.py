@@ -61,10 +61,8 @@ class Handler:
     async def handle(self, request: Request, connection: ClientConnection) -> bool:
         """From identify to record. Returns whether the connection can take another request."""
         started = time.perf_counter()
-        if request.target.startswith(self._reserved_prefix) and self._jobs is not None:
-            job_id = self._jobs.job_named(request.target)
-            if job_id is not None:
-                return await self._own(request, connection, job_id, started)
+        if request.target.startswith(self._reserved_prefix):
+            return await self._own(request, connection, started)
         local = self._local(request, connection, started)
         if local is not None:
             return local
@@ -85,12 +83,12 @@ class Handler:
                 if known is not None:
                     return await self._known(request, connection, known, started)
             admitted = await self._gate.admit(request, read, jobs.may if jobs else None)
-            if isinstance(admitted, Deferred):
-                return await self._deferred(request, connection, admitted, started)
+            if isinstance(admitted, Refused):
+                if isinstance(admitted, Deferred):
+                    return await self._deferred(request, connection, admitted, started)
+                return self._refused(request, connection, admitted, started)
         except BodyBroken:
             return False  # the connection tells the client what was wrong
-        if isinstance(admitted, Refused):
-            return self._refused(request, connection, admitted, started)
         request.admitted = admitted.request_id
         exchange = Exchange(request, admitted, connection, self._pool, manners)
         asked = time.perf_counter()
@@ -184,12 +182,15 @@ class Handler:
 
     # what an account asks about itself
 
-    async def _own(
-        self, request: Request, connection: ClientConnection, job_id: str, started: float
-    ) -> bool:
-        assert self._jobs is not None  # noqa: S101 - it has named the job
+    async def _own(self, request: Request, connection: ClientConnection, started: float) -> bool:
+        jobs = self._jobs
+        job_id = jobs.job_named(request.target) if jobs is not None else None
+        if jobs is None or job_id is None:
+            prefix = self._reserved_prefix.decode()
+            why = f"Paths under {prefix} are reserved, and this one is not served."
+            return self._problem(request, connection, Fault(404, "Nothing here", why), started)
         request_id = self._new_id()
-        said = await self._jobs.answer(request, job_id, request_id)
+        said = await jobs.answer(request, job_id, request_id)
         if isinstance(said, Refused):
             return self._refused(request, connection, said, started)
         keep = self._leave_body(request, connection)
@@ -205,10 +206,6 @@ class Handler:
     # what is answered here, and asked of nobody
 
     def _local(self, request: Request, connection: ClientConnection, started: float) -> bool | None:
-        if request.target.startswith(self._reserved_prefix):
-            prefix = self._reserved_prefix.decode()
-            why = f"Paths under {prefix} are reserved and none is served."
-            return self._problem(request, connection, Fault(404, "Nothing here", why), started)
         if request.via and self._looped(request.via):
             why = "This request has passed through here before."
             return self._problem(request, connection, Fault(508, "Loop detected", why), started)
