@@ -173,6 +173,10 @@ class JobStore(Protocol):
         """How many there are."""
         ...
 
+    async def open_ones(self, most: int) -> list[tuple[str, str]]:
+        """Ids and accounts of the jobs that have not ended, the oldest first."""
+        ...
+
     async def untold(self, most: int) -> list[Turn]:
         """Ended jobs ("id/account") whose end is to be told now; nobody else does for a while."""
         ...

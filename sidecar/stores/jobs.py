@@ -190,6 +190,14 @@ class RedisJobs:
         told = tuple(parted(member.decode()) for member in overdue)
         return JobCounts(now, open_ones, running, oldest, told)
 
+    async def open_ones(self, most: int) -> list[tuple[str, str]]:
+        """The oldest open jobs; see `ports.JobStore`."""
+        command = encode("ZRANGE", self._open, 0, most - 1)
+        members = await self._wire.execute(command, None, slot_of(self._open))
+        if isinstance(members, ReplyError):
+            raise StoreUnavailable(f"Redis refused to tell: {members.text}")
+        return [parted(member.decode()) for member in members]
+
     # what they share
 
     async def _take(self, name: str, most: int, hide_us: int) -> list[Turn]:
