@@ -178,6 +178,10 @@ def set_account(
         bool | None,
         typer.Option("--suspend/--resume", help="Answer its calls with 402, or serve it again."),
     ] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Is told how its jobs end, by POST; empty: nobody is."),
+    ] = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
@@ -191,11 +195,17 @@ def set_account(
     """
     name("--account", account)
     status = None if suspend is None else "suspended" if suspend else "active"
-    if plan is None and timezone is None and anchor is None and status is None:
-        raise SettingsError("nothing to set: give --plan, --timezone, --anchor or --suspend")
+    if all(one is None for one in (plan, timezone, anchor, status, webhook)):
+        raise SettingsError(
+            "nothing to set: give --plan, --timezone, --anchor, --suspend or --webhook"
+        )
+    if webhook and re.fullmatch(r"https?://[!-~]{1,2000}", webhook) is None:
+        raise SettingsError(f'--webhook: "{webhook}" is not an address; write https://HOST/PATH')
     day_of, zone_of = day(anchor), zone(timezone)
     with _admin(redis, redis_prefix, config) as admin:
-        admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of, status=status)
+        admin.set_account(
+            account, plan=plan, timezone=zone_of, anchor=day_of, status=status, webhook=webhook
+        )
     typer.echo(f"Account {account} is set.")
     return 0
 

@@ -7,12 +7,13 @@ import base64
 import binascii
 import hmac
 from hashlib import sha256
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from sidecar.core.model import MICRO
 
 PREFIX: Final = "whsec_"
+_NAT64: Final = IPv6Network("64:ff9b::/96")  # RFC 6052
 LEAST_SECRET: Final = 24  # bytes, as the specification asks for
 AGAIN_US: Final = tuple(s * MICRO for s in (5, 30, 120, 600, 3_600))
 
@@ -60,7 +61,14 @@ def again_us(since_us: int) -> int | None:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet: what a stranger's URL may lead to."""
+    """Whether an IP address belongs to the public internet: what a stranger's URL may lead to.
+    One that stands for an IPv4 address is as public as that. Raises ValueError for a name."""
     one = ip_address(address.partition("%")[0])
-    mapped = getattr(one, "ipv4_mapped", None)
-    return (mapped or one).is_global and not (mapped or one).is_multicast
+    if isinstance(one, IPv6Address):
+        if one.ipv4_mapped is not None:
+            one = one.ipv4_mapped
+        elif one in _NAT64:
+            one = IPv4Address(int(one) & 0xFFFFFFFF)
+        elif one.sixtofour is not None or one.teredo is not None:
+            return False  # routers decide where these lead
+    return one.is_global and not one.is_multicast

@@ -215,8 +215,8 @@ class Settings(BaseSettings):
     )
     webhook_secret: WebhookSecret | None = Field(
         None,
-        description="whsec_ and at least 24 bytes in base64: what the secrets of the accounts' "
-        "webhooks are made from; default: no webhooks.",
+        description="What the secrets of the accounts' webhooks are made from: whsec_ and at least "
+        "24 bytes in base64; default: no webhooks.",
     )
     webhook_private: bool = Field(
         False, description="Let webhooks go to private addresses, and by http."
