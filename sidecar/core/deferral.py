@@ -13,6 +13,7 @@ from sidecar.core.jobs import Field, JobCall, Once
 
 RESPOND_ASYNC: Final = b"respond-async"
 LONGEST_KEY: Final = 256  # bytes of an Idempotency-Key
+LONGEST_PREFER: Final = 512  # bytes of one line of Prefer
 _WORDS: Final = re.compile(rb"[-_]")
 # Fields whose names have one of these words carry what proves who somebody is.
 _CREDENTIALS: Final = frozenset(
@@ -37,7 +38,10 @@ def wants_async(values: Sequence[bytes]) -> bool:
 
 
 def _members(value: bytes) -> list[bytes]:
-    """A list's members: commas inside quoted strings do not part them."""
+    """A list's members: commas inside quoted strings do not part them. What is too long to be
+    read in little time is one member that nobody knows."""
+    if len(value) > LONGEST_PREFER:
+        return [value]
     return [part.strip(b" \t") for part in re.findall(rb'(?:"(?:\\.|[^"\\])*"|[^,])+', value)]
 
 

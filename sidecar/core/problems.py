@@ -92,10 +92,12 @@ SPECS: Final[dict[Reason, Spec]] = {
         "No route of this API matches the method and path of this request.",
         _do("check_address", "Compare method and path with the API's documentation."),
     ),
-    Reason.QUEUE_FULL: _ours(
-        "queue-full", 429, "Too many deferred jobs",
+    Reason.QUEUE_FULL: Spec(
+        429, OURS + "queue-full", "Too many deferred jobs",
         "This call does not fit into the plan's limits now, and as many jobs wait already as may.",
-        _do("wait", "Wait until jobs have ended, or cancel some: DELETE their addresses."),
+        (_do("wait_or_cancel", "Wait until jobs have ended, or cancel some: DELETE their "
+             "addresses."),),
+        retry_after_s=60,
     ),
     Reason.OTHER_CALL: _ours(
         "idempotency-key-reused", 422, "Idempotency-Key used before",

@@ -103,8 +103,10 @@ class Teller:
                 url, data=body, headers=headers, allow_redirects=False
             ) as answer:
                 return "" if answer.status in _DONE else f"it answered {answer.status}"
-        except (aiohttp.ClientError, Refused, OSError, TimeoutError, ValueError) as error:
-            return f"{type(error).__name__}: {error}"[:200]
+        except Refused as error:
+            return str(error)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            return type(error).__name__  # its words may hold the address, and that a secret
 
 
 def message(job: Job, href: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ CALL = JobCall("POST", b"/x", b"a", "10.0.0.1", (), b"body", b"text/plain")
         ([b'foo="a, respond-async, b"'], False),
         ([b'foo="\\", respond-async"'], False),
         ([b", ,;=,"], False),
+        ([b"respond-async," + b'"\\' * 300], False),  # longer than is read
     ],
 )
 def test_whether_a_client_prefers_to_be_answered_later(values: list[bytes], wanted: bool) -> None:

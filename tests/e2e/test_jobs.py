@@ -187,7 +187,7 @@ async def test_a_full_queue_is_a_429_that_says_so(stage: StartStage) -> None:
     assert full.json["title"] == "Too many deferred jobs"
     assert "jobs of account acme wait" in full.json["detail"]
     assert full.json["limit"]["id"] == "monthly"
-    assert [step["action"] for step in full.json["how_to_fix"]][:2] == ["wait", "wait"]
+    assert [step["action"] for step in full.json["how_to_fix"]][:2] == ["wait_or_cancel", "wait"]
     assert int(full.headers["retry-after"]) > 0
     assert (await ask(here, "GET", "/first", key="other")).status == 200
     assert (await ask(here, "POST", "/exports/3", key="other")).status == 202
