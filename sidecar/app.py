@@ -159,7 +159,8 @@ class App:
         if settings.jobs == "off":
             return
         # Not the wire of the calls: a job's body may be large, and nobody hurries.
-        wire = connect(settings.redis.get_secret_value(), timeout_s=JOBS_TIMEOUT_S)
+        url = settings.redis.get_secret_value()
+        wire = connect(url, timeout_s=JOBS_TIMEOUT_S, quiet=True)
         await wire.start()
         self._undo.push_async_callback(wire.stop)
         self.jobs = jobs_of(

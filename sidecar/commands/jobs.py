@@ -164,7 +164,7 @@ def _ask(settings: "Settings", question: "Callable[[RedisJobs], Awaitable[T]]") 
     from sidecar.wiring import job_terms_of, workload_of
 
     async def run() -> T:
-        wire = connect(settings.redis.get_secret_value(), timeout_s=TIMEOUT_S)
+        wire = connect(settings.redis.get_secret_value(), timeout_s=TIMEOUT_S, quiet=True)
         await wire.start()
         try:
             if not wire.reachable:
