@@ -108,6 +108,7 @@ class Admission:
     plan_version: str
     decision: Decision
     held: bool = False  # the reservation is open until it is settled
+    job: str = ""  # the id of the deferred job that it runs for
 
 
 @dataclass(slots=True)
@@ -209,9 +210,8 @@ class Gate:
             return self._refuse(request_id, refusal, key, found)
         if found.estimates:
             found = estimated(found, await read(found))
-        if job_of is not None and found.claims:
-            # Claims of its own, since what is kept of others has no hold.
-            found = replace(found, claims=(*found.claims,), held=True)
+        if job_of is not None:
+            found = _as_job(found)
         decision = without_limits(found)
         hold = None
         if found.claims:
@@ -426,19 +426,20 @@ class Gate:
         self._metrics.count(route.id, route.call_class, entitlement.plan.id, label)
         if admission.held:
             self._settle(admission, outcome)
-        self._spool.append(
-            usage_event(
-                id=admission.request_id,
-                source=self._source,
-                time=admission.time,
-                key=admission.key,
-                entitlement=entitlement,
-                plan_version=admission.plan_version,
-                overage=admission.decision.overage,
-                method=admission.call.method,
-                outcome=outcome,
-            )
+        event = usage_event(
+            id=admission.request_id,
+            source=self._source,
+            time=admission.time,
+            key=admission.key,
+            entitlement=entitlement,
+            plan_version=admission.plan_version,
+            overage=admission.decision.overage,
+            method=admission.call.method,
+            outcome=outcome,
         )
+        if admission.job:
+            event["data"]["job"] = admission.job
+        self._spool.append(event)
         return label
 
     def _settle(self, admission: Admission, outcome: Outcome) -> None:
@@ -492,3 +493,10 @@ class Gate:
                 remaining,
             )
         )
+
+
+def _as_job(found: Entitlement) -> Entitlement:
+    """A job gives way to every other call, and is held, so that it can be given back. Its claims
+    are its own: what the store remembers of others' has no hold."""
+    route = replace(found.route, call_class=CallClass.DEFERRABLE)
+    return replace(found, route=route, claims=(*found.claims,), held=bool(found.claims))

@@ -78,6 +78,7 @@ class Errands:
         if said.key.account.id != job.account:  # the key is another's by now
             self._gate.abandon(said)
             return Over(JobState.FAILED, JobEnd.KEY_REVOKED)
+        said.job = job.id
         exchange = Unattended(request, said, self._pool, self._manners, self._max_result)
         exchange.total_timeout = self._timeout_s
         return Errand(job, self._gate, said, exchange)

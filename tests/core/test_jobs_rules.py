@@ -1,6 +1,8 @@
 """Which claimed jobs run, when an account is looked at again, and what is told of a job."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from sidecar.core.jobs import (
     Claimed,
     Delivery,
     Job,
+    JobEnd,
     JobState,
     Result,
     may_run,
@@ -19,6 +22,7 @@ from sidecar.core.jobs import (
 from sidecar.core.model import MICRO
 
 JOB = Job("0199", "acme", "k1", b"\x01" * 32, "at-least-once", "POST", b"/x?y=%20")
+DOCS = Path(__file__).parents[2] / "docs" / "jobs.md"
 NOW = 1_796_083_200 * MICRO
 
 
@@ -63,3 +67,9 @@ def test_an_answer_is_told_as_text_or_else_in_base64() -> None:
     assert (text["body"], text["body_encoding"], text["status"]) == ("né", "utf-8", 200)
     raw = result_document(Result(200, (), b"\xff", truncated=True))
     assert (raw["body"], raw["body_encoding"], raw["truncated"]) == ("/w==", "base64", True)
+
+
+def test_every_state_and_every_end_is_documented() -> None:
+    rows = [line.split("|")[1] for line in DOCS.read_text().splitlines() if line.startswith("| `")]
+    written = set(re.findall(r"`([\w-]+)`", "".join(rows)))
+    assert {*JobState, *JobEnd} <= written

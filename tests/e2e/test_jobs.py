@@ -50,6 +50,14 @@ async def test_a_preference_defers_any_call_that_is_not_critical(here: Stage) ->
     assert (await ask(here, "GET", "/status", **ASYNC)).status == 200
 
 
+async def test_a_job_is_of_the_least_class_when_it_runs(here: Stage, valkey_url: str) -> None:
+    href = (await ask(here, "GET", "/items", **ASYNC)).json["href"]
+    buy(valkey_url)
+    await until_job(here, href, "done")
+    events = [e["data"] for e in await here.events() if e["type"] == "api.request.v1"]
+    assert [event["class"] for event in events] == ["standard", "deferrable"]
+
+
 async def test_what_fits_now_is_answered_now(stage: StartStage) -> None:
     here = await a_stage(stage, quota=5, spent=False)
     told = await ask(here, "POST", "/exports/1", **ASYNC)
@@ -96,6 +104,8 @@ async def test_I4_a_job_is_metered_once_when_it_runs_and_not_when_it_is_accepted
     events = [e for e in await here.events() if e["type"] == "api.request.v1"]
     assert [e["data"]["route"] for e in events] == ["rest", "export"]
     assert events[1]["data"]["usage"] == {"requests": 1}
+    assert href == f"/-/jobs/{events[1]['data']['job']}"
+    assert "job" not in events[0]["data"]
     left = await ask(here, "GET", "/items")
     assert left.headers["ratelimit"].startswith('"monthly";r=1')  # 1 + 3, and three calls
 
