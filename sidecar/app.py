@@ -300,6 +300,8 @@ class App:
         self.gate.swap(book)
         self.store.forget()
         self.directory.forget()  # its keys may point at accounts of the old file
+        if self.jobs is not None:
+            self.jobs.runner.plans_changed()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work, name=work.__qualname__)

@@ -169,6 +169,10 @@ class JobStore(Protocol):
         """Look at the account at once, if it has jobs."""
         ...
 
+    async def hurry(self) -> None:
+        """Look at all accounts that have jobs, spread over some seconds."""
+        ...
+
     async def count(self) -> JobCounts:
         """How many there are."""
         ...

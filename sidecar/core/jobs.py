@@ -13,7 +13,7 @@ Delivery = Literal["at-least-once", "at-most-once"]
 Field = tuple[bytes, bytes]  # lower-case name, whole line
 
 MOST_TRIES: Final = 5  # of a job whose sidecars die: it may be what kills them
-LOOK_AGAIN_US: Final = 60 * MICRO  # what nobody tells of (another plan) is found so soon
+LOOK_AGAIN_US: Final = 300 * MICRO  # what makes room and nobody tells of is found so soon
 UNSENT_RETRY_US: Final = 5 * MICRO  # nothing could be sent: the API or Redis is away
 
 

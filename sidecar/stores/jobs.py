@@ -33,6 +33,8 @@ from sidecar.stores.wire import ReplyError, encode
 GRACE_US: Final = 5 * MICRO  # when a turn shows that nobody has named an instant for
 HIDE_US: Final = 20 * MICRO  # longer than it takes to ask whether a job fits
 TELL_US: Final = 60 * MICRO  # longer than a webhook may take
+HURRY_US: Final = 10 * MICRO
+HURRIED: Final = 10_000  # accounts; others wait for their turn
 OVERDUE: Final = 100  # that are told at once
 _NEVER: Final = -1
 
@@ -172,6 +174,10 @@ class RedisJobs:
     async def wake(self, account_id: str) -> None:
         """Look at once; see `ports.JobStore`."""
         await self._turn(self._turns, account_id, "there", 0)
+
+    async def hurry(self) -> None:
+        """Look at all accounts soon; see `ports.JobStore`."""
+        await run(self._wire, "job_hurry", (self._turns,), HURRY_US, HURRIED)
 
     async def untold(self, most: int) -> list[Turn]:
         """Ends to be told; see `ports.JobStore`."""

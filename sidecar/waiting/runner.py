@@ -83,6 +83,7 @@ class Runner:
         self._runs: dict[str, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed: set[str] = set()
+        self._all_changed = False
         self._awake = asyncio.Event()
         self._stopping = False
         self._paused_until = 0.0
@@ -104,6 +105,11 @@ class Runner:
             self._changed.add(account_id)
         self.look()
 
+    def plans_changed(self) -> None:
+        """Another plan file is live: every account may have more."""
+        self._all_changed = True
+        self.look()
+
     async def run(self) -> None:
         """Look for work until cancelled, or until `hold`."""
         async with asyncio.TaskGroup() as group:
@@ -119,6 +125,10 @@ class Runner:
                     await asyncio.wait_for(self._awake.wait(), POLL_SECONDS)
 
     async def _wake_changed(self) -> None:
+        if self._all_changed:
+            self._all_changed = False
+            with contextlib.suppress(StoreUnavailable):  # their turn comes all the same
+                await self._store.hurry()
         changed, self._changed = self._changed, set()
         for account_id in changed:
             await self._wake(account_id)

@@ -236,6 +236,16 @@ async def test_who_is_wanted_sooner_meanwhile_is_looked_at_sooner(store: JobStor
     assert [turn.who for turn in await store.take(10)] == ["acme"]
 
 
+async def test_all_accounts_can_be_looked_at_soon(store: JobStore) -> None:
+    await store.hurry()  # without any
+    await put(store, 1)
+    [turn] = await store.take(10)
+    await store.next_turn(turn, MONTH_US)
+    assert await store.take(10) == []
+    await store.hurry()
+    assert [turn.who for turn in await store.take(10)] == ["acme"]
+
+
 async def test_the_oldest_and_the_overdue_are_told(store: JobStore, brief: JobStore) -> None:
     assert (await store.count())[1:] == (0, 0, 0, ())
     jobs = [await put(store, 1), await put(store, 1, "other/with")]

@@ -11,7 +11,7 @@ from lua_headers import OF_JOBS, read_header
 from sidecar.core.jobs import Claimed, Job, JobCall, JobState, Once, Over, Result
 from sidecar.stores import Wire, keys
 from sidecar.stores.job_records import ended, written
-from sidecar.stores.jobs import GRACE_US, HIDE_US, OVERDUE, JobTerms, RedisJobs
+from sidecar.stores.jobs import GRACE_US, HIDE_US, HURRIED, HURRY_US, OVERDUE, JobTerms, RedisJobs
 from sidecar.stores.scripts import load
 
 TERMS = JobTerms(per_account=7, in_all=9, max_age_s=1_000, result_ttl_s=100, lease_s=2.5)
@@ -111,6 +111,9 @@ async def test_what_is_sent_of_a_job_that_runs_is_what_the_headers_name(noting: 
     assert argv == same | {"state": b"done", "fields": b"%d" % len(ended(over))}
     names, argv = await noting.by_name("job_look", jobs.find("acme", "0199"))
     assert (names, argv) == ([QUEUE, RECORD + "0199"], {})
+    names, argv = await noting.by_name("job_hurry", jobs.hurry())
+    assert names == [of_all("turns")]
+    assert argv == {"within_us": b"%d" % HURRY_US, "most": b"%d" % HURRIED}
     names, argv = await noting.by_name("job_count", jobs.count())
     assert names == [of_all("open"), of_all("running")]
     assert argv == {"max_age_us": b"1000000000", "most": b"%d" % OVERDUE}

@@ -84,6 +84,7 @@ async def defer(redis: Connection) -> None:
     assert (await jobs.count()).open == 1
     assert await jobs.end(ACCOUNT.id, job.id, "me", Over(JobState.DONE, "ok")) is JobState.DONE
     await jobs.next_turn(turn, None)
+    await jobs.hurry()
     assert len(await jobs.untold(1)) == 1
 
 
