@@ -24,6 +24,7 @@ from sidecar.gauges import (
     publish_config,
     publish_connections,
     publish_events,
+    publish_jobs,
     publish_shedding,
     publish_store,
     publish_waiting,
@@ -37,13 +38,14 @@ from sidecar.ports import Sink
 from sidecar.proxy.certificate import Certificate
 from sidecar.proxy.front import DataPort
 from sidecar.proxy.handler import Handler
+from sidecar.proxy.heads import Manners
 from sidecar.proxy.listeners import Listener
 from sidecar.proxy.pool import UpstreamPool
 from sidecar.readiness import Readiness
 from sidecar.settings import Settings
 from sidecar.stores import FallbackStore, Journal, RedisDirectory, connect, keys
 from sidecar.waiting.room import WaitingRoom
-from sidecar.wiring import bounds_of, manners_of, shedder_of, upstream_of
+from sidecar.wiring import JobParts, bounds_of, jobs_of, manners_of, shedder_of, upstream_of
 from sidecar.workers.ending import Ending
 from sidecar.workers.leftovers import Leftovers
 from sidecar.workers.shares import Share, alone
@@ -52,6 +54,7 @@ log = logs.logger("app")
 
 SHIP_SECONDS = 5.0
 GC_THRESHOLDS = (20_000, 20, 50)
+JOBS_TIMEOUT_S = 2.0
 JOURNAL = "journal"  # in the directory of the spool
 CANCEL_SECONDS = 0.5
 
@@ -77,6 +80,10 @@ class App:
         self._undo = contextlib.AsyncExitStack()
         self._serving = self._stopping = False
         self._seen_store = False
+        self.jobs: JobParts | None = None
+
+    def _new_id(self) -> str:
+        return self._clock.request_id(self._clock.now_ns())
 
     async def start(self) -> None:
         """Bring everything up. Raises SettingsError, ConfigError or SpoolError, with all that
@@ -95,11 +102,10 @@ class App:
         self._undo.push_async_callback(self.spool.close)
         self._start_shipping()
         await self._start_store()
-        clock, metrics = self._clock, self.metrics
         self.room = WaitingRoom(
             most=settings.waiting_calls,
             most_bytes=settings.waiting_bytes,
-            observe=metrics.waited.observe,
+            observe=self.metrics.waited.observe,
         )
         self.gate = Gate(
             self.keeper.book,
@@ -107,7 +113,7 @@ class App:
             directory=self.directory,
             spool=self.spool,
             metrics=self.metrics,
-            clock=clock,
+            clock=self._clock,
             source=settings.source,
             room=self.room,
             shedder=self.shedder,
@@ -118,15 +124,18 @@ class App:
         )
         bounds = bounds_of(settings)
         pool = UpstreamPool(upstream_of(settings), bounds)
+        manners = manners_of(settings, self.listener.scheme)
+        await self._make_jobs(pool, manners)
         handler = Handler(
             self.gate,
             pool,
             self.metrics,
             bounds,
-            manners_of(settings, self.listener.scheme),
-            new_id=lambda: clock.request_id(clock.now_ns()),
+            manners,
+            new_id=self._new_id,
             reserved_prefix=settings.reserved_prefix.encode(),
             access_log=settings.access_log,
+            deferral=self.jobs.deferral if self.jobs else None,
         )
         self.data_port = DataPort(
             handler,
@@ -135,11 +144,13 @@ class App:
             self.metrics,
             per_address=settings.max_connections_per_address,
             max_age=settings.max_connection_age,
+            errands=self.jobs.runner if self.jobs else None,
         )
         if self.share.worker is None:
             await self._start_control()
         await self.data_port.start(self.listener)
         self._serving = True
+        self._start_jobs()
         self._undo.push_async_callback(self._drain)
         self._publish(pool)
         self._spawn(self.keeper.watch())
@@ -153,6 +164,33 @@ class App:
             plans=str(settings.plans),
             version=self.keeper.book.version,
         )
+
+    async def _make_jobs(self, pool: UpstreamPool, manners: Manners) -> None:
+        settings, clock = self.settings, self._clock
+        if settings.jobs == "off":
+            return
+        # Not the wire of the calls: a job's body may be large, and nobody hurries.
+        url = settings.redis.get_secret_value()
+        wire = connect(url, timeout_s=JOBS_TIMEOUT_S, quiet=True)
+        await wire.start()
+        self._undo.push_async_callback(wire.stop)
+        self.jobs = jobs_of(
+            settings, wire, self.gate, pool, manners, self.directory, self._new_id,
+            lambda: clock.now_ns() // 1_000_000_000,
+        )  # fmt: skip
+
+    def _start_jobs(self) -> None:
+        """After the data port, whose pool they use: so they are taken down before it."""
+        if self.jobs is None:
+            return
+        publish_jobs(self.metrics, self.jobs)
+        self._spawn(self.jobs.runner.run())
+        if self.jobs.teller is not None:
+            self._spawn(self.jobs.teller.run())
+
+    def _account_changed(self, account_id: str) -> None:
+        if self.jobs is not None:
+            self.jobs.runner.account_changed(account_id)
 
     async def _drain(self) -> None:
         self.room.close()
@@ -236,7 +274,12 @@ class App:
         await self.wire.start()
         self._undo.push_async_callback(self.wire.stop)
         await self._start_counting()
-        self.directory = RedisDirectory(self.wire, settings.redis_prefix, self._account_of_file)
+        self.directory = RedisDirectory(
+            self.wire,
+            settings.redis_prefix,
+            self._account_of_file,
+            on_change=self._account_changed,
+        )
         self._spawn(self.directory.run())
         self._seen_store = self.wire.reachable
         if not self.wire.up:
@@ -244,7 +287,7 @@ class App:
 
     async def _start_counting(self) -> None:
         settings, files = self.settings, Files()
-        own_id = self._clock.request_id(self._clock.now_ns())
+        own_id = self._new_id()
         journal = Journal(
             # One for all workers: what one leaves behind when it dies, another charges.
             (self.share.turns_in or settings.spool) / JOURNAL,
@@ -269,6 +312,8 @@ class App:
         self.gate.swap(book)
         self.store.forget()
         self.directory.forget()  # its keys may point at accounts of the old file
+        if self.jobs is not None:
+            self.jobs.runner.plans_changed()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work, name=work.__qualname__)

@@ -19,6 +19,7 @@ from sidecar.commands import (
     events,
     explain,
     grants,
+    jobs,
     plans,
     rebuild,
     reconcile,
@@ -53,6 +54,7 @@ def build() -> typer.Typer:
         app.command(cls=Verb)(verb)
     app.add_typer(accounts.keys_app(), name="keys")
     app.add_typer(accounts.accounts_app(), name="accounts")
+    app.add_typer(jobs.app(), name="jobs")
     app.add_typer(events.app(), name="events")
     app.command(cls=Verb)(reconcile.reconcile)
     app.command(cls=Verb)(rebuild.rebuild)

@@ -6,14 +6,20 @@ What this file must not know: HTTP bytes, Redis, files, YAML.
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.claims import estimated
+from sidecar.core.claims import at_no_cost, estimated
 from sidecar.core.decision import SHED, crossings_of, decide, without_limits, without_store
-from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, fingerprint
+from sidecar.core.identity import (
+    ANONYMOUS,
+    AmbiguousCredential,
+    anonymous_key,
+    credential,
+    fingerprint,
+)
 from sidecar.core.model import (
     MICRO,
     CallClass,
@@ -134,6 +140,7 @@ class Admission:
     place: Place  # in flight, until it is settled
     held: bool = False  # the reservation is open until it is settled
     queued_us: int = 0  # for which it was held before
+    job: str = ""  # the id of the deferred job that it runs for
 
 
 @dataclass(slots=True)
@@ -155,7 +162,21 @@ class _Asking:
     key: Key
     found: Entitlement
     request_id: str
+    for_job: bool = False
     place: Place | None = None
+
+
+@dataclass(slots=True)
+class Deferred(Refused):
+    """A call that limits refuse now and that its client wants to run later, if it can be queued.
+    Whoever asked calls `queued` or `refuse` with it. `refusal`: its answer if it cannot."""
+
+    key: Key
+    entitlement: Entitlement
+    decision: Decision
+
+
+Defers = Callable[[Any, Entitlement, Decision], bool]  # the door's own kind of Call
 
 
 class Gate:
@@ -206,16 +227,24 @@ class Gate:
 
     # admit: identify → entitle → reserve → decide
 
-    async def admit(self, call: Call, read: ReadAhead) -> Admission | Refused:
+    async def admit(
+        self,
+        call: Call,
+        read: ReadAhead,
+        defers: Defers | None = None,
+        job_of: bytes | None = None,
+    ) -> Admission | Refused:
         """Decide whether a call may go on. Charges its claims if so, nothing if not.
 
         `read` looks into the request's body for what the call costs; it is asked on routes that
-        want it, and what it raises passes through: nothing was charged by then.
+        want it, and what it raises passes through: nothing was charged by then. `defers`: whether
+        a call that limits refuse may be deferred. `job_of`: the call is a deferred job of the key
+        with this digest; it waits for Redis, and can be given back (`abandon`).
         """
         book = self._book
         now_ns = self._clock.now_ns()
         request_id = self._clock.request_id(now_ns)
-        key = self._identify(call, book)
+        key = self._identify(call, book) if job_of is None else self._known(job_of, book)
         if isinstance(key, bytes):
             key = await self._look_up(key)
         if isinstance(key, Reason):
@@ -234,7 +263,9 @@ class Gate:
             found.route.call_class, time.perf_counter()
         ):
             found = estimated(found, await read(found))
-        asking = _Asking(book, key, found, request_id)
+        if job_of is not None:
+            found = _as_job(found)
+        asking = _Asking(book, key, found, request_id, for_job=job_of is not None)
         try:
             held = await self._reserve(call, asking)
         except StoreUnavailable:
@@ -243,6 +274,8 @@ class Gate:
         decision = held.decision
         if asking.place is None:
             refusal = waited(self._explain(asking, held), held.waited_us)
+            if defers is not None and decision.violated and defers(call, found, decision):
+                return Deferred(request_id, refusal, key, found, decision)
             return self._refuse(request_id, refusal, key, found, decision)
         admission = Admission(
             request_id,
@@ -278,6 +311,8 @@ class Gate:
     async def _reserve(self, call: Call, asking: "_Asking") -> Held:
         """A place in flight and everything claimed; or why not, maybe after a wait for it."""
         room, key, claims = self._room, asking.key, asking.found.claims
+        if asking.for_job:  # it has all the time, and a queue of its own
+            return Held((await self._try(asking))[0], 0, "")
         behind = room.ahead(key, claims) if room is not None and room.waiting else None
         decision = behind or (await self._try(asking))[0]
         if decision.wait is None or room is None:
@@ -310,24 +345,27 @@ class Gate:
         return told
 
     async def _ask(self, asking: "_Asking", asked: float) -> tuple[Decision, Answer | None]:
-        found, key = asking.found, asking.key
+        found, key, for_job = asking.found, asking.key, asking.for_job
         if not found.claims:
             return without_limits(found), None
-        hold = Hold(asking.request_id, LEASE_US, found.plan.orphans) if found.held else None
+        hold = None
+        if found.held:
+            orphans = "release" if for_job else found.plan.orphans  # a job runs again
+            hold = Hold(asking.request_id, LEASE_US, orphans)
         try:
             answer = await self._store.reserve(
                 key.account,
                 key.id,
                 found.claims,
                 hold=hold,
-                once=bool(found.estimates),
-                when_down=found.when_down,
+                once=bool(found.estimates) or for_job,
+                when_down="deny" if for_job else found.when_down,
             )
             if not answer.alone:
                 self._metrics.store.observe(time.perf_counter() - asked)
             return decide(found, answer), answer
         except StoreUnavailable:
-            if found.when_down in ("local", "deny"):
+            if for_job or found.when_down in ("local", "deny"):
                 raise
             return without_store(found), None
 
@@ -364,6 +402,13 @@ class Gate:
                 return Reason.NO_CREDENTIAL
             return _anonymous(call.address, book.anonymous_plan)
         digest = fingerprint(secret)
+        key = book.keys.get(digest) or self._directory.cached(digest)
+        if key is None:
+            return digest
+        return Reason.SUSPENDED if key.account.suspended else key
+
+    def _known(self, digest: bytes, book: PlanBook) -> Key | Reason | bytes:
+        """The same for a job, whose digest is kept in place of a credential."""
         key = book.keys.get(digest) or self._directory.cached(digest)
         if key is None:
             return digest
@@ -431,6 +476,53 @@ class Gate:
             self._tell(key, entitlement, f"{refusal.status} {refusal.reason}", decision)
         return Refused(request_id, refusal, key, entitlement, decision)
 
+    # what is not a call to the API
+
+    async def identify(self, call: Call) -> Key | Refused:
+        """Whose call it is that asks about its own account: by its key, and never anonymous."""
+        request_id = self._clock.request_id(self._clock.now_ns())
+        key = self._identify(call, self._book)
+        if isinstance(key, bytes):
+            key = await self._look_up(key)
+        if isinstance(key, Key) and key.id == ANONYMOUS:
+            key = Reason.NO_CREDENTIAL
+        if isinstance(key, Reason):
+            return self._refuse(request_id, simple_refusal(key, request_id))
+        return key
+
+    def entitlement_of(self, call: Call, key: Key) -> Entitlement | None:
+        """What the key's plan says of a call; None: it would be refused for good."""
+        found = self._entitle(call, self._book, key)
+        return None if isinstance(found, Reason) or found.missing else found
+
+    async def outlook(self, key: Key, found: Entitlement) -> Answer | None:
+        """How the limits stand that such a call counts against; None: it counts against none.
+        Raises StoreUnavailable."""
+        if not found.claims:
+            return None
+        return await self._store.peek(key.account, key.id, found.claims)
+
+    def queued(self, deferred: Deferred) -> None:
+        """The call runs later: it is counted as deferred now, and as a call when it runs."""
+        found = deferred.entitlement
+        route = found.route
+        self._metrics.count(route.id, route.call_class, found.plan.id, Reason.DEFERRED)
+        if self._on_decision is not None:
+            self._tell(deferred.key, found, "202 deferred", deferred.decision)
+
+    def refuse(self, deferred: Deferred, refusal: Refusal) -> Refused:
+        """The call is not deferred after all."""
+        one = deferred
+        return self._refuse(one.request_id, refusal, one.key, one.entitlement, one.decision)
+
+    def abandon(self, admission: Admission) -> None:
+        """Give an admitted job back of which nothing was sent: it costs nothing and is no event."""
+        admission.place.leave(time.perf_counter())
+        if admission.held:
+            key, found = admission.key, admission.entitlement
+            claims = at_no_cost(found.claims)
+            self._store.settle(key.account, key.id, claims, admission.request_id)
+
     async def has_quota_left(self, admission: Admission) -> bool:
         """Whether a call that goes on and on may do so, as its plan wants it. True when that
         cannot be told: what runs is not ended for a store that is gone."""
@@ -475,19 +567,20 @@ class Gate:
         self._metrics.count(route.id, route.call_class, entitlement.plan.id, label)
         if admission.held:
             self._settle(admission, outcome)
-        self._spool.append(
-            usage_event(
-                id=admission.request_id,
-                source=self._source,
-                time=admission.time,
-                key=admission.key,
-                entitlement=entitlement,
-                plan_version=admission.plan_version,
-                overage=admission.decision.overage,
-                method=admission.call.method,
-                outcome=outcome,
-            )
+        event = usage_event(
+            id=admission.request_id,
+            source=self._source,
+            time=admission.time,
+            key=admission.key,
+            entitlement=entitlement,
+            plan_version=admission.plan_version,
+            overage=admission.decision.overage,
+            method=admission.call.method,
+            outcome=outcome,
         )
+        if admission.job:
+            event["data"]["job"] = admission.job
+        self._spool.append(event)
         return label
 
     def _settle(self, admission: Admission, outcome: Outcome) -> None:
@@ -543,3 +636,10 @@ class Gate:
                 remaining,
             )
         )
+
+
+def _as_job(found: Entitlement) -> Entitlement:
+    """A job gives way to every other call, and is held, so that it can be given back. Its claims
+    are its own: what the store remembers of others' has no hold."""
+    route = replace(found.route, call_class=CallClass.DEFERRABLE)
+    return replace(found, route=route, claims=(*found.claims,), held=bool(found.claims))

@@ -5,6 +5,8 @@ from datetime import datetime
 from math import inf
 
 from sidecar.config import PlanKeeper
+from sidecar.core.jobs import JobState
+from sidecar.core.model import MICRO
 from sidecar.core.shedding import Shedder
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.spool import Spool
@@ -14,7 +16,10 @@ from sidecar.proxy.pool import UpstreamPool
 from sidecar.stores import FallbackStore
 from sidecar.stores.topology import Connection
 from sidecar.waiting.room import WaitingRoom
+from sidecar.wiring import JobParts
 from sidecar.workers.leftovers import Leftovers
+
+_JOB_STATES = ("accepted", *(state for state in JobState if not state.is_open))
 
 
 def publish_store(metrics: Metrics, wire: Connection, store: FallbackStore) -> None:
@@ -75,6 +80,34 @@ def publish_events(metrics: Metrics, spool: Spool, shipper: Shipper, leftovers: 
 
     metrics.labelled_gauge("sidecar_sink_lag_events", "Events a sink has not got yet.",
                            ("sink",), lags)  # fmt: skip
+
+
+def publish_jobs(metrics: Metrics, jobs: JobParts) -> None:
+    """Deferred jobs: those of all sidecars as Redis counts them, and what this one has done."""
+
+    def states() -> dict[tuple[str, ...], float]:
+        counts = jobs.runner.counts
+        waiting = max(0, counts.open - counts.running)
+        return {("waiting",): float(waiting), ("running",): float(counts.running)}
+
+    def counted() -> dict[tuple[str, ...], float]:
+        return {(state,): float(jobs.counted[state]) for state in _JOB_STATES}
+
+    def age() -> float:
+        counts = jobs.runner.counts
+        return (counts.now_us - counts.oldest_us) / MICRO if counts.oldest_us else 0.0
+
+    def webhooks() -> dict[tuple[str, ...], float]:
+        return {(outcome,): float(count) for outcome, count in jobs.webhooks.items()}
+
+    metrics.labelled_gauge("sidecar_jobs", "Deferred jobs that are open, of all sidecars.",
+                           ("state",), states)  # fmt: skip
+    metrics.gauge("sidecar_jobs_oldest_age_seconds",
+                  "For how long the oldest of them has been open.", age)  # fmt: skip
+    metrics.labelled_counter("sidecar_jobs_handled", "Jobs accepted here, and ended here.",
+                             ("state",), counted)  # fmt: skip
+    metrics.labelled_counter("sidecar_webhooks", "Webhooks sent, by how it went.",
+                             ("outcome",), webhooks)  # fmt: skip
 
 
 def publish_config(metrics: Metrics, keeper: PlanKeeper) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from sidecar.core.answers import Answer, Hold
+from sidecar.core.jobs import Accepted, Claimed, Found, Job, JobState, NotAccepted, Once, Over
 from sidecar.core.model import Account, Claim, Decision, Key, WhenDown
 
 # Asks again for what was refused: the decision, and what the store said if it was asked.
@@ -146,4 +147,93 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Let go of files and connections. Idempotent."""
+        ...
+
+
+class Turn(NamedTuple):
+    """Something that is due now, and until when others do not see it (µs of Redis time)."""
+
+    who: str
+    until_us: int
+    now_us: int
+
+
+class JobCounts(NamedTuple):
+    """How many jobs of the workload are open, and of those running; since when the oldest is open
+    (0: there is none), by the time of Redis. `overdue`: ids and accounts of those that have been
+    open for too long."""
+
+    now_us: int = 0
+    open: int = 0
+    running: int = 0
+    oldest_us: int = 0
+    overdue: tuple[tuple[str, str], ...] = ()
+
+
+class JobStore(Protocol):
+    """Where deferred jobs are kept, durably and for all sidecars of the workload. Every change is
+    atomic, on the store's own clock. All of it raises StoreUnavailable."""
+
+    async def add(self, job: Job, once: Once | None, *, look_in_us: int) -> Accepted | NotAccepted:
+        """Queue a job behind those of its account. With `once` the same call is queued once;
+        `look_in_us`: a span after which it may fit."""
+        ...
+
+    async def known(self, account_id: str, name: str) -> tuple[str, str] | None:
+        """The job that a `Once` of this name stands for, and the print of its call; None: none."""
+        ...
+
+    async def find(self, account_id: str, job_id: str) -> Found | None:
+        """A job as it stands, without its call."""
+        ...
+
+    async def take(self, most: int) -> list[Turn]:
+        """Accounts whose jobs should be looked at now; they are nobody else's for a while."""
+        ...
+
+    async def claim(self, account_id: str, owner: str) -> Claimed | int:
+        """The account's next job, which is `owner`'s until its lease is over. Without one: how
+        many the account has that others run."""
+        ...
+
+    async def keep(self, job: Job, owner: str) -> bool:
+        """Renew the lease. False: the job is not the owner's any more."""
+        ...
+
+    async def give_back(self, job: Job, owner: str) -> bool:
+        """Put the job back to where it was in the queue; whether it was the owner's."""
+        ...
+
+    async def end(self, account_id: str, job_id: str, owner: str, over: Over) -> JobState | None:
+        """End a job that `owner` runs or, with "", that waits. The state in which it is now:
+        another one than `over` says, if it was not; None when it is not known."""
+        ...
+
+    async def next_turn(self, turn: Turn, in_us: int | None) -> None:
+        """Say when the account is to be looked at again; None: not before it has a new job.
+        Whoever wanted it sooner meanwhile gets his way."""
+        ...
+
+    async def wake(self, account_id: str) -> None:
+        """Look at the account at once, if it has jobs."""
+        ...
+
+    async def hurry(self) -> None:
+        """Look at all accounts that have jobs, spread over some seconds."""
+        ...
+
+    async def count(self) -> JobCounts:
+        """How many there are."""
+        ...
+
+    async def open_ones(self, most: int) -> list[tuple[str, str]]:
+        """Ids and accounts of the jobs that have not ended, the oldest first."""
+        ...
+
+    async def untold(self, most: int) -> list[Turn]:
+        """Ended jobs ("id/account") whose end is to be told now; nobody else does for a while."""
+        ...
+
+    async def told(self, turn: Turn, again_in_us: int | None) -> None:
+        """Say when to try again; None: it is told, or given up."""
         ...

@@ -1,13 +1,27 @@
 """From the settings to the values that the parts of the data path are given."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from sidecar.core.found_limit import FoundLimit
 from sidecar.core.shedding import Shedder
+from sidecar.core.webhooks import secret_of
+from sidecar.gate import Gate
+from sidecar.proxy.deferring import Deferral
+from sidecar.proxy.errand import Errands
 from sidecar.proxy.heads import Manners, trust
 from sidecar.proxy.limits import Bounds
+from sidecar.proxy.pool import UpstreamPool
 from sidecar.proxy.upstream import Upstream, tls_context
 from sidecar.settings import Settings
+from sidecar.stores import RedisDirectory
+from sidecar.stores.jobs import JobTerms, RedisJobs
+from sidecar.stores.topology import Connection
+from sidecar.waiting.jobs import Jobs
+from sidecar.waiting.runner import Runner
+from sidecar.waiting.webhooks import Teller
 
 
 def upstream_of(settings: Settings) -> Upstream:
@@ -56,12 +70,80 @@ def shedder_of(settings: Settings) -> Shedder:
 
 def manners_of(settings: Settings, scheme: bytes) -> Manners:
     """How the data port speaks; `scheme` is that of its listener."""
-    name = hashlib.sha256(settings.source.encode()).hexdigest()[:12]
     return Manners(
-        via=(settings.via_name or f"sidecar-{name}").encode(),
+        via=(settings.via_name or f"sidecar-{workload_of(settings)}").encode(),
         scheme=scheme,
         upstream_host=(settings.upstream_host or "").encode(),
         legacy_headers=settings.legacy_headers,
         upgrades=frozenset(one.encode() for one in settings.upgrades),
         trusts=trust(settings.trusted_proxies),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class JobParts:
+    """What deferred jobs are made of. `counted` and `webhooks` are what they have counted."""
+
+    deferral: Deferral
+    runner: Runner
+    teller: Teller | None
+    counted: Counter[str]
+    webhooks: dict[str, int]
+
+
+def workload_of(settings: Settings) -> str:
+    """A short name of the workload: its sidecars share their jobs, and no others."""
+    return hashlib.sha256(settings.source.encode()).hexdigest()[:12]
+
+
+def job_terms_of(settings: Settings) -> JobTerms:
+    """How many jobs there may be, and for how long."""
+    return JobTerms(
+        per_account=settings.jobs_per_account,
+        in_all=settings.jobs_in_all,
+        max_age_s=settings.job_max_age_s,
+        result_ttl_s=settings.job_result_ttl_s,
+        lease_s=settings.job_lease_s,
+        told=settings.webhook_secret is not None,
+    )
+
+
+def jobs_of(
+    settings: Settings,
+    wire: Connection,
+    gate: Gate,
+    pool: UpstreamPool,
+    manners: Manners,
+    directory: RedisDirectory,
+    new_id: Callable[[], str],
+    now_s: Callable[[], int],
+) -> JobParts | None:
+    """The parts, not running yet; None when jobs are off."""
+    if settings.jobs == "off":
+        return None
+    prefix = settings.reserved_prefix
+    store = RedisJobs(wire, settings.redis_prefix, workload_of(settings), job_terms_of(settings))
+    counted: Counter[str] = Counter()
+    webhooks = {"told": 0, "failed": 0}
+    errands = Errands(
+        gate, pool, manners,
+        max_result=settings.job_result_bytes, timeout_s=settings.job_timeout_s,
+    )  # fmt: skip
+    runner = Runner(
+        store, errands, at_once=settings.jobs_at_once, lease_s=settings.job_lease_s,
+        new_id=new_id, counted=counted,
+    )  # fmt: skip
+    jobs = Jobs(store, delivery=settings.jobs, new_id=new_id, counted=counted, changed=runner.look)
+    teller = None
+    if settings.webhook_secret is not None:
+        teller = Teller(
+            store,
+            directory.account,
+            master=secret_of(settings.webhook_secret.get_secret_value()),
+            allow_private=settings.webhook_private,
+            href=lambda job_id: f"{prefix}jobs/{job_id}",
+            now_s=now_s,
+            counted=webhooks,
+        )
+    deferral = Deferral(gate, jobs, prefix=prefix.encode(), max_body=settings.job_body_bytes)
+    return JobParts(deferral, runner, teller, counted, webhooks)

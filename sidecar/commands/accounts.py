@@ -222,6 +222,10 @@ def set_account(
         typer.Option("--suspend/--resume", help="Answer its calls with 402, or serve it again."),
     ] = None,
     teams: TEAMS = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Is told how its jobs end, by POST; empty: nobody is."),
+    ] = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
@@ -236,14 +240,22 @@ def set_account(
     """
     name("--account", account)
     status = None if suspend is None else "suspended" if suspend else "active"
-    if all(given is None for given in (plan, timezone, anchor, status, teams)):
+    if all(given is None for given in (plan, timezone, anchor, status, teams, webhook)):
         raise SettingsError(
-            "nothing to set: give --plan, --timezone, --anchor, --suspend or --teams"
+            "nothing to set: give --plan, --timezone, --anchor, --suspend, --teams or --webhook"
         )
+    if webhook and re.fullmatch(r"https?://[!-~]{1,2000}", webhook) is None:
+        raise SettingsError(f'--webhook: "{webhook}" is not an address; write https://HOST/PATH')
     day_of, zone_of, listed = day(anchor), zone(timezone), teams_of(teams)
     with _admin(redis, redis_prefix, config) as admin:
         admin.set_account(
-            account, plan=plan, timezone=zone_of, anchor=day_of, status=status, teams=listed
+            account,
+            plan=plan,
+            timezone=zone_of,
+            anchor=day_of,
+            status=status,
+            teams=listed,
+            webhook=webhook,
         )
     typer.echo(f"Account {account} is set.")
     return 0

@@ -200,7 +200,9 @@ def _account(model: models.AccountModel) -> Account:
     teams = tuple(
         Team(name, values.share(team.share), team.lend) for name, team in model.teams.items()
     )
-    return Account(model.id, model.plan, model.timezone, model.anchor, suspended, teams)
+    return Account(
+        model.id, model.plan, model.timezone, model.anchor, suspended, teams, model.webhook
+    )
 
 
 def _entitlement(

@@ -292,6 +292,9 @@ class AccountModel(Strict):
     timezone: str = "UTC"
     status: Literal["active", "suspended"] = "active"
     teams: Teams = Field(default={}, description="Team → the share that is guaranteed to it.")
+    webhook: str | None = Field(
+        None, pattern=r"^https?://[!-~]{1,2000}$", description="Is told how deferred jobs end."
+    )
     keys: tuple[KeyModel, ...] = ()
 
 

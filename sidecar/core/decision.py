@@ -31,6 +31,7 @@ _REASONS: Final = {
     QuotaLimit: Reason.QUOTA,
     ConcurrencyLimit: Reason.CONCURRENCY,
 }
+NO_DECISION: Final = Decision(allowed=False, reason=Reason.OK, now_us=0)  # nobody was asked
 _FREE: Final = Decision(allowed=True, reason=Reason.OK, now_us=0)
 SHED: Final = Decision(allowed=False, reason=Reason.SHED, now_us=0)  # nobody was asked
 _BLIND: Final = Decision(allowed=True, reason=Reason.STORE_DOWN, now_us=0)

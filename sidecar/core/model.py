@@ -155,6 +155,7 @@ class Account:
     anchor: date | None = None
     suspended: bool = False
     teams: tuple[Team, ...] = ()
+    webhook: str | None = None  # an https address that is told how deferred jobs end
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +290,9 @@ class Reason(StrEnum):
     NO_ROUTE = "no-route"
     NO_PLAN = "no-plan"  # the account's plan is not in the plan file any more
     DRAINING = "draining"
+    DEFERRED = "deferred"  # it does not fit now, and runs later as a job
+    QUEUE_FULL = "queue-full"  # it would, but there is no room for its job
+    OTHER_CALL = "idempotency-key-reused"  # for a call that differs
 
 
 class TeamUse(NamedTuple):

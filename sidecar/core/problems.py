@@ -92,6 +92,19 @@ SPECS: Final[dict[Reason, Spec]] = {
         "No route of this API matches the method and path of this request.",
         _do("check_address", "Compare method and path with the API's documentation."),
     ),
+    Reason.QUEUE_FULL: Spec(
+        429, OURS + "queue-full", "Too many deferred jobs",
+        "This call does not fit into the plan's limits now, and as many jobs wait already as may.",
+        (_do("wait_or_cancel", "Wait until jobs have ended, or cancel some: DELETE their "
+             "addresses."),),
+        retry_after_s=60,
+    ),
+    Reason.OTHER_CALL: _ours(
+        "idempotency-key-reused", 422, "Idempotency-Key used before",
+        "A job was accepted under this Idempotency-Key for a call with another method, path or "
+        "body.",
+        _do("use_new_key", "Send a new Idempotency-Key with each new call."),
+    ),
     Reason.STORE_UNAVAILABLE: _busy(
         5, "Limits cannot be checked",
         "This call's limits cannot be checked right now, so it was not forwarded. "
@@ -119,6 +132,7 @@ _HTTP_STEPS: Final[dict[int, Step]] = {
     404: _do("check_address", "Compare method and path with the API's documentation."),
     405: _do("use_other_method", "Use a method that this address supports."),
     408: _do("send_faster", "Send the whole request without long pauses, then try again."),
+    409: _do("look_again", "Look at it again: it has gone on meanwhile."),
     413: _do("send_less", "Send a smaller body, or several smaller requests."),
     414: _do("shorten_url", "Send a shorter URL; move long parameters into the body."),
     417: _do("send_no_expectation", "Leave the Expect field out, or send 100-continue."),

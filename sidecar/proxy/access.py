@@ -4,8 +4,9 @@ the target never the query string, where clients put keys and worse."""
 import time
 from typing import Final
 
+from sidecar.core.model import Reason
 from sidecar.core.settlement import Outcome
-from sidecar.gate import NOBODY, Admission, Refused
+from sidecar.gate import NOBODY, Admission, Deferred, Refused
 from sidecar.logs import logger
 from sidecar.proxy.request import Request
 
@@ -52,6 +53,25 @@ class AccessLog:
             plan=found.plan.id if found else NOBODY,
             route=found.route.id if found else NOBODY,
             call_class=found.route.call_class if found else NOBODY,
+            bytes_in=request.body_bytes,
+            bytes_out=bytes_out,
+        )
+
+    def deferred(
+        self, request: Request, deferred: Deferred, status: int, bytes_out: int, started: float
+    ) -> None:
+        """A call that runs later."""
+        found = deferred.entitlement
+        _line(
+            request,
+            deferred.request_id,
+            status,
+            started,
+            reason=Reason.DEFERRED,
+            account=deferred.key.account.id,
+            plan=found.plan.id,
+            route=found.route.id,
+            call_class=found.route.call_class,
             bytes_in=request.body_bytes,
             bytes_out=bytes_out,
         )

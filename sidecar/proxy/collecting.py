@@ -2,6 +2,10 @@
 
 import asyncio
 
+from sidecar.bodies import read_request
+from sidecar.core.late import told_by_fields
+from sidecar.core.model import Entitlement
+from sidecar.core.reading import Reading
 from sidecar.proxy.headers import Fields
 from sidecar.proxy.replies import CONTINUE
 from sidecar.proxy.request import Request
@@ -80,3 +84,18 @@ async def read_ahead(
         request.give_back(collector.parts)
     body = b"".join(request.held)
     return body, request.complete
+
+
+def costs_told(
+    request: Request, found: Entitlement, body: bytes = b"", *, complete: bool = True
+) -> Reading:
+    """What a request tells of its cost: its fields and, if the entitlement wants to look, its
+    body. `complete`: that is all of the body."""
+    estimates = found.estimates
+    told = told_by_fields(((m, r.path) for m, r in estimates), request.named_fields())
+    if not found.read_up_to:
+        return Reading.of(told)
+    read = read_request(
+        body, request.content_type, request.content_encoding, estimates, complete=complete
+    )
+    return Reading.of(told | dict(read.values) | dict(read.unreadable))

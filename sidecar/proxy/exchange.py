@@ -56,6 +56,7 @@ class Exchange(Relay):
     ) -> None:
         super().__init__(request, admission, connection, manners)
         self._pool = pool
+        self.total_timeout = pool.bounds.total_timeout
         if request.upgrade:
             self.upgrade = wanted_upgrade(request, manners)
 
@@ -64,8 +65,8 @@ class Exchange(Relay):
         started = self._admission.place.asked_at = time.perf_counter()
         reason = OutcomeReason.CANCELLED
         timer = None
-        if self._pool.bounds.total_timeout:
-            timer = self._client.loop.call_later(self._pool.bounds.total_timeout, self._overdue)
+        if self.total_timeout:
+            timer = self._client.loop.call_later(self.total_timeout, self._overdue)
         try:
             await self._forward()
             failure = self._failure

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from sidecar.metrics import Metrics
 from sidecar.proxy.handler import Handler
@@ -17,6 +18,20 @@ SWEEP_SECONDS = 0.25
 POLL_SECONDS = 0.02
 
 
+class Errands(Protocol):
+    """What else goes to the API by the pool, for nobody who waits: ended with the calls."""
+
+    @property
+    def running(self) -> int: ...
+    def hold(self) -> None:
+        """Start no more."""
+        ...
+
+    async def cut(self) -> None:
+        """End what runs."""
+        ...
+
+
 class DataPort:
     """Owns the listener, the connections and the pool; asks the gate about every request."""
 
@@ -29,6 +44,7 @@ class DataPort:
         *,
         per_address: int = 0,
         max_age: float = 0.0,
+        errands: Errands | None = None,
     ) -> None:
         self.bounds = bounds
         self.draining = False
@@ -40,6 +56,7 @@ class DataPort:
         self._places: Places[ClientConnection] = Places(
             bounds.max_connections, per_address=per_address, max_age=max_age
         )
+        self._errands = errands
         self._listener: Listener | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -72,6 +89,8 @@ class DataPort:
         connections are still taken, so that clients and balancers move on; then none is, and
         what runs has `drain` seconds to finish. `hurry` ends both waits."""
         self.draining = True
+        if self._errands is not None:
+            self._errands.hold()
         await _until(self._loop.time() + delay, hurry, lambda: False)
         self._places.closed = True
         if self._listener is not None:
@@ -80,11 +99,13 @@ class DataPort:
         def gone() -> bool:
             for connection in self._places.all():
                 connection.close_if_idle()
-            return not self._places
+            return not self._places and not (self._errands and self._errands.running)
 
         await _until(self._loop.time() + drain, hurry, gone)
         for connection in self._places.all():
             connection.abort()
+        if self._errands is not None:
+            await self._errands.cut()
         await asyncio.sleep(0)
         if self._sweeper is not None:
             self._sweeper.cancel()

@@ -5,22 +5,23 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sidecar.bodies import read_request
-from sidecar.core.late import told_by_fields
-from sidecar.core.model import MICRO, Entitlement
+from sidecar.core.decision import NO_DECISION
+from sidecar.core.model import MICRO, Entitlement, Reason
 from sidecar.core.reading import Reading
-from sidecar.core.refusals import http_problem
-from sidecar.gate import NOBODY, Admission, Gate, Refused
+from sidecar.core.refusals import Refusal, http_problem, simple_refusal
+from sidecar.errors import StoreUnavailable
+from sidecar.gate import NOBODY, Admission, Deferred, Gate, Refused
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR, Metrics
 from sidecar.proxy.access import AccessLog
-from sidecar.proxy.collecting import BodyBroken, read_ahead
+from sidecar.proxy.collecting import BodyBroken, costs_told, read_ahead
+from sidecar.proxy.deferring import Deferral, Known
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.faults import Fault
 from sidecar.proxy.heads import Manners, client_address
 from sidecar.proxy.limits import Bounds
 from sidecar.proxy.pool import UpstreamPool
-from sidecar.proxy.replies import OPTIONS
+from sidecar.proxy.replies import OPTIONS, Told
 from sidecar.proxy.request import Request
 from sidecar.proxy.server import ClientConnection
 
@@ -44,6 +45,7 @@ class Handler:
         new_id: Callable[[], str],
         reserved_prefix: bytes = b"/-/",
         access_log: bool = False,
+        deferral: Deferral | None = None,
     ) -> None:
         self._new_id = new_id
         self.manners = manners
@@ -54,10 +56,13 @@ class Handler:
         self._tunnel_check = bounds.tunnel_check
         self._reserved_prefix = reserved_prefix
         self._access = AccessLog(access_log)
+        self._jobs = deferral
 
     async def handle(self, request: Request, connection: ClientConnection) -> bool:
         """From identify to record. Returns whether the connection can take another request."""
         started = time.perf_counter()
+        if request.target.startswith(self._reserved_prefix):
+            return await self._own(request, connection, started)
         local = self._local(request, connection, started)
         if local is not None:
             return local
@@ -66,26 +71,24 @@ class Handler:
             request.address = client_address(request, manners)
 
         async def read(entitlement: Entitlement) -> Reading:
-            estimates = entitlement.estimates
-            told = told_by_fields(((m, r.path) for m, r in estimates), request.named_fields())
             if not entitlement.read_up_to:
-                return Reading.of(told)
+                return costs_told(request, entitlement)
             body, whole = await read_ahead(request, connection, entitlement.read_up_to)
-            read = read_request(
-                body,
-                request.content_type,
-                request.content_encoding,
-                estimates,
-                complete=whole,
-            )
-            return Reading.of(told | dict(read.values) | dict(read.unreadable))
+            return costs_told(request, entitlement, body, complete=whole)
 
+        jobs = self._jobs
         try:
-            admitted = await self._gate.admit(request, read)
+            if request.idempotency_keys and jobs is not None:
+                known = await jobs.known(request, connection)
+                if known is not None:
+                    return await self._known(request, connection, known, started)
+            admitted = await self._gate.admit(request, read, jobs.may if jobs else None)
+            if isinstance(admitted, Refused):
+                if isinstance(admitted, Deferred):
+                    return await self._deferred(request, connection, admitted, started)
+                return self._refused(request, connection, admitted, started)
         except BodyBroken:
             return False  # the connection tells the client what was wrong
-        if isinstance(admitted, Refused):
-            return self._refused(request, connection, admitted, started)
         request.admitted = admitted.request_id
         exchange = Exchange(request, admitted, connection, self._pool, manners)
         asked = time.perf_counter()
@@ -115,6 +118,49 @@ class Handler:
                 tunnel.close()
                 return
 
+    async def _known(
+        self, request: Request, connection: ClientConnection, known: Known, started: float
+    ) -> bool:
+        """A call that is a job already, or would be if its Idempotency-Key were its own."""
+        assert self._jobs is not None  # noqa: S101 - it has just been asked
+        if isinstance(known, Refused):
+            return self._refused(request, connection, known, started)
+        request_id = self._new_id()
+        refusal = simple_refusal(Reason.OTHER_CALL, request_id)
+        deferred = Deferred(request_id, refusal, known.key, known.entitlement, NO_DECISION)
+        said: Told | Refusal = refusal
+        if known.job_id is not None:
+            try:
+                said = await self._jobs.accepted(request, known.key, known.job_id)
+            except StoreUnavailable:
+                said = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
+        return self._answer_deferred(request, connection, deferred, said, started)
+
+    async def _deferred(
+        self, request: Request, connection: ClientConnection, deferred: Deferred, started: float
+    ) -> bool:
+        assert self._jobs is not None  # noqa: S101 - it was for its sake
+        said = await self._jobs.defer(request, connection, deferred)
+        return self._answer_deferred(request, connection, deferred, said, started)
+
+    def _answer_deferred(
+        self,
+        request: Request,
+        connection: ClientConnection,
+        deferred: Deferred,
+        said: Told | Refusal,
+        started: float,
+    ) -> bool:
+        if isinstance(said, Refusal):
+            refused = self._gate.refuse(deferred, said)
+            return self._refused(request, connection, refused, started)
+        self._gate.queued(deferred)
+        keep = self._leave_body(request, connection)
+        sent = connection.tell(said, deferred.request_id, request, close=not keep)
+        if self._access.on:
+            self._access.deferred(request, deferred, said.status, sent, started)
+        return keep
+
     def _refused(
         self, request: Request, connection: ClientConnection, refused: Refused, started: float
     ) -> bool:
@@ -134,13 +180,32 @@ class Handler:
         request.discard()
         return keep
 
+    # what an account asks about itself
+
+    async def _own(self, request: Request, connection: ClientConnection, started: float) -> bool:
+        jobs = self._jobs
+        job_id = jobs.job_named(request.target) if jobs is not None else None
+        if jobs is None or job_id is None:
+            prefix = self._reserved_prefix.decode()
+            why = f"Paths under {prefix} are reserved, and this one is not served."
+            return self._problem(request, connection, Fault(404, "Nothing here", why), started)
+        request_id = self._new_id()
+        said = await jobs.answer(request, job_id, request_id)
+        if isinstance(said, Refused):
+            return self._refused(request, connection, said, started)
+        keep = self._leave_body(request, connection)
+        if isinstance(said, Refusal):
+            sent = connection.reply(said, request_id, request, close=not keep)
+            reason = said.reason
+        else:
+            sent = connection.tell(said, request_id, request, close=not keep)
+            reason = f"http-{said.status}"
+        self._note(request, request_id, said.status, reason, sent, started)
+        return keep
+
     # what is answered here, and asked of nobody
 
     def _local(self, request: Request, connection: ClientConnection, started: float) -> bool | None:
-        if request.target.startswith(self._reserved_prefix):
-            prefix = self._reserved_prefix.decode()
-            why = f"Paths under {prefix} are reserved and none is served."
-            return self._problem(request, connection, Fault(404, "Nothing here", why), started)
         if request.via and self._looped(request.via):
             why = "This request has passed through here before."
             return self._problem(request, connection, Fault(508, "Loop detected", why), started)

@@ -54,6 +54,7 @@ _LISTED: Final = {
     b"x-forwarded-host": "forwarded_host",
     b"x-forwarded-proto": "forwarded_proto",
     b"upgrade": "upgrade",
+    b"idempotency-key": "idempotency_keys",
 }
 _SINGLE: Final = frozenset(
     {b"content-length", b"transfer-encoding", b"expect", b"max-forwards", b"accept",

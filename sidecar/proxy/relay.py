@@ -81,6 +81,9 @@ class Relay:
         if request.complete:
             client.deadline = 0.0
         out.append(own_fields(request, self._admission, self._manners, keep=self.keep))
+        self._read_costs(head)
+
+    def _read_costs(self, head: ResponseHead) -> None:
         found = self._admission.entitlement
         if found.settles:
             self._told = told_by_fields(found.settles, head.fields)

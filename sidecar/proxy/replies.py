@@ -1,17 +1,22 @@
 """Our own answers as bytes: refusals and the proxy's errors."""
 
+import json
 import time
 from email.utils import formatdate
+from typing import Any, NamedTuple
 
+from sidecar.core.problems import Fields
 from sidecar.core.refusals import Refusal
 from sidecar.core.rendering import render_json, render_text
 from sidecar.proxy.accepting import prefers_text
 
 _PHRASES = {
+    200: b"OK", 202: b"Accepted",
     400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required", 403: b"Forbidden",
     404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
+    409: b"Conflict",
     413: b"Content Too Large", 414: b"URI Too Long", 417: b"Expectation Failed",
-    429: b"Too Many Requests",
+    422: b"Unprocessable Content", 429: b"Too Many Requests",
     431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
     501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable",
     504: b"Gateway Timeout", 505: b"HTTP Version Not Supported", 508: b"Loop Detected",
@@ -23,6 +28,19 @@ OPTIONS = (
     b"HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
     b"Cache-Control: no-store\r\n"
 )
+
+
+class Told(NamedTuple):
+    """An answer of ours that refuses nothing: a JSON document."""
+
+    status: int
+    document: dict[str, Any]
+    fields: Fields = ()
+
+    @property
+    def body(self) -> bytes:
+        """The document's bytes."""
+        return json.dumps(self.document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class DateField:
@@ -66,5 +84,19 @@ def refusal_bytes(
     if refusal.retry_after_s is not None:
         parts.append(b"Retry-After: %d\r\n" % refusal.retry_after_s)
     parts.extend(b"%b: %b\r\n" % field for field in refusal.headers)
+    parts.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
+    return b"".join(parts), body
+
+
+def json_bytes(
+    status: int, body: bytes, request_id: str, fields: Fields, *, close: bool
+) -> tuple[bytes, bytes]:
+    """A whole response of ours that is no refusal: head and body, a JSON document."""
+    parts = [
+        b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+        b"Cache-Control: no-store\r\nDate: %b\r\nX-Request-Id: %b\r\n"
+        % (status, _PHRASES[status], len(body), _date(), request_id.encode())
+    ]
+    parts.extend(b"%b: %b\r\n" % field for field in fields)
     parts.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
     return b"".join(parts), body

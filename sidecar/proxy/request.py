@@ -37,6 +37,7 @@ class Request:
     forwarded_host: Values = ()
     forwarded_proto: Values = ()
     host: Values = ()
+    idempotency_keys: Values = ()
     prefer: Values = ()
     te: Values = ()
     traceparents: Values = ()

@@ -15,7 +15,7 @@ from sidecar.proxy.leaving import has_left
 from sidecar.proxy.limits import Bounds
 from sidecar.proxy.paced import Paced
 from sidecar.proxy.parsing import RequestParser
-from sidecar.proxy.replies import refusal_bytes
+from sidecar.proxy.replies import Told, json_bytes, refusal_bytes
 from sidecar.proxy.request import Request
 
 
@@ -306,6 +306,15 @@ class ClientConnection(Paced):
         """Write one of our own answers. Returns the size of its body in bytes."""
         head, body = refusal_bytes(refusal, request_id, accept=request.accept, close=close)
         if request.method == "HEAD":  # the same fields, no body
+            body = b""
+        request.begun = request.answered = True
+        self.write(head + body)
+        return len(body)
+
+    def tell(self, told: Told, request_id: str, request: Request, *, close: bool) -> int:
+        """The same for an answer that refuses nothing."""
+        head, body = json_bytes(told.status, told.body, request_id, told.fields, close=close)
+        if request.method == "HEAD":
             body = b""
         request.begun = request.answered = True
         self.write(head + body)

@@ -58,8 +58,9 @@ _METAVARS = {
     "upstream_server_name": "NAME", "upstream_host": "HOST", "via_name": "NAME",
     "trusted_proxies": "LIST", "allow_in_path": "LIST", "reserved_prefix": "/PATH/",
     "max_connection_age": "SECONDS", "redis_prefix": "PREFIX", "source": "NAME",
-    "shed": "adaptive|off|N",
+    "shed": "adaptive|off|N", "webhook_secret": "SECRET",
 }  # fmt: skip
+_SECRET = frozenset({"redis", "webhook_secret"})  # whose values no error repeats
 _UNITS = {"ms": "MS", "bytes": "BYTES", "s": "SECONDS"}  # by the last word of the name
 
 
@@ -83,7 +84,7 @@ def sentence(error: Any, fields: Mapping[str, FieldInfo]) -> str:
 
 def _complaint(error: Any, setting: Described) -> str:
     kind, context = error["type"], error.get("ctx", {})
-    value = "the value" if setting.name == "redis" else f'"{error["input"]}"'
+    value = "the value" if setting.name in _SECRET else f'"{error["input"]}"'
     if kind == "missing":
         return f"is missing. {setting.text}"
     if kind == "value_error":

@@ -34,6 +34,7 @@ from sidecar.settings.values import (
     Tcp,
     Upgrades,
     Upstream,
+    WebhookSecret,
     Workers,
 )
 
@@ -169,6 +170,57 @@ class Settings(BaseSettings):
     )
     refusal_events: bool = Field(
         False, description="Record an api.refusal.v1 event for each refused call of an account."
+    )
+    jobs: Literal["off", "at-least-once", "at-most-once"] = Field(
+        "at-least-once",
+        description="Deferred jobs: how often one runs whose sidecar dies meanwhile; off: none.",
+    )
+    jobs_at_once: int = Field(
+        8, ge=0, le=1_000, description="How many jobs each worker runs at once; 0: none."
+    )
+    jobs_per_account: int = Field(
+        1_000, ge=1, le=100_000, description="How many jobs of an account may be open."
+    )
+    jobs_in_all: int = Field(
+        10_000, ge=1, le=10_000_000, description="How many jobs of all accounts may be open."
+    )
+    job_body_bytes: int = Field(
+        1 << 20, ge=0, le=64 << 20, description="The body of a call that is deferred, in bytes."
+    )
+    job_result_bytes: int = Field(
+        1 << 20,
+        ge=0,
+        le=64 << 20,
+        description="How much of the answer to a job is kept, in bytes of its body.",
+    )
+    job_max_age_s: int = Field(
+        40 * 86_400,
+        ge=1,
+        le=400 * 86_400,
+        description="How long a job may wait before it fails, in seconds.",
+    )
+    job_result_ttl_s: int = Field(
+        86_400,
+        ge=1,
+        le=90 * 86_400,
+        description="How long a job and its result are kept after its end, in seconds.",
+    )
+    job_lease_s: float = Field(
+        30.0,
+        ge=1,
+        le=3_600,
+        description="After how long a job is taken from a sidecar that died, in seconds.",
+    )
+    job_timeout_s: Seconds = Field(
+        3_600.0, description="How long a job may take when it runs, in seconds."
+    )
+    webhook_secret: WebhookSecret | None = Field(
+        None,
+        description="What the secrets of the accounts' webhooks are made from: whsec_ and at least "
+        "24 bytes in base64; default: no webhooks.",
+    )
+    webhook_private: bool = Field(
+        False, description="Let webhooks go to private addresses, and by http."
     )
     access_log: bool = Field(False, description="Log one line per call.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -14,6 +14,7 @@ from pydantic_settings import NoDecode
 
 from sidecar.addresses import MAX_SOCKET_PATH, Address, Origin, UnixPath
 from sidecar.core.paths import Allowance
+from sidecar.core.webhooks import secret_of
 from sidecar.redis_address import redis_address
 
 
@@ -154,12 +155,22 @@ def _mode(value: object) -> object:
 
 Upstream = Annotated[Origin, NoDecode, BeforeValidator(_upstream)]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
+
+
+def _webhook_secret(value: object) -> object:
+    if isinstance(value, str):
+        secret_of(value)
+        return SecretStr(value)
+    return value
+
+
 Upgrades = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_upgrades)]
 Tcp = Annotated[Address, NoDecode, BeforeValidator(_address)]
 Listen = Annotated[Address | UnixPath, NoDecode, BeforeValidator(_listen)]
 Redis = Annotated[SecretStr, BeforeValidator(_redis)]
 Sinks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_sinks)]
 Allowances = Annotated[tuple[Allowance, ...], NoDecode, BeforeValidator(_allowances)]
+WebhookSecret = Annotated[SecretStr, BeforeValidator(_webhook_secret)]
 Workers = Annotated[str, BeforeValidator(_workers)]
 Shed = Annotated[str, BeforeValidator(_shed)]
 Mode = Annotated[str, BeforeValidator(_mode)]

@@ -143,6 +143,7 @@ class Admin:
         anchor: date | None = None,
         status: str | None = None,
         teams: str | None = None,
+        webhook: str | None = None,
     ) -> None:
         """Create an account's record or change what is given of it. `teams` as `read_teams` reads
         them; "" is none."""
@@ -153,6 +154,7 @@ class Admin:
             "anchor": anchor.isoformat() if anchor else None,
             "status": status,
             "teams": teams,
+            "webhook": webhook,
         }
         fields = [
             part for name, value in given.items() if value is not None for part in (name, value)
@@ -180,8 +182,11 @@ class Admin:
         return account_from(account, fields) if fields else None
 
     def grant(self, account: Account, pack: Pack, grant_id: str) -> Granted:
-        """Extra units, once per id; see `granting.grant`."""
-        return grant(self._redis, self._prefix, account, pack, grant_id)
+        """Extra units, once per id; see `granting.grant`. Jobs that wait for them are told."""
+        granted = grant(self._redis, self._prefix, account, pack, grant_id)
+        if granted.new:
+            self._change(self._telling("account", account.id))
+        return granted
 
     def has_account(self, account: str) -> bool:
         """Whether the account has a record in Redis."""

@@ -44,10 +44,12 @@ class Cluster:
         *,
         timeout_s: float = 0.05,
         tls: ssl.SSLContext | None = None,
+        quiet: bool = False,
     ) -> None:
         self._address = redis_address(url) if isinstance(url, str) else url
         self._tls = (tls or tls_context(self._address)) if self._address.tls else None
         self._timeout = timeout_s
+        self._quiet = quiet
         self._nodes: dict[Address, Node] = {}
         self._slots: list[Node | None] = [None] * SLOTS
         self._masters: tuple[Node, ...] = ()
@@ -172,7 +174,10 @@ class Cluster:
         node = self._nodes.get(address)
         if node is None:
             one = replace(self._address, topology="single", nodes=(address,))
-            node = Node(one, self._scripts, self._doubt, timeout_s=self._timeout, tls=self._tls)
+            node = Node(
+                one, self._scripts, self._doubt,
+                timeout_s=self._timeout, tls=self._tls, quiet=self._quiet,
+            )  # fmt: skip
             self._nodes[address] = node
             node.begin()
         return node
@@ -207,7 +212,8 @@ class Cluster:
         if best is not None:
             await self._adopt(best)
         elif not self._masters and why != self._why:
-            log.warning("the redis cluster is not reachable", error=why)
+            if not self._quiet:
+                log.warning("the redis cluster is not reachable", error=why)
             self._why = why
 
     def _sources(self) -> Iterator[Node]:

@@ -42,8 +42,11 @@ class RedisDirectory:
         prefix: str,
         account_of_file: Callable[[str], Account | None],
         *,
+        on_change: Callable[[str], None] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`on_change` hears of each account that has changed, or was given a pack."""
+        self._on_change = on_change
         self._wire = wire
         self._prefix = prefix
         self._account_of_file = account_of_file
@@ -86,18 +89,22 @@ class RedisDirectory:
         record = await self._hash(keys.credential(self._prefix, digest.hex()))
         if not record:
             return None
-        account_id = record["account"]
+        account = await self.account(record["account"])
+        return None if account is None else Key(record["id"], account)
+
+    async def account(self, account_id: str) -> Account | None:
+        """The account with this id, from the plan file or Redis. Raises StoreUnavailable."""
         account = self._account_of_file(account_id)
-        if account is None:
-            fields = await self._hash(keys.account(self._prefix, account_id))
-            if not fields:
-                return None
-            try:
-                account = account_from(account_id, fields)
-            except StoreUnavailable as error:
-                self._complain(account_id, error)
-                raise
-        return Key(record["id"], account, record.get("team", ""))
+        if account is not None:
+            return account
+        fields = await self._hash(keys.account(self._prefix, account_id))
+        if not fields:
+            return None
+        try:
+            return account_from(account_id, fields)
+        except StoreUnavailable as error:
+            self._complain(account_id, error)
+            raise
 
     def _complain(self, account_id: str, error: StoreUnavailable) -> None:
         """Once for each account, however many calls it makes, until something changes."""
@@ -160,6 +167,8 @@ class RedisDirectory:
             self._cache.pop(bytes.fromhex(digest), None)
             return
         account = fields.get("account")
+        if account and self._on_change is not None:
+            self._on_change(account)
         for known, (_, key) in list(self._cache.items()):
             if key is None or key.account.id == account:
                 del self._cache[known]
@@ -193,4 +202,5 @@ def account_from(account_id: str, fields: dict[str, str]) -> Account:
         anchor=day,
         suspended=fields.get("status") == "suspended",
         teams=teams,
+        webhook=fields.get("webhook") or None,
     )

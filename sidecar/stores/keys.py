@@ -129,3 +129,26 @@ def owing(prefix: str) -> str:
 def events(prefix: str) -> str:
     """The stream that the redis sink ships to."""
     return f"{prefix}:events"
+
+
+# Deferred jobs. `workload` says whose API they are for: accounts may be shared, queues never are.
+
+
+def job_queue(prefix: str, account_id: str, workload: str) -> str:
+    """The stream of an account's jobs that have not ended."""
+    return f"{prefix}:{_tag(account_id)}:jobs:{workload}:queue"
+
+
+def job_records(prefix: str, account_id: str, workload: str) -> str:
+    """What the names of its jobs' records begin with; the job's id follows."""
+    return f"{prefix}:{_tag(account_id)}:jobs:{workload}:job:"
+
+
+def job_once(prefix: str, account_id: str, workload: str, name: str) -> str:
+    """What an Idempotency-Key of the account stands for; `name` is its digest."""
+    return f"{prefix}:{_tag(account_id)}:jobs:{workload}:once:{name}"
+
+
+def jobs_of_all(prefix: str, workload: str, what: str) -> str:
+    """A sorted set about the jobs of all accounts: "open", "running", "turns" or "told"."""
+    return f"{prefix}:{{jobs}}:{workload}:{what}"

@@ -37,16 +37,17 @@ class SentinelWire(Wire):
         *,
         timeout_s: float = 0.05,
         tls: ssl.SSLContext | None = None,
+        quiet: bool = False,
     ) -> None:
         address = redis_address(url) if isinstance(url, str) else url
-        super().__init__(address, timeout_s=timeout_s, tls=tls)
+        super().__init__(address, timeout_s=timeout_s, tls=tls, quiet=quiet)
         self._master = address.master
         self._questions = (
             encode(b"SENTINEL", b"get-master-addr-by-name", address.master),
             encode(b"SENTINEL", b"MASTER", address.master),
         )
         self._sentinels = [
-            Wire(_sentinel(address, node), timeout_s=SENTINEL_TIMEOUT_S, tls=self._tls)
+            Wire(_sentinel(address, node), timeout_s=SENTINEL_TIMEOUT_S, tls=self._tls, quiet=quiet)
             for node in address.nodes
         ]
         self._doubt = asyncio.Event()
@@ -129,7 +130,8 @@ class SentinelWire(Wire):
             self._doubt.clear()
             link = self._link
             if link is not None and not await self._still_master(link):
-                log.warning("redis has another master", former=str(self.at))
+                if not self._quiet:
+                    log.warning("redis has another master", former=str(self.at))
                 link.abort()
             await asyncio.sleep(RECHECK_SECONDS)
 

@@ -68,8 +68,15 @@ _KINDS: Final[dict[Topology, type[Wire] | type[Cluster]]] = {
 }  # fmt: skip
 
 
-def connect(url: str, *, timeout_s: float = 0.05, tls: ssl.SSLContext | None = None) -> Connection:
-    """The connection that the URL asks for, not started yet. Raises SettingsError for TLS files
-    that cannot be used, ValueError for what is no Redis URL."""
+def connect(
+    url: str,
+    *,
+    timeout_s: float = 0.05,
+    tls: ssl.SSLContext | None = None,
+    quiet: bool = False,
+) -> Connection:
+    """The connection that the URL asks for, not started yet. `quiet`: another one to the same
+    Redis logs when it comes and goes. Raises SettingsError for TLS files that cannot be used,
+    ValueError for what is no Redis URL."""
     address = redis_address(url)
-    return _KINDS[address.topology](address, timeout_s=timeout_s, tls=tls)
+    return _KINDS[address.topology](address, timeout_s=timeout_s, tls=tls, quiet=quiet)

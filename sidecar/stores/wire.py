@@ -40,14 +40,17 @@ class Wire:
         *,
         timeout_s: float = 0.05,
         tls: ssl.SSLContext | None = None,
+        quiet: bool = False,
     ) -> None:
-        """`tls` instead of what the URL says of it. Raises SettingsError for TLS files that
+        """`tls` instead of what the URL says of it; `quiet`: somebody else logs when Redis comes
+        and goes. Raises SettingsError for TLS files that
         cannot be used, ValueError for what is no Redis URL."""
         address = redis_address(url) if isinstance(url, str) else url
         self.at = address.at
         self._tls = (tls or tls_context(address)) if address.tls else None
         self._hello = _hello(address)
         self._timeout = timeout_s
+        self._quiet = quiet
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -136,14 +139,14 @@ class Wire:
                 link = await self._connect()
             except StoreUnavailable as error:
                 self.last_error = str(error)
-                if failures == 0:
+                if failures == 0 and not self._quiet:
                     log.warning("redis is not reachable", error=self.last_error)
                 wait = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
                 failures += 1
                 self.tried.set()
                 await asyncio.sleep(wait)
                 continue
-            if failures:
+            if failures and not self._quiet:
                 log.info("redis is reachable again")
             failures = 0
             self._gone.clear()

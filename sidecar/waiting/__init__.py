@@ -1,1 +1,1 @@
-"""What becomes of calls that cannot be forwarded now."""
+"""What becomes of calls that cannot go on at once."""

@@ -3,7 +3,8 @@
 Counters and histograms are added. Of gauges that say yes or no, or until when something lasts
 (`_up`, `_accepting`, `_ok`, `_timestamp_seconds`), the least counts: what is wrong with one is
 wrong. Of those that say since when (`_since_timestamp_seconds`) it is the earliest, and 0 is no
-instant but says that it is not so. Of `_info` the greatest counts, and all other gauges are added.
+instant but says that it is not so. Of `_info`, and of what Redis tells each of them alike (`_jobs`,
+`_jobs_oldest_age_seconds`), the greatest counts, and all other gauges are added.
 What describes a process (`process_…`, `python_…`) stays apart, under the label `worker`.
 """
 
@@ -17,6 +18,7 @@ from prometheus_client.registry import Collector
 _GROWING: Final = frozenset({"counter", "histogram", "summary"})
 _SINCE: Final = "_since_timestamp_seconds"
 _LEAST: Final = ("_up", "_accepting", "_ok", "_timestamp_seconds")
+_GREATEST: Final = ("_info", "_jobs", "_jobs_oldest_age_seconds")
 _OWN: Final = ("process_", "python_")
 
 Family = dict[str, Any]  # name, help, type, samples: [name, labels, value]
@@ -127,7 +129,7 @@ def _joined(family: Family, one: float, other: float) -> float:
         return min(one, other) or max(one, other)
     if family["name"].endswith(_LEAST):
         return min(one, other)
-    if family["type"] == "info" or family["name"].endswith("_info"):
+    if family["type"] == "info" or family["name"].endswith(_GREATEST):
         return max(one, other)
     return one + other
 

@@ -41,7 +41,7 @@ from sidecar.core.rendering import render_json, render_text
 DOCS = Path(__file__).parents[2] / "docs" / "problems.md"
 NOW = 1_796_083_200_000_000 - 1_209_600 * MICRO  # a fortnight before 2026-12-01T00:00:00Z
 WAIT = 1_209_600 * MICRO
-ALLOWING = {Reason.OK, Reason.OVERAGE, Reason.CRITICAL, Reason.STORE_DOWN}
+ALLOWING = {Reason.OK, Reason.OVERAGE, Reason.CRITICAL, Reason.STORE_DOWN, Reason.DEFERRED}
 OF_LIMITS = {Reason.RATE, Reason.QUOTA, Reason.CONCURRENCY, Reason.ABUSE}
 REASONS = {
     RateLimit: Reason.RATE, QuotaLimit: Reason.QUOTA, ConcurrencyLimit: Reason.CONCURRENCY
@@ -165,7 +165,7 @@ def test_I10_every_reason_is_documented_with_its_status_and_type(reason: Reason)
      (Reason.SUSPENDED, 402), (Reason.FEATURE, 403), (Reason.BAD_TARGET, 400),
      (Reason.NO_ROUTE, 404), (Reason.STORE_UNAVAILABLE, 503), (Reason.SPOOL_FULL, 503),
      (Reason.DRAINING, 503), (Reason.QUOTA, 429), (Reason.RATE, 429), (Reason.ABUSE, 429),
-     (Reason.CONCURRENCY, 429)],
+     (Reason.CONCURRENCY, 429), (Reason.QUEUE_FULL, 429), (Reason.OTHER_CALL, 422)],
 )  # fmt: skip
 def test_each_reason_has_its_status(reason: Reason, status: int) -> None:
     refusal = any_refusal(reason)

@@ -6,7 +6,13 @@ from importlib.resources import files
 from typing import Any
 
 FOLDER = files("sidecar.stores") / "lua"
-OPERATIONS = ("beat", "charge", "grant", "peek", "rebuild", "refund", "renew", "reserve", "settle")
+OF_JOBS = (
+    "job_add", "job_claim", "job_count", "job_hurry", "job_look", "job_move", "job_place",
+    "job_take", "job_turn",
+)  # fmt: skip
+OPERATIONS = (
+    "beat", "charge", "grant", "peek", "rebuild", "refund", "renew", "reserve", "settle", *OF_JOBS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from sidecar.core.identity import fingerprint
+from sidecar.core.jobs import Accepted, Claimed, Job, JobCall, JobState, Once, Over
 from sidecar.core.model import Pack, QuotaLimit
 from sidecar.core.windows import window_at
 from sidecar.errors import SidecarError
@@ -19,6 +20,7 @@ from sidecar.metering.sinks.redis import RedisSink
 from sidecar.stores import Connection, RedisDirectory, RedisLimitStore, keys
 from sidecar.stores.admin import Admin
 from sidecar.stores.inspector import Inspector
+from sidecar.stores.jobs import JobTerms, RedisJobs
 from sidecar.stores.rebuilding import Change
 from tests.metering.builders import an_event
 from tests.topologies.binaries import binaries
@@ -62,6 +64,28 @@ async def serve(url: str) -> None:
         assert (await store.reserve(ACCOUNT, "k1", claims())).granted
         await store.peek(ACCOUNT, "k1", claims())
         await follow(redis)
+        await defer(redis)
+
+
+async def defer(redis: Connection) -> None:
+    """What becomes of one deferred job, from its acceptance to its webhook."""
+    jobs = RedisJobs(redis, "qs", "shop", JobTerms(told=True))
+    call = JobCall("GET", b"/x", b"a.test", "10.0.0.1", (), b"")
+    job = Job("0199", ACCOUNT.id, "k1", b"", "at-least-once", call.method, call.target, call=call)
+    assert await jobs.add(job, Once("name", "print"), look_in_us=0) == Accepted(job.id)
+    assert await jobs.known(ACCOUNT.id, "name") == (job.id, "print")
+    assert await jobs.find(ACCOUNT.id, job.id) is not None
+    assert await jobs.open_ones(1) == [(job.id, ACCOUNT.id)]
+    [turn] = await jobs.take(1)
+    assert isinstance(await jobs.claim(ACCOUNT.id, "me"), Claimed)
+    assert await jobs.keep(job, "me")
+    assert await jobs.give_back(job, "me")
+    assert isinstance(await jobs.claim(ACCOUNT.id, "me"), Claimed)
+    assert (await jobs.count()).open == 1
+    assert await jobs.end(ACCOUNT.id, job.id, "me", Over(JobState.DONE, "ok")) is JobState.DONE
+    await jobs.next_turn(turn, None)
+    await jobs.hurry()
+    assert len(await jobs.untold(1)) == 1
 
 
 async def follow(redis: Connection) -> None:

@@ -1,0 +1,179 @@
+"""jobs: what waits, how one stands, and to cancel it; and the secret of an account's webhooks."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from sidecar.commands.accounts import ACCOUNT, name
+from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, SOURCE, WEBHOOK_SECRET, Verb
+from sidecar.errors import SettingsError, SidecarError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from sidecar.core.jobs import Found
+    from sidecar.settings import Settings
+    from sidecar.stores.jobs import RedisJobs
+
+T = TypeVar("T")
+TIMEOUT_S = 5.0
+JOB = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+
+
+def app() -> typer.Typer:
+    """The verbs of `sidecar jobs`."""
+    group = typer.Typer(help="Deferred jobs.", no_args_is_help=True, rich_markup_mode=None)
+    group.command("list", cls=Verb)(list_jobs)
+    group.command("show", cls=Verb)(show)
+    group.command("cancel", cls=Verb)(cancel)
+    group.command("secret", cls=Verb)(secret)
+    return group
+
+
+def list_jobs(
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10_000, help="How many are shown at the most.")
+    ] = 100,
+    source: SOURCE = None,
+    redis: REDIS = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
+) -> int:
+    """List the jobs that have not ended, the oldest first: id, account, state, place, call.
+
+    \b
+    Example:
+      sidecar jobs list --source /sidecar/prod/shop/api
+    """
+
+    async def ask(store: "RedisJobs") -> None:
+        for job_id, account in await store.open_ones(limit):
+            found = await store.find(account, job_id)
+            if found is not None:
+                typer.echo(_line(found))
+
+    _ask(_settings(source, redis, redis_prefix, config), ask)
+    return 0
+
+
+def show(
+    job: JOB,
+    account: ACCOUNT,
+    source: SOURCE = None,
+    redis: REDIS = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
+) -> int:
+    """Print how a job stands, and the API's answer if it has run, as JSON.
+
+    \b
+    Example:
+      sidecar jobs show 019bd2e0-4c1f-7a10-9c4e-2f9f3a1b5c6d --account acme
+    """
+    settings = _settings(source, redis, redis_prefix, config)
+    found = _ask(settings, lambda store: store.find(account, job))
+    if found is None:
+        raise SidecarError(f"account {account} has no job {job}, or it ended too long ago")
+    typer.echo(json.dumps(_document(found, settings.reserved_prefix), indent=2))
+    return 0
+
+
+def cancel(
+    job: JOB,
+    account: ACCOUNT,
+    source: SOURCE = None,
+    redis: REDIS = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
+) -> int:
+    """Cancel a job that waits.
+
+    \b
+    Example:
+      sidecar jobs cancel 019bd2e0-4c1f-7a10-9c4e-2f9f3a1b5c6d --account acme
+    """
+    from sidecar.core.jobs import JobState, Over
+
+    over = Over(JobState.CANCELLED, JobState.CANCELLED)
+    settings = _settings(source, redis, redis_prefix, config)
+    state = _ask(settings, lambda store: store.end(account, job, "", over))
+    if state is None:
+        raise SidecarError(f"account {account} has no job {job}, or it ended too long ago")
+    if state is not JobState.CANCELLED:
+        raise SidecarError(f"job {job} is {state}, so it cannot be cancelled any more")
+    typer.echo(f"Job {job} of account {account} is cancelled.")
+    return 0
+
+
+def secret(account: ACCOUNT, webhook_secret: WEBHOOK_SECRET = None, config: CONFIG = None) -> int:
+    """Print the secret that the webhooks of an account are signed with: give it to the account.
+
+    \b
+    Example:
+      sidecar jobs secret --account acme
+    """
+    from sidecar.core.webhooks import secret_for, secret_of
+    from sidecar.settings import for_tools
+
+    name("--account", account)
+    settings = for_tools("config", "webhook_secret", webhook_secret=webhook_secret, config=config)
+    if settings.webhook_secret is None:
+        raise SettingsError("--webhook-secret (SIDECAR_WEBHOOK_SECRET) is not set")
+    typer.echo(secret_for(secret_of(settings.webhook_secret.get_secret_value()), account))
+    return 0
+
+
+def _line(found: "Found") -> str:
+    from sidecar.core.words import instant
+
+    job = found.job
+    target = job.target.split(b"?", 1)[0].decode("latin-1")
+    cells = [job.id, job.account, job.state, str(found.position), instant(job.accepted_us)]
+    return "\t".join([*cells, f"{job.method} {target}"])
+
+
+def _document(found: "Found", prefix: str) -> dict[str, Any]:
+    from sidecar.core.job_words import job_document, result_document
+
+    job = found.job
+    document = job_document(job, f"{prefix}jobs/{job.id}", found.position)
+    if job.result is not None:
+        document["result"] = result_document(job.result)
+    return document
+
+
+_ASKED = (
+    "config", "redis", "redis_prefix", "source", "reserved_prefix", "webhook_secret",
+    "job_max_age_s", "job_result_ttl_s",
+)  # fmt: skip
+
+
+def _settings(
+    source: str | None, redis: str | None, redis_prefix: str | None, config: str | None
+) -> "Settings":
+    from sidecar.settings import for_tools
+
+    return for_tools(*_ASKED, source=source, redis=redis, redis_prefix=redis_prefix, config=config)
+
+
+def _ask(settings: "Settings", question: "Callable[[RedisJobs], Awaitable[T]]") -> T:
+    """What the jobs of the workload say. Raises StoreUnavailable."""
+    from sidecar.stores import connect
+    from sidecar.stores.jobs import RedisJobs
+    from sidecar.wiring import job_terms_of, workload_of
+
+    async def run() -> T:
+        wire = connect(settings.redis.get_secret_value(), timeout_s=TIMEOUT_S, quiet=True)
+        await wire.start()
+        try:
+            if not wire.reachable:
+                raise StoreUnavailable(f"Redis cannot be asked: {wire.last_error}")
+            terms = job_terms_of(settings)
+            return await question(
+                RedisJobs(wire, settings.redis_prefix, workload_of(settings), terms)
+            )
+        finally:
+            await wire.stop()
+
+    return asyncio.run(run())

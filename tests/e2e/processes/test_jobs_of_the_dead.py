@@ -1,0 +1,134 @@
+"""Deferred jobs when sidecars die or are stopped: none is lost, or none runs twice, as set."""
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e_process import PATIENCE_S, Serving, SlowApi, StartServing, until
+from jobs_plan import jobs_plan
+
+from sidecar.core.model import Account, Pack
+from sidecar.stores.admin import Admin
+
+JOBS = 6
+QUICK = {"job_lease_s": 1, "jobs_at_once": 2}
+
+
+@pytest.fixture
+def plans(tmp_path: Path) -> Path:
+    path = tmp_path / "jobs.yaml"
+    path.write_text(jobs_plan(quota=1))
+    return path
+
+
+def buy(valkey_url: str) -> None:
+    pack = Pack("boost", "monthly", "requests", 100, "month")
+    with Admin(valkey_url, "qs") as admin:
+        admin.grant(Account("acme", "free"), pack, "g1")
+
+
+async def accept(here: Serving, slow_api: SlowApi, count: int) -> list[str]:
+    """Spend the quota, and have `count` calls accepted as jobs."""
+    slow_api.release.set()
+    assert (await here.call("/first"))[0] == 200
+    slow_api.release.clear()
+    hrefs = []
+    for number in range(count):
+        status, text = await here.call(f"/exports/{number}")
+        assert status == 202, text
+        hrefs.append(json.loads(text)["href"])
+    return hrefs
+
+
+async def ended(here: Serving, hrefs: list[str]) -> list[Any]:
+    """The jobs, once all have ended."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            jobs = [json.loads((await here.call(href))[1]) for href in hrefs]
+            if not {job["state"] for job in jobs} & {"waiting", "running"}:
+                return jobs
+            await asyncio.sleep(0.05)
+
+
+def usage(*sidecars: Serving) -> list[Any]:
+    events = [event for one in sidecars for event in one.events()]
+    return [e for e in events if e["type"] == "api.request.v1" and e["data"]["route"] == "export"]
+
+
+async def test_no_job_is_lost_when_a_sidecar_is_killed(
+    serving: StartServing, slow_api: SlowApi, plans: Path, valkey_url: str
+) -> None:
+    flags = QUICK | {
+        "upstream": f"http://127.0.0.1:{slow_api.port}", "plans": plans, "redis": valkey_url,
+    }  # fmt: skip
+    one, other = await serving(**flags), await serving(**flags)
+    hrefs = await accept(one, slow_api, JOBS)
+    buy(valkey_url)
+    await until(lambda: slow_api.arrived >= 1 + 4)  # two are running at each of them
+    one.process.kill()
+    await one.process.wait()
+    slow_api.release.set()
+    jobs = await ended(other, hrefs)
+    assert [job["state"] for job in jobs] == ["done"] * JOBS
+    assert {job["result"]["body"] for job in jobs} == {"first-second"}
+    await until(lambda: len(usage(one, other)) == JOBS)  # metered once each
+
+
+async def test_no_job_runs_twice_when_it_may_run_only_once(
+    serving: StartServing, slow_api: SlowApi, plans: Path, valkey_url: str
+) -> None:
+    flags = QUICK | {
+        "upstream": f"http://127.0.0.1:{slow_api.port}", "plans": plans, "redis": valkey_url,
+        "jobs": "at-most-once",
+    }  # fmt: skip
+    one, other = await serving(**flags), await serving(**flags)
+    hrefs = await accept(one, slow_api, JOBS)
+    buy(valkey_url)
+    await until(lambda: slow_api.arrived >= 1 + 4)
+    one.process.kill()
+    await one.process.wait()
+    slow_api.release.set()
+    jobs = await ended(other, hrefs)
+    states = [job["state"] for job in jobs]
+    assert (states.count("done"), states.count("failed")) == (4, 2)
+    assert {job["reason"] for job in jobs} == {"ok", "lost"}
+    assert slow_api.arrived == 1 + JOBS
+    assert await asyncio.to_thread(lambda: len(usage(other))) <= 4
+
+
+async def test_what_runs_when_a_sidecar_is_stopped_ends_there(
+    serving: StartServing, slow_api: SlowApi, plans: Path, valkey_url: str
+) -> None:
+    one = await serving(upstream=f"http://127.0.0.1:{slow_api.port}", plans=plans, jobs_at_once=2)
+    [href, _] = await accept(one, slow_api, 2)
+    buy(valkey_url)
+    await until(lambda: slow_api.arrived == 3)
+    one.process.send_signal(signal.SIGTERM)
+    await until(lambda: one.said("draining"))
+    slow_api.release.set()
+    assert await one.process.wait() == 0
+    assert len(usage(one)) == 2
+    other = await serving(upstream=f"http://127.0.0.1:{slow_api.port}", plans=plans)
+    job = json.loads((await other.call(href))[1])
+    assert (job["state"], job["result"]["body"]) == ("done", "first-second")
+
+
+async def test_what_takes_longer_than_the_drain_is_given_back_and_run_by_another(
+    serving: StartServing, slow_api: SlowApi, plans: Path, valkey_url: str
+) -> None:
+    upstream = f"http://127.0.0.1:{slow_api.port}"
+    one = await serving(upstream=upstream, plans=plans, drain_timeout_s=0.1)
+    [href] = await accept(one, slow_api, 1)
+    buy(valkey_url)
+    await until(lambda: slow_api.arrived == 2)
+    one.process.send_signal(signal.SIGTERM)
+    assert await one.process.wait() == 0
+    assert usage(one) == []
+    slow_api.release.set()
+    other = await serving(upstream=upstream, plans=plans)
+    [job] = await ended(other, [href])
+    assert (job["state"], slow_api.arrived) == ("done", 3)
+    await until(lambda: len(usage(one, other)) == 1)

@@ -1,0 +1,153 @@
+"""Accounts are told how their jobs ended: signed, again until it is taken, and never inside."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+import redis
+from aiohttp import web
+from e2e_stage import StartStage
+from jobs_plan import ROOM, a_stage, ask
+
+from sidecar.core.model import Account, Pack
+from sidecar.core.webhooks import secret_for, secret_of
+from sidecar.stores.admin import Admin
+from sidecar.waiting.webhooks import Refused, check
+
+MASTER = "whsec_" + base64.b64encode(b"m" * 32).decode()
+
+
+class Customer:
+    """A customer's server: keeps what it was sent, answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.answers = [200]
+        self.came = asyncio.Event()
+        self.url = ""
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.got.append(({k.lower(): v for k, v in request.headers.items()}, await request.read()))
+        self.came.set()
+        status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        headers = {"Location": f"{self.url}/elsewhere"} if status == 302 else {}
+        return web.Response(status=status, headers=headers)
+
+    async def next(self) -> tuple[dict[str, str], Any]:
+        """Fields and document of the next webhook."""
+        async with asyncio.timeout(ROOM):
+            await self.came.wait()
+        self.came.clear()
+        fields, body = self.got[-1]
+        return fields, orjson.loads(body)
+
+
+@pytest.fixture
+async def customer() -> AsyncIterator[Customer]:
+    customer = Customer()
+    app = web.Application()
+    app.router.add_post("/{tail:.*}", customer.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    customer.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield customer
+    await runner.cleanup()
+
+
+def buy(valkey_url: str) -> None:
+    with Admin(valkey_url, "qs") as admin:
+        pack = Pack("boost", "monthly", "requests", 9, "month")
+        admin.grant(Account("acme", "free"), pack, "g1")
+
+
+def verify(secret: str, fields: dict[str, str], body: bytes) -> bool:
+    """As the specification says, by hand."""
+    content = f"{fields['webhook-id']}.{fields['webhook-timestamp']}.".encode() + body
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    expected = base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+    return fields["webhook-signature"] == f"v1,{expected}"
+
+
+async def test_the_end_of_a_job_is_told_and_signed(
+    stage: StartStage, customer: Customer, valkey_url: str
+) -> None:
+    here = await a_stage(
+        stage, webhook=customer.url + "/hook", webhook_secret=MASTER, webhook_private=True
+    )
+    job = (await ask(here, "POST", "/exports/1")).json
+    buy(valkey_url)
+    fields, told = await customer.next()
+    assert told["type"] == "job.done"
+    assert (told["data"]["id"], told["data"]["state"]) == (job["id"], "done")
+    assert told["data"]["href"] == job["href"]
+    assert "result" not in told["data"]
+    assert fields["webhook-id"] == f"{job['id']}.ended"
+    assert abs(int(fields["webhook-timestamp"]) - time.time()) < 3_600
+    secret = secret_for(secret_of(MASTER), "acme")
+    assert verify(secret, fields, customer.got[0][1])
+    assert not verify(secret_for(secret_of(MASTER), "other"), fields, customer.got[0][1])
+
+
+async def test_a_cancelled_job_is_told_too_and_what_was_not_taken_again(
+    stage: StartStage, customer: Customer, valkey_url: str
+) -> None:
+    customer.answers = [500, 302, 204]
+    here = await a_stage(stage, webhook=customer.url, webhook_secret=MASTER, webhook_private=True)
+    href = (await ask(here, "POST", "/exports/1")).json["href"]
+    await ask(here, "DELETE", href)
+    first, told = await customer.next()
+    assert told["type"] == "job.cancelled"
+    jobs = here.app.jobs
+    assert jobs is not None
+    assert jobs.teller is not None
+    for tried in (1, 2):
+        async with asyncio.timeout(ROOM):
+            while jobs.webhooks["failed"] < tried:
+                await asyncio.sleep(0.01)
+        customer.came.clear()
+        # It is due again later: for a test, now.
+        with redis.Redis.from_url(valkey_url) as client:
+            [told_set] = client.keys("qs:{jobs}:*:told")
+            client.zadd(told_set, dict.fromkeys(client.zrange(told_set, 0, -1), 0))
+        second, again = await customer.next()
+    assert (again, second["webhook-id"]) == (told, first["webhook-id"])
+    assert "elsewhere" not in str(customer.got)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "https://127.0.0.1", "https://localhost"])
+async def test_no_address_of_our_own_network_is_called(
+    stage: StartStage, customer: Customer, url: str
+) -> None:
+    port = customer.url.rpartition(":")[2]
+    here = await a_stage(stage, webhook=f"{url}:{port}/hook", webhook_secret=MASTER)
+    href = (await ask(here, "POST", "/exports/1")).json["href"]
+    await ask(here, "DELETE", href)
+    jobs = here.app.jobs
+    assert jobs is not None
+    async with asyncio.timeout(ROOM):
+        while jobs.webhooks["failed"] < 1:
+            await asyncio.sleep(0.01)
+    assert customer.got == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.com/", "https://10.0.0.1/", "https://[::1]/", "https://user@example.com/",
+     "https:///x", "ftp://example.com/", "https://169.254.169.254/latest"],
+)  # fmt: skip
+def test_an_address_that_is_not_called_is_known_before(url: str) -> None:
+    with pytest.raises(Refused):
+        check(url, allow_private=False)
+
+
+def test_a_public_address_is_called() -> None:
+    check("https://example.com/hook", allow_private=False)
+    check("https://8.8.8.8/hook", allow_private=False)
