@@ -17,7 +17,7 @@ DEV_READY := $(VENV)/.dev-ready
 BENCH_READY := $(VENV)/.bench-ready
 CODE := sidecar tests loadtests
 
-.PHONY: help demo test check fmt bench load scripts slow soak lock clean
+.PHONY: help demo test check fmt bench load scripts slow soak faults lock clean
 
 help: ## List what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -54,6 +54,9 @@ slow: $(DEV_READY) ## Hold a thousand slow connections and look at a normal clie
 
 soak: $(DEV_READY) ## Ten minutes of mixed traffic with faults (ARGS="--seconds 60")
 	@$(BIN)/python -m loadtests.soak $(ARGS)
+
+faults: $(DEV_READY) ## Redis breaks in every way under load: what passes, what is counted (ARGS="--only killed")
+	@$(BIN)/python -m loadtests.faults $(ARGS)
 
 # The widest lock is resolved first; the narrower ones take their versions from it.
 lock: $(BIN)/python ## Write the lock files (UPGRADE=1: newest version of everything)

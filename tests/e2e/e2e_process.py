@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,10 @@ async def slow_api() -> AsyncIterator[SlowApi]:
 class Serving:
     """One process. `port` is where calls go; `log` what it has written to stderr so far."""
 
-    def __init__(self, directory: Path, flags: dict[str, object]) -> None:
+    def __init__(
+        self, directory: Path, flags: dict[str, object], env: Mapping[str, str] | None = None
+    ) -> None:
+        self._env = dict(env or {})
         self.port, self.control = free_port(), free_port()
         self.plans = directory / "plans.yaml"
         self.spool = directory / "spool"
@@ -108,7 +111,7 @@ class Serving:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("SIDECAR_")}
         with self._errors.open("wb") as errors:
             self._process = await asyncio.create_subprocess_exec(
-                SIDECAR, "serve", *parts, stderr=errors, stdout=errors, env=clean
+                SIDECAR, "serve", *parts, stderr=errors, stdout=errors, env=clean | self._env
             )
         await until(lambda: self.process.returncode is not None or self._serves())
         assert self.process.returncode is None, self._errors.read_text()
@@ -171,14 +174,17 @@ StartServing = Callable[..., Awaitable[Serving]]
 
 @pytest.fixture
 async def serving(valkey_url: str, tmp_path: Path) -> AsyncIterator[StartServing]:
-    """Start processes: `await serving(upstream=…, access_log=True)`. All end with the test."""
+    """Start processes: `await serving(upstream=…, access_log=True)`, with `env` as well. All end
+    with the test."""
     started: list[Serving] = []
 
-    async def start(**flags: object) -> Serving:
+    async def start(*, env: Mapping[str, str] | None = None, **flags: object) -> Serving:
         named = {name.replace("_", "-"): value for name, value in flags.items()}
         directory = tmp_path / f"serving{len(started)}"
         directory.mkdir()
-        one = Serving(directory, {"redis": valkey_url, "upstream": "http://127.0.0.1:1"} | named)
+        one = Serving(
+            directory, {"redis": valkey_url, "upstream": "http://127.0.0.1:1"} | named, env
+        )
         started.append(one)
         await one.start()
         return one

@@ -1,0 +1,135 @@
+"""The sidecars of a run, and what they say of themselves and of the books."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from loadtests.faults.accounts import PREFIX, plan_file
+from loadtests.faults.faults import Redis
+from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for_http
+from loadtests.soak.client import connect
+
+SIDECARS: Final = 2
+REST_SECONDS: Final = 60.0
+LOOK_SECONDS: Final = 0.1
+SCRAPE_SECONDS: Final = 30.0
+_PROGRAM: Final = str(Path(sys.executable).parent / "sidecar")
+# What must be so before the books are compared, of the metrics of each sidecar.
+_AT_REST: Final = {
+    'sidecar_store_mode{mode="redis"}': 1.0,
+    "sidecar_journal_entries": 0.0,
+    "sidecar_settlements_waiting": 0.0,
+    "sidecar_store_up": 1.0,
+}
+
+
+class House:
+    """Two sidecars before one API. The stack stops them."""
+
+    def __init__(self, stack: Stack, redis: Redis, api_port: int, redis_url: str) -> None:
+        self.ports = [free_port() for _ in range(SIDECARS)]
+        self._stack = stack
+        self._redis = redis
+        self._controls = [free_port() for _ in range(SIDECARS)]
+        self._upstream = f"http://127.0.0.1:{api_port}"
+        self._url = redis_url
+        self._plans = stack.directory / "plans.yaml"
+        self._sidecars: list[Running] = []
+
+    async def start(self) -> None:
+        """When all are ready and know of each other. Raises DidNotStart."""
+        self._plans.write_text(plan_file())
+        for number in range(SIDECARS):
+            self._sidecars.append(self._stack.start(f"sidecar-{number}", self._command(number)))
+        for running, control in zip(self._sidecars, self._controls, strict=True):
+            address = f"http://127.0.0.1:{control}/readyz"
+            await asyncio.to_thread(wait_for_http, running, address)
+        if not await self._until("sidecar_sidecars_up", float(SIDECARS)):
+            raise DidNotStart("the sidecars do not know of each other")
+
+    def _command(self, number: int) -> list[str]:
+        folder = self._stack.directory
+        flags = {
+            "plans": self._plans,
+            "upstream": self._upstream,
+            "listen": f"127.0.0.1:{self.ports[number]}",
+            "control": f"127.0.0.1:{self._controls[number]}",
+            "redis": self._url,
+            "redis-prefix": PREFIX,
+            "spool": folder / f"spool-{number}",
+            "sinks": f"file:{folder / f'shipped-{number}.jsonl'}",
+        }
+        return [_PROGRAM, "serve", *(f"--{name}={value}" for name, value in flags.items())]
+
+    async def at_rest(self) -> bool:
+        """Waits until Redis counts everything again and nothing is owed; whether it came to
+        that in a bounded time."""
+        found = [await self._until(name, value) for name, value in _AT_REST.items()]
+        return all(found)
+
+    async def _until(self, name: str, value: float) -> bool:
+        for _ in range(int(REST_SECONDS / LOOK_SECONDS)):
+            if all(one.get(name) == value for one in await self.metrics()):
+                return True
+            await asyncio.sleep(LOOK_SECONDS)
+        return False
+
+    async def total(self, name: str) -> int:
+        """The metric's sum over all sidecars."""
+        return int(sum(one.get(name, 0.0) for one in await self.metrics()))
+
+    async def metrics(self) -> list[dict[str, float]]:
+        """By name, with labels as in the text, of each sidecar. Raises DidNotStart."""
+        return [await self._scrape(number) for number in range(SIDECARS)]
+
+    async def _scrape(self, number: int) -> dict[str, float]:
+        running = self._sidecars[number]
+        if running.popen.poll() is not None:
+            raise DidNotStart(f"a sidecar is gone. It said: {running.tail()}")
+        async with asyncio.timeout(SCRAPE_SECONDS):
+            connection = await connect(self._controls[number])
+            try:
+                connection.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                answer = await connection.answer()
+            finally:
+                connection.close()
+        found = {}
+        for family in text_string_to_metric_families(answer.body.decode()):
+            for one in family.samples:
+                labels = ",".join(f'{key}="{value}"' for key, value in one.labels.items())
+                found[f"{one.name}{{{labels}}}" if labels else one.name] = one.value
+        return found
+
+    def reconcile(self) -> dict[str, Any]:
+        """What `sidecar reconcile` finds. Raises DidNotStart when it cannot tell."""
+        done = self._books("reconcile")
+        if done.returncode not in (0, 1):
+            raise DidNotStart(f"sidecar reconcile ended with {done.returncode}: {done.stderr}")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def rebuild(self) -> None:
+        """Restore what Redis has lost."""
+        self._books("rebuild", "--apply")
+
+    def _books(self, verb: str, *more: str) -> "subprocess.CompletedProcess[str]":
+        command = [_PROGRAM, verb, "--json", "--plans", str(self._plans), *more]
+        command += ["--redis", self._redis.url, "--redis-prefix", PREFIX]
+        for number in range(SIDECARS):
+            folder = self._stack.directory
+            command += ["--spool", str(folder / f"spool-{number}")]
+            command += ["--events", str(folder / f"shipped-{number}.jsonl")]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def complaints(self) -> list[str]:
+        """Lines of their logs that no sidecar may write."""
+        lines = [line for one in self._sidecars for line in one.log.read_text().splitlines()]
+        return [
+            line for line in lines if '"level": "error"' in line or "Traceback" in line
+            or '"level":"error"' in line or '"exception"' in line
+        ]  # fmt: skip
