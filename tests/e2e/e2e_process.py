@@ -178,8 +178,8 @@ async def serving(valkey_url: str, tmp_path: Path) -> AsyncIterator[StartServing
     with the test."""
     started: list[Serving] = []
 
-    async def start(*, env: Mapping[str, str] | None = None, **flags: object) -> Serving:
-        named = {name.replace("_", "-"): value for name, value in flags.items()}
+    async def start(*, env: Mapping[str, str] | None = None, **given: object) -> Serving:
+        named = {name.replace("_", "-"): value for name, value in given.items()}
         directory = tmp_path / f"serving{len(started)}"
         directory.mkdir()
         one = Serving(
