@@ -1,0 +1,222 @@
+"""Eight processes spend one account's limits, and some of them are killed meanwhile: what passes
+is the limit exactly, and what is refused changes nothing."""
+
+import asyncio
+import random
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from wire_ends import a_wire
+
+from sidecar.core.model import (
+    MICRO,
+    Account,
+    Claim,
+    ConcurrencyLimit,
+    Hold,
+    Limit,
+    QuotaLimit,
+    RateLimit,
+)
+from sidecar.stores import RedisLimitStore, keys
+from sidecar.stores.scripts import read_state
+
+PROCESSES = 8
+AT_ONCE = 3  # calls of one process
+KILLED = 5
+QUOTA, BURST, SLOTS = 600, 900, 6
+STATE = keys.state("qs", "acme")
+
+# Words on its standard input: "spend" until the quota is, "ask RATE|QUOTA|SLOTS" for what is
+# refused. It writes a line per call that it was granted, before it is over.
+PROGRAM = textwrap.dedent("""
+    import asyncio, os, sys
+    import redis.asyncio
+    from sidecar.core.model import Account, Claim, ConcurrencyLimit, Hold, QuotaLimit, RateLimit
+    from sidecar.errors import StoreUnavailable
+    from sidecar.stores import RedisLimitStore, Wire
+
+    url, path, quota, burst, slots, at_once = sys.argv[1:3] + [int(word) for word in sys.argv[3:]]
+    ACME = Account("acme", "pro")
+    DAY = 86_400_000_000
+    SPENT = {
+        "QUOTA": QuotaLimit("monthly", "requests", quota, "month", quota),
+        "RATE": RateLimit("slow", "requests", 1, DAY, burst, (1, 86_400)),
+        "SLOTS": ConcurrencyLimit("in-flight", slots),
+    }
+    CALL = tuple(Claim(limit, 1, False) for limit in SPENT.values())
+    out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    async def call(store, inside, number):
+        hold = Hold(f"{os.getpid()}-{number}", 3_000_000)
+        try:
+            answer = await store.reserve(ACME, "k1", CALL, hold=hold)
+        except StoreUnavailable:
+            return None
+        if not answer.granted:
+            return answer.used[0] < quota or None
+        os.write(out, b"%d\\n" % os.getpid())
+        await inside.sadd("inside", hold.id)
+        if await inside.scard("inside") > slots:
+            os.write(out, b"too many inside\\n")
+        await inside.srem("inside", hold.id)
+        store.settle(ACME, "k1", CALL, hold.id)
+        return True
+
+    async def spend(store, inside):
+        async def one_after_the_other(first):
+            number = first
+            while await call(store, inside, number):
+                number += at_once
+        await asyncio.gather(*map(one_after_the_other, range(at_once)))
+        while store.settler.waiting:
+            await asyncio.sleep(0.01)
+
+    async def ask(store, which):
+        # One limit is beyond itself, another one has room; asked with a hold and without.
+        cost = burst + 1 if which == "RATE" else quota + 1
+        ways = [(Claim(SPENT[which], cost, False), Claim(SPENT[other], 1, False))
+                for other in ("QUOTA", "RATE") if other != which for _ in "12"]
+        for number in range(30):
+            hold = Hold(f"{os.getpid()}-{which}{number}", 3_000_000)
+            for at, claims in enumerate(ways):
+                held = hold if at % 2 else None
+                assert not (await store.reserve(ACME, "k1", claims, hold=held)).granted
+
+    async def main():
+        wire = Wire(url, timeout_s=30)
+        await wire.start()
+        store = RedisLimitStore(wire)
+        renewing = asyncio.ensure_future(store.settler.run())
+        inside = redis.asyncio.Redis.from_url(url)
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        print("ready", flush=True)
+        while words := (await reader.readline()).decode().split():
+            await (spend(store, inside) if words[0] == "spend" else ask(store, words[1]))
+            print("done", flush=True)
+        renewing.cancel()
+        await inside.aclose()
+        await wire.stop()
+
+    asyncio.run(main())
+""")
+
+
+class Many:
+    """So many processes that wait for a word."""
+
+    def __init__(self, url: str, path: Path) -> None:
+        self._command = (sys.executable, "-c", PROGRAM, url, str(path), str(QUOTA), str(BURST),
+                         str(SLOTS), str(AT_ONCE))  # fmt: skip
+        self.running: list[asyncio.subprocess.Process] = []
+
+    async def start(self) -> asyncio.subprocess.Process:
+        one = await asyncio.create_subprocess_exec(
+            *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        self.running.append(one)
+        await heard(one, b"ready\n")
+        return one
+
+    async def kill(self, one: asyncio.subprocess.Process) -> None:
+        self.running.remove(one)
+        one.kill()
+        await one.wait()
+
+    async def all_do(self, word: bytes) -> None:
+        for one in self.running:
+            tell(one, word)
+        await asyncio.gather(*(heard(one, b"done\n") for one in self.running))
+
+
+def tell(one: asyncio.subprocess.Process, word: bytes) -> None:
+    assert one.stdin is not None
+    one.stdin.write(word + b"\n")
+
+
+async def heard(one: asyncio.subprocess.Process, line: bytes) -> None:
+    assert one.stdout is not None
+    async with asyncio.timeout(90):
+        assert await one.stdout.readline() == line
+
+
+@asynccontextmanager
+async def many(url: str, path: Path) -> AsyncIterator[Many]:
+    those = Many(url, path)
+    await asyncio.gather(*(those.start() for _ in range(PROCESSES)))
+    try:
+        yield those
+    finally:
+        for one in list(those.running):
+            await those.kill(one)
+
+
+@pytest.fixture
+def client(valkey_url: str) -> "redis.Redis":
+    return redis.Redis.from_url(valkey_url)
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+async def test_I1_processes_that_are_killed_meanwhile_admit_exactly_the_limit(
+    valkey_url: str, client: "redis.Redis", tmp_path: Path
+) -> None:
+    path, dice = tmp_path / "granted", random.Random(7)
+    async with many(valkey_url, path) as those:
+        for one in those.running:
+            tell(one, b"spend")
+        for number in range(KILLED):
+            async with asyncio.timeout(60):
+                while len(lines(path)) < (number + 1) * QUOTA // (KILLED + 2):
+                    await asyncio.sleep(0.001)
+            victim = dice.choice(those.running)
+            await those.kill(victim)
+            for name in client.smembers("inside"):
+                if name.startswith(b"%d-" % victim.pid):
+                    client.srem("inside", name)
+            tell(await those.start(), b"spend")
+        await asyncio.gather(*(heard(one, b"done\n") for one in those.running))
+    granted = lines(path)
+    assert "too many inside" not in granted
+    fields: dict[bytes, bytes] = client.hgetall(STATE)  # type: ignore[assignment]
+    assert read_state(fields[b"q/monthly"])[0] == QUOTA
+    # A process that was killed may have been granted what it did not live to write down.
+    assert QUOTA - KILLED * AT_ONCE <= len(granted) <= QUOTA
+    still_open = [name for name in fields if name.startswith(b"o/")]
+    assert len(still_open) <= KILLED * AT_ONCE
+    client.close()
+
+
+@pytest.mark.parametrize("which", ["QUOTA", "RATE", "SLOTS"])
+async def test_I2_refusals_of_many_processes_change_not_a_byte(
+    valkey_url: str, client: "redis.Redis", tmp_path: Path, which: str
+) -> None:
+    limits: tuple[Limit, ...] = (
+        QuotaLimit("monthly", "requests", QUOTA, "month", QUOTA),
+        RateLimit("slow", "requests", 1, 86_400 * MICRO, BURST, (1, 86_400)),
+        ConcurrencyLimit("in-flight", SLOTS),
+    )
+    claims = tuple(Claim(limit, 1, forced=False) for limit in limits)
+    async with many(valkey_url, tmp_path / "granted") as those, a_wire(valkey_url) as wire:
+        store = RedisLimitStore(wire)
+        for number in range(SLOTS):
+            hold = Hold(f"h{number}", 3_600 * MICRO)
+            assert (await store.reserve(Account("acme", "pro"), "k1", claims, hold=hold)).granted
+        before = everything(client)
+        await those.all_do(f"ask {which}".encode())
+        assert everything(client) == before
+    client.close()
+
+
+def everything(client: "redis.Redis") -> dict[bytes, tuple[object, object]]:
+    """Each key, byte for byte, and when it ends."""
+    return {name: (client.dump(name), client.pexpiretime(name)) for name in client.scan_iter()}
