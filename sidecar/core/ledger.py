@@ -290,6 +290,7 @@ def sweep(ledger: Ledger, now_us: int) -> Ledger:
 def _orphaned(ledger: Ledger, hold_id: str) -> Ledger:
     known = ledger.opened[hold_id]
     releases = known.orphans == "release"
+    ledger = _repaid(ledger, known) if releases else ledger
     states = dict(ledger.states)
     for charge in known.charges:
         if charge.kind == "slots" or releases:
@@ -302,6 +303,22 @@ def _orphaned(ledger: Ledger, hold_id: str) -> Ledger:
         return replace(closed, states=states)
     opened = {**closed.opened, hold_id: Open(known.orphans, rest)}
     return replace(closed, states=states, opened=opened)
+
+
+def _repaid(ledger: Ledger, known: Open) -> Ledger:
+    """What is released and is not in the counter was paid by grants: it is theirs again, last used
+    first."""
+    grants = list(ledger.grants)
+    for charge in known.charges:
+        state = ledger.states.get(charge.field, EMPTY)
+        if charge.kind != "quota" or state.since_us != charge.since_us:
+            continue
+        wanted = max(0, charge.cost - state.used)
+        for at in reversed(range(len(grants))):
+            given = min(wanted, grants[at].used) if grants[at].field == charge.field else 0
+            grants[at] = replace(grants[at], used=grants[at].used - given)
+            wanted -= given
+    return replace(ledger, grants=tuple(grants))
 
 
 def grant(ledger: Ledger, given: Grant, now_us: int) -> tuple[bool, Ledger]:

@@ -174,3 +174,16 @@ def test_I8_a_clock_that_steps_back_grants_nothing(client: redis.Redis) -> None:
         both.now += step
         granted.append(both.reserve(claims).granted)
     assert granted == [True, True, False, False, True, False]
+
+
+def test_I5_what_packs_paid_of_a_released_call_is_theirs_again(client: redis.Redis) -> None:
+    both = Both(client)
+    claims = [Claim(QuotaLimit("q0", "requests", 4, "hour", 4), 9, False)]
+    for name, lasts in (("first", HOUR), ("second", 2 * HOUR)):
+        both.grant(Grant(name, "q/q0", 3, both.now + lasts))
+    assert both.reserve(claims, Hold("h", 60 * MICRO, "release")).granted
+    assert [grant.used for grant in both.ledger.grants] == [3, 2]
+    both.now += 60 * MICRO
+    both.sweep()
+    assert [grant.used for grant in both.ledger.grants] == [0, 0]
+    assert both.peek(claims).granted

@@ -225,12 +225,34 @@ local function reply(status, now, claims, more)
   return out
 end
 
+-- What is released and is not in the counter was paid by grants: it is theirs again, last used first.
+local function repay(key, charges)
+  local text = redis.call('HGET', key, 'grants')
+  if not text then return end
+  local grants = read_grants(text)
+  for _, c in ipairs(charges) do
+    local stored = c.kind == 'quota' and redis.call('HGET', key, c.field)
+    local used, since = 0, 0
+    if stored then used, since = unpack_numbers('<dddd', stored) end
+    local wanted = stored and since == c.since and max(0, c.cost - used) or 0
+    for i = #grants, 1, -1 do
+      local g = grants[i]
+      if g.field == c.field then
+        local given = min(wanted, g.used)
+        g.used, wanted = g.used - given, wanted - given
+      end
+    end
+  end
+  redis.call('HSET', key, 'grants', write_grants(grants))
+end
+
 -- End leases that are over: slots come back; what was charged stays or goes as each one says.
 local function sweep(key, leases, now)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now), 'LIMIT', 0, SWEPT)) do
     local text = redis.call('HGET', key, 'o/' .. id)
     local rule, charges = read_open(text or '')
     local rest = {}
+    if rule == 'release' then repay(key, charges) end
     for _, c in ipairs(charges) do
       if c.kind ~= 'slots' then rest[#rest + 1] = c end
       if c.kind == 'slots' or rule == 'release' then
