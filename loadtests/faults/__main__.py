@@ -25,6 +25,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a fault (5)")
     parser.add_argument("--only", action="append", choices=NAMES, help="one fault; may be repeated")
+    parser.add_argument(
+        "--untimed", action="store_true",
+        help="judge nothing that depends on how fast this machine is",
+    )  # fmt: skip
     options = parser.parse_args(given)
     if options.seconds < 1:
         parser.error("--seconds starts at 1: a connection is given up after a second")
@@ -39,7 +43,8 @@ def main() -> int:
         for name in options.only or NAMES:
             print(f"{NAMES[name].name} …", flush=True)
             with Stack() as stack:
-                rows.append(row_of(uvloop.run(suffer(stack, NAMES[name], options.seconds))))
+                seen = uvloop.run(suffer(stack, NAMES[name], options.seconds))
+            rows.append(row_of(seen, timed=not options.untimed))
     except DidNotStart as error:
         print(error, file=sys.stderr)
         return 2
