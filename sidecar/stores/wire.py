@@ -202,6 +202,7 @@ class Wire:
         if len(self._aside) > MOST_ASIDE:
             self._aside.pop(0)[1].abort()
         self._lost(link)
+        self.last_error = f"{self._where}: Redis does not answer in time"
 
     def _close_aside(self, now: float) -> None:
         """Those that have answered everything, or that nobody listens to any longer."""
