@@ -148,20 +148,27 @@ def _start_traefik(ground: Ground) -> tuple[Running, int]:
     return ground.stack.start("traefik", command, core=GATEWAY_CORE), port
 
 
-def _start_sidecar(ground: Ground) -> tuple[Running, int]:
+def start_sidecar(ground: Ground, name: str, tree: Path | None = None) -> tuple[Running, int]:
+    """A sidecar of the installed package, or of the one in another directory."""
     port, control = free_port(), free_port()
     command = _command(
         "sidecar", "serve",
         "--plans", str(HERE / "plans.yaml"), "--upstream", f"http://127.0.0.1:{ground.upstream}",
         "--listen", f"127.0.0.1:{port}", "--control", f"127.0.0.1:{control}",
         "--redis", f"redis://127.0.0.1:{ground.redis}/0",
-        "--spool", str(ground.stack.directory / "spool"),
+        "--spool", str(ground.stack.directory / f"spool-{name}"),
     )  # fmt: skip
     # Nothing ships the events of a benchmark: give a long one room, or it would be refused.
-    room = {"SIDECAR_SPOOL_MAX_BYTES": str(16 << 30)}
-    running = ground.stack.start("sidecar", command, core=GATEWAY_CORE, env=room)
+    env = {"SIDECAR_SPOOL_MAX_BYTES": str(16 << 30)}
+    if tree is not None:
+        env["PYTHONPATH"] = str(tree)
+    running = ground.stack.start(name, command, core=GATEWAY_CORE, env=env)
     wait_for_http(running, f"http://127.0.0.1:{control}/readyz")
     return running, port
+
+
+def _start_sidecar(ground: Ground) -> tuple[Running, int]:
+    return start_sidecar(ground, "sidecar")
 
 
 OURS = "sidecar"
