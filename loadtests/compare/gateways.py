@@ -15,6 +15,7 @@ from pathlib import Path
 from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for_http
 
 HERE = Path(__file__).parent
+COMPILED = HERE.parents[1] / "build/compiled"
 API_KEY = "bench-key"
 CORES = sorted(os.sched_getaffinity(0))
 GATEWAY_CORE = CORES[0]
@@ -168,13 +169,24 @@ def start_sidecar(ground: Ground, name: str, tree: Path | None = None) -> tuple[
 
 
 def _start_sidecar(ground: Ground) -> tuple[Running, int]:
-    return start_sidecar(ground, "sidecar")
+    return start_sidecar(ground, OURS)
+
+
+def _not_compiled() -> str:
+    there = any(COMPILED.glob("*.so"))
+    return "" if there else f"{COMPILED} is not installed: make compiled"
+
+
+def _start_compiled(ground: Ground) -> tuple[Running, int]:
+    return start_sidecar(ground, "compiled", COMPILED)
 
 
 OURS = "sidecar"
 GATEWAYS: Sequence[Gateway] = (
     Gateway(OURS, "Quota Sidecar: identity, 3 limits, metrics, events",
             _program("sidecar", "make test sets it up"), _start_sidecar),
+    Gateway("compiled", "Quota Sidecar, compiled (as in the image): the same",
+            _not_compiled, _start_compiled),
     Gateway("nginx-lua", "nginx + Lua + Redis: 1 limit", _lua_missing, _start_nginx_lua),
     Gateway("traefik", "Traefik RateLimit on Redis: 1 limit",
             _program("traefik", WHEELS), _start_traefik),

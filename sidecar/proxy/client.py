@@ -49,6 +49,8 @@ class Raw(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection to the upstream. `taker` is set while it is in use."""
 
+    __deletable__ = ("_parser",)  # mypyc asks for it
+
     def __init__(self, home: Home) -> None:
         self.home = home
         self.bounds = home.bounds

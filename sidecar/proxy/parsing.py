@@ -63,6 +63,8 @@ OF_INTEREST: Final = frozenset(_LISTED) | _SINGLE | MANAGED | OVERRIDES | NOT_FO
 class RequestParser:
     """Parses what `feed` is given and calls `on_request` for every head that is complete."""
 
+    __deletable__ = ("_parser",)  # mypyc asks for it
+
     def __init__(
         self,
         bounds: Bounds,

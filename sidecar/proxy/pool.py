@@ -151,9 +151,9 @@ class UpstreamPool:
             raise UpstreamFailed(
                 OutcomeReason.UPSTREAM_TIMEOUT, "The API did not accept a connection in time."
             ) from None
-        except ssl.SSLError as error:
+        except ssl.SSLError as flaw:
             self._wake_next()
-            self.reachability.failed(f"tls: {error.reason or error}")
+            self.reachability.failed(f"tls: {flaw.reason or flaw}")
             raise UpstreamFailed(
                 OutcomeReason.UPSTREAM_REFUSED, "No secure connection to the API can be made."
             ) from None

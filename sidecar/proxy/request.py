@@ -1,9 +1,10 @@
 """One request as the client sent it: its head, and its body as it comes."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from sidecar.proxy.headers import Fields
 
+_NONE: Final[Fields] = []  # replaced, never changed
 Values = tuple[bytes, ...]  # of a field, one for each line that it had
 
 
@@ -40,7 +41,6 @@ class Request:
     traceparents: Values = ()
     upgrade: Values = ()
     via: Values = ()
-    trailers: Fields = []  # noqa: RUF012 - replaced, never changed
     accept = b""
     content_type = b""
     content_encoding = b""
@@ -57,12 +57,13 @@ class Request:
     answered = False  # all of it has
     received = 0.0  # loop time of the head's last byte; 0 before
     _held: tuple[bytes, ...] | list[bytes] = ()
-    _taker: BodyTaker | None = None
 
     def __init__(self, peer: str) -> None:
         self.peer = peer  # the other end of the connection
         self.address = peer  # of the client: the peer, or what a trusted peer says of it
         self.fields: Fields = []  # to be forwarded, as received
+        self.trailers: Fields = _NONE
+        self._taker: BodyTaker | None = None
 
     @property
     def has_body(self) -> bool:

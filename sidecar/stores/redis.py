@@ -262,10 +262,11 @@ class RedisLimitStore:
             load_it = encode(b"SCRIPT", b"LOAD", script.text)
             loading = self._wire.execute(load_it, None, slot)
             again = self._hear(command, late, slot)
-            loaded, reply = await asyncio.gather(loading, again)
-            for part in (loaded, reply):
+            parts: list[Any] = await asyncio.gather(*[loading, again])
+            for part in parts:
                 if isinstance(part, ReplyError):
                     raise StoreUnavailable(f"Redis refused the script: {part.text}")
+            reply = parts[1]
         if not isinstance(reply, list) or len(reply) < 2:
             raise StoreUnavailable("Redis gave an answer that makes no sense")
         return reply

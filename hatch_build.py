@@ -1,0 +1,68 @@
+"""The build's one choice: with SIDECAR_COMPILE=1 the wheel carries the data path compiled by mypyc.
+
+The sources stay in it, for tracebacks. Without the variable nothing is compiled, and the wheel is
+the same for every platform.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+# What every request runs through. A class in here may have no subclass outside of it.
+MODULES = (
+    "clock", "errors", "gate", "metrics",
+    "core.claims", "core.decision", "core.identity", "core.json_path", "core.late", "core.model",
+    "core.paths", "core.ratelimit_fields", "core.reading", "core.routing", "core.settlement",
+    "metering.spool",
+    "proxy.client", "proxy.exchange", "proxy.front", "proxy.handler", "proxy.headers",
+    "proxy.heads", "proxy.paced", "proxy.parsing", "proxy.places", "proxy.pool", "proxy.relay",
+    "proxy.request", "proxy.server", "proxy.taker",
+    "stores.commands", "stores.fallback", "stores.link", "stores.redis", "stores.scripts",
+    "stores.settling",
+)  # fmt: skip
+
+
+class CompiledDataPath(BuildHookInterface):  # type: ignore[misc,type-arg]
+    """Adds the extension modules beside their sources."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Called by hatchling before it builds a wheel; an editable one is never compiled."""
+        if os.environ.get("SIDECAR_COMPILE", "") not in ("1", "true") or version == "editable":
+            return
+        directory = Path(tempfile.mkdtemp(prefix="sidecar-compile-"))
+        for built in compiled(Path(self.root), directory):
+            build_data["force_include"][str(built)] = str(built.relative_to(directory / "lib"))
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+
+def compiled(root: Path, directory: Path) -> list[Path]:
+    """The extension modules, built below `directory`/lib. Needs mypy, setuptools and a C compiler;
+    what is wrong with the sources ends the process, as mypyc has it."""
+    from mypyc.build import mypycify
+    from setuptools import Distribution
+    from setuptools.command.build_ext import build_ext
+
+    before = Path.cwd()
+    os.chdir(root)  # module names follow from the paths
+    try:
+        extensions = mypycify(
+            ["--config-file", "pyproject.toml"]
+            + [f"sidecar/{name.replace('.', '/')}.py" for name in MODULES],
+            opt_level=os.environ.get("SIDECAR_COMPILE_LEVEL", "3"),
+            debug_level="0",
+            target_dir=str(directory / "c"),
+            group_name="sidecar",
+        )
+        command = build_ext(Distribution({"name": "sidecar", "ext_modules": extensions}))
+        command.build_lib, command.build_temp = str(directory / "lib"), str(directory / "o")
+        command.ensure_finalized()
+        command.run()
+    finally:
+        os.chdir(before)
+    return sorted((directory / "lib").rglob("*.so"))
