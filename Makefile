@@ -100,7 +100,7 @@ $(DEV_READY): requirements.lock $(DEMO_READY)
 $(COMPILED_READY): $(DEV_READY) hatch_build.py $(shell find sidecar tests -name '*.py' -o -name '*.lua')
 	@echo "Compiling the data path into $(COMPILED) (a minute or two)"
 	@rm -rf $(COMPILED) && mkdir -p $(COMPILED)
-	@SIDECAR_COMPILE=1 $(BIN)/python -m hatchling -q build -t wheel -d $(COMPILED) > $(COMPILED)/log 2>&1 \
+	@SIDECAR_COMPILE=1 $(BIN)/python -m hatchling build -t wheel -d $(COMPILED) > $(COMPILED)/log 2>&1 \
 	  || { tail -n 20 $(COMPILED)/log; exit 1; }
 	@$(BIN)/python -m zipfile -e $(COMPILED)/*.whl $(COMPILED)
 	@cp -r tests loadtests docs examples pyproject.toml README.md $(COMPILED)/

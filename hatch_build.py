@@ -11,11 +11,12 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# What every request runs through. A class in here may have no subclass outside of it.
+# What every request runs through. A class in here has no subclass outside of it, and none of its
+# values is part of a plan book: that comes pickled from another process, which mypyc's do not.
 MODULES = (
-    "clock", "errors", "gate", "metrics",
-    "core.claims", "core.decision", "core.identity", "core.json_path", "core.late", "core.model",
-    "core.paths", "core.ratelimit_fields", "core.reading", "core.routing", "core.settlement",
+    "clock", "gate", "metrics",
+    "core.claims", "core.decision", "core.identity", "core.late", "core.paths",
+    "core.ratelimit_fields", "core.reading", "core.routing", "core.settlement",
     "metering.spool",
     "proxy.client", "proxy.exchange", "proxy.front", "proxy.handler", "proxy.headers",
     "proxy.heads", "proxy.paced", "proxy.parsing", "proxy.places", "proxy.pool", "proxy.relay",
@@ -32,13 +33,25 @@ class CompiledDataPath(BuildHookInterface):  # type: ignore[misc,type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it builds a wheel; an editable one is never compiled."""
-        if os.environ.get("SIDECAR_COMPILE", "") not in ("1", "true") or version == "editable":
+        if not wanted() or version == "editable":
             return
         directory = Path(tempfile.mkdtemp(prefix="sidecar-compile-"))
         for built in compiled(Path(self.root), directory):
             build_data["force_include"][str(built)] = str(built.relative_to(directory / "lib"))
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
+
+    def dependencies(self) -> list[str]:
+        """What an isolated build installs: mypyc, and what our types are made of."""
+        if not wanted():
+            return []
+        core = self.metadata.core
+        return [*core.dependencies, *core.optional_dependencies["compile"]]
+
+
+def wanted() -> bool:
+    """Whether whoever builds has asked for it."""
+    return os.environ.get("SIDECAR_COMPILE") == "1"
 
 
 def compiled(root: Path, directory: Path) -> list[Path]:

@@ -141,10 +141,10 @@ class RequestParser:
                 raise cause from None
             log.error("a request could not be read", exc_info=cause)
             raise Fault(500, "Internal error", "The request could not be read.") from None
-        except HttpParserError as error:
+        except HttpParserError as flaw:
             in_head = self.current is not None and not self.current.received
             alone = bytes(data) if self._begun == 1 else b""  # else it began who knows where
-            raise fault_of(error, in_head=in_head, begins_with=alone) from None
+            raise fault_of(flaw, in_head=in_head, begins_with=alone) from None
         return b""
 
     def _reframe(self, request: Request) -> None:
