@@ -97,8 +97,9 @@ class RequestParser:
             rest = self._step(data)
         else:
             rest = self._slices(data)
-        if self.current is not None:
-            self.current.flush()
+        current = self.current
+        if current is not None and not current.complete:
+            current.flush()
         return rest
 
     def _slices(self, data: bytes) -> bytes:
@@ -178,7 +179,8 @@ class RequestParser:
         self._head_size = 0
 
     def on_url(self, url: bytes) -> None:
-        request = self._request()
+        request = self.current
+        assert request is not None  # noqa: S101 - llhttp begins every message
         request.target += url
         if len(request.target) > self._bounds.max_target:
             raise faults.target_too_long(self._bounds)
@@ -219,8 +221,8 @@ class RequestParser:
         request.trailers = [*request.trailers, (lower, b"%b: %b\r\n" % (name, value))]
 
     def on_headers_complete(self) -> None:
-        request = self._request()
-        parser = self._parser
+        request, parser = self.current, self._parser
+        assert request is not None  # noqa: S101 - llhttp begins every message
         request.method = parser.get_method().decode("ascii")
         version = parser.get_http_version()
         if version != "1.1":
@@ -249,7 +251,8 @@ class RequestParser:
         request.feed(data)
 
     def on_message_complete(self) -> None:
-        request = self._request()
+        request = self.current
+        assert request is not None  # noqa: S101 - llhttp begins every message
         if not (request.upgrade and request.has_body and self._parser.should_upgrade()):
             request.end()
 

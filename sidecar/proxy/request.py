@@ -90,8 +90,8 @@ class Request:
             self._held = [*self._held, data]
 
     def flush(self) -> None:
-        """One read of the client has been parsed."""
-        if self._taker is not None and not self.complete:
+        """One read of the client has been parsed, and the body is not whole."""
+        if self._taker is not None:
             self._taker.body_flush()
 
     def end(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from proxy_house import Client, House, client, running
 
-PYTHON_CALLS = 126
+PYTHON_CALLS = 116
 C_CALLS = 145
 REQUEST = (
     b"GET /v1/items/1 HTTP/1.1\r\nHost: api.test\r\nUser-Agent: test/1\r\nAccept: */*\r\n"
