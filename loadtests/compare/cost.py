@@ -12,7 +12,13 @@ from statistics import median
 
 import redis
 
-from loadtests.compare.gateways import OTHERS_CORE, Ground, start_sidecar, start_upstream
+from loadtests.compare.gateways import (
+    OTHERS_CORE,
+    PLANS,
+    Ground,
+    start_sidecar,
+    start_upstream,
+)
 from loadtests.compare.measure import load
 from loadtests.processes import DidNotStart, Running, Stack
 from loadtests.valkey import start_valkey
@@ -28,6 +34,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="how often each is driven (5)")
     parser.add_argument("--seconds", type=int, default=6, help="length of each drive (6)")
     parser.add_argument("--connections", type=int, default=64, help="of wrk (64)")
+    parser.add_argument("--plans", type=Path, default=PLANS, help="limits to measure with")
     return parser.parse_args(given)
 
 
@@ -51,6 +58,7 @@ def drive(
 def main() -> int:
     """Exit code 2 when something did not start."""
     options = arguments()
+    plans = options.plans.resolve()
     trees = [HERE, *(tree.resolve() for tree in options.against)]
     with Stack() as stack:
         try:
@@ -58,7 +66,7 @@ def main() -> int:
             _, valkey = start_valkey(stack, core=OTHERS_CORE)
             ground = Ground(stack, upstream, valkey)
             live = [
-                (tree, *start_sidecar(ground, f"sidecar-{at}", tree))
+                (tree, *start_sidecar(ground, f"sidecar-{at}", tree, plans))
                 for at, tree in enumerate(trees)
             ]
             with redis.Redis(port=valkey) as store:

@@ -16,6 +16,7 @@ from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for
 
 HERE = Path(__file__).parent
 COMPILED = HERE.parents[1] / "build/compiled"
+PLANS = HERE / "plans.yaml"
 API_KEY = "bench-key"
 CORES = sorted(os.sched_getaffinity(0))
 GATEWAY_CORE = CORES[0]
@@ -149,12 +150,14 @@ def _start_traefik(ground: Ground) -> tuple[Running, int]:
     return ground.stack.start("traefik", command, core=GATEWAY_CORE), port
 
 
-def start_sidecar(ground: Ground, name: str, tree: Path | None = None) -> tuple[Running, int]:
+def start_sidecar(
+    ground: Ground, name: str, tree: Path | None = None, plans: Path = PLANS
+) -> tuple[Running, int]:
     """A sidecar of the installed package, or of the one in another directory."""
     port, control = free_port(), free_port()
     command = _command(
         "sidecar", "serve",
-        "--plans", str(HERE / "plans.yaml"), "--upstream", f"http://127.0.0.1:{ground.upstream}",
+        "--plans", str(plans), "--upstream", f"http://127.0.0.1:{ground.upstream}",
         "--listen", f"127.0.0.1:{port}", "--control", f"127.0.0.1:{control}",
         "--redis", f"redis://127.0.0.1:{ground.redis}/0",
         "--spool", str(ground.stack.directory / f"spool-{name}"),
