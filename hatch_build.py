@@ -26,7 +26,7 @@ MODULES = (
 )  # fmt: skip
 
 
-class CompiledDataPath(BuildHookInterface):  # type: ignore[misc,type-arg]
+class CompiledDataPath(BuildHookInterface):
     """Adds the extension modules beside their sources."""
 
     PLUGIN_NAME = "custom"
