@@ -76,41 +76,36 @@ class Reserving:
         place = self._shedder.enter(asking.found.route, now)
         if place is None:
             return SHED, None
+        found, key = asking.found, asking.key
+        answer = None
         try:
-            told = await self._ask(asking, now)
+            if not found.claims:
+                decision = without_limits(found)
+            else:
+                answer = await self._store.reserve(
+                    key.account,
+                    key.id,
+                    found.claims,
+                    hold=_hold_of(asking) if found.held else None,
+                    once=bool(found.estimates) or asking.for_job,
+                    when_down="deny" if asking.for_job else found.when_down,
+                )
+                if not answer.alone:
+                    self._observe(time.perf_counter() - now)
+                decision = decide(found, answer)
+        except StoreUnavailable:
+            if asking.for_job or found.when_down in ("local", "deny"):
+                place.leave(time.perf_counter())
+                raise
+            decision, answer = without_store(found), None
         except BaseException:
             place.leave(time.perf_counter())
             raise
-        if told[0].allowed:
+        if decision.allowed:
             asking.place = place
         else:
             place.leave(time.perf_counter())
-        return told
-
-    async def _ask(self, asking: Asking, asked: float) -> tuple[Decision, Answer | None]:
-        found, key, for_job = asking.found, asking.key, asking.for_job
-        if not found.claims:
-            return without_limits(found), None
-        hold = None
-        if found.held:
-            orphans = "release" if for_job else found.plan.orphans  # a job runs again
-            hold = Hold(asking.request_id, LEASE_US, orphans)
-        try:
-            answer = await self._store.reserve(
-                key.account,
-                key.id,
-                found.claims,
-                hold=hold,
-                once=bool(found.estimates) or for_job,
-                when_down="deny" if for_job else found.when_down,
-            )
-            if not answer.alone:
-                self._observe(time.perf_counter() - asked)
-            return decide(found, answer), answer
-        except StoreUnavailable:
-            if for_job or found.when_down in ("local", "deny"):
-                raise
-            return without_store(found), None
+        return decision, answer
 
     def explain(self, asking: Asking, held: Held, jitter: int) -> Refusal:
         """Why the call may not go on."""
@@ -133,3 +128,8 @@ class Reserving:
             )
         wait_s = shedder.wait_s(asking.found.route.call_class)
         return shed_refusal(asking.found, asking.request_id, wait_s, jitter)
+
+
+def _hold_of(asking: Asking) -> Hold:
+    orphans = "release" if asking.for_job else asking.found.plan.orphans  # a job runs again
+    return Hold(asking.request_id, LEASE_US, orphans)
