@@ -115,6 +115,7 @@ class App:
             metrics=self.metrics,
             clock=self._clock,
             source=settings.source,
+            now_us=self.store.now_us,
             room=self.room,
             shedder=self.shedder,
             record_refusals=settings.refusal_events,

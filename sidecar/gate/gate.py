@@ -68,6 +68,7 @@ class Gate:
         metrics: Metrics,
         clock: Clock,
         source: str,
+        now_us: Callable[[], int] | None = None,
         room: WaitingRoom | None = None,
         shedder: Shedder | None = None,
         record_refusals: bool = False,
@@ -82,7 +83,9 @@ class Gate:
         self._source = source
         self._room = room
         self._shedder = shedder or Shedder()
-        self._knowing = Knowing(book, directory, paths, ignore_case=ignore_case)
+        # Accounts move by the time that all sidecars share, where there is one.
+        by_us = now_us or (lambda: clock.now_ns() // 1000)
+        self._knowing = Knowing(book, directory, paths, by_us, ignore_case=ignore_case)
         self._reserving = Reserving(store, room, self._shedder, metrics.store.observe)
         self._telling = Telling(
             spool, metrics, clock, source,

@@ -1,9 +1,11 @@
 """identify and entitle: whose call it is, and what their plan says of it."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, fingerprint
 from sidecar.core.model import Entitlement, Key, PlanBook, Reason
+from sidecar.core.moves import moved
 from sidecar.core.paths import BadTarget, Normaliser
 from sidecar.core.routing import RouteTable
 from sidecar.core.teams import TeamEntitlements
@@ -18,8 +20,15 @@ class Knowing:
     """Knows keys and routes, of one plan book at a time."""
 
     def __init__(
-        self, book: PlanBook, directory: KeyDirectory, paths: Normaliser, *, ignore_case: bool
+        self,
+        book: PlanBook,
+        directory: KeyDirectory,
+        paths: Normaliser,
+        now_us: Callable[[], int],
+        *,
+        ignore_case: bool,
     ) -> None:
+        self._now_us = now_us
         self._directory = directory
         self._paths = paths
         self._ignore_case = ignore_case
@@ -45,14 +54,22 @@ class Knowing:
         key = self.book.keys.get(digest) or self._directory.cached(digest)
         if key is None:
             return digest
-        return Reason.SUSPENDED if key.account.suspended else key
+        account = key.account
+        return key if not account.suspended and account.then is None else self._today(key)
 
     def known(self, digest: bytes) -> Key | Reason | bytes:
         """The same for a job, whose digest is kept in place of a credential."""
         key = self.book.keys.get(digest) or self._directory.cached(digest)
         if key is None:
             return digest
-        return Reason.SUSPENDED if key.account.suspended else key
+        return self._today(key)
+
+    def _today(self, key: Key) -> Key | Reason:
+        """The key of an account that may be suspended, or may have moved to another plan."""
+        then = key.account.then
+        if key.account.suspended:
+            return Reason.SUSPENDED
+        return key if then is None or self._now_us() < then.at_us else moved(key)
 
     async def look_up(self, digest: bytes) -> Key | Reason:
         """The same, of who is not in the plan file and has not called for a while."""
@@ -62,7 +79,7 @@ class Knowing:
             return Reason.STORE_UNAVAILABLE
         if key is None:
             return Reason.UNKNOWN_KEY
-        return Reason.SUSPENDED if key.account.suspended else key
+        return self._today(key)
 
     def entitle(self, call: Call, key: Key) -> Entitlement | Reason:
         """What the key's plan says of the call's route; or why it says nothing."""
