@@ -1,17 +1,18 @@
 # syntax=docker/dockerfile:1
-# The data path in one small image: no shell tools, no compiler, no root.
+# The data path, compiled, in one small image: no shell tools, no compiler, no root.
 
-FROM python:3.13-slim-bookworm AS build
+# The full image has a C compiler, and the same Python.
+FROM python:3.13-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
 WORKDIR /src
 RUN python -m venv /opt/build && python -m venv --without-pip /opt/sidecar
-COPY requirements-demo.lock requirements-runtime.lock ./
+COPY requirements-build.lock requirements-runtime.lock ./
 # The build backend comes from the lock too, into an environment that stays behind.
-RUN /opt/build/bin/pip install --require-hashes -r requirements-demo.lock \
+RUN /opt/build/bin/pip install --require-hashes -r requirements-build.lock \
  && /opt/build/bin/pip --python /opt/sidecar/bin/python install --require-hashes -r requirements-runtime.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY sidecar ./sidecar
-RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+RUN SIDECAR_COMPILE=1 /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
  && /opt/build/bin/pip --python /opt/sidecar/bin/python install --no-deps /dist/*.whl \
  && /opt/sidecar/bin/python -m compileall -q /opt/sidecar/lib \
  && install -d -o 65532 -g 65532 /var/spool/sidecar

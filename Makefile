@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?=
 UV_VERSION := 0.13.9
-LOCKS := requirements.lock requirements-demo.lock requirements-runtime.lock
+LOCKS := requirements.lock requirements-build.lock requirements-demo.lock requirements-runtime.lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,9 +15,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_READY := $(VENV)/.demo-ready
 DEV_READY := $(VENV)/.dev-ready
 BENCH_READY := $(VENV)/.bench-ready
-CODE := sidecar tests loadtests
+COMPILED := build/compiled
+COMPILED_READY := $(COMPILED)/.ready
+COMPILED_TESTS := tests/core tests/proxy tests/stores tests/metering tests/upstream tests/listeners tests/clients tests/e2e
+CODE := sidecar tests loadtests hatch_build.py
 
-.PHONY: help demo test check fmt bench load scripts slow soak faults lock clean
+.PHONY: help demo test compiled cost check fmt bench load scripts slow soak faults lock clean
 
 help: ## List what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +31,9 @@ demo: $(DEMO_READY) ## Run the sidecar, a sample API and a Valkey here (ARGS="--
 
 test: $(DEV_READY) ## Run the whole test suite against a real Valkey
 	@$(BIN)/pytest -n 2 tests
+
+compiled: $(COMPILED_READY) ## Compile the data path and test what comes out (needs a C compiler)
+	@cd $(COMPILED) && PYTHONPATH=$$PWD $(CURDIR)/$(BIN)/pytest -n 2 $(or $(ARGS),$(COMPILED_TESTS))
 
 check: $(DEV_READY) ## Lint, format, types, import rules, Dockerfile
 	@echo "ruff check";   $(BIN)/ruff check $(CODE)
@@ -41,7 +47,11 @@ fmt: $(DEV_READY) ## Format the code and repair what ruff can repair
 	@$(BIN)/ruff format $(CODE)
 
 bench: $(BENCH_READY) ## Compare with nginx, Envoy and Traefik on one core (ARGS="--rounds 1")
+	@$(MAKE) --no-print-directory $(COMPILED_READY) || echo "Not compiled; make bench skips that row."
 	@$(BIN)/python -m loadtests.compare $(ARGS)
+
+cost: $(DEV_READY) ## CPU time per request, of this tree and of others (ARGS="build/compiled")
+	@$(BIN)/python -m loadtests.compare.cost $(ARGS)
 
 load: $(DEV_READY) ## Try what is promised under load (ARGS="--scenario crowd")
 	@$(BIN)/python -m loadtests.run $(ARGS)
@@ -65,6 +75,7 @@ lock: $(BIN)/python ## Write the lock files (UPGRADE=1: newest version of everyt
 	@compile() { $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml "$$@" >/dev/null; }; \
 	  compile --all-extras $(if $(UPGRADE),--upgrade) --output-file requirements.lock; \
+	  compile --extra build --extra compile --constraints requirements.lock --output-file requirements-build.lock; \
 	  compile --extra embedded --extra build --constraints requirements.lock --output-file requirements-demo.lock; \
 	  compile --constraints requirements.lock --output-file requirements-runtime.lock
 
@@ -86,6 +97,16 @@ $(DEMO_READY): requirements-demo.lock pyproject.toml | $(BIN)/python
 $(DEV_READY): requirements.lock $(DEMO_READY)
 	@echo "Installing the developers' tools into $(VENV) (a minute, the first time)"
 	@$(PIP) install --require-hashes -r requirements.lock
+	@touch $@
+
+# A tree of its own, in which the tests find the compiled modules before their sources.
+$(COMPILED_READY): $(DEV_READY) hatch_build.py $(shell find sidecar tests -name '*.py' -o -name '*.lua')
+	@echo "Compiling the data path into $(COMPILED) (a minute or two)"
+	@rm -rf $(COMPILED) && mkdir -p $(COMPILED)
+	@SIDECAR_COMPILE=1 $(BIN)/python -m hatchling build -t wheel -d $(COMPILED) > $(COMPILED)/log 2>&1 \
+	  || { tail -n 20 $(COMPILED)/log; exit 1; }
+	@$(BIN)/python -m zipfile -e $(COMPILED)/*.whl $(COMPILED)
+	@cp -r tests loadtests docs examples pyproject.toml README.md $(COMPILED)/
 	@touch $@
 
 $(BENCH_READY): loadtests/compare/requirements.txt $(DEV_READY)

@@ -115,6 +115,7 @@ class App:
             metrics=self.metrics,
             clock=self._clock,
             source=settings.source,
+            now_us=self.store.now_us,
             room=self.room,
             shedder=self.shedder,
             record_refusals=settings.refusal_events,
@@ -316,7 +317,8 @@ class App:
             self.jobs.runner.plans_changed()
 
     def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=work.__qualname__)
+        name = getattr(work, "__qualname__", type(work).__name__)  # compiled, it has none
+        task = asyncio.get_running_loop().create_task(work, name=name)
         task.add_done_callback(_told)
 
         async def end() -> None:

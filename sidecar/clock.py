@@ -7,6 +7,10 @@ import os
 import random
 import time
 from datetime import UTC, datetime
+from typing import Final
+
+_VARIANT: Final = 0b10 << 62
+_NOT_VARIANT: Final = ~(0b11 << 62)
 
 
 class Clock:
@@ -33,17 +37,14 @@ class Clock:
 
     def request_id(self, now_ns: int) -> str:
         """A UUIDv7 (RFC 9562, section 5.7): sorts by time, unique without coordination."""
-        noise = self._random.getrandbits(74)
+        noise = "%019x" % (self._random.getrandbits(76) & _NOT_VARIANT | _VARIANT)
         millisecond = now_ns // 1_000_000
         if millisecond != self._millisecond:
             self._millisecond = millisecond
             text = f"{millisecond:012x}"
             self._prefix = f"{text[:8]}-{text[8:]}-7"
         # version 7, 12 random bits, variant 0b10, 62 random bits
-        return (
-            f"{self._prefix}{noise & 0xFFF:03x}-{0x8000 | noise >> 12 & 0x3FFF:04x}"
-            f"-{noise >> 26:012x}"
-        )
+        return f"{self._prefix}{noise[:3]}-{noise[3:7]}-{noise[7:]}"
 
     def jitter(self) -> int:
         """0 to 99: spreads the return of clients that were refused together."""

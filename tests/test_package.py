@@ -81,7 +81,9 @@ def test_the_runtime_lock_has_what_the_product_needs_and_no_tool() -> None:
     assert not tools & pinned
 
 
-@pytest.mark.parametrize("lock", ["requirements-runtime.lock", "requirements-demo.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements-runtime.lock", "requirements-demo.lock", "requirements-build.lock"]
+)
 def test_all_locks_agree_on_versions(lock: str) -> None:
     pins = re.compile(r"^[\w.-]+==[^\\]+", re.MULTILINE)
     everything = set(pins.findall((ROOT / "requirements.lock").read_text()))

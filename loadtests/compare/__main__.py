@@ -120,7 +120,7 @@ def drive(
 def main() -> int:
     """Exit code 0 when every row counts, 1 when one is void, 2 when nothing can be measured."""
     options = arguments()
-    if not options.no_install and not (find("wrk") and not GATEWAYS[1].missing()):
+    if not options.no_install and not (find("wrk") and not GATEWAYS[2].missing()):
         install_debian_packages()
     if not find("wrk") or not find("nginx") or not find("taskset") or len(CORES) < 2:
         print(NEEDS, file=sys.stderr)

@@ -15,6 +15,8 @@ from pathlib import Path
 from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for_http
 
 HERE = Path(__file__).parent
+COMPILED = HERE.parents[1] / "build/compiled"
+PLANS = HERE / "plans.yaml"
 API_KEY = "bench-key"
 CORES = sorted(os.sched_getaffinity(0))
 GATEWAY_CORE = CORES[0]
@@ -148,26 +150,46 @@ def _start_traefik(ground: Ground) -> tuple[Running, int]:
     return ground.stack.start("traefik", command, core=GATEWAY_CORE), port
 
 
-def _start_sidecar(ground: Ground) -> tuple[Running, int]:
+def start_sidecar(
+    ground: Ground, name: str, tree: Path | None = None, plans: Path = PLANS
+) -> tuple[Running, int]:
+    """A sidecar of the installed package, or of the one in another directory."""
     port, control = free_port(), free_port()
     command = _command(
         "sidecar", "serve",
-        "--plans", str(HERE / "plans.yaml"), "--upstream", f"http://127.0.0.1:{ground.upstream}",
+        "--plans", str(plans), "--upstream", f"http://127.0.0.1:{ground.upstream}",
         "--listen", f"127.0.0.1:{port}", "--control", f"127.0.0.1:{control}",
         "--redis", f"redis://127.0.0.1:{ground.redis}/0",
-        "--spool", str(ground.stack.directory / "spool"),
+        "--spool", str(ground.stack.directory / f"spool-{name}"),
     )  # fmt: skip
     # Nothing ships the events of a benchmark: give a long one room, or it would be refused.
-    room = {"SIDECAR_SPOOL_MAX_BYTES": str(16 << 30)}
-    running = ground.stack.start("sidecar", command, core=GATEWAY_CORE, env=room)
+    env = {"SIDECAR_SPOOL_MAX_BYTES": str(16 << 30)}
+    if tree is not None:
+        env["PYTHONPATH"] = str(tree)
+    running = ground.stack.start(name, command, core=GATEWAY_CORE, env=env)
     wait_for_http(running, f"http://127.0.0.1:{control}/readyz")
     return running, port
+
+
+def _start_sidecar(ground: Ground) -> tuple[Running, int]:
+    return start_sidecar(ground, OURS)
+
+
+def _not_compiled() -> str:
+    there = any(COMPILED.glob("*.so"))
+    return "" if there else f"{COMPILED} is not installed: make compiled"
+
+
+def _start_compiled(ground: Ground) -> tuple[Running, int]:
+    return start_sidecar(ground, "compiled", COMPILED)
 
 
 OURS = "sidecar"
 GATEWAYS: Sequence[Gateway] = (
     Gateway(OURS, "Quota Sidecar: identity, 3 limits, metrics, events",
             _program("sidecar", "make test sets it up"), _start_sidecar),
+    Gateway("compiled", "Quota Sidecar, compiled (as in the image): the same",
+            _not_compiled, _start_compiled),
     Gateway("nginx-lua", "nginx + Lua + Redis: 1 limit", _lua_missing, _start_nginx_lua),
     Gateway("traefik", "Traefik RateLimit on Redis: 1 limit",
             _program("traefik", WHEELS), _start_traefik),

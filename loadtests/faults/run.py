@@ -14,8 +14,7 @@ from loadtests.faults.verdict import COUNTED, Evidence, differences
 from loadtests.processes import Stack
 
 WARM_SECONDS: Final = 1.0  # first calls learn keys, scripts and periods
-BEFORE_SECONDS: Final = 3.0
-AFTER_SECONDS: Final = 4.0
+BEFORE, AFTER = 0.6, 0.8  # of the length of the fault, how long there are calls beside it
 
 
 async def suffer(stack: Stack, fault: Fault, seconds: float) -> Evidence:
@@ -46,12 +45,12 @@ async def _observe(house: House, api: Api, place: Place, fault: Fault) -> Eviden
     calls = Calls(house.ports)
     await _warm_up(calls, house)
     calls.start()
-    await asyncio.sleep(BEFORE_SECONDS)
+    await asyncio.sleep(BEFORE * place.seconds)
     lost_at = len(api.arrived[COUNTED.account])
     calls.phase = "during"
     await fault.happen(place)
     calls.phase = "after"
-    await asyncio.sleep(AFTER_SECONDS)
+    await asyncio.sleep(AFTER * place.seconds)
     await calls.stop()
     rested = await house.at_rest()
     books = await asyncio.to_thread(house.reconcile)

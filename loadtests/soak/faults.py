@@ -8,6 +8,7 @@ that would leave in the time of a reservation wait meanwhile: their refunds woul
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -18,6 +19,8 @@ from loadtests.soak.ledger import Ledger
 from loadtests.soak.scene import Scene
 
 STORE_PAUSE: Final = 0.3  # seconds; with 1 s more the sidecar would give the connection up
+WRITES_PAUSE_MS: Final = 5_000  # ended long before, unless this machine stands still
+READ: Final = 0.2
 API_PAUSE: Final = 0.5
 API_HANG: Final = 4.0  # beyond the sidecar's patience
 SETTLE: Final = 0.5  # what those who are leaving need
@@ -89,7 +92,8 @@ class Faults:
 
     def _kill(self) -> None:
         admin = self._scene.admin
-        admin.client_pause(1_000, all=False)  # what was answered by now has been sent
+        admin.client_pause(WRITES_PAUSE_MS, all=False)  # what was answered by now has been sent
+        time.sleep(READ)  # and is read: a reset takes away what lies unread
         admin.client_kill_filter(_type="normal", skipme=True)
         admin.client_unpause()
         self.kills += 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidecar.commands import moves
 from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, Verb
 from sidecar.errors import SettingsError
 
@@ -46,6 +47,7 @@ def accounts_app() -> typer.Typer:
     """The verbs of `sidecar accounts`."""
     group = typer.Typer(help="Accounts in Redis.", no_args_is_help=True, rich_markup_mode=None)
     group.command("set", cls=Verb)(set_account)
+    group.command("move", cls=Verb)(moves.move)
     group.command("list", cls=Verb)(list_accounts)
     return group
 
@@ -272,7 +274,7 @@ def list_accounts(
     """
     with _admin(redis, redis_prefix, config) as admin:
         for row in admin.list_accounts():
-            shown = [f"{field}={value}" for field, value in sorted(row.fields.items())]
+            shown = [f"{field}={value}" for field, value in sorted(row.fields.items()) if value]
             typer.echo("\t".join([row.id, *shown]))
     return 0
 

@@ -4,6 +4,7 @@ import inspect
 import os
 import platform
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -107,9 +108,16 @@ def demo(
     return run(listen=listen, control=control, plans=plans)
 
 
+def is_compiled() -> bool:
+    """Whether what is installed was built with SIDECAR_COMPILE=1."""
+    found = find_spec("sidecar.gate")
+    return found is not None and not (found.origin or ".py").endswith(".py")
+
+
 def version_line() -> str:
-    """Ours, and Python's."""
-    return f"quota-sidecar {__version__} (Python {platform.python_version()})"
+    """Ours, Python's, and whether the data path is compiled."""
+    path = ", compiled" if is_compiled() else ""
+    return f"quota-sidecar {__version__} (Python {platform.python_version()}{path})"
 
 
 def version() -> int:

@@ -177,6 +177,9 @@ def _accounts(file: Draft) -> Iterator[Finding]:
         if file.lacks("plans", account.plan):
             known = _names(file.known["plans"])
             yield (*here, "plan"), f"there is no such plan; known are {known}"
+        if account.then is not None and file.lacks("plans", account.then.plan):
+            known = _names(file.known["plans"])
+            yield (*here, "then", "plan"), f"there is no such plan; known are {known}"
         if not _is_zone(account.timezone):
             yield (*here, "timezone"), "is no time zone; write one like Europe/Paris"
         yield from _teams(here, account)

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime, time
 from typing import Final, Literal
+from zoneinfo import ZoneInfo
 
 from sidecar.config import kinds, models, values
 from sidecar.config.matches import split_match
 from sidecar.core.costs import BodySize, Header, Meter, Reserve, Source
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
+    MICRO,
     UNBOUNDED,
     Account,
     CallClass,
@@ -18,6 +21,7 @@ from sidecar.core.model import (
     Key,
     Limit,
     Links,
+    Move,
     Orphans,
     Pack,
     Plan,
@@ -64,6 +68,7 @@ def compile_book(file: models.FileModel, version: str) -> PlanBook:
         anonymous_plan=file.anonymous.plan if file.anonymous else None,
         links=Links(file.links.upgrade, file.links.docs, file.links.packs),
         packs=packs_of(file.packs, file.plans.values()),
+        downgrades=file.downgrades,
     )
 
 
@@ -200,8 +205,12 @@ def _account(model: models.AccountModel) -> Account:
     teams = tuple(
         Team(name, values.share(team.share), team.lend) for name, team in model.teams.items()
     )
+    then = None
+    if model.then is not None:
+        midnight = datetime.combine(model.then.day, time(), ZoneInfo(model.timezone))
+        then = Move(model.then.plan, int(midnight.timestamp()) * MICRO)
     return Account(
-        model.id, model.plan, model.timezone, model.anchor, suspended, teams, model.webhook
+        model.id, model.plan, model.timezone, model.anchor, suspended, teams, model.webhook, then
     )
 
 

@@ -283,6 +283,13 @@ class KeyModel(Strict):
     team: Id | None = Field(None, description="One of the account's teams.")
 
 
+class ThenModel(Strict):
+    """Where an account moves, and when."""
+
+    plan: Id
+    day: Day = Field(alias="from", description="The day, in the account's time zone.")
+
+
 class AccountModel(Strict):
     """Who pays."""
 
@@ -291,6 +298,7 @@ class AccountModel(Strict):
     anchor: Day | None = Field(None, description="A day on which a billing cycle starts.")
     timezone: str = "UTC"
     status: Literal["active", "suspended"] = "active"
+    then: ThenModel | None = Field(None, description="The plan that it moves to, and from when.")
     teams: Teams = Field(default={}, description="Team → the share that is guaranteed to it.")
     webhook: str | None = Field(
         None, pattern=r"^https?://[!-~]{1,2000}$", description="Is told how deferred jobs end."
@@ -308,4 +316,8 @@ class FileModel(Strict):
     links: LinksModel = LinksModel()
     packs: dict[Id, PackModel] = Field(default={})
     anonymous: AnonymousModel | None = None
+    downgrades: Literal["at_once", "at_period_end"] = Field(
+        "at_once",
+        description="When sidecar accounts move brings an account to a lower plan, unless told.",
+    )
     accounts: tuple[AccountModel, ...] = ()

@@ -39,7 +39,9 @@ _EXAMPLES: Final = {
     "refund": "[upstream_5xx, upstream_timeout]",
     "anonymous": "{plan: free, per: address}",
     "accounts": f"[{_ITEMS['accounts']}]", "timezone": "Europe/Paris",
-    "keys": f"[{_ITEMS['keys']}]", "teams": "{search: 40%}", "team": "search", "share": "40%",
+    "keys": f"[{_ITEMS['keys']}]", "teams": "{search: 40%}", "team": "search",
+    "then": "{plan: free, from: 2026-12-15}", "from": "2026-12-15",
+    "share": "40%",
     "lend": "false",
 }  # fmt: skip
 _SHA256: Final = 'is not a SHA-256 in hex; make one with: printf %s "$KEY" | sha256sum'
@@ -50,9 +52,10 @@ _SHAPES: Final[dict[str, type[BaseModel]]] = {
     "routes": models.RouteModel, "plans": models.PlanModel,
     "limits": models.LimitModel, "accounts": models.AccountModel, "keys": models.KeyModel,
     "links": models.LinksModel, "anonymous": models.AnonymousModel,
-    "packs": models.PackModel, "teams": models.TeamModel, "critical": models.GuardModel,
+    "packs": models.PackModel,
+    "then": models.ThenModel, "teams": models.TeamModel, "critical": models.GuardModel,
 }  # fmt: skip
-_WORDS_OF_ACCOUNTS: Final = {"accounts", *models.AccountModel.model_fields,
+_WORDS_OF_ACCOUNTS: Final = {"accounts", "from", *models.AccountModel.model_fields,
                              *models.KeyModel.model_fields,
                              *models.TeamModel.model_fields}  # fmt: skip
 

@@ -22,6 +22,7 @@ StoreDownMode = Literal["local", "allow", "deny"]
 # What becomes of one call while the store cannot tell: what its plan says, or it is critical.
 WhenDown = Literal["local", "allow", "deny", "critical"]
 Orphans = Literal["charge", "release"]
+Downgrades = Literal["at_once", "at_period_end"]
 
 
 class CallClass(StrEnum):
@@ -145,6 +146,13 @@ class Team:
     lends: bool = True
 
 
+class Move(NamedTuple):
+    """The plan that an account will be on, and from when."""
+
+    plan: str
+    at_us: int
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """Who pays. `anchor` is the day on which billing cycles start; `timezone` an IANA name."""
@@ -156,6 +164,7 @@ class Account:
     suspended: bool = False
     teams: tuple[Team, ...] = ()
     webhook: str | None = None  # an https address that is told how deferred jobs end
+    then: Move | None = None  # it is on `plan` until then
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +274,7 @@ class PlanBook:
     anonymous_plan: str | None = None
     links: Links = Links()
     packs: dict[str, Pack] = field(default_factory=dict)
+    downgrades: Downgrades = "at_once"
 
 
 class Reason(StrEnum):

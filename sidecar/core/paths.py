@@ -33,7 +33,7 @@ _WIDE_ESCAPE: Final = re.compile("%u[0-9A-Fa-f]{4}")
 # A space that was encoded twice is a common accident, and never changes what a path means.
 _ENCODED_TWICE: Final = re.compile(r"%(?!20)[0-9A-Fa-f]{2}")
 _NOT_ASCII: Final = re.compile("[^\x00-\x7f]")
-_NOT_UTF8: Final = re.compile("[\udc80-\udcff]")  # bytes, as "surrogateescape" keeps them
+_NOT_UTF8: Final = re.compile(r"[\udc80-\udcff]")  # bytes, as "surrogateescape" keeps them
 # Segments that every server reads alike, and the empty one.
 _TAME: Final = re.compile(r"""[\w~!$&'()*+,=:@|<>\[\]{}^`"-]*""", re.ASCII)
 _HELD_SLASH: Final = "\x00"  # stands for an encoded slash: no target that gets so far has a NUL

@@ -331,7 +331,7 @@ class Spool:
             await loop.run_in_executor(thread, self._losses.leave_note, note)
         try:
             await loop.run_in_executor(thread, self._writer.close)
-        except OSError as error:
-            _log.warning("head_not_written", problem=error.strerror)
+        except OSError as refused:
+            _log.warning("head_not_written", problem=refused.strerror)
         thread.shutdown()
         os.close(lock)

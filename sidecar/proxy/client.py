@@ -49,6 +49,8 @@ class Raw(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection to the upstream. `taker` is set while it is in use."""
 
+    __deletable__ = ("_parser",)  # mypyc asks for it
+
     def __init__(self, home: Home) -> None:
         self.home = home
         self.bounds = home.bounds
@@ -116,8 +118,8 @@ class UpstreamConnection(asyncio.Protocol):
                 raise
             self.fail(OutcomeReason.UPSTREAM_BROKEN, str(error.__context__))
             return
-        except HttpParserError as error:
-            self.flaw = f"not valid HTTP: {error}"
+        except HttpParserError as flaw:
+            self.flaw = f"not valid HTTP: {flaw}"
             self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's answer is not valid HTTP.")
             return
         if self._framing > (FRAMING if self._in_body else self.bounds.max_header):

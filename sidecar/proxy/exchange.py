@@ -7,6 +7,7 @@ buffer each way, whatever the size of the bodies.
 
 import asyncio
 import time
+from typing import Final
 
 from sidecar.core.late import late_reading
 from sidecar.core.model import CallClass
@@ -25,6 +26,7 @@ from sidecar.proxy.server import ClientConnection
 from sidecar.proxy.tunnel import Tunnel
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
+_NOTHING: Final[list[bytes]] = []  # stands for a body until there is one; never changed
 _FAILURES = {
     OutcomeReason.UPSTREAM_REFUSED: (502, "The API cannot be reached"),
     OutcomeReason.UPSTREAM_BROKEN: (502, "The API gave no usable answer"),
@@ -41,9 +43,7 @@ class Exchange(Relay):
     """
 
     broke = False
-    tunnel: Tunnel | None = None
     _upstream: UpstreamConnection | None = None
-    _in: list[bytes] = []  # noqa: RUF012 - body, from the client, not written yet; replaced
     _failure: tuple[OutcomeReason, str] | None = None
 
     def __init__(
@@ -55,8 +55,10 @@ class Exchange(Relay):
         manners: Manners,
     ) -> None:
         super().__init__(request, admission, connection, manners)
+        self.tunnel: Tunnel | None = None
         self._pool = pool
         self.total_timeout = pool.bounds.total_timeout
+        self._in: list[bytes] = _NOTHING
         if request.upgrade:
             self.upgrade = wanted_upgrade(request, manners)
 

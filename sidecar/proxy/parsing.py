@@ -70,6 +70,7 @@ class RequestParser:
         "_address", "_begun", "_bounds", "_deliver", "_framing", "_head_size", "_now", "_parser",
         "current", "pending",
     )  # fmt: skip
+    __deletable__ = ("_parser",)  # mypyc asks for it
 
     def __init__(
         self,
@@ -103,8 +104,9 @@ class RequestParser:
             rest = self._step(data)
         else:
             rest = self._slices(data)
-        if self.current is not None:
-            self.current.flush()
+        current = self.current
+        if current is not None and not current.complete:
+            current.flush()
         return rest
 
     def _slices(self, data: bytes) -> bytes:
@@ -147,10 +149,10 @@ class RequestParser:
                 raise cause from None
             log.error("a request could not be read", exc_info=cause)
             raise Fault(500, "Internal error", "The request could not be read.") from None
-        except HttpParserError as error:
+        except HttpParserError as flaw:
             in_head = self.current is not None and not self.current.received
             alone = bytes(data) if self._begun == 1 else b""  # else it began who knows where
-            raise fault_of(error, in_head=in_head, begins_with=alone) from None
+            raise fault_of(flaw, in_head=in_head, begins_with=alone) from None
         return b""
 
     def _reframe(self, request: Request) -> None:
@@ -184,7 +186,8 @@ class RequestParser:
         self._head_size = 0
 
     def on_url(self, url: bytes) -> None:
-        request = self._request()
+        request = self.current
+        assert request is not None  # noqa: S101 - llhttp begins every message
         request.target += url
         if len(request.target) > self._bounds.max_target:
             raise faults.target_too_long(self._bounds)
@@ -225,8 +228,8 @@ class RequestParser:
         request.trailers = [*request.trailers, (lower, b"%b: %b\r\n" % (name, value))]
 
     def on_headers_complete(self) -> None:
-        request = self._request()
-        parser = self._parser
+        request, parser = self.current, self._parser
+        assert request is not None  # noqa: S101 - llhttp begins every message
         request.method = parser.get_method().decode("ascii")
         version = parser.get_http_version()
         if version != "1.1":
@@ -255,7 +258,8 @@ class RequestParser:
         request.feed(data)
 
     def on_message_complete(self) -> None:
-        request = self._request()
+        request = self.current
+        assert request is not None  # noqa: S101 - llhttp begins every message
         if not (request.upgrade and request.has_body and self._parser.should_upgrade()):
             request.end()
 

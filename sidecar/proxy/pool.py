@@ -49,6 +49,7 @@ class UpstreamPool:
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()
         self._connecting = 0
+        self._queued = 0  # calls that wait for a connection, those included whose turn has come
         self._promised = 0  # places of calls whose turn has come, and that have not taken it yet
         self._waiting = (Turns(), Turns(), Turns())  # critical calls, others, those that go last
         self._shared = bounds.upstream_connections - min(
@@ -109,6 +110,7 @@ class UpstreamPool:
         """Returns when a place is free, which is the caller's until it waits for something else."""
         turn: Turn = self._loop.create_future()
         turns.join(account, since, turn)
+        self._queued += 1
         taken = False
         try:
             async with asyncio.timeout_at(since + self.bounds.connect_timeout):
@@ -120,6 +122,7 @@ class UpstreamPool:
             raise UpstreamFailed(OutcomeReason.OVERLOADED, problem) from None
         finally:
             turns.leave(account, turn)
+            self._queued -= 1
             if turn.done() and not turn.cancelled():
                 self._promised -= 1
                 if not taken:
@@ -157,9 +160,9 @@ class UpstreamPool:
             raise UpstreamFailed(
                 OutcomeReason.UPSTREAM_TIMEOUT, "The API did not accept a connection in time."
             ) from None
-        except ssl.SSLError as error:
+        except ssl.SSLError as flaw:
             self._wake_next()
-            self.reachability.failed(f"tls: {error.reason or error}")
+            self.reachability.failed(f"tls: {flaw.reason or flaw}")
             raise UpstreamFailed(
                 OutcomeReason.UPSTREAM_REFUSED, "No secure connection to the API can be made."
             ) from None
@@ -199,8 +202,7 @@ class UpstreamPool:
         connection.resume_reading()
         connection.idle_since = self.now()
         self._idle.append(connection)
-        first, second, third = self._waiting
-        if first or second or third:
+        if self._queued:
             self._wake_next()
 
     def forget(self, connection: UpstreamConnection) -> None:

@@ -6,6 +6,7 @@ one piece; who ends the exchange, and why, is not its business.
 
 import asyncio
 import time
+from typing import Final
 
 from sidecar.bodies import reader_for
 from sidecar.bodies.readers import Reader
@@ -16,6 +17,8 @@ from sidecar.proxy.heads import Manners, own_fields
 from sidecar.proxy.request import Request
 from sidecar.proxy.server import ClientConnection
 from sidecar.proxy.taker import ResponseHead
+
+_UNTOLD: Final[Told] = {}  # by header fields; replaced, never changed
 
 
 class Relay:
@@ -29,8 +32,6 @@ class Relay:
     _whole = False
     _ended = False
     _bytes_out = 0
-    _reader: Reader | None = None
-    _told: Told = {}  # noqa: RUF012 - by header fields; replaced, never changed
 
     def __init__(
         self,
@@ -46,6 +47,8 @@ class Relay:
         self._client = connection
         self._manners = manners
         self._done: asyncio.Future[None] = connection.loop.create_future()
+        self._reader: Reader | None = None
+        self._told: Told = _UNTOLD
         self._out: list[bytes] = []  # for the client, not written yet
 
     def response_interim(self, head: ResponseHead) -> None:

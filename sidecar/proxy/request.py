@@ -1,10 +1,11 @@
 """One request as the client sent it: its head, and its body as it comes."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from sidecar.core.preferences import wait_preference
 from sidecar.proxy.headers import Fields
 
+_NONE: Final[Fields] = []  # replaced, never changed
 Values = tuple[bytes, ...]  # of a field, one for each line that it had
 
 
@@ -43,7 +44,6 @@ class Request:
     traceparents: Values = ()
     upgrade: Values = ()
     via: Values = ()
-    trailers: Fields = []  # noqa: RUF012 - replaced, never changed
     accept = b""
     content_type = b""
     content_encoding = b""
@@ -60,13 +60,14 @@ class Request:
     answered = False  # all of it has
     received = 0.0  # loop time of the head's last byte; 0 before
     _held: tuple[bytes, ...] | list[bytes] = ()
-    _taker: BodyTaker | None = None
 
     def __init__(self, peer: str) -> None:
         self.peer = peer  # the other end of the connection
         self.address = peer  # of the client: the peer, or what a trusted peer says of it
         self.fields: Fields = []  # to be forwarded, as received
         self.waiting = False  # it is held until its limits let it go on
+        self.trailers: Fields = _NONE
+        self._taker: BodyTaker | None = None
 
     @property
     def size(self) -> int:
@@ -103,8 +104,8 @@ class Request:
             self._held = [*self._held, data]
 
     def flush(self) -> None:
-        """One read of the client has been parsed."""
-        if self._taker is not None and not self.complete:
+        """One read of the client has been parsed, and the body is not whole."""
+        if self._taker is not None:
             self._taker.body_flush()
 
     def end(self) -> None:

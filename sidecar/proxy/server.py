@@ -232,7 +232,8 @@ class ClientConnection(Paced):
                 self.serving = False
                 if not keep:
                     break
-                self._resume_parsing()
+                if self._rest or not self._reading:
+                    self._resume_parsing()
                 self._body_started = 0.0
                 if not self._queue:
                     late = self._parser is not None and self._parser.pending

@@ -16,7 +16,7 @@ from typing import Final
 
 from redis.exceptions import RedisClusterException, RedisError
 
-from sidecar.core.model import Account, Pack
+from sidecar.core.model import MICRO, Account, Move, Pack
 from sidecar.errors import SidecarError, StoreUnavailable
 from sidecar.redis_address import redis_address
 from sidecar.stores import keys
@@ -144,9 +144,10 @@ class Admin:
         status: str | None = None,
         teams: str | None = None,
         webhook: str | None = None,
+        then: Move | None = None,
     ) -> None:
         """Create an account's record or change what is given of it. `teams` as `read_teams` reads
-        them; "" is none."""
+        them; "" is none. With `plan`, a move that was to come is forgotten."""
         record = keys.account(self._prefix, account)
         given = {
             "plan": plan,
@@ -155,6 +156,8 @@ class Admin:
             "status": status,
             "teams": teams,
             "webhook": webhook,
+            "then": then.plan if then else None if plan is None else "",
+            "then_us": str(then.at_us) if then else None if plan is None else "",
         }
         fields = [
             part for name, value in given.items() if value is not None for part in (name, value)
@@ -180,6 +183,11 @@ class Admin:
         record that makes no sense."""
         fields = self._redis.hgetall(keys.account(self._prefix, account))
         return account_from(account, fields) if fields else None
+
+    def now_us(self) -> int:
+        """What time it is for Redis, in µs since the epoch."""
+        seconds, micros = self._redis.time()
+        return int(seconds) * MICRO + int(micros)
 
     def grant(self, account: Account, pack: Pack, grant_id: str) -> Granted:
         """Extra units, once per id; see `granting.grant`. Jobs that wait for them are told."""

@@ -13,7 +13,7 @@ from datetime import date
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sidecar.core.model import Account, Key
+from sidecar.core.model import Account, Key, Move
 from sidecar.core.teams import read_teams
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
@@ -30,6 +30,7 @@ UNKNOWN_SECONDS: Final = 5.0
 TRUST_SECONDS: Final = 600.0
 POLL_SECONDS: Final = 0.25  # how often changes are asked for
 AT_ONCE: Final = 1_000  # changes in one answer
+DIGITS: Final = 16  # of an instant in µs
 COMPLAINTS: Final = 1_000  # accounts that are remembered to have been complained of
 
 
@@ -90,7 +91,7 @@ class RedisDirectory:
         if not record:
             return None
         account = await self.account(record["account"])
-        return None if account is None else Key(record["id"], account)
+        return None if account is None else Key(record["id"], account, record.get("team", ""))
 
     async def account(self, account_id: str) -> Account | None:
         """The account with this id, from the plan file or Redis. Raises StoreUnavailable."""
@@ -195,6 +196,9 @@ def account_from(account_id: str, fields: dict[str, str]) -> Account:
         teams = read_teams(fields.get("teams", ""))
     except ValueError as error:
         raise StoreUnavailable(f"account {account_id}: its teams: {error}") from None
+    then_us = fields.get("then_us", "") if fields.get("then") else ""
+    if then_us and not (then_us.isdigit() and len(then_us) <= DIGITS):
+        raise StoreUnavailable(f"account {account_id}: then_us {then_us!r} is no instant")
     return Account(
         id=account_id,
         plan=fields.get("plan", ""),
@@ -203,4 +207,5 @@ def account_from(account_id: str, fields: dict[str, str]) -> Account:
         suspended=fields.get("status") == "suspended",
         teams=teams,
         webhook=fields.get("webhook") or None,
+        then=Move(fields["then"], int(then_us)) if then_us else None,
     )

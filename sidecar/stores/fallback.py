@@ -68,6 +68,10 @@ class FallbackStore:
         self._held: dict[str, _Held] = {}
         self._in_redis: set[str] = set()  # of those, calls whose slots Redis has been told of
 
+    def now_us(self) -> int:
+        """The time that all sidecars share, as well as it is known, in µs since the epoch."""
+        return self._clock.now_us()
+
     @property
     def up(self) -> bool:
         """Whether Redis answers."""

@@ -8,6 +8,7 @@ leaves a trace in Redis for each account. Commits are made on one worker thread,
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ UNBORN: Final = ".new"  # until it is locked
 MOST_OWNERS: Final = 20_000
 MOST_WAITING: Final = 8 << 20  # bytes that wait for the disk
 RETRY_SECONDS: Final = 1.0
+CREATED_AGAIN: Final = 3
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -191,6 +193,14 @@ class Journal:
         file.size += len(data)
 
     def _create(self, path: Path) -> int:
+        """Who looks for files of the dead may find this one before it is locked, and delete it:
+        then it is made anew."""
+        for _ in range(CREATED_AGAIN):
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                return self._create_once(path)
+        return self._create_once(path)
+
+    def _create_once(self, path: Path) -> int:
         """A file under its name is locked: whoever finds it unlocked knows its owner to be dead."""
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         new = path.with_suffix(UNBORN)

@@ -35,7 +35,10 @@ def encode(*parts: bytes | str | int) -> bytes:
     """A command as RESP bytes."""
     out = [b"*%d\r\n" % len(parts)]
     for part in parts:
-        data = part if isinstance(part, bytes) else str(part).encode()
+        if isinstance(part, bytes):
+            data = part
+        else:
+            data = part.encode() if isinstance(part, str) else b"%d" % part
         out.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(out)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from sidecar.stores.commands import Commands, held
 from sidecar.stores.link import Link, ignore
 from sidecar.stores.looks import Looks
 from sidecar.stores.scripts import Script, answer_of, load
-from sidecar.stores.settling import Settlement, Settler, Told
+from sidecar.stores.settling import AsReserved, Settlement, Settler, Told
 from sidecar.stores.topology import Connection
 from sidecar.stores.wire import Late, ReplyError, bulk, encode
 
@@ -33,6 +33,7 @@ class _Kept:
     command: bytes  # without the hold's id, where there is one
     late: Late
     last: Answer
+    settling: AsReserved = field(default_factory=AsReserved)
 
 
 class RedisLimitStore:
@@ -158,7 +159,11 @@ class RedisLimitStore:
         told: Told | None = None,
     ) -> None:
         """Correct an open reservation and close it; see `ports.LimitStore`."""
-        self.settler.settle(Settlement(account, key_id, claims, hold_id, told))
+        kept = self._kept.get((account.id, key_id, id(claims)))
+        again = None
+        if kept is not None and kept.claims is claims and kept.account is account:
+            again = kept.settling
+        self.settler.settle(Settlement(account, key_id, claims, hold_id, told, again))
 
     def load(self) -> None:
         """Have Redis know the script that `count` needs, as one that has just started does not.

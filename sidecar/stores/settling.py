@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +21,7 @@ from sidecar.stores.commands import Commands
 from sidecar.stores.link import Link
 from sidecar.stores.scripts import answer_of, load
 from sidecar.stores.topology import Connection
-from sidecar.stores.wire import ReplyError, encode
+from sidecar.stores.wire import ReplyError, bulk, encode
 
 log = logger("stores")
 
@@ -36,14 +37,23 @@ Told = Callable[[Answer], None]
 _Open = tuple[float, Account, int, str, Sequence[Claim]]
 
 
+@dataclass(slots=True)
+class AsReserved:
+    """The command that settles at what was reserved, for all reservations of the same claims."""
+
+    command: bytes = b""  # without a reservation's id; b"" until one was settled
+
+
 class Settlement(NamedTuple):
-    """What a reservation really cost. `told` hears Redis' answer, if it was open until then."""
+    """What a reservation really cost. `told` hears Redis' answer, if it was open until then.
+    `again`: it cost what was reserved, and others will."""
 
     account: Account
     key_id: str
     claims: Sequence[Claim]
     hold_id: str
     told: Told | None
+    again: AsReserved | None = None
 
 
 class HeldCall(NamedTuple):
@@ -105,14 +115,23 @@ class Settler:
     def _send(self, settlement: Settlement, now_us: int) -> None:
         if not self._wire.reachable:
             return
-        command = self._commands.claims(
-            self._settle, settlement.account, settlement.key_id, settlement.claims, now_us,
-            more=(settlement.hold_id,),
-        )  # fmt: skip
+        command = self._command(settlement, now_us)
         self._asked.add(settlement.hold_id)
         slot = self._commands.slot(settlement.account.id)
         future = self._wire.execute(command, partial(self._late, settlement), slot)
         future.add_done_callback(lambda done: self._done(settlement, done))
+
+    def _command(self, settlement: Settlement, now_us: int) -> bytes:
+        again, hold_id = settlement.again, settlement.hold_id
+        if again is not None and again.command and not now_us:
+            return again.command + bulk(hold_id)
+        command = self._commands.claims(
+            self._settle, settlement.account, settlement.key_id, settlement.claims, now_us,
+            more=(hold_id,),
+        )  # fmt: skip
+        if again is not None:
+            again.command = command.removesuffix(bulk(hold_id))
+        return command
 
     def _done(self, settlement: Settlement, future: "asyncio.Future[Any]") -> None:
         if future.cancelled() or isinstance(future.exception(), StoreUnavailable):

@@ -160,8 +160,8 @@ class Wire:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 return await self._greet(await self._open())
-        except StoreUnavailable as error:
-            raise StoreUnavailable(f"{self._where}: {error}") from None
+        except StoreUnavailable as refused:
+            raise StoreUnavailable(f"{self._where}: {refused}") from None
         except (OSError, TimeoutError, UnicodeError) as error:
             # UnicodeError: the host is no name that IDNA knows
             reason = type(error).__name__

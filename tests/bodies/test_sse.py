@@ -186,7 +186,7 @@ def by_the_letter(body: bytes) -> Reading:
                 data.append(rest.removeprefix(b" "))
             continue
         try:
-            told = TOKENS[0][1].find(json.loads(b"\n".join(data)))
+            told = TOKENS[0][1].find(json.loads(b"\n".join(data).decode()))
         except ValueError:
             told = None
         if told is not None:

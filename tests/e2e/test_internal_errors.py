@@ -11,10 +11,12 @@ from e2e_process import SlowApi
 from e2e_stage import Stage, StartStage, problem, status
 from prometheus_client import CollectorRegistry
 
+from sidecar.commands.serve import is_compiled
 from sidecar.core.identity import fingerprint
 from sidecar.stores import keys
 from sidecar.stores.admin import Admin
 
+replaced = pytest.mark.skipif(is_compiled(), reason="what is compiled cannot be replaced")
 LOGIN = b"POST /login HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -123,6 +125,7 @@ async def test_a_failure_within_an_answer_cuts_it_off_so_that_nobody_takes_it_fo
     assert "a call failed" in capsys.readouterr().out
 
 
+@replaced
 async def test_a_request_that_cannot_be_read_for_a_fault_of_ours_is_a_500(
     stage: StartStage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +140,7 @@ async def test_a_request_that_cannot_be_read_for_a_fault_of_ours_is_a_500(
     assert "a request could not be read" in logged and "secret-detail" in logged
 
 
+@replaced
 async def test_what_fails_after_a_whole_answer_takes_nothing_of_it_back(
     stage: StartStage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

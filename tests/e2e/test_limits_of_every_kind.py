@@ -33,7 +33,7 @@ async def settled(here: Stage) -> None:
 async def counters(here: Stage, account: str, method: str = "POST", path: str = "/chat") -> Answer:
     """How the limits of a route stand, in the order of the plan."""
     book = here.app.gate.book
-    route = here.app.gate._routes.find(method, path.encode())
+    route = here.app.gate._knowing.routes.find(method, path.encode())
     assert route is not None
     found = book.entitlements[book.accounts[account].plan, route.id]
     return await here.app.store.peek(book.accounts[account], "k1", found.claims)

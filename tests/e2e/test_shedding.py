@@ -173,7 +173,7 @@ async def unforeseen_in_the_gate(here: Stage) -> None:
     def fails(_seen: object) -> None:
         raise RuntimeError
 
-    here.app.gate._on_decision = fails
+    here.app.gate._telling.on_decision = fails
     assert status(await here.call("GET", "/x")) == 500
 
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from sidecar.core.model import Account, Claim, QuotaLimit, TeamShare
 from sidecar.core.shares import NEVER_SEEN, Look
 from sidecar.metering.files import Files
+from sidecar.stores import journal as journal_module
 from sidecar.stores import journal_reading
-from sidecar.stores.journal import Journal
+from sidecar.stores.journal import SUFFIX, UNBORN, Journal
 from sidecar.stores.journal_lines import (
     Entry,
     Header,
@@ -280,3 +281,31 @@ async def test_a_look_that_never_was_is_kept_as_that(tmp_path: Path) -> None:
         await written(journal)
         reader, _ = read(files(tmp_path)[0])
     assert reader.owners[0].looks == (NEVER_SEEN,)
+
+
+@pytest.mark.parametrize("moment", ["before it is locked", "before it has its name"])
+async def test_one_that_is_taken_for_a_dead_ones_while_it_is_made_is_made_anew(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "RETRY_SECONDS", 3_600)
+    happened: list[str] = []
+
+    def opened(path: Path, flags: int, mode: int) -> int:
+        fd = os.open(path, flags, mode)
+        if path.suffix == UNBORN and moment == "before it is locked" and not happened:
+            assert left_behind(tmp_path) == []
+            happened.append(moment)
+        return fd
+
+    def renamed(old: Path, new: Path) -> None:
+        if moment == "before it has its name" and not happened:
+            old.unlink()
+            happened.append(moment)
+        old.rename(new)
+
+    async with a_journal(tmp_path, Files(open=opened, rename=renamed)) as journal:
+        write(journal)
+        await written(journal)
+        assert happened == [moment]
+        assert left_behind(tmp_path) == []  # it is there, and locked
+        assert (tmp_path / (journal.id + SUFFIX)).exists()

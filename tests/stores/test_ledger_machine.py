@@ -17,7 +17,13 @@ from ledger_replay import ACME, HOUR, START, Both
 from sidecar.core.afterwards import Entries
 from sidecar.core.answers import Hold
 from sidecar.core.limits import EMPTY, Grant
-from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, QuotaLimit, RateLimit
+from sidecar.core.model import (
+    MICRO,
+    Claim,
+    ConcurrencyLimit,
+    QuotaLimit,
+    RateLimit,
+)
 from sidecar.core.windows import window_at
 
 LEASE = 60 * MICRO

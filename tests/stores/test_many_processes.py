@@ -14,14 +14,22 @@ import redis
 from wire_ends import a_wire
 
 from sidecar.core.answers import Hold
-from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
+from sidecar.core.model import (
+    MICRO,
+    Account,
+    Claim,
+    ConcurrencyLimit,
+    Limit,
+    QuotaLimit,
+    RateLimit,
+)
 from sidecar.stores import RedisLimitStore, keys
 from sidecar.stores.scripts import read_state
 
 PROCESSES = 8
 AT_ONCE = 3  # calls of one process
 KILLED = 5
-QUOTA, BURST, SLOTS = 600, 900, 6
+LIMIT, MORE, SLOTS = 600, 900, 6
 STATE = keys.state("qs", "acme")
 
 # Words on its standard input: "spend" until the quota is, "ask RATE|QUOTA|SLOTS" for what is
@@ -30,7 +38,13 @@ PROGRAM = textwrap.dedent("""
     import asyncio, os, sys
     import redis.asyncio
     from sidecar.core.answers import Hold
-    from sidecar.core.model import Account, Claim, ConcurrencyLimit, QuotaLimit, RateLimit
+    from sidecar.core.model import (
+        Account,
+        Claim,
+        ConcurrencyLimit,
+        QuotaLimit,
+        RateLimit,
+    )
     from sidecar.errors import StoreUnavailable
     from sidecar.stores import RedisLimitStore, Wire
 
@@ -46,13 +60,13 @@ PROGRAM = textwrap.dedent("""
     out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     async def call(store, inside, number):
-        hold = Hold(f"{os.getpid()}-{number}", 3_000_000)
+        hold = Hold(f"{os.getpid()}-{number}", 5_000_000)
         try:
             answer = await store.reserve(ACME, "k1", CALL, hold=hold)
         except StoreUnavailable:
             return None
         if not answer.granted:
-            return answer.used[0] < quota or None
+            return answer.used[0] < min(quota, burst) or None
         os.write(out, b"%d\\n" % os.getpid())
         await inside.sadd("inside", hold.id)
         if await inside.scard("inside") > slots:
@@ -105,8 +119,8 @@ PROGRAM = textwrap.dedent("""
 class Many:
     """So many processes that wait for a word."""
 
-    def __init__(self, url: str, path: Path) -> None:
-        self._command = (sys.executable, "-c", PROGRAM, url, str(path), str(QUOTA), str(BURST),
+    def __init__(self, url: str, path: Path, quota: int, burst: int) -> None:
+        self._command = (sys.executable, "-c", PROGRAM, url, str(path), str(quota), str(burst),
                          str(SLOTS), str(AT_ONCE))  # fmt: skip
         self.running: list[asyncio.subprocess.Process] = []
 
@@ -141,8 +155,8 @@ async def heard(one: asyncio.subprocess.Process, line: bytes) -> None:
 
 
 @asynccontextmanager
-async def many(url: str, path: Path) -> AsyncIterator[Many]:
-    those = Many(url, path)
+async def many(url: str, path: Path, quota: int = LIMIT, burst: int = MORE) -> AsyncIterator[Many]:
+    those = Many(url, path, quota, burst)
     await asyncio.gather(*(those.start() for _ in range(PROCESSES)))
     try:
         yield those
@@ -160,16 +174,17 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+@pytest.mark.parametrize(("quota", "burst"), [(LIMIT, MORE), (MORE, LIMIT)])
 async def test_I1_processes_that_are_killed_meanwhile_admit_exactly_the_limit(
-    valkey_url: str, client: "redis.Redis", tmp_path: Path
+    valkey_url: str, client: "redis.Redis", tmp_path: Path, quota: int, burst: int
 ) -> None:
     path, dice = tmp_path / "granted", random.Random(7)
-    async with many(valkey_url, path) as those:
+    async with many(valkey_url, path, quota, burst) as those:
         for one in those.running:
             tell(one, b"spend")
         for number in range(KILLED):
             async with asyncio.timeout(60):
-                while len(lines(path)) < (number + 1) * QUOTA // (KILLED + 2):
+                while len(lines(path)) < (number + 1) * LIMIT // (KILLED + 2):
                     await asyncio.sleep(0.001)
             victim = dice.choice(those.running)
             await those.kill(victim)
@@ -181,9 +196,10 @@ async def test_I1_processes_that_are_killed_meanwhile_admit_exactly_the_limit(
     granted = lines(path)
     assert "too many inside" not in granted
     fields: dict[bytes, bytes] = client.hgetall(STATE)  # type: ignore[assignment]
-    assert read_state(fields[b"q/monthly"])[0] == QUOTA
+    assert read_state(fields[b"q/monthly"])[0] == LIMIT
+    assert -(-read_state(fields[b"r/slow"])[0] // MICRO) == LIMIT
     # A process that was killed may have been granted what it did not live to write down.
-    assert QUOTA - KILLED * AT_ONCE <= len(granted) <= QUOTA
+    assert LIMIT - KILLED * AT_ONCE <= len(granted) <= LIMIT
     still_open = [name for name in fields if name.startswith(b"o/")]
     assert len(still_open) <= KILLED * AT_ONCE
     client.close()
@@ -194,8 +210,8 @@ async def test_I2_refusals_of_many_processes_change_not_a_byte(
     valkey_url: str, client: "redis.Redis", tmp_path: Path, which: str
 ) -> None:
     limits: tuple[Limit, ...] = (
-        QuotaLimit("monthly", "requests", QUOTA, "month", QUOTA),
-        RateLimit("slow", "requests", 1, 86_400 * MICRO, BURST, (1, 86_400)),
+        QuotaLimit("monthly", "requests", LIMIT, "month", LIMIT),
+        RateLimit("slow", "requests", 1, 86_400 * MICRO, MORE, (1, 86_400)),
         ConcurrencyLimit("in-flight", SLOTS),
     )
     claims = tuple(Claim(limit, 1, forced=False) for limit in limits)

@@ -1,0 +1,83 @@
+"""The build's one choice: with SIDECAR_COMPILE=1 the wheel carries the data path compiled by mypyc.
+
+The sources stay in it, for tracebacks. Without the variable nothing is compiled, and the wheel is
+the same for every platform.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+# What every request runs through. A class in here has no subclass outside of it, and none of its
+# values is part of a plan book: that comes pickled from another process, which mypyc's do not.
+MODULES = (
+    "clock", "metrics",
+    "core.claims", "core.decision", "core.found_limit", "core.identity", "core.late", "core.paths",
+    "core.ratelimit_fields", "core.reading", "core.routing", "core.settlement", "core.shedding",
+    "core.trial", "core.usual_times",
+    "gate.calls", "gate.gate", "gate.knowing", "gate.reserving", "gate.telling",
+    "metering.spool",
+    "proxy.client", "proxy.errand", "proxy.exchange", "proxy.front", "proxy.handler", "proxy.headers",
+    "proxy.heads", "proxy.paced", "proxy.parsing", "proxy.places", "proxy.pool", "proxy.relay",
+    "proxy.request", "proxy.server", "proxy.taker",
+    "stores.commands", "stores.fallback", "stores.link", "stores.redis", "stores.scripts",
+    "stores.settling",
+)  # fmt: skip
+
+
+class CompiledDataPath(BuildHookInterface):
+    """Adds the extension modules beside their sources."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Called by hatchling before it builds a wheel; an editable one is never compiled."""
+        if not wanted() or version == "editable":
+            return
+        directory = Path(tempfile.mkdtemp(prefix="sidecar-compile-"))
+        for built in compiled(Path(self.root), directory):
+            build_data["force_include"][str(built)] = str(built.relative_to(directory / "lib"))
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+    def dependencies(self) -> list[str]:
+        """What an isolated build installs: mypyc, and what our types are made of."""
+        if not wanted():
+            return []
+        core = self.metadata.core
+        return [*core.dependencies, *core.optional_dependencies["compile"]]
+
+
+def wanted() -> bool:
+    """Whether whoever builds has asked for it."""
+    return os.environ.get("SIDECAR_COMPILE") == "1"
+
+
+def compiled(root: Path, directory: Path) -> list[Path]:
+    """The extension modules, built below `directory`/lib. Needs mypy, setuptools and a C compiler;
+    what is wrong with the sources ends the process, as mypyc has it."""
+    from mypyc.build import mypycify
+    from setuptools import Distribution
+    from setuptools.command.build_ext import build_ext
+
+    before = Path.cwd()
+    os.chdir(root)  # module names follow from the paths
+    try:
+        extensions = mypycify(
+            ["--config-file", "pyproject.toml"]
+            + [f"sidecar/{name.replace('.', '/')}.py" for name in MODULES],
+            opt_level=os.environ.get("SIDECAR_COMPILE_LEVEL", "3"),
+            debug_level="0",
+            target_dir=str(directory / "c"),
+            group_name="sidecar",
+        )
+        command = build_ext(Distribution({"name": "sidecar", "ext_modules": extensions}))
+        command.build_lib, command.build_temp = str(directory / "lib"), str(directory / "o")
+        command.ensure_finalized()
+        command.run()
+    finally:
+        os.chdir(before)
+    return sorted((directory / "lib").rglob("*.so"))

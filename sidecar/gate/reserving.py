@@ -1,0 +1,135 @@
+"""reserve, decide and wait: a place in flight, all claims in one step, and another try in time."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from sidecar.core.answers import Answer, Hold
+from sidecar.core.decision import SHED, decide, without_limits, without_store
+from sidecar.core.model import MICRO, Decision, Entitlement, Key, PlanBook, Reason
+from sidecar.core.refusals import Refusal, limit_refusal, simple_refusal
+from sidecar.core.shed_refusal import shed_refusal
+from sidecar.core.shedding import Place, Shedder
+from sidecar.errors import StoreUnavailable
+from sidecar.gate.calls import Call
+from sidecar.logs import logger
+from sidecar.ports import DRAINED, Held, LimitStore, WaitingRoom
+
+log = logger("gate")
+
+LEASE_US: Final = 30 * MICRO  # after which a sidecar that did not renew it counts as dead
+
+
+@dataclass(slots=True)
+class Asking:
+    """A call that asks whether it may go on. `place`: in flight, once it may."""
+
+    book: PlanBook
+    key: Key
+    found: Entitlement
+    request_id: str
+    for_job: bool = False
+    place: Place | None = None
+
+
+class Reserving:
+    """Asks the store for a call, holds it in the waiting room, and keeps out what is shed.
+    `observe` is told how long the store took, in seconds."""
+
+    def __init__(
+        self,
+        store: LimitStore,
+        room: WaitingRoom | None,
+        shedder: Shedder,
+        observe: Callable[[float], None],
+    ) -> None:
+        self._store = store
+        self._room = room
+        self._shedder = shedder
+        self._observe = observe
+
+    async def reserve(self, call: Call, asking: Asking) -> Held:
+        """A place in flight and everything claimed; or why not, maybe after a wait for it. Raises
+        StoreUnavailable when nobody can tell and the plan wants to know."""
+        room, key, claims = self._room, asking.key, asking.found.claims
+        if asking.for_job:  # it has all the time, and a queue of its own
+            return Held((await self._try(asking))[0], 0, "")
+        behind = room.ahead(key, claims) if room is not None and room.waiting else None
+        decision = behind or (await self._try(asking))[0]
+        if decision.wait is None or room is None:
+            return Held(decision, 0, "")
+        call.waiting = True
+        held = await room.hold(
+            key, claims, decision, partial(self._try, asking),
+            size=call.size, patience_us=call.patience_us,
+        )  # fmt: skip
+        call.waiting = False
+        return held
+
+    async def _try(self, asking: Asking) -> tuple[Decision, Answer | None]:
+        """Reserve and decide, with a place in flight that is kept if the call may go on. The answer
+        is None when the store was not asked, or could not tell and need not. Raises
+        StoreUnavailable when it has to."""
+        now = time.perf_counter()
+        place = self._shedder.enter(asking.found.route, now)
+        if place is None:
+            return SHED, None
+        found, key = asking.found, asking.key
+        answer = None
+        try:
+            if not found.claims:
+                decision = without_limits(found)
+            else:
+                answer = await self._store.reserve(
+                    key.account,
+                    key.id,
+                    found.claims,
+                    hold=_hold_of(asking) if found.held else None,
+                    once=bool(found.estimates) or asking.for_job,
+                    when_down="deny" if asking.for_job else found.when_down,
+                )
+                if not answer.alone:
+                    self._observe(time.perf_counter() - now)
+                decision = decide(found, answer)
+        except StoreUnavailable:
+            if asking.for_job or found.when_down in ("local", "deny"):
+                place.leave(time.perf_counter())
+                raise
+            decision, answer = without_store(found), None
+        except BaseException:
+            place.leave(time.perf_counter())
+            raise
+        if decision.allowed:
+            asking.place = place
+        else:
+            place.leave(time.perf_counter())
+        return decision, answer
+
+    def explain(self, asking: Asking, held: Held, jitter: int) -> Refusal:
+        """Why the call may not go on."""
+        decision, request_id = held.decision, asking.request_id
+        if held.left == DRAINED:
+            return simple_refusal(Reason.DRAINING, request_id, jitter=jitter)
+        if decision.reason is Reason.SHED:
+            return self._shed(asking, jitter)
+        return limit_refusal(
+            asking.book, asking.found, asking.key.account, decision, request_id, jitter
+        )
+
+    def _shed(self, asking: Asking, jitter: int) -> Refusal:
+        shedder = self._shedder
+        if shedder.begins():
+            log.warning(
+                "the API is overloaded: calls are shed",
+                limit=int(shedder.limit),
+                in_flight=shedder.in_flight,
+            )
+        wait_s = shedder.wait_s(asking.found.route.call_class)
+        return shed_refusal(asking.found, asking.request_id, wait_s, jitter)
+
+
+def _hold_of(asking: Asking) -> Hold:
+    orphans = "release" if asking.for_job else asking.found.plan.orphans  # a job runs again
+    return Hold(asking.request_id, LEASE_US, orphans)

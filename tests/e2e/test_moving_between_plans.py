@@ -1,0 +1,121 @@
+"""Accounts move to another plan while they call: at once, at a period's end, on a day."""
+
+import hashlib
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from e2e_stage import Stage, StartStage, problem, status
+
+from sidecar.cli import run
+from sidecar.core.model import MICRO, Move
+from sidecar.stores.admin import Admin
+
+PLANS = """
+version: 1
+downgrades: at_period_end
+meters: {{requests: {{unit: request}}}}
+routes: [{{id: rest, match: "/**"}}]
+plans:
+  none: {{limits: [{{id: per-second, meter: requests, rate: 100/s}}]}}
+  free: {{limits: [{{id: monthly, meter: requests, quota: 2/month}}]}}
+  pro: {{limits: [{{id: monthly, meter: requests, quota: 100/month}}]}}
+accounts:
+  - {{id: filed, plan: pro, then: {{plan: free, from: {day}}}, keys: [{{id: k1, sha256: {filed}}}]}}
+"""
+
+
+@pytest.fixture
+async def here(stage: StartStage) -> Stage:
+    return await stage()
+
+
+def live(here: Stage, day: datetime) -> None:
+    digest = hashlib.sha256(b"filed").hexdigest()
+    here.plans.write_text(PLANS.format(day=day.date().isoformat(), filed=digest))
+    here.app.keeper.reload()
+
+
+def move(here: Stage, valkey_url: str, *words: str) -> int:
+    return run(["accounts", "move", *words, "--plans", str(here.plans), "--redis", valkey_url])
+
+
+@pytest.mark.parametrize(("days", "left"), [(2, 99), (-2, 1)])
+async def test_an_account_of_the_plan_file_moves_on_its_day(
+    here: Stage, days: int, left: int
+) -> None:
+    live(here, datetime.now(UTC) + timedelta(days=days))
+    answer = await here.call("GET", "/x", "filed")
+    assert status(answer) == 200
+    assert b'RateLimit: "monthly";r=%d;' % left in answer
+    plan = (await here.events())[0]["data"]["plan"]
+    assert plan == ("pro" if days > 0 else "free")
+
+
+async def test_usage_stays_when_the_time_to_move_comes(here: Stage, valkey_url: str) -> None:
+    live(here, datetime.now(UTC) + timedelta(days=2))
+    with Admin(valkey_url, "qs") as admin:
+        admin.set_account("acme2", plan="pro")
+        _, secret = admin.create_key("acme2", random_bytes=lambda n: bytes(n))
+        for _ in range(3):
+            assert status(await here.call("GET", "/x", secret)) == 200
+        admin.set_account("acme2", then=Move("free", (time.time_ns() // 1000) - MICRO))
+        here.app.directory.forget()  # as the stream of changes will have it do
+        refused = await here.call("GET", "/x", secret)
+    assert status(refused) == 429
+    assert problem(refused)["limit"]["used"] == 3
+    assert problem(refused)["limit"]["limit"] == 2
+
+
+async def test_a_downgrade_waits_for_the_end_of_the_period_as_the_file_says(
+    here: Stage, valkey_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live(here, datetime.now(UTC) + timedelta(days=2))
+    with Admin(valkey_url, "qs") as admin:
+        admin.set_account("acme2", plan="pro")
+        assert move(here, valkey_url, "acme2", "free") == 0
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert said.startswith("Account acme2 stays on plan pro until ")
+        assert said.endswith("-01T00:00:00Z, then free.")
+        known = admin.account("acme2")
+        assert known is not None
+        assert (known.plan, known.then is not None and known.then.plan) == ("pro", "free")
+        # Whoever is moved at once does not move again.
+        assert move(here, valkey_url, "acme2", "none", "--when", "now") == 0
+        known = admin.account("acme2")
+        assert known is not None
+        assert (known.plan, known.then) == ("none", None)
+        # Up is at once, whatever the file says of down.
+        assert move(here, valkey_url, "acme2", "pro") == 0
+        assert capsys.readouterr().out.endswith("Account acme2 is on plan pro.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nobody", "pro"), "account nobody is not in Redis"),
+        (("filed", "free"), "is in the plan file: change its plan there"),
+        (("acme2", "gold"), 'the plan file has no plan "gold"; it has none, free, pro'),
+        (("acme2", "free", "--when", "soon"), '--when: "soon" is no moment'),
+        (("acme2", "free", "--when", "period-end"), "plan none has no quota, so no period"),
+    ],
+)
+async def test_what_cannot_be_moved_is_told(
+    here: Stage,
+    valkey_url: str,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    live(here, datetime.now(UTC) + timedelta(days=2))
+    with Admin(valkey_url, "qs") as admin:
+        admin.set_account("acme2", plan="none")
+    assert move(here, valkey_url, *words) in (1, 2)
+    assert said in capsys.readouterr().err
+
+
+def test_the_example_says_when_downgrades_act(tmp_path: Path) -> None:
+    wrong = tmp_path / "plans.yaml"
+    wrong.write_text(PLANS.format(day="2026-12-32", filed="0" * 64))
+    assert run(["check", str(wrong)]) == 1

@@ -1,0 +1,75 @@
+"""A settlement at what was reserved is sent as a command that is kept; each closes its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from sidecar.core.answers import Answer, Hold
+from sidecar.core.model import (
+    MICRO,
+    Account,
+    Claim,
+    ConcurrencyLimit,
+    QuotaLimit,
+)
+from sidecar.stores import RedisLimitStore, Wire
+
+ACME = Account("acme", "pro")
+SLOTS = Claim(ConcurrencyLimit("in-flight", 2), 1, forced=False)
+QUOTA = Claim(QuotaLimit("monthly", "requests", 100, "month", 100), 1, forced=False)
+
+
+@pytest.fixture
+async def store(valkey_url: str) -> AsyncIterator[RedisLimitStore]:
+    wire = Wire(valkey_url, timeout_s=2)
+    await wire.start()
+    yield RedisLimitStore(wire)
+    await wire.stop()
+
+
+async def reserved(store: RedisLimitStore, claims: Sequence[Claim], name: str) -> Answer:
+    return await store.reserve(ACME, "k1", claims, hold=Hold(name, 30 * MICRO))
+
+
+async def settled(store: RedisLimitStore, claims: Sequence[Claim], name: str) -> tuple[int, ...]:
+    told: asyncio.Queue[Answer] = asyncio.Queue()
+    store.settle(ACME, "k1", claims, name, told.put_nowait)
+    async with asyncio.timeout(20):
+        return (await told.get()).used
+
+
+async def test_each_settlement_closes_its_own_reservation(store: RedisLimitStore) -> None:
+    claims = (SLOTS, QUOTA)
+    for name in ("a", "b"):
+        assert (await reserved(store, claims, name)).granted
+    assert not (await reserved(store, claims, "c")).granted
+    assert await settled(store, claims, "b") == (1, 2)
+    assert await settled(store, claims, "a") == (0, 2)
+    assert (await reserved(store, claims, "d")).granted
+    assert await settled(store, claims, "d") == (0, 3)
+    assert store.settler.waiting == 0
+
+
+async def test_another_cost_is_settled_as_it_is(store: RedisLimitStore) -> None:
+    claims = (SLOTS, QUOTA)
+    for name in ("a", "b", "c"):
+        assert (await reserved(store, claims, name)).granted
+        await settled(
+            store, claims if name == "a" else (SLOTS, Claim(QUOTA.limit, 30, False)), name
+        )
+    assert (await store.peek(ACME, "k1", claims)).used == (0, 61)
+
+
+async def test_when_a_period_is_over_the_command_is_made_anew(store: RedisLimitStore) -> None:
+    claims = (SLOTS, QUOTA)
+    assert (await reserved(store, claims, "a")).granted
+    windows = store.commands._windows
+    now = dict(windows)
+    for name, window in now.items():
+        long_ago = [edge - 100 * (window.end - window.start) for edge in window]
+        windows[name] = type(window)(*long_ago)
+    assert await settled(store, claims, "a") == (0, 1)
+    assert windows == now
+    assert (await reserved(store, claims, "b")).granted
+    assert await settled(store, claims, "b") == (0, 2)

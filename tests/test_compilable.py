@@ -1,0 +1,79 @@
+"""The data path means the same to Python and to mypyc: it stays away from where they differ."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BUILT_IN = {"bool", "bytes", "dict", "float", "int", "list", "str", "tuple"}
+_BUILD = ast.parse((ROOT / "hatch_build.py").read_text())
+MODULES: tuple[str, ...] = next(
+    ast.literal_eval(node.value)
+    for node in _BUILD.body
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES"
+)
+TREES = {
+    name: ast.parse((ROOT / f"sidecar/{name.replace('.', '/')}.py").read_text()) for name in MODULES
+}
+
+
+def bases(cls: ast.ClassDef) -> set[str]:
+    """Their names."""
+    return {ast.unparse(base).split("[")[0] for base in cls.bases}
+
+
+def classes(tree: ast.Module) -> Iterator[ast.ClassDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+
+
+def is_native(cls: ast.ClassDef) -> bool:
+    """Whether mypyc makes a struct of it; its dataclasses keep their defaults as Python does."""
+    others = {"Protocol", "NamedTuple", "StrEnum", "Exception", "ValueError"}
+    return not cls.decorator_list and not bases(cls) & others
+
+
+NATIVE = {cls.name for tree in TREES.values() for cls in classes(tree) if is_native(cls)}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_default_of_none_stands_only_for_what_mypyc_knows(module: str) -> None:
+    """Of other types mypyc forgets it, and the attribute is not there."""
+    for cls in classes(TREES[module]):
+        for line in cls.body if is_native(cls) else ():
+            if isinstance(line, ast.AnnAssign) and ast.unparse(line.value or line) == "None":
+                kind = ast.unparse(line.annotation).split(" | ")[0].split("[")[0]
+                assert kind in BUILT_IN | NATIVE, f"{cls.name}.{ast.unparse(line)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_default_on_a_class_is_a_constant(module: str) -> None:
+    for cls in classes(TREES[module]):
+        for line in cls.body if is_native(cls) else ():
+            value = line.value if isinstance(line, ast.Assign | ast.AnnAssign) else None
+            assert not isinstance(value, ast.List | ast.Dict | ast.Set | ast.Call), (
+                f"{cls.name}: {ast.unparse(line)}"
+            )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_function_has_one_name_for_two_kinds_of_exception(module: str) -> None:
+    """To mypyc the name has one type, and the second kind of exception is a TypeError."""
+    for function in ast.walk(TREES[module]):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        kinds: dict[str, str] = {}
+        for node in ast.walk(function):
+            if isinstance(node, ast.ExceptHandler) and node.name and node.type:
+                kind = ast.unparse(node.type)
+                where = f"{function.name}: {node.name}"
+                assert kinds.setdefault(node.name, kind) == kind, where
+
+
+def test_no_class_outside_is_derived_from_one_that_is_compiled() -> None:
+    compiled = {ROOT / f"sidecar/{name.replace('.', '/')}.py" for name in MODULES}
+    for path in (ROOT / "sidecar").rglob("*.py"):
+        if path not in compiled:
+            for cls in classes(ast.parse(path.read_text())):
+                assert not bases(cls) & NATIVE, f"{path}: {cls.name}"
