@@ -20,8 +20,8 @@ def move(
         str | None,
         typer.Option(
             metavar="WHEN",
-            help="now, period-end or a day like 2026-12-15. Default: now, and for a lower plan "
-            "what the plan file says under downgrades.",
+            help="When: now, period-end or a day like 2026-12-15. Default: now, and for a lower "
+            "plan what the plan file says under downgrades.",
         ),
     ] = None,
     plans: PLANS = None,

@@ -1,5 +1,6 @@
 """docs/metrics.md lists every metric and label that running sidecars publish, and no other."""
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from sidecar.core.settlement import OutcomeReason
 from sidecar.metrics import INTERNAL_ERROR
 from sidecar.settings import Settings
 
-DOCS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs" / "metrics.md").read_text()
 ROW = re.compile(r"^\| `(sidecar_\w+)` \| (\w+) \|(.*?)\| (.+) \|$", re.MULTILINE)
 Found = dict[str, tuple[str, frozenset[str]]]  # type and labels by the name that is queried
 
@@ -148,3 +150,19 @@ def test_every_metric_in_a_query_is_documented() -> None:
     queries = [line for line in DOCS.splitlines() if line.startswith("    ")]
     assert len(queries) > 10
     assert set(re.findall(r"sidecar_\w+", "\n".join(queries))) <= series
+
+
+def test_the_dashboard_asks_only_for_what_is_published() -> None:
+    dashboard = json.loads((ROOT / "examples" / "grafana" / "sidecar.json").read_text())
+    targets = [target for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    known = documented()
+    named = {name for target in targets for name in re.findall(r"sidecar_\w+", target["expr"])}
+    assert named
+    assert {name.removesuffix("_bucket") for name in named} <= set(known)
+    for target in targets:
+        (name,) = {
+            one.removesuffix("_bucket") for one in re.findall(r"sidecar_\w+", target["expr"])
+        }
+        labels = set(re.findall(r"by \((\w+)\)", target["expr"])) - {"le"}
+        assert labels <= known[name][1]
+        assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels
