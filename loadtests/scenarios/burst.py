@@ -87,7 +87,7 @@ def judge(report: Report, customer: Customer) -> None:
     )
     late = overtaken(arrivals, SLACK_S)
     report.holds(not late, f"{len(late)} calls of {name} were overtaken")
-    over = over_rate(sorted(arrivals.values()), rate)
+    over = round(over_rate(sorted(arrivals.values()), rate), 1) + 0.0  # never -0.0
     most = float(rate.per_second * Fraction(SLACK_S))
     report.holds(over <= most, f"the API got {over:.1f} calls of {name} more than the limit allows")
     held_calls = sum("x-queued-ms" in call.fields for call in calls)
