@@ -53,7 +53,7 @@ bench: $(BENCH_READY) ## Compare with nginx, Envoy and Traefik on one core (ARGS
 cost: $(DEV_READY) ## CPU time per request, of this tree and of others (ARGS="build/compiled")
 	@$(BIN)/python -m loadtests.compare.cost $(ARGS)
 
-load: $(DEV_READY) ## Twenty seconds of customers on four plans (ARGS="--seconds 60")
+load: $(DEV_READY) ## Try what is promised under load (ARGS="--scenario crowd")
 	@$(BIN)/python -m loadtests.run $(ARGS)
 
 scripts: $(DEV_READY) ## What each Lua script costs Valkey, with five limits

@@ -153,6 +153,7 @@ class Customer:
         default_factory=Counter
     )  # per meter, of calls that may be refused
     refused: int = 0
+    deferred: int = 0
     critical: int = 0
 
     def over(self, seconds: float, ended: datetime) -> list[str]:

@@ -16,10 +16,12 @@ from locust import FastHttpUser, constant_throughput, events, task
 from locust.env import Environment
 
 from loadtests.checks import Customer, Verdict, bounds_of_key, costs_of, unexplained
+from loadtests.scenarios.report import Report
 
 PLAN_FILE = Path(os.environ.get("LOAD_PLANS", Path(__file__).parents[1] / "examples/plans.yaml"))
 # From the first call; Locust counts its own start into --run-time.
 SECONDS = float(os.environ.get("LOAD_SECONDS", "0"))
+RESULT = os.environ.get("LOAD_RESULT", "")  # where the report goes; "": only to the terminal
 DOCUMENT = yaml.safe_load(PLAN_FILE.read_text())
 
 VERDICT = Verdict()
@@ -63,7 +65,9 @@ class CustomerUser(FastHttpUser):
         customer, costs = CUSTOMERS[self.key], costs_of(DOCUMENT, method, path)
         with self._send(method, path, name) as response:
             wrong: list[str] = []
-            if 200 <= response.status_code < 300:
+            if response.status_code == 202:
+                customer.deferred += 1  # not admitted yet
+            elif 200 <= response.status_code < 300:
                 customer.admitted += costs
             elif response.status_code == 429:
                 customer.refused += 1
@@ -116,19 +120,21 @@ class Enterprise(CustomerUser):
 @events.quitting.add_listener  # type: ignore[untyped-decorator]
 def judge(environment: Environment, **_: Any) -> None:
     """Print what each customer got; any broken promise makes the exit code 1."""
+    report = Report(verdict=VERDICT)
     seconds = time.monotonic() - STARTED[0] if STARTED else 0.0
     for customer in CUSTOMERS.values():
         VERDICT.add(*customer.over(seconds, datetime.now(UTC)))
-        print(
-            f"{customer.name}: {customer.admitted.total()} units admitted, "
-            f"{customer.refused} refused, {customer.critical} critical calls in {seconds:.1f} s"
-        )
+        units, critical = customer.admitted.total(), customer.critical
+        report.tell(
+            customer.name, f"{units} units admitted, {customer.refused} refused, "
+            f"{customer.deferred} deferred, "
+            f"{critical} critical calls in {seconds:.1f} s",
+        )  # fmt: skip
     if not CUSTOMERS or not all(customer.critical for customer in CUSTOMERS.values()):
         VERDICT.add("a customer made no critical call: the run proves nothing")
     for failure in environment.runner.exceptions.values() if environment.runner else ():
         VERDICT.add(f"the load run itself failed: {failure['msg']}")
-    for line in VERDICT.lines():
-        print("BROKEN", line)
-    if not VERDICT.broken:
-        print("Every promise was kept.")
-    environment.process_exit_code = 1 if VERDICT.broken else 0
+    report.show()
+    if RESULT:
+        report.write(Path(RESULT))
+    environment.process_exit_code = report.code

@@ -102,13 +102,16 @@ class WaitingRoom(Protocol):
         decision: Decision,
         attempt: Try,
         *,
+        arrival: int,
         size: int = 0,
         patience_us: int | None = None,
     ) -> Awaitable[Held]:
         """Hold a call whose `decision` has a wait, and try again in its turn.
 
-        `size`: bytes that it keeps in memory meanwhile. `patience_us`: the longest that the client
-        wants to wait; None: as long as its plan lets it. What `attempt` raises passes through.
+        `arrival`: a number that grows from call to call: others may have been held while this one
+        asked the store, and those that came after it stand behind it. `size`: bytes that it keeps
+        in memory meanwhile. `patience_us`: the longest that the client wants to wait; None: as long
+        as its plan lets it. What `attempt` raises passes through.
         """
         ...
 

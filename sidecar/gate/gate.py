@@ -50,7 +50,6 @@ _UNANSWERED: Final = frozenset(
         OutcomeReason.UPSTREAM_REFUSED,
         OutcomeReason.UPSTREAM_TIMEOUT,
         OutcomeReason.UPSTREAM_BROKEN,
-        OutcomeReason.OVERLOADED,
     }
 )
 

@@ -49,11 +49,13 @@ class Reserving:
         self._room = room
         self._shedder = shedder
         self._observe = observe
+        self._arrivals = 0  # calls that asked, so far
 
     async def reserve(self, call: Call, asking: Asking) -> Held:
         """A place in flight and everything claimed; or why not, maybe after a wait for it. Raises
         StoreUnavailable when nobody can tell and the plan wants to know."""
         room, key, claims = self._room, asking.key, asking.found.claims
+        self._arrivals = arrival = self._arrivals + 1
         if asking.for_job:  # it has all the time, and a queue of its own
             return Held((await self._try(asking))[0], 0, "")
         behind = room.ahead(key, claims) if room is not None and room.waiting else None
@@ -63,7 +65,7 @@ class Reserving:
         call.waiting = True
         held = await room.hold(
             key, claims, decision, partial(self._try, asking),
-            size=call.size, patience_us=call.patience_us,
+            arrival=arrival, size=call.size, patience_us=call.patience_us,
         )  # fmt: skip
         call.waiting = False
         return held

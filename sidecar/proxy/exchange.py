@@ -125,8 +125,10 @@ class Exchange(Relay):
         try:
             upstream = pool.take_idle(critical=critical)
             if upstream is None:
-                account = self._admission.key.account.id
+                account, place = self._admission.key.account.id, self._admission.place
+                place.asked_at = None  # nobody is, while it waits for a connection
                 upstream = await pool.acquire(critical=critical, last=last, account=account)
+                place.asked_at = time.perf_counter()
             self._send(upstream)
             await self._done
             if self._failure is not None and self._may_retry(upstream):

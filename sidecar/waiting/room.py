@@ -52,7 +52,6 @@ class WaitingRoom:
         self._lines: dict[_Where, Line] = {}
         self._of_account: dict[str, tuple[int, int]] = {}  # calls, bytes
         self._deadlines = Deadlines(TIMED_OUT)
-        self._numbers = 0
         self._closed = False
 
     def ahead(self, key: Key, claims: Sequence[Claim]) -> Decision | None:
@@ -77,6 +76,7 @@ class WaitingRoom:
         decision: Decision,
         attempt: Try,
         *,
+        arrival: int,
         size: int = 0,
         patience_us: int | None = None,
     ) -> Coroutine[None, None, Held]:
@@ -87,10 +87,9 @@ class WaitingRoom:
         span_us = max(wait.span_us, self._behind_us(key, wait.limit, claims))
         if span_us > patience or not self._has_room(key.account.id, size):
             return _at_once(Held(decision._replace(retry_us=span_us), 0, ""))
-        self._numbers += 1
         now = asyncio.get_running_loop().time()
         deadline = now + patience / MICRO + GRACE_S
-        ticket = Ticket(key, claims, self._numbers, size, now, deadline)
+        ticket = Ticket(key, claims, arrival, size, now, deadline)
         return self._held(ticket, decision, attempt)
 
     # What a call keeps here while it waits is what a waiting room costs: few and small frames.

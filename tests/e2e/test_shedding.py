@@ -223,6 +223,33 @@ async def test_what_streams_holds_its_place_and_is_no_slow_answer(
         assert metric(here, "sidecar_inflight_limit") == 0
 
 
+async def test_who_waits_for_a_connection_tells_nothing_of_the_api(
+    stage: StartStage, slow_api: SlowApi
+) -> None:
+    here = await a_stage(
+        stage, upstream=url(slow_api), shed="adaptive", upstream_connections="1",
+        critical_connections="0", connect_timeout_s="0.5",
+    )  # fmt: skip
+    slow_api.release.set()
+    for _ in range(40):  # so that it is known how long an answer takes
+        assert status(await here.call("GET", "/x")) == 200
+    slow_api.release.clear()
+    pool, found = here.app.data_port._pool, here.app.shedder.found
+    assert found is not None
+    async with held(here, slow_api, "/first"):
+        await until(lambda: here.app.shedder.waiting == 0)  # its answer has begun
+        window = found._window
+        before = window.calls, window.drops
+        _, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
+        writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n")
+        await until(lambda: pool.waiting)
+        writer.transport.abort()
+        await until(lambda: not pool.waiting)
+        assert status(await here.call("GET", "/x")) == 503
+        assert found._window is window
+        assert (window.calls, window.drops) == before
+
+
 async def test_I3_of_who_waits_for_a_connection_critical_goes_first_and_deferrable_last(
     stage: StartStage, slow_api: SlowApi
 ) -> None:

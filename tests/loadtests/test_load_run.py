@@ -55,10 +55,30 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_run_against_the_sidecar_keeps_every_promise() -> None:
-    done = run("loadtests.run", "--seconds", "4", "--users", "8")
+    done = run("loadtests.run", "--scenario", "customers", "--seconds", "4", "--users", "8")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Every promise was kept." in done.stdout
     assert "BROKEN" not in done.stdout
+
+
+def test_a_broken_promise_is_the_exit_code(tmp_path: Path) -> None:
+    plans = tmp_path / "plans.yaml"
+    text = (ROOT / "examples" / "plans.yaml").read_text()
+    plans.write_text(text.replace("    plan: free\n", "    plan: free\n    status: suspended\n"))
+    done = run(
+        "loadtests.run", "--scenario", "customers", "--seconds", "2", "--users", "4",
+        "--plans", str(plans),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "demo-free-key: critical GET /v1/status was answered 402" in done.stdout
+
+
+def test_what_does_not_start_is_another_exit_code(tmp_path: Path) -> None:
+    plans = str(tmp_path / "missing.yaml")
+    done = run("loadtests.run", "--scenario", "customers", "--plans", plans)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "sidecar0 is not ready" in done.stderr
+    assert "missing.yaml" in done.stderr
 
 
 def test_a_run_fails_when_critical_calls_are_refused_and_refusals_explain_nothing(

@@ -55,6 +55,29 @@ async def test_the_store_is_asked_once_a_call_and_not_polled() -> None:
 
 
 @film
+async def test_who_asks_the_store_is_not_overtaken_by_who_finds_others_waiting() -> None:
+    house, found = House(), entitlement(rate(1, 1, max_wait_s=60))
+    slow, later = asyncio.Event(), asyncio.Event()
+
+    async def call(name: str, answered: asyncio.Event | None = None) -> None:
+        await house.call(ACME, found, name, answered=answered)
+
+    calls = [asyncio.ensure_future(call("spends"))]
+    calls.append(asyncio.ensure_future(call("held")))
+    calls += [asyncio.ensure_future(call(name, slow)) for name in ("asks", "asks too")]
+    await asyncio.sleep(0)
+    while house.room.waiting < 1:
+        await asyncio.sleep(0)
+    calls.append(asyncio.ensure_future(call("finds", later)))
+    later.set()
+    while house.room.waiting < 2:
+        await asyncio.sleep(0)
+    slow.set()
+    await asyncio.gather(*calls)
+    assert [name for _, name in house.served] == ["spends", "held", "asks", "asks too", "finds"]
+
+
+@film
 async def test_who_comes_later_does_not_overtake() -> None:
     house, found = House(), entitlement(rate(1, 1, max_wait_s=60))
     calls = [asyncio.ensure_future(house.call(ACME, found, str(n))) for n in range(3)]

@@ -63,6 +63,7 @@ class House:
         self._loop = asyncio.get_running_loop()
         self.store = MemoryLimitStore(self.now_us)
         self.room = WaitingRoom(most=most, most_bytes=most_bytes)
+        self.arrivals = 0
         self.asked = 0  # times that the store was
         self.served: list[tuple[float, str]] = []  # when, and what
 
@@ -77,8 +78,12 @@ class House:
         *,
         size: int = 0,
         patience_us: int | None = None,
+        answered: asyncio.Event | None = None,
     ) -> tuple[Decision, str]:
-        """(the decision, why it was held no more; "" when it was not held)."""
+        """(the decision, why it was held no more; "" when it was not held). `answered`: when the
+        store's first answer gets here."""
+        self.arrivals += 1
+        arrival = self.arrivals
 
         async def ask() -> tuple[Decision, Answer]:
             self.asked += 1
@@ -88,10 +93,13 @@ class House:
 
         behind = self.room.ahead(who, found.claims) if self.room.waiting else None
         decision, left = behind or (await ask())[0], ""
+        if answered is not None:
+            await answered.wait()
         if decision.wait is not None:
             held = await self.room.hold(
-                who, found.claims, decision, ask, size=size, patience_us=patience_us
-            )
+                who, found.claims, decision, ask,
+                arrival=arrival, size=size, patience_us=patience_us,
+            )  # fmt: skip
             decision, left = held.decision, held.left
         if decision.allowed:
             self.served.append((round(self._loop.time(), 2), name))

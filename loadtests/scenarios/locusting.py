@@ -1,0 +1,61 @@
+"""What the scenarios share inside Locust: a story with an end, whose report is the verdict.
+
+Importing it lets Locust patch the process for gevent.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import gevent
+from locust import events
+from locust.env import Environment
+
+from loadtests.scenarios.given import Given
+from loadtests.scenarios.report import Report
+
+GIVEN: Final = Given.read()
+
+
+def tell(story: Callable[[Report], None]) -> None:
+    """Have a story told once all users are there. Its end ends the run; the report that it fills
+    is the verdict."""
+    report = Report(timing=GIVEN.timing)
+    ended = []
+
+    @events.init.add_listener  # type: ignore[untyped-decorator]
+    def prepare(environment: Environment, **_: Any) -> None:
+        @environment.events.spawning_complete.add_listener  # type: ignore[untyped-decorator]
+        def begin(**_: Any) -> None:
+            gevent.spawn(run, environment)
+
+    def run(environment: Environment) -> None:
+        try:
+            story(report)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run has to end and say so
+            traceback.print_exc()
+            report.holds(False, f"the story itself failed: {type(error).__name__}: {error}")
+        ended.append(True)
+        assert environment.runner is not None
+        environment.runner.quit()
+
+    @events.quitting.add_listener  # type: ignore[untyped-decorator]
+    def judge(environment: Environment, **_: Any) -> None:
+        report.holds(bool(ended), "the run was cut off before its end")
+        for failure in environment.runner.exceptions.values() if environment.runner else ():
+            report.holds(False, f"the load run itself failed: {failure['msg']}")
+        report.show()
+        report.write(Path(GIVEN.result))
+        environment.process_exit_code = report.code
+
+
+def wait_for(true: Callable[[], bool], seconds: float) -> bool:
+    """Whether it came true within that time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        gevent.sleep(0.05)
+    return True

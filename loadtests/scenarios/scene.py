@@ -1,0 +1,99 @@
+"""The processes of one scenario: Valkey, an API, and sidecars that can be killed."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Final
+
+from loadtests.processes import Running, Stack, free_port, wait_for_http
+from loadtests.scenarios.catalog import ROOT, Scenario
+from loadtests.scenarios.given import Given, Options
+from loadtests.valkey import start_valkey
+
+_PROGRAM: Final = str(Path(sys.executable).parent / "sidecar")
+
+
+@dataclass
+class Sidecar:
+    """One of them; when it is started again, its addresses stay."""
+
+    name: str
+    command: list[str]
+    port: int
+    control: int
+    running: Running
+
+
+class Scene:
+    """Starts everything; the stack stops it."""
+
+    def __init__(self, stack: Stack, scenario: Scenario) -> None:
+        self._stack = stack
+        self._scenario = scenario
+        self.sidecars: list[Sidecar] = []
+        self.api = ""
+
+    def start(self) -> None:
+        """Raises DidNotStart."""
+        _, valkey = start_valkey(self._stack)
+        self._start_api()
+        for number, flags in enumerate(self._scenario.sidecars):
+            self.sidecars.append(self._sidecar(f"sidecar{number}", valkey, flags))
+        for one in self.sidecars:
+            wait_for_http(one.running, f"http://127.0.0.1:{one.control}/readyz")
+
+    def _start_api(self) -> None:
+        port, capacity = free_port(), self._scenario.api
+        self.api = f"http://127.0.0.1:{port}"
+        if capacity is None:
+            command = [sys.executable, str(ROOT / "loadtests" / "sample_api.py"), str(port)]
+        else:
+            command = [sys.executable, "-m", "loadtests.scenarios.api", str(port)]
+            command += map(str, (capacity.workers, capacity.service_ms, capacity.queue))
+        running = self._stack.start("api", command, env={"PYTHONPATH": str(ROOT)})
+        wait_for_http(running, self.api + ("/v1/status" if capacity is None else "/_seen"))
+
+    def _sidecar(self, name: str, valkey: int, more: Mapping[str, str]) -> Sidecar:
+        port, control = free_port(), free_port()
+        flags = {
+            "plans": str(self._scenario.plans.resolve()),
+            "upstream": self.api,
+            "listen": f"127.0.0.1:{port}",
+            "control": f"127.0.0.1:{control}",
+            "redis": f"redis://127.0.0.1:{valkey}/0",
+            "spool": str(self._stack.directory / name),
+            **self._scenario.flags,
+            **more,
+        }
+        command = [_PROGRAM, "serve", *(f"--{flag}={value}" for flag, value in flags.items())]
+        return Sidecar(name, command, port, control, self._stack.start(name, command))
+
+    def kill(self, number: int) -> None:
+        """`kill -9` to one of the sidecars."""
+        running = self.sidecars[number].running
+        running.popen.kill()
+        running.popen.wait()
+
+    def restart(self, number: int) -> None:
+        """Start one that was killed. Raises DidNotStart."""
+        one = self.sidecars[number]
+        one.running = self._stack.start(one.name, one.command)
+        wait_for_http(one.running, f"http://127.0.0.1:{one.control}/readyz")
+
+    def given(self, result: Path, options: Options) -> Given:
+        """What Locust has to know."""
+        first = self.sidecars[0]
+        return Given(
+            plans=str(self._scenario.plans.resolve()),
+            result=str(result),
+            api=self.api,
+            sidecars=tuple(f"http://127.0.0.1:{one.port}" for one in self.sidecars),
+            capacity=self._scenario.api.per_second if self._scenario.api else inf,
+            control=f"http://127.0.0.1:{first.control}",
+            pid=first.running.popen.pid,
+            seconds=options.seconds,
+            calls=options.calls,
+            timing=options.timing,
+        )
