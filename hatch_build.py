@@ -17,7 +17,7 @@ MODULES = (
     "clock", "metrics",
     "core.claims", "core.decision", "core.found_limit", "core.identity", "core.late", "core.paths",
     "core.ratelimit_fields", "core.reading", "core.routing", "core.settlement", "core.shedding",
-    "core.trial", "core.usual_times",
+    "core.usual_times",
     "gate.calls", "gate.gate", "gate.knowing", "gate.reserving", "gate.telling",
     "metering.spool",
     "proxy.client", "proxy.errand", "proxy.exchange", "proxy.front", "proxy.handler",

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import gc
 import signal
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -31,21 +30,27 @@ from sidecar.gauges import (
 )
 from sidecar.metering.files import Files
 from sidecar.metering.shipper import Shipper
-from sidecar.metering.sinks import make_sink
-from sidecar.metering.spool import Spool
 from sidecar.metrics import Metrics
 from sidecar.ports import Sink
-from sidecar.proxy.certificate import Certificate
 from sidecar.proxy.front import DataPort
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.heads import Manners
-from sidecar.proxy.listeners import Listener
 from sidecar.proxy.pool import UpstreamPool
 from sidecar.readiness import Readiness
 from sidecar.settings import Settings
-from sidecar.stores import FallbackStore, Journal, RedisDirectory, connect, keys
-from sidecar.waiting.room import WaitingRoom
-from sidecar.wiring import JobParts, bounds_of, jobs_of, manners_of, shedder_of, upstream_of
+from sidecar.stores import FallbackStore, Journal, RedisDirectory, connect
+from sidecar.wiring import (
+    JobParts,
+    bounds_of,
+    jobs_of,
+    listener_of,
+    manners_of,
+    room_of,
+    shedder_of,
+    sinks_of,
+    spool_of,
+    upstream_of,
+)
 from sidecar.workers.ending import Ending
 from sidecar.workers.leftovers import Leftovers
 from sidecar.workers.shares import Share, alone
@@ -97,16 +102,14 @@ class App:
     async def _start(self) -> None:
         settings = self.settings
         self.keeper = PlanKeeper(settings.plans, self._swap)
-        self.listener = self._make_listener()
-        self._open_spool()
+        share = self.share
+        self.listener = listener_of(settings, share.descriptor, shared=share.worker is not None)
+        self.spool = spool_of(settings)
+        self.spool.open()
         self._undo.push_async_callback(self.spool.close)
         self._start_shipping()
         await self._start_store()
-        self.room = WaitingRoom(
-            most=settings.waiting_calls,
-            most_bytes=settings.waiting_bytes,
-            observe=self.metrics.waited.observe,
-        )
+        self.room = room_of(settings, self.metrics)
         self.gate = Gate(
             self.keeper.book,
             store=self.store,
@@ -210,35 +213,6 @@ class App:
         await control.start()
         self._undo.push_async_callback(control.stop)
 
-    def _make_listener(self) -> Listener:
-        settings, share = self.settings, self.share
-        certificate = None
-        if settings.tls_cert and settings.tls_key:
-            certificate = Certificate(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-        inherited = None
-        if share.descriptor is not None:
-            inherited = socket.socket(fileno=share.descriptor)
-        return Listener(
-            settings.listen,
-            backlog=settings.listen_backlog,
-            mode=int(settings.listen_mode, 8),
-            reuse_port=share.worker is not None,
-            inherited=inherited,
-            certificate=certificate,
-            handshake_timeout=settings.header_timeout_s,
-        )
-
-    def _open_spool(self) -> None:
-        settings = self.settings
-        self.spool = Spool(
-            settings.spool,
-            commit_window_s=settings.commit_window_ms / 1000,
-            max_bytes=settings.spool_max_bytes,
-            when_full=settings.spool_full,
-            source=settings.source,
-        )
-        self.spool.open()
-
     def _start_shipping(self) -> None:
         settings = self.settings
         sinks = self._make_sinks()
@@ -260,13 +234,7 @@ class App:
             self._spawn(self.leftovers.run())
 
     def _make_sinks(self) -> list[Sink]:
-        url = self.settings.redis.get_secret_value()
-        stream = keys.events(self.settings.redis_prefix)
-        turns_in = self.share.turns_in
-        return [
-            make_sink(sink, redis_url=url, stream_key=stream, turns_in=turns_in)
-            for sink in self.settings.sinks
-        ]
+        return sinks_of(self.settings, self.share.turns_in)
 
     async def _start_store(self) -> None:
         settings = self.settings

@@ -1,25 +1,34 @@
 """From the settings to the values that the parts of the data path are given."""
 
 import hashlib
+import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sidecar.core.found_limit import FoundLimit
 from sidecar.core.shedding import Shedder
 from sidecar.core.webhooks import secret_of
 from sidecar.gate import Gate
+from sidecar.metering.sinks import make_sink
+from sidecar.metering.spool import Spool
+from sidecar.metrics import Metrics
+from sidecar.ports import Sink
+from sidecar.proxy.certificate import Certificate
 from sidecar.proxy.deferring import Deferral
 from sidecar.proxy.errand import Errands
 from sidecar.proxy.heads import Manners, trust
 from sidecar.proxy.limits import Bounds
+from sidecar.proxy.listeners import Listener
 from sidecar.proxy.pool import UpstreamPool
 from sidecar.proxy.upstream import Upstream, tls_context
 from sidecar.settings import Settings
-from sidecar.stores import RedisDirectory
+from sidecar.stores import RedisDirectory, keys
 from sidecar.stores.jobs import JobTerms, RedisJobs
 from sidecar.stores.topology import Connection
 from sidecar.waiting.jobs import Jobs
+from sidecar.waiting.room import WaitingRoom
 from sidecar.waiting.runner import Runner
 from sidecar.waiting.webhooks import Teller
 
@@ -56,6 +65,54 @@ def bounds_of(settings: Settings) -> Bounds:
         min_rate=settings.min_rate_bytes,
         tunnel_idle=settings.tunnel_idle_timeout_s,
         tunnel_lifetime=settings.tunnel_lifetime_s,
+    )
+
+
+def listener_of(settings: Settings, descriptor: int | None, *, shared: bool) -> Listener:
+    """Where calls come in. `descriptor`: a socket that listens already; `shared`: other processes
+    listen on the same address. Raises SettingsError for certificates that cannot be used."""
+    certificate = None
+    if settings.tls_cert and settings.tls_key:
+        certificate = Certificate(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    return Listener(
+        settings.listen,
+        backlog=settings.listen_backlog,
+        mode=int(settings.listen_mode, 8),
+        reuse_port=shared,
+        inherited=None if descriptor is None else socket.socket(fileno=descriptor),
+        certificate=certificate,
+        handshake_timeout=settings.header_timeout_s,
+    )
+
+
+def spool_of(settings: Settings) -> Spool:
+    """Where events are written; not open yet."""
+    return Spool(
+        settings.spool,
+        commit_window_s=settings.commit_window_ms / 1000,
+        max_bytes=settings.spool_max_bytes,
+        when_full=settings.spool_full,
+        source=settings.source,
+    )
+
+
+def sinks_of(settings: Settings, turns_in: Path | None) -> list[Sink]:
+    """Where they are shipped. `turns_in`: the directory where sinks of several processes that share
+    an output take turns."""
+    url = settings.redis.get_secret_value()
+    stream = keys.events(settings.redis_prefix)
+    return [
+        make_sink(sink, redis_url=url, stream_key=stream, turns_in=turns_in)
+        for sink in settings.sinks
+    ]
+
+
+def room_of(settings: Settings, metrics: Metrics) -> WaitingRoom:
+    """Where calls are held that come a little too early."""
+    return WaitingRoom(
+        most=settings.waiting_calls,
+        most_bytes=settings.waiting_bytes,
+        observe=metrics.waited.observe,
     )
 
 

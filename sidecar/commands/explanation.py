@@ -31,7 +31,7 @@ from sidecar.core.seeing import kind_of, weight
 from sidecar.core.teams import TeamEntitlements, use_of
 from sidecar.core.words import instant, speed, unit_of
 from sidecar.errors import StoreUnavailable
-from sidecar.gate import Admission, Gate, Refused
+from sidecar.gate import Admission, Deferred, Gate, Refused
 from sidecar.metrics import Metrics
 from sidecar.ports import LimitStore
 
@@ -294,8 +294,8 @@ def _state(claims: Sequence[Claim], seen: Answer, at: int) -> dict[str, Any]:
     return state | {"resets_at": None if full_us is None else instant(full_us)}
 
 
-def _decision(result: Admission | Refused) -> dict[str, Any]:
-    if isinstance(result, Refused):
+def _decision(result: Admission | Refused | Deferred) -> dict[str, Any]:
+    if not isinstance(result, Admission):
         refusal = result.refusal
         # No request was made, so nobody could ask about its id.
         problem = {name: value for name, value in refusal.problem.items() if name != "request_id"}

@@ -200,7 +200,8 @@ class FoundLimit:
             self._stuck += 1
             if self._stuck >= STUCK and not trial.is_pending and not self._of_drops:
                 trial.begin_probe()
-                self.value, self._probing = self._least * PROBE, True
+                self.value = self._least * PROBE
+                self._probing = True
 
     def _go_on_probing(self, trial: Trial, window: Sums) -> None:
         trial.now.add(window)
@@ -210,7 +211,8 @@ class FoundLimit:
             self._adopt(trial)
             return
         trial.begin_probe()
-        self.value, self._probing, self._stuck = self._least, False, -2 * STUCK
+        self.value = float(self._least)
+        self._probing, self._stuck = False, -2 * STUCK
 
     def _reduce(self, window: Sums, *, dropping: bool) -> None:
         floor = window.usual / window.seconds * BUSY

@@ -91,10 +91,12 @@ class Refused:
 
 
 @dataclass(slots=True)
-class Deferred(Refused):
+class Deferred:
     """A call that limits refuse now and that its client wants to run later, if it can be queued.
     Whoever asked calls `queued` or `refuse` with it. `refusal`: its answer if it cannot."""
 
+    request_id: str
+    refusal: Refusal
     key: Key
     entitlement: Entitlement
     decision: Decision

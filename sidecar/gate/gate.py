@@ -113,7 +113,7 @@ class Gate:
         read: ReadAhead,
         defers: Defers | None = None,
         job_of: bytes | None = None,
-    ) -> Admission | Refused:
+    ) -> Admission | Refused | Deferred:
         """Decide whether a call may go on. Charges its claims if so, nothing if not.
 
         `read` looks into the request's body for what the call costs; it is asked on routes that

@@ -29,9 +29,10 @@ from sidecar.metrics import INTERNAL_ERROR
 from sidecar.proxy.collecting import costs_told
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.heads import Manners
+from sidecar.proxy.limits import Bounds
 from sidecar.proxy.pool import UpstreamPool
 from sidecar.proxy.request import Request
-from sidecar.proxy.server import ClientConnection
+from sidecar.proxy.server import ClientConnection, Front
 from sidecar.proxy.taker import ResponseHead
 
 log = logger("proxy")
@@ -134,8 +135,9 @@ class Unattended(Exchange):
         manners: Manners,
         most: int,
     ) -> None:
-        # An exchange asks no more of its client than Nobody has.
-        super().__init__(request, admission, cast("ClientConnection", Nobody()), pool, manners)
+        nowhere = cast("Front", Nowhere(pool.bounds))
+        nobody = ClientConnection(nowhere, asyncio.get_running_loop())
+        super().__init__(request, admission, nobody, pool, manners)
         self._most = most
         self._fields: tuple[Field, ...] = ()
         self._body = bytearray()
@@ -165,26 +167,14 @@ class Unattended(Exchange):
         self._written = self._request.begun = True
 
 
-class Nobody:
-    """Stands where the client's connection would: always there, never slow, reads nothing."""
+class Nowhere:
+    """What a connection that nobody has made asks of its front. Without a transport it is always
+    there, never slow, and what is written to it is gone."""
 
-    lost = closing = write_paused = False
-    deadline = 0.0
-    flow = fault = None
+    draining = False
 
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-
-    def write(self, _data: bytes) -> None:
-        """Nobody reads it."""
-
-    def abort(self) -> None:
-        """There is nothing to break off."""
-
-    def reply(self, _refusal: Refusal, _id: str, request: Request, *, close: bool) -> int:  # noqa: ARG002 - of a connection
-        """Our own answer: the outcome says the same."""
-        request.begun = request.answered = True
-        return 0
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
 
 
 def request_of(call: JobCall, job_id: str) -> Request:

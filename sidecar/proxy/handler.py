@@ -83,9 +83,9 @@ class Handler:
                 if known is not None:
                     return await self._known(request, connection, known, started)
             admitted = await self._gate.admit(request, read, jobs.may if jobs else None)
+            if isinstance(admitted, Deferred):
+                return await self._deferred(request, connection, admitted, started)
             if isinstance(admitted, Refused):
-                if isinstance(admitted, Deferred):
-                    return await self._deferred(request, connection, admitted, started)
                 return self._refused(request, connection, admitted, started)
         except BodyBroken:
             return False  # the connection tells the client what was wrong
