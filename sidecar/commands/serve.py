@@ -110,7 +110,7 @@ def demo(
 
 def is_compiled() -> bool:
     """Whether what is installed was built with SIDECAR_COMPILE=1."""
-    found = find_spec("sidecar.gate")
+    found = find_spec("sidecar.metrics")
     return found is not None and not (found.origin or ".py").endswith(".py")
 
 

@@ -198,11 +198,15 @@ async def gone_while_it_is_decided(here: Stage) -> None:
     writer.transport.abort()
 
 
+replaced = pytest.mark.skipif(is_compiled(), reason="what is compiled cannot be replaced")
+
+
 @pytest.mark.parametrize("shed", ["2", "adaptive", "off"])
 @pytest.mark.parametrize(
     "way_out",
     [client_gone, broken_answer, error_of_the_api, silent_api, body_too_large, unforeseen,
-     unforeseen_in_the_gate, refused_by_a_limit, no_store, gone_while_it_is_decided],
+     unforeseen_in_the_gate, refused_by_a_limit, no_store,
+     pytest.param(gone_while_it_is_decided, marks=replaced)],
 )  # fmt: skip
 async def test_a_place_is_given_back_on_every_way_out(
     stage: StartStage, way_out: Callable[[Stage], Any], shed: str

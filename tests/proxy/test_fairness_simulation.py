@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from virtual_time import in_virtual_time
 
+from sidecar.commands.serve import is_compiled
 from sidecar.proxy.limits import Bounds
 from sidecar.proxy.pool import UpstreamFailed, UpstreamPool
 from sidecar.proxy.upstream import Upstream
+
+pytestmark = pytest.mark.skipif(is_compiled(), reason="a compiled class cannot be derived from")
 
 CONNECTIONS = 20
 SERVICE_S = 0.05  # of the API on average, so that it serves 400 calls a second
@@ -27,16 +30,16 @@ class Nowhere:
         """Nothing was paused."""
 
 
-class NoNetwork(UpstreamPool):
-    """Connections that are there and lead nowhere."""
-
-    async def _open(self) -> Any:
-        return Nowhere()
-
-
 async def times(rates: dict[str, float], seed: int) -> dict[str, list[float]]:
     """How long the calls of each account took, those that were given up as infinite."""
     loop = asyncio.get_running_loop()
+
+    class NoNetwork(UpstreamPool):
+        """Connections that are there and lead nowhere."""
+
+        async def _open(self) -> Any:
+            return Nowhere()
+
     pool = NoNetwork(
         Upstream("127.0.0.1", 1),
         Bounds(upstream_connections=CONNECTIONS, critical_connections=0, connect_timeout=1.0),
