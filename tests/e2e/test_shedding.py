@@ -11,6 +11,8 @@ import redis
 from e2e_process import SlowApi, until
 from e2e_stage import Stage, StartStage, problem, status
 
+from sidecar.commands.serve import is_compiled
+
 CLASSES = """
   - {id: export, match: "POST /export", class: deferrable}
   - {id: chat, match: "POST /chat", cost: {credits: reserve}}
