@@ -1,6 +1,7 @@
 """One connection to one Redis: commands out in one write per loop tick, replies back in order."""
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -44,6 +45,7 @@ def encode(*parts: bytes | str | int) -> bytes:
 
 
 PING: Final = encode(b"PING")
+EARLY: Final = 12  # commands of one tick that are worth a write of their own
 _MORE: Final = object()
 
 
@@ -64,10 +66,14 @@ class Link(asyncio.Protocol):
         self._timeout = timeout_s
         self._reader = hiredis.Reader(replyError=error, notEnoughData=_MORE)
         self._out: list[bytes] = []
+        self._descriptor = -1  # of the socket, when bytes can be written to it as they are
         self.loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        plain = transport.get_extra_info("sslcontext") is None
+        sock = transport.get_extra_info("socket") if plain else None
+        self._descriptor = -1 if sock is None else sock.fileno()
 
     def data_received(self, data: bytes) -> None:
         reader, waiting = self._reader, self.waiting
@@ -100,9 +106,7 @@ class Link(asyncio.Protocol):
         """The reply to come. The deadline is kept by who sweeps `waiting`."""
         future: asyncio.Future[Any] = self.loop.create_future()
         self.waiting.append((deadline, future, late))
-        if not self._out:
-            self.loop.call_soon(self._flush)
-        self._out.append(command)
+        self._queue(command)
         return future
 
     def send_for(
@@ -110,9 +114,7 @@ class Link(asyncio.Protocol):
     ) -> None:
         """`send` for a future that is there already."""
         self.waiting.append((deadline, future, late))
-        if not self._out:
-            self.loop.call_soon(self._flush)
-        self._out.append(command)
+        self._queue(command)
 
     def tell(self, command: bytes) -> None:
         """Send what nobody waits for the reply to."""
@@ -122,6 +124,31 @@ class Link(asyncio.Protocol):
         """Nobody waits for its replies any more; they are late from now on."""
         self.aside = True
         self._fail_all("Redis did not answer in time")
+
+    def _queue(self, command: bytes) -> None:
+        out = self._out
+        if not out:
+            self.loop.call_soon(self._flush)
+        out.append(command)
+        if len(out) == EARLY and self._descriptor >= 0:
+            self._start_early()
+
+    def _start_early(self) -> None:
+        """Redis begins with what there is while we go on with the rest of this tick. The loop would
+        write it when the tick is over: many calls would then wait for each other, first all of
+        them for us and then we for all of them."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            return
+        data = b"".join(self._out)
+        try:
+            written = os.write(self._descriptor, data)
+        except OSError:  # full, or gone: the loop will see
+            return
+        self._out.clear()
+        if written < len(data):
+            transport.write(data[written:])
+        self._out.append(b"")  # the flush at the end of the tick is on its way
 
     def _flush(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
