@@ -106,7 +106,12 @@ class Link(asyncio.Protocol):
         """The reply to come. The deadline is kept by who sweeps `waiting`."""
         future: asyncio.Future[Any] = self.loop.create_future()
         self.waiting.append((deadline, future, late))
-        self._queue(command)
+        out = self._out
+        if not out:
+            self.loop.call_soon(self._flush)
+        out.append(command)
+        if len(out) == EARLY:
+            self._start_early()
         return future
 
     def send_for(
@@ -114,7 +119,9 @@ class Link(asyncio.Protocol):
     ) -> None:
         """`send` for a future that is there already."""
         self.waiting.append((deadline, future, late))
-        self._queue(command)
+        if not self._out:
+            self.loop.call_soon(self._flush)
+        self._out.append(command)
 
     def tell(self, command: bytes) -> None:
         """Send what nobody waits for the reply to."""
@@ -125,20 +132,14 @@ class Link(asyncio.Protocol):
         self.aside = True
         self._fail_all("Redis did not answer in time")
 
-    def _queue(self, command: bytes) -> None:
-        out = self._out
-        if not out:
-            self.loop.call_soon(self._flush)
-        out.append(command)
-        if len(out) == EARLY and self._descriptor >= 0:
-            self._start_early()
-
     def _start_early(self) -> None:
         """Redis begins with what there is while we go on with the rest of this tick. The loop would
         write it when the tick is over: many calls would then wait for each other, first all of
         them for us and then we for all of them."""
         transport = self.transport
-        if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+        if transport is None or transport.is_closing() or self._descriptor < 0:
+            return
+        if transport.get_write_buffer_size():
             return
         data = b"".join(self._out)
         try:
