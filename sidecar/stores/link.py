@@ -1,4 +1,4 @@
-"""One connection to one Redis: commands out in one write per loop tick, replies back in order."""
+"""One connection to one Redis: commands out in few writes per loop tick, replies back in order."""
 
 import asyncio
 import os
@@ -66,6 +66,7 @@ class Link(asyncio.Protocol):
         self._timeout = timeout_s
         self._reader = hiredis.Reader(replyError=error, notEnoughData=_MORE)
         self._out: list[bytes] = []
+        self._unsent = 0  # commands in there
         self._descriptor = -1  # of the socket, when bytes can be written to it as they are
         self.loop = asyncio.get_running_loop()
 
@@ -106,11 +107,11 @@ class Link(asyncio.Protocol):
         """The reply to come. The deadline is kept by who sweeps `waiting`."""
         future: asyncio.Future[Any] = self.loop.create_future()
         self.waiting.append((deadline, future, late))
-        out = self._out
-        if not out:
+        if not self._out:
             self.loop.call_soon(self._flush)
-        out.append(command)
-        if len(out) == EARLY:
+        self._out.append(command)
+        self._unsent += 1
+        if self._unsent == EARLY:
             self._start_early()
         return future
 
@@ -147,6 +148,7 @@ class Link(asyncio.Protocol):
         except OSError:  # full, or gone: the loop will see
             return
         self._out.clear()
+        self._unsent = 0
         if written < len(data):
             transport.write(data[written:])
         self._out.append(b"")  # the flush at the end of the tick is on its way
@@ -155,6 +157,7 @@ class Link(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(b"".join(self._out))
         self._out.clear()
+        self._unsent = 0
 
     @property
     def closed(self) -> bool:

@@ -1,6 +1,6 @@
 """One pipelined connection to Redis for everything that happens per request.
 
-All commands of a loop tick leave in one write; replies come back in order and meet their
+The commands of a loop tick leave in few writes; replies come back in order and meet their
 futures in a queue. A command that times out keeps its place in that queue, so a late reply is
 thrown away and never handed to somebody else.
 """
