@@ -48,8 +48,11 @@ def test_an_unknown_gateway_is_refused_by_name(capsys: pytest.CaptureFixture[str
     assert "there is no gateway haproxy" in capsys.readouterr().err
 
 
-def test_every_gateway_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_gateway_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("loadtests.compare.gateways.find", lambda _: None)
+    monkeypatch.setattr("loadtests.compare.gateways.COMPILED", tmp_path)
     for gateway in GATEWAYS:
         assert "is not installed: " in gateway.missing()
 
