@@ -74,7 +74,7 @@ def show(
     settings = _settings(source, redis, redis_prefix, config)
     found = _ask(settings, lambda store: store.find(account, job))
     if found is None:
-        raise SidecarError(f"account {account} has no job {job}, or it ended too long ago")
+        raise _unknown(account, job)
     typer.echo(json.dumps(_document(found, settings.reserved_prefix), indent=2))
     return 0
 
@@ -99,11 +99,15 @@ def cancel(
     settings = _settings(source, redis, redis_prefix, config)
     state = _ask(settings, lambda store: store.end(account, job, "", over))
     if state is None:
-        raise SidecarError(f"account {account} has no job {job}, or it ended too long ago")
+        raise _unknown(account, job)
     if state is not JobState.CANCELLED:
         raise SidecarError(f"job {job} is {state}, so it cannot be cancelled any more")
     typer.echo(f"Job {job} of account {account} is cancelled.")
     return 0
+
+
+def _unknown(account: str, job: str) -> SidecarError:
+    return SidecarError(f"account {account} has no job {job}, or it ended too long ago")
 
 
 def secret(account: ACCOUNT, webhook_secret: WEBHOOK_SECRET = None, config: CONFIG = None) -> int:

@@ -1,8 +1,7 @@
 """accounts move: to another plan, at once or when what was paid for has ended."""
 
-from datetime import date, datetime, time
+from datetime import date
 from typing import TYPE_CHECKING, Annotated
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -76,8 +75,8 @@ def _instant(
     book: "PlanBook", account: "Account", plan: str, when: str | None, now_us: int
 ) -> int | None:
     """When the account moves, in µs; None: now. Raises SettingsError."""
-    from sidecar.core.model import MICRO
     from sidecar.core.moves import is_downgrade, period_end
+    from sidecar.core.periods import midnight
 
     if when is None:
         later = is_downgrade(book, account.plan, plan) and book.downgrades == "at_period_end"
@@ -99,5 +98,4 @@ def _instant(
         raise SettingsError(
             f'--when: "{when}" is no moment; write now, period-end or a day like 2026-12-15'
         ) from None
-    midnight = datetime.combine(day, time(), ZoneInfo(account.timezone))
-    return int(midnight.timestamp()) * MICRO
+    return midnight(day, account.timezone)

@@ -2,16 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime, time
 from typing import Final, Literal
-from zoneinfo import ZoneInfo
 
 from sidecar.config import kinds, models, values
 from sidecar.config.matches import split_match
 from sidecar.core.costs import BodySize, Header, Meter, Reserve, Source
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
-    MICRO,
     UNBOUNDED,
     Account,
     CallClass,
@@ -32,6 +29,7 @@ from sidecar.core.model import (
     StoreDownMode,
     Team,
 )
+from sidecar.core.periods import midnight
 from sidecar.core.ratelimit_fields import policy_field
 
 Sized = Literal["request", "response", "both"]
@@ -207,8 +205,7 @@ def _account(model: models.AccountModel) -> Account:
     )
     then = None
     if model.then is not None:
-        midnight = datetime.combine(model.then.day, time(), ZoneInfo(model.timezone))
-        then = Move(model.then.plan, int(midnight.timestamp()) * MICRO)
+        then = Move(model.then.plan, midnight(model.then.day, model.timezone))
     return Account(
         model.id, model.plan, model.timezone, model.anchor, suspended, teams, model.webhook, then
     )

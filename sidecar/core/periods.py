@@ -42,7 +42,14 @@ def bounds(
     first = _first_day(period, today, day)
     second = _next_day(period, first, day)
     third = _next_day(period, second, day)
-    return _midnight(first, zone), _midnight(second, zone), _midnight(third, zone)
+    return midnight(first, timezone), midnight(second, timezone), midnight(third, timezone)
+
+
+def midnight(day: date, timezone: str) -> int:
+    """The first instant of a day in a time zone, in µs; where DST skips midnight, the instant that
+    it skips to."""
+    local = datetime(day.year, day.month, day.day, tzinfo=_zone(timezone))
+    return int((local.astimezone(UTC) - _EPOCH) / timedelta(microseconds=1))
 
 
 def longest_s(period: PeriodUnit) -> int:
@@ -58,12 +65,6 @@ def _zone(name: str) -> ZoneInfo:
 def _offset_us(zone: ZoneInfo, now_us: int) -> int:
     offset = (_EPOCH + timedelta(microseconds=now_us)).astimezone(zone).utcoffset()
     return int((offset or timedelta()) / timedelta(microseconds=1))
-
-
-def _midnight(day: date, zone: ZoneInfo) -> int:
-    """The first instant of a local day; where DST skips midnight, the instant it skips to."""
-    local = datetime(day.year, day.month, day.day, tzinfo=zone)
-    return int((local.astimezone(UTC) - _EPOCH) / timedelta(microseconds=1))
 
 
 def _first_day(period: PeriodUnit, today: date, day: int) -> date:

@@ -50,19 +50,15 @@ class Knowing:
             if self.book.anonymous_plan is None:
                 return Reason.NO_CREDENTIAL
             return _anonymous(call.address, self.book.anonymous_plan)
-        digest = fingerprint(secret)
+        return self.known(fingerprint(secret))
+
+    def known(self, digest: bytes) -> Key | Reason | bytes:
+        """The same by the digest of a credential, which is what is kept with a job."""
         key = self.book.keys.get(digest) or self._directory.cached(digest)
         if key is None:
             return digest
         account = key.account
         return key if not account.suspended and account.then is None else self._today(key)
-
-    def known(self, digest: bytes) -> Key | Reason | bytes:
-        """The same for a job, whose digest is kept in place of a credential."""
-        key = self.book.keys.get(digest) or self._directory.cached(digest)
-        if key is None:
-            return digest
-        return self._today(key)
 
     def _today(self, key: Key) -> Key | Reason:
         """The key of an account that may be suspended, or may have moved to another plan."""

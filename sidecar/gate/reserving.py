@@ -63,12 +63,13 @@ class Reserving:
         if decision.wait is None or room is None:
             return Held(decision, 0, "")
         call.waiting = True
-        held = await room.hold(
-            key, claims, decision, partial(self._try, asking),
-            arrival=arrival, size=call.size, patience_us=call.patience_us,
-        )  # fmt: skip
-        call.waiting = False
-        return held
+        try:
+            return await room.hold(
+                key, claims, decision, partial(self._try, asking),
+                arrival=arrival, size=call.size, patience_us=call.patience_us,
+            )  # fmt: skip
+        finally:
+            call.waiting = False
 
     async def _try(self, asking: Asking) -> tuple[Decision, Answer | None]:
         """Reserve and decide, with a place in flight that is kept if the call may go on. The answer

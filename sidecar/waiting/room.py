@@ -19,7 +19,6 @@ from sidecar.core.model import (
     RateLimit,
     Wait,
 )
-from sidecar.errors import StoreUnavailable
 from sidecar.ports import DRAINED, Held, Try
 from sidecar.waiting.deadlines import Deadlines
 from sidecar.waiting.line import Line, Ticket, cost_of
@@ -90,6 +89,7 @@ class WaitingRoom:
         now = asyncio.get_running_loop().time()
         deadline = now + patience / MICRO + GRACE_S
         ticket = Ticket(key, claims, arrival, size, now, deadline)
+        ticket.left = REFUSED  # where a try fails
         return self._held(ticket, decision, attempt)
 
     # What a call keeps here while it waits is what a waiting room costs: few and small frames.
@@ -99,14 +99,12 @@ class WaitingRoom:
             while await ticket.turn:
                 decision, answer = await attempt()
                 ticket.line.tried(ticket, answer)
-                ticket.left = self._verdict(ticket, decision)
-                if ticket.left:
+                verdict = self._verdict(ticket, decision)
+                if verdict:
+                    ticket.left = verdict
                     break
         except asyncio.CancelledError:
             ticket.left = GONE
-            raise
-        except StoreUnavailable:
-            ticket.left = REFUSED
             raise
         finally:
             waited = self._let_go(ticket)

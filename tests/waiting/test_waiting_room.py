@@ -309,6 +309,22 @@ async def test_a_store_that_is_lost_meanwhile_ends_the_wait() -> None:
 
 
 @film
+async def test_a_fault_of_ours_during_a_try_is_told_as_it_is() -> None:
+    house, found = House(), entitlement(rate(1, 1, max_wait_s=60))
+    await house.call(ACME, found, "first")
+    call = asyncio.ensure_future(house.call(ACME, found, "second"))
+    await asyncio.sleep(0.1)
+
+    async def broken(*_args: Any, **_options: Any) -> Any:
+        raise RuntimeError("a fault")
+
+    house.store.reserve = broken  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="a fault"):
+        await call
+    assert (house.room.waiting, house.room.left["refused"]) == (0, 1)
+
+
+@film
 async def test_many_that_fit_at_once_go_on_at_once() -> None:
     """After a pause, a bucket holds enough for many: they do not go one by one."""
     house, found = House(), entitlement(rate(1000, 1000, max_wait_s=60))
