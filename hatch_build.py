@@ -11,13 +11,13 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# What every request runs through. A class in here has no subclass outside of it, and none of its
-# values is part of a plan book: that comes pickled from another process, which mypyc's do not.
+# What every request runs through. A class in here has no subclass outside of it, and does not care
+# how it is pickled: `config/compiling.py` writes plan books as calls of their classes.
 MODULES = (
     "clock", "metrics",
-    "core.claims", "core.decision", "core.found_limit", "core.identity", "core.late", "core.paths",
-    "core.ratelimit_fields", "core.reading", "core.routing", "core.settlement", "core.shedding",
-    "core.usual_times",
+    "core.answers", "core.claims", "core.decision", "core.event_forms", "core.found_limit",
+    "core.identity", "core.late", "core.model", "core.paths", "core.ratelimit_fields",
+    "core.reading", "core.routing", "core.settlement", "core.shedding", "core.usual_times",
     "gate.calls", "gate.gate", "gate.knowing", "gate.reserving", "gate.telling",
     "metering.spool",
     "proxy.client", "proxy.errand", "proxy.exchange", "proxy.front", "proxy.handler",

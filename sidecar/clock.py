@@ -9,8 +9,8 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-_VARIANT: Final = 0b10 << 62
-_NOT_VARIANT: Final = ~(0b11 << 62)
+_DIGITS: Final = 18  # random ones of an identifier: 72 bits
+_DRAWN: Final = 512  # identifiers for which digits are drawn at once
 
 
 class Clock:
@@ -18,10 +18,14 @@ class Clock:
 
     def __init__(self) -> None:
         self._random = random.Random(os.urandom(32))  # noqa: S311 - ids are unique, not secret
+        self._digits = ""
+        self._used = 0  # of them
         self._second = -1
         self._second_text = ""
         self._millisecond = -1
         self._prefix = ""
+        self._told_ms = -1
+        self._told = ""
 
     def now_ns(self) -> int:
         """Nanoseconds since the epoch."""
@@ -29,22 +33,32 @@ class Clock:
 
     def timestamp(self, now_ns: int) -> str:
         """RFC 3339 in UTC with milliseconds, as CloudEvents wants `time`."""
-        second, rest = divmod(now_ns, 1_000_000_000)
-        if second != self._second:
-            self._second = second
-            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._second_text}.{rest // 1_000_000:03d}Z"
+        millisecond = now_ns // 1_000_000
+        if millisecond != self._told_ms:
+            second, rest = divmod(millisecond, 1_000)
+            if second != self._second:
+                self._second = second
+                when = datetime.fromtimestamp(second, UTC)
+                self._second_text = when.strftime("%Y-%m-%dT%H:%M:%S")
+            self._told_ms, self._told = millisecond, f"{self._second_text}.{rest:03d}Z"
+        return self._told
 
     def request_id(self, now_ns: int) -> str:
         """A UUIDv7 (RFC 9562, section 5.7): sorts by time, unique without coordination."""
-        noise = "%019x" % (self._random.getrandbits(76) & _NOT_VARIANT | _VARIANT)
         millisecond = now_ns // 1_000_000
         if millisecond != self._millisecond:
             self._millisecond = millisecond
             text = f"{millisecond:012x}"
             self._prefix = f"{text[:8]}-{text[8:]}-7"
-        # version 7, 12 random bits, variant 0b10, 62 random bits
-        return f"{self._prefix}{noise[:3]}-{noise[3:7]}-{noise[7:]}"
+        at = self._used
+        if at == len(self._digits):
+            self._digits = self._random.randbytes(_DIGITS * _DRAWN // 2).hex()
+            at = 0
+        self._used = end = at + _DIGITS
+        digits = self._digits
+        middle, last = digits[at + 3 : at + 6], digits[at + 6 : end]
+        # version 7, 12 random bits, variant 0b10, two bits that stay 0, 60 random bits
+        return f"{self._prefix}{digits[at : at + 3]}-8{middle}-{last}"
 
     def jitter(self) -> int:
         """0 to 99: spreads the return of clients that were refused together."""

@@ -4,7 +4,7 @@ The request path adds to plain integers and lists (a fifth of the cost of the cl
 library's locked children); one collector turns them into families when scraped.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -21,30 +21,55 @@ BUCKETS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
+_TOGETHER: Final = 256
 REQUEST_LABELS: Final = ("route", "class", "plan", "outcome")
 INTERNAL_ERROR: Final = "internal-error"  # the outcome of calls that we failed ourselves
 ReadAll = Callable[[], dict[tuple[str, ...], float]]  # numbers by the values of their labels
 
 
 class Histogram:
-    """Counts of seconds in BUCKETS; single-threaded, as the event loop is."""
+    """Counts of seconds in BUCKETS; single-threaded, as the event loop is.
 
-    __slots__ = ("counts", "total")
+    Spans are put into buckets some hundreds at a time: sorted, they take a third of the time.
+    """
+
+    __slots__ = ("_counts", "_new", "_total")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
-        self.total = 0.0
+        self._counts = [0] * (len(BUCKETS) + 1)
+        self._total = 0.0
+        self._new: list[float] = []  # not counted yet
 
     def observe(self, seconds: float) -> None:
         """Add one span of `seconds`."""
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
+        self._new.append(seconds)
+        if len(self._new) == _TOGETHER:
+            self._count()
+
+    def _count(self) -> None:
+        new = self._new
+        new.sort()
+        self._total += sum(new)
+        before = 0
+        for at, bound in enumerate(BUCKETS):
+            up_to = bisect_right(new, bound, before)
+            self._counts[at] += up_to - before
+            before = up_to
+        self._counts[-1] += len(new) - before
+        new.clear()
+
+    @property
+    def total(self) -> float:
+        """Of all spans, in seconds."""
+        self._count()
+        return self._total
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Buckets as Prometheus wants them: cumulative, the last one `+Inf`."""
+        self._count()
         rows: list[tuple[str, float]] = []
         running = 0
-        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
+        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self._counts, strict=True):
             running += count
             rows.append((bound, running))
         return rows

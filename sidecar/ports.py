@@ -128,8 +128,9 @@ class Spool(Protocol):
         """False when an event appended now would be lost (disk or spool full)."""
         ...
 
-    def append(self, event: dict[str, Any]) -> None:
-        """Take one CloudEvent. Never blocks; it is on disk within the commit window."""
+    def append(self, event: dict[str, Any] | bytes) -> None:
+        """Take one CloudEvent, or the JSON of one. Never blocks; it is on disk within the commit
+        window."""
         ...
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,8 +18,8 @@ from loadtests.compare.gateways import OURS
 from loadtests.compare.measure import Row, Sample
 
 COLUMNS = (
-    "gateway", "requests/s", "× ours", "p50 ms", "p99 ms", "p50 ms c8", "p99 ms c8",
-    "1 MB/s", "MB", "core", "Redis/req",
+    "gateway", "requests/s", "× ours", "core", "µs/req", "p50 ms", "p99 ms", "p50 ms c8",
+    "p99 ms c8", "1 MB/s", "MB", "Redis/req",
 )  # fmt: skip
 
 
@@ -34,11 +35,12 @@ def cells(row: Row, ours: Row | None) -> list[str]:
 
     return [
         row.title, f"{row.requests_per_s:,.0f}", ratio,
+        f"{median(sample.cpu for sample in row.full):.0%}",
+        f"{median(sample.cpu / sample.requests_per_s for sample in row.full) * 1e6:.1f}",
         ms(row.full, "p50_us"), ms(row.full, "p99_us"),
         ms(row.light, "p50_us"), ms(row.light, "p99_us"),
         f"{median(sample.requests_per_s for sample in row.large):,.0f}" if row.large else "–",
         f"{row.rss_bytes / 1_000_000:.0f}",
-        f"{median(sample.cpu for sample in row.full):.0%}",
         f"{median(sample.asked for sample in row.full):.2f}",
     ]  # fmt: skip
 
@@ -52,8 +54,8 @@ def show(rows: Sequence[Row], skipped: Sequence[str]) -> None:
     console = Console(width=max(125, Console().width))
     table = Table(
         title="One core each, 64 connections (c8: 8); medians over the rounds",
-        caption="1 MB/s: answers of a megabyte; MB: resident; core: share of it used; "
-        "Redis/req: scripts run per request",
+        caption="core: share of it used; µs/req: CPU time of a request; 1 MB/s: answers of a "
+        "megabyte; MB: resident; Redis/req: scripts run per request",
     )
     for number, column in enumerate(COLUMNS):
         table.add_column(column, justify="right" if number else "left")
@@ -73,7 +75,7 @@ def machine() -> str:
     model = next(
         (x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown"
     )
-    python = f"Python {platform.python_version()}"
+    python = f"Python {platform.python_version()} ({Path(sys.executable).resolve()})"
     return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, {python}"
 
 
@@ -94,11 +96,12 @@ Machine: {machine()}.
 
 Each gateway is pinned to one core; wrk (64 connections, then 8), the nginx upstream and Valkey
 share the other one. {rounds} interleaved rounds of {seconds} s; the table shows medians.
-"c8" is with 8 connections, "1 MB/s" how many answers of a megabyte passed per second through 8
-connections, "MB" resident memory, "core" the share of the gateway's core that it
-used, "Redis/req" the scripts that Redis ran per request. A row with an answer that is not 2xx is
-void. Only the sidecar does identity, three limits and a billing event per request; the peers do
-what their line says. Where less than the whole core is used, the other core was the bottleneck.
+wrk asks for a thousand items in turn. "core" is the share of the gateway's core that it used,
+"µs/req" the CPU time that it took for a request, "c8" with 8 connections, "1 MB/s" how many answers
+of a megabyte passed per second through 8 connections, "MB" resident memory, "Redis/req" the scripts
+that Redis ran per request. A row with an answer that is not 2xx is void. Only the sidecar does
+identity, three limits and a billing event per request; the peers do what their line says. Where
+less than the whole core is used, the other core was the bottleneck: then "µs/req" tells more.
 
 | {" | ".join(COLUMNS)} |
 |{"---|" * len(COLUMNS)}

@@ -136,7 +136,7 @@ class Unwritten:
 
     accepting = True
 
-    def append(self, event: dict[str, Any]) -> None:
+    def append(self, event: dict[str, Any] | bytes) -> None:
         """Drop it."""
 
 

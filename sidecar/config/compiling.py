@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -94,9 +94,18 @@ def main() -> None:
     write(found, sys.stdout.buffer)
 
 
+class _Pickler(pickle.Pickler):
+    """Writes the nouns as calls of their classes: compiled ones take no state from outside."""
+
+    def reducer_override(self, value: object) -> Any:
+        if isinstance(value, type) or not is_dataclass(value):
+            return NotImplemented
+        return type(value), tuple(getattr(value, each.name) for each in fields(value))
+
+
 def write(found: Any, to: BinaryIO) -> None:
     """A book in pieces, that share what they have in common; or problems."""
-    pickler = pickle.Pickler(to, pickle.HIGHEST_PROTOCOL)
+    pickler = _Pickler(to, pickle.HIGHEST_PROTOCOL)
     if not isinstance(found, PlanBook):
         pickler.dump(found)
         return

@@ -2,9 +2,13 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from sidecar.core.model import Route
 from sidecar.core.paths import CLEAN, BadTarget, Normaliser, normalise
+
+MOST_KNOWN: Final = 2_048
+LONGEST_KNOWN: Final = 256  # bytes of a target
 
 
 class RouteTable:
@@ -30,10 +34,22 @@ class RouteTable:
         self._paths = paths
         self._by_method = {method: _compile(_open_to(routes, method), flags) for method in methods}
         self._any_method = _compile(_open_to(routes, None), flags)
+        self._known: dict[tuple[str, bytes], Route | None] = {}  # calls that came lately
 
     def find(self, method: str, target: bytes) -> Route | None:
         """The route of a request by its target. Raises BadTarget, also for a target that some
         server would read as a path of another route."""
+        call = (method, target)
+        if call in self._known:
+            return self._known[call]
+        route = self._find(method, target)
+        if len(target) <= LONGEST_KNOWN:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[call] = route
+        return route
+
+    def _find(self, method: str, target: bytes) -> Route | None:
         clean = CLEAN.fullmatch(target)
         if clean is not None:
             pattern, routes = self._by_method.get(method, self._any_method)

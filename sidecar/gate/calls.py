@@ -61,22 +61,40 @@ class Call(Protocol):
 ReadAhead = Callable[[Entitlement], Awaitable[Reading]]
 
 
-@dataclass(slots=True)
 class Admission:
     """A call that may go on. It keeps the entitlement that it was decided under: a reload in
     mid-flight changes no price and no answer."""
 
-    request_id: str
-    time: str
-    call: Call
-    key: Key
-    entitlement: Entitlement
-    plan_version: str
-    decision: Decision
-    place: Place  # in flight, until it is settled
-    held: bool = False  # the reservation is open until it is settled
-    queued_us: int = 0  # for which it was held before
-    job: str = ""  # the id of the deferred job that it runs for
+    __slots__ = (
+        "call", "decision", "entitlement", "held", "job", "key", "place", "plan_version",
+        "queued_us", "request_id", "time",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request_id: str,
+        time: str,
+        call: Call,
+        key: Key,
+        entitlement: Entitlement,
+        plan_version: str,
+        decision: Decision,
+        place: Place,
+        *,
+        held: bool,
+        queued_us: int,
+    ) -> None:
+        self.request_id = request_id
+        self.time = time
+        self.call = call
+        self.key = key
+        self.entitlement = entitlement
+        self.plan_version = plan_version
+        self.decision = decision
+        self.place = place  # in flight, until it is settled
+        self.held = held  # the reservation is open until it is settled
+        self.queued_us = queued_us  # for which the call was held before
+        self.job = ""  # the id of the deferred job that it runs for
 
 
 @dataclass(slots=True)

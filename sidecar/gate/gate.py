@@ -12,6 +12,7 @@ from typing import Final
 from sidecar.core.answers import Answer
 from sidecar.core.claims import at_no_cost, estimated
 from sidecar.core.decision import crossings_of
+from sidecar.core.event_forms import EventForms
 from sidecar.core.identity import ANONYMOUS
 from sidecar.core.model import (
     CallClass,
@@ -80,6 +81,7 @@ class Gate:
         self._metrics = metrics
         self._clock = clock
         self._source = source
+        self._forms = EventForms(source)
         self._room = room
         self._shedder = shedder or Shedder()
         # Accounts move by the time that all sidecars share, where there is one.
@@ -146,15 +148,17 @@ class Gate:
         if job_of is not None:
             found = _as_job(found)
         asking = Asking(book, key, found, request_id, for_job=job_of is not None)
+        waited_us, left = 0, ""
         try:
-            held = await self._reserving.reserve(call, asking)
+            decision = await self._reserving.reserve(asking)
+            if decision.wait is not None:
+                decision, waited_us, left = await self._reserving.hold(call, asking, decision)
         except StoreUnavailable:
             refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
             return self._refuse(request_id, refusal, key, found)
-        decision = held.decision
         if asking.place is None:
-            refusal = self._reserving.explain(asking, held, self._clock.jitter())
-            refusal = waited(refusal, held.waited_us)
+            refusal = self._reserving.explain(asking, decision, left, self._clock.jitter())
+            refusal = waited(refusal, waited_us)
             if defers is not None and decision.violated and defers(call, found, decision):
                 return Deferred(request_id, refusal, key, found, decision)
             return self._refuse(request_id, refusal, key, found, decision)
@@ -167,8 +171,8 @@ class Gate:
             book.version,
             decision,
             asking.place,
-            found.held and decision.now_us > 0,
-            held.waited_us,
+            held=found.held and decision.now_us > 0,
+            queued_us=waited_us,
         )
         if decision.crossings or decision.shadowed or self._telling.on_decision is not None:
             try:
@@ -276,21 +280,38 @@ class Gate:
         self._metrics.count(route.id, route.call_class, entitlement.plan.id, label)
         if admission.held:
             self._settle(admission, outcome)
+        self._record(admission, outcome)
+        return label
+
+    def _record(self, admission: Admission, outcome: Outcome) -> None:
+        overage = admission.decision.overage
+        if not overage and not admission.job:
+            written = self._forms.fill(
+                id=admission.request_id,
+                time=admission.time,
+                key=admission.key,
+                entitlement=admission.entitlement,
+                plan_version=admission.plan_version,
+                method=admission.call.method,
+                outcome=outcome,
+            )
+            if written is not None:
+                self._spool.append(written)
+                return
         event = usage_event(
             id=admission.request_id,
             source=self._source,
             time=admission.time,
             key=admission.key,
-            entitlement=entitlement,
+            entitlement=admission.entitlement,
             plan_version=admission.plan_version,
-            overage=admission.decision.overage,
+            overage=overage,
             method=admission.call.method,
             outcome=outcome,
         )
         if admission.job:
             event["data"]["job"] = admission.job
         self._spool.append(event)
-        return label
 
     def _settle(self, admission: Admission, outcome: Outcome) -> None:
         claims = real_claims(admission.entitlement, outcome)

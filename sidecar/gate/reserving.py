@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from sidecar.core.answers import Answer, Hold
@@ -22,16 +20,23 @@ log = logger("gate")
 LEASE_US: Final = 30 * MICRO  # after which a sidecar that did not renew it counts as dead
 
 
-@dataclass(slots=True)
 class Asking:
-    """A call that asks whether it may go on. `place`: in flight, once it may."""
+    """A call that asks whether it may go on. `place`: in flight, once it may; `answer`: what the
+    store said last, None while it was not asked, or could not tell and need not."""
 
-    book: PlanBook
-    key: Key
-    found: Entitlement
-    request_id: str
-    for_job: bool = False
-    place: Place | None = None
+    __slots__ = ("answer", "arrival", "book", "for_job", "found", "key", "place", "request_id")
+
+    def __init__(
+        self, book: PlanBook, key: Key, found: Entitlement, request_id: str, *, for_job: bool
+    ) -> None:
+        self.book = book
+        self.key = key
+        self.found = found
+        self.request_id = request_id
+        self.for_job = for_job
+        self.arrival = 0
+        self.place: Place | None = None
+        self.answer: Answer | None = None
 
 
 class Reserving:
@@ -51,41 +56,23 @@ class Reserving:
         self._observe = observe
         self._arrivals = 0  # calls that asked, so far
 
-    async def reserve(self, call: Call, asking: Asking) -> Held:
-        """A place in flight and everything claimed; or why not, maybe after a wait for it. Raises
-        StoreUnavailable when nobody can tell and the plan wants to know."""
-        room, key, claims = self._room, asking.key, asking.found.claims
-        self._arrivals = arrival = self._arrivals + 1
-        if asking.for_job:  # it has all the time, and a queue of its own
-            return Held((await self._try(asking))[0], 0, "")
-        behind = room.ahead(key, claims) if room is not None and room.waiting else None
-        decision = behind or (await self._try(asking))[0]
-        if decision.wait is None or room is None:
-            return Held(decision, 0, "")
-        call.waiting = True
-        try:
-            return await room.hold(
-                key, claims, decision, partial(self._try, asking),
-                arrival=arrival, size=call.size, patience_us=call.patience_us,
-            )  # fmt: skip
-        finally:
-            call.waiting = False
-
-    async def _try(self, asking: Asking) -> tuple[Decision, Answer | None]:
-        """Reserve and decide, with a place in flight that is kept if the call may go on. The answer
-        is None when the store was not asked, or could not tell and need not. Raises
-        StoreUnavailable when it has to."""
+    async def reserve(self, asking: Asking) -> Decision:
+        """A place in flight and everything claimed, or why not. Raises StoreUnavailable when nobody
+        can tell and the plan wants to know."""
+        if not asking.arrival:
+            behind = self._arrives(asking)
+            if behind is not None:
+                return behind
         now = time.perf_counter()
         place = self._shedder.enter(asking.found.route, now)
         if place is None:
-            return SHED, None
+            return SHED
         found, key = asking.found, asking.key
-        answer = None
         try:
             if not found.claims:
                 decision = without_limits(found)
             else:
-                answer = await self._store.reserve(
+                answer = asking.answer = await self._store.reserve(
                     key.account,
                     key.id,
                     found.claims,
@@ -100,7 +87,7 @@ class Reserving:
             if asking.for_job or found.when_down in ("local", "deny"):
                 place.leave(time.perf_counter())
                 raise
-            decision, answer = without_store(found), None
+            decision, asking.answer = without_store(found), None
         except BaseException:
             place.leave(time.perf_counter())
             raise
@@ -108,12 +95,39 @@ class Reserving:
             asking.place = place
         else:
             place.leave(time.perf_counter())
-        return decision, answer
+        return decision
 
-    def explain(self, asking: Asking, held: Held, jitter: int) -> Refusal:
-        """Why the call may not go on."""
-        decision, request_id = held.decision, asking.request_id
-        if held.left == DRAINED:
+    def _arrives(self, asking: Asking) -> Decision | None:
+        """The refusal of a call that others wait before. A job has a queue of its own."""
+        self._arrivals = asking.arrival = self._arrivals + 1
+        room = self._room
+        if room is None or not room.waiting or asking.for_job:
+            return None
+        return room.ahead(asking.key, asking.found.claims)
+
+    async def hold(self, call: Call, asking: Asking, refused: Decision) -> Held:
+        """Another try after a wait, if there is room and time for it. Raises as `reserve` does."""
+        room, key = self._room, asking.key
+        if room is None or asking.for_job:
+            return Held(refused, 0, "")
+
+        async def again() -> tuple[Decision, Answer | None]:
+            asking.answer = None
+            return await self.reserve(asking), asking.answer
+
+        call.waiting = True
+        try:
+            return await room.hold(
+                key, asking.found.claims, refused, again,
+                arrival=asking.arrival, size=call.size, patience_us=call.patience_us,
+            )  # fmt: skip
+        finally:
+            call.waiting = False
+
+    def explain(self, asking: Asking, decision: Decision, left: str, jitter: int) -> Refusal:
+        """Why the call may not go on; `left`: why it was held no more."""
+        request_id = asking.request_id
+        if left == DRAINED:
             return simple_refusal(Reason.DRAINING, request_id, jitter=jitter)
         if decision.reason is Reason.SHED:
             return self._shed(asking, jitter)

@@ -166,17 +166,22 @@ class Spool:
 
     # The hot path: about 4 µs.
 
-    def append(self, event: dict[str, Any]) -> None:
-        """Take one CloudEvent (not empty; without attributes spool, seq, prev). Never raises.
+    def append(self, event: dict[str, Any] | bytes) -> None:
+        """Take one CloudEvent (not empty; without attributes spool, seq, prev), or the JSON of one.
+        Never raises.
 
         It is on disk within the commit window, or counted in `dropped`.
         """
-        try:
-            line = self._format % (self.next_seq, self._prev, memoryview(_dumps(event))[1:])
-        except TypeError as error:
-            _log.error("event_not_json", id=str(event.get("id")), problem=str(error))
-            self._drop()
-            return
+        if isinstance(event, bytes):
+            text = event
+        else:
+            try:
+                text = _dumps(event)
+            except TypeError as error:
+                _log.error("event_not_json", id=str(event.get("id")), problem=str(error))
+                self._drop()
+                return
+        line = self._format % (self.next_seq, self._prev, text[1:])
         size = len(line) + 1
         waiting = self._waiting_bytes + size
         if waiting > self._capacity or size > MAX_LINE:

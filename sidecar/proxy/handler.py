@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from sidecar.core.decision import NO_DECISION
@@ -69,14 +70,7 @@ class Handler:
         manners = self.manners
         if request.forwarded_for:
             request.address = client_address(request, manners)
-
-        async def read(entitlement: Entitlement) -> Reading:
-            if not entitlement.read_up_to:
-                return costs_told(request, entitlement)
-            body, whole = await read_ahead(request, connection, entitlement.read_up_to)
-            return costs_told(request, entitlement, body, complete=whole)
-
-        jobs = self._jobs
+        read, jobs = partial(_read, request, connection), self._jobs
         try:
             if request.idempotency_keys and jobs is not None:
                 known = await jobs.known(request, connection)
@@ -272,3 +266,13 @@ class Handler:
         else:
             fault = Fault(INTERNAL, *_FAILED)
             self._tell(request, connection, fault, request_id, time.perf_counter())
+
+
+async def _read(
+    request: Request, connection: ClientConnection, entitlement: Entitlement
+) -> Reading:
+    """What the request tells of its costs."""
+    if not entitlement.read_up_to:
+        return costs_told(request, entitlement)
+    body, whole = await read_ahead(request, connection, entitlement.read_up_to)
+    return costs_told(request, entitlement, body, complete=whole)

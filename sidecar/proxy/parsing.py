@@ -67,8 +67,8 @@ class RequestParser:
     """Parses what `feed` is given and calls `on_request` for every head that is complete."""
 
     __slots__ = (
-        "_address", "_begun", "_bounds", "_deliver", "_framing", "_head_size", "_now", "_parser",
-        "current", "pending",
+        "_address", "_begun", "_bounds", "_deliver", "_framing", "_head_size", "_host", "_now",
+        "_parser", "current", "pending",
     )  # fmt: skip
     __deletable__ = ("_parser",)  # mypyc asks for it
 
@@ -87,6 +87,7 @@ class RequestParser:
         self._deliver = on_request
         self._parser = HttpRequestParser(self)
         self._head_size = 0
+        self._host: tuple[bytes, ...] = ()  # of the last request, which is valid
         self._begun = 0  # messages that began in what is being parsed
         self._framing = 0  # bytes of the body that were not content, less what is allowed
 
@@ -243,6 +244,9 @@ class RequestParser:
         self.pending = 0
         self._framing = 0
         self._head_size = 0  # trailers are counted anew
+        if request.host != self._host:  # a client rarely calls another host by a connection
+            _check_host(request)
+            self._host = request.host
         _check(request, self._bounds)
         self._deliver(request)
 
@@ -297,13 +301,19 @@ def _single(request: Request, lower: bytes, value: bytes) -> None:
         request.content_encoding += b"," + value if request.content_encoding else value
 
 
-def _check(request: Request, bounds: Bounds) -> None:
-    """What llhttp leaves to us: RFC 9112, sections 3.2 and 6.1, and what is not offered."""
+def _check_host(request: Request) -> None:
+    """RFC 9112, section 3.2."""
     host = request.host
-    if len(host) != 1 and (host or not request.http10):
+    if len(host) > 1:
         raise malformed("Exactly one Host field is needed.")
     if host and not valid_host(host[0]):
         raise malformed("The Host field is not a host name and port.")
+
+
+def _check(request: Request, bounds: Bounds) -> None:
+    """What llhttp leaves to us: RFC 9112, sections 3.2 and 6.1, and what is not offered."""
+    if not request.host and not request.http10:
+        raise malformed("Exactly one Host field is needed.")
     if len(request.fields) > bounds.max_fields:
         raise faults.head_too_large(bounds)
     if request.chunked and (request.http10 or request.content_length is not None):

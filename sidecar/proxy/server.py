@@ -218,7 +218,14 @@ class ClientConnection(Paced):
     async def _serve(self) -> None:
         request: Request | None = None
         try:
-            while await self._next_request():
+            while True:
+                if not self._queue:
+                    if self._ended:
+                        break
+                    self._wake = self.loop.create_future()
+                    await self._wake
+                    self._wake = None
+                    continue
                 request = self._queue.pop(0)
                 if request.broken:
                     break  # a fault came with the head: nobody need be asked
@@ -250,15 +257,6 @@ class ClientConnection(Paced):
             self._ended = True
             self._close()
             self._task = None  # it keeps what ended it, and that keeps us
-
-    async def _next_request(self) -> bool:
-        while not self._queue:
-            if self._ended:
-                return False
-            self._wake = self.loop.create_future()
-            await self._wake
-            self._wake = None
-        return True
 
     def _resume_parsing(self) -> None:
         rest, self._rest = self._rest, b""

@@ -1,22 +1,31 @@
 """What a connection to the upstream promises to whoever takes its answers, and in which order."""
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from sidecar.core.settlement import OutcomeReason
 from sidecar.proxy.headers import Fields
 
 
-@dataclass(slots=True)
 class ResponseHead:
     """A response head. `length` is None when the body's end is not announced by a number."""
 
-    status: int
-    phrase: bytes
-    fields: Fields  # to be relayed
-    length: int | None
-    content_type: bytes
-    content_encoding: bytes
+    __slots__ = ("content_encoding", "content_type", "fields", "length", "phrase", "status")
+
+    def __init__(
+        self,
+        status: int,
+        phrase: bytes,
+        fields: Fields,
+        length: int | None,
+        content_type: bytes,
+        content_encoding: bytes,
+    ) -> None:
+        self.status = status
+        self.phrase = phrase
+        self.fields = fields  # to be relayed
+        self.length = length
+        self.content_type = content_type
+        self.content_encoding = content_encoding
 
 
 class Taker(Protocol):

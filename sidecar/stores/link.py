@@ -45,7 +45,7 @@ def encode(*parts: bytes | str | int) -> bytes:
 
 
 PING: Final = encode(b"PING")
-EARLY: Final = 12  # commands of one tick that are worth a write of their own
+EARLY: Final = 6  # commands of one tick that are worth a write of their own
 _MORE: Final = object()
 
 

@@ -65,7 +65,10 @@ def read_state(packed: bytes) -> tuple[int, int, int, int]:
 def load(name: str) -> Script:
     """The script `lua/<name>.lua` behind the shared arithmetic, ready to be loaded."""
     folder = files("sidecar.stores") / "lua"
-    text = (folder / "arithmetic.lua").read_bytes() + b"\n" + (folder / f"{name}.lua").read_bytes()
+    shared, seldom, own = (
+        (folder / f"{part}.lua").read_bytes() for part in ("arithmetic", "seldom", name)
+    )
+    text = b"%b\nmake_seldom = function()\n%b\nend\n%b" % (shared, seldom, own)
     digest = hashlib.sha1(text, usedforsecurity=False).hexdigest()
     return Script(name, text, digest.encode())
 

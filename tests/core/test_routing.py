@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.model import CallClass, Route
 from sidecar.core.paths import Allowance, BadTarget, Normaliser
-from sidecar.core.routing import RouteTable
+from sidecar.core.routing import LONGEST_KNOWN, MOST_KNOWN, RouteTable
 
 
 def a_route(match: str) -> Route:
@@ -211,3 +211,19 @@ def test_find_is_match_of_the_normalised_path_where_there_is_one_reading(parts: 
     table = RouteTable([a_route(match) for match in PRICED], paths)
     [path] = paths.readings(target)
     assert table.find("GET", target) is table.match("GET", path)
+
+
+def test_I9_calls_that_came_lately_are_known_and_no_more_of_them_than_is_bounded() -> None:
+    table = RouteTable([a_route(match) for match in TABLE])
+    for number in range(MOST_KNOWN * 2):
+        for method, expected in (("GET", "GET /v1/users/{id}"), ("POST", None)):
+            route = table.find(method, b"/v1/users/%d" % number)
+            assert (route and route.id) == expected
+            assert table.find(method, b"/v1/users/%d" % number) is route
+        assert len(table._known) <= MOST_KNOWN
+    before = len(table._known)
+    table.find("GET", b"/v1/users/" + b"x" * LONGEST_KNOWN)
+    for _ in range(2):
+        with pytest.raises(BadTarget):
+            table.find("GET", b"/v1/users/..%2fme")
+    assert len(table._known) == before

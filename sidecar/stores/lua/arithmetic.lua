@@ -29,52 +29,10 @@ end
 
 local function int(n) return string.format('%.0f', n) end
 
-local function read_grants(text)
-  local grants = {}
-  for id, field, units, used, expires, priority in string.gmatch(text or '', '([^\t\n]*)\t([^\t]*)\t(%d+)\t(%d+)\t(%d+)\t(-?%d+)\n') do
-    grants[#grants + 1] = {
-      id = id, field = field, units = tonumber(units), used = tonumber(used),
-      expires = tonumber(expires), priority = tonumber(priority),
-    }
-  end
-  return grants
-end
-
-local function write_grants(grants)
-  local lines = {}
-  for i, g in ipairs(grants) do
-    lines[i] = table.concat({ g.id, g.field, int(g.units), int(g.used), int(g.expires), int(g.priority) }, '\t') .. '\n'
-  end
-  return table.concat(lines)
-end
-
--- An open reservation: its rule, and its charges.
-local function read_open(text)
-  local rule, charges = string.match(text, '^(%a+)\n'), {}
-  for kind, field, cost, since in string.gmatch(text, '(%a+)\t([^\t]*)\t(%d+)\t(%d+)\n') do
-    charges[#charges + 1] = { kind = kind, field = field, cost = tonumber(cost), since = tonumber(since) }
-  end
-  return rule, charges
-end
-
-local function write_open(rule, charges)
-  local lines = { rule .. '\n' }
-  for _, c in ipairs(charges) do
-    lines[#lines + 1] = table.concat({ c.kind, c.field, int(c.cost), int(c.since) }, '\t') .. '\n'
-  end
-  return table.concat(lines)
-end
-
--- What a reservation took, for when it is settled.
-local function charges_of(claims)
-  local charges = {}
-  for _, claim in ipairs(claims) do
-    if claim.counted then
-      local kind = claim.team and 'team' or claim.kind
-      charges[#charges + 1] = { kind = kind, field = claim.field, cost = claim.cost, since = claim.since }
-    end
-  end
-  return charges
+local make_seldom, made -- the functions of seldom.lua
+local function seldom()
+  made = made or make_seldom()
+  return made
 end
 
 -- A quota in the period that now falls in: its state and its end. Bounds: start a, end b, next end c,
@@ -98,53 +56,6 @@ local function drained(used, since, now, a, b)
   return used - gained, since + ceil(gained * b / a)
 end
 
--- A quota's live grants, in the order of their use, and what they hold.
-local function live_grants(field, grants, now)
-  local live, left = {}, 0
-  for _, g in ipairs(grants) do
-    if g.field == field and g.expires > now then
-      live[#live + 1] = g
-      left = left + g.units - g.used
-    end
-  end
-  return live, left
-end
-
--- What is kept of a guarantee of units, and what of it is gone; so many hundredths of the period are over.
-local function guarded(units, lends, used, gone, hundredths)
-  gone = max(gone, used)
-  if lends then gone = max(gone, floor(units * hundredths / 100)) end
-  return max(0, units - gone), gone
-end
-
--- What is kept for an account's other teams, in the period that begins at start.
-local function kept_for(others, key, start, hundredths)
-  local fields, units, lends, sum = {}, {}, {}, 0
-  for field, guaranteed, lent in string.gmatch(others, '([^\t\n]*)\t(%d+)\t([01])\n') do
-    local n = #fields + 1
-    fields[n], units[n], lends[n] = field, tonumber(guaranteed), lent == '1'
-  end
-  if #fields == 0 then return 0 end
-  for n, stored in ipairs(redis.call('HMGET', key, unpack(fields))) do
-    local used, since, gone = 0, 0, 0
-    if stored then used, since, gone = unpack_numbers('<ddd', stored) end
-    if since < start then used, gone = 0, 0 end
-    sum = sum + guarded(units[n], lends[n], used, gone, hundredths)
-  end
-  return sum
-end
-
--- A claim on a team's share, which comes after that on its quota: it is counted like a quota, and refuses
--- what is neither kept for the team, nor leaves what is kept for the others.
-local function as_team(claim, quota, key, start, now, lends, others)
-  local hundredths, kept = floor((now - start) * 100 / (claim.ends - start)), 0
-  kept, claim.told = guarded(claim.units, lends, claim.used, claim.told, hundredths)
-  claim.kind, claim.team, claim.was_told, claim.notices = 'quota', true, -1, ''
-  claim.left = kept_for(others, key, start, hundredths)
-  local room = quota and quota.cap + quota.carried + quota.left - quota.used or MOST
-  claim.fits = claim.cost <= kept or claim.cost + claim.left <= room
-end
-
 -- All claims of ARGV as they stand now, whether all are granted, and the account's grants.
 -- Returns nil when now lies outside the bounds that the caller sent for a quota.
 local function survey(key, now)
@@ -152,7 +63,7 @@ local function survey(key, now)
   local names = { 'grants', 'kept' }
   for k = 1, n do names[k + 2] = ARGV[FIRST + (k - 1) * GROUP + 1] end
   local stored = redis.call('HMGET', key, unpack(names))
-  local grants = stored[1] and read_grants(stored[1])
+  local grants = stored[1] and seldom().read_grants(stored[1])
   local claims, granted = { kept = tonumber(stored[2] or 0) }, true
   for k = 1, n do
     local i = FIRST + (k - 1) * GROUP
@@ -160,48 +71,47 @@ local function survey(key, now)
     local cost, cap, a, b, c, d, units, rollover = unpack_numbers('<dddddddd', ARGV[i + 3])
     local used, since, told, carried = 0, 0, 0, 0
     if stored[k + 2] then used, since, told, carried = unpack_numbers('<dddd', stored[k + 2]) end
-    local was_told, ends, left, live = told, 0, 0, nil
-    if kind == 'rate' then
-      used, since = drained(used, since, now, a, b)
-    elseif kind == 'quota' then
+    local claim, room = nil, cap
+    if kind == 'rate' or kind == 'slots' then
+      if kind == 'rate' then used, since = drained(used, since, now, a, b) end
+      claim = {
+        kind = kind, field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = 0, counted = true,
+      }
+    else
       if now < a or now >= c then return nil end
-      used, since, told, carried, ends = rolled(used, since, told, carried, now, a, b, c, d, units, rollover)
-      was_told = told
-      if grants then live, left = live_grants(names[k + 2], grants, now) end
-    elseif kind == 'team' then
-      if now < a or now >= c then return nil end
-      used, since, told, carried, ends = rolled(used, since, told, carried, now, a, b, c, d, 0, 0)
+      local own, most = units, rollover
+      if kind == 'team' then own, most = 0, 0 end
+      local ends
+      used, since, told, carried, ends = rolled(used, since, told, carried, now, a, b, c, d, own, most)
+      claim = {
+        kind = 'quota', field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = ends, counted = true,
+        told = told, was_told = told, carried = carried, left = 0, burned = 0, units = units, notices = ARGV[i + 4],
+      }
+      if grants and kind == 'quota' then claim.live, claim.left = seldom().live_grants(claim.field, grants, now) end
+      room = cap + carried + claim.left
     end
-    local counted = true
-    if used + cost > cap + carried + left then
-      local force = ARGV[i + 2]
+    local force = ARGV[i + 2]
+    if used + cost > room then
       if force == '0' then granted = false end
-      counted = force ~= '2'
+      claim.counted = force ~= '2'
     end
-    claims[k] = {
-      kind = kind, field = names[k + 2], cost = cost, used = used, since = since, told = told, was_told = was_told,
-      carried = carried, ends = ends, left = left, burned = 0, cap = cap, counted = counted, units = units, live = live,
-      force = ARGV[i + 2], notices = ARGV[i + 4],
-    }
     if kind == 'team' then
-      local claim = claims[k]
-      as_team(claim, claims[k - 1], key, now >= b and b or a, now, rollover == 1, ARGV[i + 4])
-      if not claim.fits and claim.force == '0' then granted = false end
+      seldom().as_team(claim, claims[k - 1], key, now >= b and b or a, now, rollover == 1, claim.notices)
+      if not claim.fits and force == '0' then granted = false end
     end
+    claims[k] = claim
   end
   return claims, granted, grants
 end
 
--- A team's counter with that many units more, or less: also of what is gone of its guarantee.
-local function spend(claim, units)
-  claim.used = min(max(0, claim.used + units), MOST)
-  claim.told = min(max(0, claim.told + units), MOST)
-end
-
--- Use cost units: the plan's own, then grants in their order, then overage or debt. What is
--- reached by that is told.
+-- Use cost units: of a quota the plan's own, then grants in their order, then overage or debt. What
+-- is reached by that is told.
 local function burn(claim, cost)
-  if claim.team then return spend(claim, cost) end
+  if claim.team then return seldom().spend(claim, cost) end
+  if claim.kind ~= 'quota' then
+    claim.used = min(claim.used + cost, MOST)
+    return
+  end
   if claim.live then
     local wanted = max(0, cost - max(0, claim.units + claim.carried - claim.used))
     for _, g in ipairs(claim.live) do
@@ -222,44 +132,23 @@ local function burn(claim, cost)
   end
 end
 
--- The way back of burn: overage, then grants from the last used, then the plan's own.
-local function give_back(claim, units)
-  if claim.team then return spend(claim, -units) end
-  local wanted = units - min(units, max(0, claim.used - claim.units - claim.carried))
-  local returned, live = 0, claim.live or {}
-  for i = #live, 1, -1 do
-    local g = live[i]
-    local given = min(wanted, g.used)
-    g.used = g.used - given
-    wanted = wanted - given
-    returned = returned + given
-  end
-  claim.left = claim.left + returned
-  claim.burned = -returned
-  claim.used = max(0, claim.used - (units - returned))
-end
-
-local function keep(key, ttl)
-  if redis.call('PTTL', key) < ttl - 60000 then redis.call('PEXPIRE', key, ttl) end
-end
-
 -- Write the claims back, with the grants if any of them changed, and see to the TTL once a minute.
 local function store(key, claims, grants, now)
   local writes, changed, n = {}, false, 0
   for _, claim in ipairs(claims) do
     writes[n + 1] = claim.field
-    writes[n + 2] = pack_numbers('<dddd', claim.used, claim.since, claim.told, claim.carried)
+    writes[n + 2] = pack_numbers('<dddd', claim.used, claim.since, claim.told or 0, claim.carried or 0)
     n = n + 2
-    if claim.burned ~= 0 then changed = true end
+    if claim.burned and claim.burned ~= 0 then changed = true end
   end
   if changed then
-    writes[n + 1], writes[n + 2] = 'grants', write_grants(grants)
+    writes[n + 1], writes[n + 2] = 'grants', seldom().write_grants(grants)
     n = n + 2
   end
   local due = now - claims.kept >= KEEP_US or now < claims.kept
   if due then writes[n + 1], writes[n + 2] = 'kept', int(now) end
   if #writes > 0 then redis.call('HSET', key, unpack(writes)) end
-  if due then keep(key, tonumber(ARGV[1])) end
+  if due then seldom().keep(key, tonumber(ARGV[1])) end
 end
 
 -- status, now, then of each claim used and end_us, or all six when there is more to say of any.
@@ -267,63 +156,17 @@ local function reply(status, now, claims, more)
   local out = { status, now }
   for k, claim in ipairs(claims) do
     out[2 * k + 1], out[2 * k + 2] = claim.used, claim.ends
-    more = more or claim.left ~= 0 or claim.burned ~= 0 or claim.carried > 0 or claim.told ~= claim.was_told
+    if claim.kind == 'quota' and not more then
+      more = claim.left ~= 0 or claim.burned ~= 0 or claim.carried > 0 or claim.told ~= claim.was_told
+    end
   end
   if not more then return out end
   for k, claim in ipairs(claims) do
     local at = 6 * k - 4
     local told = claim.team and max(0, claim.units - claim.told) or claim.was_told
-    out[at + 1], out[at + 2], out[at + 3] = claim.used, claim.ends, told
-    out[at + 4], out[at + 5], out[at + 6] = claim.carried, claim.left, claim.burned
+    out[at + 1], out[at + 2], out[at + 3] = claim.used, claim.ends, told or 0
+    out[at + 4], out[at + 5], out[at + 6] = claim.carried or 0, claim.left or 0, claim.burned or 0
   end
   return out
 end
 
--- What is released and is not in the counter was paid by grants: it is theirs again, last used first.
-local function repay(key, charges)
-  local text = redis.call('HGET', key, 'grants')
-  if not text then return end
-  local grants = read_grants(text)
-  for _, c in ipairs(charges) do
-    local stored = c.kind == 'quota' and redis.call('HGET', key, c.field)
-    local used, since = 0, 0
-    if stored then used, since = unpack_numbers('<dddd', stored) end
-    local wanted = stored and since == c.since and max(0, c.cost - used) or 0
-    for i = #grants, 1, -1 do
-      local g = grants[i]
-      if g.field == c.field then
-        local given = min(wanted, g.used)
-        g.used, wanted = g.used - given, wanted - given
-      end
-    end
-  end
-  redis.call('HSET', key, 'grants', write_grants(grants))
-end
-
--- End leases that are over: slots come back; what was charged stays or goes as each one says.
-local function sweep(key, leases, now)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now), 'LIMIT', 0, SWEPT)) do
-    local text = redis.call('HGET', key, 'o/' .. id)
-    local rule, charges = read_open(text or '')
-    local rest = {}
-    if rule == 'release' then repay(key, charges) end
-    for _, c in ipairs(charges) do
-      if c.kind ~= 'slots' then rest[#rest + 1] = c end
-      if c.kind == 'slots' or rule == 'release' then
-        local stored = redis.call('HGET', key, c.field)
-        local used, since, told, carried = 0, 0, 0, 0
-        if stored then used, since, told, carried = unpack_numbers('<dddd', stored) end
-        if c.kind == 'team' then told = max(0, told - c.cost) end
-        if stored and ((c.kind ~= 'quota' and c.kind ~= 'team') or since == c.since) then
-          redis.call('HSET', key, c.field, pack_numbers('<dddd', max(0, used - c.cost), since, told, carried))
-        end
-      end
-    end
-    if rule == 'charge' and #rest > 0 then
-      redis.call('HSET', key, 'o/' .. id, write_open(rule, rest))
-    else
-      redis.call('HDEL', key, 'o/' .. id)
-    end
-    redis.call('ZREM', leases, id)
-  end
-end

@@ -12,7 +12,7 @@
 -- Returns {1 granted | 0 was there before | -2 too many, now_us, expires_us}.
 --   {-1, now_us}: bounds do not hold now.
 local key, now = KEYS[1], now_us()
-local grants, kept = read_grants(redis.call('HGET', key, 'grants')), {}
+local grants, kept = seldom().read_grants(redis.call('HGET', key, 'grants')), {}
 for _, g in ipairs(grants) do
   if g.id == ARGV[2] then return { 0, now, g.expires } end
   if g.expires + KEPT_US > now then kept[#kept + 1] = g end
@@ -33,6 +33,6 @@ table.sort(kept, function(x, y)
   if x.expires ~= y.expires then return x.expires < y.expires end
   return x.id < y.id
 end)
-redis.call('HSET', key, 'grants', write_grants(kept))
-keep(key, max(tonumber(ARGV[1]), ceil((expires + KEPT_US - now) / 1000)))
+redis.call('HSET', key, 'grants', seldom().write_grants(kept))
+seldom().keep(key, max(tonumber(ARGV[1]), ceil((expires + KEPT_US - now) / 1000)))
 return { 1, now, expires }

@@ -10,7 +10,7 @@
 local key, now = KEYS[1], now_us()
 local free = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', int(now))) do
-  local _, charges = read_open(redis.call('HGET', key, 'o/' .. id) or '')
+  local _, charges = seldom().read_open(redis.call('HGET', key, 'o/' .. id) or '')
   for _, c in ipairs(charges) do
     if c.kind == 'slots' then free[c.field] = (free[c.field] or 0) + c.cost end
   end
@@ -18,10 +18,10 @@ end
 local claims, granted = survey(key, now)
 if not claims then return { -1, now } end
 granted = true
-for _, claim in ipairs(claims) do
+for k, claim in ipairs(claims) do
   if claim.kind == 'slots' then claim.used = max(0, claim.used - (free[claim.field] or 0)) end
-  local fits = claim.used + claim.cost <= claim.cap + claim.carried + claim.left
+  local fits = claim.used + claim.cost <= claim.cap + (claim.carried or 0) + (claim.left or 0)
   if claim.team then fits = claim.fits end
-  if not fits and claim.force == '0' then granted = false end
+  if not fits and ARGV[FIRST + (k - 1) * GROUP + 2] == '0' then granted = false end
 end
 return reply(granted and 1 or 0, now, claims)

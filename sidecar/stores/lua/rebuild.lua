@@ -23,7 +23,7 @@ for k, claim in ipairs(claims) do
 end
 for _, claim in ipairs(claims) do
   claim.notices = ''
-  if claim.cost >= 0 then burn(claim, claim.cost) else give_back(claim, -claim.cost) end
+  if claim.cost >= 0 then burn(claim, claim.cost) else seldom().give_back(claim, -claim.cost) end
 end
 store(key, claims, grants, now)
 redis.call('HSET', key, 'rebuilt', int(max(now, tonumber(rebuilt) + 1)))

@@ -16,7 +16,7 @@ for _, claim in ipairs(claims) do
   if claim.kind ~= 'quota' then
     claim.used = max(claim.used - claim.cost, 0)
   elseif claim.since <= charged then
-    give_back(claim, claim.cost)
+    seldom().give_back(claim, claim.cost)
   end
 end
 -- Without the key there is nothing to give back, and nothing is written that had no TTL.

@@ -27,29 +27,23 @@
 --   {-1, now_us}: bounds do not hold now.
 local key, leases = KEYS[1], KEYS[2]
 local now = now_us()
-if leases then sweep(key, leases, now) end
+if leases then seldom().sweep(key, leases, now) end
 local claims, granted, grants = survey(key, now)
 if not claims then return { -1, now } end
 if not granted then return reply(0, now, claims) end
 for _, claim in ipairs(claims) do
-  if not claim.counted then
-    claim.ends = -1
-  elseif claim.kind == 'quota' then
-    burn(claim, claim.cost)
-  else
-    claim.used = min(claim.used + claim.cost, MOST)
-  end
+  if claim.counted then burn(claim, claim.cost) else claim.ends = -1 end
 end
 store(key, claims, grants, now)
 if leases then
   local at = FIRST + #claims * GROUP
   local rule, id = ARGV[at + 1], ARGV[at + 2]
-  local charges, leased = charges_of(claims), rule == 'release'
+  local charges, leased = seldom().charges_of(claims), rule == 'release'
   for _, c in ipairs(charges) do leased = leased or c.kind == 'slots' end
-  redis.call('HSET', key, 'o/' .. id, write_open(rule, charges))
+  redis.call('HSET', key, 'o/' .. id, seldom().write_open(rule, charges))
   if leased then
     redis.call('ZADD', leases, int(now + tonumber(ARGV[at])), id)
-    keep(leases, tonumber(ARGV[1]))
+    seldom().keep(leases, tonumber(ARGV[1]))
   end
 end
 return reply(1, now, claims)

@@ -17,7 +17,7 @@ local name = 'o/' .. ARGV[FIRST + #claims * GROUP]
 local text = redis.call('HGET', key, name)
 if not text then return reply(0, now, claims, true) end
 local charged = {}
-local _, charges = read_open(text)
+local _, charges = seldom().read_open(text)
 for _, c in ipairs(charges) do charged[c.field] = c end
 for _, claim in ipairs(claims) do
   local c = charged[claim.field]
@@ -27,7 +27,7 @@ for _, claim in ipairs(claims) do
     if claim.kind ~= 'quota' then
       claim.used = min(max(0, claim.used + difference), MOST)
     elseif claim.since == c.since then
-      if difference >= 0 then burn(claim, difference) else give_back(claim, -difference) end
+      if difference >= 0 then burn(claim, difference) else seldom().give_back(claim, -difference) end
     end
   end
 end
