@@ -77,3 +77,27 @@ def test_no_class_outside_is_derived_from_one_that_is_compiled() -> None:
         if path not in compiled:
             for cls in classes(ast.parse(path.read_text())):
                 assert not bases(cls) & NATIVE, f"{path}: {cls.name}"
+
+
+def blocks(tree: ast.AST) -> Iterator[list[ast.stmt]]:
+    """Statements that follow each other, of all functions that may wait."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                for part in ("body", "orelse", "finalbody"):
+                    found = getattr(node, part, None)
+                    if isinstance(found, list):
+                        yield found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_attribute_is_read_after_none_was_put_into_it(module: str) -> None:
+    """To mypyc it is None until the block ends, whatever others put into it during an await."""
+    for block in blocks(TREES[module]):
+        emptied: set[str] = set()
+        for statement in block:
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    assert ast.unparse(node) not in emptied, f"line {node.lineno}"
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.value) == "None":
+                emptied |= {ast.unparse(t) for t in statement.targets}

@@ -29,19 +29,19 @@ _PLAIN: Final = Outcome(0, OutcomeReason.OK, 0, 0, 0)
 class _Form:
     """`text` has a place for each of the values."""
 
-    __slots__ = ("entitlement", "plan_version", "text")
+    __slots__ = ("entitlement", "text")
 
-    def __init__(self, entitlement: Entitlement, plan_version: str, text: bytes) -> None:
+    def __init__(self, entitlement: Entitlement, text: bytes) -> None:
         self.entitlement = entitlement
-        self.plan_version = plan_version
         self.text = text
 
 
 class EventForms:
-    """Forms by route, plan and method; `source` is that of all events."""
+    """Forms of one plan book, by route, plan and method; `source` is that of all events."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, plan_version: str) -> None:
         self._source = source
+        self._plan_version = plan_version
         self._forms: dict[tuple[int, str], _Form] = {}
 
     def fill(
@@ -57,10 +57,12 @@ class EventForms:
     ) -> bytes | None:
         """The same event as `usage_event` makes, as JSON. None for one that says more: of a call
         that failed, or was given back, or that tells its cost itself, or whose account has teams;
-        nor for ids outside ASCII. Of a call without overage; `id` and `time` need no escapes."""
+        nor for another plan book's, or ids outside ASCII. Of a call without overage; `id` and
+        `time` need no escapes."""
         account = key.account
         if (
             outcome.reason is not OutcomeReason.OK
+            or plan_version != self._plan_version
             or entitlement.estimates
             or entitlement.settles
             or account.teams
@@ -69,8 +71,8 @@ class EventForms:
         ):
             return None
         form = self._forms.get(_name(entitlement, method))
-        if form is None or form.entitlement is not entitlement or form.plan_version != plan_version:
-            form = self._make(key, entitlement, plan_version, method)
+        if form is None or form.entitlement is not entitlement:
+            form = self._make(key, entitlement, method)
         return form.text % (
             id.encode(),
             encode_basestring(account.id).encode(),
@@ -82,7 +84,7 @@ class EventForms:
             outcome.bytes_out,
         )
 
-    def _make(self, key: Key, entitlement: Entitlement, plan_version: str, method: str) -> _Form:
+    def _make(self, key: Key, entitlement: Entitlement, method: str) -> _Form:
         marks = {name: f"\0{name}" for name in _PLACES}  # no name or id has a NUL
         event = usage_event(
             id=marks["id"],
@@ -90,7 +92,7 @@ class EventForms:
             time=marks["time"],
             key=key,
             entitlement=entitlement,
-            plan_version=plan_version,
+            plan_version=self._plan_version,
             overage=(),
             method=method,
             outcome=_PLAIN,
@@ -102,7 +104,7 @@ class EventForms:
             text = text.replace(json.dumps(marks[name]).encode(), place)
         if len(self._forms) >= MOST_FORMS:
             self._forms.clear()
-        form = _Form(entitlement, plan_version, text)
+        form = _Form(entitlement, text)
         self._forms[_name(entitlement, method)] = form
         return form
 

@@ -81,7 +81,6 @@ class Gate:
         self._metrics = metrics
         self._clock = clock
         self._source = source
-        self._forms = EventForms(source)
         self._room = room
         self._shedder = shedder or Shedder()
         # Accounts move by the time that all sidecars share, where there is one.
@@ -92,15 +91,16 @@ class Gate:
             spool, metrics, clock, source,
             record_refusals=record_refusals, on_decision=on_decision,
         )  # fmt: skip
-        self._keep_routes()
+        self._begin_book()
 
     def swap(self, book: PlanBook) -> None:
         """Decide by this book from the next call on; calls in flight keep theirs."""
         self._knowing.swap(book)
-        self._keep_routes()
+        self._begin_book()
 
-    def _keep_routes(self) -> None:
+    def _begin_book(self) -> None:
         self._shedder.keep({route.id for route in self.book.routes})
+        self._forms = EventForms(self._source, self.book.version)
 
     @property
     def book(self) -> PlanBook:

@@ -63,6 +63,7 @@ class Reserving:
             behind = self._arrives(asking)
             if behind is not None:
                 return behind
+        asking.answer = None
         now = time.perf_counter()
         place = self._shedder.enter(asking.found.route, now)
         if place is None:
@@ -72,7 +73,7 @@ class Reserving:
             if not found.claims:
                 decision = without_limits(found)
             else:
-                answer = asking.answer = await self._store.reserve(
+                answer = await self._store.reserve(
                     key.account,
                     key.id,
                     found.claims,
@@ -83,11 +84,12 @@ class Reserving:
                 if not answer.alone:
                     self._observe(time.perf_counter() - now)
                 decision = decide(found, answer)
+                asking.answer = answer
         except StoreUnavailable:
             if asking.for_job or found.when_down in ("local", "deny"):
                 place.leave(time.perf_counter())
                 raise
-            decision, asking.answer = without_store(found), None
+            decision = without_store(found)
         except BaseException:
             place.leave(time.perf_counter())
             raise
@@ -112,8 +114,8 @@ class Reserving:
             return Held(refused, 0, "")
 
         async def again() -> tuple[Decision, Answer | None]:
-            asking.answer = None
-            return await self.reserve(asking), asking.answer
+            decision = await self.reserve(asking)
+            return decision, asking.answer
 
         call.waiting = True
         try:
