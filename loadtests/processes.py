@@ -27,14 +27,20 @@ class DidNotStart(Exception):
     """`str(error)` is a sentence with the end of what the process said."""
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses right now, below those that the kernel gives to
-    outgoing connections: one of these would else take it before its server does."""
+    """A TCP port on 127.0.0.1 that nobody uses right now and that was not given before, below
+    those that the kernel gives to outgoing connections: one of these would else take it before its
+    server does."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 class Running:

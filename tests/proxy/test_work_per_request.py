@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from proxy_house import Client, House, client, running
 
-PYTHON_CALLS = 133
-C_CALLS = 150
+PYTHON_CALLS = 126
+C_CALLS = 156
 REQUEST = (
     b"GET /v1/items/1 HTTP/1.1\r\nHost: api.test\r\nUser-Agent: test/1\r\nAccept: */*\r\n"
     b"X-Api-Key: key-A\r\n\r\n"
