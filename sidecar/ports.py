@@ -5,7 +5,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.jobs import Accepted, Claimed, Found, Job, JobState, NotAccepted, Once, Over
-from sidecar.core.model import Account, Claim, Decision, Key, WhenDown
+from sidecar.core.model import Account, Claim, Key, WhenDown
+from sidecar.core.reasons import Decision
 
 # Asks again for what was refused: the decision, and what the store said if it was asked.
 Try = Callable[[], Awaitable[tuple[Decision, Answer | None]]]

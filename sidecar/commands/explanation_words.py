@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sidecar.core.model import Reason
+from sidecar.core.reasons import Reason
 from sidecar.core.words import amount, span
 
 _ALLOWED = {

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from sidecar.core.backtest_states import ENFORCED, Program, SlotRow, Stand, drained
 from sidecar.core.backtest_teams import Period, ShareRow, fits, kept, most
-from sidecar.core.model import Limit, QuotaLimit, Reason
+from sidecar.core.model import Limit, QuotaLimit
+from sidecar.core.reasons import Reason
 
 
 class Refusal(NamedTuple):

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sidecar.core.backtest_states import Counter, Name
-from sidecar.core.model import MICRO, Limit, Reason
+from sidecar.core.model import MICRO, Limit
+from sidecar.core.reasons import Reason
 from sidecar.core.recorded import Recorded, Units
 from sidecar.core.words import instant
 

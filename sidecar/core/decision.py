@@ -12,15 +12,12 @@ from sidecar.core.model import (
     MICRO,
     Claim,
     ConcurrencyLimit,
-    Crossing,
-    Decision,
     Entitlement,
     QuotaLimit,
     RateLimit,
-    Reason,
-    Standing,
     TeamShare,
 )
+from sidecar.core.reasons import Crossing, Decision, Reason, Standing
 from sidecar.core.teams import use_of
 from sidecar.core.waits import fits_in_us, wait_of
 from sidecar.errors import StoreUnavailable

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.core.model import Reason
+from sidecar.core.reasons import Reason
 
 OURS: Final = "https://quota-sidecar.dev/problems/"
 _REGISTERED: Final = "https://iana.org/assignments/http-problem-types#"

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from sidecar.core.model import MICRO, ConcurrencyLimit, Limit, PeriodUnit, RateLimit, Standing
+from sidecar.core.model import MICRO, ConcurrencyLimit, Limit, PeriodUnit, RateLimit
+from sidecar.core.reasons import Standing
 
 PERIOD_SECONDS: Final[dict[PeriodUnit, int]] = {
     "hour": 3_600,

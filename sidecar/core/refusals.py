@@ -10,16 +10,12 @@ from sidecar.core.model import (
     MICRO,
     Account,
     ConcurrencyLimit,
-    Decision,
     Entitlement,
     Links,
     Pack,
     PlanBook,
     QuotaLimit,
     RateLimit,
-    Reason,
-    Standing,
-    TeamUse,
 )
 from sidecar.core.problems import (
     ABNORMAL_USAGE,
@@ -31,6 +27,7 @@ from sidecar.core.problems import (
     http_spec,
 )
 from sidecar.core.ratelimit_fields import ratelimit_field
+from sidecar.core.reasons import Decision, Reason, Standing, TeamUse
 from sidecar.core.upgrades import plan_without
 from sidecar.core.words import adjective, amount, current, instant, plural, span, speed, unit_of
 

@@ -8,8 +8,9 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.core.claims import claims_for
 from sidecar.core.costs import Unreadable
-from sidecar.core.model import Claim, Crossing, Entitlement, Key
+from sidecar.core.model import Claim, Entitlement, Key
 from sidecar.core.reading import Reading
+from sidecar.core.reasons import Crossing
 from sidecar.core.words import instant
 
 

@@ -1,7 +1,8 @@
 """The answer to a call that is shed: it says that it is the API, and when to come back."""
 
-from sidecar.core.model import Entitlement, Reason
+from sidecar.core.model import Entitlement
 from sidecar.core.problems import SPECS
+from sidecar.core.reasons import Reason
 from sidecar.core.refusals import Refusal
 
 

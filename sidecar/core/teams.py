@@ -27,8 +27,8 @@ from sidecar.core.model import (
     QuotaLimit,
     Team,
     TeamShare,
-    TeamUse,
 )
+from sidecar.core.reasons import TeamUse
 
 MOST_TEAMS: Final = 32  # of one account: each is read on every call of the others
 _TEAM: Final = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})=([1-9][0-9]?|100)%(:keep)?", re.ASCII)

@@ -10,9 +10,9 @@ from sidecar.core.model import (
     PlanBook,
     QuotaLimit,
     RateLimit,
-    Standing,
 )
 from sidecar.core.ratelimit_fields import period_seconds
+from sidecar.core.reasons import Standing
 
 
 def plan_without(

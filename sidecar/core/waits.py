@@ -8,15 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import (
-    MICRO,
-    Claim,
-    ConcurrencyLimit,
-    QuotaLimit,
-    RateLimit,
-    Standing,
-    Wait,
-)
+from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, QuotaLimit, RateLimit
+from sidecar.core.reasons import Standing, Wait
 
 # Who frees a slot on another sidecar does not tell us: it is looked for as often as this.
 SLOT_LOOK_US: Final = 100_000

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from sidecar.core.model import Decision, Entitlement, Key
+from sidecar.core.model import Entitlement, Key
 from sidecar.core.reading import Reading
+from sidecar.core.reasons import Decision
 from sidecar.core.refusals import Refusal
 from sidecar.core.shedding import Place
 

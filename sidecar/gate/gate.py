@@ -14,17 +14,9 @@ from sidecar.core.claims import at_no_cost, estimated
 from sidecar.core.decision import crossings_of
 from sidecar.core.event_forms import EventForms
 from sidecar.core.identity import ANONYMOUS
-from sidecar.core.model import (
-    CallClass,
-    Decision,
-    Entitlement,
-    Key,
-    PlanBook,
-    QuotaLimit,
-    Reason,
-    TeamShare,
-)
+from sidecar.core.model import CallClass, Entitlement, Key, PlanBook, QuotaLimit, TeamShare
 from sidecar.core.paths import Normaliser, normalise
+from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals import Refusal, feature_refusal, simple_refusal, waited
 from sidecar.core.settlement import Outcome, OutcomeReason, real_claims, usage_event
 from sidecar.core.shedding import Shedder

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, fingerprint
-from sidecar.core.model import Entitlement, Key, PlanBook, Reason
+from sidecar.core.model import Entitlement, Key, PlanBook
 from sidecar.core.moves import moved
 from sidecar.core.paths import BadTarget, Normaliser
+from sidecar.core.reasons import Reason
 from sidecar.core.routing import RouteTable
 from sidecar.core.teams import TeamEntitlements
 from sidecar.errors import StoreUnavailable

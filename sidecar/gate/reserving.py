@@ -6,7 +6,8 @@ from typing import Final
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.decision import SHED, decide, without_limits, without_store
-from sidecar.core.model import MICRO, Decision, Entitlement, Key, PlanBook, Reason
+from sidecar.core.model import MICRO, Entitlement, Key, PlanBook
+from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals import Refusal, limit_refusal, simple_refusal
 from sidecar.core.shed_refusal import shed_refusal
 from sidecar.core.shedding import Place, Shedder

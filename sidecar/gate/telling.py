@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from sidecar.core.model import Crossing, Decision, Entitlement, Key, Reason
+from sidecar.core.model import Entitlement, Key
+from sidecar.core.reasons import Crossing, Decision, Reason
 from sidecar.core.refusals import Refusal
 from sidecar.core.settlement import notice_event, refusal_event
 from sidecar.gate.calls import NOBODY, Admission, Clock, Deferred, Refused, Seen

@@ -4,7 +4,7 @@ the target never the query string, where clients put keys and worse."""
 import time
 from typing import Final
 
-from sidecar.core.model import Reason
+from sidecar.core.reasons import Reason
 from sidecar.core.settlement import Outcome
 from sidecar.gate import NOBODY, Admission, Deferred, Refused
 from sidecar.logs import logger

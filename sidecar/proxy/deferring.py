@@ -11,10 +11,11 @@ from sidecar.core.deferral import LONGEST_KEY, kept_fields, once_name, once_of
 from sidecar.core.identity import AmbiguousCredential, credential, fingerprint
 from sidecar.core.job_words import job_document, result_document
 from sidecar.core.jobs import Accepted, Found, JobCall, JobState, NotAccepted, Once
-from sidecar.core.model import MICRO, CallClass, Decision, Entitlement, Key, Reason
+from sidecar.core.model import MICRO, CallClass, Entitlement, Key
 from sidecar.core.outlook import eta_us
 from sidecar.core.preferences import wants_async
 from sidecar.core.problems import Fields
+from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals import Refusal, http_problem, simple_refusal
 from sidecar.errors import StoreUnavailable
 from sidecar.gate import Deferred, Gate, Refused

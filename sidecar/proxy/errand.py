@@ -19,8 +19,9 @@ from sidecar.core.jobs import (
     Over,
     Result,
 )
-from sidecar.core.model import Decision, Entitlement, Reason
+from sidecar.core.model import Entitlement
 from sidecar.core.reading import Reading
+from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals import Refusal
 from sidecar.core.settlement import OutcomeReason
 from sidecar.gate import Admission, Deferred, Gate, Refused

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Final
 
 from sidecar.core.decision import NO_DECISION
-from sidecar.core.model import MICRO, Entitlement, Reason
+from sidecar.core.model import MICRO, Entitlement
 from sidecar.core.reading import Reading
+from sidecar.core.reasons import Reason
 from sidecar.core.refusals import Refusal, http_problem, simple_refusal
 from sidecar.errors import StoreUnavailable
 from sidecar.gate import NOBODY, Admission, Deferred, Gate, Refused

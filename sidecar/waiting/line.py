@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, Decision, Key, RateLimit
+from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, Key, RateLimit
+from sidecar.core.reasons import Decision
 from sidecar.core.waits import free_units, next_try_us, refill_us, used_of
 
 AT_ONCE: Final = 64  # tries of one line that may be on their way

@@ -10,15 +10,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import (
-    MICRO,
-    Claim,
-    ConcurrencyLimit,
-    Decision,
-    Key,
-    RateLimit,
-    Wait,
-)
+from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, Key, RateLimit
+from sidecar.core.reasons import Decision, Wait
 from sidecar.ports import DRAINED, Held, Try
 from sidecar.waiting.deadlines import Deadlines
 from sidecar.waiting.line import Line, Ticket, cost_of

@@ -13,8 +13,9 @@ from e2e_stage import StartStage
 from prometheus_client.parser import text_string_to_metric_families
 from servers import free_port
 
-from sidecar.core.model import CallClass, Reason
+from sidecar.core.model import CallClass
 from sidecar.core.problems import HTTP_STATUSES
+from sidecar.core.reasons import Reason
 from sidecar.core.settlement import OutcomeReason
 from sidecar.metrics import INTERNAL_ERROR
 from sidecar.settings import Settings

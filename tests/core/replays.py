@@ -20,7 +20,6 @@ from sidecar.core.model import (
     CallClass,
     Claim,
     ConcurrencyLimit,
-    Decision,
     Entitlement,
     Key,
     Limit,
@@ -31,6 +30,7 @@ from sidecar.core.model import (
     Route,
     TeamShare,
 )
+from sidecar.core.reasons import Decision
 from sidecar.core.recorded import EventReader, Recorded
 from sidecar.core.seeing import Ask
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded, usage_event

@@ -18,9 +18,9 @@ from sidecar.core.model import (
     PlanBook,
     QuotaLimit,
     RateLimit,
-    Reason,
     Team,
 )
+from sidecar.core.reasons import Reason
 from sidecar.core.recorded import Recorded
 from sidecar.core.settlement import REFUNDABLE, OutcomeReason
 

@@ -7,8 +7,9 @@ from sidecar.core.claims import claims_for, estimated
 from sidecar.core.costs import Unreadable
 from sidecar.core.decision import decide
 from sidecar.core.ledger import NEW, reserve
-from sidecar.core.model import MOST_UNITS, Entitlement, Reason
+from sidecar.core.model import MOST_UNITS, Entitlement
 from sidecar.core.reading import Reading, whole_units
+from sidecar.core.reasons import Reason
 from sidecar.core.seeing import Ask
 
 FILE = """

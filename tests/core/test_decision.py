@@ -17,15 +17,14 @@ from sidecar.core.model import (
     CallClass,
     Claim,
     ConcurrencyLimit,
-    Decision,
     Entitlement,
     Limit,
     Plan,
     QuotaLimit,
     RateLimit,
-    Reason,
     Route,
 )
+from sidecar.core.reasons import Decision, Reason
 from sidecar.errors import StoreUnavailable
 
 NOW = 1_790_000_000_000_000

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.model import MICRO, UNBOUNDED, Claim, QuotaLimit, RateLimit, Standing
+from sidecar.core.model import MICRO, UNBOUNDED, Claim, QuotaLimit, RateLimit
 from sidecar.core.ratelimit_fields import legacy_fields, policy_field, ratelimit_field
+from sidecar.core.reasons import Standing
 
 NOW = 1_790_000_000_000_000
 MEMBER = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"((?:;[a-z]+=-?\d{1,15})*)')

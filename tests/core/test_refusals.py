@@ -14,7 +14,6 @@ from sidecar.core.model import (
     CallClass,
     Claim,
     ConcurrencyLimit,
-    Decision,
     Entitlement,
     Limit,
     Links,
@@ -23,12 +22,11 @@ from sidecar.core.model import (
     PlanBook,
     QuotaLimit,
     RateLimit,
-    Reason,
     Route,
-    Standing,
 )
 from sidecar.core.problems import HTTP_STATUSES
 from sidecar.core.ratelimit_fields import policy_field
+from sidecar.core.reasons import Decision, Reason, Standing
 from sidecar.core.refusals import (
     Refusal,
     feature_refusal,

@@ -13,18 +13,17 @@ from sidecar.core.model import (
     MICRO,
     Account,
     CallClass,
-    Crossing,
     Entitlement,
     Key,
     Plan,
     QuotaLimit,
     RateLimit,
-    Reason,
     Route,
     Scope,
     Team,
 )
 from sidecar.core.reading import Reading
+from sidecar.core.reasons import Crossing, Reason
 from sidecar.core.recorded import EventReader
 from sidecar.core.settlement import (
     Outcome,

@@ -17,15 +17,14 @@ from sidecar.core.model import (
     CallClass,
     Claim,
     ConcurrencyLimit,
-    Decision,
     Entitlement,
     Limit,
     Plan,
     QuotaLimit,
     RateLimit,
-    Reason,
     Route,
 )
+from sidecar.core.reasons import Decision, Reason
 from sidecar.core.seeing import Ask, weight
 from sidecar.core.shares import NEVER_SEEN, Look, Own, as_a_whole, filled, looks, share_of
 from sidecar.errors import StoreUnavailable

@@ -17,7 +17,6 @@ from sidecar.core.model import (
     Account,
     CallClass,
     Claim,
-    Decision,
     Entitlement,
     Key,
     Links,
@@ -26,10 +25,10 @@ from sidecar.core.model import (
     PlanBook,
     QuotaLimit,
     RateLimit,
-    Reason,
     Route,
     Team,
 )
+from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals import limit_refusal
 from sidecar.core.rendering import render_text
 from sidecar.core.seeing import Ask

@@ -8,7 +8,8 @@ import pytest
 from virtual_time import in_virtual_time
 from waiting_house import House, entitlement, key, rate, slots
 
-from sidecar.core.model import MICRO, Decision, QuotaLimit, Reason
+from sidecar.core.model import MICRO, QuotaLimit
+from sidecar.core.reasons import Decision, Reason
 from sidecar.errors import StoreUnavailable
 from sidecar.waiting.room import WaitingRoom
 

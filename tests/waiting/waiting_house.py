@@ -12,7 +12,6 @@ from sidecar.core.model import (
     CallClass,
     Claim,
     ConcurrencyLimit,
-    Decision,
     Entitlement,
     Key,
     Limit,
@@ -20,6 +19,7 @@ from sidecar.core.model import (
     RateLimit,
     Route,
 )
+from sidecar.core.reasons import Decision
 from sidecar.stores.memory import MemoryLimitStore
 from sidecar.waiting.room import WaitingRoom
 
