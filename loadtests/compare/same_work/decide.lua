@@ -1,4 +1,5 @@
--- What the reply of `reserve` means, as sidecar/core/decision.py has it: which limit is the tightest, or why not.
+-- What the reply of `reserve` means, as sidecar/core/decision.py has it; for rates and quotas of
+-- accounts without grants.
 local floor, ceil, max = math.floor, math.ceil, math.max
 local MICRO = 1000000
 local decide = {}
@@ -8,8 +9,8 @@ local function fits_in(limit, used, units)
     return ceil((used + (units - limit.units) * MICRO) * limit.per / limit.gain)
 end
 
--- Of a granted call: the tightest limit, units left of it, seconds until there are more (nil when nothing is missing),
--- the reason, and the units beyond the plan's own.
+-- Of a granted call: the tightest limit, units left of it, seconds until there are more (nil when
+-- nothing is missing), the reason, and the units beyond the plan's own.
 function decide.allowed(limits, reply)
     local step = reply.count == 2 + 6 * #limits and 6 or 2
     local now, reason, overage = reply[2], "ok", 0
@@ -23,7 +24,11 @@ function decide.allowed(limits, reply)
             if step == 6 then units = units + reply[6 + (n - 1) * step] end -- what was carried over
             left = units - used
             if left < 0 then
-                reason = limit.forced and used > limit.cap and "critical" or reason == "ok" and "overage" or reason
+                if limit.forced and used > limit.cap + units - limit.units then
+                    reason = "critical"
+                elseif reason == "ok" then
+                    reason = "overage"
+                end
                 overage = max(overage, used - max(units, used - limit.cost))
                 left = 0
             end

@@ -1,4 +1,5 @@
--- The sidecar's work in nginx: identify, route, reserve, decide; and after the answer, count and record.
+-- The sidecar's work in nginx: identify, route, reserve, decide, forward; after the answer, count
+-- and record. http.conf and location.conf call it.
 local decide, ids, link, metrics, record =
     require "decide", require "ids", require "redis_link", require "metrics", require "record"
 local clock, count = ids.clock, metrics.count
@@ -23,7 +24,8 @@ end
 local function route_of(method, path)
     for n = 1, #tables.routes do
         local route = tables.routes[n]
-        if not route.method or route.method == method or route.method == "GET" and method == "HEAD" then
+        local wanted = route.method
+        if not wanted or wanted == method or wanted == "GET" and method == "HEAD" then
             if sub(path, 1, #route.prefix) == route.prefix or path == route.itself then return n end
         end
     end
@@ -78,8 +80,8 @@ function gate.access()
     local forwarded = clock()
     metrics.added(forwarded - started)
     ngx.ctx = {
-        call = call, method = method, id = id, time = time, started = started, forwarded = forwarded,
-        reason = reason, overage = overage,
+        call = call, method = method, id = id, time = time, reason = reason, overage = overage,
+        started = started, forwarded = forwarded,
     }
 end
 
@@ -90,7 +92,8 @@ local function form_of(call, method, outcome, overage)
     if form then return form end
     local e = call.event
     form = {
-        e[1], e[2], e[3] .. method .. e[4], e[5] .. ("%.0f"):format(overage) .. e[6] .. outcome .. e[7], e[8], e[9], e[10],
+        e[1], e[2], e[3] .. method .. e[4],
+        e[5] .. ("%.0f"):format(overage) .. e[6] .. outcome .. e[7], e[8], e[9], e[10],
     }
     if name then call.forms[name] = form end
     return form

@@ -1,4 +1,5 @@
--- Names requests and dates events: UUIDv7 with digits from a pool of random bytes, times to the millisecond.
+-- Names requests and dates events: UUIDv7 with digits from a pool of random bytes, times to the
+-- millisecond.
 local ffi = require "ffi"
 local floor, format = math.floor, string.format
 

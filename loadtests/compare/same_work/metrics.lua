@@ -1,12 +1,13 @@
--- Requests by how they ended, and how long they took, as the sidecar counts them; in tables of the worker.
+-- Requests by how they ended, and how long they took, as the sidecar counts them; in tables of
+-- the worker.
 local ffi = require "ffi"
 
 local BOUNDS = {
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, math.huge,
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+    0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, math.huge,
 }
+local TOGETHER = 4096 -- spans that are put into buckets at once; the sidecar does so with 256
 local metrics = { requests = {}, spans = {} }
-
-local TOGETHER = 4096 -- spans that are put into buckets at once, as the sidecar does with hundreds
 
 -- A function that takes a span of seconds.
 local function histogram(name)
@@ -32,7 +33,9 @@ local function histogram(name)
     end
 end
 
-metrics.added, metrics.store, metrics.upstream = histogram("added"), histogram("store"), histogram("upstream")
+metrics.added = histogram("added")
+metrics.store = histogram("store")
+metrics.upstream = histogram("upstream")
 
 -- Adds one request to those of a route, plan and class, which are `labels`.
 function metrics.count(labels, outcome)
@@ -60,7 +63,8 @@ function metrics.text()
             local le = bound == math.huge and "+Inf" or tostring(bound)
             out[#out + 1] = ('%s_seconds_bucket{le="%s"} %d\n'):format(name, le, running)
         end
-        out[#out + 1] = ("%s_seconds_sum %.6f\n%s_seconds_count %d\n"):format(name, counts.total, name, running)
+        out[#out + 1] = ("%s_seconds_sum %.6f\n"):format(name, counts.total)
+        out[#out + 1] = ("%s_seconds_count %d\n"):format(name, running)
     end
     return table.concat(out)
 end

@@ -1,4 +1,5 @@
--- One event per request, for billing: lines of JSON, numbered and chained by SHA-256, written every 20 ms at once.
+-- One event per request, for billing: lines of JSON, numbered and chained by SHA-256; what gathers
+-- in 20 ms is one write.
 local ffi = require "ffi"
 local C = ffi.C
 local floor = math.floor
@@ -67,8 +68,9 @@ function record.append(form, id, time, status, latency_ms, bytes_in, bytes_out)
     lines:put(head, thousands, seq < 1000 and NUMBER[rest] or THREE[rest], ',"prev":"')
     lines:putcdata(prev, 64)
     lines:put(
-        form[1], id, form[2], time, form[3], NUMBER[status], form[4], NUMBER[latency_ms] or ("%d"):format(latency_ms),
-        form[5], bytes_in, form[6], bytes_out, form[7])
+        form[1], id, form[2], time, form[3], NUMBER[status], form[4],
+        NUMBER[latency_ms] or ("%d"):format(latency_ms), form[5], bytes_in, form[6], bytes_out,
+        form[7])
     local bytes, length = lines:ref()
     sha256(bytes + from, length - from)
     for n = 0, 31 do prev[n] = HEX[digest[n]] end
