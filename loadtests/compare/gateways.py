@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
 
+from loadtests.compare.same_work import tables
 from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for_http
 
 HERE = Path(__file__).parent
@@ -24,6 +25,9 @@ OTHERS_CORE = CORES[-1]
 NGINX_MODULES = Path("/usr/lib/nginx/modules")
 LUA_REDIS = Path("/usr/share/lua/5.1/nginx/redis.lua")
 WHEELS = "pip install -r loadtests/compare/requirements.txt"
+LUA_MODULES = "\n".join(
+    f"load_module {NGINX_MODULES}/{name}.so;" for name in ("ndk_http_module", "ngx_http_lua_module")
+)
 LUA_PACKAGES = "apt-get install nginx libnginx-mod-http-lua lua-nginx-redis"
 
 
@@ -65,7 +69,8 @@ def _command(name: str, *arguments: str) -> list[str]:
     return [found, *arguments]
 
 
-def _lua_missing() -> str:
+def lua_missing() -> str:
+    """How to install nginx with Lua, "" if it is there."""
     files = (NGINX_MODULES / "ngx_http_lua_module.so", LUA_REDIS)
     there = find("nginx") and all(file.exists() for file in files)
     return "" if there else f"nginx with Lua is not installed: {LUA_PACKAGES}"
@@ -112,14 +117,27 @@ def _start_nginx_lua(ground: Ground) -> tuple[Running, int]:
         f"REDIS_PORT = {ground.redis}; SCRIPT = [==[{script}]==]; "
         f'SCRIPT_SHA = "{sha1(script.encode(), usedforsecurity=False).hexdigest()}"'
     )
-    modules = ("ndk_http_module", "ngx_http_lua_module")
     return _gateway_nginx(
         ground,
         "nginx-lua",
-        modules="\n".join(f"load_module {NGINX_MODULES}/{module}.so;" for module in modules),
+        modules=LUA_MODULES,
         http=f"init_by_lua_block {{ {setup} }}",
         access=f"access_by_lua_file {HERE}/nginx_access.lua;",
     )
+
+
+def start_same_work(
+    ground: Ground, plans: Path = PLANS, control: int | None = None
+) -> tuple[Running, int]:
+    """nginx with all of a sidecar's work; /metrics on the control port, the events in `events`."""
+    made = ground.stack.directory / "same_work.lua"
+    events = ground.stack.directory / "events.jsonl"
+    made.write_text(f"return {tables(plans, ground.redis, events)}")
+    http = (HERE / "same_work/http.conf").read_text().format(
+        here=HERE / "same_work", tables=made, control=control or free_port()
+    )  # fmt: skip
+    access = (HERE / "same_work/location.conf").read_text()
+    return _gateway_nginx(ground, SAME_WORK, modules=LUA_MODULES, http=http, access=access)
 
 
 def _start_envoy(ground: Ground) -> tuple[Running, int]:
@@ -185,12 +203,16 @@ def _start_compiled(ground: Ground) -> tuple[Running, int]:
 
 
 OURS = "sidecar"
+SAME_WORK = "nginx-lua-same"
 GATEWAYS: Sequence[Gateway] = (
     Gateway(OURS, "Quota Sidecar: identity, 3 limits, metrics, events",
             _program("sidecar", "make test sets it up"), _start_sidecar),
     Gateway("compiled", "Quota Sidecar, compiled (as in the image): the same",
             _not_compiled, _start_compiled),
-    Gateway("nginx-lua", "nginx + Lua + Redis: 1 limit", _lua_missing, _start_nginx_lua),
+    Gateway("nginx-lua", "nginx + Lua + Redis: 1 limit", lua_missing, _start_nginx_lua),
+    # As it would be written for speed; but its events do not wait for the disk, ours do.
+    Gateway(SAME_WORK, "nginx + Lua + Redis: the same work (identity, 3 limits, metrics, events)",
+            lua_missing, start_same_work),
     Gateway("traefik", "Traefik RateLimit on Redis: 1 limit",
             _program("traefik", WHEELS), _start_traefik),
     Gateway("envoy", "Envoy, plain proxy",

@@ -99,9 +99,10 @@ share the other one. {rounds} interleaved rounds of {seconds} s; the table shows
 wrk asks for a thousand items in turn. "core" is the share of the gateway's core that it used,
 "µs/req" the CPU time that it took for a request, "c8" with 8 connections, "1 MB/s" how many answers
 of a megabyte passed per second through 8 connections, "MB" resident memory, "Redis/req" the scripts
-that Redis ran per request. A row with an answer that is not 2xx is void. Only the sidecar does
-identity, three limits and a billing event per request; the peers do what their line says. Where
-less than the whole core is used, the other core was the bottleneck: then "µs/req" tells more.
+that Redis ran per request. A row with an answer that is not 2xx is void. The sidecar does identity,
+three limits and a billing event per request, and so does the nginx of "the same work", though its
+events do not wait for the disk; the other peers do what their line says. Where less than the whole
+core is used, the other core was the bottleneck: then "µs/req" tells more.
 
 | {" | ".join(COLUMNS)} |
 |{"---|" * len(COLUMNS)}

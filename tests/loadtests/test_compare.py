@@ -1,16 +1,40 @@
 """The comparison: an honest table, and nothing left running."""
 
+import http.client
+import json
+import re
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
+import redis
 
 from loadtests.compare import report
 from loadtests.compare.__main__ import arguments
-from loadtests.compare.gateways import GATEWAYS, OURS
+from loadtests.compare.gateways import (
+    API_KEY,
+    GATEWAYS,
+    OURS,
+    PLANS,
+    Ground,
+    lua_missing,
+    start_same_work,
+)
 from loadtests.compare.measure import Row, Sample
-from loadtests.processes import DidNotStart, Stack, free_port, wait_for_port
+from loadtests.processes import DidNotStart, Stack, free_port, wait_for_http, wait_for_port
+from loadtests.valkey import start_valkey
+from sidecar.config.loading import load
+from sidecar.core.settlement import Outcome, OutcomeReason, usage_event
+from sidecar.stores.scripts import read_state
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,3 +108,156 @@ def test_what_does_not_come_up_is_told_with_its_last_words() -> None:
         running = stack.start("broken", [sys.executable, "-c", "print('no such config')"])
         with pytest.raises(DidNotStart, match="no such config"):
             wait_for_port(running, free_port())
+
+
+class Recorder(BaseHTTPRequestHandler):
+    """An API that answers with the fields that it got."""
+
+    def do_GET(self) -> None:
+        body = json.dumps([[name.lower(), value] for name, value in self.headers.items()]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Request-Id", "the API's own")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@dataclass
+class SameWork:
+    """nginx with a sidecar's work, in front of a recorder."""
+
+    port: int
+    control: int
+    store: "redis.Redis"
+    events: Path
+
+    def get(self, path: str = "/v1/items/1", **fields: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, fields and body of an answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        headers = {name.replace("_", "-"): value for name, value in fields.items()}
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        found = answer.status, dict(answer.getheaders()), answer.read()
+        connection.close()
+        return found
+
+    def lines(self, count: int) -> list[bytes]:
+        """As many lines of the file of events, or as many as there are after a second."""
+        until = time.monotonic() + 1
+        while True:
+            found = self.events.read_bytes().splitlines() if self.events.exists() else []
+            if len(found) >= count or time.monotonic() > until:
+                return found
+            time.sleep(0.01)
+
+
+def same_work_in_front_of(api: int, stack: Stack, plans: Path) -> SameWork:
+    """Started, and ready once Redis is asked."""
+    _, valkey = start_valkey(stack)
+    control = free_port()
+    running, port = start_same_work(Ground(stack, api, valkey), plans, control)
+    wait_for_port(running, port)
+    wait_for_http(running, f"http://127.0.0.1:{control}/metrics")
+    return SameWork(port, control, redis.Redis(port=valkey), stack.directory / "events.jsonl")
+
+
+@pytest.fixture
+def api() -> Iterator[int]:
+    """The port of a recorder."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+needs_nginx_with_lua = pytest.mark.skipif(
+    bool(lua_missing()), reason=lua_missing() or "nginx with Lua is there"
+)
+
+
+@needs_nginx_with_lua
+def test_the_peer_that_does_the_same_work_does_it(api: int) -> None:
+    with Stack() as stack:
+        peer = same_work_in_front_of(api, stack, PLANS)
+        assert peer.get()[0] == peer.get(X_Api_Key="wrong")[0] == 401
+        assert peer.store.keys() == []
+        parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        told = {"X_Account_Id": "mallory", "X_Request_Id": "mine", "X_Forwarded_For": "6.6.6.6"}
+        status, fields, sent = peer.get(X_Api_Key=API_KEY, traceparent=parent, Via="1.0 a", **told)
+        seen = json.loads(sent)
+        first = peer.lines(1)
+        assert status == 200
+        identity = fields["X-Request-Id"]
+        assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}",
+                            identity)  # fmt: skip
+        assert [value for name, value in seen if name == "x-account-id"] == ["bench"]
+        assert [value for name, value in seen if name == "x-request-id"] == [identity]
+        span = identity.replace("-", "")[16:]
+        expected = {
+            "x-plan": "bench", "x-key-id": "k1", "x-forwarded-for": "127.0.0.1",
+            "x-forwarded-proto": "http", "x-forwarded-host": f"127.0.0.1:{peer.port}",
+            "traceparent": f"{parent[:36]}{span}-01", "via": "1.0 a, 1.1 same-work",
+        }  # fmt: skip
+        assert {name: value for name, value in seen if name in expected} == expected
+        entitlement = load(PLANS).entitlements["bench", "items"]
+        assert fields["RateLimit-Policy"] == entitlement.policy_field.decode()
+        assert re.fullmatch(r'"per-second";r=999999;t=1', fields["RateLimit"])
+        state: Any = peer.store.hgetall("qs:{bench}:state")
+        counted = {name.decode(): read_state(value)[0] for name, value in state.items()
+                   if name != b"kept"}  # fmt: skip
+        assert counted == {"r/per-second": 10**6, "r/per-key/k1": 10**6, "q/monthly": 1}
+        _, fresh, body = peer.get("/v1/auth/login", X_Api_Key=API_KEY)
+        lines = peer.lines(2)
+        digits = fresh["X-Request-Id"].replace("-", "")
+        assert dict(json.loads(body))["traceparent"] == f"00-{digits}-{digits[16:]}-01"
+        assert first == lines[:1]
+        told_now = [json.loads(line) for line in lines]
+        assert [event["seq"] for event in told_now] == [1, 2]
+        assert told_now[0]["prev"] == "0" * 64
+        assert told_now[1]["prev"] == sha256(lines[0]).hexdigest()
+        assert [event["id"] for event in told_now] == [identity, fresh["X-Request-Id"]]
+        assert told_now[1]["data"]["route"] == "rest"  # GET is not what logs in
+        event = told_now[0]
+        book = load(PLANS)
+        ours = usage_event(
+            id=identity, source="/sidecar/default", time=event["time"],
+            key=next(iter(book.keys.values())), entitlement=entitlement, plan_version=book.version,
+            overage=(), method="GET",
+            outcome=Outcome(200, OutcomeReason.OK, event["data"]["latency_ms"], 0, len(sent)),
+        )  # fmt: skip
+        assert list(event.items())[3:] == list(json.loads(json.dumps(ours)).items())
+        assert list(event["data"]) == list(ours["data"])
+        metrics = urllib.request.urlopen(f"http://127.0.0.1:{peer.control}/metrics").read().decode()
+        assert 'route="items",class="standard",plan="bench",outcome="ok"} 1\n' in metrics
+        assert 'route="-",class="-",plan="-",outcome="unknown-key"} 1\n' in metrics
+        assert "upstream_seconds_count 2\n" in metrics
+        peer.store.script_flush()  # what is not known any more is told again
+        assert peer.get(X_Api_Key=API_KEY)[0] == 200
+        peer.store.close()
+
+
+@needs_nginx_with_lua
+def test_the_peer_refuses_by_the_plan_and_lets_critical_calls_on(api: int, tmp_path: Path) -> None:
+    plans = tmp_path / "plans.yaml"
+    text = PLANS.read_text().replace("2_000_000_000/month", "2/month")
+    plans.write_text(text.replace("POST /v1/auth", "GET /v1/auth"))
+    with Stack() as stack:
+        peer = same_work_in_front_of(api, stack, plans)
+        answers = [peer.get(X_Api_Key=API_KEY) for _ in range(3)]
+        assert [status for status, _, _ in answers] == [200, 200, 429]
+        assert answers[1][1]["RateLimit"].startswith('"monthly";r=0;t=')
+        assert 0 < int(answers[2][1]["Retry-After"]) <= 31 * 86_400
+        assert peer.get("/v1/auth/login", X_Api_Key=API_KEY)[0] == 200
+        events = [json.loads(line)["data"] for line in peer.lines(3)]
+        assert [event["overage"]["requests"] for event in events] == [0, 0, 1]
+        assert [event["reason"] for event in events] == ["ok"] * 3
+        metrics = urllib.request.urlopen(f"http://127.0.0.1:{peer.control}/metrics").read().decode()
+        assert 'route="items",class="standard",plan="bench",outcome="quota"} 1\n' in metrics
+        assert 'route="login",class="critical",plan="bench",outcome="critical"} 1\n' in metrics
+        peer.store.close()
