@@ -12,8 +12,9 @@ from tests.topologies.site import Site, a_site, ask, client, cluster_ports, empt
 NAME = "main"
 DOWN_AFTER_MS = 1500  # a machine under load may stand still for a while
 # SENTINEL DEBUG, since Redis 7.0. A server that is not what it should be is told so after four
-# PUBLISH-PERIODs, by default eight seconds: also a promoted one of which not all have heard.
-QUICK = ("INFO-PERIOD", "200", "PUBLISH-PERIOD", "500", "ASK-PERIOD", "200")
+# PUBLISH-PERIODs, by default eight seconds: also a promoted one of which not all have heard. A
+# sentinel that stood still for two seconds looks on for a TILT-PERIOD, by default thirty.
+QUICK = ("INFO-PERIOD", "200", "PUBLISH-PERIOD", "500", "ASK-PERIOD", "200", "TILT-PERIOD", "1000")
 
 
 class Guarded:
@@ -63,29 +64,28 @@ class Guarded:
         return int(ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)[1])
 
     def fail_over(self) -> None:
-        """What an operator does before maintenance. Returns when all sentinels name another."""
+        """What an operator does before maintenance. Returns when all follow another master."""
         old = self.master()
+        until(lambda: self._moved_from(old), seconds=60)
 
-        def begun() -> bool:
-            with contextlib.suppress(redis.ResponseError):  # no replica looks well yet
+    def _moved_from(self, old: int) -> bool:
+        """Asks for it until it is so: a sentinel that is slow to hear of a promotion undoes it."""
+        if self._named_by(self.sentinels[0]) == old:
+            with contextlib.suppress(redis.ResponseError):  # under way, or no replica looks well
                 ask(self.sentinels[0], "SENTINEL", "FAILOVER", NAME)
-                return True
-            return False
-
-        until(begun)  # once: asked again in the wrong moment, it would go back
-        until(lambda: all(self._named_by(port) != old for port in self.sentinels))
+        return self._followed() not in (None, old)
 
     def until_whole(self) -> None:
         """Everything runs, all sentinels agree, and every other server follows the master."""
+        until(lambda: self._followed() is not None)
 
-        def agreed() -> bool:
-            named = {self._named_by(port) for port in self.sentinels}
-            master = named.pop()
-            return not named and all(
-                _follows(port, master) for port in self.servers if port != master
-            )
-
-        until(agreed)
+    def _followed(self) -> int | None:
+        """The master that all sentinels name, if every other server follows it."""
+        named = {self._named_by(port) for port in self.sentinels}
+        master = named.pop()
+        others = [port for port in self.servers if port != master]
+        whole = not named and all(_follows(port, master) for port in others)
+        return master if whole else None
 
     def flush(self) -> None:
         """Empty, without scripts."""
