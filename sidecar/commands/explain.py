@@ -12,6 +12,7 @@ from sidecar.commands.options import (
     ALLOW_IN_PATH,
     CONFIG,
     IGNORE_PATH_CASE,
+    JOBS,
     PLANS,
     REDIS,
     REDIS_PREFIX,
@@ -36,6 +37,7 @@ def explain(
     reserved_prefix: RESERVED_PREFIX = None,
     allow_in_path: ALLOW_IN_PATH = None,
     ignore_path_case: IGNORE_PATH_CASE = None,
+    jobs: JOBS = None,
     config: CONFIG = None,
     key: Annotated[
         str | None,
@@ -48,6 +50,9 @@ def explain(
     account: Annotated[
         str | None, typer.Option(metavar="ID", help="An account, instead of a key.")
     ] = None,
+    respond_async: Annotated[
+        bool, typer.Option("--respond-async", help="The client sends Prefer: respond-async.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
 ) -> int:
     """Say what decides a call: identity, route, class, features, limits. Spends nothing.
@@ -78,11 +83,12 @@ def explain(
         "reserved_prefix": reserved_prefix,
         "allow_in_path": allow_in_path,
         "ignore_path_case": ignore_path_case,
+        "jobs": jobs,
     }
     settings = for_tools(*given, **given)
     configure("error", "console")
     book = load(settings.plans)
-    told = asyncio.run(_explain(settings, book, secret, account, method, path))
+    told = asyncio.run(_explain(settings, book, secret, account, method, path, respond_async))
     from sidecar.commands.explanation_words import in_words
 
     typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else in_words(told))
@@ -131,6 +137,7 @@ async def _explain(
     account: str | None,
     method: str,
     path: str,
+    respond_async: bool,
 ) -> dict[str, Any]:
     from sidecar.commands.explanation import Known, Peeking, explain_call
     from sidecar.core.paths import Normaliser
@@ -154,6 +161,8 @@ async def _explain(
             paths=Normaliser(frozenset(settings.allow_in_path)),
             ignore_case=settings.ignore_path_case,
             reserved_prefix=settings.reserved_prefix,
+            jobs=settings.jobs != "off",
+            respond_async=respond_async,
         )
     finally:
         await wire.stop()

@@ -8,6 +8,7 @@ from sidecar.clock import Clock
 from sidecar.core.answers import Answer, Besides, Hold
 from sidecar.core.costs import Unreadable
 from sidecar.core.decision import standing
+from sidecar.core.deferral import fits_later, may_run_later
 from sidecar.core.identity import fingerprint
 from sidecar.core.model import (
     MICRO,
@@ -24,6 +25,7 @@ from sidecar.core.model import (
 )
 from sidecar.core.paths import BadTarget, Normaliser, normalise
 from sidecar.core.reading import Reading
+from sidecar.core.reasons import Decision
 from sidecar.core.refusals import http_problem
 from sidecar.core.rendering import render_text
 from sidecar.core.routing import RouteTable
@@ -152,8 +154,13 @@ async def explain_call(
     paths: Normaliser = normalise,
     ignore_case: bool = False,
     reserved_prefix: str = "/-/",
+    jobs: bool = True,
+    respond_async: bool = False,
 ) -> dict[str, Any]:
-    """Everything that decides one call, as JSON can hold it. Changes nothing anywhere."""
+    """Everything that decides one call, as JSON can hold it. Changes nothing anywhere.
+
+    `jobs`: whether calls are deferred at all; `respond_async`: the client asks for it.
+    """
     told: dict[str, Any] = {
         "request": f"{method} {target}",
         "plan_version": book.version,
@@ -173,7 +180,12 @@ async def explain_call(
         ignore_case=ignore_case,
     )
     secrets = [] if secret is None else [secret]
-    result = await gate.admit(Asked(method, target.encode(), secrets), _defaults)
+    keeps = jobs and secret is not None  # a job runs with its caller's key
+
+    def defers(_: object, found: Entitlement, decision: Decision) -> bool:
+        return keeps and may_run_later(found, asked=respond_async) and fits_later(decision)
+
+    result = await gate.admit(Asked(method, target.encode(), secrets), _defaults, defers)
     routes = RouteTable(book.routes, paths, ignore_case=ignore_case)
     entitlement = _entitlement(book, routes, key, method, target)
     if entitlement is not None:
@@ -308,8 +320,9 @@ def _decision(result: Admission | Refused | Deferred) -> dict[str, Any]:
         waits = None if told is None else told.wait
         return {
             "allowed": False,
+            "deferred": isinstance(result, Deferred),
             "held_s": None if waits is None else waits.span_us / MICRO,
-            "status": refusal.status,
+            "status": 202 if isinstance(result, Deferred) else refusal.status,
             "reason": str(refusal.reason),
             "retry_after_s": refusal.retry_after_s,
             "problem": problem,

@@ -36,9 +36,12 @@ def in_words(told: dict[str, Any]) -> str:
         lines.append(f"decision  {_ALLOWED[Reason(decision['reason'])]}")
         lines += [f"  crosses {notice}" for notice in decision["notices"]]
     else:
-        lines += [f"decision  refused: {decision['status']} {decision['reason']}"]
+        done = "deferred" if decision["deferred"] else "refused"
+        lines += [f"decision  {done}: {decision['status']} {decision['reason']}"]
         if decision["held_s"] is not None:
             lines += [f"waits     held for {decision['held_s']:.3g} s, if nobody is before it"]
+        if decision["deferred"]:
+            lines += ["runs      later, as a job; if that cannot be kept, it is refused like this"]
         lines += [""]
         lines += [f"  {line}".rstrip() for line in decision["text"].splitlines()]
     return "\n".join(line.rstrip() for line in lines)

@@ -27,6 +27,7 @@ WEBHOOK_SECRET = Annotated[str | None, _FLAGS["webhook_secret"]]
 SPOOL = Annotated[str | None, _FLAGS["spool"]]
 RESERVED_PREFIX = Annotated[str | None, _FLAGS["reserved_prefix"]]
 ALLOW_IN_PATH = Annotated[str | None, _FLAGS["allow_in_path"]]
+JOBS = Annotated[str | None, _FLAGS["jobs"]]
 IGNORE_PATH_CASE = Annotated[bool | None, _FLAGS["ignore_path_case"]]
 
 

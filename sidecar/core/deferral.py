@@ -1,4 +1,4 @@
-"""What a client asks for when its call cannot run now, and what is kept of the call.
+"""Which calls may run later, and what is kept of them.
 
 Idempotency-Key is the IETF's draft of that name; Prefer is read in `preferences.py`.
 """
@@ -10,15 +10,29 @@ from itertools import pairwise
 from typing import Final
 
 from sidecar.core.jobs import Field, JobCall, Once
+from sidecar.core.model import CallClass, Entitlement
 from sidecar.core.preferences import RESPOND_ASYNC, members, name_of
+from sidecar.core.reasons import Decision, Reason
 
 LONGEST_KEY: Final = 256  # bytes of an Idempotency-Key
+_LIMITS: Final = (Reason.RATE, Reason.QUOTA, Reason.CONCURRENCY)
 _WORDS: Final = re.compile(rb"[-_]")
 # Fields whose names have one of these words carry what proves who somebody is.
 _CREDENTIALS: Final = frozenset(
     {b"authorization", b"authentication", b"auth", b"cookie", b"token", b"secret", b"password",
      b"passwd", b"credential", b"credentials", b"session", b"apikey", b"jwt", b"assertion"}
 )  # fmt: skip
+
+
+def may_run_later(found: Entitlement, *, asked: bool) -> bool:
+    """Whether a call of this route may become a job; `asked`: its client wants it to."""
+    call_class = found.route.call_class
+    return call_class is CallClass.DEFERRABLE or (asked and call_class is not CallClass.CRITICAL)
+
+
+def fits_later(decision: Decision) -> bool:
+    """Whether limits refuse the call now, and will not for ever."""
+    return decision.reason in _LIMITS and decision.retry_us is not None
 
 
 def is_credential(name: bytes) -> bool:

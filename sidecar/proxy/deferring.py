@@ -7,11 +7,18 @@ Which calls: those that limits refuse, on a deferrable route or with `Prefer: re
 import re
 from typing import Any, Final, NamedTuple, Protocol
 
-from sidecar.core.deferral import LONGEST_KEY, kept_fields, once_name, once_of
+from sidecar.core.deferral import (
+    LONGEST_KEY,
+    fits_later,
+    kept_fields,
+    may_run_later,
+    once_name,
+    once_of,
+)
 from sidecar.core.identity import AmbiguousCredential, credential, fingerprint
 from sidecar.core.job_words import job_document, result_document
 from sidecar.core.jobs import Accepted, Found, JobCall, JobState, NotAccepted, Once
-from sidecar.core.model import MICRO, CallClass, Entitlement, Key
+from sidecar.core.model import MICRO, Entitlement, Key
 from sidecar.core.outlook import eta_us
 from sidecar.core.preferences import wants_async
 from sidecar.core.problems import Fields
@@ -25,7 +32,6 @@ from sidecar.proxy.request import Request
 from sidecar.proxy.server import ClientConnection
 
 _JOB: Final = re.compile(rb"jobs/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-_LIMITS: Final = (Reason.RATE, Reason.QUOTA, Reason.CONCURRENCY)
 
 
 class JobDesk(Protocol):
@@ -53,8 +59,7 @@ class Deferral:
     def may(self, request: Request, found: Entitlement, decision: Decision) -> bool:
         """Whether a call that is refused by this decision is to be deferred."""
         return (
-            decision.reason in _LIMITS
-            and decision.retry_us is not None
+            fits_later(decision)
             and self._asked(request, found)
             and (request.content_length or 0) <= self._max_body
             and _digest(request) is not None
@@ -62,10 +67,8 @@ class Deferral:
 
     @staticmethod
     def _asked(request: Request, found: Entitlement) -> bool:
-        call_class = found.route.call_class
-        if call_class is CallClass.CRITICAL or request.upgrade:
-            return False
-        return call_class is CallClass.DEFERRABLE or wants_async(request.prefer)
+        asked = wants_async(request.prefer)
+        return may_run_later(found, asked=asked) and not request.upgrade
 
     async def known(
         self, request: Request, connection: ClientConnection

@@ -1,5 +1,6 @@
 """What `sidecar explain` says of a call is what `sidecar serve` with the same settings does."""
 
+import hashlib
 import http.client
 import json
 import signal
@@ -43,11 +44,13 @@ def api() -> Iterator[str]:
     server.server_close()
 
 
-def status_of(port: int, method: str, path: str) -> int:
+def status_of(port: int, method: str, path: str, *, key: str = KEY, prefer: str = "") -> int:
     """What a call is answered with."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request(method, path, headers={"X-Api-Key": KEY})
+        fields = {"X-Api-Key": key, "Prefer": prefer}
+        given = {name: value for name, value in fields.items() if value}
+        connection.request(method, path, headers=given)
         return connection.getresponse().status
     finally:
         connection.close()
@@ -99,6 +102,60 @@ def test_both_decide_alike(
         assert status == refused.get(path, 200), path
         assert decision["allowed"] is (path not in refused), path
         assert decision.get("status", 200) == status, path
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+SPENT = """
+version: 1
+meters: {requests: {unit: request}}
+routes:
+  - {id: export, match: "POST /v1/exports", class: deferrable}
+  - {id: rest, match: "/**"}
+plans: {free: {limits: [{id: monthly, meter: requests, quota: 1/month}]}}
+anonymous: {plan: free}
+accounts: [{id: fred, plan: free, keys: [{id: k1, sha256: %s}]}]
+"""
+EXPORT, ITEMS, ASKED = ("POST", "/v1/exports"), ("GET", "/v1/items"), "--respond-async"
+
+
+def test_both_defer_alike(
+    sidecar: Any, spawn: Any, api: str, valkey_url: str, tmp_path: Path
+) -> None:
+    port, control = free_port(), free_port()
+    (tmp_path / "plans.yaml").write_text(SPENT % hashlib.sha256(KEY.encode()).hexdigest())
+    settings = {
+        "SIDECAR_PLANS": "plans.yaml", "SIDECAR_REDIS": valkey_url, "SIDECAR_UPSTREAM": api,
+        "SIDECAR_LISTEN": f"127.0.0.1:{port}", "SIDECAR_CONTROL": f"127.0.0.1:{control}",
+        "SIDECAR_SPOOL": str(tmp_path / "spool"),
+    }  # fmt: skip
+    process = spawn("serve", **settings)
+    while '"event":"serving"' not in (line := process.stderr.readline()).replace(" ", ""):
+        assert line, "serve ended before it served"
+
+    def explained(*options: str, key: str = KEY) -> dict[str, Any]:
+        who = ["--key", key] if key else []
+        done = sidecar("explain", "--json", *who, *options, **settings)
+        assert done.returncode == 0, done.stderr
+        decision: dict[str, Any] = json.loads(done.stdout)["decision"]
+        return decision
+
+    assert explained(*EXPORT)["allowed"]
+    for key in (KEY, ""):
+        assert status_of(port, *ITEMS, key=key) == 200  # all that there is
+    for call, prefer, status in [
+        (EXPORT, "", 202), (ITEMS, "", 429), (ITEMS, "respond-async", 202),
+    ]:  # fmt: skip
+        assert status_of(port, *call, prefer=prefer) == status
+        decision = explained(*call, *[ASKED] * bool(prefer))
+        assert (decision["status"], decision["deferred"]) == (status, status == 202)
+        assert (decision["allowed"], decision["reason"]) == (False, "quota")
+    assert status_of(port, *EXPORT, key="") == 429  # a job needs a key to run with
+    assert explained(*EXPORT, key="")["status"] == 429
+    assert explained(*EXPORT, "--jobs", "off")["status"] == 429
+    words = sidecar("explain", "--key", KEY, *EXPORT, **settings).stdout
+    assert "decision  deferred: 202 quota\nruns      later, as a job;" in words
+    assert "has used 1 of 1 request this month" in words
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
 
