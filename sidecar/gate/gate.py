@@ -170,7 +170,7 @@ class Gate:
             try:
                 self._telling.admitted(admission)
             except BaseException:
-                asking.place.leave(time.perf_counter())
+                self.abandon(admission)
                 raise
         return admission
 
@@ -221,7 +221,8 @@ class Gate:
         return self._refuse(one.request_id, refusal, one.key, one.entitlement, one.decision)
 
     def abandon(self, admission: Admission) -> None:
-        """Give an admitted job back of which nothing was sent: it costs nothing and is no event."""
+        """Give an admitted call back of which nothing was sent: it is no event, and costs nothing
+        if its reservation is held, as a job's always is."""
         admission.place.leave(time.perf_counter())
         if admission.held:
             key, found = admission.key, admission.entitlement

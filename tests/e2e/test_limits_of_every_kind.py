@@ -43,6 +43,19 @@ async def usage(here: Stage) -> list[dict[str, Any]]:
     return [e["data"] for e in await here.events() if e["type"] == "api.request.v1"]
 
 
+async def test_I2_a_call_that_fails_in_our_own_hands_leaves_no_slot_taken(here: Stage) -> None:
+    def fails(_seen: object) -> None:
+        raise RuntimeError
+
+    here.app.gate._telling.on_decision = fails
+    for _ in range(3):  # there are two slots
+        assert status(await here.call("GET", "/x", "slots")) == 500
+    here.app.gate._telling.on_decision = None
+    await settled(here)
+    assert (await counters(here, "slots", "GET", "/x")).used == (0,)
+    assert status(await here.call("GET", "/x", "slots")) == 200
+
+
 async def chat(here: Stage, answer: str, key: str = "metered") -> bytes:
     body = answer.encode()
     here.upstream.answer = (
