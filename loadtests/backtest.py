@@ -104,7 +104,7 @@ def run(directory: Path) -> tuple[float, float, int]:
 
 def main() -> int:
     """Exit code 0 when it was fast enough, else 1."""
-    from sidecar.config import load
+    from sidecar.config.loading import load
 
     options = arguments()
     with TemporaryDirectory(prefix="backtest-") as scratch:

@@ -8,14 +8,15 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from sidecar import logs
 from sidecar.clock import Clock
-from sidecar.config import PlanKeeper
+from sidecar.config import PlanKeeper, compile_apart
 from sidecar.core.model import Account, PlanBook
 from sidecar.core.paths import Normaliser
 from sidecar.gate import Gate, Seen
@@ -74,6 +75,7 @@ class App:
         share: Share | None = None,
         ending: Ending | None = None,
         on_decision: Callable[[Seen], None] | None = None,
+        compile_plans: Callable[[Path], Awaitable[PlanBook]] = compile_apart,
     ) -> None:
         self.settings = settings
         self.ending = ending or Ending()
@@ -81,6 +83,7 @@ class App:
         self.metrics = Metrics()
         self._clock = Clock()
         self._on_decision = on_decision
+        self._compile_plans = compile_plans
         self.shedder = shedder_of(settings)
         self._undo = contextlib.AsyncExitStack()
         self._serving = self._stopping = False
@@ -101,7 +104,8 @@ class App:
 
     async def _start(self) -> None:
         settings = self.settings
-        self.keeper = PlanKeeper(settings.plans, self._swap)
+        self.keeper = PlanKeeper(settings.plans, self._swap, compile_apart=self._compile_plans)
+        await self.keeper.start()
         share = self.share
         self.listener = listener_of(settings, share.descriptor, shared=share.worker is not None)
         self.spool = spool_of(settings)

@@ -42,7 +42,7 @@ def backtest(
     """
     from sidecar.books import backtest_words
     from sidecar.commands.reading import tell_of_damage
-    from sidecar.config import load
+    from sidecar.config.loading import load
     from sidecar.metering.history import History
 
     book = load(plans)

@@ -106,7 +106,7 @@ def _looker(
     from sidecar.books.looking import Looker
     from sidecar.books.plans import PlanFiles
     from sidecar.commands.progress import watched
-    from sidecar.config import load
+    from sidecar.config.loading import load
 
     former = [load(path) for path in former_plans or ()]
     return Looker(

@@ -71,7 +71,7 @@ def explain(
     secret = _secret(key, key_env)
     method = _method(method)
     _require_path(path)
-    from sidecar.config import load
+    from sidecar.config.loading import load
     from sidecar.logs import configure
     from sidecar.settings import for_tools
 

@@ -35,7 +35,7 @@ def move(
       sidecar accounts move acme pro --plans plans.yaml
       sidecar accounts move acme free --plans plans.yaml --when period-end
     """
-    from sidecar.config import load
+    from sidecar.config.loading import load
     from sidecar.core.model import Move
     from sidecar.core.words import instant
     from sidecar.settings import for_tools

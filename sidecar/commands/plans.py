@@ -22,7 +22,7 @@ def check(
     Example:
       sidecar check plans.yaml
     """
-    from sidecar.config import load
+    from sidecar.config.loading import load
     from sidecar.errors import ConfigError
 
     wrong = 0
@@ -58,7 +58,7 @@ def schema() -> int:
       # and as the first line of plans.yaml:
       # yaml-language-server: $schema=plans.schema.json
     """
-    from sidecar.config import schema as plan_schema
+    from sidecar.config.schema import schema as plan_schema
 
     typer.echo(json.dumps(plan_schema(), indent=2, ensure_ascii=False))
     return 0

@@ -1,7 +1,10 @@
-"""The plan file: read, checked, compiled, and swapped while calls go on."""
+"""The plan file: read, checked, compiled, and swapped while calls go on.
 
-from sidecar.config.loading import load, parse
+A process that serves has plan files compiled apart (`compiling`). Neither it nor this package's
+front loads what only the compiling needs: `loading` for plan books, `schema` for editors.
+"""
+
+from sidecar.config.compiling import compile_apart
 from sidecar.config.reload import PlanKeeper
-from sidecar.config.schema import schema
 
-__all__ = ["PlanKeeper", "load", "parse", "schema"]
+__all__ = ["PlanKeeper", "compile_apart"]

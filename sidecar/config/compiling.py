@@ -1,4 +1,5 @@
-"""A plan file compiled in a process of its own, so that calls go on meanwhile.
+"""A plan file compiled in a process of its own: calls go on meanwhile, and what compiling takes of
+memory ends with it.
 
 That process writes the book to its standard output in pieces, each small enough to be read
 between two calls.
@@ -17,7 +18,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from sidecar.config.loading import load
 from sidecar.config.values import printable
 from sidecar.core.model import PlanBook
 from sidecar.errors import ConfigError, Problem
@@ -37,10 +37,11 @@ async def compile_apart(path: Path, patience_s: float = PATIENCE_S) -> PlanBook:
     except OSError as error:
         raise _failed(path, f"no process could be started: {error.strerror}") from None
     with process:
-        reading = asyncio.ensure_future(asyncio.to_thread(process.communicate, timeout=patience_s))
+        reading = asyncio.ensure_future(asyncio.to_thread(process.communicate))
         try:
-            told, errors = await asyncio.shield(reading)
-        except subprocess.TimeoutExpired:
+            async with asyncio.timeout(patience_s):
+                told, errors = await asyncio.shield(reading)
+        except TimeoutError:
             raise _failed(path, f"it takes more than {patience_s:g} s") from None
         finally:
             process.kill()
@@ -64,7 +65,8 @@ def _start(path: Path, patience_s: float) -> subprocess.Popen[bytes]:
 
 
 def _failed(path: Path, why: str) -> ConfigError:
-    message = f"this could not be compiled ({why}); the file may be right: send SIGHUP to try again"
+    remedy = "the file may be right: try again (SIGHUP or a restart)"
+    message = f"this could not be compiled ({why}); {remedy}"
     return ConfigError([Problem(str(path), 1, 1, "", message)])
 
 
@@ -84,6 +86,8 @@ async def _assembled(told: bytes) -> PlanBook:
 
 def main() -> None:
     """Write the book, or the problems of the file, to standard output."""
+    from sidecar.config.loading import load  # only this process pays for it
+
     signal.alarm(int(float(sys.argv[2])) + 1)  # nobody is left to stop us when our parent is killed
     os.nice(NICENESS)
     gc.disable()  # there is little garbage in half a second, and much to look through for it

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from sidecar.config.compiling import compile_apart
-from sidecar.config.loading import load
 from sidecar.core.model import PlanBook
 from sidecar.errors import ConfigError
 from sidecar.logs import logger
@@ -24,7 +23,9 @@ def _now() -> datetime:
 
 
 class PlanKeeper:
-    """Loads the file at once: raises ConfigError when even the first one is wrong."""
+    """Has a book from `start` on, and keeps the last good one."""
+
+    book: PlanBook
 
     def __init__(
         self,
@@ -41,22 +42,17 @@ class PlanKeeper:
         self._tried = self._seen = _stamp(path)
         self._turn = 0  # counts attempts: the last one that began is the one that counts
         self._asked = asyncio.Event()
-        self.book = load(path)
         self._live_since = now()
         self._failed_since: datetime | None = None
         self._problems: list[str] = []
         self.reloads = 0
         self.failures = 0
 
-    def reload(self) -> bool:
-        """Read the file again, here and now. Whether what is live now is what is in the file.
-
-        Nothing else can be done meanwhile: `ask` is for a process that serves."""
+    async def start(self) -> None:
+        """Read the file for the first time. Raises ConfigError."""
         self._begin()
-        try:
-            return self._take(load(self._path))
-        except ConfigError as error:
-            return self._refuse(error)
+        self.book = await self._compile_apart(self._path)
+        self._live_since = self._now()
 
     def ask(self) -> None:
         """Have the file read again by `watch`, whether it looks changed or not."""
@@ -81,9 +77,11 @@ class PlanKeeper:
         rested, self._seen = stamp == self._seen, stamp
         if self._asked.is_set() or (rested and stamp != self._tried):
             self._asked.clear()
-            await self._reload_apart()
+            await self.reload()
 
-    async def _reload_apart(self) -> None:
+    async def reload(self) -> bool:
+        """Read the file again now; a reload that began later has the last word. Whether what is
+        live is what was last read."""
         turn = self._begin()
         try:
             book = await self._compile_apart(self._path)
@@ -93,6 +91,7 @@ class PlanKeeper:
         else:
             if turn == self._turn:
                 self._take(book)
+        return self._failed_since is None
 
     def _begin(self) -> int:
         # Before reading: a change meanwhile is seen at the next look.
@@ -100,7 +99,7 @@ class PlanKeeper:
         self._turn += 1
         return self._turn
 
-    def _take(self, book: PlanBook) -> bool:
+    def _take(self, book: PlanBook) -> None:
         self._failed_since, self._problems = None, []
         if book.version != self.book.version:
             self.book = book
@@ -108,9 +107,8 @@ class PlanKeeper:
             self.reloads += 1
             self._on_swap(book)
             log.info("plan file is live", version=book.version)
-        return True
 
-    def _refuse(self, error: ConfigError) -> bool:
+    def _refuse(self, error: ConfigError) -> None:
         self.failures += 1
         self._failed_since = self._failed_since or self._now()
         self._problems = [str(problem) for problem in error.problems]
@@ -119,7 +117,6 @@ class PlanKeeper:
             problems=self._problems[:20],
             live=self.book.version,
         )
-        return False
 
     def status(self) -> dict[str, Any]:
         """Which version is live since when, and what failed since when."""

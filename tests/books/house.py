@@ -15,7 +15,7 @@ from sidecar.books.rebuilding import Rebuilt, rebuild
 from sidecar.books.verdicts import Verdict
 from sidecar.books.words import differences, verdicts_of
 from sidecar.clock import Clock
-from sidecar.config import load
+from sidecar.config.loading import load
 from sidecar.core.reading import Reading
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission, Gate, Refused

@@ -10,7 +10,7 @@ import pytest
 import redis
 import yaml
 
-from sidecar.config import load
+from sidecar.config.loading import load
 from sidecar.core.identity import fingerprint
 from sidecar.stores import RedisLimitStore, Wire
 

@@ -144,7 +144,7 @@ def test_a_fault_of_ours_is_an_apology_and_a_traceback_only_for_debug(
         raise ZeroDivisionError
 
     monkeypatch.setenv("SIDECAR_LOG_LEVEL", level)
-    monkeypatch.setattr("sidecar.config.schema", broken)
+    monkeypatch.setattr("sidecar.config.schema.schema", broken)
     code, out, errors = told("schema")
     assert (code, out) == (1, "")
     assert errors.startswith("error: sorry, this is a fault of the sidecar: ZeroDivisionError")

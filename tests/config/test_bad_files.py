@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
-from sidecar.config import parse, schema
+from sidecar.config.loading import parse
+from sidecar.config.schema import schema
 from sidecar.errors import ConfigError
 
 BAD = sorted((Path(__file__).parent / "bad").glob("*.yaml"))

@@ -4,13 +4,14 @@ import asyncio
 import hashlib
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sidecar.config import load
 from sidecar.config.compiling import compile_apart
+from sidecar.config.loading import load
 from sidecar.errors import ConfigError
 
 EXAMPLE = (Path(__file__).parents[2] / "examples" / "plans.yaml").read_text()
@@ -53,6 +54,14 @@ async def test_I7_what_is_compiled_apart_is_what_is_compiled_here(path: Path) ->
     assert all(one.plan is apart.plans[plan] for (plan, _), one in apart.entitlements.items())
 
 
+def test_who_serves_does_not_load_what_only_the_compiling_needs() -> None:
+    asked = [sys.executable, "-c", "import sys, sidecar.cli, sidecar.app; print(*sys.modules)"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(done.stdout.split())
+    assert "sidecar.config.compiling" in loaded
+    assert not {"yaml", "sidecar.config.loading", "sidecar.config.models"} & loaded
+
+
 async def test_others_have_turns_while_a_book_is_handed_over(path: Path) -> None:
     turns = 0
 
@@ -80,7 +89,9 @@ async def test_a_bad_file_has_the_problems_that_it_has_here(path: Path) -> None:
 
 async def test_a_process_that_is_too_slow_is_ended(pipe: Path) -> None:
     before = children()
-    with pytest.raises(ConfigError, match=r"it takes more than 0 s.*send SIGHUP to try again"):
+    with pytest.raises(
+        ConfigError, match=r"it takes more than 0 s.*try again .SIGHUP or a restart"
+    ):
         await compile_apart(pipe, patience_s=0)
     assert children() <= before
 

@@ -8,7 +8,8 @@ import jsonschema
 import pytest
 import yaml
 
-from sidecar.config import load, schema
+from sidecar.config.loading import load
+from sidecar.config.schema import schema
 from sidecar.core.model import QuotaLimit, Team
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

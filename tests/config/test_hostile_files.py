@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.config import load, parse
+from sidecar.config.loading import load, parse
 from sidecar.errors import ConfigError
 
 EXAMPLE = (Path(__file__).parents[2] / "examples" / "plans.yaml").read_bytes()

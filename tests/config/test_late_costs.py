@@ -1,6 +1,6 @@
 """Costs that the request or the response tells: how they stand in the compiled book."""
 
-from sidecar.config import parse
+from sidecar.config.loading import parse
 from sidecar.core.model import Entitlement
 
 FILE = """

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.config import parse
+from sidecar.config.loading import parse
 from sidecar.config.matches import split_match, unreached, wrong
 from sidecar.core.model import CallClass, Route
 from sidecar.core.paths import Allowance, Normaliser

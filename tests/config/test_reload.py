@@ -5,11 +5,13 @@ import shutil
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sidecar.config import PlanKeeper, parse
+from sidecar.config import PlanKeeper
 from sidecar.config.compiling import compile_apart
+from sidecar.config.loading import parse
 from sidecar.core.model import PlanBook
 
 EXAMPLE = (Path(__file__).parents[2] / "examples" / "plans.yaml").read_bytes()
@@ -27,6 +29,12 @@ class Kept:
         self.swapped: list[PlanBook] = []
         self.live = asyncio.Event()
         self.keeper = PlanKeeper(path, self._swap, now=lambda: NOON, compile_apart=compiled)
+
+    @classmethod
+    async def started(cls, *arguments: Any) -> "Kept":
+        kept = cls(*arguments)
+        await kept.keeper.start()
+        return kept
 
     def _swap(self, book: PlanBook) -> None:
         self.swapped.append(book)
@@ -59,7 +67,7 @@ def version(text: bytes) -> str:
 
 
 async def test_I7_a_changed_file_goes_live_while_it_is_watched(path: Path) -> None:
-    kept = Kept(path)
+    kept = await Kept.started(path)
     watching = asyncio.create_task(kept.keeper.watch())
     put(path, CHANGED)
     async with asyncio.timeout(60):
@@ -70,7 +78,7 @@ async def test_I7_a_changed_file_goes_live_while_it_is_watched(path: Path) -> No
 
 
 async def test_a_file_that_is_being_written_is_left_to_rest(path: Path) -> None:
-    kept = Kept(path)
+    kept = await Kept.started(path)
     put(path, CHANGED[:1000])
     await kept.keeper.look()
     put(path, CHANGED)
@@ -87,7 +95,7 @@ async def test_I7_a_configmap_swap_goes_live(tmp_path: Path) -> None:
         (tmp_path / name / "plans.yaml").write_bytes(text)
     (tmp_path / "..data").symlink_to("..1")
     (tmp_path / "plans.yaml").symlink_to("..data/plans.yaml")
-    kept = Kept(tmp_path / "plans.yaml")
+    kept = await Kept.started(tmp_path / "plans.yaml")
     (tmp_path / "..tmp").symlink_to("..2")
     (tmp_path / "..tmp").rename(tmp_path / "..data")
     await kept.look_twice()
@@ -99,14 +107,14 @@ async def test_I7_what_a_link_leads_to_in_another_folder_is_looked_at(
 ) -> None:
     (tmp_path / "mount").mkdir()
     (tmp_path / "mount" / "plans.yaml").symlink_to(path)
-    kept = Kept(tmp_path / "mount" / "plans.yaml")
+    kept = await Kept.started(tmp_path / "mount" / "plans.yaml")
     put(path, CHANGED)
     await kept.look_twice()
     assert kept.versions == [version(CHANGED)]
 
 
 async def test_I7_a_folder_that_is_removed_and_made_anew_is_found_again(path: Path) -> None:
-    kept = Kept(path)
+    kept = await Kept.started(path)
     shutil.rmtree(path.parent)
     await kept.look_twice()
     [problem] = kept.keeper.status()["problems"]
@@ -118,7 +126,7 @@ async def test_I7_a_folder_that_is_removed_and_made_anew_is_found_again(path: Pa
 
 
 async def test_I7_another_file_of_the_same_size_and_age_goes_live(path: Path) -> None:
-    kept = Kept(path)
+    kept = await Kept.started(path)
     replace_by(path, EXAMPLE.replace(b"1000/month", b"2000/month"))
     await kept.look_twice()
     assert len(kept.swapped) == 1
@@ -134,17 +142,17 @@ def replace_by(path: Path, text: bytes) -> None:
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def test_I7_a_bad_file_keeps_the_last_good_one_and_says_since_when(path: Path) -> None:
-    kept = Kept(path)
+async def test_I7_a_bad_file_keeps_the_last_good_one_and_says_since_when(path: Path) -> None:
+    kept = await Kept.started(path)
     keeper, good = kept.keeper, kept.keeper.book
     put(path, BAD)
-    assert not keeper.reload()
+    assert not await keeper.reload()
     assert keeper.book is good
     status = keeper.status()
     assert status["failed_since"] == "2026-11-23T12:00:00+00:00"
     assert "is not a rate" in status["problems"][0]
     put(path, EXAMPLE)
-    assert keeper.reload()
+    assert await keeper.reload()
     assert keeper.status()["failed_since"] is None
     assert not kept.swapped, "the same content is the same version"
 
@@ -153,7 +161,7 @@ def test_I7_a_bad_file_keeps_the_last_good_one_and_says_since_when(path: Path) -
     "text", [BAD, b"", b"\xff", b"a: " + b"[" * 40_000 + b"]" * 40_000], ids=len
 )
 async def test_I7_whatever_the_file_becomes_the_live_one_stays(path: Path, text: bytes) -> None:
-    kept = Kept(path)
+    kept = await Kept.started(path)
     good = kept.keeper.book
     put(path, text)
     await kept.look_twice()
@@ -165,7 +173,7 @@ async def test_I7_whatever_the_file_becomes_the_live_one_stays(path: Path, text:
 
 
 async def test_who_asks_has_it_read_at_once_though_it_looks_the_same(path: Path) -> None:
-    kept = Kept(path)
+    kept = await Kept.started(path)
     put(path, BAD)
     kept.keeper.ask()
     await kept.keeper.look()
@@ -178,20 +186,22 @@ async def test_who_asks_has_it_read_at_once_though_it_looks_the_same(path: Path)
 
 
 class Slow:
-    """Compiles as ever, but hands nothing over before it is told to."""
+    """Compiles as ever, but hands the second book over when it is told to."""
 
     def __init__(self) -> None:
         self.compiled = asyncio.Event()
         self.go = asyncio.Event()
-        self.under_way = self.most = 0
+        self.books = self.under_way = self.most = 0
 
     async def __call__(self, path: Path) -> PlanBook:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
             book = await compile_apart(path)
-            self.compiled.set()
-            await self.go.wait()
+            self.books += 1
+            if self.books == 2:
+                self.compiled.set()
+                await self.go.wait()
             return book
         finally:
             self.under_way -= 1
@@ -199,7 +209,7 @@ class Slow:
 
 async def test_what_is_asked_during_a_reload_is_done_after_it(path: Path) -> None:
     slow = Slow()
-    kept = Kept(path, slow)
+    kept = await Kept.started(path, slow)
     watching = asyncio.create_task(kept.keeper.watch())
     put(path, CHANGED)
     kept.keeper.ask()
@@ -219,14 +229,14 @@ async def test_what_is_asked_during_a_reload_is_done_after_it(path: Path) -> Non
 
 async def test_a_slow_reload_does_not_undo_a_later_one(path: Path) -> None:
     slow = Slow()
-    kept = Kept(path, slow)
+    kept = await Kept.started(path, slow)
     put(path, CHANGED)
     kept.keeper.ask()
     looking = asyncio.create_task(kept.keeper.look())
     await slow.compiled.wait()
     newer = CHANGED + b"# again\n"
     put(path, newer)
-    assert kept.keeper.reload()
+    assert await kept.keeper.reload()
     slow.go.set()
     await looking
     assert kept.versions == [version(newer)]

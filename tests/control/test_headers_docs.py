@@ -19,7 +19,7 @@ async def test_the_example_is_what_the_first_call_of_a_rate_with_a_burst_is_told
     here = await stage(legacy_headers=True)
     text = here.plans.read_text().replace("id: monthly,", "id: per-second,")
     here.plans.write_text(QUOTA.sub(found[1], text))
-    assert here.app.keeper.reload()
+    assert await here.app.keeper.reload()
     lines = (await here.call("GET", "/items")).decode().split("\r\n")
     assert policy in lines
     assert standing in lines

@@ -74,7 +74,7 @@ async def test_every_metric_is_documented_and_every_documented_one_is_published(
     plain = await stage(control=f"127.0.0.1:{control}", sinks=sinks)
     shadow = "enforce: shadow, quota: 1/month"  # counts what it would refuse: the second call
     plain.plans.write_text(re.sub(r"quota: \d+/month", shadow, plain.plans.read_text()))
-    assert plain.app.keeper.reload()
+    assert await plain.app.keeper.reload()
     for _ in range(2):
         await plain.call("GET", "/items")
     one = published(await scrape(control))

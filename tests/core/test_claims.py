@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.config import parse
+from sidecar.config.loading import parse
 from sidecar.core.claims import claims_for, estimated
 from sidecar.core.costs import Unreadable
 from sidecar.core.decision import decide

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plan_files import compiled_here
 
 from sidecar.app import App
 from sidecar.gate import Seen
@@ -157,7 +158,8 @@ async def stage(valkey_url: str, tmp_path: Path) -> AsyncIterator[StartStage]:
             "spool": str(spool),
             "drain_timeout_s": "1",
         }
-        app = App(Settings.load(defaults | flags), on_decision=on_decision)
+        settings = Settings.load(defaults | flags)
+        app = App(settings, on_decision=on_decision, compile_plans=compiled_here)
         await app.start()
         running.append(app)
         return Stage(app, upstream, plans, spool)

@@ -89,7 +89,7 @@ async def a_stage(stage: StartStage, *, spent: bool = True, **flags: Any) -> Sta
     plan = {name: flags.pop(name) for name in ("quota", "boost", "webhook") if name in flags}
     here = await stage(**flags)
     here.plans.write_text(jobs_plan(**plan))
-    assert here.app.keeper.reload()
+    assert await here.app.keeper.reload()
     if spent:
         for number in range(plan.get("quota", 1)):
             assert (await ask(here, "GET", f"/first/{number}")).status == 200

@@ -10,7 +10,7 @@ async def test_it_is_forwarded_as_it_is_where_a_route_says_so(stage: StartStage)
     text = here.plans.read_text()
     route = '  - {id: ping, match: "OPTIONS *", cost: {}}\n'
     here.plans.write_text(text.replace("routes:\n", f"routes:\n{route}"))
-    assert here.app.keeper.reload()
+    assert await here.app.keeper.reload()
     assert status(await here.raw(ASK)) == 200
     assert here.upstream.received.startswith(b"OPTIONS * HTTP/1.1\r\n")
     [event] = await here.events()

@@ -98,10 +98,10 @@ async def test_anonymous_callers_come_and_go_with_the_plan_file(stage: StartStag
     here = await stage()
     closed = here.plans.read_text()
     here.plans.write_text(closed + ANONYMOUS)
-    assert here.app.keeper.reload()
+    assert await here.app.keeper.reload()
     assert status(await call_from(here, "127.0.0.1")) == 200
     here.plans.write_text(closed)
-    assert here.app.keeper.reload()
+    assert await here.app.keeper.reload()
     assert status(await call_from(here, "127.0.0.1")) == 401
 
 
@@ -119,5 +119,5 @@ async def test_a_suspended_account_is_402_even_on_critical_routes_until_it_is_li
     assert here.upstream.received == b""
     assert await here.events() == []
     here.plans.write_text(here.plans.read_text().replace("status: suspended, ", ""))
-    assert here.app.keeper.reload()
+    assert await here.app.keeper.reload()
     assert status(await here.call("GET", "/items", key="late")) == 200

@@ -273,7 +273,7 @@ async def test_jobs_wait_for_a_free_slot(stage: StartStage) -> None:
 async def test_a_new_plan_file_that_has_more_lets_jobs_run(here: Stage) -> None:
     href = (await ask(here, "POST", "/exports/1")).json["href"]
     here.plans.write_text(jobs_plan(quota=9))
-    assert here.app.keeper.reload()
+    assert await here.app.keeper.reload()
     await until_job(here, href, "done")
 
 

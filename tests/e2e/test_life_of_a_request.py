@@ -242,11 +242,11 @@ async def test_I7_a_new_plan_file_acts_on_the_next_call_and_a_bad_one_never(
     assert [status(await here.call("GET", "/a")) for _ in range(3)] == [200, 200, 429]
     good = here.plans.read_text()
     here.plans.write_text(good.replace("quota: 2/", "quota: two/"))
-    assert not here.app.keeper.reload()
+    assert not await here.app.keeper.reload()
     assert here.app.keeper.status()["failed_since"]
     assert status(await here.call("GET", "/a")) == 429
     here.plans.write_text(good.replace("quota: 2/", "quota: 3/"))
-    assert here.app.keeper.reload()
+    assert await here.app.keeper.reload()
     assert here.app.keeper.status()["failed_since"] is None
     assert [status(await here.call("GET", "/a")) for _ in range(2)] == [200, 429]
 

@@ -18,7 +18,7 @@ ROOM = 30  # seconds after which what does not happen will not
 async def here(stage: StartStage) -> Stage:
     started = await stage()
     started.plans.write_text(limits_plan())
-    started.app.keeper.reload()
+    await started.app.keeper.reload()
     return started
 
 

@@ -31,10 +31,10 @@ async def here(stage: StartStage) -> Stage:
     return await stage()
 
 
-def live(here: Stage, day: datetime) -> None:
+async def live(here: Stage, day: datetime) -> None:
     digest = hashlib.sha256(b"filed").hexdigest()
     here.plans.write_text(PLANS.format(day=day.date().isoformat(), filed=digest))
-    here.app.keeper.reload()
+    await here.app.keeper.reload()
 
 
 def move(here: Stage, valkey_url: str, *words: str) -> int:
@@ -45,7 +45,7 @@ def move(here: Stage, valkey_url: str, *words: str) -> int:
 async def test_an_account_of_the_plan_file_moves_on_its_day(
     here: Stage, days: int, left: int
 ) -> None:
-    live(here, datetime.now(UTC) + timedelta(days=days))
+    await live(here, datetime.now(UTC) + timedelta(days=days))
     answer = await here.call("GET", "/x", "filed")
     assert status(answer) == 200
     assert b'RateLimit: "monthly";r=%d;' % left in answer
@@ -54,7 +54,7 @@ async def test_an_account_of_the_plan_file_moves_on_its_day(
 
 
 async def test_usage_stays_when_the_time_to_move_comes(here: Stage, valkey_url: str) -> None:
-    live(here, datetime.now(UTC) + timedelta(days=2))
+    await live(here, datetime.now(UTC) + timedelta(days=2))
     with Admin(valkey_url, "qs") as admin:
         admin.set_account("acme2", plan="pro")
         _, secret = admin.create_key("acme2", random_bytes=lambda n: bytes(n))
@@ -71,7 +71,7 @@ async def test_usage_stays_when_the_time_to_move_comes(here: Stage, valkey_url: 
 async def test_a_downgrade_waits_for_the_end_of_the_period_as_the_file_says(
     here: Stage, valkey_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    live(here, datetime.now(UTC) + timedelta(days=2))
+    await live(here, datetime.now(UTC) + timedelta(days=2))
     with Admin(valkey_url, "qs") as admin:
         admin.set_account("acme2", plan="pro")
         assert move(here, valkey_url, "acme2", "free") == 0
@@ -108,7 +108,7 @@ async def test_what_cannot_be_moved_is_told(
     words: tuple[str, ...],
     said: str,
 ) -> None:
-    live(here, datetime.now(UTC) + timedelta(days=2))
+    await live(here, datetime.now(UTC) + timedelta(days=2))
     with Admin(valkey_url, "qs") as admin:
         admin.set_account("acme2", plan="none")
     assert move(here, valkey_url, *words) in (1, 2)

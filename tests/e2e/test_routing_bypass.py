@@ -18,7 +18,7 @@ from e2e_stage import Stage, StartStage, status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config import load
+from sidecar.config.loading import load
 from sidecar.core.paths import BadTarget
 from sidecar.core.routing import RouteTable
 

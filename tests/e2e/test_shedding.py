@@ -30,7 +30,7 @@ async def a_stage(stage: StartStage, **settings: Any) -> Stage:
     text = text.replace("routes:\n", f"routes:{CLASSES}", 1)
     text = text.replace("    limits:\n", f"    limits:\n{LIMIT}", 1)
     here.plans.write_text(text)
-    assert here.app.keeper.reload(), here.app.keeper.status()
+    assert await here.app.keeper.reload(), here.app.keeper.status()
     return here
 
 

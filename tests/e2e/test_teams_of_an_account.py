@@ -47,7 +47,7 @@ async def here(stage: StartStage) -> Stage:
     started = await stage()
     digests = {n: hashlib.sha256(n.encode()).hexdigest() for n in ("search", "ads", "nobody")}
     started.plans.write_text(PLANS.format(**digests))
-    started.app.keeper.reload()
+    await started.app.keeper.reload()
     return started
 
 
@@ -143,7 +143,7 @@ async def test_a_pack_is_for_whoever_comes(here: Stage) -> None:
 async def test_a_tunnel_is_closed_when_nothing_is_left_for_its_team(here: Stage) -> None:
     text = here.plans.read_text()
     here.plans.write_text(text.replace("    refund:", "    tunnels_at_quota: close\n    refund:"))
-    here.app.keeper.reload()
+    await here.app.keeper.reload()
     gate, call = here.app.gate, Asked("GET", b"/x", [b"nobody"])
     admission = await gate.admit(call, read=None)  # type: ignore[arg-type]
     assert isinstance(admission, Admission)

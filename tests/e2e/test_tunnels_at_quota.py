@@ -17,7 +17,7 @@ async def a_stage(stage: StartStage, word: str) -> Stage:
     here = await stage(quota=2)
     text = here.plans.read_text()
     here.plans.write_text(text.replace("  free:\n", f"  free:\n    tunnels_at_quota: {word}\n"))
-    here.app.keeper.reload()
+    await here.app.keeper.reload()
     here.app.data_port._handler._tunnel_check = 0.01  # nobody has to wait for it
     here.upstream.answer = SWITCHED
     return here

@@ -32,19 +32,19 @@ SMALL = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 ROOM = 30  # seconds after which what does not happen will not
 
 
-def plan_for(started: Stage) -> Stage:
+async def plan_for(started: Stage) -> Stage:
     """The same sidecar, with the plans above."""
     digests = {
         name: hashlib.sha256(name.encode()).hexdigest() for name in ("paced", "slow", "slots")
     }
     started.plans.write_text(PLANS.format(**digests))
-    started.app.keeper.reload()
+    await started.app.keeper.reload()
     return started
 
 
 @pytest.fixture
 async def here(stage: StartStage) -> Stage:
-    return plan_for(await stage())
+    return await plan_for(await stage())
 
 
 async def waiting(app: App, number: int) -> None:
@@ -114,7 +114,7 @@ async def test_the_client_may_refuse_to_wait(here: Stage) -> None:
 async def test_a_slot_is_handed_on_when_its_call_has_ended(stage: StartStage) -> None:
     ends = Ends()
     await ends.start()
-    here = plan_for(await stage(upstream=ends.url))
+    here = await plan_for(await stage(upstream=ends.url))
     first, second = await ends.client(here), await ends.client(here)
     await first.send(ASKS)
     upstream = await ends.upstream()
@@ -181,5 +181,5 @@ async def test_a_reload_does_not_touch_those_that_wait(here: Stage) -> None:
     for _ in range(2):
         assert status(await here.call("GET", "/a", "paced")) == 200
     held = [asyncio.ensure_future(here.call("GET", "/b", "paced")) for _ in range(5)]
-    here.app.keeper.reload()
+    await here.app.keeper.reload()
     assert [status(answer) for answer in await asyncio.gather(*held)] == [200] * 5

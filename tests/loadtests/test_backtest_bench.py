@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.backtest import PLANS, arguments, calls, write
-from sidecar.config import load
+from sidecar.config.loading import load
 from sidecar.metering.history import History
 from sidecar.metering.verify import verify
 

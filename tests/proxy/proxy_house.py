@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
+from plan_files import compiled_here
 from recorder import Recorder
 from strict_http import Incomplete, Message, take_response
 
@@ -83,7 +84,7 @@ class House:
         self.port = self.app.data_port.port
 
     async def _start(self) -> App:
-        app = App(Settings.load(self._settings))
+        app = App(Settings.load(self._settings), compile_plans=compiled_here)
         await app.start()
         return app
 

@@ -49,7 +49,7 @@ async def test_an_anonymous_caller_is_told_apart_by_what_a_trusted_proxy_says(
 ) -> None:
     here = await stage(trusted_proxies="127.0.0.1,10.0.0.0/8")
     here.plans.write_text(here.plans.read_text() + "anonymous: {plan: free, per: address}\n")
-    here.app.keeper.reload()
+    await here.app.keeper.reload()
     assert status(await here.call("GET", "/x", None, **FORWARDED)) == 200
     assert await subjects(here) == {"anonymous/198.51.100.7"}
 
@@ -57,7 +57,7 @@ async def test_an_anonymous_caller_is_told_apart_by_what_a_trusted_proxy_says(
 async def test_an_anonymous_stranger_cannot_choose_its_address(stage: StartStage) -> None:
     here = await stage()
     here.plans.write_text(here.plans.read_text() + "anonymous: {plan: free, per: address}\n")
-    here.app.keeper.reload()
+    await here.app.keeper.reload()
     assert status(await here.call("GET", "/x", None, **FORWARDED)) == 200
     assert await subjects(here) == {"anonymous/127.0.0.1"}
 
