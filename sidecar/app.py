@@ -6,13 +6,9 @@ is admitted that could not be recorded any more.
 
 import asyncio
 import contextlib
-import gc
-import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-
-import uvloop
 
 from sidecar import logs
 from sidecar.clock import Clock
@@ -59,7 +55,6 @@ from sidecar.workers.shares import Share, alone
 log = logs.logger("app")
 
 SHIP_SECONDS = 5.0
-GC_THRESHOLDS = (20_000, 20, 50)
 JOBS_TIMEOUT_S = 2.0
 JOURNAL = "journal"  # in the directory of the spool
 CANCEL_SECONDS = 0.5
@@ -343,37 +338,3 @@ def _told(task: asyncio.Task[Any]) -> None:
     """Nobody waits for a task in the background: if it dies, the log has to say so."""
     if not task.cancelled() and task.exception() is not None:
         log.error("a background task has died", task=task.get_name(), exc_info=task.exception())
-
-
-def spare_the_collector() -> None:
-    """Requests leave no cycles behind, so collections find nothing: let them come rarely, and not
-    look again at what was there at the start. For processes that serve and do nothing else."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
-def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, then drain. Returns the exit code, 0."""
-    logs.configure(settings.log_level, settings.log_format)
-    uvloop.run(_serve(settings))
-    return 0
-
-
-def _nothing() -> None:
-    pass
-
-
-async def _serve(settings: Settings) -> None:
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(logs.unexpected)
-    loop.add_signal_handler(signal.SIGHUP, _nothing)  # else it would end us
-    app = App(settings)
-    app.ending.listen()
-    await app.start()
-    spare_the_collector()
-    loop.add_signal_handler(signal.SIGHUP, app.reload)
-    await app.ending.asked.wait()
-    log.info("draining")
-    await app.stop()
-    log.info("cut short" if app.ending.hurry.is_set() else "stopped")

@@ -34,7 +34,7 @@ def serve(**flags: Any) -> int:
     settings = _settings(flags)
     count = _workers(settings.workers)
     if count == 1:
-        from sidecar.app import run
+        from sidecar.workers.single import run
 
         return run(settings)
     from sidecar.workers.supervisor import run as supervise

@@ -4,23 +4,15 @@ One field is one setting. Its description is the help of its flag, its line in
 docs/settings.md and the hint of its errors; nothing lists the settings a second time.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import Field, SecretStr
 
-from sidecar.addresses import Address, Origin, UnixPath
-from sidecar.errors import SettingsError
+from sidecar.addresses import Address
 from sidecar.redis_address import redis_address
-from sidecar.settings.describing import ENV_PREFIX, Described, describe, sentence
-from sidecar.settings.files import read
+from sidecar.settings.describing import Described, describe
+from sidecar.settings.sources import Sourced
 from sidecar.settings.together import check
 from sidecar.settings.values import (
     Allowances,
@@ -39,12 +31,8 @@ from sidecar.settings.values import (
 )
 
 
-class Settings(BaseSettings):
+class Settings(Sourced):
     """Every setting of `sidecar serve`. Immutable. Raises ValidationError: use `load`."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
-    )
 
     config: Path | None = Field(None, description="A YAML or TOML file with these settings.")
     plans: Path = Field(description="The plan file.")
@@ -347,60 +335,13 @@ class Settings(BaseSettings):
         30.0, description="How long calls in flight may take to end after SIGTERM, in seconds."
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used here
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used here
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, settings file; the file is the one that the first two name."""
-        path = init_settings().get("config") or env_settings().get("config")
-        if not path:
-            return init_settings, env_settings
-        values = read(Path(str(path)))
-        return init_settings, env_settings, InitSettingsSource(settings_cls, values)
-
-    @classmethod
-    def load(cls, flags: Mapping[str, object]) -> Self:
-        """Settings from flags (None: not given), environment, file and defaults.
-
-        Raises SettingsError with one sentence a line, each naming the flag and the variable.
-        """
-        try:
-            settings = cls(**_given(flags))  # type: ignore[arg-type]  # validated by pydantic
-        except ValidationError as error:
-            lines = [sentence(one, cls.model_fields) for one in error.errors(include_url=False)]
-            raise SettingsError("\n".join(dict.fromkeys(lines))) from None
-        check(settings)
-        return settings
-
-    def as_flags(self) -> dict[str, str]:
-        """What to give to `load`, without environment and file, to get the same settings.
-
-        Holds the password of Redis.
-        """
-        values = {name: getattr(self, name) for name in Settings.model_fields if name != "config"}
-        return {name: _flag(value) for name, value in values.items() if value is not None}
+    def _check(self) -> None:
+        check(self)
 
     @property
     def redis_shown(self) -> str:
         """The address of Redis without user, password or query: what may be logged."""
         return str(redis_address(self.redis.get_secret_value()))
-
-
-def _given(flags: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in flags.items() if value is not None}
-
-
-def _flag(value: object) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, Address | UnixPath | Origin):
-        return str(value)
-    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def described() -> list[Described]:

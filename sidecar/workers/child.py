@@ -5,7 +5,6 @@ channel. When that closes, the supervisor is gone and the worker drains and ends
 """
 
 import asyncio
-import signal
 import socket
 import sys
 from dataclasses import asdict
@@ -15,12 +14,13 @@ from typing import Any
 import uvloop
 
 from sidecar import logs
-from sidecar.app import App, spare_the_collector
+from sidecar.app import App
 from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
 from sidecar.settings import Settings
 from sidecar.workers.channel import Channel, Message
 from sidecar.workers.ending import Ending
 from sidecar.workers.merging import families_of
+from sidecar.workers.process import prepare, settle_in
 from sidecar.workers.shares import Share
 
 
@@ -33,9 +33,7 @@ async def _work(descriptor: int) -> int:
     channel = await Channel.over(socket.socket(fileno=descriptor))
     ending = Ending()
     ending.listen()
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(logs.unexpected)
-    loop.add_signal_handler(signal.SIGHUP, _nothing)
+    prepare()
     task = await channel.receive()
     if task is None:
         return 0
@@ -48,18 +46,13 @@ async def _work(descriptor: int) -> int:
         channel.send({"failed": _failure(error)})
         await channel.flush()
         return 2 if isinstance(error, SettingsError | ConfigError | SpoolError) else 1
-    spare_the_collector()
+    settle_in(app)
     channel.send({"serving": True})
-    loop.add_signal_handler(signal.SIGHUP, app.reload)
-    obeying = loop.create_task(_obey(channel, app))
+    obeying = asyncio.create_task(_obey(channel, app))
     await ending.asked.wait()
     await app.stop()  # the supervisor may go on asking meanwhile
     obeying.cancel()
     return 0
-
-
-def _nothing() -> None:
-    pass
 
 
 def _share(value: Message) -> Share:

@@ -1,0 +1,34 @@
+"""What every process that serves does with itself, alone or as a worker."""
+
+import asyncio
+import gc
+import signal
+from typing import Final
+
+from sidecar import logs
+from sidecar.app import App
+
+GC_THRESHOLDS: Final = (20_000, 20, 50)
+
+
+def prepare() -> None:
+    """Before the sidecar starts: what nobody foresaw is logged, and SIGHUP does not end us."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unexpected)
+    loop.add_signal_handler(signal.SIGHUP, _nothing)
+
+
+def settle_in(app: App) -> None:
+    """Once the sidecar serves: SIGHUP has it read its files again.
+
+    Requests leave no cycles behind, so collections find nothing: let them come rarely, and not
+    look again at what was there at the start.
+    """
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+def _nothing() -> None:
+    pass
