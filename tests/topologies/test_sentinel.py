@@ -70,8 +70,11 @@ async def test_I1_a_killed_master_is_followed_and_the_old_one_that_comes_back_ge
             await asyncio.to_thread(sentinels.until_whole)
             await crowd.until_answered(50)
             assert at(redis) == sentinels.master() != old
-            await shipping
+            sent = await shipping
+        entries = ask(sentinels.master(), "XRANGE", STREAM, "-", "+")
         lost = crowd.granted[ACCOUNT.id] - await used(store, ACCOUNT)
+    arrived = [fields["event"].encode() for _, fields in entries]
+    assert ids(arrived)[-15:] == ids(sent)[-15:]
     assert counted_at(old) is None
     assert -lost <= crowd.unknown[ACCOUNT.id]  # nothing is counted twice
     assert crowd.unknown[ACCOUNT.id] and lost < crowd.granted[ACCOUNT.id]
@@ -89,8 +92,9 @@ async def kill_and_follow(sentinels: Guarded, redis: Connection, old: int) -> fl
     return time.monotonic() - killed
 
 
-async def ship(sentinels: Guarded) -> None:
-    """The sink goes on at the new master with what it could not deliver to the old one."""
+async def ship(sentinels: Guarded) -> list[bytes]:
+    """The sink goes on at the new master with what it could not deliver to the old one. What it
+    has delivered."""
     sink, down, after = RedisSink(sentinels.url, STREAM, timeout_s=1), 0, 0
     sent: list[bytes] = []
     async with asyncio.timeout(60):
@@ -104,9 +108,7 @@ async def ship(sentinels: Guarded) -> None:
                 down += 1
                 await asyncio.sleep(0.02)
     await sink.close()
-    entries = ask(sentinels.master(), "XRANGE", STREAM, "-", "+")
-    arrived = [fields["event"].encode() for _, fields in entries]
-    assert ids(arrived)[-15:] == ids(sent)[-15:]
+    return sent
 
 
 async def test_I1_a_master_that_is_demoted_alive_is_left_at_once(sentinels: Guarded) -> None:
