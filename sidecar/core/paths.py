@@ -15,8 +15,9 @@ from urllib.parse import unquote_to_bytes
 
 _PLAIN = rb"A-Za-z0-9_~!$&'()*+,=:@\-"
 # No escapes, parameters, empty or dotted segments: nothing to normalise but a trailing slash.
+# No possessive group: up to Python 3.11.4 such a one keeps what its last, failed turn has read.
 CLEAN: Final = re.compile(
-    rb"(?=/)((?:/[" + _PLAIN + rb"][." + _PLAIN + rb"]*+(?<!\.))*+)/?(?:\?[^\x00-\x20\x7f#]*+)?"
+    rb"(?=/)((?:/[" + _PLAIN + rb"][." + _PLAIN + rb"]*+(?<!\.))*)/?(?:\?[^\x00-\x20\x7f#]*+)?"
 )
 _ABSOLUTE: Final = re.compile(rb"https?://[^/?#@\\]+", re.IGNORECASE)
 _CONTROL: Final = re.compile(rb"[\x00-\x20\x7f]")
