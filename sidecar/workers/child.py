@@ -20,7 +20,7 @@ from sidecar.settings import Settings
 from sidecar.workers.channel import Channel, Message
 from sidecar.workers.ending import Ending
 from sidecar.workers.merging import families_of
-from sidecar.workers.process import prepare, settle_in
+from sidecar.workers.process import prepare, settle_in, started
 from sidecar.workers.shares import Share
 
 
@@ -41,7 +41,8 @@ async def _work(descriptor: int) -> int:
         settings = Settings.load(task["flags"])
         logs.configure(settings.log_level, settings.log_format)
         app = App(settings, share=_share(task["share"]), ending=ending)
-        await app.start()
+        if not await started(app):
+            return 0
     except SidecarError as error:
         channel.send({"failed": _failure(error)})
         await channel.flush()

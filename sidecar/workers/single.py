@@ -5,7 +5,7 @@ import uvloop
 from sidecar import logs
 from sidecar.app import App
 from sidecar.settings import Settings
-from sidecar.workers.process import prepare, settle_in
+from sidecar.workers.process import prepare, settle_in, started
 
 log = logs.logger("app")
 
@@ -21,7 +21,9 @@ async def _serve(settings: Settings) -> None:
     prepare()
     app = App(settings)
     app.ending.listen()
-    await app.start()
+    if not await started(app):
+        log.info("stopped before it served")
+        return
     settle_in(app)
     await app.ending.asked.wait()
     log.info("draining")

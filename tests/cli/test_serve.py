@@ -1,13 +1,14 @@
 """`sidecar serve`: that it starts without Redis, stops cleanly, and says why it cannot start."""
 
 import json
+import os
 import signal
 import socket
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -57,6 +58,31 @@ def test_serve_starts_without_redis_says_that_it_is_not_ready_and_drains(
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 0
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_asked_to_end_while_it_starts_does(
+    spawn: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    plans = tmp_path / "plans.yaml"
+    os.mkfifo(plans)  # a plan file that takes for ever to read
+    process = spawn("serve", *flags(tmp_path, plans=plans))
+    with opened_by_its_reader(plans):
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, "Traceback" in errors) == (0, False)
+    assert json.loads(errors.splitlines()[-1])["event"] == "stopped before it served"
+    assert not (tmp_path / "spool").exists()
+
+
+def opened_by_its_reader(pipe: Path) -> BinaryIO:
+    """The end to write to, as soon as somebody reads from the other one."""
+    for _ in range(400):
+        try:
+            return os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError(f"nobody reads {pipe}")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
