@@ -17,7 +17,7 @@ DEV_READY := $(VENV)/.dev-ready
 BENCH_READY := $(VENV)/.bench-ready
 COMPILED := build/compiled
 COMPILED_READY := $(COMPILED)/.ready
-COMPILED_TESTS := tests/core tests/config tests/proxy tests/stores tests/metering tests/upstream tests/listeners tests/clients tests/e2e
+COMPILED_TESTS := tests/core tests/config tests/proxy tests/stores tests/metering tests/clients tests/e2e
 CODE := sidecar tests loadtests hatch_build.py
 
 .PHONY: help demo test compiled cost check fmt bench load scripts slow soak faults lock clean

@@ -12,21 +12,19 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # What every request runs through. A class in here has no subclass outside of it, and does not care
-# how it is pickled: `config/compiling.py` writes plan books as calls of their classes.
+# how it is pickled: `config/compile_apart.py` writes plan books as calls of their classes.
 MODULES = (
-    "clock", "metrics",
-    "core.answers", "core.claims", "core.decision", "core.event_forms", "core.found_limit",
-    "core.identity", "core.late", "core.model", "core.paths", "core.ratelimit_fields",
-    "core.reading", "core.reasons", "core.routing", "core.settlement", "core.shedding",
-    "core.usual_times",
-    "gate.calls", "gate.gate", "gate.knowing", "gate.reserving", "gate.telling",
-    "metering.spool",
-    "proxy.client", "proxy.errand", "proxy.exchange", "proxy.front", "proxy.handler",
-    "proxy.headers",
-    "proxy.heads", "proxy.paced", "proxy.parsing", "proxy.places", "proxy.pool", "proxy.relay",
-    "proxy.request", "proxy.server", "proxy.taker",
-    "stores.commands", "stores.fallback", "stores.link", "stores.redis", "stores.scripts",
-    "stores.settling",
+    "clock", "core.answers", "core.claims", "core.decision", "core.events.templates",
+    "core.identity", "core.model", "core.overload.adaptive_limit", "core.overload.baseline",
+    "core.overload.shedder", "core.paths", "core.readings", "core.reasons",
+    "core.refusals.ratelimit_fields", "core.routing", "core.settlement", "gate.calls",
+    "gate.entitle", "gate.gate", "gate.recorder", "gate.reserve", "metering.spool", "metrics",
+    "proxy.data_port", "proxy.downstream.connection", "proxy.downstream.connection_limits",
+    "proxy.downstream.pacing", "proxy.downstream.parser", "proxy.downstream.request",
+    "proxy.exchange", "proxy.handler", "proxy.headers", "proxy.heads", "proxy.job_exchange",
+    "proxy.relay", "proxy.upstream.connection", "proxy.upstream.pool",
+    "proxy.upstream.receiver", "stores.commands", "stores.connection.link",
+    "stores.local.store", "stores.redis", "stores.scripts", "stores.settler",
 )  # fmt: skip
 
 

@@ -21,8 +21,9 @@ from typing import Any, Final
 
 import orjson
 
+from sidecar.core.events.build import usage_event
 from sidecar.core.model import Account, Entitlement, Key, PlanBook
-from sidecar.core.settlement import Outcome, OutcomeReason, usage_event
+from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.metering.segments import NO_LINE, line_hash
 
 MOST_S: Final = 30.0  # for a million

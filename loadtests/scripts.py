@@ -53,13 +53,13 @@ class Costs:
         seconds, micros = client.time()
         self._now_us = int(seconds) * MICRO + int(micros)
         for name in ("reserve", "settle", "peek"):
-            client.script_load(load(name).text)
+            client.script_load(load(f"limits/{name}").text)
 
     def _command(
         self, name: str, claims: Sequence[Claim], more: Sequence[str | int], leases: bool
     ) -> list[bytes]:
         sent = self._commands.claims(
-            load(name), ACME, "k1", claims, self._now_us, more=more, leases=leases
+            load(f"limits/{name}"), ACME, "k1", claims, self._now_us, more=more, leases=leases
         )
         reader = hiredis.Reader()
         reader.feed(sent)

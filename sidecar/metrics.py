@@ -99,9 +99,9 @@ class Metrics(Collector):
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
-    def count(self, route: str, call_class: str, plan: str, outcome: str) -> None:
+    def count(self, route: str, request_class: str, plan: str, outcome: str) -> None:
         """One request ended. Every argument comes from the plan book or a finite enum."""
-        labels = (route, call_class, plan, outcome)
+        labels = (route, request_class, plan, outcome)
         self.requests[labels] = self.requests.get(labels, 0) + 1
 
     def shadow(self, plan: str, limit: str) -> None:
@@ -135,14 +135,14 @@ class Metrics(Collector):
             requests.add_metric(labels, count)
         yield requests
         for name, text, histogram in (
-            ("sidecar_added_seconds", "Time spent before the upstream was asked.", self.added),
+            ("sidecar_overhead_seconds", "Time spent before the upstream was asked.", self.added),
             (
                 "sidecar_upstream_seconds",
                 "From asking the upstream to its last byte.",
                 self.upstream,
             ),
             ("sidecar_store_seconds", "Time one reserve took, Redis and queue.", self.store),
-            ("sidecar_waited_seconds", "Time for which calls were held.", self.waited),
+            ("sidecar_wait_seconds", "Time for which calls were held.", self.waited),
         ):
             family = HistogramMetricFamily(name, text)
             family.add_metric([], histogram.cumulative(), histogram.total)

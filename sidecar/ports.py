@@ -4,7 +4,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.jobs import Accepted, Claimed, Found, Job, JobState, NotAccepted, Once, Over
+from sidecar.core.jobs.job import (
+    Accepted,
+    Claimed,
+    Job,
+    JobState,
+    JobStatus,
+    NotAccepted,
+    Once,
+    Over,
+)
 from sidecar.core.model import Account, Claim, Key, WhenDown
 from sidecar.core.reasons import Decision
 
@@ -76,7 +85,7 @@ class KeyDirectory(Protocol):
 DRAINED: Final = "drained"  # why a call is held no more: nobody is, as this sidecar ends
 
 
-class Held(NamedTuple):
+class WaitResult(NamedTuple):
     """How holding a call ended. `decision`: the last one; `waited_us`: for how long it was held;
     `left`: why it is held no more ("served", "timed-out", "drained", "refused"; "" when there was
     no place or no time for it)."""
@@ -106,7 +115,7 @@ class WaitingRoom(Protocol):
         arrival: int,
         size: int = 0,
         patience_us: int | None = None,
-    ) -> Awaitable[Held]:
+    ) -> Awaitable[WaitResult]:
         """Hold a call whose `decision` has a wait, and try again in its turn.
 
         `arrival`: a number that grows from call to call: others may have been held while this one
@@ -188,7 +197,7 @@ class JobStore(Protocol):
         """The job that a `Once` of this name stands for, and the print of its call; None: none."""
         ...
 
-    async def find(self, account_id: str, job_id: str) -> Found | None:
+    async def find(self, account_id: str, job_id: str) -> JobStatus | None:
         """A job as it stands, without its call."""
         ...
 

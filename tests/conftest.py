@@ -5,11 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from servers import start_valkey
 
-from tests.topologies.binaries import binaries
-from tests.topologies.clusters import ACluster, a_cluster
-from tests.topologies.sentinels import Guarded, guarded
+from tests.support.commands import environment, sidecar, spawn
+from tests.support.servers import start_valkey
+from tests.support.stores.binaries import binaries
+from tests.support.stores.clusters import ACluster, a_cluster
+from tests.support.stores.sentinels import Guarded, guarded
+
+__all__ = ["environment", "sidecar", "spawn"]
 
 
 @pytest.fixture(scope="session")

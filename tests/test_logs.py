@@ -22,7 +22,7 @@ async def main():
 try:
     raise ValueError("wrong")
 except ValueError as error:
-    log.error("a call failed", request_id="1", exc_info=error)
+    log.error("request_failed", request_id="1", exc_info=error)
 log.info("hello", token="abc", password="def")
 asyncio.run(main())
 """
@@ -40,7 +40,7 @@ def test_each_line_is_a_json_object_also_one_with_a_traceback_and_one_that_async
 ):
     failed, hello, uncaught = lines()
     assert (failed["event"], failed["level"], failed["request_id"]) == (
-        "a call failed", "error", "1"
+        "request_failed", "error", "1"
     )  # fmt: skip
     assert failed["exception"].startswith("Traceback ")
     assert failed["exception"].endswith("\nValueError: wrong")

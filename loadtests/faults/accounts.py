@@ -5,7 +5,7 @@ from hashlib import sha256
 from typing import Final
 
 from sidecar.stores import keys
-from sidecar.stores.slots import SLOTS, slot_of
+from sidecar.stores.connection.slots import SLOTS, slot_of
 
 QUOTA: Final = 600
 RATE, BURST = 40, 20  # calls per second, calls

@@ -23,7 +23,7 @@ _PROGRAM: Final = str(Path(sys.executable).parent / "sidecar")
 _AT_REST: Final = {
     'sidecar_store_mode{mode="redis"}': 1.0,
     "sidecar_journal_entries": 0.0,
-    "sidecar_settlements_waiting": 0.0,
+    "sidecar_settlements_pending": 0.0,
     "sidecar_store_up": 1.0,
 }
 

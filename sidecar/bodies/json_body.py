@@ -8,7 +8,7 @@ import orjson
 from sidecar.bodies.coding import Unread
 from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.reading import Reading
+from sidecar.core.readings import Reading
 
 MOST_JSON: Final = 1 << 20  # bytes of decoded JSON that are kept
 _BOM: Final = b"\xef\xbb\xbf"

@@ -9,7 +9,7 @@ from sidecar.bodies.json_body import JsonBody
 from sidecar.bodies.sse import EventStream
 from sidecar.core.costs import Reserve, Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.reading import Reading
+from sidecar.core.readings import Reading
 
 Paths = Sequence[tuple[str, JsonPath]]  # (meter, where its cost is told)
 
@@ -17,7 +17,7 @@ _JSON: Final = frozenset({b"application/json", b"text/json"})
 _EVENT_STREAM: Final = b"text/event-stream"
 
 
-class Reader:
+class BodyReader:
     """Reads one body. What cannot be read is told at the end, never raised.
 
     `wanted` turns False when more bytes change nothing: the door may stop feeding.
@@ -84,7 +84,7 @@ class Reader:
         self._body = self._decoder = None  # what was kept is free at once
 
 
-def reader_for(content_type: bytes, content_encoding: bytes, paths: Paths) -> Reader | None:
+def reader_for(content_type: bytes, content_encoding: bytes, paths: Paths) -> BodyReader | None:
     """A reader for a body with these headers; None when there is nothing to look for.
 
     Both are the fields' values, b"" when absent; repeated Content-Encoding joined by commas.
@@ -94,12 +94,14 @@ def reader_for(content_type: bytes, content_encoding: bytes, paths: Paths) -> Re
         return None
     kind = content_type.partition(b";")[0].strip().lower()
     if kind != _EVENT_STREAM and not _is_json(kind):
-        return Reader(paths, None, why=Unreadable.NOT_JSON)
+        return BodyReader(paths, None, why=Unreadable.NOT_JSON)
     try:
         decoder = decoder_for(content_encoding)
     except Unread as end:
-        return Reader(paths, None, why=end.why)
-    return Reader(paths, EventStream(paths) if kind == _EVENT_STREAM else JsonBody(paths), decoder)
+        return BodyReader(paths, None, why=end.why)
+    return BodyReader(
+        paths, EventStream(paths) if kind == _EVENT_STREAM else JsonBody(paths), decoder
+    )
 
 
 def read_request(

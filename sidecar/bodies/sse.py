@@ -11,7 +11,7 @@ import orjson
 
 from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.reading import Reading, whole_units
+from sidecar.core.readings import Reading, whole_units
 
 MOST_DATA: Final = 1 << 20  # bytes of one line, and of one event's data
 _BOM: Final = b"\xef\xbb\xbf"

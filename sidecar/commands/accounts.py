@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidecar.commands import moves
+from sidecar.commands import accounts_move
 from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, Verb
 from sidecar.errors import SettingsError
 
@@ -47,7 +47,7 @@ def accounts_app() -> typer.Typer:
     """The verbs of `sidecar accounts`."""
     group = typer.Typer(help="Accounts in Redis.", no_args_is_help=True, rich_markup_mode=None)
     group.command("set", cls=Verb)(set_account)
-    group.command("move", cls=Verb)(moves.move)
+    group.command("move", cls=Verb)(accounts_move.move)
     group.command("list", cls=Verb)(list_accounts)
     return group
 

@@ -9,9 +9,9 @@ import typer
 from sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
-    from sidecar.core.backtest_report import AccountReport
+    from sidecar.backtest.report import AccountReport
     from sidecar.core.model import PlanBook
-    from sidecar.metering.history import Found, History
+    from sidecar.metering.event_reader import ReadSummary, RecordedEvents
 
 EVENTS = Annotated[
     list[Path],
@@ -40,29 +40,31 @@ def backtest(
       sidecar backtest new-plans.yaml --events /var/spool/sidecar
       sidecar backtest new-plans.yaml --events usage.jsonl --events old/ --account acme --json
     """
-    from sidecar.books import backtest_words
+    from sidecar.backtest import output
     from sidecar.commands.reading import tell_of_damage
     from sidecar.config.loading import load
-    from sidecar.metering.history import History
+    from sidecar.metering.event_reader import RecordedEvents
 
     book = load(plans)
-    history = History(events)
+    history = RecordedEvents(events)
     reports = _replay(book, history, account)
     tell_of_damage(history.found)
     if not reports:
         raise SidecarError(_nothing(history.found, account))
     if as_json:
-        told = backtest_words.as_json(reports, history.found, book, str(plans))
+        told = output.as_json(reports, history.found, book, str(plans))
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
         return 0
-    for line in backtest_words.in_words(reports, history.found, book, str(plans)):
+    for line in output.in_words(reports, history.found, book, str(plans)):
         typer.echo(line)
     return 0
 
 
-def _replay(book: "PlanBook", history: "History", account: str | None) -> "list[AccountReport]":
-    from sidecar.books.replaying import replay
-    from sidecar.books.sorting import in_order
+def _replay(
+    book: "PlanBook", history: "RecordedEvents", account: str | None
+) -> "list[AccountReport]":
+    from sidecar.backtest.run import replay
+    from sidecar.backtest.sort import in_order
     from sidecar.commands.progress import watched, without_gc
 
     calls = history.new_calls()
@@ -74,6 +76,6 @@ def _replay(book: "PlanBook", history: "History", account: str | None) -> "list[
         return list(replay(ordered, book))
 
 
-def _nothing(found: "Found", account: str | None) -> str:
+def _nothing(found: "ReadSummary", account: str | None) -> str:
     whose = "" if account is None else f" of account {account}"
     return f"there are no calls{whose} in {found.files} files of events"

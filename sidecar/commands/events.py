@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidecar.commands.options import CONFIG, SPOOL, Verb
-from sidecar.core.words import amount
+from sidecar.core.text import amount
 from sidecar.errors import SpoolError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def tail(
     """
     import asyncio
 
-    from sidecar.commands.tailing import print_tail
+    from sidecar.commands.tail import print_tail
 
     asyncio.run(print_tail(_spools(spool, config), lines, follow=follow))
     return 0
@@ -75,8 +75,8 @@ def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
 
 def _spools(spool: str | None, config: str | None) -> Sequence[Path]:
     """Every spool of the directory: its own, and one for each worker. Raises SpoolError."""
+    from sidecar.serve.share import leftovers
     from sidecar.settings import for_tools
-    from sidecar.workers.shares import leftovers
 
     directory = for_tools("config", "spool", config=config, spool=spool).spool
     try:

@@ -89,7 +89,7 @@ def explain(
     configure("error", "console")
     book = load(settings.plans)
     told = asyncio.run(_explain(settings, book, secret, account, method, path, respond_async))
-    from sidecar.commands.explanation_words import in_words
+    from sidecar.commands.explain_text import in_words
 
     typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else in_words(told))
     return 0
@@ -139,8 +139,8 @@ async def _explain(
     path: str,
     respond_async: bool,
 ) -> dict[str, Any]:
-    from sidecar.commands.explanation import Known, Peeking, explain_call
     from sidecar.core.paths import Normaliser
+    from sidecar.explain import Known, Peeking, explain_call
     from sidecar.stores import RedisLimitStore, connect
 
     wire = connect(settings.redis.get_secret_value(), timeout_s=_PATIENCE_S)

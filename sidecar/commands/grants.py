@@ -38,7 +38,7 @@ def grant(
     name("ACCOUNT", account)
     grant_id = name("--id", grant_id) if grant_id else "g" + secrets.token_hex(6)
     from sidecar.config.loading import load
-    from sidecar.core.words import amount, instant
+    from sidecar.core.text import amount, instant
     from sidecar.settings import for_tools
     from sidecar.stores.admin import Admin
 

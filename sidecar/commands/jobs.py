@@ -12,7 +12,7 @@ from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, SOURCE, WEBHOO
 from sidecar.errors import SettingsError, SidecarError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from sidecar.core.jobs import Found
+    from sidecar.core.jobs.job import JobStatus
     from sidecar.settings import Settings
     from sidecar.stores.jobs import RedisJobs
 
@@ -93,7 +93,7 @@ def cancel(
     Example:
       sidecar jobs cancel 019bd2e0-4c1f-7a10-9c4e-2f9f3a1b5c6d --account acme
     """
-    from sidecar.core.jobs import JobState, Over
+    from sidecar.core.jobs.job import JobState, Over
 
     over = Over(JobState.CANCELLED, JobState.CANCELLED)
     settings = _settings(source, redis, redis_prefix, config)
@@ -117,7 +117,7 @@ def secret(account: ACCOUNT, webhook_secret: WEBHOOK_SECRET = None, config: CONF
     Example:
       sidecar jobs secret --account acme
     """
-    from sidecar.core.webhooks import secret_for, secret_of
+    from sidecar.core.jobs.webhook_signing import secret_for, secret_of
     from sidecar.settings import for_tools
 
     name("--account", account)
@@ -128,8 +128,8 @@ def secret(account: ACCOUNT, webhook_secret: WEBHOOK_SECRET = None, config: CONF
     return 0
 
 
-def _line(found: "Found") -> str:
-    from sidecar.core.words import instant
+def _line(found: "JobStatus") -> str:
+    from sidecar.core.text import instant
 
     job = found.job
     target = job.target.split(b"?", 1)[0].decode("latin-1")
@@ -137,8 +137,8 @@ def _line(found: "Found") -> str:
     return "\t".join([*cells, f"{job.method} {target}"])
 
 
-def _document(found: "Found", prefix: str) -> dict[str, Any]:
-    from sidecar.core.job_words import job_document, result_document
+def _document(found: "JobStatus", prefix: str) -> dict[str, Any]:
+    from sidecar.core.jobs.document import job_document, result_document
 
     job = found.job
     document = job_document(job, f"{prefix}jobs/{job.id}", found.position)
@@ -163,9 +163,9 @@ def _settings(
 
 def _ask(settings: "Settings", question: "Callable[[RedisJobs], Awaitable[T]]") -> T:
     """What the jobs of the workload say. Raises StoreUnavailable."""
+    from sidecar.serve.parts import job_terms_of, workload_of
     from sidecar.stores import connect
     from sidecar.stores.jobs import RedisJobs
-    from sidecar.wiring import job_terms_of, workload_of
 
     async def run() -> T:
         wire = connect(settings.redis.get_secret_value(), timeout_s=TIMEOUT_S, quiet=True)

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sidecar.core.words import amount
+from sidecar.core.text import amount
 
 if TYPE_CHECKING:
-    from sidecar.metering.history import Found
+    from sidecar.metering.event_reader import ReadSummary
 
 
-def tell_of_damage(found: "Found") -> None:
+def tell_of_damage(found: "ReadSummary") -> None:
     """On stderr: lines that tell no event, by their place, and files that went away."""
     for line in found.broken_lines:
         typer.echo(f"warning: {line}", err=True)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from sidecar.commands.bookkeeping import (
+from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
+from sidecar.commands.reconcile_options import (
     ACCOUNT,
     EVENTS,
     FORMER_PLANS,
@@ -15,7 +16,6 @@ from sidecar.commands.bookkeeping import (
     WAIT,
     looking,
 )
-from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
 
 
 def rebuild(
@@ -47,8 +47,8 @@ def rebuild(
       sidecar rebuild --plans plans.yaml --spool /var/spool/sidecar --events usage.jsonl
       sidecar rebuild --plans plans.yaml --spool /var/spool/sidecar --events usage.jsonl --apply
     """
-    from sidecar.books import documents, words
-    from sidecar.books.rebuilding import rebuild as restore
+    from sidecar.reconcile import json_report, text_report
+    from sidecar.reconcile.rebuild import rebuild as restore
 
     given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
     with looking(given, spool, events, former_plans, account) as inside:
@@ -57,10 +57,10 @@ def rebuild(
             wait=lambda: time.sleep(wait),
         )  # fmt: skip
         if as_json:
-            told = documents.rebuilt(done, inside.found, applied=apply)
+            told = json_report.rebuilt(done, inside.found, applied=apply)
             typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
         else:
-            for line in words.changes(done, applied=apply):
+            for line in text_report.changes(done, applied=apply):
                 typer.echo(line)
     undone = done.busy or done.unknown or (done.raised and not apply)
     return 1 if undone else 0

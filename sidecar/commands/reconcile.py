@@ -5,7 +5,8 @@ import time
 
 import typer
 
-from sidecar.commands.bookkeeping import (
+from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
+from sidecar.commands.reconcile_options import (
     ACCOUNT,
     EVENTS,
     FORMER_PLANS,
@@ -14,7 +15,6 @@ from sidecar.commands.bookkeeping import (
     WAIT,
     looking,
 )
-from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
 
 
 def reconcile(
@@ -40,18 +40,18 @@ def reconcile(
       sidecar reconcile --plans plans.yaml --spool /var/spool/sidecar --events usage.jsonl
       sidecar reconcile --plans plans.yaml --spool /spools/a --spool /spools/b --account acme
     """
-    from sidecar.books import documents, words
-    from sidecar.books.looking import reconcile as look
+    from sidecar.reconcile import json_report, text_report
+    from sidecar.reconcile.compare import reconcile as look
 
     given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
     with looking(given, spool, events, former_plans, account) as inside:
         looks = look(inside.looker, lambda: time.sleep(wait))
         if as_json:
-            told = documents.reconciled(looks, inside.looker, inside.found, inside.coverage)
+            told = json_report.reconciled(looks, inside.looker, inside.found, inside.coverage)
             typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
         else:
-            for line in words.differences(looks):
+            for line in text_report.differences(looks):
                 typer.echo(line)
-            for line in words.summary(looks, inside.looker, inside.coverage):
+            for line in text_report.summary(looks, inside.looker, inside.coverage):
                 typer.echo(line)
     return 1 if any(one.left for one in looks.values()) else 0

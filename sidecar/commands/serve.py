@@ -12,7 +12,7 @@ import typer
 from sidecar import __version__
 from sidecar.commands.options import flag_of
 from sidecar.errors import SettingsError
-from sidecar.settings import Settings, described, strangers
+from sidecar.settings import Settings, described, unknown_variables
 
 SERVE_HELP = """Run the sidecar in front of an API.
 
@@ -34,10 +34,10 @@ def serve(**flags: Any) -> int:
     settings = _settings(flags)
     count = _workers(settings.workers)
     if count == 1:
-        from sidecar.workers.single import run
+        from sidecar.serve.single import run
 
         return run(settings)
-    from sidecar.workers.supervisor import run as supervise
+    from sidecar.serve.workers.supervisor import run as supervise
 
     return supervise(settings, count)
 
@@ -47,19 +47,19 @@ def _settings(flags: dict[str, Any]) -> Settings:
     be why another is missing. Raises SettingsError."""
     from sidecar.logs import configure, logger
 
-    strange = strangers(os.environ, [setting.env for setting in described()])
+    strange = unknown_variables(os.environ, [setting.env for setting in described()])
     try:
         settings = Settings.load(flags)
     except SettingsError as error:
         raise SettingsError("\n".join([str(error), *strange])) from None
     configure(settings.log_level, settings.log_format)
     for problem in strange:
-        logger("settings").warning("unknown variable", problem=problem)
+        logger("settings").warning("unknown_variable", error=problem)
     return settings
 
 
 def _workers(asked: str) -> int:
-    from sidecar.workers import cpus
+    from sidecar.serve.workers import cpus
 
     return cpus.allowed() if asked == "auto" else int(asked)
 

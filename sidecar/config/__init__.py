@@ -4,7 +4,7 @@ A process that serves has plan files compiled apart (`compiling`). Neither it no
 front loads what only the compiling needs: `loading` for plan books, `schema` for editors.
 """
 
-from sidecar.config.compiling import compile_apart
+from sidecar.config.compile_apart import compile_apart
 from sidecar.config.reload import PlanKeeper
 
 __all__ = ["PlanKeeper", "compile_apart"]

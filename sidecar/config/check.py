@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sidecar.config import matches, models, values
+from sidecar.config import models, route_patterns, values
 from sidecar.config.compile import lineage, quotas_of
 from sidecar.config.draft import Draft
 from sidecar.config.positions import Finding, Path
@@ -48,7 +48,7 @@ def _routes(file: Draft) -> Iterator[Finding]:
         if route.id in ids:
             yield (*here, "id"), f'"{route.id}" is another route\'s id; name this one differently'
         ids.add(route.id)
-        wrong = matches.wrong(route.match)
+        wrong = route_patterns.wrong(route.match)
         if wrong:
             yield (*here, "match"), wrong
         for meter, cost in route.cost.items():
@@ -61,8 +61,10 @@ def _routes(file: Draft) -> Iterator[Finding]:
 
 
 def _unreached(file: Draft) -> Iterator[Finding]:
-    able = [(at, route) for at, route in file.routes.items() if not matches.wrong(route.match)]
-    for which, takers in matches.unreached([route.match for _, route in able]):
+    able = [
+        (at, route) for at, route in file.routes.items() if not route_patterns.wrong(route.match)
+    ]
+    for which, takers in route_patterns.unreached([route.match for _, route in able]):
         at, route = able[which]
         before = [able[taker][1] for taker in takers]
         names = " and ".join(f'"{taker.id}"' for taker in before)

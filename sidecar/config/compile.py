@@ -4,33 +4,33 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, Literal
 
-from sidecar.config import kinds, models, values
-from sidecar.config.matches import split_match
-from sidecar.core.costs import BodySize, Header, Meter, Reserve, Source
+from sidecar.config import limit_kinds, models, values
+from sidecar.config.route_patterns import split_match
+from sidecar.core.costs import BodySize, HeaderSource, Meter, Reserve, Source
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     UNBOUNDED,
     Account,
-    CallClass,
     Claim,
     ConcurrencyLimit,
     Entitlement,
     Key,
     Limit,
     Links,
-    Move,
     Orphans,
     Pack,
     Plan,
     PlanBook,
+    PlanChange,
     QuotaLimit,
     RateLimit,
+    RequestClass,
     Route,
     StoreDownMode,
     Team,
 )
 from sidecar.core.periods import midnight
-from sidecar.core.ratelimit_fields import policy_field
+from sidecar.core.refusals.ratelimit_fields import policy_field
 
 Sized = Literal["request", "response", "both"]
 GUARD_RATE: Final = "1000/s"
@@ -99,7 +99,7 @@ def _reserve(model: models.ReserveModel) -> Reserve:
 def _source(path: str | None, header: str | None, size: Sized | None) -> Source:
     """The one of the three that is there: the models see to that."""
     if header is not None:
-        return Header(header.lower().encode())
+        return HeaderSource(header.lower().encode())
     if size is not None:
         return BodySize(size)
     return JsonPath.parse(path or "")
@@ -112,7 +112,7 @@ def _route(model: models.RouteModel, meters: dict[str, Meter]) -> Route:
     costs = {meter: units for meter, units in costs.items() if units or meters[meter].settle}
     costs |= {meter: reserve.default for meter, reserve in _estimates(model, meters)}
     return Route(
-        model.id, model.match, method, pattern, CallClass(model.call_class),
+        model.id, model.match, method, pattern, RequestClass(model.request_class),
         frozenset(model.needs), tuple(sorted(costs.items())),
     )  # fmt: skip
 
@@ -168,7 +168,7 @@ def _limit(model: models.LimitModel) -> Limit:
         burst = model.burst or units
         return RateLimit(model.id, meter, units, window, burst, refill, model.per, shadow, held)
     units, period = values.quota(model.quota)
-    notices, reject = kinds.behaviour(model.at)
+    notices, reject = limit_kinds.behaviour(model.at)
     cap = UNBOUNDED if reject is None else units * reject // 100
     carried = units * values.rollover(model.rollover) // 100 if model.rollover else 0
     return QuotaLimit(model.id, meter, units, period, cap, notices, model.per, carried, shadow)
@@ -205,7 +205,7 @@ def _account(model: models.AccountModel) -> Account:
     )
     then = None
     if model.then is not None:
-        then = Move(model.then.plan, midnight(model.then.day, model.timezone))
+        then = PlanChange(model.then.plan, midnight(model.then.day, model.timezone))
     return Account(
         model.id, model.plan, model.timezone, model.anchor, suspended, teams, model.webhook, then
     )
@@ -215,7 +215,7 @@ def _entitlement(
     plan: Plan, route: Route, routes: tuple[Route, ...], plans: dict[str, Plan]
 ) -> Entitlement:
     costs = dict(route.cost)
-    critical = route.call_class is CallClass.CRITICAL
+    critical = route.request_class is RequestClass.CRITICAL
     touched = tuple(limit for limit in plan.limits if _counts(limit, costs))
     claims = tuple(Claim(limit, costs.get(limit.meter, 1), critical) for limit in touched)
     if critical:
@@ -265,5 +265,5 @@ def _open(plan: Plan, routes: tuple[Route, ...]) -> Iterator[str]:
     limited = {limit.meter for limit in plan.limits}
     for route in routes:
         free = not limited & {meter for meter, _ in route.cost}
-        if route.needs <= plan.features and (free or route.call_class is CallClass.CRITICAL):
+        if route.needs <= plan.features and (free or route.request_class is RequestClass.CRITICAL):
             yield route.match

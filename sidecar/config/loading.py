@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from sidecar.config import kinds, positions
+from sidecar.config import limit_kinds, positions
 from sidecar.config.check import check
 from sidecar.config.compile import compile_book
 from sidecar.config.draft import draft_of, what_stands
+from sidecar.config.messages import explain, public
 from sidecar.config.models import FileModel, LimitModel
 from sidecar.config.positions import MAX_BYTES, Document, Finding
-from sidecar.config.problems import explain, public
 from sidecar.core.model import PlanBook
 from sidecar.errors import ConfigError, Problem
 
@@ -58,7 +58,7 @@ def _kinds(data: Any) -> Iterator[Finding]:
         limits = plan.get("limits") if isinstance(plan, dict) else None
         for number, limit in enumerate(limits if isinstance(limits, list) else ()):
             if isinstance(limit, dict) and limit.keys() <= LimitModel.model_fields.keys():
-                yield from kinds.findings(("plans", name, "limits", number), limit)
+                yield from limit_kinds.findings(("plans", name, "limits", number), limit)
 
 
 def _explained(error: ValidationError) -> Iterator[Finding]:

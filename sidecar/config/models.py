@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from sidecar.config import kinds, matches, values
+from sidecar.config import limit_kinds, route_patterns, values
 from sidecar.core.json_path import PATTERN
 from sidecar.core.model import MOST_UNITS
 
@@ -65,7 +65,7 @@ Refundable = Literal[
     "upstream_5xx", "upstream_refused", "upstream_timeout", "upstream_broken", "overloaded",
     "client_gone", "cancelled",
 ]  # fmt: skip
-Match = Annotated[str, _like(matches.PATTERN, "POST /v1/items", "/v1/**")]
+Match = Annotated[str, _like(route_patterns.PATTERN, "POST /v1/items", "/v1/**")]
 Day = Annotated[
     date, PlainValidator(values.day), WithJsonSchema({"type": "string", "format": "date"})
 ]
@@ -147,7 +147,7 @@ class RouteModel(Strict):
     match: Match = Field(
         description="METHOD /path, or /path for every method; * and ** as wildcards"
     )
-    call_class: Literal["critical", "standard", "deferrable"] = Field("standard", alias="class")
+    request_class: Literal["critical", "standard", "deferrable"] = Field("standard", alias="class")
     needs: tuple[Id, ...] = Field((), description="Features that the plan must have.")
     cost: dict[Id, Cost] = Field(
         default={"requests": 1},
@@ -159,7 +159,7 @@ class LimitModel(Strict):
     """A rate (token bucket), a quota (units per period), or how many calls at once."""
 
     # Which keys go together is for `kinds` to say.
-    model_config = ConfigDict(json_schema_extra=kinds.schema)
+    model_config = ConfigDict(json_schema_extra=limit_kinds.schema)
 
     id: Id
     meter: Id | None = Field(None, description="What a rate or quota counts.")

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import yaml
 
 from sidecar.config.values import printable
-from sidecar.config.yaml_words import in_words, unreadable
+from sidecar.config.yaml_messages import in_words, unreadable
 from sidecar.errors import ConfigError, Problem
 
 MAX_BYTES: Final = 10_000_000
@@ -24,7 +24,7 @@ _TEXT: Final = {"str", "value", "merge"}  # the last two are = and <<, where the
 _TAGS: Final = {*_TEXT, "int", "float", "bool", "null", "timestamp", "map", "seq"}
 
 
-class Mark(NamedTuple):
+class SourcePosition(NamedTuple):
     """A place in the file, from 1."""
 
     line: int
@@ -38,17 +38,20 @@ class Document:
     """
 
     def __init__(
-        self, data: Any, marks: dict[Path, Mark], unread: list[tuple[Mark, Path, str]]
+        self,
+        data: Any,
+        marks: dict[Path, SourcePosition],
+        unread: list[tuple[SourcePosition, Path, str]],
     ) -> None:
         self.data = data
         self.unread = unread
         self._marks = marks
 
-    def mark(self, path: Path) -> Mark:
+    def mark(self, path: Path) -> SourcePosition:
         """Where `path` stands, or the nearest part above it that is in the file."""
         while path and path not in self._marks:
             path = path[:-1]
-        return self._marks.get(path, Mark(1, 1))
+        return self._marks.get(path, SourcePosition(1, 1))
 
 
 def dotted(path: Path) -> str:
@@ -63,11 +66,14 @@ def dotted(path: Path) -> str:
 def read(text: bytes, file: str) -> Document:
     """Parse one document. Raises ConfigError for a file that has no data that could be checked."""
 
-    def fail(mark: Mark, message: str) -> NoReturn:
+    def fail(mark: SourcePosition, message: str) -> NoReturn:
         raise ConfigError([Problem(file, *mark, "", message)])
 
     if len(text) > MAX_BYTES:
-        fail(Mark(1, 1), f"the file has more than {MAX_BYTES:,} bytes; split off the accounts")
+        fail(
+            SourcePosition(1, 1),
+            f"the file has more than {MAX_BYTES:,} bytes; split off the accounts",
+        )
     try:
         content = text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -82,18 +88,18 @@ def read(text: bytes, file: str) -> Document:
         loader = _Loader(content)
         node = loader.get_single_node()
         if node is None:
-            fail(Mark(1, 1), "the file is empty; start with `version: 1`")
+            fail(SourcePosition(1, 1), "the file is empty; start with `version: 1`")
         walk = _Walk(loader)
         return Document(walk.value(node, ()), walk.marks, walk.unread)
     except _TooMuch as error:
         fail(error.mark, str(error))
     except yaml.YAMLError as error:
         at = getattr(error, "problem_mark", None)
-        fail(_mark(at) if at else Mark(1, 1), in_words(error, content))
+        fail(_mark(at) if at else SourcePosition(1, 1), in_words(error, content))
 
 
 class _TooMuch(Exception):
-    def __init__(self, mark: Mark, message: str) -> None:
+    def __init__(self, mark: SourcePosition, message: str) -> None:
         super().__init__(message)
         self.mark = mark
 
@@ -115,12 +121,12 @@ def _measure(content: str) -> None:
             depth -= 1
 
 
-def _mark(mark: Any) -> Mark:
-    return Mark(mark.line + 1, mark.column + 1)
+def _mark(mark: Any) -> SourcePosition:
+    return SourcePosition(mark.line + 1, mark.column + 1)
 
 
-def _end(text: str) -> Mark:
-    return Mark(text.count("\n") + 1, len(text) - text.rfind("\n"))
+def _end(text: str) -> SourcePosition:
+    return SourcePosition(text.count("\n") + 1, len(text) - text.rfind("\n"))
 
 
 class _Walk:
@@ -128,8 +134,8 @@ class _Walk:
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
-        self.marks: dict[Path, Mark] = {}
-        self.unread: list[tuple[Mark, Path, str]] = []
+        self.marks: dict[Path, SourcePosition] = {}
+        self.unread: list[tuple[SourcePosition, Path, str]] = []
         self.count = 0
 
     def complain(self, node: Any, path: Path, message: str) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sidecar.config.compiling import compile_apart
+from sidecar.config.compile_apart import compile_apart
 from sidecar.core.model import PlanBook
 from sidecar.errors import ConfigError
 from sidecar.logs import logger
@@ -106,14 +106,14 @@ class PlanKeeper:
             self._live_since = self._now()
             self.reloads += 1
             self._on_swap(book)
-            log.info("plan file is live", version=book.version)
+            log.info("plan_file_live", version=book.version)
 
     def _refuse(self, error: ConfigError) -> None:
         self.failures += 1
         self._failed_since = self._failed_since or self._now()
         self._problems = [str(problem) for problem in error.problems]
         log.error(
-            "plan file refused; the last good one stays live",
+            "plan_file_rejected",
             problems=self._problems[:20],
             live=self.book.version,
         )

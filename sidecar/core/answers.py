@@ -5,7 +5,7 @@ from typing import NamedTuple
 from sidecar.core.model import Orphans
 
 
-class Besides(NamedTuple):
+class QuotaDetail(NamedTuple):
     """What there is to say of a quota besides `used`. Units; all 0 for limits of other kinds.
 
     `told`: the highest percentage that had been told in this period before this call. `carried`:
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     now_us: int
     used: tuple[int, ...]
     ends_us: tuple[int, ...]
-    besides: tuple[Besides, ...] = ()
+    besides: tuple[QuotaDetail, ...] = ()
     alone: bool = False
 
 

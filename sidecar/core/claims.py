@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sidecar.core.costs import Unreadable
 from sidecar.core.model import MOST_UNITS, Claim, Entitlement
-from sidecar.core.reading import Reading
+from sidecar.core.readings import Reading
 
 
 def estimated(entitlement: Entitlement, reading: Reading) -> Entitlement:

@@ -20,7 +20,7 @@ class Unreadable(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class HeaderSource:
     """A cost is what this header field says: a whole number. The name is in lower case."""
 
     name: bytes
@@ -33,7 +33,7 @@ class BodySize:
     of: Literal["request", "response", "both"]
 
 
-Source = JsonPath | Header | BodySize  # where a cost is told
+Source = JsonPath | HeaderSource | BodySize  # where a cost is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Reserve:
     is held back to look; 0 for a header field.
     """
 
-    path: JsonPath | Header
+    path: JsonPath | HeaderSource
     default: int
     bound: int
 

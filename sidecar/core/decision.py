@@ -17,7 +17,7 @@ from sidecar.core.model import (
     RateLimit,
     TeamShare,
 )
-from sidecar.core.reasons import Crossing, Decision, Reason, Standing
+from sidecar.core.reasons import Decision, LimitStatus, Reason, ThresholdCrossing
 from sidecar.core.teams import use_of
 from sidecar.core.waits import fits_in_us, wait_of
 from sidecar.errors import StoreUnavailable
@@ -67,7 +67,7 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
     besides = answer.besides
     reason = Reason.OK
     overage: dict[str, int] | None = None
-    crossings: list[Crossing] | None = None
+    crossings: list[ThresholdCrossing] | None = None
     shadowed: tuple[str, ...] = ()
     tightest = -1
     tightest_left, tightest_units = 1, 0  # the smallest share left so far, as a fraction
@@ -139,7 +139,7 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
     )
 
 
-def standing(claims: Sequence[Claim], answer: Answer, at: int) -> Standing:
+def standing(claims: Sequence[Claim], answer: Answer, at: int) -> LimitStatus:
     """How the limit of the `at`th claim stands; it resets when more is there."""
     claim, used = claims[at], answer.used[at]
     limit = claim.limit
@@ -151,12 +151,12 @@ def standing(claims: Sequence[Claim], answer: Answer, at: int) -> Standing:
         units = limit.units
         if answer.besides:
             units += answer.besides[at].carried + answer.besides[at].left
-        return Standing(claim, units, used, max(0, units - used), answer.ends_us[at])
+        return LimitStatus(claim, units, used, max(0, units - used), answer.ends_us[at])
     if isinstance(limit, ConcurrencyLimit):
-        return Standing(claim, limit.slots, used, max(0, limit.slots - used), None)
+        return LimitStatus(claim, limit.slots, used, max(0, limit.slots - used), None)
     left = max(0, limit.burst * MICRO - used) // MICRO
     reset = answer.now_us + fits_in_us(limit, used, left + 1) if used > 0 else None
-    return Standing(claim, limit.burst, -(-used // MICRO), left, reset)
+    return LimitStatus(claim, limit.burst, -(-used // MICRO), left, reset)
 
 
 def _add_overage(
@@ -171,18 +171,18 @@ def _add_overage(
 
 
 def _add_crossings(
-    crossings: list[Crossing] | None, limit: QuotaLimit, told: int, used: int, end_us: int
-) -> list[Crossing] | None:
+    crossings: list[ThresholdCrossing] | None, limit: QuotaLimit, told: int, used: int, end_us: int
+) -> list[ThresholdCrossing] | None:
     for percent in limit.notices:
         if told < percent and used * 100 >= limit.units * percent:
             crossings = crossings or []
-            crossings.append(Crossing(limit, percent, used, end_us))
+            crossings.append(ThresholdCrossing(limit, percent, used, end_us))
     return crossings
 
 
-def crossings_of(claims: Sequence[Claim], answer: Answer) -> tuple[Crossing, ...]:
+def crossings_of(claims: Sequence[Claim], answer: Answer) -> tuple[ThresholdCrossing, ...]:
     """The thresholds that a settlement reached, from what Redis said of it."""
-    found: list[Crossing] | None = None
+    found: list[ThresholdCrossing] | None = None
     for at, claim in enumerate(claims):
         limit = claim.limit
         if isinstance(limit, QuotaLimit) and limit.notices and answer.besides:
@@ -213,21 +213,21 @@ def _refused(entitlement: Entitlement, answer: Answer) -> Decision:
     )
 
 
-def _retry_us(worst: Standing, now_us: int) -> int | None:
+def _retry_us(worst: LimitStatus, now_us: int) -> int | None:
     """When a slot becomes free nobody can tell: soon, as calls go."""
     if isinstance(worst.claim.limit, ConcurrencyLimit):
         return SLOT_RETRY_US
     return None if worst.reset_us is None else worst.reset_us - now_us
 
 
-def _patience(standing: Standing) -> tuple[int, int]:
+def _patience(standing: LimitStatus) -> tuple[int, int]:
     """Sorts what never recovers first, then what recovers last, then what nobody can tell."""
     if standing.reset_us is None:
         return (2, 0) if isinstance(standing.claim.limit, ConcurrencyLimit) else (0, 0)
     return 1, -standing.reset_us
 
 
-def _violated(claims: Sequence[Claim], answer: Answer) -> Iterable[Standing]:
+def _violated(claims: Sequence[Claim], answer: Answer) -> Iterable[LimitStatus]:
     for at, claim in enumerate(claims):
         limit, cost, used = claim.limit, claim.cost, answer.used[at]
         if claim.forced or limit.shadow:

@@ -12,9 +12,9 @@ round. So the own units are full before the first grant is touched, whatever the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from sidecar.core.model import UNBOUNDED, QuotaLimit, RateLimit, TeamShare
+from sidecar.core.periods import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,6 @@ class State:
 
 
 EMPTY = State()
-
-
-class Window(NamedTuple):
-    """Bounds of a quota's periods in µs: the one that is meant, and its neighbours'."""
-
-    start: int
-    end: int
-    after: int  # end of the next one
-    before: int  # start of the one before
 
 
 @dataclass(frozen=True, slots=True)

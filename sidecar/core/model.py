@@ -25,7 +25,7 @@ Orphans = Literal["charge", "release"]
 Downgrades = Literal["at_once", "at_period_end"]
 
 
-class CallClass(StrEnum):
+class RequestClass(StrEnum):
     """How much a call matters when there is not enough for all."""
 
     CRITICAL = "critical"
@@ -118,7 +118,7 @@ class Route:
     match: str
     method: str | None  # None: any method
     pattern: str  # "/v1/exports/**"
-    call_class: CallClass
+    request_class: RequestClass
     needs: frozenset[str]
     cost: tuple[tuple[str, int], ...]  # (meter, units), sorted by meter
 
@@ -146,7 +146,7 @@ class Team:
     lends: bool = True
 
 
-class Move(NamedTuple):
+class PlanChange(NamedTuple):
     """The plan that an account will be on, and from when."""
 
     plan: str
@@ -164,7 +164,7 @@ class Account:
     suspended: bool = False
     teams: tuple[Team, ...] = ()
     webhook: str | None = None  # an https address that is told how deferred jobs end
-    then: Move | None = None  # it is on `plan` until then
+    then: PlanChange | None = None  # it is on `plan` until then
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ class Entitlement:
     @property
     def when_down(self) -> WhenDown:
         """What becomes of such a call while the store cannot tell."""
-        critical = self.route.call_class is CallClass.CRITICAL
+        critical = self.route.request_class is RequestClass.CRITICAL
         return "critical" if critical else self.plan.when_store_is_down
 
 

@@ -2,10 +2,10 @@
 
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from sidecar.core.model import MICRO, PeriodUnit
+from sidecar.core.model import MICRO, Account, PeriodUnit, QuotaLimit
 
 _HOUR: Final = 3_600 * MICRO
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -16,6 +16,15 @@ _LONGEST_S: Final = {
     "month": 2_682_000,
     "cycle": 2_682_000,
 }  # fmt: skip; days may have 25 hours
+
+
+class Window(NamedTuple):
+    """Bounds of a quota's periods in µs: the one that is meant, and its neighbours'."""
+
+    start: int
+    end: int
+    after: int  # end of the next one
+    before: int  # start of the one before
 
 
 def bounds(
@@ -91,3 +100,15 @@ def _next_day(period: PeriodUnit, first: date, day: int) -> date:
 def _clamped(year: int, month: int, day: int) -> date:
     last = (date(year, month, 1) + timedelta(days=32)).replace(day=1) - timedelta(days=1)
     return date(year, month, min(day, last.day))
+
+
+def window_at(limit: QuotaLimit, account: Account, now_us: int) -> Window:
+    """The period that holds `now_us`, and where its neighbours begin and end."""
+    return window_of(limit.period, account.timezone, account.anchor, now_us)
+
+
+def window_of(period: PeriodUnit, timezone: str, anchor: date | None, now_us: int) -> Window:
+    """The same for a calendar as such: many accounts share one."""
+    start, end, after = bounds(period, timezone, anchor, now_us)
+    before = bounds(period, timezone, anchor, start - 1)[0]
+    return Window(start, end, after, before)

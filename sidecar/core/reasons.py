@@ -59,7 +59,7 @@ class TeamUse(NamedTuple):
         return max(0, min(self.room, max(self.kept, self.room - self.others)))
 
 
-class Standing(NamedTuple):
+class LimitStatus(NamedTuple):
     """How one claim's limit stands after the answer.
 
     `limit_units` is what the customer has (burst, slots, or quota with what was carried over and
@@ -80,7 +80,7 @@ class Standing(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Crossing:
+class ThresholdCrossing:
     """A notice threshold that this very call crossed."""
 
     limit: QuotaLimit
@@ -112,10 +112,10 @@ class Decision(NamedTuple):
     allowed: bool
     reason: Reason
     now_us: int
-    tightest: Standing | None = None
-    violated: tuple[Standing, ...] = ()
+    tightest: LimitStatus | None = None
+    violated: tuple[LimitStatus, ...] = ()
     retry_us: int | None = None
     overage: tuple[tuple[str, int], ...] = ()
-    crossings: tuple[Crossing, ...] = ()
+    crossings: tuple[ThresholdCrossing, ...] = ()
     shadowed: tuple[str, ...] = ()
     wait: Wait | None = None

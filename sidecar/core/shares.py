@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from sidecar.core.answers import Answer, Besides
+from sidecar.core.answers import Answer, QuotaDetail
 from sidecar.core.limits import State, drained
 from sidecar.core.model import (
     MICRO,
@@ -22,10 +22,10 @@ from sidecar.core.model import (
     RateLimit,
     TeamShare,
 )
-from sidecar.core.seeing import weight
+from sidecar.core.survey import weight
 
 
-class Look(NamedTuple):
+class Snapshot(NamedTuple):
     """One limit as Redis last showed it: micro-units for rates, units for quotas."""
 
     now_us: int
@@ -34,14 +34,14 @@ class Look(NamedTuple):
     more: int = 0  # units beside the plan's own (carried over, left in grants); kept for a team
 
 
-NEVER_SEEN = Look(0, 0)
+NEVER_SEEN = Snapshot(0, 0)
 
 
-def looks(claims: Sequence[Claim], answer: Answer) -> tuple[Look, ...]:
+def looks(claims: Sequence[Claim], answer: Answer) -> tuple[Snapshot, ...]:
     """What an answer shows of the claims' limits, in their order."""
-    besides = answer.besides or (Besides(),) * len(claims)
+    besides = answer.besides or (QuotaDetail(),) * len(claims)
     return tuple(
-        Look(
+        Snapshot(
             answer.now_us,
             used,
             end,
@@ -51,12 +51,12 @@ def looks(claims: Sequence[Claim], answer: Answer) -> tuple[Look, ...]:
     )
 
 
-def in_period(look: Look, now_us: int) -> Look:
+def in_period(look: Snapshot, now_us: int) -> Snapshot:
     """The look, or an empty one when what it saw of a quota is over."""
     return look if now_us < look.end_us else NEVER_SEEN
 
 
-def share_of(limit: Limit, look: Look, ways: int, now_us: int) -> Limit:
+def share_of(limit: Limit, look: Snapshot, ways: int, now_us: int) -> Limit:
     """The limit as one of `ways` sidecars may use it, counting from nothing; its own id. Not for
     what teams have of a quota: see `team_share_of`."""
     if isinstance(limit, QuotaLimit):
@@ -70,13 +70,13 @@ def share_of(limit: Limit, look: Look, ways: int, now_us: int) -> Limit:
 
 
 def team_share_of(
-    share: TeamShare, look: Look, others: Sequence[Look], ways: int, now_us: int
+    share: TeamShare, look: Snapshot, others: Sequence[Snapshot], ways: int, now_us: int
 ) -> TeamShare:
     """What one of `ways` sidecars keeps for a team and for the others: its part of what was kept,
     and all of a guarantee counts as kept that was not looked at in this period. It lends nothing
     more than had been lent by then."""
 
-    def kept(units: int, seen: Look) -> int:
+    def kept(units: int, seen: Snapshot) -> int:
         return (seen.more if now_us < seen.end_us else units) // ways
 
     parts = tuple(
@@ -86,7 +86,7 @@ def team_share_of(
     return replace(share, units=kept(share.units, look), lends=False, others=parts)
 
 
-def filled(limit: RateLimit, share: RateLimit, look: Look, ways: int, now_us: int) -> State:
+def filled(limit: RateLimit, share: RateLimit, look: Snapshot, ways: int, now_us: int) -> State:
     """The share's bucket at its start: what was left of the whole is divided like the rest."""
     used = drained(limit, State(look.used, look.now_us), now_us).used
     left = max(0, limit.burst * MICRO - used) // ways
@@ -101,7 +101,7 @@ class Own(NamedTuple):
     used: int  # of the share, in its unit
 
 
-def as_a_whole(own: Own, look: Look, now_us: int) -> tuple[int, Besides]:
+def as_a_whole(own: Own, look: Snapshot, now_us: int) -> tuple[int, QuotaDetail]:
     """How the whole limit stands as far as this sidecar knows, for `decision.decide`.
 
     A quota: what was seen and what was let pass since. A bucket: so much used that a call waits
@@ -112,13 +112,15 @@ def as_a_whole(own: Own, look: Look, now_us: int) -> tuple[int, Besides]:
     if isinstance(limit, QuotaLimit):
         seen = in_period(look, now_us)
         more = 0 if isinstance(limit, TeamShare) else seen.more
-        return seen.used + own.used, Besides(carried=more)
+        return seen.used + own.used, QuotaDetail(carried=more)
     if isinstance(limit, ConcurrencyLimit) or not isinstance(share, RateLimit):
-        return own.used, Besides()
+        return own.used, QuotaDetail()
     over = own.used + weight(own.claim) - share.burst * MICRO
     if own.claim.cost > share.burst or over <= 0:
-        return max(0, min(own.used, (limit.burst - own.claim.cost) * MICRO)), Besides()
+        return max(0, min(own.used, (limit.burst - own.claim.cost) * MICRO)), QuotaDetail()
     gain, span = share.refill
     wait = -(over * span // -gain)
     whole_gain, whole_span = limit.refill
-    return (limit.burst - own.claim.cost) * MICRO + -(wait * whole_gain // -whole_span), Besides()
+    return (limit.burst - own.claim.cost) * MICRO + -(
+        wait * whole_gain // -whole_span
+    ), QuotaDetail()

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-from sidecar.core.answers import Answer, Besides
+from sidecar.core.answers import Answer, QuotaDetail
 from sidecar.core.limits import State
 from sidecar.core.model import (
     UNBOUNDED,
@@ -114,7 +114,7 @@ def use_of(claims: Sequence[Claim], answer: Answer, at: int) -> TeamUse:
     quota, share = claims[at - 1].limit, claims[at].limit
     assert isinstance(quota, QuotaLimit)  # noqa: S101 - a share follows its quota
     assert isinstance(share, TeamShare)  # noqa: S101 - the callers looked
-    besides = answer.besides or (Besides(),) * len(claims)
+    besides = answer.besides or (QuotaDetail(),) * len(claims)
     more, (kept, _, others, _) = besides[at - 1], besides[at]
     room = quota.cap + more.carried + more.left - answer.used[at - 1]
     most = quota.cap - sum(other.units for other in share.others)

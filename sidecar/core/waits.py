@@ -9,7 +9,7 @@ from typing import Final
 
 from sidecar.core.answers import Answer
 from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, QuotaLimit, RateLimit
-from sidecar.core.reasons import Standing, Wait
+from sidecar.core.reasons import LimitStatus, Wait
 
 # Who frees a slot on another sidecar does not tell us: it is looked for as often as this.
 SLOT_LOOK_US: Final = 100_000
@@ -28,7 +28,7 @@ def refill_us(limit: RateLimit, units: int) -> int:
     return -(units * MICRO * per // -gain)
 
 
-def wait_of(violated: Sequence[Standing], now_us: int) -> Wait | None:
+def wait_of(violated: Sequence[LimitStatus], now_us: int) -> Wait | None:
     """How a call waits that these limits refuse; the first of them takes longest to recover.
     None when one of them lets nobody wait, or not for as long as it takes."""
     spans = [_span_us(standing, now_us) for standing in violated]
@@ -44,7 +44,7 @@ def wait_of(violated: Sequence[Standing], now_us: int) -> Wait | None:
     return Wait(limit, span, patience) if 0 < span <= patience else None
 
 
-def _span_us(standing: Standing, now_us: int) -> int | None:
+def _span_us(standing: LimitStatus, now_us: int) -> int | None:
     limit = standing.claim.limit
     if isinstance(limit, QuotaLimit) or not limit.max_wait_us:
         return None

@@ -69,10 +69,10 @@ def _require_free(flag: str, address: Where) -> None:
 
 
 async def _serve(settings: Settings) -> int:
-    from sidecar.app import App
     from sidecar.demo.api import SampleApi
     from sidecar.demo.screen import screen
     from sidecar.logs import configure
+    from sidecar.serve.app import App
 
     configure(settings.log_level, settings.log_format)
     stopped = asyncio.Event()

@@ -17,7 +17,7 @@ class Decided(Protocol):
     @property
     def route(self) -> str: ...
     @property
-    def call_class(self) -> str: ...
+    def request_class(self) -> str: ...
     @property
     def decision(self) -> str: ...
     @property
@@ -30,7 +30,7 @@ class Lines:
     def show(self, seen: Decided) -> None:
         """Write one decision."""
         print(  # noqa: T201 - stdout is this class's whole purpose
-            f"{seen.account:<14} {seen.route:<12} {seen.call_class:<11} {seen.decision:<24} "
+            f"{seen.account:<14} {seen.route:<12} {seen.request_class:<11} {seen.decision:<24} "
             f"{seen.remaining}",
             flush=True,
         )
@@ -79,7 +79,7 @@ class Table:
             grid.add_row(
                 Text(seen.account),
                 Text(seen.route),
-                Text(seen.call_class),
+                Text(seen.request_class),
                 Text(seen.decision, style=colour),
                 Text(seen.remaining),
             )

@@ -3,25 +3,25 @@
 from sidecar.gate.calls import (
     NOBODY,
     Admission,
-    Call,
     Clock,
+    DecisionRow,
     Deferred,
     Defers,
+    InboundRequest,
     ReadAhead,
     Refused,
-    Seen,
 )
 from sidecar.gate.gate import Gate
 
 __all__ = [
     "NOBODY",
     "Admission",
-    "Call",
     "Clock",
+    "DecisionRow",
     "Deferred",
     "Defers",
     "Gate",
+    "InboundRequest",
     "ReadAhead",
     "Refused",
-    "Seen",
 ]

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from sidecar.core.model import Entitlement, Key
-from sidecar.core.reading import Reading
+from sidecar.core.overload.shedder import InFlightRequest
+from sidecar.core.readings import Reading
 from sidecar.core.reasons import Decision
-from sidecar.core.refusals import Refusal
-from sidecar.core.shedding import Place
+from sidecar.core.refusals.build import Refusal
 
 NOBODY: Final = "-"  # label of what is not known yet: a route, plan or account
 
@@ -23,17 +23,17 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class DecisionRow:
     """One decision, for whoever watches: the demo's table."""
 
     account: str
     route: str
-    call_class: str
+    request_class: str
     decision: str
     remaining: str
 
 
-class Call(Protocol):
+class InboundRequest(Protocol):
     """What a door knows of a request before its body is read."""
 
     method: str
@@ -75,12 +75,12 @@ class Admission:
         self,
         request_id: str,
         time: str,
-        call: Call,
+        call: InboundRequest,
         key: Key,
         entitlement: Entitlement,
         plan_version: str,
         decision: Decision,
-        place: Place,
+        place: InFlightRequest,
         *,
         held: bool,
         queued_us: int,
@@ -121,4 +121,4 @@ class Deferred:
     decision: Decision
 
 
-Defers = Callable[[Any, Entitlement, Decision], bool]  # the door's own kind of Call
+Defers = Callable[[Any, Entitlement, Decision], bool]  # the door's own kind of InboundRequest

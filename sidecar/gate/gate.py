@@ -12,29 +12,30 @@ from typing import Final
 from sidecar.core.answers import Answer
 from sidecar.core.claims import at_no_cost, estimated
 from sidecar.core.decision import crossings_of
-from sidecar.core.event_forms import EventForms
+from sidecar.core.events.build import usage_event
+from sidecar.core.events.templates import EventForms
 from sidecar.core.identity import ANONYMOUS
-from sidecar.core.model import CallClass, Entitlement, Key, PlanBook, QuotaLimit, TeamShare
+from sidecar.core.model import Entitlement, Key, PlanBook, QuotaLimit, RequestClass, TeamShare
+from sidecar.core.overload.shedder import Shedder
 from sidecar.core.paths import Normaliser, normalise
 from sidecar.core.reasons import Decision, Reason
-from sidecar.core.refusals import Refusal, feature_refusal, simple_refusal, waited
-from sidecar.core.settlement import Outcome, OutcomeReason, real_claims, usage_event
-from sidecar.core.shedding import Shedder
+from sidecar.core.refusals.build import Refusal, feature_refusal, simple_refusal, waited
+from sidecar.core.settlement import Outcome, OutcomeReason, real_claims
 from sidecar.core.teams import use_of
 from sidecar.errors import StoreUnavailable
 from sidecar.gate.calls import (
     Admission,
-    Call,
     Clock,
+    DecisionRow,
     Deferred,
     Defers,
+    InboundRequest,
     ReadAhead,
     Refused,
-    Seen,
 )
-from sidecar.gate.knowing import Knowing, why
-from sidecar.gate.reserving import Asking, Reserving
-from sidecar.gate.telling import Telling
+from sidecar.gate.entitle import Entitler, why
+from sidecar.gate.recorder import Recorder
+from sidecar.gate.reserve import Attempt, Reserver
 from sidecar.metrics import INTERNAL_ERROR, Metrics
 from sidecar.ports import KeyDirectory, LimitStore, Spool, WaitingRoom
 
@@ -66,7 +67,7 @@ class Gate:
         record_refusals: bool = False,
         paths: Normaliser = normalise,
         ignore_case: bool = False,
-        on_decision: Callable[[Seen], None] | None = None,
+        on_decision: Callable[[DecisionRow], None] | None = None,
     ) -> None:
         self._store = store
         self._spool = spool
@@ -77,9 +78,9 @@ class Gate:
         self._shedder = shedder or Shedder()
         # Accounts move by the time that all sidecars share, where there is one.
         by_us = now_us or (lambda: clock.now_ns() // 1000)
-        self._knowing = Knowing(book, directory, paths, by_us, ignore_case=ignore_case)
-        self._reserving = Reserving(store, room, self._shedder, metrics.store.observe)
-        self._telling = Telling(
+        self._knowing = Entitler(book, directory, paths, by_us, ignore_case=ignore_case)
+        self._reserving = Reserver(store, room, self._shedder, metrics.store.observe)
+        self._telling = Recorder(
             spool, metrics, clock, source,
             record_refusals=record_refusals, on_decision=on_decision,
         )  # fmt: skip
@@ -103,7 +104,7 @@ class Gate:
 
     async def admit(
         self,
-        call: Call,
+        call: InboundRequest,
         read: ReadAhead,
         defers: Defers | None = None,
         job_of: bytes | None = None,
@@ -130,16 +131,16 @@ class Gate:
         if found.missing:
             refusal = feature_refusal(book, found, key.account, request_id)
             return self._refuse(request_id, refusal, key, found)
-        if not self._spool.accepting and found.route.call_class is not CallClass.CRITICAL:
+        if not self._spool.accepting and found.route.request_class is not RequestClass.CRITICAL:
             refusal = simple_refusal(Reason.SPOOL_FULL, request_id)
             return self._refuse(request_id, refusal, key, found)
         if found.estimates and not self._shedder.is_full(
-            found.route.call_class, time.perf_counter()
+            found.route.request_class, time.perf_counter()
         ):
             found = estimated(found, await read(found))
         if job_of is not None:
             found = _as_job(found)
-        asking = Asking(book, key, found, request_id, for_job=job_of is not None)
+        asking = Attempt(book, key, found, request_id, for_job=job_of is not None)
         waited_us, left = 0, ""
         try:
             decision = await self._reserving.reserve(asking)
@@ -187,7 +188,7 @@ class Gate:
 
     # what is not a call to the API
 
-    async def identify(self, call: Call) -> Key | Refused:
+    async def identify(self, call: InboundRequest) -> Key | Refused:
         """Whose call it is that asks about its own account: by its key, and never anonymous."""
         request_id = self._clock.request_id(self._clock.now_ns())
         key = self._knowing.identify(call)
@@ -199,7 +200,7 @@ class Gate:
             return self._refuse(request_id, simple_refusal(key, request_id))
         return key
 
-    def entitlement_of(self, call: Call, key: Key) -> Entitlement | None:
+    def entitlement_of(self, call: InboundRequest, key: Key) -> Entitlement | None:
         """What the key's plan says of a call; None: it would be refused for good."""
         found = self._knowing.entitle(call, key)
         return None if isinstance(found, Reason) or found.missing else found
@@ -270,7 +271,7 @@ class Gate:
         label: str = reason if reason != "ok" else admission.decision.reason
         if broke:
             label = INTERNAL_ERROR
-        self._metrics.count(route.id, route.call_class, entitlement.plan.id, label)
+        self._metrics.count(route.id, route.request_class, entitlement.plan.id, label)
         if admission.held:
             self._settle(admission, outcome)
         self._record(admission, outcome)
@@ -323,5 +324,5 @@ class Gate:
 def _as_job(found: Entitlement) -> Entitlement:
     """A job gives way to every other call, and is held, so that it can be given back. Its claims
     are its own: what the store remembers of others' has no hold."""
-    route = replace(found.route, call_class=CallClass.DEFERRABLE)
+    route = replace(found.route, request_class=RequestClass.DEFERRABLE)
     return replace(found, route=route, claims=(*found.claims,), held=bool(found.claims))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import orjson
 
+from sidecar.files import Files
 from sidecar.logs import logger
-from sidecar.metering.files import Files
 from sidecar.metering.segments import Segment
 
 _log = logger("shipper")
@@ -53,7 +53,7 @@ def load_cursor(path: Path, spool: str, next_seq: int, segments: Sequence[Segmen
             return saved
         return Cursor(spool, saved.seq, segments[0].first, 0)
     start = _oldest(spool, next_seq, segments)
-    _log.error("cursor_reset", cursor=str(path), problem=why, starts_at=start.seq + 1)
+    _log.error("cursor_reset", cursor=str(path), error=why, starts_at=start.seq + 1)
     return start
 
 

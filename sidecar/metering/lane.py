@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sidecar.errors import SinkRefused
+from sidecar.files import Files
 from sidecar.logs import logger
 from sidecar.metering.cursor import Cursor, cursor_path, load_cursor, save_cursor
-from sidecar.metering.files import Files
 from sidecar.metering.segments import MAX_LINE, Segment
 from sidecar.metering.spool import Spool
 from sidecar.ports import Sink
@@ -96,7 +96,7 @@ class Lane:
         self.idle.clear()
         if self.up:
             self.up = False
-            _log.warning("sink_down", sink=self.sink.name, problem=str(error), lag=self.lag)
+            _log.warning("sink_down", sink=self.sink.name, error=str(error), lag=self.lag)
 
     def _came_up(self) -> None:
         if not self.up:
@@ -160,7 +160,7 @@ class Lane:
         except OSError as error:
             # Shipping goes on: it is what makes room on a full disk. A restart sends some again.
             if self._cursor_saved:
-                _log.warning("cursor_not_saved", sink=self.sink.name, problem=error.strerror)
+                _log.warning("cursor_not_saved", sink=self.sink.name, error=error.strerror)
             self._cursor_saved = False
         else:
             self._cursor_saved = True
@@ -174,11 +174,11 @@ class Lane:
             _log.error(
                 "sink_stopped",
                 sink=self.sink.name,
-                problem=str(error),
+                error=str(error),
                 remedy=f"{self._dead_path} is full; look into it, move it away, restart",
             )
             return False
-        _log.error("event_refused_by_sink", sink=self.sink.name, problem=str(error),
+        _log.error("event_refused_by_sink", sink=self.sink.name, error=str(error),
                    seq=_seq_of(line), kept_in=str(self._dead_path))  # fmt: skip
         return True
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from sidecar.errors import SpoolError
-from sidecar.metering.files import Files
+from sidecar.files import Files
 
 
 def take_lock(directory: Path, files: Files) -> int:

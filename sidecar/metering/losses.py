@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from sidecar.files import Files
 from sidecar.logs import logger
-from sidecar.metering.files import Files
 from sidecar.metering.recovery import Recovered
 
 DROPPED_TYPE: Final = "sidecar.spool.dropped.v1"
@@ -65,7 +65,7 @@ class Losses:
             self._timer.cancel()
             self._timer = None
         if self._unlogged:
-            _log.error("events_dropped", events=self._unlogged, total=self.dropped, problem=why,
+            _log.error("events_dropped", events=self._unlogged, total=self.dropped, error=why,
                        spool=str(self._directory))  # fmt: skip
             self._unlogged = 0
 
@@ -125,7 +125,7 @@ class Losses:
         try:
             self._write(note)
         except OSError as error:
-            _log.error("losses_not_noted", events=note.events, problem=error.strerror)
+            _log.error("losses_not_noted", events=note.events, error=error.strerror)
 
     def _write(self, note: Note) -> None:
         text = orjson.dumps(note._asdict()).ljust(_NOTE_SIZE - 1) + b"\n"

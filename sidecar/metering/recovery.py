@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from sidecar.files import Files
 from sidecar.logs import logger
-from sidecar.metering.files import Files
 from sidecar.metering.segments import (
     NO_LINE,
     Head,
@@ -90,7 +90,7 @@ def _choose(head: Head | None, found: Head | None) -> Head:
             _log.error(
                 "spool_damaged",
                 last=head.next_seq - 1,
-                problem="the last line was altered",
+                error="the last line was altered",
                 remedy="restore it from a backup; `sidecar events verify` reports it",
             )
         return head

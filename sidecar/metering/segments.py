@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from sidecar.metering.files import Files
+from sidecar.files import Files
 
 MAX_LINE: Final = 1 << 20  # bytes, newline included; no event comes near
 NO_LINE: Final = b"0" * 64  # `prev` of the first line of a spool
@@ -32,7 +32,7 @@ class Segment:
     size: int
 
 
-class Mark(NamedTuple):
+class LinePosition(NamedTuple):
     """Where a line stands in the chain."""
 
     spool: str
@@ -94,7 +94,7 @@ def line_hash(line: bytes) -> bytes:
     return hashlib.sha256(line).hexdigest().encode()
 
 
-def read_mark(line: bytes) -> Mark | None:
+def read_mark(line: bytes) -> LinePosition | None:
     """The place of a line in the chain; None when it is not an event line at all."""
     try:
         event = orjson.loads(line)
@@ -105,7 +105,7 @@ def read_mark(line: bytes) -> Mark | None:
     spool, seq, prev = event.get("spool"), event.get("seq"), event.get("prev")
     if not (isinstance(spool, str) and type(seq) is int and isinstance(prev, str)):
         return None
-    return Mark(spool, seq, prev.encode(), event)
+    return LinePosition(spool, seq, prev.encode(), event)
 
 
 def read_head(directory: Path) -> Head | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.errors import SettingsError, SpoolError
+from sidecar.files import Files
 from sidecar.logs import logger
-from sidecar.metering.files import Files
 from sidecar.metering.lane import Lane
 from sidecar.metering.spool import Spool
 from sidecar.ports import Sink
@@ -105,7 +105,7 @@ class Shipper:
                         await lane.idle.wait()
         except (TimeoutError, SpoolError) as error:
             problem = str(error) or f"not done within {timeout_s:g} s"
-            _log.warning("sinks_not_drained", problem=problem, lag=self.lag)
+            _log.warning("sinks_not_drained", error=problem, lag=self.lag)
             return False
         return not any(self.lag.values())
 
@@ -122,7 +122,7 @@ class Shipper:
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                     await sink.close()
             except TimeoutError:
-                _log.warning("sink_not_closed", sink=sink.name, problem="it took too long")
+                _log.warning("sink_not_closed", sink=sink.name, error="it took too long")
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None

@@ -20,12 +20,12 @@ from typing import Any, Final, Literal
 import orjson
 
 from sidecar.errors import SpoolError
+from sidecar.files import Files
 from sidecar.logs import logger
-from sidecar.metering.files import Files
+from sidecar.metering.capacity import UNBOUNDED, Room
 from sidecar.metering.lock import take_lock
 from sidecar.metering.losses import Losses, Note, events_in
 from sidecar.metering.recovery import Recovered, recover
-from sidecar.metering.room import UNBOUNDED, Room
 from sidecar.metering.segments import MAX_LINE, NO_LINE, Segment
 from sidecar.metering.writer import SegmentWriter
 
@@ -178,7 +178,7 @@ class Spool:
             try:
                 text = _dumps(event)
             except TypeError as error:
-                _log.error("event_not_json", id=str(event.get("id")), problem=str(error))
+                _log.error("event_not_json", id=str(event.get("id")), error=str(error))
                 self._drop()
                 return
         line = self._format % (self.next_seq, self._prev, text[1:])
@@ -288,7 +288,7 @@ class Spool:
             await loop.run_in_executor(self._worker, self._writer.remove, paths)
         except OSError as error:
             self.write_errors += 1
-            _log.warning("segments_not_deleted", problem=error.strerror, files=len(paths))
+            _log.warning("segments_not_deleted", error=error.strerror, files=len(paths))
             return
         finally:
             self._releasing = False
@@ -325,7 +325,7 @@ class Spool:
             self._capacity = -1
             await self.flush()
         except SpoolError as error:
-            _log.error("events_lost", events=events_in(self._waiting), problem=str(error))
+            _log.error("events_lost", events=events_in(self._waiting), error=str(error))
         thread, self._worker = self._worker, None
         if self._timer is not None:
             self._timer.cancel()
@@ -337,6 +337,6 @@ class Spool:
         try:
             await loop.run_in_executor(thread, self._writer.close)
         except OSError as refused:
-            _log.warning("head_not_written", problem=refused.strerror)
+            _log.warning("head_not_written", error=refused.strerror)
         thread.shutdown()
         os.close(lock)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sidecar.metering.files import Files
+from sidecar.files import Files
 from sidecar.metering.recovery import Recovered
 from sidecar.metering.segments import Head, Segment, line_hash, segment_path, write_head
 

@@ -9,21 +9,20 @@ import asyncio
 import time
 from typing import Final
 
-from sidecar.core.late import late_reading
-from sidecar.core.model import CallClass
-from sidecar.core.reading import Reading
-from sidecar.core.refusals import http_problem
+from sidecar.core.model import RequestClass
+from sidecar.core.readings import Reading, late_reading
+from sidecar.core.refusals.build import http_problem
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission
-from sidecar.proxy.client import UpstreamConnection
+from sidecar.proxy.downstream.connection import ClientConnection
+from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import Fields
-from sidecar.proxy.heads import Manners, request_head, wanted_upgrade
-from sidecar.proxy.pool import UpstreamFailed, UpstreamPool
+from sidecar.proxy.heads import ProxyOptions, request_head, wanted_upgrade
 from sidecar.proxy.relay import Relay, last_chunk
-from sidecar.proxy.replies import CONTINUE
-from sidecar.proxy.request import Request
-from sidecar.proxy.server import ClientConnection
+from sidecar.proxy.responses import CONTINUE
 from sidecar.proxy.tunnel import Tunnel
+from sidecar.proxy.upstream.connection import UpstreamConnection
+from sidecar.proxy.upstream.pool import UpstreamFailed, UpstreamPool
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
 _NOTHING: Final[list[bytes]] = []  # stands for a body until there is one; never changed
@@ -52,15 +51,15 @@ class Exchange(Relay):
         admission: Admission,
         connection: ClientConnection,
         pool: UpstreamPool,
-        manners: Manners,
+        options: ProxyOptions,
     ) -> None:
-        super().__init__(request, admission, connection, manners)
+        super().__init__(request, admission, connection, options)
         self.tunnel: Tunnel | None = None
         self._pool = pool
         self.total_timeout = pool.bounds.total_timeout
         self._in: list[bytes] = _NOTHING
         if request.upgrade:
-            self.upgrade = wanted_upgrade(request, manners)
+            self.upgrade = wanted_upgrade(request, options)
 
     async def run(self) -> Outcome:
         """Forward, relay, and tell the outcome. Whatever happens, both sides are left clean."""
@@ -120,8 +119,11 @@ class Exchange(Relay):
             self.body_broken()
             return
         self._client.flow = self
-        call_class = self._admission.entitlement.route.call_class
-        critical, last = call_class is CallClass.CRITICAL, call_class is CallClass.DEFERRABLE
+        request_class = self._admission.entitlement.route.request_class
+        critical, last = (
+            request_class is RequestClass.CRITICAL,
+            request_class is RequestClass.DEFERRABLE,
+        )
         try:
             upstream = pool.take_idle(critical=critical)
             if upstream is None:

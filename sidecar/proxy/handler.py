@@ -8,24 +8,24 @@ from typing import Final
 
 from sidecar.core.decision import NO_DECISION
 from sidecar.core.model import MICRO, Entitlement
-from sidecar.core.reading import Reading
+from sidecar.core.readings import Reading
 from sidecar.core.reasons import Reason
-from sidecar.core.refusals import Refusal, http_problem, simple_refusal
+from sidecar.core.refusals.build import Refusal, http_problem, simple_refusal
 from sidecar.errors import StoreUnavailable
 from sidecar.gate import NOBODY, Admission, Deferred, Gate, Refused
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR, Metrics
-from sidecar.proxy.access import AccessLog
-from sidecar.proxy.collecting import BodyBroken, costs_told, read_ahead
-from sidecar.proxy.deferring import Deferral, Known
+from sidecar.proxy.access_log import AccessLog
+from sidecar.proxy.bounds import Bounds
+from sidecar.proxy.deferral import Deferral, Known
+from sidecar.proxy.downstream.connection import ClientConnection
+from sidecar.proxy.downstream.faults import Fault
+from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.faults import Fault
-from sidecar.proxy.heads import Manners, client_address
-from sidecar.proxy.limits import Bounds
-from sidecar.proxy.pool import UpstreamPool
-from sidecar.proxy.replies import OPTIONS, Told
-from sidecar.proxy.request import Request
-from sidecar.proxy.server import ClientConnection
+from sidecar.proxy.heads import ProxyOptions, client_address
+from sidecar.proxy.read_ahead import BodyBroken, costs_told, read_ahead
+from sidecar.proxy.responses import OPTIONS, JsonAnswer
+from sidecar.proxy.upstream.pool import UpstreamPool
 
 log = logger("proxy")
 
@@ -42,7 +42,7 @@ class Handler:
         pool: UpstreamPool,
         metrics: Metrics,
         bounds: Bounds,
-        manners: Manners,
+        options: ProxyOptions,
         *,
         new_id: Callable[[], str],
         reserved_prefix: bytes = b"/-/",
@@ -50,7 +50,7 @@ class Handler:
         deferral: Deferral | None = None,
     ) -> None:
         self._new_id = new_id
-        self.manners = manners
+        self.options = options
         self._gate = gate
         self._pool = pool
         self._metrics = metrics
@@ -68,9 +68,9 @@ class Handler:
         local = self._local(request, connection, started)
         if local is not None:
             return local
-        manners = self.manners
+        options = self.options
         if request.forwarded_for:
-            request.address = client_address(request, manners)
+            request.address = client_address(request, options)
         read, jobs = partial(_read, request, connection), self._jobs
         try:
             if request.idempotency_keys and jobs is not None:
@@ -85,7 +85,7 @@ class Handler:
         except BodyBroken:
             return False  # the connection tells the client what was wrong
         request.admitted = admitted.request_id
-        exchange = Exchange(request, admitted, connection, self._pool, manners)
+        exchange = Exchange(request, admitted, connection, self._pool, options)
         asked = time.perf_counter()
         self._metrics.added.observe(asked - started - admitted.queued_us / MICRO)
         watch = None
@@ -109,7 +109,7 @@ class Handler:
             await asyncio.sleep(self._tunnel_check)
             tunnel = exchange.tunnel
             if tunnel is not None and not await self._gate.has_quota_left(admission):
-                log.info("tunnel closed: quota spent", account=admission.key.account.id)
+                log.info("tunnel_closed", account=admission.key.account.id)
                 tunnel.close()
                 return
 
@@ -123,7 +123,7 @@ class Handler:
         request_id = self._new_id()
         refusal = simple_refusal(Reason.OTHER_CALL, request_id)
         deferred = Deferred(request_id, refusal, known.key, known.entitlement, NO_DECISION)
-        said: Told | Refusal = refusal
+        said: JsonAnswer | Refusal = refusal
         if known.job_id is not None:
             try:
                 said = await self._jobs.accepted(request, known.key, known.job_id)
@@ -143,7 +143,7 @@ class Handler:
         request: Request,
         connection: ClientConnection,
         deferred: Deferred,
-        said: Told | Refusal,
+        said: JsonAnswer | Refusal,
         started: float,
     ) -> bool:
         if isinstance(said, Refusal):
@@ -214,7 +214,7 @@ class Handler:
 
     def _looped(self, via: Sequence[bytes]) -> bool:
         """Whether our own pseudonym is among those that the request came through."""
-        own = self.manners.via.lower()
+        own = self.options.via.lower()
         return any(hop.split()[1:2] == [own] for value in via for hop in value.lower().split(b","))
 
     def _problem(
@@ -256,7 +256,7 @@ class Handler:
     ) -> None:
         """Something is wrong with ourselves: what, only the log is told."""
         request_id = (request.admitted if request else "") or self._new_id()
-        log.error("a call failed", request_id=request_id, exc_info=error)
+        log.error("request_failed", request_id=request_id, exc_info=error)
         if request is None or request.answered:
             return
         if request.begun:

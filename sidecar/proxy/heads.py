@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
-from sidecar.core.ratelimit_fields import legacy_fields, ratelimit_field
-from sidecar.core.refusals import queued_fields
+from sidecar.core.refusals.build import queued_fields
+from sidecar.core.refusals.ratelimit_fields import legacy_fields, ratelimit_field
 from sidecar.gate import Admission
+from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import tokens, traceparent, without_nominated
-from sidecar.proxy.request import Request
 
 Networks = tuple[str, ...]
 
@@ -40,7 +40,7 @@ def _nobody(_address: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class ProxyOptions:
     """How the data port speaks, whatever the request: from the settings."""
 
     via: bytes = b"sidecar"  # our pseudonym; seen again, it is a loop
@@ -51,36 +51,36 @@ class Manners:
     trusts: Callable[[str], bool] = _nobody
 
 
-def client_address(request: Request, manners: Manners) -> str:
+def client_address(request: Request, options: ProxyOptions) -> str:
     """Who calls: the peer, or what a trusted proxy says of it (the last address in
     X-Forwarded-For that is not a trusted proxy itself)."""
     address = request.peer
-    if not request.forwarded_for or not manners.trusts(address):
+    if not request.forwarded_for or not options.trusts(address):
         return address
     for hop in reversed(tokens(request.forwarded_for)):
         try:
             address = str(ip_address(hop.decode("latin-1")))
         except ValueError:
             break
-        if not manners.trusts(address):
+        if not options.trusts(address):
             break
     return address
 
 
-def wanted_upgrade(request: Request, manners: Manners) -> bytes:
+def wanted_upgrade(request: Request, options: ProxyOptions) -> bytes:
     """The protocol to offer upstream; b"" when none is asked for that we would tunnel."""
     if not request.upgrade or request.has_body or request.http10:
         return b""
     if b"upgrade" not in tokens(request.connection):
         return b""
     for protocol in tokens(request.upgrade):
-        if protocol in manners.upgrades:
+        if protocol in options.upgrades:
             return protocol
     return b""
 
 
 def request_head(
-    request: Request, admission: Admission, manners: Manners, upgrade: bytes
+    request: Request, admission: Admission, options: ProxyOptions, upgrade: bytes
 ) -> list[bytes]:
     """The head of the request as the upstream gets it, in parts to be joined."""
     key = admission.key
@@ -90,7 +90,7 @@ def request_head(
         fields = without_nominated(fields, request.connection)
     parts = [
         b"%b %b HTTP/1.1\r\nHost: %b\r\n"
-        % (request.method.encode(), request.target, manners.upstream_host or host)
+        % (request.method.encode(), request.target, options.upstream_host or host)
     ]
     parts += [line for _, line in fields]
     if request.chunked:
@@ -105,9 +105,9 @@ def request_head(
         parts.append(b"Max-Forwards: %d\r\n" % max(0, request.max_forwards - 1))
     request_id = admission.request_id
     if not request.via:
-        via = b"%b %b" % (b"1.0" if request.http10 else b"1.1", manners.via)
+        via = b"%b %b" % (b"1.0" if request.http10 else b"1.1", options.via)
     else:
-        via = b"%b, 1.%d %b" % (b", ".join(request.via), not request.http10, manners.via)
+        via = b"%b, 1.%d %b" % (b", ".join(request.via), not request.http10, options.via)
     parts.append(
         b"X-Account-Id: %b\r\nX-Plan: %b\r\nX-Key-Id: %b\r\nX-Request-Id: %b\r\n"
         b"traceparent: %b\r\nVia: %b\r\n"
@@ -120,15 +120,15 @@ def request_head(
             via,
         )
     )
-    parts.append(_forwarded(request, host, manners))
+    parts.append(_forwarded(request, host, options))
     return parts
 
 
-def _forwarded(request: Request, host: bytes, manners: Manners) -> bytes:
+def _forwarded(request: Request, host: bytes, options: ProxyOptions) -> bytes:
     """X-Forwarded-*, and the head's end. A stranger's are replaced, a trusted proxy's extended."""
     peer = request.peer.encode()
-    scheme = manners.scheme
-    if not manners.trusts(request.peer):
+    scheme = options.scheme
+    if not options.trusts(request.peer):
         return b"X-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: %b\r\n\r\n" % (
             peer,
             host,
@@ -148,7 +148,9 @@ def _forwarded(request: Request, host: bytes, manners: Manners) -> bytes:
     return lines + b"\r\n"
 
 
-def own_fields(request: Request, admission: Admission, manners: Manners, *, keep: bool) -> bytes:
+def own_fields(
+    request: Request, admission: Admission, options: ProxyOptions, *, keep: bool
+) -> bytes:
     """What we add to every forwarded response, and the head's end."""
     tightest = admission.decision.tightest
     head = b"X-Request-Id: %b\r\n" % admission.request_id.encode()
@@ -158,7 +160,7 @@ def own_fields(request: Request, admission: Admission, manners: Manners, *, keep
             admission.entitlement.policy_field,
             ratelimit_field(tightest, now_us),
         )
-        if manners.legacy_headers:
+        if options.legacy_headers:
             head += b"".join(b"%b: %b\r\n" % pair for pair in legacy_fields(tightest, now_us))
     if admission.queued_us:
         head += b"".join(b"%b: %b\r\n" % pair for pair in queued_fields(admission.queued_us))

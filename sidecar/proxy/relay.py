@@ -9,20 +9,20 @@ import time
 from typing import Final
 
 from sidecar.bodies import reader_for
-from sidecar.bodies.readers import Reader
-from sidecar.core.late import Told, told_by_fields
+from sidecar.bodies.readers import BodyReader
+from sidecar.core.readings import Told, told_by_fields
 from sidecar.gate import Admission
+from sidecar.proxy.downstream.connection import ClientConnection
+from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import Fields, tokens
-from sidecar.proxy.heads import Manners, own_fields
-from sidecar.proxy.request import Request
-from sidecar.proxy.server import ClientConnection
-from sidecar.proxy.taker import ResponseHead
+from sidecar.proxy.heads import ProxyOptions, own_fields
+from sidecar.proxy.upstream.receiver import ResponseHead
 
 _UNTOLD: Final[Told] = {}  # by header fields; replaced, never changed
 
 
 class Relay:
-    """Keeps those promises of `Taker` that are about a head, a body and its end."""
+    """Keeps those promises of `Receiver` that are about a head, a body and its end."""
 
     upgrade = b""
     status = 0
@@ -38,16 +38,16 @@ class Relay:
         request: Request,
         admission: Admission,
         connection: ClientConnection,
-        manners: Manners,
+        options: ProxyOptions,
     ) -> None:
         self.method = request.method
         self.keep = not request.close
         self._request = request
         self._admission = admission
         self._client = connection
-        self._manners = manners
+        self._manners = options
         self._done: asyncio.Future[None] = connection.loop.create_future()
-        self._reader: Reader | None = None
+        self._reader: BodyReader | None = None
         self._told: Told = _UNTOLD
         self._out: list[bytes] = []  # for the client, not written yet
 

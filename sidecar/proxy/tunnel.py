@@ -8,9 +8,9 @@ drain, or when whoever holds it calls `close`.
 import asyncio
 from collections.abc import Callable
 
-from sidecar.proxy.client import UpstreamConnection
-from sidecar.proxy.limits import Bounds
-from sidecar.proxy.server import ClientConnection
+from sidecar.proxy.bounds import Bounds
+from sidecar.proxy.downstream.connection import ClientConnection
+from sidecar.proxy.upstream.connection import UpstreamConnection
 
 
 class Tunnel:

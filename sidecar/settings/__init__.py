@@ -1,10 +1,10 @@
 """How this process runs: flags, then SIDECAR_… variables, then the settings file, then defaults."""
 
 from sidecar.addresses import Address, UnixPath
-from sidecar.settings.describing import ENV_PREFIX, Described
+from sidecar.settings.describe import ENV_PREFIX, Described
 from sidecar.settings.model import Settings, described
-from sidecar.settings.strangers import strangers
-from sidecar.settings.tools import for_tools
+from sidecar.settings.subset import for_tools
+from sidecar.settings.unknown_variables import unknown_variables
 
 __all__ = [
     "ENV_PREFIX",
@@ -14,5 +14,5 @@ __all__ = [
     "UnixPath",
     "described",
     "for_tools",
-    "strangers",
+    "unknown_variables",
 ]

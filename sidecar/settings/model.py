@@ -11,9 +11,9 @@ from pydantic import Field, SecretStr
 
 from sidecar.addresses import Address
 from sidecar.redis_address import redis_address
-from sidecar.settings.describing import Described, describe
-from sidecar.settings.sources import Sourced
-from sidecar.settings.together import check
+from sidecar.settings.combinations import check
+from sidecar.settings.describe import Described, describe
+from sidecar.settings.sources import LayeredSettings
 from sidecar.settings.values import (
     Allowances,
     Listen,
@@ -31,7 +31,7 @@ from sidecar.settings.values import (
 )
 
 
-class Settings(Sourced):
+class Settings(LayeredSettings):
     """Every setting of `sidecar serve`. Immutable. Raises ValidationError: use `load`."""
 
     config: Path | None = Field(None, description="A YAML or TOML file with these settings.")
@@ -287,13 +287,13 @@ class Settings(Sourced):
         le=1_000_000,
         description="How many of them one client address may hold, in each worker; 0: any number.",
     )
-    max_connection_age: float = Field(
+    max_connection_age_s: float = Field(
         0.0,
         ge=0,
         le=86_400,
         description="After how long a client's connection is closed, in seconds; 0: never.",
     )
-    waiting_calls: int = Field(
+    waiting_requests: int = Field(
         10_000,
         ge=0,
         le=1_000_000,

@@ -13,8 +13,8 @@ from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from sidecar.addresses import MAX_SOCKET_PATH, Address, Origin, UnixPath
+from sidecar.core.jobs.webhook_signing import secret_of
 from sidecar.core.paths import Allowance
-from sidecar.core.webhooks import secret_of
 from sidecar.redis_address import redis_address
 
 

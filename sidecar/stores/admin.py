@@ -16,13 +16,13 @@ from typing import Final
 
 from redis.exceptions import RedisClusterException, RedisError
 
-from sidecar.core.model import MICRO, Account, Move, Pack
+from sidecar.core.model import MICRO, Account, Pack, PlanChange
 from sidecar.errors import SidecarError, StoreUnavailable
 from sidecar.redis_address import redis_address
 from sidecar.stores import keys
 from sidecar.stores.client import open_client
 from sidecar.stores.directory import account_from
-from sidecar.stores.granting import Granted, grant
+from sidecar.stores.grants import Granted, grant
 
 TTL_S: Final = 3650 * 86_400  # every key in Redis has one
 CHANGES_TTL_S: Final = 7 * 86_400
@@ -144,7 +144,7 @@ class Admin:
         status: str | None = None,
         teams: str | None = None,
         webhook: str | None = None,
-        then: Move | None = None,
+        then: PlanChange | None = None,
     ) -> None:
         """Create an account's record or change what is given of it. `teams` as `read_teams` reads
         them; "" is none. With `plan`, a move that was to come is forgotten."""

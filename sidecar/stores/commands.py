@@ -6,15 +6,13 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.core.answers import Hold
-from sidecar.core.limits import Window
 from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, Limit, QuotaLimit, TeamShare
-from sidecar.core.periods import longest_s
-from sidecar.core.seeing import kind_of, weight
-from sidecar.core.windows import window_at
+from sidecar.core.periods import Window, longest_s, window_at
+from sidecar.core.survey import kind_of, weight
 from sidecar.stores import keys
+from sidecar.stores.connection.slots import slot_of
+from sidecar.stores.connection.wire import encode
 from sidecar.stores.scripts import ClaimArguments, ClaimNumbers, Script
-from sidecar.stores.slots import slot_of
-from sidecar.stores.wire import encode
 
 WINDOWS_KEPT: Final = 20_000
 SLOTS_KEPT: Final = 20_000

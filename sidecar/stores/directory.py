@@ -13,14 +13,14 @@ from datetime import date
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sidecar.core.model import Account, Key, Move
+from sidecar.core.model import Account, Key, PlanChange
 from sidecar.core.teams import read_teams
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores import keys
-from sidecar.stores.link import ReplyError, encode
-from sidecar.stores.slots import slot_of
-from sidecar.stores.topology import Connection
+from sidecar.stores.connection.connect import Connection
+from sidecar.stores.connection.link import ReplyError, encode
+from sidecar.stores.connection.slots import slot_of
 
 log = logger("directory")
 
@@ -113,7 +113,7 @@ class RedisDirectory:
             if len(self._complained) >= COMPLAINTS:
                 self._complained.clear()
             self._complained.add(account_id)
-            log.error("an account's record cannot be used", account=account_id, problem=str(error))
+            log.error("account_record_invalid", account=account_id, error=str(error))
 
     async def _hash(self, name: str) -> dict[str, str]:
         reply = await self._ask(name, "HGETALL", name)
@@ -140,10 +140,10 @@ class RedisDirectory:
                 self._heard = self._now()
             except StoreUnavailable as error:
                 if last is not None:
-                    log.warning("the key directory is not reachable", error=str(error))
+                    log.warning("key_directory_unreachable", error=str(error))
                 last = None
             except (KeyError, ValueError, TypeError, IndexError) as error:
-                log.error("the key directory holds what is not a change", error=repr(error))
+                log.error("key_directory_entry_invalid", error=repr(error))
                 last = None
             await asyncio.sleep(POLL_SECONDS)
 
@@ -207,5 +207,5 @@ def account_from(account_id: str, fields: dict[str, str]) -> Account:
         suspended=fields.get("status") == "suspended",
         teams=teams,
         webhook=fields.get("webhook") or None,
-        then=Move(fields["then"], int(then_us)) if then_us else None,
+        then=PlanChange(fields["then"], int(then_us)) if then_us else None,
     )

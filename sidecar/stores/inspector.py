@@ -9,10 +9,10 @@ from sidecar.core.model import MICRO, Account
 from sidecar.errors import StoreUnavailable
 from sidecar.redis_address import redis_address
 from sidecar.stores import keys
+from sidecar.stores.account_state import OpenReservation, read_account
 from sidecar.stores.client import open_client
 from sidecar.stores.directory import account_from
-from sidecar.stores.rebuilding import Change, Outcome, rebuild
-from sidecar.stores.state_reading import Held, read_account
+from sidecar.stores.rebuild import Change, RebuildResult, rebuild
 
 AT_ONCE: Final = 1_000  # keys that one SCAN looks at
 _TROUBLE: Final = (RedisError, RedisClusterException, OSError)
@@ -48,7 +48,7 @@ class Inspector:
             if account is not None:
                 yield account
 
-    def read(self, account: str) -> Held:
+    def read(self, account: str) -> OpenReservation:
         """All that Redis holds of an account's limits. Empty for an account that it does not know;
         two commands, so that a lease may belong to a reservation that is over by now."""
         leases = self._redis.zrange(keys.leases(self._prefix, account), 0, -1, withscores=True)
@@ -68,6 +68,6 @@ class Inspector:
 
     def rebuild(
         self, account: Account, changes: Sequence[Change], rebuilt: str, now_us: int
-    ) -> Outcome:
+    ) -> RebuildResult:
         """Change counters if they are still those that were read; see `rebuilding.rebuild`."""
         return rebuild(self._redis, self._prefix, account, changes, rebuilt, now_us)

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Final
 
-from sidecar.core.jobs import Field, Job, JobCall, JobState, Over, Result
+from sidecar.core.jobs.job import Field, Job, JobCall, JobState, Over, Result
 from sidecar.errors import StoreUnavailable
 
 Pairs = list[bytes | str | int]

@@ -10,12 +10,12 @@ job without a turn is found by the turn that was noted before it.
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.core.jobs import (
+from sidecar.core.jobs.job import (
     Accepted,
     Claimed,
-    Found,
     Job,
     JobState,
+    JobStatus,
     NotAccepted,
     Once,
     Over,
@@ -24,11 +24,11 @@ from sidecar.core.model import MICRO
 from sidecar.errors import StoreUnavailable
 from sidecar.ports import JobCounts, Turn
 from sidecar.stores import keys
+from sidecar.stores.connection.connect import Connection
+from sidecar.stores.connection.slots import slot_of
+from sidecar.stores.connection.wire import ReplyError, encode
 from sidecar.stores.job_records import Pairs, ended, read, written
-from sidecar.stores.running import run
-from sidecar.stores.slots import slot_of
-from sidecar.stores.topology import Connection
-from sidecar.stores.wire import ReplyError, encode
+from sidecar.stores.scripts import run
 
 GRACE_US: Final = 5 * MICRO  # when a turn shows that nobody has named an instant for
 HIDE_US: Final = 20 * MICRO  # longer than it takes to ask whether a job fits
@@ -72,7 +72,7 @@ class RedisJobs:
         """Queue a job; see `ports.JobStore`."""
         account, member, terms = job.account, f"{job.id}/{job.account}", self._terms
         noted, *_ = await run(
-            self._wire, "job_place", (self._open, self._turns),
+            self._wire, "jobs/place", (self._open, self._turns),
             member, account, terms.in_all, GRACE_US, self._ttl_ms,
         )  # fmt: skip
         if noted != 1:
@@ -83,7 +83,7 @@ class RedisJobs:
             names = (*names, keys.job_once(self._prefix, account, self._workload, once.name))
         pairs = written(job)
         status, _, text = await run(
-            self._wire, "job_add", names, self._ttl_ms, terms.per_account, job.id,
+            self._wire, "jobs/add", names, self._ttl_ms, terms.per_account, job.id,
             once.print if once else "", len(pairs), *pairs,
         )  # fmt: skip
         if status == 1:
@@ -102,12 +102,12 @@ class RedisJobs:
             raise StoreUnavailable(f"Redis refused to tell: {reply.text}")
         return _parts(reply) if reply else None
 
-    async def find(self, account_id: str, job_id: str) -> Found | None:
+    async def find(self, account_id: str, job_id: str) -> JobStatus | None:
         """A job as it stands; see `ports.JobStore`."""
         status, _, position, record = await run(
-            self._wire, "job_look", self._names(account_id, job_id)
+            self._wire, "jobs/look", self._names(account_id, job_id)
         )
-        return Found(read(record), position) if status == 1 else None
+        return JobStatus(read(record), position) if status == 1 else None
 
     # run
 
@@ -118,7 +118,7 @@ class RedisJobs:
     async def claim(self, account_id: str, owner: str) -> Claimed | int:
         """The account's next job; see `ports.JobStore`."""
         status, _, open_ones, _, record = await run(
-            self._wire, "job_claim", self._names(account_id, ""), owner, self._lease_ms
+            self._wire, "jobs/claim", self._names(account_id, ""), owner, self._lease_ms
         )
         if status == 0:
             return int(open_ones)
@@ -160,7 +160,7 @@ class RedisJobs:
         """Whether it was done, and the state that the job is in now."""
         pairs = pairs or []
         status, _, state = await run(
-            self._wire, "job_move", self._names(account_id, job_id), owner, to, self._lease_ms,
+            self._wire, "jobs/move", self._names(account_id, job_id), owner, to, self._lease_ms,
             self._terms.result_ttl_s * 1000, len(pairs), *pairs,
         )  # fmt: skip
         return status == 1, None if status == -1 else JobState(state.decode())
@@ -177,7 +177,7 @@ class RedisJobs:
 
     async def hurry(self) -> None:
         """Look at all accounts soon; see `ports.JobStore`."""
-        await run(self._wire, "job_hurry", (self._turns,), HURRY_US, HURRIED)
+        await run(self._wire, "jobs/hurry", (self._turns,), HURRY_US, HURRIED)
 
     async def untold(self, most: int) -> list[Turn]:
         """Ends to be told; see `ports.JobStore`."""
@@ -190,7 +190,7 @@ class RedisJobs:
     async def count(self) -> JobCounts:
         """How many there are; see `ports.JobStore`."""
         open_ones, now, running, oldest, *overdue = await run(
-            self._wire, "job_count", (self._open, self._running),
+            self._wire, "jobs/count", (self._open, self._running),
             self._terms.max_age_s * MICRO, OVERDUE,
         )  # fmt: skip
         told = tuple(parted(member.decode()) for member in overdue)
@@ -208,16 +208,16 @@ class RedisJobs:
 
     async def _take(self, name: str, most: int, hide_us: int) -> list[Turn]:
         _, now_us, until_us, *due = await run(
-            self._wire, "job_take", (name,), most, hide_us, self._ttl_ms
+            self._wire, "jobs/take", (name,), most, hide_us, self._ttl_ms
         )
         return [Turn(who.decode(), until_us, now_us) for who in due]
 
     async def _turn(self, name: str, who: str, seen: str | int, in_us: int | None) -> None:
         span = _NEVER if in_us is None else in_us
-        await run(self._wire, "job_turn", (name,), who, seen, span, self._ttl_ms)
+        await run(self._wire, "jobs/turn", (name,), who, seen, span, self._ttl_ms)
 
     async def _drop(self, name: str, member: str) -> None:
-        await run(self._wire, "job_turn", (name,), member, "there", _NEVER, self._ttl_ms)
+        await run(self._wire, "jobs/turn", (name,), member, "there", _NEVER, self._ttl_ms)
 
     def _names(self, account_id: str, job_id: str) -> tuple[str, ...]:
         records = keys.job_records(self._prefix, account_id, self._workload)

@@ -8,13 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sidecar.core import ledger
+from sidecar.core import account as accounts
+from sidecar.core.account import NEW, AccountState
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.ledger import NEW, Ledger
 from sidecar.core.limits import Grant
 from sidecar.core.model import Account, Claim, QuotaLimit, WhenDown
-from sidecar.core.seeing import Ask
-from sidecar.core.windows import window_at
+from sidecar.core.periods import window_at
+from sidecar.core.survey import Ask
 from sidecar.stores import keys
 
 ACCOUNTS_KEPT: Final = 10_000
@@ -31,7 +31,7 @@ class MemoryLimitStore:
     def __init__(self, now_us: Callable[[], int], *, accounts: int = ACCOUNTS_KEPT) -> None:
         self._now_us = now_us
         self._most = accounts
-        self._accounts: OrderedDict[str, Ledger] = OrderedDict()
+        self._accounts: OrderedDict[str, AccountState] = OrderedDict()
 
     @property
     def up(self) -> bool:
@@ -52,7 +52,7 @@ class MemoryLimitStore:
         now_us = self._now_us()
         known = self._accounts.get(account.id, NEW)
         asks = asks_of(account, key_id, claims, now_us)
-        answer, after = ledger.reserve(known, asks, now_us, hold)
+        answer, after = accounts.reserve(known, asks, now_us, hold)
         if after is not known:
             self._keep(account, after)
         return answer
@@ -61,7 +61,7 @@ class MemoryLimitStore:
         """What `reserve` would answer, changing nothing; `used` is without the cost."""
         now_us = self._now_us()
         known = self._accounts.get(account.id, NEW)
-        return ledger.peek(known, asks_of(account, key_id, claims, now_us), now_us)
+        return accounts.peek(known, asks_of(account, key_id, claims, now_us), now_us)
 
     def settle(
         self,
@@ -75,7 +75,7 @@ class MemoryLimitStore:
         now_us = self._now_us()
         known = self._accounts.get(account.id, NEW)
         asks = asks_of(account, key_id, claims, now_us)
-        answer, after = ledger.settle(known, hold_id, asks, now_us)
+        answer, after = accounts.settle(known, hold_id, asks, now_us)
         if answer.granted:
             self._keep(account, after)
             if told is not None:
@@ -84,11 +84,11 @@ class MemoryLimitStore:
     def grant(self, account: Account, given: Grant) -> bool:
         """Add extra units, once per id. False when it was there before."""
         known = self._accounts.get(account.id, NEW)
-        new, after = ledger.grant(known, given, self._now_us())
+        new, after = accounts.grant(known, given, self._now_us())
         self._keep(account, after)
         return new
 
-    def _keep(self, account: Account, after: Ledger) -> None:
+    def _keep(self, account: Account, after: AccountState) -> None:
         self._accounts[account.id] = after
         self._accounts.move_to_end(account.id)
         if len(self._accounts) > self._most:

@@ -9,15 +9,15 @@ from typing import Any, Final
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import at_no_cost
 from sidecar.core.model import MICRO, Account, Claim, WhenDown
-from sidecar.core.shares import Look
+from sidecar.core.shares import Snapshot
 from sidecar.errors import StoreUnavailable
 from sidecar.stores.commands import Commands, held
-from sidecar.stores.link import Link, ignore
-from sidecar.stores.looks import Looks
+from sidecar.stores.connection.connect import Connection
+from sidecar.stores.connection.link import Link, ignore
+from sidecar.stores.connection.wire import Late, ReplyError, bulk, encode
 from sidecar.stores.scripts import Script, answer_of, load
-from sidecar.stores.settling import AsReserved, Settlement, Settler, Told
-from sidecar.stores.topology import Connection
-from sidecar.stores.wire import Late, ReplyError, bulk, encode
+from sidecar.stores.settler import AsReserved, Settlement, Settler, Told
+from sidecar.stores.snapshots import Snapshots
 
 CACHED_COMMANDS: Final = 20_000
 
@@ -46,10 +46,10 @@ class RedisLimitStore:
         self.commands = Commands(prefix)
         self._kept: dict[tuple[str, str, int], _Kept] = {}
         self._kept_of: dict[str, list[_Kept]] = {}  # the same by account
-        self._looks = Looks()
-        self._reserve = load("reserve")
-        self._peek = load("peek")
-        self._refund = load("refund")
+        self._looks = Snapshots()
+        self._reserve = load("limits/reserve")
+        self._peek = load("limits/peek")
+        self._refund = load("limits/refund")
         self.settler = Settler(wire, self.commands, prefix)
 
     @property
@@ -136,7 +136,7 @@ class RedisLimitStore:
         self._kept.clear()
         self._kept_of.clear()
 
-    def looks(self, account_id: str) -> Mapping[str, Look]:
+    def looks(self, account_id: str) -> Mapping[str, Snapshot]:
         """What Redis said last of an account's limits, by their names in its state."""
         self._note(account_id)
         return self._looks.of(account_id)

@@ -5,9 +5,13 @@ import struct
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sidecar.core.answers import Answer, Besides
+from sidecar.core.answers import Answer, QuotaDetail
+from sidecar.errors import StoreUnavailable
+from sidecar.stores.connection.connect import Connection
+from sidecar.stores.connection.slots import slot_of
+from sidecar.stores.connection.wire import ReplyError, encode
 
 FEW: Final = 2  # numbers per claim in a reply
 ALL: Final = 6  # and when there is more to say
@@ -23,7 +27,7 @@ class Script:
 
 
 class ClaimNumbers(NamedTuple):
-    """The numbers of one claim, as the header of `lua/reserve.lua` names them.
+    """The numbers of one claim, as the header of `lua/limits/reserve.lua` names them.
 
     Rates: `cost` and `cap` in micro-units, `a` micro-units come back every `b` µs.
     Quotas: `cost` and `cap` in units; start, end, next end of the period and start of the one
@@ -46,7 +50,7 @@ class ClaimNumbers(NamedTuple):
 
 
 class ClaimArguments(NamedTuple):
-    """One claim in ARGV; names and order are those of the header of `lua/reserve.lua`."""
+    """One claim in ARGV; names and order are those of the header of `lua/limits/reserve.lua`."""
 
     kind: str  # "rate", "quota", "team" or "slots"
     field: str
@@ -63,12 +67,17 @@ def read_state(packed: bytes) -> tuple[int, int, int, int]:
 
 @cache
 def load(name: str) -> Script:
-    """The script `lua/<name>.lua` behind the shared arithmetic, ready to be loaded."""
+    """The script `lua/<name>.lua` ("limits/reserve") behind what scripts of its folder share."""
     folder = files("sidecar.stores") / "lua"
-    shared, seldom, own = (
-        (folder / f"{part}.lua").read_bytes() for part in ("arithmetic", "seldom", name)
-    )
-    text = b"%b\nmake_seldom = function()\n%b\nend\n%b" % (shared, seldom, own)
+
+    def part(path: str) -> bytes:
+        return (folder / f"{path}.lua").read_bytes()
+
+    text = part("time")
+    if name.startswith("limits/"):
+        text += part("limits/arithmetic")
+        text += b"\nmake_rare = function()\n%b\nend\n" % part("limits/rare")
+    text += part(name)
     digest = hashlib.sha1(text, usedforsecurity=False).hexdigest()
     return Script(name, text, digest.encode())
 
@@ -76,7 +85,25 @@ def load(name: str) -> Script:
 def answer_of(reply: list[int], claims: int) -> Answer:
     """A script's reply as a value; few numbers per claim, or all."""
     if len(reply) == 2 + ALL * claims:
-        besides = tuple(Besides(*reply[at + 2 : at + ALL]) for at in range(2, len(reply), ALL))
+        besides = tuple(QuotaDetail(*reply[at + 2 : at + ALL]) for at in range(2, len(reply), ALL))
         used, ends = tuple(reply[2::ALL]), tuple(reply[3::ALL])
         return Answer(reply[0] == 1, reply[1], used, ends, besides)
     return Answer(reply[0] == 1, reply[1], tuple(reply[2::FEW]), tuple(reply[3::FEW]))
+
+
+Part = bytes | str | int
+
+
+async def run(wire: Connection, name: str, keys: tuple[str, ...], *arguments: Part) -> list[Any]:
+    """The script's reply. Raises StoreUnavailable, also for what is no answer of a script."""
+    script, slot = load(name), slot_of(keys[0])
+    command = encode(b"EVALSHA", script.sha, len(keys), *keys, *arguments)
+    reply: Any = await wire.execute(command, None, slot)
+    if isinstance(reply, ReplyError) and reply.text.startswith("NOSCRIPT"):
+        await wire.execute(encode(b"SCRIPT", b"LOAD", script.text), None, slot)
+        reply = await wire.execute(command, None, slot)
+    if isinstance(reply, ReplyError):
+        raise StoreUnavailable(f"Redis refused {name}: {reply.text}")
+    if not isinstance(reply, list) or len(reply) < 2:
+        raise StoreUnavailable(f"Redis did not answer {name} as it should.")
+    return reply

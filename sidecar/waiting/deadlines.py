@@ -7,7 +7,7 @@ import asyncio
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from sidecar.waiting.line import Ticket
+from sidecar.waiting.queue import Ticket
 
 STALE: Final = 1_000  # entries of calls that have left, before the heap is cleared of them
 

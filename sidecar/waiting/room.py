@@ -12,9 +12,9 @@ from typing import Final
 from sidecar.core.answers import Answer
 from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, Key, RateLimit
 from sidecar.core.reasons import Decision, Wait
-from sidecar.ports import DRAINED, Held, Try
+from sidecar.ports import DRAINED, Try, WaitResult
 from sidecar.waiting.deadlines import Deadlines
-from sidecar.waiting.line import Line, Ticket, cost_of
+from sidecar.waiting.queue import Ticket, WaitQueue, cost_of
 
 GRACE_S: Final = 0.05  # for a turn that is due in the very moment in which the patience ends
 SERVED: Final = "served"
@@ -41,7 +41,7 @@ class WaitingRoom:
         self._most = most
         self._most_bytes = most_bytes
         self._observe = observe
-        self._lines: dict[_Where, Line] = {}
+        self._lines: dict[_Where, WaitQueue] = {}
         self._of_account: dict[str, tuple[int, int]] = {}  # calls, bytes
         self._deadlines = Deadlines(TIMED_OUT)
         self._closed = False
@@ -71,14 +71,14 @@ class WaitingRoom:
         arrival: int,
         size: int = 0,
         patience_us: int | None = None,
-    ) -> Coroutine[None, None, Held]:
+    ) -> Coroutine[None, None, WaitResult]:
         """Hold a call that was refused until it may go on or has to go; see the port."""
         wait = decision.wait
         assert wait is not None  # noqa: S101 - else there is nothing to wait for
         patience = wait.patience_us if patience_us is None else min(wait.patience_us, patience_us)
         span_us = max(wait.span_us, self._behind_us(key, wait.limit, claims))
         if span_us > patience or not self._has_room(key.account.id, size):
-            return _at_once(Held(decision._replace(retry_us=span_us), 0, ""))
+            return _at_once(WaitResult(decision._replace(retry_us=span_us), 0, ""))
         now = asyncio.get_running_loop().time()
         deadline = now + patience / MICRO + GRACE_S
         ticket = Ticket(key, claims, arrival, size, now, deadline)
@@ -86,7 +86,7 @@ class WaitingRoom:
         return self._held(ticket, decision, attempt)
 
     # What a call keeps here while it waits is what a waiting room costs: few and small frames.
-    async def _held(self, ticket: Ticket, decision: Decision, attempt: Try) -> Held:
+    async def _held(self, ticket: Ticket, decision: Decision, attempt: Try) -> WaitResult:
         self._enter(ticket, decision)
         try:
             while await ticket.turn:
@@ -101,7 +101,7 @@ class WaitingRoom:
             raise
         finally:
             waited = self._let_go(ticket)
-        return Held(decision, int(waited * MICRO), ticket.left)
+        return WaitResult(decision, int(waited * MICRO), ticket.left)
 
     def _verdict(self, ticket: Ticket, decision: Decision) -> str:
         """Why the call waits no longer, after a try; "" when it waits on."""
@@ -141,12 +141,12 @@ class WaitingRoom:
         line.join(ticket, None if len(line) else wait.span_us)
         self._deadlines.add(ticket, asyncio.get_running_loop())
 
-    def _line(self, key: Key, refusal: Decision, limit: RateLimit | ConcurrencyLimit) -> Line:
+    def _line(self, key: Key, refusal: Decision, limit: RateLimit | ConcurrencyLimit) -> WaitQueue:
         where = _where(key, limit)
         line = self._lines.get(where)
         if line is None:
             loop = asyncio.get_running_loop()
-            line = Line(limit, loop, empty=lambda: self._close_line(where))
+            line = WaitQueue(limit, loop, empty=lambda: self._close_line(where))
             self._lines[where] = line
         line.refusal = refusal
         return line
@@ -194,5 +194,5 @@ def _where(key: Key, limit: RateLimit | ConcurrencyLimit) -> _Where:
     return key.account.id, key.id if limit.per == "key" else "", limit.id
 
 
-async def _at_once(held: Held) -> Held:
+async def _at_once(held: WaitResult) -> WaitResult:
     return held

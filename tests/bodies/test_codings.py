@@ -10,12 +10,12 @@ from itertools import pairwise
 import brotli
 import pytest
 import zstandard
-from bodies_codings import COMPRESSED, ENCODERS, SSE, a_reader, bytewise, raw_deflate, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.bodies.coding import MEMBERS
 from sidecar.core.costs import Unreadable
+from tests.support.codings import COMPRESSED, ENCODERS, SSE, a_reader, bytewise, raw_deflate, read
 
 BODY = b'{"id": "chat-1", "usage": {"total_tokens": 350}, "text": "' + b"caf\xc3\xa9 " * 60 + b'"}'
 MB = 1 << 20

@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from bodies_codings import JSON, TOKENS, a_reader, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +13,8 @@ from sidecar.bodies import read_request, reader_for
 from sidecar.bodies.json_body import MOST_JSON
 from sidecar.core.costs import Reserve, Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.reading import Reading
+from sidecar.core.readings import Reading
+from tests.support.codings import JSON, TOKENS, a_reader, read
 
 BODY = b'{"usage": {"total_tokens": 350}}'
 

@@ -6,14 +6,14 @@ import re
 from itertools import pairwise
 
 import pytest
-from bodies_codings import SSE, TOKENS, a_reader, bytewise, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.bodies.sse import MOST_DATA
 from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
-from sidecar.core.reading import Reading, whole_units
+from sidecar.core.readings import Reading, whole_units
+from tests.support.codings import SSE, TOKENS, a_reader, bytewise, read
 
 OPENAI = b"""\
 data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"index":0,"delta":\

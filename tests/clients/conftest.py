@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import pytest
 import uvloop
-from asgi_api import TEXT, Api, served
-from e2e_process import serving
-from e2e_stage import Stage, StartStage, stage
-from raw_ends import Ends
+
+from tests.support.http.asgi_api import TEXT, Api, served
+from tests.support.http.raw_ends import Ends
+from tests.support.processes import serving
+from tests.support.stage import Stage, StartStage, stage
 
 __all__ = ["serving", "stage"]
 

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from asgi_api import GZIPPED, PATIENCE_S, TEXT, digest
-from e2e_stage import Stage
-from raw_ends import calls
+
+from tests.support.http.asgi_api import GZIPPED, PATIENCE_S, TEXT, digest
+from tests.support.http.raw_ends import calls
+from tests.support.stage import Stage
 
 
 @pytest.fixture

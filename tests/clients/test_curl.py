@@ -6,10 +6,11 @@ import secrets
 from pathlib import Path
 
 import pytest
-from asgi_api import GZIPPED, TEXT, digest
-from by_curl import curl
-from e2e_stage import Stage
-from raw_ends import calls
+
+from tests.support.http.asgi_api import GZIPPED, TEXT, digest
+from tests.support.http.curl import curl
+from tests.support.http.raw_ends import calls
+from tests.support.stage import Stage
 
 UPLOAD = random.Random(1).randbytes(3_000_000)
 

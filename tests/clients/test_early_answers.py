@@ -10,10 +10,11 @@ from pathlib import Path
 import aiohttp
 import httpx
 import pytest
-from asgi_api import PATIENCE_S
-from by_curl import curl
-from e2e_stage import Stage, StartStage, status
-from raw_ends import Ends, calls, empty
+
+from tests.support.http.asgi_api import PATIENCE_S
+from tests.support.http.curl import curl
+from tests.support.http.raw_ends import Ends, calls, empty
+from tests.support.stage import Stage, StartStage, status
 
 SIZE = 8_000_000
 SAID = b"too large for this API"

@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from asgi_api import PATIENCE_S, Api
-from e2e_process import until
-from e2e_stage import Stage, StartStage
-from raw_ends import calls, empty
+
+from tests.support.http.asgi_api import PATIENCE_S, Api
+from tests.support.http.raw_ends import calls, empty
+from tests.support.processes import until
+from tests.support.stage import Stage, StartStage
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from asgi_api import Api
-from by_curl import curl
-from e2e_stage import Stage, StartStage, problem, status
-from raw_ends import Ends, calls, empty
+
+from tests.support.http.asgi_api import Api
+from tests.support.http.curl import curl
+from tests.support.http.raw_ends import Ends, calls, empty
+from tests.support.stage import Stage, StartStage, problem, status
 
 
 @pytest.mark.parametrize(("hops", "left"), [(b"1", b"0"), (b"7", b"6"), (b"007", b"6")])

@@ -1,8 +1,9 @@
 """Clients that say early that they will send no more."""
 
 import pytest
-from e2e_stage import Stage, StartStage
-from raw_ends import Ends, calls, empty
+
+from tests.support.http.raw_ends import Ends, calls, empty
+from tests.support.stage import Stage, StartStage
 
 HEAD = b"POST /%b HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\n"
 GET = b"GET /%b HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\n\r\n"

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from asgi_api import GZIPPED, PATIENCE_S, TEXT, Api, digest
-from e2e_process import until
-from e2e_stage import Stage
-from raw_ends import calls
+
+from tests.support.http.asgi_api import GZIPPED, PATIENCE_S, TEXT, Api, digest
+from tests.support.http.raw_ends import calls
+from tests.support.processes import until
+from tests.support.stage import Stage
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from by_curl import curl
-from e2e_stage import Stage, StartStage
-from raw_ends import Ends, calls
+
+from tests.support.http.curl import curl
+from tests.support.http.raw_ends import Ends, calls
+from tests.support.stage import Stage, StartStage
 
 WAITS = ("-H", "Expect: 100-continue", "--expect100-timeout", "25")
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"

@@ -5,8 +5,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from e2e_process import Serving, StartServing, until
-from large_bodies import MEGABYTE, PATIENCE_S, LargeApi, LargeClient, Sender, memory_kb
+
+from tests.support.http.large_bodies import (
+    MEGABYTE,
+    PATIENCE_S,
+    LargeApi,
+    LargeClient,
+    Sender,
+    memory_kb,
+)
+from tests.support.processes import Serving, StartServing, until
 
 GIGABYTE = 1024  # megabytes
 GROWTH_KB = 32 * 1024

@@ -1,8 +1,9 @@
 """Clients that speak HTTP/1.0, with and without keep-alive."""
 
 import pytest
-from e2e_stage import Stage, StartStage
-from raw_ends import End, Ends, calls
+
+from tests.support.http.raw_ends import End, Ends, calls
+from tests.support.stage import Stage, StartStage
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n6\r\nhello \r\n5\r\nworld\r\n0\r\n\r\n"
 ANSWERS = {

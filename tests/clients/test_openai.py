@@ -6,11 +6,12 @@ from typing import Any
 
 import openai
 import pytest
-from asgi_api import PATIENCE_S, served
-from completion_api import CompletionApi
-from e2e_process import until
-from e2e_stage import Stage, StartStage
-from raw_ends import calls, empty
+
+from tests.support.http.asgi_api import PATIENCE_S, served
+from tests.support.http.completion_api import CompletionApi
+from tests.support.http.raw_ends import calls, empty
+from tests.support.processes import until
+from tests.support.stage import Stage, StartStage
 
 PLANS = Path(__file__).parents[2] / "examples" / "ai.yaml"
 ASKED: dict[str, Any] = {"model": "stand-in", "messages": [{"role": "user", "content": "Hi"}]}

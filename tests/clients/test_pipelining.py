@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from e2e_stage import Stage, StartStage, status
-from raw_ends import End, Ends, calls, empty
+
+from tests.support.http.raw_ends import End, Ends, calls, empty
+from tests.support.stage import Stage, StartStage, status
 
 GET = b"GET /%b HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: %b\r\n\r\n"
 PUT = b"PUT /%b HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
-from e2e_stage import Stage, StartStage, status
-from raw_ends import Ends, bounded, calls, empty
+
+from tests.support.http.raw_ends import Ends, bounded, calls, empty
+from tests.support.stage import Stage, StartStage, status
 
 HEAD = b"POST /upload HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

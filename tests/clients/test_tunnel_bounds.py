@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import websockets
-from e2e_stage import Stage, StartStage
-from raw_ends import calls, empty
-from ws_ends import Echo, connected, websockets_echo
+
+from tests.support.http.raw_ends import calls, empty
+from tests.support.http.websocket_ends import Echo, connected, websockets_echo
+from tests.support.stage import Stage, StartStage
 
 
 @pytest.fixture

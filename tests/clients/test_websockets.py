@@ -6,13 +6,12 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 import websockets
-from e2e_process import until
-from e2e_stage import Stage, StartStage
-from raw_ends import Ends, calls, empty
 from websockets.client import ClientProtocol
 from websockets.frames import Close, Frame, Opcode
 from websockets.uri import parse_uri
-from ws_ends import (
+
+from tests.support.http.raw_ends import Ends, calls, empty
+from tests.support.http.websocket_ends import (
     FAREWELL,
     GREETING,
     PROTOCOL,
@@ -21,6 +20,8 @@ from ws_ends import (
     starlette_echo,
     websockets_echo,
 )
+from tests.support.processes import until
+from tests.support.stage import Stage, StartStage
 
 LARGE = random.Random(5).randbytes(5_000_000)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar.config import PlanKeeper
-from sidecar.config.compiling import compile_apart
+from sidecar.config.compile_apart import compile_apart
 from sidecar.config.loading import parse
 from sidecar.core.model import PlanBook
 

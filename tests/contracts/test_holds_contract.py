@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from test_limit_store import ACME, ADAPTERS, a_claim, a_quota, a_rate
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import at_no_cost
 from sidecar.core.model import MICRO, Claim, ConcurrencyLimit
 from sidecar.ports import LimitStore
+from tests.contracts.test_limit_store import ACME, ADAPTERS, a_claim, a_quota, a_rate
 
 LONG = 3_600 * MICRO  # no lease ends while a test runs
 SLOTS = ConcurrencyLimit("in-flight", 2)

@@ -4,9 +4,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 import pytest
-from servers import free_port
 
-from sidecar.core.jobs import (
+from sidecar.core.jobs.job import (
     Accepted,
     Claimed,
     Job,
@@ -22,8 +21,9 @@ from sidecar.errors import StoreUnavailable
 from sidecar.ports import JobStore
 from sidecar.stores import Wire, connect
 from sidecar.stores.jobs import JobTerms, RedisJobs
-from tests.topologies.binaries import binaries
-from tests.topologies.site import a_site, cluster_ports
+from tests.support.servers import free_port
+from tests.support.stores.binaries import binaries
+from tests.support.stores.site import a_site, cluster_ports
 
 TERMS = JobTerms(per_account=3, in_all=5, max_age_s=3_600, result_ttl_s=600, told=True)
 BRIEF = JobTerms(per_account=3, in_all=5, max_age_s=0, result_ttl_s=600, lease_s=0, told=True)

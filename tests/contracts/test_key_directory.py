@@ -12,7 +12,6 @@ from datetime import date
 from typing import Protocol
 
 import pytest
-from servers import free_port
 
 from sidecar.core.identity import fingerprint
 from sidecar.core.model import Account, Key
@@ -20,6 +19,7 @@ from sidecar.errors import StoreUnavailable
 from sidecar.ports import KeyDirectory
 from sidecar.stores import Connection, RedisDirectory, Wire, connect
 from sidecar.stores.admin import Admin
+from tests.support.servers import free_port
 
 OF_FILE = Account("of-file", "gold", "Asia/Tokyo")
 

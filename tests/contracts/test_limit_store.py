@@ -9,13 +9,13 @@ from dataclasses import replace
 from datetime import date
 
 import pytest
-from alone_house import a_sidecar
 
 from sidecar.core.model import MICRO, UNBOUNDED, Account, Claim, Limit, QuotaLimit, RateLimit, Team
 from sidecar.core.periods import bounds
 from sidecar.core.teams import shares_of
 from sidecar.ports import LimitStore
 from sidecar.stores import MemoryLimitStore, RedisLimitStore, connect
+from tests.support.stores.local_stage import a_sidecar
 
 ACME = Account("acme", "pro")
 GLOBEX = Account("globex", "pro")

@@ -11,14 +11,14 @@ from pathlib import Path
 import orjson
 import pytest
 import redis
-from servers import free_port, start_valkey
 
 from sidecar.errors import SinkDown
 from sidecar.metering.sinks.file import FileSink
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.metering.sinks.stdout import StdoutSink
 from sidecar.ports import Sink
-from tests.metering.builders import ListSink, an_event, ids
+from tests.support.events import ListSink, an_event, ids
+from tests.support.servers import free_port, start_valkey
 
 STREAM = "test:{events}"
 

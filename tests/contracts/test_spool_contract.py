@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from sidecar.ports import Spool
-from tests.metering.builders import a_spool, an_event, ids, lines_in, until
+from tests.support.events import a_spool, an_event, ids, lines_in, until
 
 
 @dataclass

@@ -3,14 +3,14 @@
 import pytest
 
 from sidecar.config.loading import parse
+from sidecar.core.account import NEW, reserve
 from sidecar.core.claims import claims_for, estimated
 from sidecar.core.costs import Unreadable
 from sidecar.core.decision import decide
-from sidecar.core.ledger import NEW, reserve
 from sidecar.core.model import MOST_UNITS, Entitlement
-from sidecar.core.reading import Reading, whole_units
+from sidecar.core.readings import Reading, whole_units
 from sidecar.core.reasons import Reason
-from sidecar.core.seeing import Ask
+from sidecar.core.survey import Ask
 
 FILE = """
 version: 1

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.answers import Answer, Besides
+from sidecar.core.answers import Answer, QuotaDetail
 from sidecar.core.decision import decide, without_limits, without_store
 from sidecar.core.limits import State, burn, give_back, tell
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
-    CallClass,
     Claim,
     ConcurrencyLimit,
     Entitlement,
@@ -22,6 +21,7 @@ from sidecar.core.model import (
     Plan,
     QuotaLimit,
     RateLimit,
+    RequestClass,
     Route,
 )
 from sidecar.core.reasons import Decision, Reason
@@ -39,7 +39,7 @@ SOFT = QuotaLimit("soft", "requests", 1000, "month", 1200, (80, 100, 120))
 def an_entitlement(*claims: Claim) -> Entitlement:
     limits = tuple(claim.limit for claim in claims)
     plan = Plan("free", 0, frozenset(), limits, GUARD, "deny")
-    route = Route("rest", "/**", None, "/**", CallClass.STANDARD, frozenset(), ())
+    route = Route("rest", "/**", None, "/**", RequestClass.STANDARD, frozenset(), ())
     return Entitlement(plan, route, claims, (), None, b"", ())
 
 
@@ -47,7 +47,7 @@ def decided(
     *rows: tuple[Limit, int, int],
     granted: bool = True,
     forced: bool = False,
-    besides: tuple[Besides, ...] = (),
+    besides: tuple[QuotaDetail, ...] = (),
 ) -> Decision:
     """Rows of (limit, cost, used as Redis tells it)."""
     claims = (Claim(limit, cost, forced and limit is not GUARD) for limit, cost, _ in rows)
@@ -143,15 +143,15 @@ def test_overage_of_a_meter_with_several_quotas_is_the_largest() -> None:
 def test_a_threshold_is_told_when_it_is_reached_and_was_not_told_before(
     told: int, used: int, percents: list[int]
 ) -> None:
-    crossings = decided((QUOTA, 1, used), besides=(Besides(told),)).crossings
+    crossings = decided((QUOTA, 1, used), besides=(QuotaDetail(told),)).crossings
     assert [crossing.percent for crossing in crossings] == percents
     assert all(c.used == used and c.period_end_us == END and c.limit is QUOTA for c in crossings)
 
 
 def test_a_threshold_between_units_is_reached_by_the_next_whole_one() -> None:
     seven = QuotaLimit("seven", "requests", 7, "day", 7, (80,))  # 5.6 units
-    assert not decided((seven, 1, 5), besides=(Besides(),)).crossings
-    assert decided((seven, 1, 6), besides=(Besides(),)).crossings
+    assert not decided((seven, 1, 5), besides=(QuotaDetail(),)).crossings
+    assert decided((seven, 1, 6), besides=(QuotaDetail(),)).crossings
 
 
 @given(st.lists(st.integers(-20, 40), max_size=80), st.integers(1, 300))
@@ -165,14 +165,14 @@ def test_each_threshold_is_told_once_whatever_is_used_and_given_back(
             after = tell(limit, burn(limit, state, (), cost)[0])
         else:
             after = give_back(limit, state, (), -cost)[0]
-        besides = (Besides(state.told),)
+        besides = (QuotaDetail(state.told),)
         told += [c.percent for c in decided((limit, cost, after.used), besides=besides).crossings]
         state, most = after, max(most, after.used)
     assert told == [p for p in limit.notices if most >= Fraction(units * p, 100)]
 
 
 def test_what_was_carried_over_and_what_grants_hold_is_there_to_be_used() -> None:
-    decision = decided((QUOTA, 1, 1010), besides=(Besides(100, 50, 40, 0),))
+    decision = decided((QUOTA, 1, 1010), besides=(QuotaDetail(100, 50, 40, 0),))
     assert decision.tightest is not None
     told = decision.tightest
     assert (told.limit_units, told.used, told.remaining) == (1090, 1010, 80)
@@ -180,7 +180,7 @@ def test_what_was_carried_over_and_what_grants_hold_is_there_to_be_used() -> Non
 
 
 def test_what_grants_paid_is_no_overage() -> None:
-    burned = Besides(100, 0, 0, 7)
+    burned = QuotaDetail(100, 0, 0, 7)
     assert decided((SOFT, 10, 1003), besides=(burned,)).overage == (("requests", 3),)
     assert decided((SOFT, 7, 1000), besides=(burned,)).overage == ()
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sidecar.core.model import CallClass, Route
+from sidecar.core.model import RequestClass, Route
 from sidecar.core.paths import Allowance, BadTarget, Normaliser
 from sidecar.core.routing import LONGEST_KNOWN, MOST_KNOWN, RouteTable
 
 
 def a_route(match: str) -> Route:
     method, _, pattern = match.rpartition(" ")
-    return Route(match, match, method or None, pattern, CallClass.STANDARD, frozenset(), ())
+    return Route(match, match, method or None, pattern, RequestClass.STANDARD, frozenset(), ())
 
 
 TABLE = [
@@ -84,7 +84,7 @@ def test_an_empty_table_matches_nothing() -> None:
 @pytest.mark.parametrize("pattern", ["v1", "", "/**/x", "/a**", "/{id}.json", "/a{b}", "/{a b}"])
 def test_a_pattern_that_is_none_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f'"{pattern}"')):
-        RouteTable([Route("r", pattern, None, pattern, CallClass.STANDARD, frozenset(), ())])
+        RouteTable([Route("r", pattern, None, pattern, RequestClass.STANDARD, frozenset(), ())])
 
 
 def test_characters_of_regular_expressions_are_literal_in_patterns() -> None:

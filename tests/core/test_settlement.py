@@ -8,36 +8,31 @@ import orjson
 import pytest
 
 from sidecar.core.costs import Unreadable
+from sidecar.core.events.build import notice_event, refusal_event, usage_event
+from sidecar.core.events.read import EventReader
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     MICRO,
     Account,
-    CallClass,
     Entitlement,
     Key,
     Plan,
     QuotaLimit,
     RateLimit,
+    RequestClass,
     Route,
     Scope,
     Team,
 )
-from sidecar.core.reading import Reading
-from sidecar.core.reasons import Crossing, Reason
-from sidecar.core.recorded import EventReader
-from sidecar.core.settlement import (
-    Outcome,
-    OutcomeReason,
-    notice_event,
-    refusal_event,
-    usage_event,
-)
+from sidecar.core.readings import Reading
+from sidecar.core.reasons import Reason, ThresholdCrossing
+from sidecar.core.settlement import Outcome, OutcomeReason
 
 NOW = 1_790_000_000_000_000
 TIME = "2026-11-23T08:30:00.123Z"
 KEY = Key("k1", Account("acme", "pro"))
 GUARD = RateLimit("critical", "calls", 100, MICRO, 200, (100, 1))
-CHAT = Route("chat", "POST /v1/chat", "POST", "/v1/chat", CallClass.STANDARD, frozenset(),
+CHAT = Route("chat", "POST /v1/chat", "POST", "/v1/chat", RequestClass.STANDARD, frozenset(),
              (("requests", 1), ("tokens", 350)))  # fmt: skip
 ENTITLEMENT = Entitlement(
     Plan("pro", 1, frozenset(), (), GUARD, "deny"), CHAT, (), (), None, b"", ()
@@ -57,7 +52,7 @@ def a_notice(per: Scope = "account", key: Key = KEY, **changes: Any) -> dict[str
     values = {"percent": 80, "used": 800, "period_end_us": NOW} | changes
     return notice_event(
         source="/sidecar/shop", time=TIME, key=key, entitlement=ENTITLEMENT,
-        plan_version="sha256:ab", crossing=Crossing(limit, **values),
+        plan_version="sha256:ab", crossing=ThresholdCrossing(limit, **values),
     )  # fmt: skip
 
 
@@ -95,11 +90,11 @@ def test_events_share_nothing_that_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entitlement", "plan", "route", "call_class"),
+    ("entitlement", "plan", "route", "request_class"),
     [(ENTITLEMENT, "pro", "chat", "standard"), (None, "pro", None, None)],
 )
 def test_I4_a_refusal_is_another_type_and_never_billable(
-    entitlement: Entitlement | None, plan: str, route: str | None, call_class: str | None
+    entitlement: Entitlement | None, plan: str, route: str | None, request_class: str | None
 ) -> None:
     event = refusal_event(
         id="019", source="/sidecar/shop", time=TIME, key=KEY, entitlement=entitlement,
@@ -108,7 +103,7 @@ def test_I4_a_refusal_is_another_type_and_never_billable(
     assert (event["type"], event["subject"], event["id"]) == ("api.refusal.v1", "acme", "019")
     assert event["data"] == {
         "key": "k1", "plan": plan, "plan_version": "sha256:ab", "route": route,
-        "class": call_class, "status": 429, "billable": False, "reason": "quota",
+        "class": request_class, "status": 429, "billable": False, "reason": "quota",
     }  # fmt: skip
 
 

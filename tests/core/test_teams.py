@@ -7,15 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core import ledger
+from sidecar.core import account as accounts
+from sidecar.core.account import NEW, AccountState
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.decision import crossings_of, decide
-from sidecar.core.ledger import NEW, Ledger
 from sidecar.core.limits import Grant, Window
 from sidecar.core.model import (
     MICRO,
     Account,
-    CallClass,
     Claim,
     Entitlement,
     Key,
@@ -25,13 +24,14 @@ from sidecar.core.model import (
     PlanBook,
     QuotaLimit,
     RateLimit,
+    RequestClass,
     Route,
     Team,
 )
 from sidecar.core.reasons import Decision, Reason
-from sidecar.core.refusals import limit_refusal
-from sidecar.core.rendering import render_text
-from sidecar.core.seeing import Ask
+from sidecar.core.refusals.build import limit_refusal
+from sidecar.core.refusals.rendering import render_text
+from sidecar.core.survey import Ask
 from sidecar.core.teams import MOST_TEAMS, TeamEntitlements, read_teams, shares_of
 
 DAY = 86_400 * MICRO
@@ -49,7 +49,7 @@ class House:
     teams: tuple[Team, ...] = TEAMS
     quota: QuotaLimit = MONTHLY
     now: int = START
-    ledger: Ledger = NEW
+    ledger: AccountState = NEW
 
     def claims(self, team: str, cost: int, *, forced: bool = False) -> tuple[Claim, ...]:
         share = shares_of(self.quota, self.teams, team)
@@ -63,7 +63,7 @@ class House:
 
     def call(self, team: str, cost: int = 1, *, forced: bool = False) -> Answer:
         asks = self.asks(self.claims(team, cost, forced=forced))
-        answer, self.ledger = ledger.reserve(self.ledger, asks, self.now)
+        answer, self.ledger = accounts.reserve(self.ledger, asks, self.now)
         return answer
 
     def granted(self, team: str, cost: int = 1) -> bool:
@@ -71,7 +71,7 @@ class House:
 
     def kept(self, team: str) -> int:
         asks = self.asks(self.claims(team, 0))
-        return ledger.peek(self.ledger, asks, self.now).besides[1].told
+        return accounts.peek(self.ledger, asks, self.now).besides[1].told
 
     def at_most(self, team: str) -> int:
         """The largest call that would pass."""
@@ -79,7 +79,7 @@ class House:
         while low < high:
             middle = (low + high + 1) // 2
             asks = self.asks(self.claims(team, middle))
-            if ledger.peek(self.ledger, asks, self.now).granted:
+            if accounts.peek(self.ledger, asks, self.now).granted:
                 low = middle
             else:
                 high = middle - 1
@@ -160,26 +160,26 @@ def test_critical_calls_pass_and_are_counted_and_then_teams_are_served_in_turn()
 def test_what_is_given_back_is_kept_again() -> None:
     house = House()
     asks = house.asks(house.claims("ads", 300))
-    _, house.ledger = ledger.reserve(house.ledger, asks, house.now, Hold("h", MICRO))
+    _, house.ledger = accounts.reserve(house.ledger, asks, house.now, Hold("h", MICRO))
     assert house.kept("ads") == 0
     real = house.asks(house.claims("ads", 20))
-    _, house.ledger = ledger.settle(house.ledger, "h", real, house.now)
+    _, house.ledger = accounts.settle(house.ledger, "h", real, house.now)
     assert (house.kept("ads"), house.used("ads"), house.used()) == (280, 20, 20)
 
 
 def test_what_a_dead_sidecar_had_reserved_is_kept_again_if_it_is_released() -> None:
     house = House()
     asks = house.asks(house.claims("ads", 300))
-    _, house.ledger = ledger.reserve(house.ledger, asks, house.now, Hold("h", MICRO, "release"))
+    _, house.ledger = accounts.reserve(house.ledger, asks, house.now, Hold("h", MICRO, "release"))
     house.now += 2 * MICRO
-    house.ledger = ledger.sweep(house.ledger, house.now)
+    house.ledger = accounts.sweep(house.ledger, house.now)
     assert (house.kept("ads"), house.used("ads"), house.used()) == (300, 0, 0)
 
 
 def test_a_pack_is_for_whoever_comes_and_counts_for_the_team() -> None:
     house = House()
     assert house.granted("search", 700)
-    _, house.ledger = ledger.grant(house.ledger, Grant("g", "monthly", 50, WINDOW.end), house.now)
+    _, house.ledger = accounts.grant(house.ledger, Grant("g", "monthly", 50, WINDOW.end), house.now)
     assert house.granted("search", 50)
     assert not house.granted("search")
     assert house.granted("ads", 300)
@@ -272,7 +272,7 @@ def test_I2_a_refusal_leaves_everything_as_it_was(
 
 PRO = Plan("pro", 0, frozenset(), (MONTHLY,), GUARD, "local")
 MAX = Plan("max", 1, frozenset(), (replace(MONTHLY, units=9000, cap=9000),), GUARD, "local")
-ROUTE = Route("rest", "/**", None, "/**", CallClass.STANDARD, frozenset(), (("requests", 1),))
+ROUTE = Route("rest", "/**", None, "/**", RequestClass.STANDARD, frozenset(), (("requests", 1),))
 PLAIN = Entitlement(PRO, ROUTE, (Claim(MONTHLY, 1, False),), (), None, b"", ())
 ACME = Account("acme", "pro", teams=TEAMS)
 BOOK = PlanBook(
@@ -304,7 +304,7 @@ def test_I10_a_refusal_tells_of_the_team() -> None:
         "id": "monthly", "meter": "requests", "limit": 1000, "used": 650,
         "resets_at": "2024-11-03T00:00:00Z",
         "team": {
-            "id": "search", "guaranteed": 400, "used": 650, "left": 50, "kept_for_others": 300
+            "id": "search", "guaranteed": 400, "used": 650, "left": 50, "guaranteed_to_others": 300
         },
     }  # fmt: skip
     assert (

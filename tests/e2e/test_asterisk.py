@@ -1,6 +1,6 @@
 """`OPTIONS *` asks about the server as a whole (RFC 9110, section 9.3.7): a route of its own."""
 
-from e2e_stage import StartStage, problem, status
+from tests.support.stage import StartStage, problem, status
 
 ASK = b"OPTIONS * HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\n\r\n"
 

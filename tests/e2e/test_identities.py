@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from e2e_stage import Stage, StartStage, plans_text, problem, status
 
 from sidecar.core.identity import anonymous_key
+from tests.support.stage import Stage, StartStage, plans_text, problem, status
 
 CALL = b"GET /items HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 ANONYMOUS = "anonymous: {plan: free, per: address}\n"

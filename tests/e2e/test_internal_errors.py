@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import redis
-from e2e_process import SlowApi
-from e2e_stage import Stage, StartStage, problem, status
 from prometheus_client import CollectorRegistry
 
 from sidecar.commands.serve import is_compiled
 from sidecar.core.identity import fingerprint
 from sidecar.stores import keys
 from sidecar.stores.admin import Admin
+from tests.support.processes import SlowApi
+from tests.support.stage import Stage, StartStage, problem, status
 
 replaced = pytest.mark.skipif(is_compiled(), reason="what is compiled cannot be replaced")
 LOGIN = b"POST /login HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 0\r\n\r\n"
@@ -31,7 +31,7 @@ def fails(*_: object) -> Any:
 def forwarding_fails(here: Stage, broken: Callable[..., Any] = fails) -> None:
     """From now on the head for the upstream cannot be built."""
     handler = here.app.data_port._handler
-    handler.manners = dataclasses.replace(handler.manners, trusts=broken)
+    handler.options = dataclasses.replace(handler.options, trusts=broken)
 
 
 def counted(registry: CollectorRegistry, outcome: str) -> float:
@@ -64,7 +64,7 @@ async def test_a_call_that_fails_before_it_is_admitted_is_a_500_that_says_so_eve
     assert b"Connection: close" in answer
     assert b"secret-detail" not in answer and b"Unforeseen" not in answer
     logged = capsys.readouterr().out
-    assert "a call failed" in logged and "Unforeseen: secret-detail" in logged
+    assert "request_failed" in logged and "Unforeseen: secret-detail" in logged
     assert "reason=internal-error" in logged and "status=500" in logged  # the access line
     assert logged.count(told["request_id"]) == 2
     registry = here.app.metrics.registry
@@ -122,7 +122,7 @@ async def test_a_failure_within_an_answer_cuts_it_off_so_that_nobody_takes_it_fo
     [event] = await here.events()
     assert (event["data"]["status"], event["data"]["bytes_out"]) == (200, len("first-"))
     assert counted(here.app.metrics.registry, "internal-error") == 1
-    assert "a call failed" in capsys.readouterr().out
+    assert "request_failed" in capsys.readouterr().out
 
 
 @replaced
@@ -130,14 +130,14 @@ async def test_a_request_that_cannot_be_read_for_a_fault_of_ours_is_a_500(
     stage: StartStage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = await stage()
-    monkeypatch.setattr("sidecar.proxy.parsing._check", fails)
+    monkeypatch.setattr("sidecar.proxy.downstream.parser._check", fails)
     answer = await here.call("GET", "/items")
     assert status(answer) == 500
     assert problem(answer)["how_to_fix"]
     assert b"secret-detail" not in answer
     assert counted(here.app.metrics.registry, "internal-error") == 1
     logged = capsys.readouterr().out
-    assert "a request could not be read" in logged and "secret-detail" in logged
+    assert "request_parse_failed" in logged and "secret-detail" in logged
 
 
 @replaced
@@ -156,7 +156,7 @@ async def test_what_fails_after_a_whole_answer_takes_nothing_of_it_back(
     assert answer.count(b"HTTP/1.1 ") == 1
     [event] = await here.events()
     assert (event["data"]["status"], event["data"]["reason"]) == (200, "ok")
-    assert "a call failed" in capsys.readouterr().out
+    assert "request_failed" in capsys.readouterr().out
 
 
 async def test_a_background_task_that_dies_is_told(
@@ -171,7 +171,7 @@ async def test_a_background_task_that_dies_is_told(
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     logged = capsys.readouterr().out
-    assert "a background task has died" in logged and "dies" in logged
+    assert "background_task_died" in logged and "dies" in logged
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ async def test_an_account_whose_record_is_wrong_is_a_503_and_is_named_once_in_th
         assert status(answer) == 503
         assert problem(answer)["how_to_fix"]
     logged = capsys.readouterr().out
-    assert logged.count("an account's record cannot be used") == 1
+    assert logged.count("account_record_invalid") == 1
     assert "globex" in logged and next(iter(wrong.values())) in logged
     assert secret not in logged and fingerprint(secret.encode()).hex() not in logged
     assert status(await here.call("GET", "/items")) == 200

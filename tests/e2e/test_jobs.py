@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 import redis
-from e2e_stage import Stage, StartStage
-from jobs_plan import ROOM, a_stage, ask, jobs_plan, until_job
 
 from sidecar.core.model import Account, Pack
 from sidecar.stores.admin import Admin
+from tests.support.jobs_plan import ROOM, a_stage, ask, jobs_plan, until_job
+from tests.support.stage import Stage, StartStage
 
 BOOST = Pack("boost", "monthly", "requests", 3, "month")
 ASYNC = {"Prefer": "respond-async"}

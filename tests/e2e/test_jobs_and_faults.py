@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import redis
-from e2e_process import SlowApi
-from e2e_stage import Stage, StartStage
-from jobs_plan import ROOM, a_stage, ask, until_job
-from servers import start_valkey
 
 from sidecar.core.model import Account, Pack
 from sidecar.stores.admin import Admin
+from tests.support.jobs_plan import ROOM, a_stage, ask, until_job
+from tests.support.processes import SlowApi
+from tests.support.servers import start_valkey
+from tests.support.stage import Stage, StartStage
 
 
 def buy(url: str, units: int = 9) -> None:

@@ -3,7 +3,7 @@
 import re
 import time
 
-from e2e_stage import StartStage, status
+from tests.support.stage import StartStage, status
 
 LEGACY = re.compile(rb"^(X-RateLimit-\w+): (\d+)\r$", re.MULTILINE)
 RESET_IN = re.compile(rb'^RateLimit: "monthly";r=\d+;t=(\d+)\r$', re.MULTILINE)

@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
-from e2e_stage import StartStage, problem, status
 
 from sidecar.stores import keys
 from sidecar.stores.admin import Admin
+from tests.support.stage import StartStage, problem, status
 
 
 async def test_an_allowed_call_reaches_the_api_and_is_recorded(stage: StartStage) -> None:

@@ -4,12 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from e2e_stage import Stage, StartStage, problem, status
-from limits_plan import limits_plan
 
 from sidecar.core.answers import Answer
 from sidecar.core.model import Account, Pack
 from sidecar.stores.admin import Admin
+from tests.support.limits_plan import limits_plan
+from tests.support.stage import Stage, StartStage, problem, status
 
 ROOM = 30  # seconds after which what does not happen will not
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from e2e_stage import Stage, StartStage, problem, status
 
 from sidecar.cli import run
-from sidecar.core.model import MICRO, Move
+from sidecar.core.model import MICRO, PlanChange
 from sidecar.stores.admin import Admin
+from tests.support.stage import Stage, StartStage, problem, status
 
 PLANS = """
 version: 1
@@ -60,7 +60,7 @@ async def test_usage_stays_when_the_time_to_move_comes(here: Stage, valkey_url: 
         _, secret = admin.create_key("acme2", random_bytes=lambda n: bytes(n))
         for _ in range(3):
             assert status(await here.call("GET", "/x", secret)) == 200
-        admin.set_account("acme2", then=Move("free", (time.time_ns() // 1000) - MICRO))
+        admin.set_account("acme2", then=PlanChange("free", (time.time_ns() // 1000) - MICRO))
         here.app.directory.forget()  # as the stream of changes will have it do
         refused = await here.call("GET", "/x", secret)
     assert status(refused) == 429

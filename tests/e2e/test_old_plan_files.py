@@ -2,8 +2,8 @@
 
 import sys
 
-from e2e_process import until
-from e2e_stage import StartStage, plans_text, status
+from tests.support.processes import until
+from tests.support.stage import StartStage, plans_text, status
 
 
 async def test_I9_nothing_is_kept_of_a_plan_file_that_is_not_live_any_more(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from e2e_stage import Stage, StartStage
-from servers import free_port
+
+from tests.support.servers import free_port
+from tests.support.stage import Stage, StartStage
 
 # What differs by nature: identifiers, our own fields, the address that was asked.
 OURS = ("date", "x-request-id", "ratelimit", "ratelimit-policy", "connection", "transfer-encoding")

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
-from bypass_tricks import AFTER, BEFORE, SERVERS, WITHIN, disguises
-from e2e_stage import Stage, StartStage, status
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.config.loading import load
 from sidecar.core.paths import BadTarget
 from sidecar.core.routing import RouteTable
+from tests.support.http.bypass_tricks import AFTER, BEFORE, SERVERS, WITHIN, disguises
+from tests.support.stage import Stage, StartStage, status
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 import pytest
-from e2e_stage import Stage, StartStage, problem, status
 
-from sidecar.commands.explanation import Asked
 from sidecar.core.model import Pack
+from sidecar.explain import Asked
 from sidecar.gate import Admission
 from sidecar.stores import keys
 from sidecar.stores.admin import Admin
 from sidecar.stores.inspector import Inspector
+from tests.support.stage import Stage, StartStage, problem, status
 
 ROOM = 30  # seconds after which what does not happen will not
 PLANS = """
@@ -92,7 +92,7 @@ async def test_I10_a_refused_team_is_told_what_is_kept_from_it(here: Stage) -> N
     told = problem(refused)
     assert told["title"] == "Monthly quota: nothing left for this team"
     assert told["limit"]["team"] == {
-        "id": "ads", "guaranteed": 3, "used": 6, "left": 0, "kept_for_others": 4
+        "id": "ads", "guaranteed": 3, "used": 6, "left": 0, "guaranteed_to_others": 4
     }  # fmt: skip
     assert [step["action"] for step in told["how_to_fix"]] == ["wait", "ask"]
     assert b'\r\nRateLimit: "monthly";r=0;t=' in refused

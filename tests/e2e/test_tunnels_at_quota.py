@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from e2e_stage import Stage, StartStage, status
+
+from tests.support.stage import Stage, StartStage, status
 
 HANDSHAKE = (
     b"GET %b HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nConnection: Upgrade\r\n"

@@ -4,10 +4,10 @@ import asyncio
 import hashlib
 
 import pytest
-from e2e_stage import Stage, StartStage, problem, status
-from raw_ends import Ends
 
-from sidecar.app import App
+from sidecar.serve.app import App
+from tests.support.http.raw_ends import Ends
+from tests.support.stage import Stage, StartStage, problem, status
 
 PLANS = """
 version: 1

@@ -12,13 +12,13 @@ import orjson
 import pytest
 import redis
 from aiohttp import web
-from e2e_stage import StartStage
-from jobs_plan import ROOM, a_stage, ask
 
+from sidecar.core.jobs.webhook_signing import secret_for, secret_of
 from sidecar.core.model import Account, Pack
-from sidecar.core.webhooks import secret_for, secret_of
+from sidecar.jobs.webhooks import WebhookRejected, check
 from sidecar.stores.admin import Admin
-from sidecar.waiting.webhooks import Refused, check
+from tests.support.jobs_plan import ROOM, a_stage, ask
+from tests.support.stage import StartStage
 
 MASTER = "whsec_" + base64.b64encode(b"m" * 32).decode()
 
@@ -144,7 +144,7 @@ async def test_no_address_of_our_own_network_is_called(
      "https:///x", "ftp://example.com/", "https://169.254.169.254/latest"],
 )  # fmt: skip
 def test_an_address_that_is_not_called_is_known_before(url: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(WebhookRejected):
         check(url, allow_private=False)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from loadtests.backtest import PLANS, arguments, calls, write
 from sidecar.config.loading import load
-from sidecar.metering.history import History
+from sidecar.metering.event_reader import RecordedEvents
 from sidecar.metering.verify import verify
 
 
@@ -15,7 +15,7 @@ def test_its_events_are_those_of_a_sidecar(tmp_path: Path) -> None:
     write(tmp_path, calls(book, 300))
     report = verify(tmp_path)
     assert (report.ok, report.events) == (True, 300)
-    history = History([tmp_path])
+    history = RecordedEvents([tmp_path])
     read = list(history.new_calls())
     assert history.found.broken == 0
     assert {call.route for call in read} == {route.id for route in book.routes}

@@ -33,7 +33,8 @@ from loadtests.compare.measure import Row, Sample
 from loadtests.processes import DidNotStart, Stack, free_port, wait_for_http, wait_for_port
 from loadtests.valkey import start_valkey
 from sidecar.config.loading import load
-from sidecar.core.settlement import Outcome, OutcomeReason, usage_event
+from sidecar.core.events.build import usage_event
+from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.stores.scripts import read_state
 
 ROOT = Path(__file__).parents[2]

@@ -62,7 +62,7 @@ def test_a_crowd_waits_at_once_and_is_served() -> None:
 
 def test_a_crowd_that_there_is_no_room_for_is_a_broken_promise() -> None:
     crowd = FIXED["crowd"]
-    small = replace(crowd, flags={**crowd.flags, "waiting-calls": "100"})
+    small = replace(crowd, flags={**crowd.flags, "waiting-requests": "100"})
     broken(perform(small, SHORT), "calls waited at once and not 300")
 
 

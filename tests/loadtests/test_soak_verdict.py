@@ -25,7 +25,7 @@ def a_sample(**changes: int) -> Sample:
 def an_event(number: int = 1, **changes: Any) -> Event:
     values = {
         "seq": number, "type": REQUEST, "id": f"id-{number}", "account": "acme", "key": "k1",
-        "plan": "pro", "call_class": "standard", "time_us": START_US + 10_000_000, "status": 200,
+        "plan": "pro", "request_class": "standard", "time_us": START_US + 10_000_000, "status": 200,
         "reason": "ok", "usage": {"requests": 1},
     }  # fmt: skip
     return Event(**values | changes)
@@ -91,7 +91,7 @@ def test_a_miscount_is_told_in_numbers() -> None:
         (an_event(usage={"uploads": 1}), Sum()),
         (an_event(account="another"), Sum()),
         (an_event(key="k2"), Sum()),
-        (an_event(call_class="critical"), Sum(doubtful=1)),
+        (an_event(request_class="critical"), Sum(doubtful=1)),
         (an_event(time_us=START_US), Sum(1)),
         (an_event(time_us=START_US - 1), Sum(doubtful=1)),
         (an_event(time_us=START_US - 10_000_000), Sum()),
@@ -99,7 +99,7 @@ def test_a_miscount_is_told_in_numbers() -> None:
 )
 def test_usage_is_added_up_by_account_key_meter_and_period(event: Event, expected: Sum) -> None:
     counters = {PER_KEY: Counter(0, START_US)}
-    found = sums([event], counters, lambda one: one.call_class == "critical")
+    found = sums([event], counters, lambda one: one.request_class == "critical")
     assert found == {PER_KEY: expected}
 
 
@@ -174,7 +174,7 @@ def test_whole_events_are_well() -> None:
 
 
 def a_line(**changes: str) -> str:
-    return json.dumps({"level": "info", "event": "serving"} | changes)
+    return json.dumps({"level": "info", "event": "sidecar_serving"} | changes)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_traceback_or_an_error_in_the_log_is_told(line: str) -> None:
 
 
 def test_a_log_that_tells_of_our_own_faults_is_well() -> None:
-    refused = a_line(level="error", event="plan file refused; the last good one stays live")
+    refused = a_line(level="error", event="plan_file_rejected")
     assert verdict.said_wrong([refused, a_line(level="warning", event="redis is away")]) == []
 
 

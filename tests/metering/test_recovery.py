@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.metering.files import Files
+from sidecar.files import Files
 from sidecar.metering.segments import HEAD_NAME, list_segments
 from sidecar.metering.verify import verify
-from tests.metering.builders import a_spool, an_event, fill, ids, lines_in, names_in, seqs
+from tests.support.events import a_spool, an_event, fill, ids, lines_in, names_in, seqs
 
 KILLED = """
 import asyncio, pathlib, sys

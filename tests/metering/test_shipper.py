@@ -10,12 +10,12 @@ import orjson
 import pytest
 
 from sidecar.errors import SettingsError
+from sidecar.files import Files
 from sidecar.metering.cursor import cursor_path
-from sidecar.metering.files import Files
 from sidecar.metering.segments import list_segments
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.verify import verify
-from tests.metering.builders import ListSink, a_spool, an_event, fill, ids, until
+from tests.support.events import ListSink, a_spool, an_event, fill, ids, until
 
 
 def expected(last: int, first: int = 1) -> list[str]:

@@ -12,7 +12,7 @@ from sidecar.errors import SpoolError
 from sidecar.metering.segments import list_segments, read_head
 from sidecar.metering.spool import Spool
 from sidecar.metering.verify import verify
-from tests.metering.builders import a_spool, an_event, fill, ids, lines_in, seqs, until
+from tests.support.events import a_spool, an_event, fill, ids, lines_in, seqs, until
 
 
 async def test_I4_every_event_is_one_numbered_line_chained_to_the_one_before(

@@ -12,10 +12,10 @@ import orjson
 import pytest
 
 from sidecar.errors import SpoolError
-from sidecar.metering.files import Files
+from sidecar.files import Files
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.verify import verify
-from tests.metering.builders import ListSink, a_spool, an_event, ids, lines_in, seqs, until
+from tests.support.events import ListSink, a_spool, an_event, ids, lines_in, seqs, until
 
 
 class Disk:

@@ -12,11 +12,11 @@ from typing import Any
 import orjson
 import pytest
 
-from sidecar.metering.files import Files
+from sidecar.files import Files
 from sidecar.metering.losses import read_note
 from sidecar.metering.spool import Spool
 from sidecar.metering.verify import verify
-from tests.metering.builders import a_spool, an_event, fill, ids, lines_in, seqs, until
+from tests.support.events import a_spool, an_event, fill, ids, lines_in, seqs, until
 
 NOTE = "losses.json"
 

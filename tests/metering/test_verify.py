@@ -8,7 +8,7 @@ import pytest
 from sidecar.errors import SpoolError
 from sidecar.metering.segments import list_segments
 from sidecar.metering.verify import tail, verify
-from tests.metering.builders import a_spool, an_event, fill, ids, seqs
+from tests.support.events import a_spool, an_event, fill, ids, seqs
 
 
 async def shown(directory: Path, n: int) -> list[bytes]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from proxy_house import EVERYTHING, House, running
+
+from tests.support.proxy_stage import EVERYTHING, House, running
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import gc
 from collections.abc import Callable, Iterator
 
 import pytest
-from proxy_house import Client, House, client, running
 
-from sidecar.proxy.client import UpstreamConnection
-from sidecar.proxy.parsing import RequestParser
-from sidecar.proxy.server import ClientConnection
+from sidecar.proxy.downstream.connection import ClientConnection
+from sidecar.proxy.downstream.parser import RequestParser
+from sidecar.proxy.upstream.connection import UpstreamConnection
+from tests.support.proxy_stage import Client, House, client, running
 
 TIMES = 20
 GET = b"GET /items HTTP/1.1\r\nHost: a\r\nX-Api-Key: key-A\r\n"

@@ -7,9 +7,16 @@ what `mutations.pieces(seed, number)` returns.
 import os
 
 import pytest
-from mutations import HIDDEN, pieces
-from proxy_house import Client, House, client
-from strict_http import Incomplete, Message, NotStrict, take_request, take_response
+
+from tests.support.http.mutations import HIDDEN, pieces
+from tests.support.http.strict_http import (
+    Incomplete,
+    Message,
+    NotStrict,
+    take_request,
+    take_response,
+)
+from tests.support.proxy_stage import Client, House, client
 
 CASES = int(os.environ.get("FUZZ_CASES", "400"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))

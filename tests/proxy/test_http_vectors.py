@@ -9,9 +9,10 @@ from typing import Any
 
 import orjson
 import pytest
-from proxy_house import ONLY_KNOWN, House, running
-from strict_http import Message
-from vectors import VECTORS, Seen, Vector, byte_by_byte, play, whole
+
+from tests.support.http.strict_http import Message
+from tests.support.http.vectors import VECTORS, Seen, Vector, byte_by_byte, play, whole
+from tests.support.proxy_stage import ONLY_KNOWN, House, running
 
 PLAYS: list[tuple[str, Callable[[Vector], list[bytes]], bool]] = [
     ("alone", whole, False),

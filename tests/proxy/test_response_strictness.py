@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import orjson
 import pytest
-from bad_answers import CHUNKED_HEAD, CHUNKS, CUT_OFF, FIXED, HEADS, OK
-from proxy_house import Client, House, client
-from recorder import Answer, echo
-from strict_http import Message
+
+from tests.support.http.bad_answers import CHUNKED_HEAD, CHUNKS, CUT_OFF, FIXED, HEADS, OK
+from tests.support.http.recorder import Answer, echo
+from tests.support.http.strict_http import Message
+from tests.support.proxy_stage import Client, House, client
 
 ASK = b"%b /bad HTTP/%b\r\nHost: api.test\r\n%b\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n"

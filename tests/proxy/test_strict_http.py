@@ -1,8 +1,9 @@
 """The judge itself: what it takes, what it waits for, what it condemns."""
 
 import pytest
-from recorder import flaws
-from strict_http import Incomplete, NotStrict, take_request, take_response
+
+from tests.support.http.recorder import flaws
+from tests.support.http.strict_http import Incomplete, NotStrict, take_request, take_response
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST /x HTTP/1.1\r\nHost: a\r\n"

@@ -14,7 +14,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from proxy_house import Client, House, client, running
+
+from tests.support.proxy_stage import Client, House, client, running
 
 PYTHON_CALLS = 126
 C_CALLS = 156

@@ -12,7 +12,6 @@ from typing import Any
 import hiredis
 import pytest
 import redis
-from lua_headers import FOLDER, OPERATIONS, Header, only, read_header, text_of
 
 from sidecar.core.answers import Hold
 from sidecar.core.model import (
@@ -30,6 +29,15 @@ from sidecar.core.teams import shares_of
 from sidecar.stores import RedisLimitStore, Wire, keys
 from sidecar.stores.commands import BUCKET_MARGIN_MS
 from sidecar.stores.scripts import ClaimArguments, ClaimNumbers, load
+from tests.support.stores.lua_headers import (
+    FOLDER,
+    OPERATIONS,
+    Header,
+    only,
+    path_of,
+    read_header,
+    text_of,
+)
 
 ACME = Account("acme", "pro", "Europe/Paris")
 QUOTA = QuotaLimit("monthly", "requests", 100, "month", 120, (80, 100), rollover=7)
@@ -88,7 +96,7 @@ async def sent(name: str, store: RedisLimitStore, do: Do) -> list[bytes]:
         await do()
     finally:
         wire.execute, wire.tell = execute, tell  # type: ignore[method-assign]
-    calls = [c[2:] for c in commands if c[:2] == [b"EVALSHA", load(name).sha]]
+    calls = [c[2:] for c in commands if c[:2] == [b"EVALSHA", load(f"limits/{name}").sha]]
     assert calls, commands
     return calls[-1]
 
@@ -131,8 +139,9 @@ async def calls_of(name: str, store: RedisLimitStore) -> list[bytes]:
 
 
 def test_every_script_in_the_folder_is_held_to_its_header() -> None:
-    scripts = {f"{operation}.lua" for operation in OPERATIONS}
-    assert {file.name for file in FOLDER.iterdir()} == scripts | {"arithmetic.lua", "seldom.lua"}
+    found = {str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.lua")}
+    shared = {"time.lua", "limits/arithmetic.lua", "limits/rare.lua"}
+    assert found == {str(path_of(name).relative_to(FOLDER)) for name in OPERATIONS} | shared
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -158,7 +167,7 @@ def test_the_names_of_a_claims_arguments_are_the_same_in_lua_and_python(name: st
 
 
 def test_the_shared_arithmetic_reads_each_argument_where_the_header_puts_it() -> None:
-    code = (FOLDER / "arithmetic.lua").read_text()
+    code = path_of("arithmetic").read_text()
     header = read_header("reserve")
     first, group = only(r"^local FIRST, GROUP = (\d+), (\d+)", code)
     assert (int(first), int(group)) == (1 + len(header.single), header.size)
@@ -263,7 +272,7 @@ async def test_what_the_store_reads_is_what_the_header_says_is_returned(
     header = read_header("reserve")
     assert header.few == ["now_us", "used", "end_us"]
     assert "used, end_us, told (percent, before this call), carried, left (in grants), burned" in (
-        " ".join((FOLDER / "reserve.lua").read_text().replace("\n--", " ").split())
+        " ".join(path_of("reserve").read_text().replace("\n--", " ").split())
     )
     few = Claim(RATE, 2, False)
     answer = await store.reserve(ACME, "k1", (few,))

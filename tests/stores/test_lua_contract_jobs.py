@@ -6,13 +6,13 @@ from typing import Any
 import hiredis
 import pytest
 import redis
-from lua_headers import OF_JOBS, read_header
 
-from sidecar.core.jobs import Claimed, Job, JobCall, JobState, Once, Over, Result
+from sidecar.core.jobs.job import Claimed, Job, JobCall, JobState, Once, Over, Result
 from sidecar.stores import Wire, keys
 from sidecar.stores.job_records import ended, written
 from sidecar.stores.jobs import GRACE_US, HIDE_US, HURRIED, HURRY_US, OVERDUE, JobTerms, RedisJobs
 from sidecar.stores.scripts import load
+from tests.support.stores.lua_headers import OF_JOBS, read_header
 
 TERMS = JobTerms(per_account=7, in_all=9, max_age_s=1_000, result_ttl_s=100, lease_s=2.5)
 TTL = b"1100000"
@@ -69,52 +69,52 @@ def of_all(what: str) -> str:
 
 async def test_what_is_sent_of_a_new_job_is_what_the_headers_name(noting: Noting) -> None:
     add = noting.jobs.add(JOB, Once("name", "print"), look_in_us=17)
-    names, argv = await noting.by_name("job_place", add)
+    names, argv = await noting.by_name("jobs/place", add)
     assert names == [of_all("open"), of_all("turns")]
     assert argv == {
         "job": b"0199/acme", "account": b"acme", "most": b"9", "grace_us": b"%d" % GRACE_US,
         "ttl_ms": TTL,
     }  # fmt: skip
-    count, *rest = noting.sent["job_add"]
+    count, *rest = noting.sent["jobs/add"]
     assert rest[: int(count)] == [
         QUEUE.encode(), RECORD.encode() + b"0199", b"qs:{acme}:jobs:shop:once:name"
     ]  # fmt: skip
-    argv = dict(zip(read_header("job_add").single, rest[int(count) :], strict=False))
+    argv = dict(zip(read_header("jobs/add").single, rest[int(count) :], strict=False))
     pairs = [str(one).encode() if not isinstance(one, bytes) else one for one in written(JOB)]
     assert argv == {
         "ttl_ms": TTL, "most": b"7", "job": b"0199", "print": b"print",
         "fields": b"%d" % len(pairs),
     }  # fmt: skip
     assert rest[int(count) + len(argv) :] == pairs
-    count, *rest = noting.sent["job_turn"]
+    count, *rest = noting.sent["jobs/turn"]
     assert rest == [of_all("turns").encode(), b"acme", b"sooner", b"17", TTL]
 
 
 async def test_what_is_sent_of_a_job_that_runs_is_what_the_headers_name(noting: Noting) -> None:
     jobs = noting.jobs
     await jobs.add(JOB, None, look_in_us=0)
-    names, argv = await noting.by_name("job_take", jobs.take(3))
+    names, argv = await noting.by_name("jobs/take", jobs.take(3))
     assert (names, argv) == (
         [of_all("turns")], {"most": b"3", "hide_us": b"%d" % HIDE_US, "ttl_ms": TTL}
     )  # fmt: skip
-    names, argv = await noting.by_name("job_claim", jobs.claim("acme", "me"))
+    names, argv = await noting.by_name("jobs/claim", jobs.claim("acme", "me"))
     assert (names, argv) == ([QUEUE, RECORD], {"owner": b"me", "lease_ms": b"2500"})
-    assert noting.sent["job_turn"][1:] == [
+    assert noting.sent["jobs/turn"][1:] == [
         of_all("running").encode(), b"0199/acme", b"any", b"2500000", TTL
     ]  # fmt: skip
-    names, argv = await noting.by_name("job_move", jobs.keep(JOB, "me"))
+    names, argv = await noting.by_name("jobs/move", jobs.keep(JOB, "me"))
     same = {"owner": b"me", "lease_ms": b"2500", "kept_ms": b"100000"}
     assert names == [QUEUE, RECORD + "0199"]
     assert argv == same | {"state": b"running", "fields": b"0"}
     over = Over(JobState.DONE, "ok", Result(200, (), b"said"))
-    _, argv = await noting.by_name("job_move", jobs.end("acme", "0199", "me", over))
+    _, argv = await noting.by_name("jobs/move", jobs.end("acme", "0199", "me", over))
     assert argv == same | {"state": b"done", "fields": b"%d" % len(ended(over))}
-    names, argv = await noting.by_name("job_look", jobs.find("acme", "0199"))
+    names, argv = await noting.by_name("jobs/look", jobs.find("acme", "0199"))
     assert (names, argv) == ([QUEUE, RECORD + "0199"], {})
-    names, argv = await noting.by_name("job_hurry", jobs.hurry())
+    names, argv = await noting.by_name("jobs/hurry", jobs.hurry())
     assert names == [of_all("turns")]
     assert argv == {"within_us": b"%d" % HURRY_US, "most": b"%d" % HURRIED}
-    names, argv = await noting.by_name("job_count", jobs.count())
+    names, argv = await noting.by_name("jobs/count", jobs.count())
     assert names == [of_all("open"), of_all("running")]
     assert argv == {"max_age_us": b"1000000000", "most": b"%d" % OVERDUE}
 
@@ -139,13 +139,13 @@ async def test_the_stream_and_its_group_are_those_of_the_header(
 @pytest.mark.parametrize(
     ("name", "statuses"),
     [
-        ("job_place", {"1": "noted", "0": "no room"}),
-        ("job_add", {"1": "queued", "2": "known", "0": "no room"}),
-        ("job_claim", {"1": "claimed", "2": "claimed from an owner that is gone",
+        ("jobs/place", {"1": "noted", "0": "no room"}),
+        ("jobs/add", {"1": "queued", "2": "known", "0": "no room"}),
+        ("jobs/claim", {"1": "claimed", "2": "claimed from an owner that is gone",
                        "0": "nothing to claim"}),
-        ("job_move", {"1": "moved", "0": "not in that state", "-1": "not known"}),
-        ("job_look", {"1": "found", "0": "not known"}),
-        ("job_turn", {"1": "changed", "0": "left alone"}),
+        ("jobs/move", {"1": "moved", "0": "not in that state", "-1": "not known"}),
+        ("jobs/look", {"1": "found", "0": "not known"}),
+        ("jobs/turn", {"1": "changed", "0": "left alone"}),
     ],
 )  # fmt: skip
 def test_the_headers_tell_what_each_reply_means(name: str, statuses: dict[str, str]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from wire_ends import a_wire
 
 from sidecar.core.answers import Hold
 from sidecar.core.model import (
@@ -25,6 +24,7 @@ from sidecar.core.model import (
 )
 from sidecar.stores import RedisLimitStore, keys
 from sidecar.stores.scripts import read_state
+from tests.support.stores.wire_ends import a_wire
 
 PROCESSES = 8
 AT_ONCE = 3  # calls of one process

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from ledger_replay import ACME, HOUR, START, Both
-from lua_headers import read_header
 
 from sidecar.core.limits import Grant
 from sidecar.core.model import MICRO, Claim, QuotaLimit
 from sidecar.core.periods import bounds
 from sidecar.stores import keys
-from sidecar.stores.rebuilding import AT_ONCE, Change, arguments, rebuild
+from sidecar.stores.rebuild import AT_ONCE, Change, arguments, rebuild
 from sidecar.stores.scripts import ClaimNumbers, read_state
+from tests.support.stores.account_replay import ACME, HOUR, START, Both
+from tests.support.stores.lua_headers import read_header
 
 HOURLY = QuotaLimit("q0", "requests", 10, "hour", 12, (50, 100), rollover=2)
 KEYED = QuotaLimit("q1", "requests", 100, "hour", 100, per="key")

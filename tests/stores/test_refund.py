@@ -1,4 +1,4 @@
-"""Grants that come when nobody waits for them any more are given back; see `lua/refund.lua`."""
+"""A grant that comes after its request has given up is refunded; see `lua/limits/refund.lua`."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import redis
-from wire_ends import Server, a_server, a_wire, until_up
 
 from sidecar.core.model import Account, Claim, QuotaLimit, RateLimit, Team
 from sidecar.core.teams import shares_of
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore, Wire, keys
+from sidecar.stores.connection.wire import BREAKER_TIMEOUTS
 from sidecar.stores.redis import CACHED_COMMANDS
-from sidecar.stores.wire import BREAKER_TIMEOUTS
+from tests.support.stores.wire_ends import Server, a_server, a_wire, until_up
 
 ACME = Account("acme", "pro")
 QUOTA = QuotaLimit("monthly", "requests", 100, "month", 100)
@@ -145,10 +145,10 @@ async def test_I5_a_client_that_left_in_the_moment_of_the_answer_is_charged_noth
 
 
 async def load(wire: Wire) -> None:
+    from sidecar.stores.connection.wire import encode
     from sidecar.stores.scripts import load as script
-    from sidecar.stores.wire import encode
 
-    await wire.execute(encode(b"SCRIPT", b"LOAD", script("reserve").text))
+    await wire.execute(encode(b"SCRIPT", b"LOAD", script("limits/reserve").text))
 
 
 async def test_a_refund_takes_nothing_from_a_period_that_began_after_the_charge(

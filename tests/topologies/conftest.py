@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
-from e2e_process import serving, slow_api
+
+from tests.support.processes import serving, slow_api
 
 __all__ = ["serving", "slow_api"]
 

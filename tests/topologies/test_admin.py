@@ -12,10 +12,10 @@ from sidecar.core.model import Key
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisDirectory, keys
 from sidecar.stores.admin import Admin
-from sidecar.stores.slots import slot_of
-from tests.topologies.calls import connected
-from tests.topologies.clusters import ACluster
-from tests.topologies.site import ask
+from sidecar.stores.connection.slots import slot_of
+from tests.support.stores.clusters import ACluster
+from tests.support.stores.requests import connected
+from tests.support.stores.site import ask
 
 STREAM = keys.changes("qs")
 

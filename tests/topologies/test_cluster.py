@@ -9,9 +9,10 @@ import pytest
 from sidecar.core.model import Account
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import Connection, RedisLimitStore, keys
-from sidecar.stores.cluster import MAX_HOPS, Cluster
-from sidecar.stores.wire import encode
-from tests.topologies.calls import (
+from sidecar.stores.connection.cluster import MAX_HOPS, Cluster
+from sidecar.stores.connection.wire import encode
+from tests.support.stores.clusters import ACluster
+from tests.support.stores.requests import (
     a_crowd,
     an_account,
     claims,
@@ -20,8 +21,7 @@ from tests.topologies.calls import (
     until,
     used,
 )
-from tests.topologies.clusters import ACluster
-from tests.topologies.site import ask, cluster_ports
+from tests.support.stores.site import ask, cluster_ports
 
 MANY = [an_account(number) for number in range(60)]
 

@@ -15,14 +15,14 @@ from sidecar.core.model import Account
 from sidecar.errors import SinkDown
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.stores import Connection, RedisLimitStore, keys
-from sidecar.stores.cluster import Cluster
-from sidecar.stores.slots import slot_of
-from sidecar.stores.wire import encode
-from tests.metering.builders import an_event, ids
-from tests.topologies.calls import Crowd, a_crowd, an_account, claims, connected, used
-from tests.topologies.calls import slot_of_account as slot_of_
-from tests.topologies.clusters import ACluster
-from tests.topologies.site import ask, client
+from sidecar.stores.connection.cluster import Cluster
+from sidecar.stores.connection.slots import slot_of
+from sidecar.stores.connection.wire import encode
+from tests.support.events import an_event, ids
+from tests.support.stores.clusters import ACluster
+from tests.support.stores.requests import Crowd, a_crowd, an_account, claims, connected, used
+from tests.support.stores.requests import slot_of_account as slot_of_
+from tests.support.stores.site import ask, client
 
 STREAM = keys.events("qs")
 Measured = Callable[[str, object], None]

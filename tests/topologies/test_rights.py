@@ -12,22 +12,22 @@ import orjson
 import pytest
 
 from sidecar.core.identity import fingerprint
-from sidecar.core.jobs import Accepted, Claimed, Job, JobCall, JobState, Once, Over
+from sidecar.core.jobs.job import Accepted, Claimed, Job, JobCall, JobState, Once, Over
 from sidecar.core.model import Pack, QuotaLimit
-from sidecar.core.windows import window_at
+from sidecar.core.periods import window_at
 from sidecar.errors import SidecarError
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.stores import Connection, RedisDirectory, RedisLimitStore, keys
 from sidecar.stores.admin import Admin
 from sidecar.stores.inspector import Inspector
 from sidecar.stores.jobs import JobTerms, RedisJobs
-from sidecar.stores.rebuilding import Change
-from tests.metering.builders import an_event
-from tests.topologies.binaries import binaries
-from tests.topologies.calls import an_account, claims, connected
-from tests.topologies.clusters import ACluster
-from tests.topologies.sentinels import Guarded, guarded
-from tests.topologies.site import a_site, ask, cluster_ports
+from sidecar.stores.rebuild import Change
+from tests.support.events import an_event
+from tests.support.stores.binaries import binaries
+from tests.support.stores.clusters import ACluster
+from tests.support.stores.requests import an_account, claims, connected
+from tests.support.stores.sentinels import Guarded, guarded
+from tests.support.stores.site import a_site, ask, cluster_ports
 
 DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
 SCRIPTS = files("sidecar.stores") / "lua"
@@ -151,7 +151,7 @@ def clear(port: int) -> None:
 
 
 def in_scripts() -> set[str]:
-    called = "".join(file.read_text() for file in SCRIPTS.iterdir())
+    called = "".join(file.read_text() for file in Path(str(SCRIPTS)).rglob("*.lua"))
     return {f"+{name.lower()}" for name in re.findall(r"redis\.p?call\('(\w+)'", called)}
 
 

@@ -10,13 +10,13 @@ import pytest
 from sidecar.errors import SinkDown, StoreUnavailable
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.stores import Connection, RedisLimitStore, keys
-from sidecar.stores.sentinel import SentinelWire
-from sidecar.stores.wire import encode
-from tests.metering.builders import an_event, ids
-from tests.topologies.binaries import binaries
-from tests.topologies.calls import Crowd, a_crowd, an_account, claims, connected, until, used
-from tests.topologies.sentinels import NAME, Guarded, guarded
-from tests.topologies.site import ask, client, cluster_ports
+from sidecar.stores.connection.sentinel import SentinelWire
+from sidecar.stores.connection.wire import encode
+from tests.support.events import an_event, ids
+from tests.support.stores.binaries import binaries
+from tests.support.stores.requests import Crowd, a_crowd, an_account, claims, connected, until, used
+from tests.support.stores.sentinels import NAME, Guarded, guarded
+from tests.support.stores.site import ask, client, cluster_ports
 
 Measured = Callable[[str, object], None]
 ACCOUNT = an_account(1)

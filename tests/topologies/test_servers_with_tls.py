@@ -11,13 +11,13 @@ from sidecar.errors import SettingsError
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.stores import RedisLimitStore, connect, keys
 from sidecar.stores.admin import Admin
-from sidecar.stores.slots import SLOTS
-from tests.listeners.authority import Authority, Pair
-from tests.metering.builders import an_event
-from tests.topologies.binaries import with_tls
-from tests.topologies.calls import an_account, claims, connected
-from tests.topologies.sentinels import NAME
-from tests.topologies.site import Site, a_site, ask, cluster_ports, until
+from sidecar.stores.connection.slots import SLOTS
+from tests.support.certificate_authority import Authority, Pair
+from tests.support.events import an_event
+from tests.support.stores.binaries import with_tls
+from tests.support.stores.requests import an_account, claims, connected
+from tests.support.stores.sentinels import NAME
+from tests.support.stores.site import Site, a_site, ask, cluster_ports, until
 
 pytestmark = pytest.mark.skipif(
     with_tls() is None, reason="no server with TLS is installed; Debian's redis-tools has one"

@@ -6,10 +6,17 @@ import pytest
 
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore
-from sidecar.stores.cluster import Cluster
-from tests.topologies.binaries import binaries
-from tests.topologies.calls import an_account, claims, connected, slot_of_account, until, used
-from tests.topologies.clusters import ACluster, a_cluster
+from sidecar.stores.connection.cluster import Cluster
+from tests.support.stores.binaries import binaries
+from tests.support.stores.clusters import ACluster, a_cluster
+from tests.support.stores.requests import (
+    an_account,
+    claims,
+    connected,
+    slot_of_account,
+    until,
+    used,
+)
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,19 @@ from sidecar.core.identity import fingerprint
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.stores import RedisDirectory, RedisLimitStore, keys
 from sidecar.stores.admin import Admin
-from tests.metering.builders import an_event
-from tests.topologies.binaries import Binary, binaries
-from tests.topologies.calls import a_crowd, an_account, claims, connected, slot_of_account, until
-from tests.topologies.clusters import a_cluster
-from tests.topologies.sentinels import guarded
-from tests.topologies.site import a_site, cluster_ports
+from tests.support.events import an_event
+from tests.support.stores.binaries import Binary, binaries
+from tests.support.stores.clusters import a_cluster
+from tests.support.stores.requests import (
+    a_crowd,
+    an_account,
+    claims,
+    connected,
+    slot_of_account,
+    until,
+)
+from tests.support.stores.sentinels import guarded
+from tests.support.stores.site import a_site, cluster_ports
 
 OTHERS = binaries()[1:]  # the first has all the other tests
 each = pytest.mark.parametrize("binary", OTHERS, ids=[binary.name for binary in OTHERS])

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from e2e_process import SlowApi, StartServing
 
 from sidecar.redis_address import redis_address
 from sidecar.stores import keys
 from sidecar.stores.client import open_client
+from tests.support.processes import SlowApi, StartServing
 
 
 @pytest.fixture(params=["sentinels", "cluster"])
@@ -36,4 +36,4 @@ async def test_a_sidecar_serves_from_there(
             await asyncio.sleep(0.01)
     assert (await one.ask("/readyz"))[0] == 200
     assert "\nsidecar_store_up 1.0\n" in (await one.ask("/metrics"))[1]
-    assert not one.said("redis is not reachable yet")
+    assert not one.said("redis_unreachable_at_start")

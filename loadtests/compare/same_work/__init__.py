@@ -14,11 +14,12 @@ import hiredis
 import redis
 
 from sidecar.config.loading import load as load_plans
+from sidecar.core.events.build import usage_event
 from sidecar.core.model import MICRO, Claim, Entitlement, Key, QuotaLimit, RateLimit, Route
-from sidecar.core.settlement import Outcome, OutcomeReason, usage_event
+from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.stores.commands import Commands
+from sidecar.stores.connection.wire import encode
 from sidecar.stores.scripts import load as load_script
-from sidecar.stores.wire import encode
 
 SOURCE: Final = "/sidecar/default"
 # The values of an event that differ from call to call, in its order, and whether they are text.
@@ -69,7 +70,7 @@ def _call(
     reader = hiredis.Reader()
     reader.feed(reserve)
     sent = reader.gets()
-    labels = f'route="{found.route.id}",class="{found.route.call_class}",plan="{found.plan.id}"'
+    labels = f'route="{found.route.id}",class="{found.route.request_class}",plan="{found.plan.id}"'
     return {
         "reserve": reserve, "reserve_by_text": encode(b"EVAL", script.text, *sent[2:]),
         "plan": found.plan.id, "policy": found.policy_field, "labels": labels, "forms": {},

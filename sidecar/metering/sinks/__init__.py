@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sidecar.errors import SettingsError
 from sidecar.metering.sinks.file import FileSink
+from sidecar.metering.sinks.output_lock import OutputLock
 from sidecar.metering.sinks.stdout import StdoutSink
-from sidecar.metering.turns import Turns
 from sidecar.ports import Sink
 
 _POSSIBLE = "write stdout, file:/path/to/events.jsonl, redis or redis:redis://HOST:PORT/NUMBER"
@@ -29,8 +29,8 @@ def make_sink(spec: str, *, redis_url: str, stream_key: str, turns_in: Path | No
     raise SettingsError(f'"{kind}" is not a sink that can be made from this text; {_POSSIBLE}.')
 
 
-def _turns(directory: Path | None, kind: str) -> Turns | None:
-    return Turns(directory / f"sink-{kind}.lock") if directory else None
+def _turns(directory: Path | None, kind: str) -> OutputLock | None:
+    return OutputLock(directory / f"sink-{kind}.lock") if directory else None
 
 
 def _redis(url: str, stream_key: str) -> Sink:

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sidecar.errors import SinkDown
-from sidecar.metering.files import Files
-from sidecar.metering.turns import Turns
+from sidecar.files import Files
+from sidecar.metering.sinks.output_lock import OutputLock
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
@@ -22,7 +22,7 @@ class FileSink:
     name = "file"
 
     def __init__(
-        self, path: Path, *, files: Files | None = None, turns: Turns | None = None
+        self, path: Path, *, files: Files | None = None, turns: OutputLock | None = None
     ) -> None:
         self._path = path
         self._turns = turns

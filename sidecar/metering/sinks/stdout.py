@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from sidecar.errors import SinkDown
-from sidecar.metering.turns import Turns
+from sidecar.metering.sinks.output_lock import OutputLock
 
 _PIPE_PIECE: Final = 4096  # POSIX PIPE_BUF on Linux: a pipe that polls writable takes this much
 _SLICE_MS: Final = 200
@@ -24,7 +24,9 @@ class StdoutSink:
 
     name = "stdout"
 
-    def __init__(self, fd: int = 1, *, timeout_s: float = 5.0, turns: Turns | None = None) -> None:
+    def __init__(
+        self, fd: int = 1, *, timeout_s: float = 5.0, turns: OutputLock | None = None
+    ) -> None:
         self._fd = fd
         self._turns = turns
         self._slices = max(1, round(timeout_s * 1000 / _SLICE_MS))

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_process import Serving, SlowApi, StartServing, until
-from e2e_stage import plans_text
+
+from tests.support.processes import Serving, SlowApi, StartServing, until
+from tests.support.stage import plans_text
 
 SECRETS = ("hush-acme", "hush-key", "hush-bearer", "hush-query", "hush-cookie", "hush-redis")
 KEY = "X-Api-Key: hush-acme"
@@ -66,8 +67,8 @@ async def test_each_call_has_its_line_also_a_refused_one_and_no_line_a_secret(
         (*await call(here, "GET", "/items"), "GET", "/items"),
     ]  # fmt: skip
     assert [status for status, *_ in told] == [200, 429, 401, 401, 400, 403, 402, 401]
-    await until(lambda: len(here.said("access")) >= len(told))
-    lines = here.said("access")
+    await until(lambda: len(here.said("request_ended")) >= len(told))
+    lines = here.said("request_ended")
     assert sorted(map(shape, lines)) == sorted(told)
     for line in lines:
         assert line["level"] == "info"
@@ -87,9 +88,9 @@ async def test_a_line_says_whose_call_it_was_how_it_ended_and_how_many_bytes_pas
     await call(here, "GET", "/bulk/7", KEY)
     await call(here, "GET", "/items", "X-Api-Key: late")
     await call(here, "GET", "/items")
-    await until(lambda: len(here.said("access")) >= 5)
+    await until(lambda: len(here.said("request_ended")) >= 5)
     wanted = ("status", "reason", "account", "plan", "route", "class")
-    rows = [tuple(line[name] for name in wanted) for line in here.said("access")]
+    rows = [tuple(line[name] for name in wanted) for line in here.said("request_ended")]
     assert sorted(rows) == [
         (200, "ok", "acme", "free", "rest", "standard"),
         (401, "no-credential", "-", "-", "-", "-"),
@@ -97,7 +98,7 @@ async def test_a_line_says_whose_call_it_was_how_it_ended_and_how_many_bytes_pas
         (403, "missing-feature", "acme", "free", "bulk", "standard"),
         (429, "quota", "acme", "free", "rest", "standard"),
     ]
-    for line in here.said("access"):
+    for line in here.said("request_ended"):
         assert line["bytes_in"] == 0
         sent = len("first-second")
         assert line["bytes_out"] == sent if line["status"] == 200 else line["bytes_out"] > sent
@@ -125,8 +126,8 @@ async def test_what_is_no_valid_request_or_reserved_has_its_line_and_is_counted(
 ) -> None:
     here = await serving(access_log=True, max_body_bytes=50, header_timeout_s=0.3)
     answers = await asyncio.gather(*(say(here, sent) for sent, _, _ in NOT_HTTP.values()))
-    await until(lambda: len(here.said("access")) == len(NOT_HTTP))
-    lines = {line["reason"]: line for line in here.said("access")}
+    await until(lambda: len(here.said("request_ended")) == len(NOT_HTTP))
+    lines = {line["reason"]: line for line in here.said("request_ended")}
     assert lines.keys() == NOT_HTTP.keys()
     metrics = (await here.ask("/metrics"))[1]
     for answer, (reason, (_, method, target)) in zip(answers, NOT_HTTP.items(), strict=True):
@@ -150,8 +151,8 @@ async def test_without_the_option_no_call_is_logged(
     assert (await call(here, "GET", "/items", "X-Api-Key: acme"))[0] == 200
     here.process.terminate()
     assert await here.process.wait() == 0
-    assert here.said("stopped")
-    assert here.said("access") == []
+    assert here.said("sidecar_stopped")
+    assert here.said("request_ended") == []
 
 
 async def test_the_password_of_redis_is_in_no_line_and_in_no_answer_of_the_control_port(

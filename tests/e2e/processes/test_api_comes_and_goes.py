@@ -2,29 +2,29 @@
 
 import asyncio
 
-from e2e_process import StartServing
-from e2e_stage import Upstream
-from servers import free_port
+from tests.support.processes import StartServing
+from tests.support.servers import free_port
+from tests.support.stage import Upstream
 
 
 async def test_the_log_says_when_the_api_goes_and_when_it_is_back(serving: StartServing) -> None:
     port = free_port()
     here = await serving(upstream=f"http://127.0.0.1:{port}", response_timeout_s=0.3)
     assert [(await here.call("/items"))[0] for _ in range(4)] == [502] * 4
-    [gone] = here.said("the API cannot be reached")
+    [gone] = here.said("upstream_unreachable")
     assert (gone["level"], gone["upstream"]) == ("error", f"127.0.0.1:{port}")
-    assert "refused" in gone["problem"].lower()
+    assert "refused" in gone["error"].lower()
     api = Upstream()
     server = await asyncio.start_server(api.serve, "127.0.0.1", port)
     try:
         assert (await here.call("/items"))[0] == 200
-        [back] = here.said("the API is reachable again")
+        [back] = here.said("upstream_reachable")
         assert (back["failed"], back["upstream"]) == (4, f"127.0.0.1:{port}")
         api.hold = True
         assert [(await here.call("/items"))[0] for _ in range(3)] == [504] * 3
-        [slow] = here.said("the API did not answer")  # the others are told in a sum, later
+        [slow] = here.said("upstream_no_response")  # the others are told in a sum, later
         assert (slow["level"], slow["calls"]) == ("warning", 1)
-        assert slow["problem"] == "The API did not answer in time."
-        assert len(here.said("the API cannot be reached")) == 1
+        assert slow["error"] == "The API did not answer in time."
+        assert len(here.said("upstream_unreachable")) == 1
     finally:
         server.close()

@@ -6,8 +6,9 @@ import struct
 from typing import Any
 
 import pytest
-from e2e_process import SlowApi, until
-from e2e_stage import Stage, StartStage
+
+from tests.support.processes import SlowApi, until
+from tests.support.stage import Stage, StartStage
 
 CALL = b"GET /items HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with no time

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import redis
-from e2e_process import Serving, SlowApi, StartServing, until
-from servers import start_valkey
+
+from tests.support.processes import Serving, SlowApi, StartServing, until
+from tests.support.servers import start_valkey
 
 FOUND = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 HOUR = 3600

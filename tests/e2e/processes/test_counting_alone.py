@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import redis
-from e2e_process import Serving, SlowApi, StartServing, until
-from e2e_stage import plans_text
-from test_store_comes_and_goes import Store
 
 from sidecar.stores import keys
 from sidecar.stores.scripts import read_state
+from tests.e2e.processes.test_store_comes_and_goes import Store
+from tests.support.processes import Serving, SlowApi, StartServing, until
+from tests.support.stage import plans_text
 
 
 @pytest.fixture
@@ -113,8 +113,8 @@ async def test_I1_I3_I5_nothing_is_given_away_refused_or_lost_while_redis_is_gon
     assert counted(store.url) == 110
     assert [await statuses(here, 1) for here in both] == [[429], [429]]
     assert [await login(here) for here in both] == [200, 200]
-    assert first.said("journal charged")
-    [alone], [back] = second.said("counting alone"), second.said("redis counts again")
+    assert first.said("journal_charged")
+    [alone], [back] = second.said("local_mode_started"), second.said("local_mode_ended")
     assert alone["sidecars"] == 2
     assert back["alone_since"] <= alone["timestamp"]
 

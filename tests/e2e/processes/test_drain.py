@@ -5,7 +5,8 @@ import signal
 from collections import Counter
 
 import pytest
-from e2e_process import Serving, SlowApi, StartServing, until
+
+from tests.support.processes import Serving, SlowApi, StartServing, until
 
 CALLS = 200
 # No call waits for another's connection, even if one worker gets them all.
@@ -41,7 +42,7 @@ async def test_I4_calls_in_flight_at_sigterm_are_answered_whole_and_recorded(
     calls = [asyncio.create_task(call(here, number)) for number in range(CALLS)]
     await until(lambda: slow_api.arrived == CALLS)
     here.process.send_signal(signal.SIGTERM)
-    await until(lambda: here.said("draining"))
+    await until(lambda: here.said("drain_started"))
     async with asyncio.timeout(60):
         while not await is_refused(here):
             await asyncio.sleep(0.02)
@@ -53,7 +54,7 @@ async def test_I4_calls_in_flight_at_sigterm_are_answered_whole_and_recorded(
     assert all(answer.endswith(b"\r\n\r\nfirst-second") for answer in answers)
     async with asyncio.timeout(60):
         assert await here.process.wait() == 0
-    assert here.said("stopped")
+    assert here.said("sidecar_stopped")
     served = [event for event in here.events() if event["type"] == "api.request.v1"]
     assert Counter((e["data"]["status"], e["data"]["reason"]) for e in served) == {
         (200, "ok"): CALLS

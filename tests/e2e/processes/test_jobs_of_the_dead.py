@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_process import PATIENCE_S, Serving, SlowApi, StartServing, until
-from jobs_plan import jobs_plan
 
 from sidecar.core.model import Account, Pack
 from sidecar.stores.admin import Admin
+from tests.support.jobs_plan import jobs_plan
+from tests.support.processes import PATIENCE_S, Serving, SlowApi, StartServing, until
 
 JOBS = 6
 QUICK = {"job_lease_s": 1, "jobs_at_once": 2}
@@ -107,7 +107,7 @@ async def test_what_runs_when_a_sidecar_is_stopped_ends_there(
     buy(valkey_url)
     await until(lambda: slow_api.arrived == 3)
     one.process.send_signal(signal.SIGTERM)
-    await until(lambda: one.said("draining"))
+    await until(lambda: one.said("drain_started"))
     slow_api.release.set()
     assert await one.process.wait() == 0
     assert len(usage(one)) == 2

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_process import Serving, StartServing, until
-from e2e_stage import plans_text
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.processes import Serving, StartServing, until
+from tests.support.stage import plans_text
 
 
 @pytest.fixture
@@ -84,8 +85,8 @@ async def test_I7_a_signal_makes_a_good_file_live_and_keeps_the_last_good_one_fr
     assert told["problems"][0].startswith(f"{tmp_path}/mount/plans.yaml:{line}:40: ")
     assert "nine/month" in told["problems"][0]
     here.process.send_signal(signal.SIGHUP)  # the same file: only the signal tells
-    await until(lambda: len(here.said("plan file refused; the last good one stays live")) == 2)
-    refused, _ = here.said("plan file refused; the last good one stays live")
+    await until(lambda: len(here.said("plan_file_rejected")) == 2)
+    refused, _ = here.said("plan_file_rejected")
     assert (refused["level"], refused["live"]) == ("error", second["version"])
     assert (await here.call("/a"))[0] == 429
     assert (await here.ask("/readyz"))[0] == 200

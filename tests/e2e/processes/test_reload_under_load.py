@@ -11,8 +11,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from e2e_process import PATIENCE_S, Serving, StartServing, until
-from e2e_stage import Upstream, plans_text
+
+from tests.support.processes import PATIENCE_S, Serving, StartServing, until
+from tests.support.stage import Upstream, plans_text
 
 ACCOUNTS = 5_000
 CLIENTS = 8

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from e2e_process import PATIENCE_S, Serving, SlowApi, StartServing, until
-from e2e_stage import plans_text
 
 from loadtests.soak.client import Answer, Connection, Ended, connect
+from tests.support.processes import PATIENCE_S, Serving, SlowApi, StartServing, until
+from tests.support.stage import plans_text
 
 CALL = b"GET /items HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n"
 CLIENTS = 12
@@ -118,7 +118,7 @@ async def signal_in_mid_answer(balancer: Balancer, api: SlowApi, pod: Serving) -
     api.release.clear()
     await until(lambda: api.arrived == len(balancer.answers) + CLIENTS)
     pod.process.send_signal(signal.SIGTERM)
-    await until(lambda: pod.said("draining"))
+    await until(lambda: pod.said("drain_started"))
     api.release.set()
 
 
@@ -149,7 +149,7 @@ async def test_I4_a_rolling_restart_under_load_loses_and_cuts_no_call_and_record
             await signal_in_mid_answer(balancer, slow_api, old)
             async with asyncio.timeout(PATIENCE_S):
                 assert await old.process.wait() == 0
-            assert old.said("stopped")
+            assert old.said("sidecar_stopped")
             pods.append(await start())
         await carries_its_part(balancer, pods[-1])
     assert [await end(pod) for pod in pods[2:]] == [0, 0]
@@ -169,7 +169,7 @@ async def test_during_the_delay_every_client_gets_a_goodbye_and_readyz_says_why(
     kept.send(CALL)
     head = await kept.until(b"\r\n\r\n")
     pod.process.send_signal(signal.SIGTERM)
-    await until(lambda: pod.said("draining"))
+    await until(lambda: pod.said("drain_started"))
     code, told = await pod.ask("/readyz")
     assert (code, json.loads(told)["reasons"]) == (503, ["draining"])
     assert (await pod.ask("/healthz"))[0] == 200
@@ -197,9 +197,9 @@ async def test_a_second_signal_ends_every_wait_and_what_it_cuts_is_recorded(
     connection.send(CALL)
     await until(lambda: slow_api.arrived == 1)
     pod.process.send_signal(signal.SIGTERM)
-    await until(lambda: pod.said("draining"))
+    await until(lambda: pod.said("drain_started"))
     assert await end(pod, second) == 0
-    assert pod.said("cut short")
+    assert pod.said("drain_cut_short")
     answer = await connection.answer()
     assert (answer.body, answer.whole) == (b"first-", False)
     [event] = pod.events()
@@ -215,12 +215,12 @@ async def test_a_person_who_presses_ctrl_c_waits_for_calls_in_flight_and_not_for
     connection.send(CALL)
     await until(lambda: slow_api.arrived == 1)
     pod.process.send_signal(signal.SIGINT)
-    await until(lambda: pod.said("draining"))
+    await until(lambda: pod.said("drain_started"))
     assert pod.process.returncode is None
     slow_api.release.set()
     answer = await connection.answer()
     assert (answer.status, answer.body) == (200, b"first-second")
     async with asyncio.timeout(PATIENCE_S):
         assert await pod.process.wait() == 0
-    assert pod.said("stopped")
-    assert not pod.said("cut short")
+    assert pod.said("sidecar_stopped")
+    assert not pod.said("drain_cut_short")

@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import aiohttp
-from e2e_process import Serving, StartServing
-from e2e_stage import plans_text
+
+from tests.support.processes import Serving, StartServing
+from tests.support.stage import plans_text
 
 BOUND = 1 << 20
 
@@ -49,7 +50,7 @@ async def test_I4_SIGTERM_at_the_bound_keeps_every_event_and_critical_calls_pass
     assert degraded.startswith("spool: ")
     metrics = (await here.ask("/metrics"))[1]
     assert "sidecar_spool_max_bytes 1.048576e+06" in metrics
-    for event in ("no sinks: events stay in the spool until it is full", "spool_almost_full",
+    for event in ("sinks_not_configured", "spool_almost_full",
                   "spool_full"):  # fmt: skip
         [line] = here.said(event)
         assert "give --sinks" in line["remedy"], line

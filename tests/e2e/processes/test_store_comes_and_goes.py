@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_process import StartServing, until
-from e2e_stage import Stage, StartStage, problem, status
-from servers import free_port, start_valkey
+
+from tests.support.processes import StartServing, until
+from tests.support.servers import free_port, start_valkey
+from tests.support.stage import Stage, StartStage, problem, status
 
 REDUCED = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
 
@@ -125,7 +126,7 @@ async def test_a_redis_that_is_not_there_at_start_is_said_and_waited_for(
 ) -> None:
     here = await serving(redis=store.url)
     assert here.process.returncode is None
-    assert str(store.port) in here.said("redis is not reachable yet")[0]["error"]
+    assert str(store.port) in here.said("redis_unreachable_at_start")[0]["error"]
     assert (await here.ask("/healthz"))[0] == 200
     code, body = await here.ask("/readyz")
     told = json.loads(body)
@@ -137,7 +138,7 @@ async def test_a_redis_that_is_not_there_at_start_is_said_and_waited_for(
     async with asyncio.timeout(60):
         while (await here.ask("/readyz"))[0] != 200:
             await asyncio.sleep(0.05)
-    assert here.said("redis is reachable again")
+    assert here.said("redis_reachable")
     assert "sidecar_store_up 1.0" in (await here.ask("/metrics"))[1]
     assert (await here.call("/items"))[0] == 502  # admitted; this API is not there
 

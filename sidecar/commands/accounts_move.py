@@ -1,0 +1,101 @@
+"""accounts move: to another plan, at once or when what was paid for has ended."""
+
+from datetime import date
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
+from sidecar.errors import SettingsError, SidecarError
+
+if TYPE_CHECKING:
+    from sidecar.core.model import Account, PlanBook
+
+
+def move(
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Who moves.")],
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="Where to.")],
+    when: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="When: now, period-end or a day like 2026-12-15. Default: now, and for a lower "
+            "plan what the plan file says under downgrades.",
+        ),
+    ] = None,
+    plans: PLANS = None,
+    redis: REDIS = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
+) -> int:
+    """Move an account in Redis to another plan. What it has used in its periods stays used.
+
+    \b
+    Examples:
+      sidecar accounts move acme pro --plans plans.yaml
+      sidecar accounts move acme free --plans plans.yaml --when period-end
+    """
+    from sidecar.config.loading import load
+    from sidecar.core.model import PlanChange
+    from sidecar.core.text import instant
+    from sidecar.settings import for_tools
+    from sidecar.stores.admin import Admin
+
+    given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
+    settings = for_tools(*given, **given)
+    book = load(settings.plans)
+    if plan not in book.plans:
+        known = ", ".join(book.plans)
+        raise SettingsError(f'the plan file has no plan "{plan}"; it has {known}')
+    with Admin(settings.redis.get_secret_value(), settings.redis_prefix) as admin:
+        who = _account(book, admin.account(account), account)
+        now_us = admin.now_us()
+        at_us = _instant(book, who, plan, when, now_us)
+        if at_us is None or at_us <= now_us:
+            admin.set_account(account, plan=plan)
+            typer.echo(f"Account {account} is on plan {plan}.")
+            return 0
+        admin.set_account(account, then=PlanChange(plan, at_us))
+    typer.echo(f"Account {account} stays on plan {who.plan} until {instant(at_us)}, then {plan}.")
+    return 0
+
+
+def _account(book: "PlanBook", found: "Account | None", account: str) -> "Account":
+    if account in book.accounts:
+        raise SidecarError(
+            f"account {account} is in the plan file: change its plan there, or add "
+            "then: {plan: …, from: …}"
+        )
+    if found is None:
+        raise SidecarError(f"account {account} is not in Redis")
+    return found
+
+
+def _instant(
+    book: "PlanBook", account: "Account", plan: str, when: str | None, now_us: int
+) -> int | None:
+    """When the account moves, in µs; None: now. Raises SettingsError."""
+    from sidecar.core.periods import midnight
+    from sidecar.core.plan_changes import is_downgrade, period_end
+
+    if when is None:
+        later = is_downgrade(book, account.plan, plan) and book.downgrades == "at_period_end"
+        when = "period-end" if later else "now"
+    if when == "now":
+        return None
+    if when == "period-end":
+        before = book.plans.get(account.plan)
+        end = None if before is None else period_end(before, account, now_us)
+        if end is None:
+            raise SettingsError(
+                f"--when: plan {account.plan} has no quota, so no period that ends; write now or "
+                "a day like 2026-12-15"
+            )
+        return end
+    try:
+        day = date.fromisoformat(when)
+    except ValueError:
+        raise SettingsError(
+            f'--when: "{when}" is no moment; write now, period-end or a day like 2026-12-15'
+        ) from None
+    return midnight(day, account.timezone)

@@ -1,0 +1,1 @@
+"""Usage events as bytes and as values. Pure."""

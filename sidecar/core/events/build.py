@@ -1,0 +1,163 @@
+"""Usage, refusal and notice events: CloudEvents 1.0 in structured JSON, quantities as integers.
+
+An event is known by (source, id), never by its time: the same thing told twice is one event.
+"""
+
+from typing import Any
+
+from sidecar.core.costs import Unreadable
+from sidecar.core.model import Entitlement, Key
+from sidecar.core.readings import Reading
+from sidecar.core.reasons import ThresholdCrossing
+from sidecar.core.settlement import Outcome, refunded
+from sidecar.core.text import instant
+
+
+def usage_event(
+    *,
+    id: str,  # noqa: A002 - the attribute's name in CloudEvents
+    source: str,
+    time: str,
+    key: Key,
+    entitlement: Entitlement,
+    plan_version: str,
+    overage: tuple[tuple[str, int], ...],
+    method: str,
+    outcome: Outcome,
+) -> dict[str, Any]:
+    """The `api.request.v1` event of one forwarded call: what is billed.
+
+    `time` is RFC 3339 in UTC; `team` is there when the key is of one; `usage` and `overage` hold
+    every meter of the route. Where the response told the real cost, it is the usage. Where it
+    should have and did not, the estimate stands, and `estimated` (meter → reason) is there to say
+    so. What the plan gives back is not billable.
+    """
+    route = entitlement.route
+    usage = dict(route.cost)
+    beyond = dict.fromkeys(usage, 0)
+    if overage:
+        beyond.update(overage)
+    event: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": id,
+        "source": source,
+        "type": "api.request.v1",
+        "subject": key.account.id,
+        "time": time,
+        "datacontenttype": "application/json",
+        "data": {
+            "key": key.id,
+            "plan": entitlement.plan.id,
+            "plan_version": plan_version,
+            "route": route.id,
+            "class": route.request_class,
+            "method": method,
+            "status": outcome.status,
+            "usage": usage,
+            "overage": beyond,
+            "billable": not refunded(entitlement, outcome),
+            "reason": outcome.reason,
+            "latency_ms": outcome.latency_ms,
+            "bytes_in": outcome.bytes_in,
+            "bytes_out": outcome.bytes_out,
+        },
+    }
+    if key.counted_team:
+        event["data"]["team"] = key.counted_team
+    if entitlement.settles or entitlement.guessed:
+        _correct(event["data"], entitlement, outcome.reading)
+    return event
+
+
+def _correct(data: dict[str, Any], entitlement: Entitlement, reading: Reading | None) -> None:
+    """Put what the response told in the place of the estimates, and name those that stand."""
+    if reading is None:
+        meters = (meter for meter, _ in entitlement.settles)
+        reading = Reading.nothing(meters, Unreadable.UNANSWERED)
+    usage, beyond = data["usage"], data["overage"]
+    for meter, units in reading.values.items():
+        if beyond[meter]:  # the quota ended within the estimate: all that differs lies beyond it
+            beyond[meter] = max(0, beyond[meter] + units - usage[meter])
+        usage[meter] = units
+    standing = dict(entitlement.guessed) | dict(reading.unreadable)
+    standing = {meter: why for meter, why in standing.items() if meter not in reading.values}
+    if standing:
+        data["estimated"] = standing
+
+
+def refusal_event(
+    *,
+    id: str,  # noqa: A002
+    source: str,
+    time: str,
+    key: Key,
+    entitlement: Entitlement | None,
+    plan_version: str,
+    status: int,
+    reason: str,
+) -> dict[str, Any]:
+    """The `api.refusal.v1` event of a call that was not forwarded. Never billable.
+
+    `route` and `class` are null when the call was refused before its route was known.
+    """
+    route = entitlement.route if entitlement else None
+    data = {
+        "key": key.id,
+        "plan": entitlement.plan.id if entitlement else key.account.plan,
+        "plan_version": plan_version,
+        "route": route.id if route else None,
+        "class": route.request_class if route else None,
+        "status": status,
+        "billable": False,
+        "reason": str(reason),
+    }
+    if key.counted_team:
+        data["team"] = key.counted_team
+    return _cloud_event(id, source, "api.refusal.v1", key.account.id, time, data)
+
+
+def notice_event(
+    *,
+    source: str,
+    time: str,
+    key: Key,
+    entitlement: Entitlement,
+    plan_version: str,
+    crossing: ThresholdCrossing,
+) -> dict[str, Any]:
+    """The `account.notice.v1` event of a threshold crossed.
+
+    Its id follows from account, limit, key (for a limit per key), period and percentage: a
+    threshold is told once per period, however often this event is sent.
+    """
+    limit, account = crossing.limit, key.account.id
+    whose = f"{limit.id}/{key.id}" if limit.per == "key" else limit.id
+    data: dict[str, Any] = {
+        "plan": entitlement.plan.id,
+        "plan_version": plan_version,
+        "limit": limit.id,
+        "meter": limit.meter,
+        "percent": crossing.percent,
+        "used": crossing.used,
+        "limit_units": limit.units,
+        "period_end": instant(crossing.period_end_us),
+    }
+    if limit.per == "key":
+        data["key"] = key.id
+    identity = f"notice/{account}/{whose}/{crossing.period_end_us}/{crossing.percent}"
+    return _cloud_event(identity, source, "account.notice.v1", account, time, data)
+
+
+def _cloud_event(
+    identity: str, source: str, kind: str, account: str, time: str, data: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "specversion": "1.0",
+        "id": identity,
+        "source": source,
+        "type": kind,
+        "subject": account,
+        "time": time,
+        "datacontenttype": "application/json",
+        "data": data,
+    }

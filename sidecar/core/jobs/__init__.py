@@ -1,0 +1,1 @@
+"""Deferred jobs: their states, times, documents and headers. Pure."""

@@ -1,0 +1,51 @@
+"""A job as its account sees it: JSON for `/-/jobs/{id}`, for `202 Accepted` and for webhooks."""
+
+import base64
+from typing import Any
+
+from sidecar.core.jobs.job import Job, Result
+from sidecar.core.text import instant
+
+
+def job_document(
+    job: Job, href: str, position: int = 0, eta_us: int | None = None
+) -> dict[str, Any]:
+    """What is told of a job, without the call's body. Instants are RFC 3339 in UTC.
+
+    `position` and `eta` are null for a job that does not wait; `eta` also when nobody can tell.
+    """
+    waits = job.state == "waiting"
+    return {
+        "id": job.id,
+        "state": job.state,
+        "reason": job.reason or None,
+        "account": job.account,
+        "method": job.method,
+        "target": job.target.decode("latin-1"),
+        "delivery": job.delivery,
+        "position": position if waits else None,
+        "eta": instant(eta_us) if waits and eta_us is not None else None,
+        "accepted_at": instant(job.accepted_us) if job.accepted_us else None,
+        "started_at": instant(job.started_us) if job.started_us else None,
+        "ended_at": instant(job.ended_us) if job.ended_us else None,
+        "href": href,
+    }
+
+
+def result_document(result: Result) -> dict[str, Any]:
+    """What the API answered. The body is text where it is UTF-8, else base64."""
+    headers: dict[str, list[str]] = {}
+    for name, line in result.fields:
+        value = line.partition(b":")[2].strip(b" \t\r\n")
+        headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+    try:
+        body, encoding = result.body.decode(), "utf-8"
+    except UnicodeDecodeError:
+        body, encoding = base64.b64encode(result.body).decode(), "base64"
+    return {
+        "status": result.status,
+        "headers": headers,
+        "body": body,
+        "body_encoding": encoding,
+        "truncated": result.truncated,
+    }

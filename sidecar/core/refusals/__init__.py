@@ -1,0 +1,1 @@
+"""Refusals as problem details (RFC 9457), and the header fields that go with them. Pure."""

@@ -1,0 +1,86 @@
+"""RateLimit header fields: draft-ietf-httpapi-ratelimit-headers-11, and the older X- names.
+
+The draft may still rename things: this is the one file that would change. Both fields are
+lists of structured-field strings with integer parameters (RFC 9651).
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from sidecar.core.model import MICRO, ConcurrencyLimit, Limit, PeriodUnit, RateLimit
+from sidecar.core.reasons import LimitStatus
+
+PERIOD_SECONDS: Final[dict[PeriodUnit, int]] = {
+    "hour": 3_600,
+    "day": 86_400,
+    "week": 604_800,
+    "month": 2_592_000,
+    "cycle": 2_592_000,
+}
+
+
+def period_seconds(period: PeriodUnit) -> int:
+    """A period's usual length; months count as 30 days."""
+    return PERIOD_SECONDS.get(period) or int(period[:-1])
+
+
+_LARGEST: Final = 999_999_999_999_999  # of a structured-field integer (RFC 9651, section 3.3.1)
+
+
+@lru_cache(maxsize=1024)
+def _string(text: str) -> bytes:
+    """A structured-field string (RFC 9651, section 3.3.3). Raises ValueError if not ASCII text."""
+    if not text.isascii() or not text.isprintable():
+        raise ValueError(f"{text!r} has characters that a header field cannot carry")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'.encode()
+
+
+def policy_field(limits: Sequence[Limit], guard: RateLimit | None = None) -> bytes:
+    """The value of RateLimit-Policy, b"" when there is nothing to say.
+
+    `q` units per `w` seconds. A `guard` among the limits is left out: it is not sold. Windows
+    are whole seconds, so a rate per 100 ms is told as ten times as many per second; months
+    count as 30 days. Concurrency has no window: its quota unit says what it is. Limits in shadow
+    are not told.
+    """
+    return b", ".join(_policy(limit) for limit in limits if limit is not guard and not limit.shadow)
+
+
+def _policy(limit: Limit) -> bytes:
+    if isinstance(limit, ConcurrencyLimit):
+        return b'%b;q=%d;qu="concurrent-requests"' % (_string(limit.id), limit.slots)
+    if isinstance(limit, RateLimit):
+        window = -(-limit.window_us // MICRO)
+        quota = limit.units * window * MICRO // limit.window_us
+    else:
+        window, quota = period_seconds(limit.period), limit.units
+    return b"%b;q=%d;w=%d" % (_string(limit.id), min(quota, _LARGEST), window)
+
+
+def ratelimit_field(standing: LimitStatus, now_us: int) -> bytes:
+    """The value of RateLimit for one limit: `r` units left, more of them in `t` seconds.
+
+    `t` is rounded up, and left out when nothing is missing.
+    """
+    left = standing.remaining
+    if left > _LARGEST:
+        left = _LARGEST
+    reset = standing.reset_us
+    if reset is None:
+        return b"%b;r=%d" % (_string(standing.claim.limit.id), left)
+    wait = reset - now_us
+    seconds = -(-wait // MICRO) if wait > 0 else 0
+    return b"%b;r=%d;t=%d" % (_string(standing.claim.limit.id), left, seconds)
+
+
+def legacy_fields(standing: LimitStatus, now_us: int) -> tuple[tuple[bytes, bytes], ...]:
+    """The X-RateLimit-* fields of the same limit; Reset is in seconds since the epoch, as GitHub
+    and most that copied it have it."""
+    reset_us = now_us if standing.reset_us is None else standing.reset_us
+    return (
+        (b"X-RateLimit-Limit", b"%d" % standing.limit_units),
+        (b"X-RateLimit-Remaining", b"%d" % standing.remaining),
+        (b"X-RateLimit-Reset", b"%d" % -(-reset_us // MICRO)),
+    )

@@ -1,0 +1,1 @@
+"""Deferred jobs in this process: running them, and sending their webhooks."""

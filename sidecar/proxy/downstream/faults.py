@@ -1,0 +1,67 @@
+"""What can be wrong with a client's message, and how it is told."""
+
+from sidecar.proxy.bounds import Bounds
+
+
+class Fault(Exception):
+    """What is wrong with the client's message. Answered once, then the connection closes."""
+
+    def __init__(self, status: int, title: str, detail: str) -> None:
+        self.status = status
+        self.title = title
+        self.detail = detail
+        super().__init__(detail)
+
+
+def malformed(detail: str) -> Fault:
+    """400: not HTTP, or not in one way only."""
+    return Fault(400, "Malformed request", detail)
+
+
+def head_too_large(bounds: Bounds) -> Fault:
+    """431."""
+    return Fault(
+        431,
+        "Request header fields too large",
+        f"Send at most {bounds.max_fields} header fields of {bounds.max_header} bytes in all.",
+    )
+
+
+def target_too_long(bounds: Bounds) -> Fault:
+    """414."""
+    return Fault(
+        414,
+        "Request target too long",
+        f"The request target is longer than {bounds.max_target} bytes.",
+    )
+
+
+def body_too_large(bounds: Bounds) -> Fault:
+    """413."""
+    return Fault(
+        413, "Request body too large", f"A body may have up to {bounds.max_body} bytes here."
+    )
+
+
+def coding_unknown() -> Fault:
+    """501 (RFC 9112, section 6.1)."""
+    return Fault(
+        501,
+        "Transfer coding not supported",
+        "The only transfer coding understood here is a single chunked.",
+    )
+
+
+def method_unknown() -> Fault:
+    """501 (RFC 9110, section 9.1)."""
+    return Fault(501, "Method not supported", "The request's method is not known here.")
+
+
+def version_unknown() -> Fault:
+    """505 (RFC 9110, section 15.6.6)."""
+    return Fault(505, "HTTP version not supported", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+
+
+def too_slow() -> Fault:
+    """408."""
+    return Fault(408, "Request timeout", "The request took too long to arrive.")

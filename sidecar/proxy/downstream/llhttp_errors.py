@@ -1,0 +1,51 @@
+"""What llhttp finds wrong with a request, in our words: its own speak of its insides."""
+
+import re
+from typing import Final
+
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserInvalidURLError
+
+from sidecar.proxy.downstream import faults
+from sidecar.proxy.downstream.faults import Fault, malformed
+
+# A request line whose method is a token (RFC 9112, section 3), at the beginning of what was read.
+_REQUEST_LINE: Final = re.compile(
+    rb"(?:\r?\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} [\x21-\x7e]+ HTTP/1\.[01]\r\n"
+)
+_TWO_FRAMINGS: Final = "The body is framed in two ways: Content-Length and Transfer-Encoding."
+_NO_VERSION: Final = "The request line does not end in HTTP/1.1."
+# Part of what llhttp says (9.x), and what we say; the first that fits.
+_WORDS: Final = (
+    ("transfer-encoding can't be present", _TWO_FRAMINGS),
+    ("content-length can't be present", _TWO_FRAMINGS),
+    ("content-length", "Content-Length is not a plain number."),
+    ("data after `connection: close`", "More was sent after a request with Connection: close."),
+    ("chunk", "The chunked body is not valid."),
+    ("expected http/", _NO_VERSION),
+    ("version", _NO_VERSION),
+    ("start line", "A line of white space follows the request line."),
+    ("header", "A header field is not valid."),
+    ("expected lf", "A line does not end in CR LF."),
+    ("expected cr", "A line does not end in CR LF."),
+    ("url", "The request target is not valid."),
+)
+
+
+def fault_of(error: HttpParserError, *, in_head: bool, begins_with: bytes) -> Fault:
+    """The answer to what the parser refused. `in_head`: the refused request's head was not
+    complete; `begins_with`: the bytes it began with, b"" when they cannot be told."""
+    if isinstance(error, HttpParserInvalidMethodError):
+        if _REQUEST_LINE.match(begins_with):
+            return faults.method_unknown()
+        return malformed("The request line does not begin with a known method.")
+    if isinstance(error, HttpParserInvalidURLError):
+        return malformed("The request target is not valid.")
+    text = str(error).lower()
+    if "pause on pri" in text or "invalid http version" in text:
+        return faults.version_unknown()
+    if "invalid method for" in text:
+        return faults.method_unknown()
+    if in_head and "transfer-encoding" in text and "length" not in text:
+        return faults.coding_unknown()
+    words = next((ours for theirs, ours in _WORDS if theirs in text), "")
+    return malformed(words or "This is not a valid HTTP/1.1 request.")

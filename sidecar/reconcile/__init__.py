@@ -1,0 +1,1 @@
+"""Counters in Redis against recorded usage events, and their repair."""

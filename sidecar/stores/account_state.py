@@ -1,0 +1,111 @@
+"""An account's state in Redis as values: what the scripts write, read without a script.
+
+The head of `lua/limits/arithmetic.lua` has the format. What is not of that format is told as a
+problem and left out: one broken field must not hide the others.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.core.account import AccountState, Charge, Open
+from sidecar.core.limits import Grant, State
+from sidecar.core.model import UNBOUNDED
+from sidecar.stores import keys
+
+_STATE: Final = struct.Struct("<4d")
+_NUMBER: Final = r"([0-9]{1,16})"
+_GRANT: Final = re.compile(
+    rf"([^\t\n]*)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}\t{_NUMBER}\t(-?[0-9]{{1,16}})"
+)
+_CHARGE: Final = re.compile(rf"(rate|quota|team|slots)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}")
+_ORPHANS: Final = ("charge", "release")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReservation:
+    """What Redis holds of one account. `rebuilt`: when its counters were last rebuilt, as it is
+    written there, "0" if never. `problems`: field → why it cannot be read."""
+
+    ledger: AccountState
+    rebuilt: str
+    problems: Mapping[str, str]
+
+
+class UnreadableState(ValueError):
+    """Not what the scripts write."""
+
+
+def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -> OpenReservation:
+    """The account of this hash and sorted set. Never raises."""
+    states: dict[str, State] = {}
+    grants: tuple[Grant, ...] = ()
+    opened: dict[str, Open] = {}
+    rebuilt, problems = "0", {}
+    for name, value in fields.items():
+        field = name.decode(errors="replace")
+        try:
+            if field == keys.GRANTS:
+                grants = tuple(_grants(value.decode()))
+            elif field == keys.REBUILT:
+                rebuilt = _digits(value.decode())
+            elif field.startswith(keys.OPEN):
+                opened[field[len(keys.OPEN) :]] = _open(value.decode())
+            elif keys.read_field(field) is not None:
+                states[field] = _state(value)
+        except ValueError as error:
+            problems[field] = str(error)
+    until = {
+        name.decode(errors="replace"): int(at) for name, at in leases.items() if math.isfinite(at)
+    }
+    return OpenReservation(AccountState(states, grants, opened, until), rebuilt, problems)
+
+
+def _state(packed: bytes) -> State:
+    if len(packed) != _STATE.size:
+        raise UnreadableState(f"a limit's state has {_STATE.size} bytes, this one {len(packed)}")
+    return State(*map(_whole, _STATE.unpack(packed)))
+
+
+def _whole(number: float) -> int:
+    if not 0 <= number <= UNBOUNDED or number != int(number):
+        raise UnreadableState(f"{number} is not a number of units or an instant")
+    return int(number)
+
+
+def _digits(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,16}", text):
+        raise UnreadableState("not an instant")
+    return text
+
+
+def _grants(text: str) -> Iterator[Grant]:
+    for number, line in enumerate(_lines(text), 1):
+        found = _GRANT.fullmatch(line)
+        if found is None:
+            raise UnreadableState(f"line {number} is not a grant")
+        units, used, expires, priority = map(int, found.group(3, 4, 5, 6))
+        yield Grant(found[1], found[2], units, expires, priority, used)
+
+
+def _open(text: str) -> Open:
+    rule, *lines = _lines(text) or [""]
+    if rule not in _ORPHANS:
+        raise UnreadableState("not an open reservation")
+    charges = []
+    for number, line in enumerate(lines, 2):
+        found = _CHARGE.fullmatch(line)
+        if found is None:
+            raise UnreadableState(f"line {number} is not a charge")
+        charges.append(Charge(found[1], found[2], int(found[3]), int(found[4])))
+    return Open(rule, tuple(charges))
+
+
+def _lines(text: str) -> list[str]:
+    *lines, rest = text.split("\n")
+    if rest:
+        raise UnreadableState("its last line has no end")
+    return lines

@@ -1,0 +1,163 @@
+-- Shared by all scripts of limits, and put in front of them when they are loaded. The reference that
+-- every line is tested against is sidecar/core/limits.py, teams.py, account.py and those beside it.
+--
+-- The account's state is one hash. It holds
+--   FIELD   of each limit four doubles, packed: what is used, since when (µs), the highest
+--           percentage told, what was carried over; packed since it is read and written on every call.
+--           Of a team's share the third is what of its guarantee is gone: used, or lent for good
+--   grants  a line each: id, field, units, used, expires_us, priority, in the order of their use
+--   kept    when it was last seen to that the state has a TTL (µs)
+--   rebuilt when counters were last rebuilt from the events (µs)
+--   o/ID    an open reservation: a line "charge" or "release", then one for each limit that it
+--           took from: kind ("team" for a team's share), field, cost, since
+-- Open reservations that end with their sidecar stand in the leases, a sorted set: id, until (µs).
+
+local FIRST, GROUP = 3, 5 -- where the claims begin in ARGV, and how many arguments each has
+local MOST = 9007199254740991
+local KEEP_US = 60 * 1000000 -- how often it is looked whether the state has its TTL
+local min, max, ceil = math.min, math.max, math.ceil
+local pack_numbers, unpack_numbers = struct.pack, struct.unpack
+local SWEPT = 16 -- leases that one operation ends at most
+local KEPT_US = 35 * 86400 * 1000000 -- how long an expired grant's id stays taken
+
+local make_rare, made -- the functions of rare.lua
+local function rare()
+  made = made or make_rare()
+  return made
+end
+
+-- A quota in the period that now falls in: its state and its end. Bounds: start a, end b, next end c,
+-- start before d.
+local function rolled(used, since, told, carried, now, a, b, c, d, units, rollover)
+  if now >= b then a, b, d = b, c, a end
+  if a <= since then return used, since, told, rollover > 0 and carried or 0, b end
+  local left = 0
+  if rollover > 0 and since > 0 then
+    left = rollover
+    if since >= d then left = max(0, min(left, units + carried - used)) end
+  end
+  return 0, a, 0, left, b
+end
+
+-- A bucket at now: a micro-units come back every b µs.
+local function drained(used, since, now, a, b)
+  if now < since then now = since end
+  if used <= 0 or now - since >= ceil(used * b / a) then return 0, now end
+  local gained = floor((now - since) * a / b)
+  return used - gained, since + ceil(gained * b / a)
+end
+
+-- All claims of ARGV as they stand now, whether all are granted, and the account's grants.
+-- Returns nil when now lies outside the bounds that the caller sent for a quota.
+local function survey(key, now)
+  local n = tonumber(ARGV[2])
+  local names = { 'grants', 'kept' }
+  for k = 1, n do names[k + 2] = ARGV[FIRST + (k - 1) * GROUP + 1] end
+  local stored = redis.call('HMGET', key, unpack(names))
+  local grants = stored[1] and rare().read_grants(stored[1])
+  local claims, granted = { kept = tonumber(stored[2] or 0) }, true
+  for k = 1, n do
+    local i = FIRST + (k - 1) * GROUP
+    local kind = ARGV[i]
+    local cost, cap, a, b, c, d, units, rollover = unpack_numbers('<dddddddd', ARGV[i + 3])
+    local used, since, told, carried = 0, 0, 0, 0
+    if stored[k + 2] then used, since, told, carried = unpack_numbers('<dddd', stored[k + 2]) end
+    local claim, room = nil, cap
+    if kind == 'rate' or kind == 'slots' then
+      if kind == 'rate' then used, since = drained(used, since, now, a, b) end
+      claim = {
+        kind = kind, field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = 0, counted = true,
+      }
+    else
+      if now < a or now >= c then return nil end
+      local own, most = units, rollover
+      if kind == 'team' then own, most = 0, 0 end
+      local ends
+      used, since, told, carried, ends = rolled(used, since, told, carried, now, a, b, c, d, own, most)
+      claim = {
+        kind = 'quota', field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = ends, counted = true,
+        told = told, was_told = told, carried = carried, left = 0, burned = 0, units = units, notices = ARGV[i + 4],
+      }
+      if grants and kind == 'quota' then claim.live, claim.left = rare().live_grants(claim.field, grants, now) end
+      room = cap + carried + claim.left
+    end
+    local force = ARGV[i + 2]
+    if used + cost > room then
+      if force == '0' then granted = false end
+      claim.counted = force ~= '2'
+    end
+    if kind == 'team' then
+      rare().as_team(claim, claims[k - 1], key, now >= b and b or a, now, rollover == 1, claim.notices)
+      if not claim.fits and force == '0' then granted = false end
+    end
+    claims[k] = claim
+  end
+  return claims, granted, grants
+end
+
+-- Use cost units: of a quota the plan's own, then grants in their order, then overage or debt. What
+-- is reached by that is told.
+local function burn(claim, cost)
+  if claim.team then return rare().spend(claim, cost) end
+  if claim.kind ~= 'quota' then
+    claim.used = min(claim.used + cost, MOST)
+    return
+  end
+  if claim.live then
+    local wanted = max(0, cost - max(0, claim.units + claim.carried - claim.used))
+    for _, g in ipairs(claim.live) do
+      local taken = min(wanted, g.units - g.used)
+      g.used = g.used + taken
+      wanted = wanted - taken
+      claim.burned = claim.burned + taken
+    end
+    claim.left = claim.left - claim.burned
+  end
+  claim.used = min(claim.used + cost - claim.burned, MOST)
+  if claim.notices ~= '' then
+    for percent in string.gmatch(claim.notices, '%d+') do
+      percent = tonumber(percent)
+      if claim.used * 100 < claim.units * percent then break end
+      if percent > claim.told then claim.told = percent end
+    end
+  end
+end
+
+-- Write the claims back, with the grants if any of them changed, and see to the TTL once a minute.
+local function store(key, claims, grants, now)
+  local writes, changed, n = {}, false, 0
+  for _, claim in ipairs(claims) do
+    writes[n + 1] = claim.field
+    writes[n + 2] = pack_numbers('<dddd', claim.used, claim.since, claim.told or 0, claim.carried or 0)
+    n = n + 2
+    if claim.burned and claim.burned ~= 0 then changed = true end
+  end
+  if changed then
+    writes[n + 1], writes[n + 2] = 'grants', rare().write_grants(grants)
+    n = n + 2
+  end
+  local due = now - claims.kept >= KEEP_US or now < claims.kept
+  if due then writes[n + 1], writes[n + 2] = 'kept', int(now) end
+  if #writes > 0 then redis.call('HSET', key, unpack(writes)) end
+  if due then rare().keep(key, tonumber(ARGV[1])) end
+end
+
+-- status, now, then of each claim used and end_us, or all six when there is more to say of any.
+local function reply(status, now, claims, more)
+  local out = { status, now }
+  for k, claim in ipairs(claims) do
+    out[2 * k + 1], out[2 * k + 2] = claim.used, claim.ends
+    if claim.kind == 'quota' and not more then
+      more = claim.left ~= 0 or claim.burned ~= 0 or claim.carried > 0 or claim.told ~= claim.was_told
+    end
+  end
+  if not more then return out end
+  for k, claim in ipairs(claims) do
+    local at = 6 * k - 4
+    local told = claim.team and max(0, claim.units - claim.told) or claim.was_told
+    out[at + 1], out[at + 2], out[at + 3] = claim.used, claim.ends, told or 0
+    out[at + 4], out[at + 5], out[at + 6] = claim.carried or 0, claim.left or 0, claim.burned or 0
+  end
+  return out
+end
+

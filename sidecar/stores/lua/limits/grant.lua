@@ -1,0 +1,38 @@
+-- grant: add extra units to a quota, once.
+-- Guarantee: atomic; once per id, however often it is called; only Redis time is used.
+-- KEYS[1]  the account's state, a hash
+-- ARGV[1]  ttl_ms: how long the state is kept after this write, milliseconds
+-- ARGV[2]  id of the grant
+-- ARGV[3]  field: names the limit (and the key, for limits per key) inside the hash
+-- ARGV[4]  units that it holds
+-- ARGV[5]  priority: grants of lower numbers are used first
+-- ARGV[6]  most: how many grants an account may hold
+-- ARGV[7]  lasts: "at", "for" or "period"
+-- ARGV[8…] a, b, c  at: the instant in µs; for: microseconds from now; period: start, end, next end in µs
+-- Returns {1 granted | 0 was there before | -2 too many, now_us, expires_us}.
+--   {-1, now_us}: bounds do not hold now.
+local key, now = KEYS[1], now_us()
+local grants, kept = rare().read_grants(redis.call('HGET', key, 'grants')), {}
+for _, g in ipairs(grants) do
+  if g.id == ARGV[2] then return { 0, now, g.expires } end
+  if g.expires + KEPT_US > now then kept[#kept + 1] = g end
+end
+local expires = tonumber(ARGV[8])
+if ARGV[7] == 'for' then expires = now + expires end
+if ARGV[7] == 'period' then
+  local b, c = tonumber(ARGV[9]), tonumber(ARGV[10])
+  if now < expires or now >= c then return { -1, now } end
+  expires = now >= b and c or b
+end
+if #kept >= tonumber(ARGV[6]) then return { -2, now, 0 } end
+kept[#kept + 1] = {
+  id = ARGV[2], field = ARGV[3], units = tonumber(ARGV[4]), used = 0, expires = expires, priority = tonumber(ARGV[5]),
+}
+table.sort(kept, function(x, y)
+  if x.priority ~= y.priority then return x.priority < y.priority end
+  if x.expires ~= y.expires then return x.expires < y.expires end
+  return x.id < y.id
+end)
+redis.call('HSET', key, 'grants', rare().write_grants(kept))
+rare().keep(key, max(tonumber(ARGV[1]), ceil((expires + KEPT_US - now) / 1000)))
+return { 1, now, expires }

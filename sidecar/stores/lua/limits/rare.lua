@@ -1,0 +1,178 @@
+-- What few calls need: grants, teams, open reservations, ways back. A script makes these functions
+-- when it first asks for one (`rare()`), since making them is a fifth of what a call costs.
+
+local function read_grants(text)
+  local grants = {}
+  for id, field, units, used, expires, priority in string.gmatch(text or '', '([^\t\n]*)\t([^\t]*)\t(%d+)\t(%d+)\t(%d+)\t(-?%d+)\n') do
+    grants[#grants + 1] = {
+      id = id, field = field, units = tonumber(units), used = tonumber(used),
+      expires = tonumber(expires), priority = tonumber(priority),
+    }
+  end
+  return grants
+end
+
+local function write_grants(grants)
+  local lines = {}
+  for i, g in ipairs(grants) do
+    lines[i] = table.concat({ g.id, g.field, int(g.units), int(g.used), int(g.expires), int(g.priority) }, '\t') .. '\n'
+  end
+  return table.concat(lines)
+end
+
+-- A quota's live grants, in the order of their use, and what they hold.
+local function live_grants(field, grants, now)
+  local live, left = {}, 0
+  for _, g in ipairs(grants) do
+    if g.field == field and g.expires > now then
+      live[#live + 1] = g
+      left = left + g.units - g.used
+    end
+  end
+  return live, left
+end
+
+-- An open reservation: its rule, and its charges.
+local function read_open(text)
+  local rule, charges = string.match(text, '^(%a+)\n'), {}
+  for kind, field, cost, since in string.gmatch(text, '(%a+)\t([^\t]*)\t(%d+)\t(%d+)\n') do
+    charges[#charges + 1] = { kind = kind, field = field, cost = tonumber(cost), since = tonumber(since) }
+  end
+  return rule, charges
+end
+
+local function write_open(rule, charges)
+  local lines = { rule .. '\n' }
+  for _, c in ipairs(charges) do
+    lines[#lines + 1] = table.concat({ c.kind, c.field, int(c.cost), int(c.since) }, '\t') .. '\n'
+  end
+  return table.concat(lines)
+end
+
+-- What a reservation took, for when it is settled.
+local function charges_of(claims)
+  local charges = {}
+  for _, claim in ipairs(claims) do
+    if claim.counted then
+      local kind = claim.team and 'team' or claim.kind
+      charges[#charges + 1] = { kind = kind, field = claim.field, cost = claim.cost, since = claim.since }
+    end
+  end
+  return charges
+end
+
+-- What is kept of a guarantee of units, and what of it is gone; so many hundredths of the period are over.
+local function guarded(units, lends, used, gone, hundredths)
+  gone = max(gone, used)
+  if lends then gone = max(gone, floor(units * hundredths / 100)) end
+  return max(0, units - gone), gone
+end
+
+-- What is kept for an account's other teams, in the period that begins at start.
+local function kept_for(others, key, start, hundredths)
+  local fields, units, lends, sum = {}, {}, {}, 0
+  for field, guaranteed, lent in string.gmatch(others, '([^\t\n]*)\t(%d+)\t([01])\n') do
+    local n = #fields + 1
+    fields[n], units[n], lends[n] = field, tonumber(guaranteed), lent == '1'
+  end
+  if #fields == 0 then return 0 end
+  for n, stored in ipairs(redis.call('HMGET', key, unpack(fields))) do
+    local used, since, gone = 0, 0, 0
+    if stored then used, since, gone = unpack_numbers('<ddd', stored) end
+    if since < start then used, gone = 0, 0 end
+    sum = sum + guarded(units[n], lends[n], used, gone, hundredths)
+  end
+  return sum
+end
+
+-- A claim on a team's share, which comes after that on its quota: it is counted like a quota, and refuses
+-- what is neither kept for the team, nor leaves what is kept for the others.
+local function as_team(claim, quota, key, start, now, lends, others)
+  local hundredths, kept = floor((now - start) * 100 / (claim.ends - start)), 0
+  kept, claim.told = guarded(claim.units, lends, claim.used, claim.told, hundredths)
+  claim.kind, claim.team, claim.was_told, claim.notices = 'quota', true, -1, ''
+  claim.left = kept_for(others, key, start, hundredths)
+  local room = quota and quota.cap + quota.carried + quota.left - quota.used or MOST
+  claim.fits = claim.cost <= kept or claim.cost + claim.left <= room
+end
+
+-- A team's counter with that many units more, or less: also of what is gone of its guarantee.
+local function spend(claim, units)
+  claim.used = min(max(0, claim.used + units), MOST)
+  claim.told = min(max(0, claim.told + units), MOST)
+end
+
+-- What is released and is not in the counter was paid by grants: it is theirs again, last used first.
+local function repay(key, charges)
+  local text = redis.call('HGET', key, 'grants')
+  if not text then return end
+  local grants = read_grants(text)
+  for _, c in ipairs(charges) do
+    local stored = c.kind == 'quota' and redis.call('HGET', key, c.field)
+    local used, since = 0, 0
+    if stored then used, since = unpack_numbers('<dddd', stored) end
+    local wanted = stored and since == c.since and max(0, c.cost - used) or 0
+    for i = #grants, 1, -1 do
+      local g = grants[i]
+      if g.field == c.field then
+        local given = min(wanted, g.used)
+        g.used, wanted = g.used - given, wanted - given
+      end
+    end
+  end
+  redis.call('HSET', key, 'grants', write_grants(grants))
+end
+
+-- End leases that are over: slots come back; what was charged stays or goes as each one says.
+local function sweep(key, leases, now)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now), 'LIMIT', 0, SWEPT)) do
+    local text = redis.call('HGET', key, 'o/' .. id)
+    local rule, charges = read_open(text or '')
+    local rest = {}
+    if rule == 'release' then repay(key, charges) end
+    for _, c in ipairs(charges) do
+      if c.kind ~= 'slots' then rest[#rest + 1] = c end
+      if c.kind == 'slots' or rule == 'release' then
+        local stored = redis.call('HGET', key, c.field)
+        local used, since, told, carried = 0, 0, 0, 0
+        if stored then used, since, told, carried = unpack_numbers('<dddd', stored) end
+        if c.kind == 'team' then told = max(0, told - c.cost) end
+        if stored and ((c.kind ~= 'quota' and c.kind ~= 'team') or since == c.since) then
+          redis.call('HSET', key, c.field, pack_numbers('<dddd', max(0, used - c.cost), since, told, carried))
+        end
+      end
+    end
+    if rule == 'charge' and #rest > 0 then
+      redis.call('HSET', key, 'o/' .. id, write_open(rule, rest))
+    else
+      redis.call('HDEL', key, 'o/' .. id)
+    end
+    redis.call('ZREM', leases, id)
+  end
+end
+
+-- The way back of burn: overage, then grants from the last used, then the plan's own.
+local function give_back(claim, units)
+  if claim.team then return spend(claim, -units) end
+  local wanted = units - min(units, max(0, claim.used - claim.units - claim.carried))
+  local returned, live = 0, claim.live or {}
+  for i = #live, 1, -1 do
+    local g = live[i]
+    local given = min(wanted, g.used)
+    g.used = g.used - given
+    wanted = wanted - given
+    returned = returned + given
+  end
+  claim.left = claim.left + returned
+  claim.burned = -returned
+  claim.used = max(0, claim.used - (units - returned))
+end
+
+local function keep(key, ttl)
+  if redis.call('PTTL', key) < ttl - 60000 then redis.call('PEXPIRE', key, ttl) end
+end
+
+return {
+  read_grants = read_grants, write_grants = write_grants, live_grants = live_grants, read_open = read_open, write_open = write_open, charges_of = charges_of,
+  guarded = guarded, kept_for = kept_for, as_team = as_team, spend = spend, repay = repay, sweep = sweep, give_back = give_back, keep = keep,
+}

@@ -1,0 +1,260 @@
+"""What `sidecar explain` says of a call is what `sidecar serve` with the same settings does."""
+
+import hashlib
+import http.client
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.servers import free_port
+
+PLANS = Path(__file__).parent.parent.parent / "examples" / "plans.yaml"
+KEY = "demo-free-key"
+LIKE_THE_API = {"SIDECAR_IGNORE_PATH_CASE": "true", "SIDECAR_ALLOW_IN_PATH": "encoded-slash"}
+
+
+class Api(BaseHTTPRequestHandler):
+    """Answers every call 200."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET  # noqa: N815 - the base class's way
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def api() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def places(api: str, valkey_url: str, tmp_path: Path) -> dict[str, str]:
+    """Settings that say where everything is."""
+    return {
+        "SIDECAR_REDIS": valkey_url,
+        "SIDECAR_UPSTREAM": api,
+        "SIDECAR_LISTEN": f"127.0.0.1:{free_port()}",
+        "SIDECAR_CONTROL": f"127.0.0.1:{free_port()}",
+        "SIDECAR_SPOOL": str(tmp_path / "spool"),
+    }
+
+
+def served(spawn: Any, settings: dict[str, str]) -> tuple[Any, int]:
+    """A sidecar that serves, and the port where it does."""
+    process = spawn("serve", **settings)
+    while '"event":"sidecar_serving"' not in (line := process.stderr.readline()).replace(" ", ""):
+        assert line, "serve ended before it served"
+    return process, int(settings["SIDECAR_LISTEN"].rpartition(":")[2])
+
+
+def status_of(port: int, method: str, path: str, *, key: str = KEY, prefer: str = "") -> int:
+    """What a call is answered with."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        fields = {"X-Api-Key": key, "Prefer": prefer}
+        given = {name: value for name, value in fields.items() if value}
+        connection.request(method, path, headers=given)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+CALLS = [
+    ("GET", "/v1/items"),
+    ("POST", "/v1/exports"),
+    ("POST", "/V1/Exports"),
+    ("GET", "/v1%2Fitems"),
+    ("GET", "/v1/..%2F"),
+    ("GET", "/-/usage"),
+    ("GET", "/own/usage"),
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({}, {"/v1/exports": 403, "/v1%2Fitems": 400, "/v1/..%2F": 400, "/-/usage": 404}),
+        (
+            LIKE_THE_API,
+            {"/v1/exports": 403, "/V1/Exports": 403, "/v1/..%2F": 400, "/-/usage": 404},
+        ),
+        (
+            {"SIDECAR_RESERVED_PREFIX": "/own/"},
+            {"/v1/exports": 403, "/v1%2Fitems": 400, "/v1/..%2F": 400, "/own/usage": 404},
+        ),
+    ],
+)
+def test_both_decide_alike(
+    sidecar: Any, spawn: Any, places: dict[str, str],
+    settings: dict[str, str], refused: dict[str, int],
+) -> None:  # fmt: skip
+    settings = settings | {"SIDECAR_PLANS": str(PLANS)} | places
+    process, port = served(spawn, settings)
+    for method, path in CALLS:
+        done = sidecar("explain", "--json", "--key", KEY, method, path, **settings)
+        assert done.returncode == 0, done.stderr
+        decision = json.loads(done.stdout)["decision"]
+        status = status_of(port, method, path)
+        assert status == refused.get(path, 200), path
+        assert decision["allowed"] is (path not in refused), path
+        assert decision.get("status", 200) == status, path
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+SPENT = """
+version: 1
+meters: {requests: {unit: request}}
+routes:
+  - {id: export, match: "POST /v1/exports", class: deferrable}
+  - {id: rest, match: "/**"}
+plans: {free: {limits: [{id: monthly, meter: requests, quota: 1/month}]}}
+anonymous: {plan: free}
+accounts: [{id: fred, plan: free, keys: [{id: k1, sha256: %s}]}]
+"""
+EXPORT, ITEMS, ASKED = ("POST", "/v1/exports"), ("GET", "/v1/items"), "--respond-async"
+
+
+def test_both_defer_alike(sidecar: Any, spawn: Any, places: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "plans.yaml").write_text(SPENT % hashlib.sha256(KEY.encode()).hexdigest())
+    settings = {"SIDECAR_PLANS": "plans.yaml"} | places
+    process, port = served(spawn, settings)
+
+    def explained(*options: str, key: str = KEY) -> dict[str, Any]:
+        who = ["--key", key] if key else []
+        done = sidecar("explain", "--json", *who, *options, **settings)
+        assert done.returncode == 0, done.stderr
+        decision: dict[str, Any] = json.loads(done.stdout)["decision"]
+        return decision
+
+    assert explained(*EXPORT)["allowed"]
+    for key in (KEY, ""):
+        assert status_of(port, *ITEMS, key=key) == 200  # all that there is
+    for call, prefer, status in [
+        (EXPORT, "", 202), (ITEMS, "", 429), (ITEMS, "respond-async", 202),
+    ]:  # fmt: skip
+        assert status_of(port, *call, prefer=prefer) == status
+        decision = explained(*call, *[ASKED] * bool(prefer))
+        assert (decision["status"], decision["deferred"]) == (status, status == 202)
+        assert (decision["allowed"], decision["reason"]) == (False, "quota")
+    assert status_of(port, *EXPORT, key="") == 429  # a job needs a key to run with
+    assert explained(*EXPORT, key="")["status"] == 429
+    assert explained(*EXPORT, "--jobs", "off")["status"] == 429
+    words = sidecar("explain", "--key", KEY, *EXPORT, **settings).stdout
+    assert "decision  deferred: 202 quota\nruns      later, as a job;" in words
+    assert "has used 1 of 1 request this month" in words
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "call", "route"),
+    [
+        ([], "POST /V1/Exports", "rest"),
+        (["--ignore-path-case"], "POST /V1/Exports", "export"),
+        (["--allow-in-path", "encoded-slash"], "GET /v1%2Fexports", "rest"),
+        (["--config", "sidecar.yaml"], "POST /V1/Exports", "export"),
+    ],
+)
+def test_flags_and_the_settings_file_decide_as_variables_do(
+    sidecar: Any, tmp_path: Path, flags: list[str], call: str, route: str
+) -> None:
+    (tmp_path / "sidecar.yaml").write_text("ignore_path_case: true\nlisten: nonsense\n")
+    done = sidecar(
+        "explain", "--json", "--account", "fred", *flags, *call.split(),
+        SIDECAR_PLANS=str(PLANS), SIDECAR_REDIS="redis://127.0.0.1:1/0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["route"]["id"] == route
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (("BAD METHOD", "/x"), '"BAD METHOD" is not a method that is forwarded; write one like'),
+        (("FETCH", "/x"), '"FETCH" is not a method that is forwarded; write one like GET or POST'),
+        (("TRACE", "/x"), '"TRACE" is not a method'),
+        (("GET", "v1/items"), '"v1/items" is not a path; a path starts with /'),
+        (("GET", "http://api/v1"), "a path starts with /, without scheme and host"),
+    ],
+)
+def test_what_is_no_call_is_a_sentence(sidecar: Any, call: tuple[str, str], sentence: str) -> None:
+    done = sidecar("explain", *call, SIDECAR_PLANS=str(PLANS))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+
+
+@pytest.mark.parametrize("method", ["get", "PROPFIND", "M-SEARCH"])
+def test_every_method_that_serve_forwards_is_one(sidecar: Any, method: str) -> None:
+    done = sidecar(
+        "explain", "--account", "fred", method, "/x",
+        SIDECAR_PLANS=str(PLANS), SIDECAR_REDIS="redis://127.0.0.1:1/0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{method.upper()} /x\n")
+
+
+@pytest.mark.parametrize(
+    ("period", "text"),
+    [
+        ("hour", "10 requests per hour"),
+        ("cycle", "10 requests per billing cycle"),
+        ("month", "10 requests per month"),
+    ],
+)
+def test_a_quota_is_told_with_its_unit_and_its_period(
+    sidecar: Any, tmp_path: Path, period: str, text: str
+) -> None:
+    (tmp_path / "plans.yaml").write_text(
+        "version: 1\n"
+        "meters: {requests: {unit: request}}\n"
+        'routes: [{id: rest, match: "/**"}]\n'
+        f"plans: {{free: {{limits: [{{id: q, meter: requests, quota: 10/{period}}}]}}}}\n"
+        "anonymous: {plan: free}\n"
+    )
+    done = sidecar("explain", "GET", "/", SIDECAR_PLANS="plans.yaml",
+                   SIDECAR_REDIS="redis://127.0.0.1:1/0")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"  q: {text}; this call costs 1 request" in done.stdout
+
+
+def test_a_team_is_told_what_it_has_and_may_use(
+    sidecar: Any, valkey_url: str, tmp_path: Path
+) -> None:
+    plans = tmp_path / "plans.yaml"
+    text = (PLANS.parent / "teams.yaml").read_text()
+    plans.write_text(text.replace("search: 40%", "search: {share: 40%, lend: false}"))
+    env = {"SIDECAR_PLANS": str(plans), "SIDECAR_REDIS": valkey_url}
+    done = sidecar("explain", "--key", "demo-ads-key", "GET", "/", **env)
+    assert done.returncode == 0, done.stderr
+    assert "account   acme (key ads-1, team ads, from: plan file)" in done.stdout
+    assert (
+        "(team ads: used 0 of 300 guaranteed, may use 600 now; 400 are kept for other teams)"
+    ) in done.stdout
+    told = json.loads(
+        sidecar("explain", "--key", "demo-tools-key", "--json", "GET", "/", **env).stdout
+    )
+    assert told["identity"]["team"] is None
+    monthly = next(row for row in told["limits"] if row["id"] == "monthly")
+    assert monthly["team"] == {
+        "id": None, "guaranteed": 0, "lends": False, "used": 0, "kept": 0,
+        "guaranteed_to_others": 700, "remaining": 300,
+    }  # fmt: skip
+    assert [row["id"] for row in told["limits"]] == ["per-second", "monthly", "per-key"]

@@ -1,0 +1,55 @@
+"""grant: packs of the plan file, against a real Valkey."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.limits_plan import limits_plan
+
+
+@pytest.fixture
+def plans(tmp_path: Path) -> Path:
+    path = tmp_path / "plans.yaml"
+    path.write_text(limits_plan())
+    return path
+
+
+def test_a_grant_is_made_once_per_id(sidecar: Any, valkey_url: str, plans: Path) -> None:
+    order = ("grant", "metered", "boost", "--plans", plans, "--id", "order-1",
+             "--redis", valkey_url)  # fmt: skip
+    first, again = sidecar(*order), sidecar(*order)
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert first.stdout.startswith("Account metered has 5 requests more on monthly, until 20")
+    assert first.stdout.endswith(": order-1\n")
+    assert again.stdout.startswith("Grant order-1 was there before, until 20")
+    explained = sidecar("explain", "--plans", plans, "--account", "metered", "--redis", valkey_url,
+                        "GET", "/x")  # fmt: skip
+    assert "left 15, 5 of them from packs" in explained.stdout
+
+
+def test_an_account_of_redis_can_be_given_a_pack(
+    sidecar: Any, valkey_url: str, plans: Path
+) -> None:
+    made = ("accounts", "set", "--account", "globex", "--plan", "metered", "--redis", valkey_url)
+    assert sidecar(*made).returncode == 0
+    done = sidecar("grant", "globex", "boost", "--plans", plans, "--redis", valkey_url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Account globex has 5 requests more on monthly, until 20")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("nobody", "boost"), 1, "account nobody is neither in the plan file nor in Redis"),
+        (("metered", "none"), 2, 'the plan file has no pack "none"; it has boost'),
+        (("metered", "boost", "--id", "a b"), 2, '--id: "a b" is not an id'),
+    ],
+)
+def test_what_cannot_be_granted_is_told(
+    sidecar: Any, valkey_url: str, plans: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    done = sidecar("grant", *arguments, "--plans", plans, "--redis", valkey_url)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

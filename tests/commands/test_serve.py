@@ -1,0 +1,183 @@
+"""`sidecar serve`: that it starts without Redis, stops cleanly, and says why it cannot start."""
+
+import json
+import os
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from tests.support.servers import free_port
+
+PLANS = Path(__file__).parent.parent.parent / "examples" / "plans.yaml"
+LOOPBACK = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def flags(tmp_path: Path, **other: object) -> list[object]:
+    given: dict[str, object] = {
+        "plans": PLANS,
+        "upstream": "http://127.0.0.1:1",
+        "listen": f"127.0.0.1:{free_port()}",
+        "control": f"127.0.0.1:{free_port()}",
+        "redis": "redis://127.0.0.1:1/0",
+        "spool": tmp_path / "spool",
+    } | other
+    return [part for name, value in given.items() for part in (f"--{name}", value)]
+
+
+def ask(url: str) -> tuple[int, bytes]:
+    """Status and body, as soon as somebody listens."""
+    for _ in range(400):
+        try:
+            with LOOPBACK.open(url, timeout=5) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError(f"nobody listens on {url}")
+
+
+def test_serve_starts_without_redis_says_that_it_is_not_ready_and_drains(
+    spawn: Any, tmp_path: Path
+) -> None:
+    control = f"127.0.0.1:{free_port()}"
+    process = spawn("serve", *flags(tmp_path, control=control))
+    assert ask(f"http://{control}/healthz") == (200, b"ok")
+    status, body = ask(f"http://{control}/readyz")
+    assert status == 503
+    assert json.loads(body)["reasons"][0].startswith("redis: ")
+    assert b"sidecar_store_up 0.0" in ask(f"http://{control}/metrics")[1]
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_asked_to_end_while_it_starts_does(
+    spawn: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    plans = tmp_path / "plans.yaml"
+    os.mkfifo(plans)  # a plan file that takes for ever to read
+    process = spawn("serve", *flags(tmp_path, plans=plans))
+    with opened_by_its_reader(plans):
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, "Traceback" in errors) == (0, False)
+    assert json.loads(errors.splitlines()[-1])["event"] == "start_cancelled"
+    assert not (tmp_path / "spool").exists()
+
+
+def opened_by_its_reader(pipe: Path) -> BinaryIO:
+    """The end to write to, as soon as somebody reads from the other one."""
+    for _ in range(400):
+        try:
+            return os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError(f"nobody reads {pipe}")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("flag", "variable"), [("listen", "SIDECAR_LISTEN"), ("control", "SIDECAR_CONTROL")]
+)
+def test_a_port_in_use_is_one_plain_sentence_that_names_the_flag(
+    sidecar: Any, tmp_path: Path, flag: str, variable: str, workers: int
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = sidecar("serve", *flags(tmp_path, workers=workers, **{flag: address}))
+    assert done.returncode == 2
+    told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert told == [
+        f"error: {address} is in use; choose another with --{flag} HOST:PORT ({variable})"
+    ]
+
+
+def test_a_wrong_plan_file_is_told_like_check_does(sidecar: Any, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(PLANS.read_text().replace("rate: 5/s", "rate: 5 per s"))
+    done = sidecar("serve", *flags(tmp_path, plans=bad))
+    assert done.returncode == 2
+    assert f"error: {bad}:" in done.stderr
+    assert "try: sidecar check FILE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def problems(errors: str) -> list[str]:
+    """What was said, without log lines."""
+    return [line for line in errors.splitlines() if not line.startswith("{")]
+
+
+def test_a_spool_that_cannot_be_written_is_told_once_with_what_to_do(
+    sidecar: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "a-file"
+    file.write_text("")
+    # root may write anywhere but below a file, in place of one, and in the kernel's own folders
+    whys = {
+        file / "spool": "a part of its path is a file. Give another one with",
+        file: "it is a file. Give another one with",
+        Path("/proc/sidecar-spool"): "for this user, or give another one with",
+    }
+    for spool, why in whys.items():
+        done = sidecar("serve", *flags(tmp_path, spool=spool))
+        assert done.returncode == 2
+        [told] = problems(done.stderr)
+        assert told.startswith(f"error: The spool directory {spool} is not writable: ")
+        assert told.endswith(f"{why} --spool DIR (SIDECAR_SPOOL).")
+    assert file.read_text() == ""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("listen", "control", "both"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1:8080", "127.0.0.1:8080"),
+        ("0.0.0.0:8080", "127.0.0.1:8080", "0.0.0.0:8080 and 127.0.0.1:8080"),
+    ],
+)
+def test_one_address_for_both_ports_is_told_as_such(
+    sidecar: Any, tmp_path: Path, listen: str, control: str, both: str, workers: int
+) -> None:
+    done = sidecar("serve", *flags(tmp_path, listen=listen, control=control, workers=workers))
+    assert done.returncode == 2
+    assert problems(done.stderr) == [
+        "error: --listen (SIDECAR_LISTEN) and --control (SIDECAR_CONTROL) must differ: "
+        f"{both}; give each a port of its own"
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_mistyped_variable_is_warned_of_once(spawn: Any, tmp_path: Path, workers: int) -> None:
+    control = f"127.0.0.1:{free_port()}"
+    process = spawn(
+        "serve", *flags(tmp_path, control=control, workers=workers),
+        SIDECAR_LISEN="127.0.0.1:1", SIDECAR_SERVICE_HOST="10.0.0.1",
+    )  # fmt: skip
+    assert ask(f"http://{control}/healthz") == (200, b"ok")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    logged = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    warned = [line["error"] for line in logged if line["event"] == "unknown_variable"]
+    assert warned == [
+        "SIDECAR_LISEN is not a setting and does nothing; did you mean SIDECAR_LISTEN?"
+    ]
+
+
+def test_a_mistyped_variable_is_told_with_what_is_missing(sidecar: Any) -> None:
+    done = sidecar("serve", "--plans", PLANS, SIDECAR_UPSTREEM="http://127.0.0.1:3000")
+    assert done.returncode == 2
+    missing, hint = done.stderr.splitlines()
+    assert missing.startswith("error: --upstream (SIDECAR_UPSTREAM) is missing")
+    assert hint.endswith("did you mean SIDECAR_UPSTREAM?")

@@ -1,0 +1,137 @@
+"""Which calls a `match` names: what it says is what the route table finds, or it is refused."""
+
+from collections.abc import Iterator
+from itertools import product
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.config.loading import parse
+from sidecar.config.route_patterns import split_match, unreached, wrong
+from sidecar.core.model import RequestClass, Route
+from sidecar.core.paths import Allowance, Normaliser
+from sidecar.core.routing import RouteTable
+
+PLANS = """
+version: 1
+meters: {requests: {unit: request}}
+routes:
+  - {id: named, match: '%s'}
+  - {id: rest, match: "/**"}
+plans: {free: {}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("match", "method", "target", "allowed"),
+    [
+        ("/a b", "GET", b"/a%20b", ()),
+        ("GET /a b/*", "GET", b"/a%20b/c%20d", ()),
+        ("/café/münze", "GET", b"/caf%C3%A9/m%c3%bcnze", ()),
+        ("/価格", "POST", quote("/価格").encode(), ()),
+        ("/100%", "GET", b"/100%25", ()),
+        ('/[x]|"<y>"', "GET", b"/%5Bx%5D%7C%22%3Cy%3E%22", ()),
+        ("OPTIONS *", "OPTIONS", b"*", ()),
+        ("//v1//items/", "GET", b"/v1/items", ()),
+        ("/group%2Fname", "GET", b"/group%2fname", (Allowance.ENCODED_SLASH,)),
+        ("/caf%E9", "GET", b"/caf%e9", (Allowance.NOT_UTF8,)),
+        ("/a\\b", "GET", b"/a%5Cb", (Allowance.BACKSLASH,)),
+        ("/a;b", "GET", b"/a;b", (Allowance.SEMICOLON,)),
+    ],
+)
+def test_a_path_is_named_as_it_is_compared(
+    match: str, method: str, target: bytes, allowed: tuple[Allowance, ...]
+) -> None:
+    book = parse((PLANS % match).encode(), "plans.yaml")
+    found = RouteTable(book.routes, Normaliser(frozenset(allowed))).find(method, target)
+    assert found is not None
+    assert found.id == "named"
+
+
+def test_a_last_route_does_not_take_what_is_asked_of_the_server() -> None:
+    book = parse((PLANS % "/a").encode(), "plans.yaml")
+    assert RouteTable(book.routes).find("OPTIONS", b"*") is None
+
+
+SEGMENTS = st.text(
+    st.sampled_from("aé .;%2F5\\*ｅ…~'\"<"), min_size=1, max_size=6
+) | st.sampled_from(["..", ".", "{id}", "%20", "%2F", "**", "a b"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(SEGMENTS, min_size=1, max_size=3))
+def test_what_is_not_refused_matches_a_call_that_can_be_made(segments: list[str]) -> None:
+    match = "/" + "/".join(segments)
+    if wrong(match) is not None:
+        return
+    route = a_route(match)
+    table = RouteTable([route, a_route("/**")], Normaliser(frozenset(Allowance)))
+    path = "/".join("x" if one in ("{id}", "**") else one.replace("*", "x") for one in segments)
+    assert table.find("GET", as_sent("/" + path)) is route
+
+
+def as_sent(path: str) -> bytes:
+    """Encoded by a client, but for the one escape that may stand in a pattern of these."""
+    return b"%2F".join(quote(part).encode() for part in path.split("%2F"))
+
+
+def a_route(match: str) -> Route:
+    method, pattern = split_match(match)
+    return Route(match, match, method, pattern, RequestClass.STANDARD, frozenset(), ())
+
+
+@pytest.mark.parametrize(
+    ("matches", "expected"),
+    [
+        (["/**", "POST /v1/auth/**"], [(1, [0])]),
+        (["POST /v1/auth/**", "/**"], []),
+        (["/a/**", "/a"], [(1, [0])]),
+        (["/a", "/a/**"], []),
+        (["GET /a", "HEAD /a"], [(1, [0])]),
+        (["HEAD /a", "GET /a"], []),
+        (["GET /a", "/a"], []),
+        (["/a", "GET /a"], [(1, [0])]),
+        (["/a/*", "/a/{id}", "/a/b"], [(1, [0]), (2, [0])]),
+        (["/*/b", "/a/*"], []),
+        (["/a/*b*", "/a/xb*", "/a/*"], [(1, [0])]),
+        (["/a/xy*z", "/a/x*"], []),
+        (["/a/*/**", "/a/**"], []),
+        (["/a", "/a/*/**", "/a/**"], [(2, [0, 1])]),
+        (["/a//b", "/a/b/"], [(1, [0])]),
+        (["/**", "OPTIONS *"], []),
+        (["OPTIONS *", "OPTIONS *", "OPTIONS /**"], [(1, [0])]),
+    ],
+)
+def test_a_route_that_others_cover_is_never_reached(
+    matches: list[str], expected: list[tuple[int, list[int]]]
+) -> None:
+    assert list(unreached(matches)) == expected
+
+
+PIECES = st.sampled_from(["a", "b", "*", "a*", "*b", "a*b", "{id}"])
+PATTERNS = st.builds(
+    lambda method, pieces, tail: f"{method}/{'/'.join([*pieces, *tail])}",
+    st.sampled_from(["", "GET ", "HEAD ", "PUT "]),
+    st.lists(PIECES, max_size=2),
+    st.sampled_from([[], ["**"]]),
+)
+
+
+def calls() -> Iterator[tuple[str, str]]:
+    names = ["a", "b", "ab", "axb", "xb", "ax", "x"]
+    for depth in range(4):
+        for parts in product(names, repeat=depth):
+            for method in ("GET", "HEAD", "PUT", "ANY"):
+                yield method, "/" + "/".join(parts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(PATTERNS, min_size=2, max_size=5))
+def test_a_route_is_called_unreached_just_when_no_call_reaches_it(matches: list[str]) -> None:
+    routes = [a_route(match) for match in matches]
+    table = RouteTable(routes)
+    reached = {id(table.match(method, path)) for method, path in calls()}
+    never = [number for number, route in enumerate(routes) if id(route) not in reached]
+    assert [which for which, _ in unreached(matches)] == never

@@ -1,0 +1,78 @@
+"""A call's event is read as it stands, or not at all."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from sidecar.core.events.read import EventReader, NotRecorded, Recorded
+from tests.support.recorded_events import EVENT, NOON_US, an_event
+
+
+def test_an_event_is_read() -> None:
+    assert EventReader().call(an_event()) == Recorded(
+        "acme", NOON_US + 123_000, "019", "/sidecar/shop", "k1", "pro", "sha256:ab", "chat",
+        (("requests", 1), ("tokens", 0)), (), True, 200, "ok", 41,
+    )  # fmt: skip
+
+
+def test_overage_holds_the_meters_that_have_some() -> None:
+    read = EventReader().call(an_event("data.overage", {"requests": 0, "tokens": 7}))
+    assert read.overage == (("tokens", 7),)
+
+
+@pytest.mark.parametrize(
+    ("text", "at_us"),
+    [
+        ("2026-11-23T08:30:00.123Z", NOON_US + 123_000),
+        ("2026-11-23T08:30:00Z", NOON_US),
+        ("2026-11-23T09:30:00.5+01:00", NOON_US + 500_000),
+        ("2026-11-23T08:30:00.000001+00:00", NOON_US + 1),
+    ],
+)
+def test_every_form_of_an_instant_is_read(text: str, at_us: int) -> None:
+    reader = EventReader()
+    for _ in range(2):  # the second time by what is remembered
+        assert reader.call(an_event("time", text)).time_us == at_us
+        assert reader.call(an_event()).time_us == NOON_US + 123_000
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("subject", ...), ("subject", 7), ("subject", None), ("source", []), ("id", 7),
+        ("data", ...), ("data", []), ("data", None), ("data.key", ...), ("data.plan", {}),
+        ("data.plan_version", None), ("data.route", None), ("data.reason", True),
+        ("data.usage", ...), ("data.usage", [1]), ("data.usage", {"requests": -1}),
+        ("data.usage", {"requests": 1.5}), ("data.usage", {"requests": "1"}),
+        ("data.usage", {"requests": {}}), ("data.usage", {"requests": 2**53}),
+        ("data.overage", None), ("data.billable", "true"), ("data.billable", 1),
+        ("data.status", "200"), ("data.status", True), ("data.latency_ms", -1),
+        ("data.latency_ms", 1.5), ("data.latency_ms", 10**12),
+        ("time", ...), ("time", 7), ("time", ""), ("time", "yesterday"),
+        ("time", "2026-11-23T08:30:00.123"), ("time", "2026-11-23T08:30:00.1x3Z"),
+        ("time", "2026-11-23T08:30:00.+12Z"), ("time", "1969-12-31T23:59:59.000Z"),
+        ("time", "9999-12-31T23:59:59.000Z"), ("time", "2026-11-23T08:30:00.\u0661\u0662\u0663Z"),
+    ],
+)  # fmt: skip
+def test_what_says_something_else_is_no_call(path: str, value: Any) -> None:
+    reader = EventReader()
+    reader.call(an_event())
+    with pytest.raises(NotRecorded):
+        reader.call(an_event(path, value))
+    assert reader.call(an_event()).account == "acme"
+
+
+def test_what_many_events_say_is_kept_once() -> None:
+    reader = EventReader()
+    first, second = (reader.call(orjson.loads(orjson.dumps(EVENT))) for _ in range(2))
+    assert first.usage is second.usage
+    assert first.account is second.account
+
+
+def test_calls_sort_by_account_and_time_and_copies_stand_side_by_side() -> None:
+    reader = EventReader()
+    a, b = reader.call(an_event()), reader.call(an_event("id", "018"))
+    later = a._replace(time_us=a.time_us + 1, id="001")
+    other = a._replace(account="beta", time_us=0)
+    assert sorted([other, later, a, b, a]) == [b, a, a, later, other]

@@ -1,0 +1,67 @@
+"""Signatures as Standard Webhooks has them, and who may be called."""
+
+import base64
+import hashlib
+import hmac
+
+import pytest
+
+from sidecar.core.jobs.webhook_signing import (
+    AGAIN_US,
+    again_us,
+    is_public,
+    secret_for,
+    secret_of,
+    signed,
+)
+
+# What the specification's own library (standardwebhooks 1.1.0) makes of them.
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+MESSAGE, SENT, BODY = "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}'
+SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_a_signature_is_that_of_the_specifications_library() -> None:
+    assert signed(SECRET, MESSAGE, SENT, BODY) == {
+        "webhook-id": MESSAGE, "webhook-timestamp": str(SENT), "webhook-signature": SIGNATURE,
+    }  # fmt: skip
+
+
+def test_each_account_has_a_secret_of_its_own_that_can_be_used_alone() -> None:
+    one, other = secret_for(b"m" * 32, "acme"), secret_for(b"m" * 32, "other")
+    assert one != other
+    assert len(secret_of(one)) == 32
+    content = b"id.7.body"
+    digest = hmac.new(base64.b64decode(one[6:]), content, hashlib.sha256).digest()
+    assert signed(one, "id", 7, b"body")["webhook-signature"] == (
+        "v1," + base64.b64encode(digest).decode()
+    )
+
+
+@pytest.mark.parametrize("text", ["", "whsec_", "whsec_!!!", "whsec_c2hvcnQ=", SECRET[6:]])
+def test_what_is_no_secret_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(ValueError, match="whsec_ and 24 bytes") as refused:
+        secret_of(text)
+    assert not text or text == "whsec_" or text not in str(refused.value)
+
+
+def test_a_webhook_is_tried_again_for_about_an_hour() -> None:
+    at, spans = 0, []
+    while (span := again_us(at)) is not None:
+        spans.append(span)
+        at += span
+    assert tuple(spans) == AGAIN_US
+    assert again_us(at) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [("8.8.8.8", True), ("2606:4700::1111", True), ("127.0.0.1", False), ("10.1.2.3", False),
+     ("172.16.0.1", False), ("192.168.1.1", False), ("169.254.169.254", False),
+     ("100.64.0.1", False), ("0.0.0.0", False), ("::1", False), ("fe80::1%eth0", False),
+     ("fd00::1", False), ("::ffff:127.0.0.1", False), ("::ffff:8.8.8.8", True),
+     ("224.0.0.1", False), ("64:ff9b::7f00:1", False), ("64:ff9b::808:808", True),
+     ("2002:7f00:1::", False)],
+)  # fmt: skip
+def test_only_public_addresses_are_called(address: str, public: bool) -> None:
+    assert is_public(address) is public

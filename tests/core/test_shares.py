@@ -1,0 +1,188 @@
+"""Shares of a limit: never more than the whole, and refusals that say what is true."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core import account as accounts
+from sidecar.core.account import NEW
+from sidecar.core.answers import Answer, QuotaDetail
+from sidecar.core.decision import decide
+from sidecar.core.limits import State, Window
+from sidecar.core.model import (
+    MICRO,
+    UNBOUNDED,
+    Claim,
+    ConcurrencyLimit,
+    Entitlement,
+    Limit,
+    Plan,
+    QuotaLimit,
+    RateLimit,
+    RequestClass,
+    Route,
+)
+from sidecar.core.reasons import Decision, Reason
+from sidecar.core.shares import NEVER_SEEN, Own, Snapshot, as_a_whole, filled, looks, share_of
+from sidecar.core.survey import Ask, weight
+from sidecar.errors import StoreUnavailable
+
+NOW = 1_790_000_000 * MICRO
+END = NOW + 1_000 * MICRO
+QUOTA = QuotaLimit("monthly", "requests", 100, "month", 100, (80,), rollover=10)
+RATE = RateLimit("per-second", "requests", 5, MICRO, 10, (5, 1))
+SLOTS = ConcurrencyLimit("in-flight", 5)
+GUARD = RateLimit("critical", "calls", 100, MICRO, 200, (100, 1))
+
+
+@pytest.mark.parametrize(
+    ("look", "ways", "units"),
+    [
+        (Snapshot(NOW, 40, END), 2, 30),
+        (Snapshot(NOW, 40, END), 7, 8),  # rounded down
+        (Snapshot(NOW, 100, END), 2, 0),
+        (Snapshot(NOW, 130, END), 2, 0),  # debt is not given out
+        (Snapshot(NOW, 40, END, more=21), 2, 40),  # carried over, or left in grants
+        (Snapshot(NOW, 40, NOW), 2, 50),  # that period is over
+        (NEVER_SEEN, 3, 33),
+        (NEVER_SEEN, 1, 100),
+    ],
+)
+def test_a_quotas_share_is_what_was_left_divided_and_rounded_down(
+    look: Snapshot, ways: int, units: int
+) -> None:
+    share = share_of(QUOTA, look, ways, NOW)
+    assert isinstance(share, QuotaLimit)
+    assert (share.id, share.units, share.cap) == ("monthly", units, units)
+    assert (share.notices, share.rollover) == ((), 0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "ways", "most"), [(RATE, 3, 3), (RATE, 20, 1), (SLOTS, 2, 2), (SLOTS, 9, 1)]
+)
+def test_a_bucket_holds_one_unit_at_least_and_there_is_one_slot(
+    limit: Limit, ways: int, most: int
+) -> None:
+    share = share_of(limit, NEVER_SEEN, ways, NOW)
+    assert most == (share.burst if isinstance(share, RateLimit) else getattr(share, "slots", None))
+
+
+def test_no_slots_are_none_for_everybody() -> None:
+    assert share_of(replace(SLOTS, slots=0), NEVER_SEEN, 2, NOW) == replace(SLOTS, slots=0)
+
+
+@given(
+    st.integers(1, 50), st.integers(0, 60 * MICRO), st.integers(0, 20 * MICRO), st.integers(1, 9)
+)
+def test_I1_full_buckets_of_all_shares_hold_what_the_whole_held_and_refill_as_fast(
+    burst: int, used: int, ago: int, ways: int
+) -> None:
+    limit = replace(RATE, burst=burst)
+    share = share_of(limit, NEVER_SEEN, ways, NOW)
+    assert isinstance(share, RateLimit)
+    state = filled(limit, share, Snapshot(NOW - ago, used), ways, NOW)
+    left = max(0, share.burst * MICRO - state.used)
+    whole = min(burst * MICRO, burst * MICRO - used + ago * 5)
+    assert left * ways <= max(0, whole) + 5 * ways
+    assert share.refill[0] * limit.refill[1] * ways == limit.refill[0] * share.refill[1]
+
+
+def decided(own: Own, look: Snapshot, granted: bool) -> Decision:
+    used, besides = as_a_whole(own, look, NOW)
+    plan = Plan("free", 0, frozenset(), (own.claim.limit,), GUARD, "local")
+    route = Route("rest", "/**", None, "/**", RequestClass.STANDARD, frozenset(), ())
+    entitlement = Entitlement(plan, route, (own.claim,), (), None, b"", ())
+    ends = (END if isinstance(own.claim.limit, QuotaLimit) else 0,)
+    return decide(entitlement, Answer(granted, NOW, (used,), ends, (besides,), alone=True))
+
+
+def test_what_is_admitted_alone_says_so_and_not_what_is_left() -> None:
+    share = share_of(QUOTA, Snapshot(NOW, 40, END), 2, NOW)
+    decision = decided(Own(Claim(QUOTA, 1, False), share, 5), Snapshot(NOW, 40, END), True)
+    assert (decision.allowed, decision.reason) == (True, Reason.STORE_DOWN)
+    assert (decision.tightest, decision.overage, decision.crossings) == (None, (), ())
+
+
+def test_overage_is_told_as_far_as_it_is_known() -> None:
+    soft = replace(QUOTA, cap=UNBOUNDED, rollover=0)
+    look = Snapshot(NOW, 98, END)
+    share = share_of(soft, look, 2, NOW)
+    decision = decided(Own(Claim(soft, 3, False), share, 5), look, True)
+    assert decision.overage == (("requests", 3),)
+    early = decided(Own(Claim(soft, 3, False), share, 3), look, True)
+    assert early.overage == (("requests", 1),)
+
+
+def test_I10_a_quota_that_is_known_to_be_spent_is_refused_until_its_end() -> None:
+    look = Snapshot(NOW, 97, END)
+    share = share_of(QUOTA, look, 1, NOW)
+    decision = decided(Own(Claim(QUOTA, 1, False), share, 3), look, False)
+    assert (decision.reason, decision.retry_us) == (Reason.QUOTA, END - NOW)
+    assert decision.violated[0].used == 100
+
+
+@pytest.mark.parametrize("limit", [QUOTA, SLOTS])
+def test_I10_a_share_that_is_spent_does_not_say_that_the_limit_is(limit: Limit) -> None:
+    share = share_of(limit, NEVER_SEEN, 2, NOW)
+    most = share.cap if isinstance(share, QuotaLimit) else getattr(share, "slots", 0)
+    with pytest.raises(StoreUnavailable):
+        decided(Own(Claim(limit, 1, False), share, most), NEVER_SEEN, False)
+
+
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 12 * MICRO))
+def test_I10_a_rate_says_when_its_share_has_enough(cost: int, ways: int, used: int) -> None:
+    """`as_a_whole` and the reference agree on the instant from which the call fits."""
+    share = share_of(RATE, NEVER_SEEN, ways, NOW)
+    assert isinstance(share, RateLimit)
+    claim = Claim(RATE, cost, False)
+    own = Own(claim, share, used)
+    if used + weight(claim) <= share.burst * MICRO:
+        return
+    if share.burst < cost <= RATE.burst:
+        with pytest.raises(StoreUnavailable):
+            decided(own, NEVER_SEEN, False)
+        return
+    decision = decided(own, NEVER_SEEN, False)
+    assert decision.reason is Reason.RATE
+    if cost > RATE.burst:
+        assert decision.retry_us is None
+        return
+    assert decision.retry_us is not None
+
+    def fits(at_us: int) -> bool:
+        start = replace(NEW, states={"r": State(used, NOW)})
+        ask = Ask("r", Claim(share, cost, False))
+        return accounts.reserve(start, [ask], at_us)[0].granted
+
+    assert fits(NOW + decision.retry_us)
+    assert not fits(NOW + max(0, decision.retry_us - 2 * ways))
+
+
+@given(
+    st.integers(0, 200), st.integers(0, 120), st.integers(1, 9),
+    st.lists(st.integers(0, 9), max_size=60),
+)  # fmt: skip
+def test_I1_all_shares_together_let_pass_no_more_than_was_left(
+    cap: int, used: int, ways: int, costs: list[int]
+) -> None:
+    limit = replace(QUOTA, units=cap, cap=cap, rollover=0)
+    share = share_of(limit, Snapshot(NOW, used, END), ways, NOW)
+    window = Window(NOW - MICRO, END, END + MICRO, NOW - 2 * MICRO)
+    passed = 0
+    for _ in range(ways):
+        account = NEW
+        for cost in costs:
+            asks = [Ask("q", Claim(share, cost, False), window)]
+            answer, account = accounts.reserve(account, asks, NOW)
+            passed += cost if answer.granted else 0
+    assert passed <= max(0, cap - used)
+
+
+def test_a_look_is_what_an_answer_shows_in_the_order_of_the_claims() -> None:
+    claims = (Claim(QUOTA, 1, False), Claim(RATE, 1, False))
+    plain = Answer(True, NOW, (7, MICRO), (END, 0))
+    assert looks(claims, plain) == (Snapshot(NOW, 7, END), Snapshot(NOW, MICRO))
+    rich = plain._replace(besides=(QuotaDetail(carried=3, left=4, burned=1), QuotaDetail()))
+    assert looks(claims, rich)[0] == Snapshot(NOW, 7, END, 7)

@@ -1,0 +1,169 @@
+"""docs/metrics.md lists every metric and label that running sidecars publish, and no other."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from sidecar.core.model import RequestClass
+from sidecar.core.reasons import Reason
+from sidecar.core.refusals.problems import HTTP_STATUSES
+from sidecar.core.settlement import OutcomeReason
+from sidecar.metrics import INTERNAL_ERROR
+from sidecar.settings import Settings
+from tests.support.processes import StartServing
+from tests.support.servers import free_port
+from tests.support.stage import StartStage
+
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs" / "metrics.md").read_text()
+ROW = re.compile(r"^\| `(sidecar_\w+)` \| (\w+) \|(.*?)\| (.+) \|$", re.MULTILINE)
+Found = dict[str, tuple[str, frozenset[str]]]  # type and labels by the name that is queried
+
+
+def documented() -> Found:
+    """The rows of the tables."""
+    return {
+        name: (kind, frozenset(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels, _ in ROW.findall(DOCS)
+    }
+
+
+def published(text: str) -> Found:
+    """What a scrape holds: `le` belongs to every histogram and is left out."""
+    found: Found = {}
+    for family in text_string_to_metric_families(text):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        if name.startswith("sidecar_"):
+            found[name] = (family.type, frozenset(labels))
+    return found
+
+
+async def scrape(control: int) -> str:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{control}/metrics") as answer,
+    ):
+        assert answer.status == 200
+        return await answer.text()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> dict[str, str]:
+    """Flags that name a certificate made here."""
+    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return {"tls_cert": str(cert), "tls_key": str(key)}
+
+
+async def test_every_metric_is_documented_and_every_documented_one_is_published(
+    stage: StartStage, serving: StartServing, certificate: dict[str, str], tmp_path: Path
+) -> None:
+    sinks = f"file:{tmp_path / 'events'},redis"
+    control = free_port()
+    plain = await stage(control=f"127.0.0.1:{control}", sinks=sinks)
+    shadow = "enforce: shadow, quota: 1/month"  # counts what it would refuse: the second call
+    plain.plans.write_text(re.sub(r"quota: \d+/month", shadow, plain.plans.read_text()))
+    assert await plain.app.keeper.reload()
+    for _ in range(2):
+        await plain.call("GET", "/items")
+    one = published(await scrape(control))
+    assert one["sidecar_requests_total"][1] == {"route", "class", "plan", "outcome"}
+    several = await serving(
+        upstream=f"http://127.0.0.1:{plain.upstream.port}", workers=2, sinks=sinks, **certificate
+    )
+    both = published(await scrape(several.control))
+    quiet = {"sidecar_requests_total", "sidecar_shadow_refusals_total"}  # nobody called there
+    for name in one.keys() & both.keys() - quiet:
+        assert both[name] == one[name]
+    assert one.keys() < both.keys()
+    assert both | one == documented()
+
+
+def backticked(text: str) -> set[str]:
+    return set(re.findall(r"`([a-z][\w-]*|-)`", text))
+
+
+def paragraph(start: str) -> str:
+    """The paragraph of the document that begins so."""
+    return DOCS[DOCS.index(f"\n{start}") :].strip().partition("\n\n")[0]
+
+
+def first_cells(below: str) -> Iterator[str]:
+    """First column of the table that follows this line."""
+    table = DOCS[DOCS.index(below) + len(below) :].strip().partition("\n\n")[0]
+    for row in table.splitlines()[2:]:
+        yield row.split("`")[1]
+
+
+def test_the_documented_outcomes_are_those_that_are_counted() -> None:
+    forwarded = list(first_cells("Outcomes of forwarded calls:"))
+    refused = backticked(paragraph("Outcomes of refused calls"))
+    local = backticked(paragraph("Outcomes of what was answered before")) - {
+        "route", "class", "plan", "-"
+    }  # fmt: skip
+    assert refused & set(forwarded) == {INTERNAL_ERROR}
+    assert refused | set(forwarded) == {*Reason, *OutcomeReason, INTERNAL_ERROR}
+    of_the_api = {500, 502, 503, 504}  # the first is ours and goes by another name
+    assert local == {f"http-{status}" for status in HTTP_STATUSES - of_the_api | {200, 204}}
+
+
+def test_the_documented_classes_and_sinks_are_those_there_are() -> None:
+    [row] = [line for line in DOCS.splitlines() if line.startswith("| `class` |")]
+    assert backticked(row) == {*RequestClass, "class", "-", "route"}
+    sinks = backticked(paragraph("`sink` is")) - {"sink"}
+    flags = {"plans": "p.yaml", "upstream": "http://a", "sinks": "stdout,file:/x,redis"}
+    assert sinks == {sink.partition(":")[0] for sink in Settings.load(flags).sinks}
+
+
+async def test_the_documented_reasons_for_a_refused_connection_are_those_that_are_counted(
+    stage: StartStage,
+) -> None:
+    control = free_port()
+    await stage(control=f"127.0.0.1:{control}")
+    counted = {
+        sample.labels["reason"]
+        for family in text_string_to_metric_families(await scrape(control))
+        for sample in family.samples
+        if sample.name == "sidecar_connections_refused_total"
+    }
+    assert counted == backticked(paragraph("`reason` is")) - {"reason"}
+
+
+def test_every_metric_in_a_query_is_documented() -> None:
+    known = set(documented())
+    series = known | {
+        name + suffix
+        for name, (kind, _) in documented().items()
+        if kind == "histogram"
+        for suffix in ("_bucket", "_count", "_sum")
+    }
+    queries = [line for line in DOCS.splitlines() if line.startswith("    ")]
+    assert len(queries) > 10
+    assert set(re.findall(r"sidecar_\w+", "\n".join(queries))) <= series
+
+
+def test_the_dashboard_asks_only_for_what_is_published() -> None:
+    dashboard = json.loads((ROOT / "examples" / "grafana" / "sidecar.json").read_text())
+    targets = [target for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    known = documented()
+    named = {name for target in targets for name in re.findall(r"sidecar_\w+", target["expr"])}
+    assert named
+    assert {name.removesuffix("_bucket") for name in named} <= set(known)
+    for target in targets:
+        (name,) = {
+            one.removesuffix("_bucket") for one in re.findall(r"sidecar_\w+", target["expr"])
+        }
+        labels = set(re.findall(r"by \((\w+)\)", target["expr"])) - {"le"}
+        assert labels <= known[name][1]
+        assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels

@@ -1,0 +1,127 @@
+"""That what is written is so: links lead somewhere, names exist, and nothing is left out."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from sidecar.cli import build
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page, as they are linked to."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for path, anchor in LINK.findall(page.read_text()):
+        target = (page.parent / path) if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = {path for path, _ in LINK.findall((ROOT / "README.md").read_text())}
+    pages = {name_of(page) for page in DOCS.glob("*.md")} | {"docs/decisions"}
+    assert pages <= linked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_make_target_that_is_named_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:^    |`)make ([a-z]+)", page.read_text(), re.MULTILINE)
+    assert set(named) <= targets
+
+
+def verbs(command: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Each verb with its options: ("keys list", {"--account", …})."""
+    inner = getattr(command, "commands", None)
+    if inner is not None:
+        for word, one in inner.items():
+            yield from verbs(one, f"{path} {word}".strip())
+        return
+    options = [one for one in command.params if one.param_type_name == "option"]
+    yield path, {name for one in options for name in (*one.opts, *one.secondary_opts)}
+
+
+VERBS = dict(verbs(typer.main.get_command(build())))
+
+
+def section(verb: str) -> str:
+    """The part of docs/cli.md whose heading names the verb, or the group that it is of."""
+    for part in re.split(r"^## ", (DOCS / "cli.md").read_text(), flags=re.MULTILINE)[1:]:
+        if verb.split()[0] in re.split(r"\W+", part.splitlines()[0]):
+            return part
+    return ""
+
+
+def documented(verb: str) -> dict[str, str]:
+    """Option → the verbs of the section that its row says it is of."""
+    found = {}
+    for row in section(verb).splitlines():
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        if cells[0].startswith("`-"):
+            whose = cells[1] if len(cells) == 3 else "all"
+            found |= dict.fromkeys(re.findall(r"`(--?[\w-]+)", cells[0]), whose)
+    return found
+
+
+def is_of(verb: str, whose: str) -> bool:
+    if whose.startswith(("all", "both")):
+        return f"but `{verb}`" not in whose
+    return f"`{verb}`" in whose
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {"serve"}))
+def test_a_verb_has_the_options_that_are_documented_and_no_others(verb: str) -> None:
+    written = {option for option, whose in documented(verb).items() if is_of(verb, whose)}
+    assert written == VERBS[verb]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_line_is_one_that_can_be_typed(page: Path) -> None:
+    text = page.read_text().replace("\\\n", " ")
+    for line in re.findall(r"^    \$? ?(?:\w+=\S+ )?sidecar (.+)$", text, re.MULTILINE):
+        words = re.split(r"\s+#|\s+[>|…]", line)[0].split()
+        verb = next((one for one in (" ".join(words[:2]), words[0]) if one in VERBS), None)
+        assert verb is not None, line
+        options = {word.split("=")[0] for word in words if word.startswith("-")}
+        assert options <= VERBS[verb], line
+
+
+# The life of a request
+
+LIFE = DOCS / "life-of-a-request.md"
+NAMED = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/.]+)\)")
+
+
+def test_the_life_of_a_request_names_what_is_in_the_files() -> None:
+    for name, path in NAMED.findall(LIFE.read_text()):
+        text = (ROOT / path).read_text()
+        if name != Path(path).name:
+            for part in name.split("."):
+                assert re.search(rf"^ *(?:async )?(?:def|class) {part}\b", text, re.MULTILINE), name
+
+
+def test_the_boxes_of_the_life_of_a_request_are_in_its_table() -> None:
+    drawn, _, table = LIFE.read_text().partition("| step |")
+    names = {name.rpartition(".")[2] for name, _ in NAMED.findall(table)}
+    ports = (ROOT / "sidecar" / "ports.py").read_text()
+    for box in re.findall(r"│ +([\w.]+(?:, \w+)*) +│", drawn):
+        for name in box.split(", "):
+            last = name.rpartition(".")[2]
+            assert last in names or f"def {last}(" in ports, name

@@ -1,0 +1,145 @@
+"""How many connections there may be, from whom, and how old they may get."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.proxy.downstream.connection_limits import GRACE_S, ConnectionLimits
+from tests.support.stage import Stage, StartStage
+
+CALL = b"GET /items HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\n\r\n"
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def connect(here: Stage) -> Streams:
+    return await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
+
+
+async def answer(streams: Streams) -> bytes:
+    streams[1].write(CALL)
+    async with asyncio.timeout(10):
+        return await streams[0].readuntil(b"\r\n\r\nok")
+
+
+async def is_closed(streams: Streams) -> bool:
+    """Without an answer, at once or reset."""
+    async with asyncio.timeout(10):
+        try:
+            return await streams[0].read() == b""
+        except ConnectionError:
+            return True
+        finally:
+            streams[1].close()
+
+
+def refused(here: Stage, reason: str) -> float | None:
+    name = "sidecar_connections_refused_total"
+    return here.app.metrics.registry.get_sample_value(name, {"reason": reason})
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [({"max_connections": "2"}, "full"), ({"max_connections_per_address": "2"}, "address")],
+)
+async def test_I9_connections_beyond_the_bound_are_closed_at_once_and_counted(
+    stage: StartStage, flags: dict[str, str], reason: str
+) -> None:
+    here = await stage(**flags)
+    first, second = await connect(here), await connect(here)
+    assert b" 200 OK" in await answer(first)
+    assert b" 200 OK" in await answer(second)
+    assert await is_closed(await connect(here))
+    assert refused(here, reason) == 1
+    first[1].close()
+    async with asyncio.timeout(10):
+        while here.app.data_port.connections > 1:
+            await asyncio.sleep(0.01)
+    third = await connect(here)
+    assert b" 200 OK" in await answer(third)
+    for _, writer in (second, third):
+        writer.close()
+
+
+async def test_an_old_connection_says_goodbye_with_its_next_answer(stage: StartStage) -> None:
+    here = await stage(max_connection_age_s="0.3", quota=1_000_000)
+    streams = await connect(here)
+    answers = []
+    async with asyncio.timeout(10):
+        while not answers or b"Connection: close" not in answers[-1]:
+            answers.append(await answer(streams))
+    assert len(answers) > 1
+    assert b"Connection: close" not in answers[0]
+    assert await is_closed(streams)
+
+
+async def test_an_old_connection_that_is_idle_is_closed(stage: StartStage) -> None:
+    here = await stage(max_connection_age_s="0.2")
+    streams = await connect(here)
+    assert b"Connection: close" not in await answer(streams)
+    assert await is_closed(streams)
+
+
+async def test_without_a_limit_nothing_grows_old(stage: StartStage) -> None:
+    here = await stage()
+    streams = await connect(here)
+    for _ in range(20):
+        assert b"Connection: close" not in await answer(streams)
+    streams[1].close()
+
+
+def test_ages_differ_by_a_tenth_so_that_not_all_leave_together() -> None:
+    ends = {-1: 90.0, 1: 110.0}
+    for side, end in ends.items():
+        places: ConnectionLimits[int] = ConnectionLimits(
+            10, max_age=100, uniform=lambda low, high, side=side: low if side < 0 else high
+        )
+        assert places.take(1, ("10.0.0.1", 1), now=0.0)
+        assert not places.is_old(1, end - 0.001)
+        assert places.is_old(1, end + 0.001)
+        # A busy client gets its last answer before; an idle one is not waited for.
+        assert not places.is_over(1, end + 0.001)
+        assert places.is_over(1, end + GRACE_S + 0.001)
+    assert not places.is_old(2, 1e9)  # not here
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("10.0.0.1", "10.0.0.1", True),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
+def test_an_ipv6_network_is_one_address(one: str, other: str, same: bool) -> None:
+    places: ConnectionLimits[int] = ConnectionLimits(10, per_address=1)
+    assert places.take(1, (one, 1), 0.0)
+    assert places.take(2, (other, 2), 0.0) is not same
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 2)), max_size=60),
+    st.integers(1, 4),
+    st.integers(0, 3),
+)
+def test_I9_no_order_of_coming_and_going_exceeds_a_bound_or_loses_a_place(
+    steps: list[tuple[bool, int, int]], room: int, per_address: int
+) -> None:
+    places: ConnectionLimits[int] = ConnectionLimits(room, per_address=per_address)
+    here: dict[int, int] = {}
+    for comes, who, where in steps:
+        if comes and who not in here:
+            held = Counter(here.values())[where]
+            free = len(here) < room and (not per_address or held < per_address)
+            assert places.take(who, (f"10.0.0.{where}", 1), 0.0) is free
+            if free:
+                here[who] = where
+        elif not comes:
+            places.free(who)
+            here.pop(who, None)
+        assert len(places) == len(here) <= room
+        assert set(places.all()) == set(here)

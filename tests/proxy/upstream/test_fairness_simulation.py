@@ -1,0 +1,92 @@
+"""Ten accounts at an API that cannot serve all they send, one of them sending fifty times as much
+as each of the others. In virtual time, on the real pool; only its connections lead nowhere."""
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from sidecar.commands.serve import is_compiled
+from sidecar.proxy.bounds import Bounds
+from sidecar.proxy.upstream.address import Upstream
+from sidecar.proxy.upstream.pool import UpstreamFailed, UpstreamPool
+from tests.support.virtual_time import in_virtual_time
+
+pytestmark = pytest.mark.skipif(is_compiled(), reason="a compiled class cannot be derived from")
+
+CONNECTIONS = 20
+SERVICE_S = 0.05  # of the API on average, so that it serves 400 calls a second
+QUIET_RATE = 10.0  # calls a second, of each account
+SECONDS = 20.0
+
+
+class Nowhere:
+    """What the pool asks of a connection."""
+
+    usable, taker, deadline = True, None, 0.0
+
+    def resume_reading(self) -> None:
+        """Nothing was paused."""
+
+
+async def times(rates: dict[str, float], seed: int) -> dict[str, list[float]]:
+    """How long the calls of each account took, those that were given up as infinite."""
+    loop = asyncio.get_running_loop()
+
+    class NoNetwork(UpstreamPool):
+        """Connections that are there and lead nowhere."""
+
+        async def _open(self) -> Any:
+            return Nowhere()
+
+    pool = NoNetwork(
+        Upstream("127.0.0.1", 1),
+        Bounds(upstream_connections=CONNECTIONS, critical_connections=0, connect_timeout=1.0),
+    )
+    took: dict[str, list[float]] = {account: [] for account in rates}
+    calls: set[asyncio.Task[None]] = set()
+
+    service = random.Random(seed)
+
+    async def call(account: str) -> None:
+        began = loop.time()
+        try:
+            connection = await pool.acquire(critical=False, account=account)
+        except UpstreamFailed:
+            took[account].append(float("inf"))
+            return
+        await asyncio.sleep(service.expovariate(1 / SERVICE_S))
+        pool.release(connection)
+        took[account].append(loop.time() - began)
+
+    async def customer(account: str, rate: float) -> None:
+        chance = random.Random(f"{seed} {account}")
+        while loop.time() < SECONDS:
+            await asyncio.sleep(chance.expovariate(rate))
+            task = asyncio.ensure_future(call(account))
+            calls.add(task)
+            task.add_done_callback(calls.discard)
+
+    await asyncio.gather(*(customer(account, rate) for account, rate in rates.items()))
+    while calls:
+        await asyncio.gather(*calls)
+    return took
+
+
+def p99(times: list[float]) -> float:
+    return sorted(times)[int(len(times) * 0.99)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flood_does_not_slow_the_others(seed: int) -> None:
+    quiet = {f"quiet{n}": QUIET_RATE for n in range(9)}
+    alone = in_virtual_time(times(quiet, seed))
+    flooded = in_virtual_time(times(quiet | {"flood": QUIET_RATE * 50}, seed))
+    assert sum(map(len, flooded.values())) > SECONDS * QUIET_RATE * 50
+    of_nine = [one for account in quiet for one in flooded[account]]
+    assert p99(of_nine) <= 1.5 * p99([one for own in alone.values() for one in own])
+    # The API is used to the full: what the others leave, the flood gets.
+    served = sum(1 for one in flooded["flood"] if one != float("inf"))
+    capacity = CONNECTIONS / SERVICE_S * SECONDS
+    assert served + sum(map(len, alone.values())) > 0.95 * capacity

@@ -1,0 +1,66 @@
+"""How long calls are still taken after a signal, and how a person cuts that short."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.several_workers import alive, until
+
+LONG = 3_600  # seconds: no test outlives it, so what ends did so for another reason
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_calls_are_taken_during_the_delay_until_a_second_signal(serve: Any, workers: int) -> None:
+    here = serve(workers=workers, drain_delay_s=LONG).ready()
+    here.send(signal.SIGTERM)
+    until(lambda: "draining" in here.ask("/readyz")[1], "it says that it drains")
+    assert [here.call() for _ in range(10)] == [200] * 10
+    here.send(signal.SIGTERM)
+    code, errors, _ = here.end()
+    assert code == 0, errors
+    assert "drain_cut_short" in errors
+    assert len(here.events()) == 10
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_person_does_not_wait_for_the_delay(serve: Any, workers: int) -> None:
+    here = serve(workers=workers, drain_delay_s=LONG).ready()
+    assert here.call() == 200
+    here.send(signal.SIGINT)
+    code, errors, _ = here.end()
+    assert code == 0, errors
+    assert "drain_cut_short" not in errors
+
+
+def test_a_unix_socket_can_be_found_during_the_delay(
+    serve: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("s") / "x.sock"
+    here = serve(workers=2, listen=f"unix:{path}", drain_delay_s=LONG).ready()
+    here.send(signal.SIGTERM)
+    until(lambda: "draining" in here.ask("/readyz")[1], "it says that it drains")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /items HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+    here.send(signal.SIGTERM)
+    assert here.end()[0] == 0
+    assert not Path(path).exists()
+
+
+def test_workers_whose_supervisor_is_gone_do_not_hurry(serve: Any) -> None:
+    here = serve(workers=2, drain_delay_s=LONG).ready()
+    pids = here.pids()
+    here.send(signal.SIGTERM)
+    until(lambda: "draining" in here.ask("/readyz")[1], "it says that it drains")
+    here.process.kill()
+    here.process.wait()
+    assert here.call() == 200
+    for pid in pids:
+        os.kill(pid, signal.SIGINT)  # the second time that they are asked
+    for pid in pids:
+        until(lambda pid=pid: not alive(pid), f"worker {pid} is gone")

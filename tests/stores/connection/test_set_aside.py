@@ -1,0 +1,273 @@
+"""A connection that was given up, since its server stood still, is heard a while longer: what it
+grants so late is given back, to the server that granted it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import redis
+
+from sidecar.core.answers import Hold
+from sidecar.core.model import Account, Claim, ConcurrencyLimit, RateLimit
+from sidecar.errors import StoreUnavailable
+from sidecar.stores import RedisLimitStore, Wire, keys
+from sidecar.stores.connection import wire as wires
+from sidecar.stores.connection.wire import PING, encode
+from sidecar.stores.scripts import load, read_state
+from tests.support.servers import free_port
+from tests.support.stores.local_stage import a_quota, a_sidecar
+from tests.support.stores.wire_ends import Cable, Server, a_cable, a_server, a_wire, until_up
+
+ACME = Account("acme", "pro")
+# So slow that nothing comes back while a test runs.
+RATE = RateLimit("burst", "requests", 3, 100_000_000, 5_000, (3, 100_000_000), per="key")
+CLAIMS = (Claim(a_quota(1000), 3, False), Claim(RATE, 2, False))
+SLOTS = ConcurrencyLimit("in-flight", 5)
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[Server]]:
+    """Two that know nothing of each other, like a master and what took its place."""
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    with a_server(folders[0]) as first, a_server(folders[1]) as second:
+        yield [first, second]
+
+
+@pytest.fixture
+async def led(servers: list[Server]) -> AsyncIterator[tuple[Wire, Cable]]:
+    """A wire to the first server, and where its next connection leads."""
+    async with AsyncExitStack() as stack:
+        cable, port = await stack.enter_async_context(a_cable(servers[0].port))
+        yield await stack.enter_async_context(a_wire(to(port), timeout_s=0.1)), cable
+
+
+def to(port: int) -> str:
+    return f"redis://127.0.0.1:{port}/0"
+
+
+async def until_given_up(wire: Wire) -> None:
+    async with asyncio.timeout(60):
+        while not wire._aside:
+            await asyncio.sleep(0.005)
+
+
+async def until_all_heard(wire: Wire) -> None:
+    async with asyncio.timeout(60):
+        while wire._aside:
+            await asyncio.sleep(0.005)
+
+
+def state(server: Server) -> dict[bytes, bytes]:
+    with redis.Redis.from_url(server.url) as client:
+        return client.hgetall(keys.state("qs", ACME.id))  # type: ignore[return-value]
+
+
+def know(server: Server, script: str) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.script_load(load(f"limits/{script}").text)
+
+
+def used(server: Server) -> int:
+    packed = state(server).get(b"q/monthly")
+    return read_state(packed)[0] if packed else 0
+
+
+@pytest.mark.parametrize("many", [1, 50])
+async def test_I5_what_is_granted_after_its_connection_was_given_up_is_given_back(
+    servers: list[Server], many: int
+) -> None:
+    server = servers[0]
+    async with a_wire(server.url, timeout_s=0.1) as wire:
+        store = RedisLimitStore(wire)
+        await store.reserve(ACME, "k1", CLAIMS)
+        server.pause()
+        asked = (store.reserve(ACME, "k1", CLAIMS) for _ in range(many))
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(end) for end in ends] == [StoreUnavailable] * many
+        await until_given_up(wire)
+        server.go_on()
+        await until_all_heard(wire)
+        await until_up(wire)
+        assert store.refunds == many
+        assert (await store.peek(ACME, "k1", CLAIMS)).used[0] == used(server) == 3
+
+
+async def test_I5_a_held_one_gives_its_slot_back(servers: list[Server]) -> None:
+    server = servers[0]
+    claims = (*CLAIMS, Claim(SLOTS, 1, False))
+    async with a_wire(server.url, timeout_s=0.1) as wire:
+        store = RedisLimitStore(wire)
+        await store.reserve(ACME, "k1", CLAIMS)
+        server.pause()
+        with pytest.raises(StoreUnavailable):
+            await store.reserve(ACME, "k1", claims, hold=Hold("h1", 30_000_000))
+        with pytest.raises(StoreUnavailable):
+            await store.reserve(ACME, "k1", claims, hold=Hold("h2", 30_000_000))
+        await until_given_up(wire)
+        server.go_on()
+        await until_all_heard(wire)
+        await until_up(wire)
+        async with asyncio.timeout(30):
+            while store.settler.waiting:
+                store.settler._turn()
+                await asyncio.sleep(0.01)
+        answer = await store.peek(ACME, "k1", claims)
+        assert (answer.used[0], answer.used[2]) == (3, 0)
+        assert not any(field.startswith(b"o/") for field in state(server))
+
+
+async def test_I1_a_late_grant_is_given_back_to_who_granted_it_and_never_to_another(
+    servers: list[Server], led: tuple[Wire, Cable]
+) -> None:
+    (old, new), (wire, cable) = servers, led
+    store = RedisLimitStore(wire)
+    for _ in range(2):
+        await store.reserve(ACME, "k1", CLAIMS)
+    old.pause()
+    with pytest.raises(StoreUnavailable):
+        await store.reserve(ACME, "k1", CLAIMS)
+    cable.to = new.port
+    await until_up_again(wire)
+    await store.reserve(ACME, "k1", CLAIMS)
+    before = state(new)
+    old.go_on()
+    await until_all_heard(wire)
+    assert store.refunds == 1
+    assert used(old) == 6
+    assert state(new) == before
+
+
+async def test_I5_a_settlement_counts_where_it_is_asked_for_now(
+    servers: list[Server], led: tuple[Wire, Cable]
+) -> None:
+    (old, new), (wire, cable) = servers, led
+    store = RedisLimitStore(wire)
+    know(old, "settle")
+    await store.reserve(ACME, "k1", CLAIMS, hold=Hold("h1", 30_000_000))
+    old.pause()
+    store.settle(ACME, "k1", CLAIMS, "h1")
+    cable.to = free_port()
+    await until_given_up(wire)
+    old.go_on()
+    await until_all_heard(wire)
+    assert not any(field.startswith(b"o/") for field in state(old))  # it has settled it
+    assert store.settler.waiting == 1  # which may be lost by now
+    cable.to = new.port
+    await until_up(wire)
+    async with asyncio.timeout(30):
+        while store.settler.waiting:
+            store.settler._turn()
+            await asyncio.sleep(0.01)
+
+
+async def test_I5_a_charge_counts_where_it_is_asked_for_now(
+    servers: list[Server], tmp_path: Path
+) -> None:
+    old, new = servers
+    async with (
+        a_cable(old.port) as (cable, port),
+        a_sidecar(to(port), tmp_path / "journal") as one,
+    ):
+        claims = CLAIMS[:1]
+        know(old, "charge")
+        assert await one.call(*claims)
+        old.pause()
+        one.store._owe(ACME, "k1", claims, None)  # sent, as Redis seems to be there
+        cable.to = free_port()
+        await until_given_up(one.wire)
+        old.go_on()
+        await until_all_heard(one.wire)
+        assert used(old) == 6
+        assert one.store.entries == 1
+        cable.to = new.port
+        await one.until_back()
+        assert used(new) == 3
+
+
+async def until_up_again(wire: Wire) -> None:
+    await until_given_up(wire)
+    await until_up(wire)
+
+
+async def test_who_still_waits_when_a_connection_is_given_up_is_told(
+    servers: list[Server],
+) -> None:
+    async with a_wire(servers[0].url, timeout_s=30) as wire:
+        servers[0].pause()
+        waiting = wire.execute(PING)
+        assert wire._link is not None
+        wire._set_aside(wire._link)
+        with pytest.raises(StoreUnavailable, match="in time"):
+            await waiting
+
+
+async def test_I9_only_so_many_are_heard_and_the_oldest_is_let_go_of(
+    servers: list[Server], led: tuple[Wire, Cable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wires, "MOST_ASIDE", 1)
+    (old, new), (wire, cable) = servers, led
+    old.pause()
+    wire.tell(PING)
+    cable.to = new.port
+    await until_up_again(wire)
+    [(_, first)] = wire._aside
+    new.pause()
+    wire.tell(PING)
+    async with asyncio.timeout(60):
+        while wire._aside[0][1] is first:
+            await asyncio.sleep(0.005)
+    assert first.closed
+    assert len(wire._aside) == 1
+
+
+async def test_I9_none_is_heard_for_ever(
+    servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wires, "ASIDE_SECONDS", 0.2)
+    async with a_wire(servers[0].url, timeout_s=0.1) as wire:
+        servers[0].pause()
+        wire.tell(PING)
+        await until_given_up(wire)
+        [(_, link)] = wire._aside
+        await until_all_heard(wire)  # though it stands still
+        assert link.closed
+
+
+async def test_none_outlives_its_wire(servers: list[Server]) -> None:
+    async with a_wire(servers[0].url, timeout_s=0.1) as wire:
+        servers[0].pause()
+        wire.tell(PING)
+        await until_given_up(wire)
+        [(_, link)] = wire._aside
+        await wire.stop()
+        assert link.closed
+        assert not wire._aside
+
+
+async def test_a_grant_is_heard_whatever_became_of_loading_its_script(
+    servers: list[Server],
+) -> None:
+    """Of the two commands that follow a NOSCRIPT the first may be late by itself."""
+    async with a_wire(servers[0].url) as wire:
+        store = RedisLimitStore(wire)
+        await store.peek(ACME, "k1", CLAIMS)
+        with redis.Redis.from_url(servers[0].url) as client:
+            client.script_flush()
+        asked = asyncio.ensure_future(store.reserve(ACME, "k1", CLAIMS))
+        loading = encode(b"SCRIPT", b"LOAD", load("limits/reserve").text)
+        assert wire._link is not None
+        link, send = wire._link, wire._link.send
+
+        def lose_the_load(command: bytes, *more: object) -> "asyncio.Future[object]":
+            future = send(command, *more)  # type: ignore[arg-type]
+            if command == loading:
+                future.set_exception(StoreUnavailable("late by a moment"))
+            return future
+
+        link.send = lose_the_load  # type: ignore[method-assign]
+        assert (await asked).granted
+        assert used(servers[0]) == 3

@@ -1,0 +1,78 @@
+"""What journals hold and Redis was not told of, read while their processes live or are dead."""
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.core.model import Account, QuotaLimit
+from sidecar.core.periods import window_at
+from sidecar.core.shares import NEVER_SEEN
+from sidecar.stores.local.journal import SUFFIX
+from sidecar.stores.local.journal_format import (
+    Entry,
+    JournalHeader,
+    Owner,
+    entry_line,
+    header_line,
+    owner_line,
+)
+from sidecar.stores.local.uncharged import UnchargedUnits, owed
+from tests.support.recorded_events import NOON_US
+
+ACME = Account("acme", "pro", "Europe/Paris")
+MONTHLY = QuotaLimit("monthly", "requests", 100, "month", 100)
+KEYED = QuotaLimit("daily", "requests", 100, "day", 100, per="key")
+SINCE = {limit.id: window_at(limit, ACME, NOON_US).start for limit in (MONTHLY, KEYED)}
+
+
+def write(directory: Path, entries: int, *, and_one_open: bool = False) -> Path:
+    """A journal with so many calls that cost 3 units each."""
+    owner = Owner(ACME, "k1", (MONTHLY, KEYED), (NEVER_SEEN, NEVER_SEEN))
+    lines = [header_line(JournalHeader("0a", 1)), owner_line(0, owner)]
+    calls = [Entry(number, 0, NOON_US, (3, 3)) for number in range(1, entries + 1)]
+    if and_one_open:
+        calls.append(Entry(entries + 1, 0, NOON_US, (3, 3), "h", True))
+    path = directory / "journal" / f"0a{SUFFIX}"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"".join([*lines, *map(entry_line, calls)]))
+    return path
+
+
+def nothing(account: str, journal: str, key_id: str) -> int:
+    return 0
+
+
+@pytest.mark.parametrize("place", ["", "worker-1"])
+def test_calls_are_added_up_by_account_limit_and_period(tmp_path: Path, place: str) -> None:
+    write(tmp_path / place, 2)
+    assert owed([tmp_path], nothing) == {
+        UnchargedUnits("acme", "q/monthly", SINCE["monthly"]): 6,
+        UnchargedUnits("acme", "q/daily/k1", SINCE["daily"]): 6,
+    }
+
+
+def test_what_was_charged_is_not_owed(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    asked = []
+
+    def two(account: str, journal: str, key_id: str) -> int:
+        asked.append((account, journal, key_id))
+        return 2
+
+    assert owed([tmp_path], two)[UnchargedUnits("acme", "q/monthly", SINCE["monthly"])] == 3
+    assert asked == [("acme", "0a", "k1")]
+
+
+def test_calls_that_go_on_have_no_event_yet(tmp_path: Path) -> None:
+    write(tmp_path, 1, and_one_open=True)
+    assert owed([tmp_path], nothing)[UnchargedUnits("acme", "q/monthly", SINCE["monthly"])] == 3
+
+
+def test_lines_that_are_torn_are_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path, 2)
+    path.write_bytes(path.read_bytes()[:-9] + b"\n{}\n")
+    assert owed([tmp_path], nothing)[UnchargedUnits("acme", "q/monthly", SINCE["monthly"])] == 3
+
+
+def test_without_journals_nothing_is_owed(tmp_path: Path) -> None:
+    assert not owed([tmp_path], nothing)

@@ -1,0 +1,1 @@
+"""HTTP peers for tests: clients, APIs and bytes."""

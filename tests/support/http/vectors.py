@@ -1,0 +1,119 @@
+"""The corpus of raw requests: reading a case, and playing it on one connection."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from tests.support.http.strict_http import Message
+from tests.support.proxy_stage import House, client
+
+Vector = dict[str, Any]
+VECTORS: list[Vector] = json.loads(Path(__file__).with_name("http_vectors.json").read_text())
+_REPEAT = re.compile(r"\{\{(.*?)\*([0-9]+)\}\}", re.DOTALL)
+_PROBE = b"GET /probe HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n"
+_WARM = b"GET /warm HTTP/1.1\r\nHost: api.test\r\n\r\n"
+_MARKER = b"GET /marker?%d HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n"
+_OURS = re.compile(rb"/(?:warm|probe|marker\?[0-9]+)")
+SPLIT_AT_MOST = 4_000  # bytes that are sent one by one
+_numbers = count(1)
+
+
+@dataclass
+class Seen:
+    """What one play of a vector did."""
+
+    responses: list[Message]
+    rest: bytes  # after the last whole response
+    closed: bool  # the sidecar closed without being asked to
+    in_step: bool  # another request on the same connection got its own answer
+    requests: list[Message]  # whole ones at the upstream
+    unfinished: list[bytes]
+    violations: list[str]
+    marker: Message | None  # the answer to the next client
+    marker_target: bytes
+    own_targets: list[bytes] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def status(self) -> int | None:
+        """Of the first final response; None when there was none."""
+        return self.responses[0].status if self.responses else None
+
+
+def expand(text: str) -> bytes:
+    """The bytes that a corpus string stands for."""
+    return _REPEAT.sub(lambda found: found[1] * int(found[2]), text).encode("latin-1")
+
+
+def whole(vector: Vector) -> list[bytes]:
+    """In the pieces the vector asks for; in one when it asks for none."""
+    if "send" in vector:
+        return [expand(part["data"]) for part in vector["send"]]
+    return [expand(vector["raw"])]
+
+
+def byte_by_byte(vector: Vector) -> list[bytes]:
+    """One byte at a time; for the largest, in uneven pieces."""
+    data = expand(vector["raw"])
+    step = 1 if len(data) <= SPLIT_AT_MOST else 1009
+    return [data[at : at + step] for at in range(0, len(data), step)]
+
+
+def _may_go_on(vector: Vector, response: Message) -> bool:
+    """Whether the connection can take the probe: what was refused with a close cannot."""
+    if vector.get("then") == "half-close":
+        return False
+    return response.status < 400 or not (vector.get("close") or "then" in vector)
+
+
+def play(house: House, vector: Vector, cut: Callable[[Vector], list[bytes]], *, warm: bool) -> Seen:
+    """Send a vector, then ask on the same connection and as another client whether all is well."""
+    house.recorder.forget()
+    house.new_events()
+    raw = expand(vector["raw"])
+    method = b"HEAD" if raw.startswith(b"HEAD ") else b"GET"
+    responses: list[Message] = []
+    probed = False
+    with client(house) as connection:
+        if warm:
+            connection.send(_WARM)
+            warmed = connection.response()
+            assert warmed is not None
+            assert warmed.body == b"seen /warm"
+        connection.send(*cut(vector))
+        if vector.get("then") == "half-close":
+            connection.half_close()
+        while (response := connection.response(b"GET" if responses else method)) is not None:
+            responses.append(response)
+            if not probed and _may_go_on(vector, response):
+                connection.send(_PROBE)
+                probed = True
+        rest = connection.received
+    in_step = bool(responses) and responses[-1].body == b"seen /probe"
+    if in_step:
+        responses.pop()
+    number = next(_numbers)
+    with client(house) as other:
+        other.send(_MARKER % number)
+        marker = other.response()
+    house.wait_empty()
+    house.settle()
+    record = house.recorder
+    messages = [message for _, message in record.requests]
+    return Seen(
+        responses=responses,
+        rest=rest,
+        closed=not in_step,
+        in_step=in_step,
+        requests=[message for message in messages if not _OURS.fullmatch(message.target)],
+        unfinished=list(record.unfinished),
+        violations=list(record.violations),
+        marker=marker,
+        marker_target=b"/marker?%d" % number,
+        own_targets=[m.target for m in messages if _OURS.fullmatch(m.target)],
+        events=[event for event in house.new_events() if event["type"] == "api.request.v1"],
+    )

@@ -1,0 +1,161 @@
+"""An API as a queue in virtual time, behind a shedder and a bounded number of connections."""
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
+
+from sidecar.core.model import RequestClass, Route
+from sidecar.core.overload.adaptive_limit import AdaptiveLimit
+from sidecar.core.overload.shedder import InFlightRequest, Shedder
+
+CONNECTIONS, KEPT_FOR_CRITICAL = 256, 16
+
+
+def a_route(name: str, request_class: RequestClass) -> Route:
+    return Route(name, "/**", None, "/**", request_class, frozenset(), ())
+
+
+class Kind(NamedTuple):
+    """Calls of one sort: `weight` of all, `seconds` of work each, on average."""
+
+    route: Route
+    weight: float
+    seconds: float
+
+
+@dataclass
+class Call:
+    kind: Kind
+    came: float
+    place: InFlightRequest
+    answered: float | None = None
+
+    @property
+    def took(self) -> float:
+        assert self.answered is not None
+        return self.answered - self.came
+
+
+@dataclass
+class World:
+    """`servers` work on one call each, the others queue. Everything that happened is kept."""
+
+    kinds: list[Kind]
+    servers: int = 20
+    least: int = 20
+    seed: int = 1
+    slower: Callable[[float], float] = lambda _now: 1.0  # factor on all work, by time
+    now: float = 0.0
+    calls: list[Call] = field(default_factory=list)
+    shed: list[tuple[float, RequestClass]] = field(default_factory=list)
+    limits: list[tuple[float, float]] = field(default_factory=list)  # every half second
+
+    def __post_init__(self) -> None:
+        self.shedder = Shedder(found=AdaptiveLimit(self.least))
+        self._random = random.Random(self.seed)
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._ids = count()
+        self._unsent: tuple[deque[Call], deque[Call]] = (deque(), deque())  # critical, others
+        self._sent = 0
+        self._queue: deque[Call] = deque()
+        self._busy = 0
+        self._rate = 0.0
+        self._at(0.0, self._look)
+
+    @property
+    def capacity(self) -> float:
+        """Calls per second that the servers can do, of this mix, at the usual speed."""
+        weights = sum(kind.weight for kind in self.kinds)
+        return self.servers * weights / sum(kind.weight * kind.seconds for kind in self.kinds)
+
+    def run(self, seconds: float, load: float) -> None:
+        """So much time passes under `load` times the capacity."""
+        end = self.now + seconds
+        self._rate = load * self.capacity
+        generation = next(self._ids)
+        self._generation = generation
+        self._arrive_later(generation)
+        while self._events and self._events[0][0] <= end:
+            self.now, _, happen = heapq.heappop(self._events)
+            happen()
+        self.now = end
+
+    def _at(self, when: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._ids), happen))
+
+    def _look(self) -> None:
+        self.limits.append((self.now, self.shedder.limit))
+        self._at(self.now + 0.5, self._look)
+
+    def _arrive_later(self, generation: int) -> None:
+        if self._rate:
+            when = self.now + self._random.expovariate(self._rate)
+            self._at(when, lambda: self._arrive(generation))
+
+    def _arrive(self, generation: int) -> None:
+        if generation != self._generation:
+            return
+        self._arrive_later(generation)
+        [kind] = self._random.choices(self.kinds, [one.weight for one in self.kinds])
+        place = self.shedder.enter(kind.route, self.now)
+        if place is None:
+            self.shed.append((self.now, kind.route.request_class))
+            return
+        call = Call(kind, self.now, place)
+        self.calls.append(call)
+        self._unsent[kind.route.request_class is not RequestClass.CRITICAL].append(call)
+        self._send()
+
+    def _send(self) -> None:
+        for unsent, most in zip(
+            self._unsent, (CONNECTIONS, CONNECTIONS - KEPT_FOR_CRITICAL), strict=True
+        ):
+            while unsent and self._sent < most:
+                self._sent += 1
+                self._queue.append(unsent.popleft())
+        while self._queue and self._busy < self.servers:
+            self._busy += 1
+            call = self._queue.popleft()
+            work = self._random.expovariate(1 / call.kind.seconds) * self.slower(self.now)
+            self._at(self.now + work, lambda call=call: self._answer(call))  # type: ignore[misc]
+
+    def _answer(self, call: Call) -> None:
+        self._busy -= 1
+        self._sent -= 1
+        call.answered = self.now
+        call.place.answered(200, self.now)
+        call.place.leave(self.now)
+        self._send()
+
+    # what there is to see, between two instants
+
+    def answered(self, start: float, end: float, *classes: RequestClass) -> list[Call]:
+        """Calls that were answered then."""
+        return [
+            one
+            for one in self.calls
+            if one.answered is not None
+            and start <= one.answered < end
+            and (not classes or one.kind.route.request_class in classes)
+        ]
+
+    def work(self, start: float, end: float) -> float:
+        """Share of what the servers can do that was done."""
+        done = sum(one.kind.seconds for one in self.answered(start, end))
+        return done / (self.servers * (end - start))
+
+    def shed_share(self, start: float, end: float, request_class: RequestClass) -> float:
+        """Of the calls of this class that came."""
+        shed = sum(start <= when < end and one is request_class for when, one in self.shed)
+        taken = sum(
+            start <= one.came < end and one.kind.route.request_class is request_class
+            for one in self.calls
+        )
+        return shed / ((shed + taken) or 1)
+
+    def limits_between(self, start: float, end: float) -> list[float]:
+        return [limit for when, limit in self.limits if start <= when < end]

@@ -1,0 +1,166 @@
+"""Plans and recorded calls for backtests, and the same calls through the reference ledger."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from heapq import heappop, heappush
+from typing import Any
+
+import orjson
+
+from sidecar.backtest.replay import NOTHING_SENT
+from sidecar.core import account as accounts
+from sidecar.core.account import NEW
+from sidecar.core.answers import Hold
+from sidecar.core.claims import at_no_cost, claims_for
+from sidecar.core.decision import decide
+from sidecar.core.events.build import usage_event
+from sidecar.core.events.read import EventReader, Recorded
+from sidecar.core.model import (
+    MICRO,
+    Account,
+    Claim,
+    ConcurrencyLimit,
+    Entitlement,
+    Key,
+    Limit,
+    Plan,
+    PlanBook,
+    QuotaLimit,
+    RateLimit,
+    RequestClass,
+    Route,
+    TeamShare,
+)
+from sidecar.core.periods import window_at
+from sidecar.core.reasons import Decision
+from sidecar.core.settlement import Outcome, OutcomeReason, refunded
+from sidecar.core.survey import Ask
+from sidecar.core.teams import TeamEntitlements
+
+HOUR = 3_600 * MICRO
+START = 1_790_000_000 * MICRO // HOUR * HOUR
+GUARD = RateLimit("critical", "calls", 1, MICRO, 3, (1, 1))
+ACME = Account("acme", "pro")
+FOREVER_US = 10**15
+METERS = ("requests", "tokens")
+
+
+def a_route(
+    name: str, cost: dict[str, int], request_class: RequestClass = RequestClass.STANDARD
+) -> Route:
+    return Route(name, f"/{name}", None, f"/{name}", request_class, frozenset(),
+                 tuple(sorted(cost.items())))  # fmt: skip
+
+
+def a_plan(limits: Sequence[Limit], name: str = "pro", **changes: Any) -> Plan:
+    return replace(Plan(name, 0, frozenset(), tuple(limits), GUARD, "deny"), **changes)
+
+
+def an_entitlement(plan: Plan, route: Route) -> Entitlement:
+    costs, critical = dict(route.cost), route.request_class is RequestClass.CRITICAL
+    claims = tuple(
+        Claim(limit, costs.get(limit.meter, 1), critical)
+        for limit in plan.limits
+        if isinstance(limit, ConcurrencyLimit) or limit.meter in costs
+    )
+    if critical:
+        claims += (Claim(plan.critical_guard, 1, False),)
+    return Entitlement(plan, route, claims, (), None, b"", ())
+
+
+def a_book(plans: Sequence[Plan], routes: Sequence[Route], **changes: Any) -> PlanBook:
+    entitlements = {
+        (plan.id, route.id): an_entitlement(plan, route) for plan in plans for route in routes
+    }
+    book = PlanBook(
+        "sha256:new", {}, tuple(routes), {plan.id: plan for plan in plans}, entitlements
+    )
+    return replace(book, **changes)
+
+
+def a_call(number: int = 1, at_us: int = START, **changes: Any) -> Recorded:
+    """As the spool would have it and the reader would read it, with some changes."""
+    known = {"account": "acme", "key": "k1", "plan": "pro", "route": "rest", "status": 200,
+             "reason": OutcomeReason.OK, "latency_ms": 0, "usage": (("requests", 1),)}  # fmt: skip
+    said = known | changes
+    entitlement = an_entitlement(a_plan((), said["plan"]), a_route(said["route"], {}))
+    outcome = Outcome(said["status"], said["reason"], said["latency_ms"], 0, 0)
+    event = usage_event(
+        id=f"id-{number:06d}", source="/sidecar/test", time="2026-11-23T08:30:00.123Z",
+        key=Key(said["key"], Account(said["account"], said["plan"])), entitlement=entitlement,
+        plan_version="sha256:old", overage=(), method="GET", outcome=outcome,
+    )  # fmt: skip
+    event["data"]["usage"] = dict(said["usage"])
+    read = EventReader().call(orjson.loads(orjson.dumps(event)))._replace(time_us=at_us)
+    return read._replace(
+        **{name: said[name] for name in ("overage", "billable", "team") if name in said}
+    )
+
+
+class Reference:
+    """The same account in `core/ledger.py`, decided by `core/decision.py`."""
+
+    def __init__(self, book: PlanBook, account: Account = ACME) -> None:
+        self.ledger = NEW
+        self._account = account
+        self._of_team = TeamEntitlements()
+        self.units: Counter[str] = Counter()
+        self.overage: Counter[str] = Counter()
+        self.shadowed: Counter[str] = Counter()
+        self._book = book
+        self._open: list[tuple[int, int, str, str, tuple[Claim, ...]]] = []
+
+    def asks(self, key: str, claims: Sequence[Claim], at_us: int) -> list[Ask]:
+        return [
+            Ask(
+                field_of(claim.limit, key),
+                claim,
+                window_at(claim.limit, ACME, at_us)
+                if isinstance(claim.limit, QuotaLimit)
+                else None,
+                tuple(f"{claim.limit.id}/{other.team}" for other in claim.limit.others)
+                if isinstance(claim.limit, TeamShare)
+                else (),
+            )
+            for claim in claims
+        ]
+
+    def pass_time(self, at_us: int) -> None:
+        while self._open and self._open[0][0] <= at_us:
+            end, _, hold_id, key, claims = heappop(self._open)
+            asks = self.asks(key, claims, end)
+            _, self.ledger = accounts.settle(self.ledger, hold_id, asks, end)
+
+    def call(self, event: Recorded) -> Decision:
+        self.pass_time(event.time_us)
+        entitlement = self._book.entitlements[event.plan, event.route]
+        if self._account.teams:
+            key = Key(event.key, self._account, event.team)
+            entitlement = self._of_team.of(entitlement, key)
+        claims = claims_for(entitlement, dict(entitlement.route.cost))
+        outcome = Outcome(event.status, OutcomeReason(event.reason), 0, 0, 0, None,
+                          event.status != NOTHING_SENT)  # fmt: skip
+        back = refunded(entitlement, outcome)
+        slots = any(isinstance(claim.limit, ConcurrencyLimit) for claim in claims)
+        hold = Hold(event.id, FOREVER_US) if back or slots else None
+        asks = self.asks(event.key, claims, event.time_us)
+        answer, self.ledger = accounts.reserve(self.ledger, asks, event.time_us, hold)
+        decision = decide(replace(entitlement, claims=claims), answer)
+        if decision.allowed:
+            self.shadowed.update(decision.shadowed)
+            if not back:
+                self.units.update(dict(entitlement.route.cost))
+                self.overage.update(dict(decision.overage))
+        if decision.allowed and hold is not None:
+            end = event.time_us + event.latency_ms * 1000
+            real = at_no_cost(claims) if back else claims
+            heappush(self._open, (end, len(self._open), event.id, event.key, real))
+        return decision
+
+
+def field_of(limit: Limit, key: str) -> str:
+    if isinstance(limit, TeamShare):
+        return f"{limit.id}/{limit.team}"
+    kind = type(limit).__name__
+    return f"{kind}/{limit.id}/{key}" if limit.per == "key" else f"{kind}/{limit.id}"

@@ -1,0 +1,80 @@
+"""A script's header, read: the contract that its Python caller is held to."""
+
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+FOLDER = files("sidecar.stores") / "lua"
+OF_JOBS = (
+    "jobs/add", "jobs/claim", "jobs/count", "jobs/hurry", "jobs/look", "jobs/move", "jobs/place",
+    "jobs/take", "jobs/turn",
+)  # fmt: skip
+OPERATIONS = (
+    "beat", "charge", "grant", "peek", "rebuild", "refund", "renew", "reserve", "settle", *OF_JOBS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Header:
+    """`single` and `tail` are names of ARGV before and after the claims, in order."""
+
+    purpose: str
+    guarantee: str
+    keys: list[str]  # what each of KEYS is
+    single: dict[str, str]  # name → what it is
+    size: int  # ARGV per claim; 0 without claims
+    group: dict[str, str]
+    tail: dict[str, str]
+    statuses: dict[str, str]  # first of the reply → what it says
+    few: list[str]  # names of a reply, those of a claim once
+
+
+def path_of(name: str) -> Any:
+    """The script's file; a name without a folder is of limits."""
+    return FOLDER / f"{name if '/' in name else f'limits/{name}'}.lua"
+
+
+def text_of(name: str) -> str:
+    """The header alone, without the dashes."""
+    lines = path_of(name).read_text().splitlines()
+    code = next(number for number, line in enumerate(lines) if not line.startswith("--"))
+    return "\n".join(line[2:].removeprefix(" ") for line in lines[:code])
+
+
+def read_header(name: str) -> Header:
+    """Raises AssertionError for what does not read like a contract."""
+    text = text_of(name)
+    single = re.findall(r"^ARGV\[(\d+)\] +(\w+)(?::| of| that) (.+)$", text, re.MULTILINE)
+    assert [int(number) for number, *_ in single] == list(range(1, len(single) + 1))
+    groups = re.findall(r"^ARGV\[(\d+)…\] groups of (\d+), one per claim(?:, as for (\w+))?(.*)$",
+                        text, re.MULTILINE)  # fmt: skip
+    first, size, known = (groups[0][:3]) if groups else (0, 0, "")
+    assert not groups or int(first) == len(single) + 1
+    before, _, after = text.partition("\nReturns")[0].partition("and after them")
+    status, *few = only(r"^Returns \{(.+?)(?:, …)?\}", text).split(", ")
+    return Header(
+        only(rf"\A{name.rpartition('/')[2]}: (.+)$", text),
+        only(r"^Guarantee: (.+)$", text),
+        re.findall(r"^KEYS\[\d+\] +(.+)$", text, re.MULTILINE),
+        {word: meaning for _, word, meaning in single},
+        int(size),
+        read_header(known).group if known else _names(before) if groups else {},
+        _names(after),
+        dict(re.findall(r"(-?\d+) ([a-z ]*[a-z])", status)),
+        few,
+    )
+
+
+def only(pattern: str, text: str) -> Any:
+    """What the one place says that looks so."""
+    found = re.findall(pattern, text, re.MULTILINE)
+    assert len(found) == 1, f"{pattern} is there {len(found)} times"
+    return found[0]
+
+
+def _names(text: str) -> dict[str, str]:
+    group: dict[str, str] = {}
+    for words, meaning in re.findall(r"^  (\w+(?:, \w+)*) +(\S.*)$", text, re.MULTILINE):
+        group |= dict.fromkeys(words.split(", "), meaning)
+    return group
