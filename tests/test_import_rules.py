@@ -1,4 +1,4 @@
-"""The import rules in pyproject.toml break when they should: each case adds one wrong import to a copy."""
+"""Each case adds one wrong import to a copy of the package; its rule in pyproject.toml breaks."""
 
 import shutil
 import subprocess
