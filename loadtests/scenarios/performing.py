@@ -48,6 +48,7 @@ class Killer:
         for number in itertools.cycle(range(len(self._scene.sidecars))):
             if self._enough.wait(self._every_s):
                 return
+            self._scene.wait_until_busy(number, self._enough)
             self._scene.kill(number)
             self.kills += 1
             try:

@@ -1,7 +1,11 @@
 """The processes of one scenario: Valkey, an API, and sidecars that can be killed."""
 
 import sys
+import threading
+import time
+import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -12,6 +16,8 @@ from loadtests.scenarios.catalog import ROOT, Scenario
 from loadtests.scenarios.given import Given, Options
 from loadtests.valkey import start_valkey
 
+BUSY_S: Final = 10.0
+IN_FLIGHT: Final = "sidecar_inflight_requests "
 _PROGRAM: Final = str(Path(sys.executable).parent / "sidecar")
 
 
@@ -69,6 +75,24 @@ class Scene:
         }
         command = [_PROGRAM, "serve", *(f"--{flag}={value}" for flag, value in flags.items())]
         return Sidecar(name, command, port, control, self._stack.start(name, command))
+
+    def wait_until_busy(self, number: int, enough: threading.Event) -> None:
+        """Return when one of the sidecars has a request in flight, which a kill then interrupts;
+        after BUSY_S, or when `enough` is set, in any case."""
+        deadline = time.monotonic() + BUSY_S
+        while time.monotonic() < deadline and self._in_flight(number) < 1:
+            if enough.wait(0.02):
+                return
+
+    def _in_flight(self, number: int) -> float:
+        address = f"http://127.0.0.1:{self.sidecars[number].control}/metrics"
+        with suppress(OSError), urllib.request.urlopen(address, timeout=BUSY_S) as answer:
+            lines = answer.read().decode().splitlines()
+            prefix = "sidecar_inflight_requests "
+            return sum(
+                float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix)
+            )
+        return 0.0
 
     def kill(self, number: int) -> None:
         """`kill -9` to one of the sidecars."""

@@ -1,0 +1,54 @@
+"""The verdict on deferred jobs whose sidecars were killed: pure functions of what was observed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from loadtests.scenarios.report import Report
+
+DELIVERIES: Final = ("at-least-once", "at-most-once")
+
+
+@dataclass
+class Job:
+    """A request that was answered 202. `status` is the job's document as a sidecar last gave it;
+    `runs`: how often the API received it."""
+
+    key: str
+    path: str
+    delivery: str
+    href: str
+    status: dict[str, Any] = field(default_factory=dict)
+    runs: int = 0
+
+    @property
+    def state(self) -> str:
+        """As the document has it; "waiting" before the first answer."""
+        return str(self.status.get("state", "waiting"))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the job waits or runs."""
+        return self.state in ("waiting", "running")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the job was given up after its sidecar died."""
+        return (self.state, self.status.get("reason")) == ("failed", "lost")
+
+
+def judge(report: Report, jobs: Sequence[Job]) -> None:
+    """Every job at-least-once is done; none at-most-once ran twice; some job was interrupted."""
+    for job in jobs:
+        _judge_one(report, job)
+    interrupted = any(job.runs > 1 or job.is_lost for job in jobs)
+    report.holds(interrupted, "no kill interrupted a job: the run proves nothing")
+
+
+def _judge_one(report: Report, job: Job) -> None:
+    if job.state == "done":
+        report.holds(job.runs > 0, f"a job {job.delivery} is done, but the API never received it")
+    elif job.delivery == "at-least-once" or not job.is_lost:
+        report.holds(False, f"a job {job.delivery} is {job.state}, {job.status.get('reason')}")
+    if job.delivery == "at-most-once":
+        report.holds(job.runs <= 1, "a job at-most-once ran twice")
