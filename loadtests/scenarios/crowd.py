@@ -18,7 +18,9 @@ ACCOUNTS: Final = 10
 MOST_BYTES: Final = 150_000_000
 SPARE_S: Final = 1.0  # beyond max_wait
 GATHER_S: Final = 60.0  # for all of them to be there
-ADMIT_S: Final = 2.0 if GIVEN.timing else 8.0  # for the sidecar to have taken them all; below max_wait
+ADMIT_S: Final = (
+    2.0 if GIVEN.timing else 8.0
+)  # for the sidecar to have taken them all; below max_wait
 
 LIMIT: Final[Any] = limits_of(GIVEN.document()["plans"], "slots")["in-flight"]
 MAX_WAIT_S: Final = int(LIMIT["max_wait"].rstrip("s"))
