@@ -1,4 +1,4 @@
-"""What a run promises, as pure functions of what was seen. docs/when-redis-is-gone.md states the
+"""What a run promises, as pure functions of what was seen. docs/explanation/outages.md states the
 bounds."""
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the parts of a sidecar tell Prometheus of themselves; docs/metrics.md lists it all."""
+"""Metrics that the parts of a sidecar publish; docs/reference/metrics.md lists them all."""
 
 import asyncio
 from datetime import datetime

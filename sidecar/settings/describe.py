@@ -76,7 +76,11 @@ def sentence(error: Any, fields: Mapping[str, FieldInfo]) -> str:
     name = str(error["loc"][0])
     if name not in fields:
         near = difflib.get_close_matches(name, fields, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; docs/settings.md lists all settings"
+        hint = (
+            f"; did you mean {near[0]}?"
+            if near
+            else "; docs/reference/settings.md lists all settings"
+        )
         return f'the settings file has an unknown setting "{name}"{hint}'
     setting = describe(name, fields[name])
     return f"{setting.flag} ({setting.env}) {_complaint(error, setting)}"

@@ -1,7 +1,7 @@
 """The settings themselves.
 
 One field is one setting. Its description is the help of its flag, its line in
-docs/settings.md and the hint of its errors; nothing lists the settings a second time.
+docs/reference/settings.md and the hint of its errors; nothing lists the settings a second time.
 """
 
 from pathlib import Path

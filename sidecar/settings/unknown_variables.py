@@ -22,6 +22,10 @@ def unknown_variables(variables: Iterable[str], known: Sequence[str]) -> list[st
         if prefix != ENV_PREFIX or end in ends or _OF_THE_PLATFORM.fullmatch(end):
             continue
         near = difflib.get_close_matches(end, ends, n=1)
-        hint = f"did you mean {prefix}{near[0]}?" if near else "docs/settings.md lists all settings"
+        hint = (
+            f"did you mean {prefix}{near[0]}?"
+            if near
+            else "docs/reference/settings.md lists all settings"
+        )
         told.append(f"{name} is not a setting and does nothing; {hint}")
     return told

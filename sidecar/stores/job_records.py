@@ -1,4 +1,4 @@
-"""A job as a hash in Redis, and back. Names are those of docs/redis.md; bytes stay bytes."""
+"""A job as a hash in Redis, and back. Bytes stay bytes."""
 
 import json
 from typing import Any, Final

@@ -11,7 +11,7 @@ from sidecar import __version__
 from sidecar.cli import build, run
 from sidecar.settings import described
 
-DOCS = Path(__file__).parent.parent.parent / "docs" / "cli.md"
+DOCS = Path(__file__).parent.parent.parent / "docs" / "reference" / "cli.md"
 
 
 def verbs() -> list[str]:

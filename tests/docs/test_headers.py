@@ -1,11 +1,11 @@
-"""The example in docs/headers.md is what a customer gets for the limit that it names."""
+"""The example in docs/reference/headers.md is what a customer gets for the limit that it names."""
 
 import re
 from pathlib import Path
 
 from tests.support.stage import StartStage
 
-DOCS = (Path(__file__).parents[2] / "docs" / "headers.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs" / "reference" / "headers.md").read_text()
 EXAMPLE = re.compile(r"^    (RateLimit(?:-Policy)?: .*)$", re.MULTILINE)
 QUOTA = re.compile(r"quota: \d+/month, at: \{.*?\}")
 

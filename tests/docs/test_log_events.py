@@ -1,4 +1,4 @@
-"""docs/logs.md: the fields of the access log, and lines that the code does write."""
+"""docs/reference/log-events.md has the access log's fields, and only events of the code."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.support.processes import StartServing, until
 
 ROOT = Path(__file__).parents[2]
-DOCS = (ROOT / "docs" / "logs.md").read_text()
+DOCS = (ROOT / "docs" / "reference" / "log-events.md").read_text()
 OF_EVERY_LINE = {"event", "level", "timestamp", "part"}
 
 

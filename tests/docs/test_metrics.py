@@ -1,4 +1,4 @@
-"""docs/metrics.md lists every metric and label that running sidecars publish, and no other."""
+"""docs/reference/metrics.md lists exactly the metrics and labels that sidecars publish."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from tests.support.servers import free_port
 from tests.support.stage import StartStage
 
 ROOT = Path(__file__).parents[2]
-DOCS = (ROOT / "docs" / "metrics.md").read_text()
+DOCS = (ROOT / "docs" / "reference" / "metrics.md").read_text()
 ROW = re.compile(r"^\| `(sidecar_\w+)` \| (\w+) \|(.*?)\| (.+) \|$", re.MULTILINE)
 Found = dict[str, tuple[str, frozenset[str]]]  # type and labels by the name that is queried
 

@@ -12,7 +12,8 @@ from sidecar.cli import build
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+PAGES = [*TOP, *sorted(DOCS.rglob("*.md"))]
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
@@ -34,10 +35,11 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    linked = {path for path, _ in LINK.findall((ROOT / "README.md").read_text())}
-    pages = {name_of(page) for page in DOCS.glob("*.md")} | {"docs/decisions"}
-    assert pages <= linked
+def test_the_readme_links_to_the_index_and_the_index_to_every_page() -> None:
+    index = DOCS / "README.md"
+    assert name_of(index) in {path for path, _ in LINK.findall((ROOT / "README.md").read_text())}
+    linked = {(DOCS / path).resolve() for path, _ in LINK.findall(index.read_text())}
+    assert {page for page in DOCS.rglob("*.md") if page != index} <= linked
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -62,8 +64,9 @@ VERBS = dict(verbs(typer.main.get_command(build())))
 
 
 def section(verb: str) -> str:
-    """The part of docs/cli.md whose heading names the verb, or the group that it is of."""
-    for part in re.split(r"^## ", (DOCS / "cli.md").read_text(), flags=re.MULTILINE)[1:]:
+    """The section of docs/reference/cli.md for the command or its group."""
+    page = (DOCS / "reference" / "cli.md").read_text()
+    for part in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
         if verb.split()[0] in re.split(r"\W+", part.splitlines()[0]):
             return part
     return ""
@@ -105,8 +108,8 @@ def test_every_command_line_is_one_that_can_be_typed(page: Path) -> None:
 
 # The life of a request
 
-LIFE = DOCS / "life-of-a-request.md"
-NAMED = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/.]+)\)")
+LIFE = DOCS / "explanation" / "architecture.md"
+NAMED = re.compile(r"\[`([\w.]+)`\]\(\.\./\.\./([\w/.]+)\)")
 
 
 def test_the_life_of_a_request_names_what_is_in_the_files() -> None:

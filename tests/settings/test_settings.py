@@ -1,4 +1,4 @@
-"""Where settings come from, what is refused, and that docs/settings.md lists them all."""
+"""Where settings come from, what is refused, and that docs/reference/settings.md lists them all."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from sidecar.addresses import Origin
 from sidecar.errors import SettingsError
 from sidecar.settings import Address, Settings, UnixPath, described
 
-DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 NEEDED = {"plans": "plans.yaml", "upstream": "http://127.0.0.1:3000"}
 
 
@@ -152,7 +152,11 @@ def test_all_wrong_values_are_told_at_once() -> None:
     ("name", "text", "sentence"),
     [
         ("s.yaml", "lisen: 127.0.0.1:1", 'unknown setting "lisen"; did you mean listen?'),
-        ("s.yaml", "zzz: 1", 'unknown setting "zzz"; docs/settings.md lists all settings'),
+        (
+            "s.yaml",
+            "zzz: 1",
+            'unknown setting "zzz"; docs/reference/settings.md lists all settings',
+        ),
         ("s.yaml", "listen: [", "not valid YAML: line 1"),
         ("s.yaml", "- listen", "must hold settings as NAME: VALUE lines"),
         ("s.yaml", "config: other.yaml", "cannot name another one"),
@@ -213,7 +217,7 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def rows() -> list[str]:
-    """The table of docs/settings.md, from the model."""
+    """The table of docs/reference/settings.md, from the model."""
     return [
         f"| `{one.flag}` | `{one.env}` | "
         f"{'required' if one.default is None else f'`{one.default}`'} | {one.text} |"

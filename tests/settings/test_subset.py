@@ -124,7 +124,8 @@ def test_a_variable_that_is_no_setting_is_told_with_what_may_be_meant() -> None:
     )
     assert told == [
         "SIDECAR_LISEN is not a setting and does nothing; did you mean SIDECAR_LISTEN?",
-        "SIDECAR_ZZZ is not a setting and does nothing; docs/settings.md lists all settings",
+        "SIDECAR_ZZZ is not a setting and does nothing; "
+        "docs/reference/settings.md lists all settings",
         "sidecar_spol is not a setting and does nothing; did you mean SIDECAR_SPOOL?",
     ]
 

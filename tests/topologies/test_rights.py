@@ -1,4 +1,4 @@
-"""docs/redis.md says which rights a user needs: the product works with them and with none less."""
+"""docs/reference/redis.md lists the rights of each user: all are needed, no others are."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ from tests.support.stores.requests import an_account, claims, connected
 from tests.support.stores.sentinels import Guarded, guarded
 from tests.support.stores.site import a_site, ask, cluster_ports
 
-DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "redis.md"
 SCRIPTS = files("sidecar.stores") / "lua"
 SENTINEL_USER = "?sentinel_username=limited&sentinel_password=user-word"
 ACCOUNT = an_account(1)

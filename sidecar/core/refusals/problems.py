@@ -1,4 +1,4 @@
-"""What every refusal that is not about a limit says: one table, documented in docs/problems.md."""
+"""Texts of every refusal that is not about a limit; docs/reference/problems.md lists them."""
 
 from dataclasses import dataclass
 from typing import Final

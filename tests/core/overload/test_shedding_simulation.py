@@ -1,4 +1,4 @@
-"""Shedding in virtual time before an API that is a queue: what docs/overload.md promises.
+"""Shedding in virtual time before an API that is a queue: docs/explanation/overload.md.
 
 Random, but each seed is one and the same run on every machine.
 """

@@ -36,7 +36,7 @@ from sidecar.core.refusals.problems import HTTP_STATUSES
 from sidecar.core.refusals.ratelimit_fields import policy_field
 from sidecar.core.refusals.rendering import render_json, render_text
 
-DOCS = Path(__file__).parents[3] / "docs" / "problems.md"
+DOCS = Path(__file__).parents[3] / "docs" / "reference" / "problems.md"
 NOW = 1_796_083_200_000_000 - 1_209_600 * MICRO  # a fortnight before 2026-12-01T00:00:00Z
 WAIT = 1_209_600 * MICRO
 ALLOWING = {Reason.OK, Reason.OVERAGE, Reason.CRITICAL, Reason.STORE_DOWN, Reason.DEFERRED}
