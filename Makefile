@@ -20,7 +20,9 @@ COMPILED_READY := $(COMPILED)/.ready
 COMPILED_TESTS := tests/core tests/config tests/proxy tests/stores tests/metering tests/clients tests/e2e
 CODE := sidecar tests loadtests hatch_build.py
 
-.PHONY: help demo test compiled cost check fmt bench load scripts slow soak faults lock clean
+FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
+
+.PHONY: help demo test fast compiled cost check fmt bench load scripts slow soak faults lock clean
 
 help: ## List what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +33,9 @@ demo: $(DEMO_READY) ## Run the sidecar, a sample API and a Valkey here (ARGS="--
 
 test: $(DEV_READY) ## Run the whole test suite against a real Valkey
 	@$(BIN)/pytest -n 2 tests
+
+fast: $(DEV_READY) ## Run the tests that need no server, in under a minute
+	@$(BIN)/pytest -q -n 2 $(wildcard $(FAST_TESTS))
 
 compiled: $(COMPILED_READY) ## Compile the data path and test what comes out (needs a C compiler)
 	@cd $(COMPILED) && PYTHONPATH=$$PWD $(CURDIR)/$(BIN)/pytest -n 2 $(or $(ARGS),$(COMPILED_TESTS))
