@@ -26,11 +26,11 @@ _ORPHANS: Final = ("charge", "release")
 
 
 @dataclass(frozen=True, slots=True)
-class OpenReservation:
+class StoredAccount:
     """What Redis holds of one account. `rebuilt`: when its counters were last rebuilt, as it is
     written there, "0" if never. `problems`: field → why it cannot be read."""
 
-    ledger: AccountState
+    state: AccountState
     rebuilt: str
     problems: Mapping[str, str]
 
@@ -39,7 +39,7 @@ class UnreadableState(ValueError):
     """Not what the scripts write."""
 
 
-def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -> OpenReservation:
+def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -> StoredAccount:
     """The account of this hash and sorted set. Never raises."""
     states: dict[str, State] = {}
     grants: tuple[Grant, ...] = ()
@@ -61,7 +61,7 @@ def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -
     until = {
         name.decode(errors="replace"): int(at) for name, at in leases.items() if math.isfinite(at)
     }
-    return OpenReservation(AccountState(states, grants, opened, until), rebuilt, problems)
+    return StoredAccount(AccountState(states, grants, opened, until), rebuilt, problems)
 
 
 def _state(packed: bytes) -> State:

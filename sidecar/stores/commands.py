@@ -115,7 +115,7 @@ def period_start(window: Window, at_us: int) -> int:
     return window.start if at_us < window.end else window.end
 
 
-def held(hold: Hold) -> tuple[int, str, str]:
+def hold_arguments(hold: Hold) -> tuple[int, str, str]:
     """The arguments that follow the claims of a reservation that is held."""
     return hold.lease_us, hold.orphans, hold.id
 

@@ -9,7 +9,7 @@ from sidecar.core.model import MICRO, Account
 from sidecar.errors import StoreUnavailable
 from sidecar.redis_address import redis_address
 from sidecar.stores import keys
-from sidecar.stores.account_state import OpenReservation, read_account
+from sidecar.stores.account_state import StoredAccount, read_account
 from sidecar.stores.client import open_client
 from sidecar.stores.directory import account_from
 from sidecar.stores.rebuild import Change, RebuildResult, rebuild
@@ -48,7 +48,7 @@ class Inspector:
             if account is not None:
                 yield account
 
-    def read(self, account: str) -> OpenReservation:
+    def read(self, account: str) -> StoredAccount:
         """All that Redis holds of an account's limits. Empty for an account that it does not know;
         two commands, so that a lease may belong to a reservation that is over by now."""
         leases = self._redis.zrange(keys.leases(self._prefix, account), 0, -1, withscores=True)

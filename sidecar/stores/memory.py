@@ -69,7 +69,7 @@ class MemoryLimitStore:
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str,
-        told: Callable[[Answer], None] | None = None,
+        on_settled: Callable[[Answer], None] | None = None,
     ) -> None:
         """Correct an open reservation and close it; see `ports.LimitStore`."""
         now_us = self._now_us()
@@ -78,8 +78,8 @@ class MemoryLimitStore:
         answer, after = accounts.settle(known, hold_id, asks, now_us)
         if answer.granted:
             self._keep(account, after)
-            if told is not None:
-                told(answer)
+            if on_settled is not None:
+                on_settled(answer)
 
     def grant(self, account: Account, given: Grant) -> bool:
         """Add extra units, once per id. False when it was there before."""

@@ -11,12 +11,12 @@ from sidecar.core.claims import at_no_cost
 from sidecar.core.model import MICRO, Account, Claim, WhenDown
 from sidecar.core.shares import Snapshot
 from sidecar.errors import StoreUnavailable
-from sidecar.stores.commands import Commands, held
+from sidecar.stores.commands import Commands, hold_arguments
 from sidecar.stores.connection.connect import Connection
 from sidecar.stores.connection.link import Link, ignore
 from sidecar.stores.connection.wire import Late, ReplyError, bulk, encode
 from sidecar.stores.scripts import Script, answer_of, load
-from sidecar.stores.settler import AsReserved, Settlement, Settler, Told
+from sidecar.stores.settler import AsReserved, OnSettled, Settlement, Settler
 from sidecar.stores.snapshots import Snapshots
 
 CACHED_COMMANDS: Final = 20_000
@@ -103,7 +103,7 @@ class RedisLimitStore:
         more: tuple[str | int, ...] = ()
         if hold is not None:
             heard = partial(self._late_hold, account, key_id, claims, hold)
-            more = held(hold)
+            more = hold_arguments(hold)
         command, answer = await self._build_and_ask(
             self._reserve, account, key_id, claims, heard, more, leases=hold is not None
         )
@@ -156,14 +156,14 @@ class RedisLimitStore:
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str,
-        told: Told | None = None,
+        on_settled: OnSettled | None = None,
     ) -> None:
         """Correct an open reservation and close it; see `ports.LimitStore`."""
         kept = self._kept.get((account.id, key_id, id(claims)))
         again = None
         if kept is not None and kept.claims is claims and kept.account is account:
             again = kept.settling
-        self.settler.settle(Settlement(account, key_id, claims, hold_id, told, again))
+        self.settler.settle(Settlement(account, key_id, claims, hold_id, on_settled, again))
 
     def load(self) -> None:
         """Have Redis know the script that `count` needs, as one that has just started does not.
@@ -175,7 +175,7 @@ class RedisLimitStore:
     ) -> None:
         """Count forced claims of rates and slots that were taken without asking. Comes before
         whatever is asked later; nobody waits for it, and it is not repeated."""
-        more = () if hold is None else held(hold)
+        more = () if hold is None else hold_arguments(hold)
         command = self.commands.claims(
             self._reserve, account, key_id, claims, 0, more=more, leases=hold is not None
         )

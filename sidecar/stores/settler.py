@@ -32,7 +32,7 @@ TURN_SECONDS: Final = 0.5
 RENEWALS: Final = 3  # in the time of one lease
 CLOSE_SECONDS: Final = 2.0
 
-Told = Callable[[Answer], None]
+OnSettled = Callable[[Answer], None]
 # Since when its lease runs (loop time), for how long (µs), and what was reserved.
 _Open = tuple[float, Account, int, str, Sequence[Claim]]
 
@@ -52,11 +52,11 @@ class Settlement(NamedTuple):
     key_id: str
     claims: Sequence[Claim]
     hold_id: str
-    told: Told | None
+    on_settled: OnSettled | None
     again: AsReserved | None = None
 
 
-class HeldCall(NamedTuple):
+class OpenReservation(NamedTuple):
     """An open reservation."""
 
     hold_id: str
@@ -94,10 +94,10 @@ class Settler:
         """A reservation was granted: its lease is renewed until it is settled."""
         self._open[hold.id] = (self._loop.time(), account, hold.lease_us, key_id, claims)
 
-    def held(self) -> Iterator[HeldCall]:
+    def open_reservations(self) -> Iterator[OpenReservation]:
         """The open reservations."""
         for hold_id, (_, account, _, key_id, claims) in self._open.items():
-            yield HeldCall(hold_id, account, key_id, claims)
+            yield OpenReservation(hold_id, account, key_id, claims)
 
     def is_open(self, hold_id: str) -> bool:
         """Whether the reservation has not been settled."""
@@ -163,8 +163,8 @@ class Settler:
             self._send(settlement, reply[1])  # the period is another by now
             return
         del self._unsettled[settlement.hold_id]
-        if reply[0] == 1 and settlement.told is not None:
-            settlement.told(answer_of(reply, len(settlement.claims)))
+        if reply[0] == 1 and settlement.on_settled is not None:
+            settlement.on_settled(answer_of(reply, len(settlement.claims)))
 
     async def run(self) -> None:
         """Renew leases and send again what was not answered, until cancelled."""

@@ -24,7 +24,7 @@ from sidecar.stores.local.heartbeat import Heartbeat
 from sidecar.stores.local.journal_reader import Past
 from sidecar.stores.local.shares import LocalLimits
 from sidecar.stores.redis import RedisLimitStore
-from sidecar.stores.settler import HeldCall
+from sidecar.stores.settler import OpenReservation
 
 log = logger("stores")
 
@@ -79,7 +79,7 @@ class ModeKeeper:
         self._heir: asyncio.Task[None] | None = None
         self._looked = self._loop.time()
         self._refused = 0  # heartbeats in a row
-        self._in_redis: dict[str, list[HeldCall]] | None = None
+        self._in_redis: dict[str, list[OpenReservation]] | None = None
 
     @property
     def away(self) -> bool:
@@ -93,12 +93,12 @@ class ModeKeeper:
         owing = self._charger.behind or self.inherited.waiting
         return self._wire.reachable and not owing
 
-    def held_in_redis(self, account_id: str) -> list[HeldCall]:
+    def held_in_redis(self, account_id: str) -> list[OpenReservation]:
         """Calls of the account that hold slots in Redis."""
         settler = self._redis.settler
         if self._in_redis is None:
             self._in_redis = {}
-            for call in settler.held():
+            for call in settler.open_reservations():
                 self._in_redis.setdefault(call.account.id, []).append(call)
         calls = self._in_redis.get(account_id, [])
         return [call for call in calls if settler.is_open(call.hold_id)]

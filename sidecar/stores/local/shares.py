@@ -29,7 +29,7 @@ from sidecar.core.shares import NEVER_SEEN, Own, Snapshot
 from sidecar.core.survey import Ask
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
-from sidecar.stores.settler import HeldCall
+from sidecar.stores.settler import OpenReservation
 
 MOST_ACCOUNTS: Final = 10_000
 MOST_LIMITS: Final = 50_000  # of all accounts; those per key count for each key
@@ -67,7 +67,7 @@ class LocalLimits:
         *,
         look: Callable[[str], Snapshots],
         window: Callable[[QuotaLimit, Account, int], Window],
-        held: Callable[[str], Iterable[HeldCall]] = lambda _: (),
+        held: Callable[[str], Iterable[OpenReservation]] = lambda _: (),
         accounts: int = MOST_ACCOUNTS,
     ) -> None:
         self.ways = 1
@@ -166,7 +166,7 @@ class LocalLimits:
                 self._hold_slots(call)
         return own
 
-    def _hold_slots(self, call: HeldCall) -> None:
+    def _hold_slots(self, call: OpenReservation) -> None:
         taken = [
             replace(claim, forced=True)
             for claim in call.claims

@@ -23,7 +23,7 @@ from sidecar.stores.local.journal import Disk, Journal
 from sidecar.stores.local.mode import ModeKeeper
 from sidecar.stores.local.shares import LocalLimits
 from sidecar.stores.redis import RedisLimitStore
-from sidecar.stores.settler import Told
+from sidecar.stores.settler import OnSettled
 
 
 class _Held(NamedTuple):
@@ -182,13 +182,13 @@ class FallbackStore:
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str,
-        told: Told | None = None,
+        on_settled: OnSettled | None = None,
     ) -> None:
         """Correct an open reservation and close it; see `ports.LimitStore`."""
         if self.keeper.absence is not None:
             self._alone.settle(account, key_id, claims, hold_id)
         if self._held.pop(hold_id, None) is None:
-            self.redis.settle(account, key_id, claims, hold_id, told)
+            self.redis.settle(account, key_id, claims, hold_id, on_settled)
             return
         self._owe(account, key_id, claims, hold_id)
         if hold_id in self._in_redis:

@@ -29,7 +29,7 @@ class UnchargedUnits(NamedTuple):
 Charged = Callable[[str, str, str], int]  # account, journal, key → number of the last entry
 
 
-def owed(directories: Sequence[Path], charged: Charged) -> Counter[UnchargedUnits]:
+def uncharged_units(directories: Sequence[Path], charged: Charged) -> Counter[UnchargedUnits]:
     """Calls that were over and have not been charged. Raises SpoolError."""
     debts: Counter[UnchargedUnits] = Counter()
     for path in sorted(_journals(directories)):

@@ -26,7 +26,7 @@ from sidecar.stores.local import shares
 from sidecar.stores.local.clock import StoreClock
 from sidecar.stores.local.heartbeat import LIFETIME_US, Heartbeat
 from sidecar.stores.local.shares import LocalLimits
-from sidecar.stores.settler import HeldCall
+from sidecar.stores.settler import OpenReservation
 from tests.support.stores.local_stage import a_quota
 
 HOUR_US = 3_600 * MICRO
@@ -44,7 +44,7 @@ class Counting:
     """`looks`: what Redis said last, by the names of the limits."""
 
     looks: dict[str, Snapshot] = field(default_factory=dict)
-    held: list[HeldCall] = field(default_factory=list)
+    held: list[OpenReservation] = field(default_factory=list)
     ways: int = 2
     now_us: int = START
 
@@ -138,7 +138,7 @@ def test_a_call_is_settled_at_what_it_cost_and_gives_its_slot_back() -> None:
 
 def test_slots_that_are_held_in_redis_are_of_this_share() -> None:
     slot = (Claim(SLOTS, 1, False),)
-    counting = Counting(held=[HeldCall(name, ACME, "k1", slot) for name in ("a", "b")])
+    counting = Counting(held=[OpenReservation(name, ACME, "k1", slot) for name in ("a", "b")])
     assert counting.passed(1, *slot, hold="c") == 1
     assert counting.passed(1, *slot, hold="d") == 0
     counting.store.settle(ACME, "k1", slot, "a")
