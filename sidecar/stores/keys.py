@@ -121,7 +121,7 @@ def sidecars(prefix: str) -> str:
     return f"{prefix}:{{sidecars}}:alive"
 
 
-def owing(prefix: str) -> str:
+def uncharged_sidecars(prefix: str) -> str:
     """The sorted set of those of them that let pass what Redis was not told of yet."""
     return f"{prefix}:{{sidecars}}:owing"
 

@@ -62,7 +62,7 @@ async def admitted(here: Stage, key: str, most: int = 20) -> int:
 async def settled(here: Stage) -> None:
     settler = here.app.store.redis.settler
     async with asyncio.timeout(ROOM):
-        while settler.waiting or settler.open:
+        while settler.pending or settler.open:
             await asyncio.sleep(0)
 
 

@@ -104,7 +104,7 @@ async def sent(name: str, store: RedisLimitStore, do: Do) -> list[bytes]:
 async def done(store: RedisLimitStore) -> None:
     """Return when every settlement is confirmed."""
     await store.settler.close()
-    assert store.settler.waiting == 0
+    assert store.settler.pending == 0
 
 
 async def calls_of(name: str, store: RedisLimitStore) -> list[bytes]:
@@ -120,7 +120,7 @@ async def calls_of(name: str, store: RedisLimitStore) -> list[bytes]:
 
     async def refund() -> None:
         now = (await store.peek(ACME, "k1", CLAIMS)).now_us
-        store._give_back(ACME, "k1", CLAIMS, [1, now], None)
+        store._refund_late(ACME, "k1", CLAIMS, [1, now], None)
         await store.peek(ACME, "k1", CLAIMS)
 
     async def renew() -> None:
