@@ -121,7 +121,7 @@ def test_an_accounts_record_and_what_was_charged_from_a_journal(
 
 
 def test_a_redis_that_is_not_there_is_told_once(valkey_url: str) -> None:
-    cannot = pytest.raises(StoreUnavailable, match="Redis cannot be asked")
+    cannot = pytest.raises(StoreUnavailable, match="Redis is unavailable")
     with cannot, Inspector("redis://127.0.0.1:1/0", "qs") as inspector:
         inspector.now_us()
 
