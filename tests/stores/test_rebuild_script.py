@@ -58,7 +58,7 @@ def test_what_the_header_names_is_what_is_sent() -> None:
         "kind": "quota", "field": "q/q0", "force": 1, "numbers": numbers.packed(), "notices": "",
     }  # fmt: skip
     assert second["field"] == "q/q1/k1"
-    assert list(header.tail) == ["rebuilt", "seen"]
+    assert list(header.tail) == ["rebuilt", "counters"]
     assert argv[10:] == ["17", struct.pack("<4d", 3, START, 9, START)]
     assert header.statuses == {"1": "rebuilt", "0": "changed since it was read"}
     assert len(header.keys) == 1
