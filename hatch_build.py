@@ -24,7 +24,8 @@ MODULES = (
     "proxy.exchange", "proxy.handler", "proxy.headers", "proxy.heads", "proxy.job_exchange",
     "proxy.relay", "proxy.upstream.connection", "proxy.upstream.pool",
     "proxy.upstream.receiver", "stores.commands", "stores.connection.link",
-    "stores.local.store", "stores.redis", "stores.scripts", "stores.settler",
+    "stores.local.charger", "stores.local.store", "stores.redis", "stores.scripts",
+    "stores.settler",
 )  # fmt: skip
 
 

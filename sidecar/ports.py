@@ -60,12 +60,12 @@ class LimitStore(Protocol):
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str,
-        told: Callable[[Answer], None] | None = None,
+        on_settled: Callable[[Answer], None] | None = None,
     ) -> None:
         """Correct an open reservation to the claims' real cost, give its slots back and close it.
 
         Counts once, however often it is called, and however long the store is gone: it is done
-        in the background. `told` hears how the limits stand then.
+        in the background. `on_settled` gets the answer.
         """
         ...
 

@@ -77,7 +77,7 @@ def counters_in(store: "redis.Redis", prefix: str, quotas: Iterable[Quota]) -> d
     for quota in quotas:
         fields: Any = store.hgetall(keys.state(prefix, quota.account))
         field = keys.quota_field(quota.limit, quota.key)
-        state = read_account(fields, {}).ledger.states.get(field, EMPTY)
+        state = read_account(fields, {}).state.states.get(field, EMPTY)
         found[quota] = Counter(state.used, state.since_us)
     return found
 

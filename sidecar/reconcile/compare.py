@@ -14,9 +14,9 @@ from sidecar.reconcile.period_usage import Row
 from sidecar.reconcile.plan_history import PlanFiles, who
 from sidecar.reconcile.usage import CounterKey, Usage
 from sidecar.stores import keys
-from sidecar.stores.account_state import OpenReservation
+from sidecar.stores.account_state import StoredAccount
 from sidecar.stores.inspector import Inspector
-from sidecar.stores.local.uncharged import owed
+from sidecar.stores.local.uncharged import uncharged_units
 
 QUOTA: Final = "q"
 TEAM: Final = "t"
@@ -26,7 +26,7 @@ LOOKS: Final = 3  # at a difference, until it counts as one
 class AccountComparison(NamedTuple):
     """One account as it was read."""
 
-    held: OpenReservation
+    held: StoredAccount
     verdicts: tuple[Verdict, ...]
 
     @property
@@ -70,7 +70,7 @@ class Reconciler:
         names = {self._only} if self._only is not None else set(self._inspector.accounts())
         for name in names:
             held = self._inspector.read(name)
-            gone = self.usage.account(name).open(_counters(held), held.ledger.opened)
+            gone = self.usage.account(name).open(_counters(held), held.state.opened)
             self.gone += ((name, field) for field in gone)
         self.read_events()
         return sorted(self.usage.accounts)
@@ -85,33 +85,33 @@ class Reconciler:
     def read_counters(self, names: Sequence[str]) -> dict[str, AccountComparison]:
         """These accounts as they are now. Journals first: what is charged meanwhile is in both."""
         self._debts = {}
-        for debt, units in owed(self._spools, self._inspector.charged).items():
+        for debt, units in uncharged_units(self._spools, self._inspector.charged).items():
             self._debts.setdefault((debt.account, debt.field), {})[debt.since_us] = units
         looks = {name: self._judged(name, self._inspector.read(name)) for name in names}
         now_us = self._inspector.now_us()
         for name, look in looks.items():
-            self.usage.accounts[name].read(now_us, look.held.ledger.opened)
+            self.usage.accounts[name].read(now_us, look.held.state.opened)
         return looks
 
     def again(self, looks: Mapping[str, AccountComparison]) -> dict[str, AccountComparison]:
         """The same counters, judged with the events that have come since."""
         return {name: self._judged(name, look.held, late=True) for name, look in looks.items()}
 
-    def _judged(self, name: str, held: OpenReservation, *, late: bool = False) -> AccountComparison:
+    def _judged(self, name: str, held: StoredAccount, *, late: bool = False) -> AccountComparison:
         verdicts = (self._verdict(row, held, late) for row in self.usage.accounts[name])
         return AccountComparison(held, tuple(one for one in verdicts if one is not None))
 
-    def _verdict(self, row: Row, held: OpenReservation, late: bool) -> Verdict | None:
+    def _verdict(self, row: Row, held: StoredAccount, late: bool) -> Verdict | None:
         if row.field in held.problems or keys.GRANTS in held.problems:
             return unreadable(row)
         debts = self._debts.get((row.account, row.field), {})
         owes = sum(units for since, units in debts.items() if row.start <= since < row.end)
-        return judge(row, held.ledger, owes, late=late)
+        return judge(row, held.state, owes, late=late)
 
 
-def _counters(held: OpenReservation) -> Iterator[CounterKey]:
+def _counters(held: StoredAccount) -> Iterator[CounterKey]:
     """The quotas of an account, those that cannot be read too."""
-    since = {field: state.since_us for field, state in held.ledger.states.items()}
+    since = {field: state.since_us for field, state in held.state.states.items()}
     for field in sorted({*since, *held.problems}):
         found = keys.read_field(field)
         if found is None:

@@ -269,9 +269,7 @@ class App:
         )
         await store.start()
         self._undo.push_async_callback(store.close)
-        self._undo.push_async_callback(store.redis.settler.close)
-        self._spawn(store.redis.settler.run())
-        self._spawn(store.keeper.run())
+        self._spawn(store.run())
 
     def _account_of_file(self, account_id: str) -> Account | None:
         return self.keeper.book.accounts.get(account_id)

@@ -24,20 +24,20 @@ _JOB_STATES = ("accepted", *(state for state in JobState if not state.is_open))
 
 def publish_store(metrics: Metrics, wire: Connection, store: FallbackStore) -> None:
     """Redis, and what is still to be told to it."""
-    gauge, counter, settler = metrics.gauge, metrics.counter, store.redis.settler
+    gauge, counter = metrics.gauge, metrics.counter
     gauge("sidecar_store_up", "1 while Redis answers.", lambda: float(wire.up))
     counter("sidecar_store_timeouts", "Commands that Redis did not answer in time.",
             lambda: wire.timeouts)  # fmt: skip
     counter("sidecar_store_reconnects", "Connections to Redis that were lost.",
             lambda: wire.reconnects)  # fmt: skip
     counter("sidecar_late_reservations", "Grants that came too late and were given back.",
-            lambda: store.redis.refunds)  # fmt: skip
+            lambda: store.stats().late_reservations)  # fmt: skip
     gauge("sidecar_reservations_open", "Calls that hold a slot or may cost something else.",
-          lambda: settler.open)  # fmt: skip
+          lambda: store.stats().open_reservations)  # fmt: skip
     gauge("sidecar_settlements_pending", "Corrections that Redis has not confirmed.",
-          lambda: settler.waiting)  # fmt: skip
+          lambda: store.stats().pending_settlements)  # fmt: skip
     counter("sidecar_settlements_dropped", "Corrections that there was no room for.",
-            lambda: settler.given_up)  # fmt: skip
+            lambda: store.stats().dropped_settlements)  # fmt: skip
     _publish_alone(metrics, store)
 
 
@@ -46,17 +46,21 @@ def _publish_alone(metrics: Metrics, store: FallbackStore) -> None:
     gauge, counter = metrics.gauge, metrics.counter
 
     def modes() -> dict[tuple[str, ...], float]:
-        away = store.keeper.away
-        return {("redis",): float(not away), ("local",): float(away)}
+        local = store.stats().local_mode
+        return {("redis",): float(not local), ("local",): float(local)}
 
     metrics.labelled_gauge("sidecar_store_mode", "1 for who counts now.", ("mode",), modes)
     gauge("sidecar_sidecars_up", "Sidecars that were alive when Redis last told.",
-          lambda: store.keeper.heart.alive)  # fmt: skip
-    counter("sidecar_local_requests", "Calls admitted without Redis.", lambda: store.admitted)
+          lambda: store.stats().sidecars)  # fmt: skip
+    counter(
+        "sidecar_local_requests",
+        "Calls admitted without Redis.",
+        lambda: store.stats().allowed_locally,
+    )
     gauge("sidecar_journal_entries", "Calls that Redis has yet to be told of.",
-          lambda: store.entries)  # fmt: skip
+          lambda: store.uncharged)  # fmt: skip
     counter("sidecar_journal_dropped", "Of those, calls that are not on disk.",
-            lambda: store.lost)  # fmt: skip
+            lambda: store.stats().not_on_disk)  # fmt: skip
 
 
 def publish_events(

@@ -1,5 +1,7 @@
-"""Limits, keys and accounts: in Redis, the only place that builds a key, sends a command or runs
-a script; and limits in memory, which keep the same promise."""
+"""Limits, API keys and accounts in Redis, and limits in memory.
+
+Only this package builds Redis keys and runs scripts.
+"""
 
 from sidecar.stores.connection.connect import Connection, connect
 from sidecar.stores.connection.wire import Wire

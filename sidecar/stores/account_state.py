@@ -1,7 +1,7 @@
-"""An account's state in Redis as values: what the scripts write, read without a script.
+"""Reads an account's state in Redis, as the scripts write it, into values.
 
-The head of `lua/limits/arithmetic.lua` has the format. What is not of that format is told as a
-problem and left out: one broken field must not hide the others.
+The head of `lua/limits/arithmetic.lua` defines the format. An invalid field is reported and left
+out, so that it does not hide the others.
 """
 
 import math
@@ -26,21 +26,24 @@ _ORPHANS: Final = ("charge", "release")
 
 
 @dataclass(frozen=True, slots=True)
-class OpenReservation:
-    """What Redis holds of one account. `rebuilt`: when its counters were last rebuilt, as it is
-    written there, "0" if never. `problems`: field → why it cannot be read."""
+class StoredAccount:
+    """One account's limits in Redis.
 
-    ledger: AccountState
+    `rebuilt`: Redis time in µs of the last rebuild, as stored; "0": never. `problems`: the error
+    of each invalid field.
+    """
+
+    state: AccountState
     rebuilt: str
     problems: Mapping[str, str]
 
 
 class UnreadableState(ValueError):
-    """Not what the scripts write."""
+    """A field has a format that the scripts do not write."""
 
 
-def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -> OpenReservation:
-    """The account of this hash and sorted set. Never raises."""
+def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -> StoredAccount:
+    """Read an account's hash and its sorted set of leases. Never raises."""
     states: dict[str, State] = {}
     grants: tuple[Grant, ...] = ()
     opened: dict[str, Open] = {}
@@ -61,12 +64,12 @@ def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -
     until = {
         name.decode(errors="replace"): int(at) for name, at in leases.items() if math.isfinite(at)
     }
-    return OpenReservation(AccountState(states, grants, opened, until), rebuilt, problems)
+    return StoredAccount(AccountState(states, grants, opened, until), rebuilt, problems)
 
 
 def _state(packed: bytes) -> State:
     if len(packed) != _STATE.size:
-        raise UnreadableState(f"a limit's state has {_STATE.size} bytes, this one {len(packed)}")
+        raise UnreadableState(f"a limit's state must have {_STATE.size} bytes, not {len(packed)}")
     return State(*map(_whole, _STATE.unpack(packed)))
 
 
@@ -84,11 +87,11 @@ def _digits(text: str) -> str:
 
 def _grants(text: str) -> Iterator[Grant]:
     for number, line in enumerate(_lines(text), 1):
-        found = _GRANT.fullmatch(line)
-        if found is None:
+        match = _GRANT.fullmatch(line)
+        if match is None:
             raise UnreadableState(f"line {number} is not a grant")
-        units, used, expires, priority = map(int, found.group(3, 4, 5, 6))
-        yield Grant(found[1], found[2], units, expires, priority, used)
+        units, used, expires, priority = map(int, match.group(3, 4, 5, 6))
+        yield Grant(match[1], match[2], units, expires, priority, used)
 
 
 def _open(text: str) -> Open:
@@ -97,15 +100,15 @@ def _open(text: str) -> Open:
         raise UnreadableState("not an open reservation")
     charges = []
     for number, line in enumerate(lines, 2):
-        found = _CHARGE.fullmatch(line)
-        if found is None:
+        match = _CHARGE.fullmatch(line)
+        if match is None:
             raise UnreadableState(f"line {number} is not a charge")
-        charges.append(Charge(found[1], found[2], int(found[3]), int(found[4])))
+        charges.append(Charge(match[1], match[2], int(match[3]), int(match[4])))
     return Open(rule, tuple(charges))
 
 
 def _lines(text: str) -> list[str]:
     *lines, rest = text.split("\n")
     if rest:
-        raise UnreadableState("its last line has no end")
+        raise UnreadableState("the last line is incomplete")
     return lines

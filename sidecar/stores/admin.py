@@ -1,9 +1,11 @@
-"""What `sidecar keys` and `sidecar accounts` do: each change is one transaction, and is told to
-every sidecar through the changes stream. Only the SHA-256 of a secret is ever stored.
+"""API keys and accounts in Redis, for `sidecar keys`, `accounts` and `grant`.
 
-On a cluster the keys of one change lie in several slots, so there it is a transaction per key, in
-an order that leaves nothing unsafe behind when it ends halfway: a key can be revoked before it
-works, it stops working before anybody is told, and the same command again completes the rest.
+Each change is one transaction, which includes its entry in the stream that sidecars follow. Only
+the SHA-256 of a secret is stored.
+
+In a cluster, the Redis keys of a change are in several slots, so each of them has a transaction.
+Their order is safe if the command stops in between: an API key is listed before it works, and
+stops working before sidecars are notified. Running the command again completes the change.
 """
 
 import base64
@@ -24,22 +26,22 @@ from sidecar.stores.client import open_client
 from sidecar.stores.directory import account_from
 from sidecar.stores.grants import Granted, grant
 
-TTL_S: Final = 3650 * 86_400  # every key in Redis has one
+TTL_S: Final = 3650 * 86_400  # I9: every Redis key has a TTL
 CHANGES_TTL_S: Final = 7 * 86_400
-CHANGES_KEPT: Final = 10_000
+MOST_CHANGES: Final = 10_000
 SECRET_BYTES: Final = 32
 
-Step = tuple[tuple[str | int, ...], ...]  # commands on one key
+Step = tuple[tuple[str | int, ...], ...]  # commands on one Redis key
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """One API key: what may be shown of it."""
+    """One API key, without its secret."""
 
     id: str
     account: str
     digest: str  # SHA-256, hex
-    expires_s: int  # from now
+    expires_s: int  # from now; below 0: never
     team: str = ""
 
 
@@ -52,16 +54,19 @@ class AccountRow:
 
 
 class Admin:
-    """Raises StoreUnavailable when Redis cannot be asked, SidecarError when it cannot be done."""
+    """A connection for administration.
+
+    Its methods raise StoreUnavailable if Redis is unavailable, SidecarError if a change is invalid.
+    """
 
     def __init__(self, url: str, prefix: str) -> None:
         address = redis_address(url)
         self._prefix = prefix
-        self._apart = address.topology == "cluster"
+        self._is_cluster = address.topology == "cluster"
         try:
             self._redis = open_client(address)
         except (RedisError, RedisClusterException, OSError) as error:
-            raise StoreUnavailable(f"Redis cannot be asked: {error}") from None
+            raise StoreUnavailable(f"Redis is unavailable: {error}") from None
 
     def __enter__(self) -> "Admin":
         return self
@@ -69,7 +74,7 @@ class Admin:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._redis.close()
         if isinstance(error, (RedisError, RedisClusterException, OSError)):
-            raise StoreUnavailable(f"Redis cannot be asked: {error}") from None
+            raise StoreUnavailable(f"Redis is unavailable: {error}") from None
 
     def create_key(
         self,
@@ -80,20 +85,22 @@ class Admin:
         expires: timedelta | None = None,
         team: str | None = None,
     ) -> tuple[str, str]:
-        """(key id, secret). The secret is nowhere else: show it once. `team` is one of the
-        account's, which is not looked at here."""
+        """Create an API key; its id and its secret, which is stored nowhere.
+
+        `team` is not checked here. Raises SidecarError if the account has a key of this id.
+        """
         by_id = keys.account_keys(self._prefix, account)
         if key_id is None:
             key_id = "k" + random_bytes(4).hex()
-        known = self._redis.hget(by_id, key_id)
-        if known is not None and self._redis.exists(keys.credential(self._prefix, known)):
-            raise SidecarError(f"account {account} has a key {key_id} already; name another")
+        existing = self._redis.hget(by_id, key_id)
+        if existing is not None and self._redis.exists(keys.credential(self._prefix, existing)):
+            raise SidecarError(f'account {account} already has a key "{key_id}"; choose another id')
         secret = "qs_" + base64.urlsafe_b64encode(random_bytes(SECRET_BYTES)).rstrip(b"=").decode()
         digest = hashlib.sha256(secret.encode()).hexdigest()
         record = keys.credential(self._prefix, digest)
         ttl_s = int(expires.total_seconds()) if expires else TTL_S
         self._change(
-            self._listing(account),
+            self._list_account(account),
             (("HSET", by_id, key_id, digest), ("EXPIRE", by_id, TTL_S)),
             (
                 (
@@ -107,30 +114,30 @@ class Admin:
                 ),
                 ("EXPIRE", record, ttl_s),
             ),
-            self._telling("digest", digest),
+            self._notify("digest", digest),
         )
         return key_id, secret
 
     def revoke_key(self, account: str, key_id: str) -> None:
-        """The key stops working on every sidecar within a second."""
+        """Revoke an API key within 1 s on all sidecars. Raises SidecarError for an unknown id."""
         by_id = keys.account_keys(self._prefix, account)
         digest = self._redis.hget(by_id, key_id)
         if digest is None:
-            raise SidecarError(f"account {account} has no key {key_id} in Redis")
+            raise SidecarError(f'account {account} has no key "{key_id}" in Redis')
         self._change(
             (("DEL", keys.credential(self._prefix, digest)),),
-            self._telling("digest", digest),
+            self._notify("digest", digest),
             (("HDEL", by_id, key_id),),
         )
 
     def list_keys(self, account: str | None = None) -> Iterator[KeyRow]:
-        """Every key, of one account or of all, in the order of ids."""
+        """The API keys of one account or of all, in the order of ids."""
         for owner in [account] if account else self._accounts():
             by_id = keys.account_keys(self._prefix, owner)
             for key_id, digest in sorted(self._redis.hgetall(by_id).items()):
                 record = keys.credential(self._prefix, digest)
                 ttl = self._redis.ttl(record)
-                if ttl != -2:  # -2: expired meanwhile
+                if ttl != -2:  # -2: it has expired
                     team = self._redis.hget(record, "team") or ""
                     yield KeyRow(key_id, owner, digest, ttl, team)
 
@@ -146,8 +153,11 @@ class Admin:
         webhook: str | None = None,
         then: PlanChange | None = None,
     ) -> None:
-        """Create an account's record or change what is given of it. `teams` as `read_teams` reads
-        them; "" is none. With `plan`, a move that was to come is forgotten."""
+        """Create an account's record, or change the fields that are given.
+
+        `teams` has the format of `read_teams`; "": no teams. `plan` cancels a scheduled move.
+        Raises SidecarError if the account has no record and no plan is given.
+        """
         record = keys.account(self._prefix, account)
         given = {
             "plan": plan,
@@ -163,37 +173,39 @@ class Admin:
             part for name, value in given.items() if value is not None for part in (name, value)
         ]
         if plan is None and not self._redis.exists(record):
-            raise SidecarError(f"account {account} is not in Redis; name its plan with --plan")
-        filled: Step = (("HSET", record, *fields),) if fields else ()
+            raise SidecarError(f"account {account} is not in Redis; set its plan with --plan")
+        changed: Step = (("HSET", record, *fields),) if fields else ()
         self._change(
-            self._listing(account),
-            (*filled, ("EXPIRE", record, TTL_S)),
-            self._telling("account", account),
+            self._list_account(account),
+            (*changed, ("EXPIRE", record, TTL_S)),
+            self._notify("account", account),
         )
 
     def list_accounts(self) -> Iterator[AccountRow]:
-        """Every account that has a record in Redis."""
+        """The accounts that have a record in Redis."""
         for account in self._accounts():
             fields = self._redis.hgetall(keys.account(self._prefix, account))
             if fields:
                 yield AccountRow(account, fields)
 
     def account(self, account: str) -> Account | None:
-        """An account by its record in Redis; None if it has none. Raises StoreUnavailable for a
-        record that makes no sense."""
+        """The account of a record in Redis; None without a record.
+
+        Raises StoreUnavailable if the record is invalid.
+        """
         fields = self._redis.hgetall(keys.account(self._prefix, account))
         return account_from(account, fields) if fields else None
 
     def now_us(self) -> int:
-        """What time it is for Redis, in µs since the epoch."""
+        """Redis time, in µs since the epoch."""
         seconds, micros = self._redis.time()
         return int(seconds) * MICRO + int(micros)
 
     def grant(self, account: Account, pack: Pack, grant_id: str) -> Granted:
-        """Extra units, once per id; see `granting.grant`. Jobs that wait for them are told."""
+        """Grant a pack once per id, and notify sidecars; see `grants.grant`."""
         granted = grant(self._redis, self._prefix, account, pack, grant_id)
         if granted.new:
-            self._change(self._telling("account", account.id))
+            self._change(self._notify("account", account.id))
         return granted
 
     def has_account(self, account: str) -> bool:
@@ -203,19 +215,19 @@ class Admin:
     def _accounts(self) -> list[str]:
         return sorted(self._redis.sscan_iter(keys.accounts(self._prefix), count=1000))
 
-    def _listing(self, account: str) -> Step:
+    def _list_account(self, account: str) -> Step:
         name = keys.accounts(self._prefix)
         return ("SADD", name, account), ("EXPIRE", name, TTL_S)
 
-    def _telling(self, what: str, which: str) -> Step:
+    def _notify(self, kind: str, name: str) -> Step:
         stream = keys.changes(self._prefix)
         return (
-            ("XADD", stream, "MAXLEN", "~", CHANGES_KEPT, "*", what, which),
+            ("XADD", stream, "MAXLEN", "~", MOST_CHANGES, "*", kind, name),
             ("EXPIRE", stream, CHANGES_TTL_S),
         )
 
     def _change(self, *steps: Step) -> None:
-        for commands in steps if self._apart else (tuple(chain(*steps)),):
+        for commands in steps if self._is_cluster else (tuple(chain(*steps)),):
             with self._redis.pipeline(transaction=True) as batch:
                 for command in commands:
                     batch.execute_command(*command)

@@ -1,4 +1,4 @@
-"""redis-py's own client, for what is not per request."""
+"""redis-py's client, for work that is not per request."""
 
 from typing import Any, Final
 
@@ -12,8 +12,10 @@ TIMEOUT_S: Final = 5.0
 
 
 def open_client(address: RedisAddress, *, text: bool = True) -> Any:
-    """A client for each topology; its replies are text, or else bytes. Raises what redis-py
-    raises: a cluster is asked for its nodes at once."""
+    """Open a client for the address' topology. Without `text`, replies are bytes.
+
+    Raises redis-py's exceptions, as a cluster client reads the nodes at once.
+    """
     options = {
         "decode_responses": text,
         "socket_timeout": TIMEOUT_S,
@@ -23,8 +25,8 @@ def open_client(address: RedisAddress, *, text: bool = True) -> Any:
         nodes = [ClusterNode(*node) for node in address.nodes]  # type: ignore[no-untyped-call]
         return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
     if address.topology == "sentinel":
-        asked = {"socket_timeout": TIMEOUT_S} | address.sentinel_options()
-        sentinel: Any = Sentinel(address.nodes, sentinel_kwargs=asked, **options)  # type: ignore[no-untyped-call]
+        sentinel_options = {"socket_timeout": TIMEOUT_S} | address.sentinel_options()
+        sentinel: Any = Sentinel(address.nodes, sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call]
         return sentinel.master_for(address.master)
     if address.path:
         return Redis(unix_socket_path=address.path, **options)

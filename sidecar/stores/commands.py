@@ -1,4 +1,4 @@
-"""What is sent to the scripts: an account's claims as arguments, with the periods they need."""
+"""Encodes script commands: an account's claims as arguments, with the periods of its quotas."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -14,26 +14,26 @@ from sidecar.stores.connection.slots import slot_of
 from sidecar.stores.connection.wire import encode
 from sidecar.stores.scripts import ClaimArguments, ClaimNumbers, Script
 
-WINDOWS_KEPT: Final = 20_000
-SLOTS_KEPT: Final = 20_000
+MOST_WINDOWS: Final = 20_000
+MOST_SLOTS: Final = 20_000
 BUCKET_MARGIN_MS: Final = 3_600_000
 QUOTA_MARGIN_MS: Final = 35 * 86_400_000
 NOT_ENFORCED: Final = {"rate": 2, "quota": 1, "team": 1, "slots": 1}  # `force` of a limit in shadow
 
 
 class Commands:
-    """Encodes commands for accounts; keeps the periods' bounds that it worked out."""
+    """Encodes commands for accounts, and caches the bounds of periods."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._windows: dict[tuple[str, str, date | None], Window] = {}
 
     def slot(self, account_id: str) -> int:
-        """Of a cluster, where all keys of the account are."""
+        """The cluster slot of all Redis keys of the account."""
         return _slot(self._prefix, account_id)
 
     def needs_time(self, account: Account, claims: Sequence[Claim]) -> bool:
-        """Whether a quota is among them whose period has never been looked for."""
+        """Whether the period of a claimed quota has never been computed."""
         return any(
             isinstance(claim.limit, QuotaLimit)
             and (claim.limit.period, account.timezone, account.anchor) not in self._windows
@@ -41,12 +41,12 @@ class Commands:
         )
 
     def window(self, limit: QuotaLimit, account: Account, now_us: int) -> Window:
-        """The period's bounds; found anew when `now_us` (0: not known) lies outside of them."""
+        """The period's bounds, computed again if `now_us` (0: unknown) is outside them."""
         name = (limit.period, account.timezone, account.anchor)
         window = self._windows.get(name)
         if window is None or (now_us and not window.start <= now_us < window.after):
             window = window_at(limit, account, now_us)
-            if len(self._windows) >= WINDOWS_KEPT:
+            if len(self._windows) >= MOST_WINDOWS:
                 self._windows.clear()
             self._windows[name] = window
         return window
@@ -63,15 +63,16 @@ class Commands:
         beside: str | None = None,
         more: Sequence[str | int] = (),
     ) -> bytes:
-        """A script's command on these claims; `more` follows them. The key beside the account's
-        state is that of its leases, another one, or there is none."""
+        """The command that runs a script on claims; `more` are the arguments after them.
+
+        KEYS[2] is `beside`, or the account's leases, or missing without `leases`.
+        """
         if leases and beside is None:
             beside = keys.leases(self._prefix, account.id)
-        parts: list[bytes | str | int] = [
-            b"EVALSHA", script.sha, 2 if beside else 1, keys.state(self._prefix, account.id)
-        ]  # fmt: skip
+        names = [keys.state(self._prefix, account.id)]
         if beside:
-            parts.append(beside)
+            names.append(beside)
+        parts: list[bytes | str | int] = [b"EVALSHA", script.sha, len(names), *names]
         parts += (ttl_ms(claims), len(claims))
         for claim in claims:
             parts += self._arguments(claim, account, key_id, now_us)
@@ -87,7 +88,7 @@ class Commands:
         if isinstance(limit, TeamShare):
             window = self.window(limit, account, now_us)
             numbers = ClaimNumbers(cost, limit.cap, *window, limit.units, limit.lends)
-            notices = _others(limit)
+            notices = _other_teams(limit)
         elif isinstance(limit, QuotaLimit):
             window = self.window(limit, account, now_us)
             numbers = ClaimNumbers(cost, limit.cap, *window, limit.units, limit.rollover)
@@ -100,28 +101,31 @@ class Commands:
         return ClaimArguments(kind, field, force, numbers.packed(), notices)
 
 
-def _others(share: TeamShare) -> str:
+def _other_teams(share: TeamShare) -> str:
     fields = zip(keys.other_fields(share), share.others, strict=True)
     return "".join(f"{field}\t{one.units}\t{one.lends:d}\n" for field, one in fields)
 
 
-@lru_cache(SLOTS_KEPT)
+@lru_cache(MOST_SLOTS)
 def _slot(prefix: str, account_id: str) -> int:
     return slot_of(keys.state(prefix, account_id))
 
 
 def period_start(window: Window, at_us: int) -> int:
-    """Of the period that the instant is in."""
+    """The start of the window's period that `at_us` is in."""
     return window.start if at_us < window.end else window.end
 
 
-def held(hold: Hold) -> tuple[int, str, str]:
-    """The arguments that follow the claims of a reservation that is held."""
+def hold_arguments(hold: Hold) -> tuple[int, str, str]:
+    """The arguments after the claims of a reservation that stays open."""
     return hold.lease_us, hold.orphans, hold.id
 
 
 def ttl_ms(claims: Sequence[Claim]) -> int:
-    """Time to full for buckets, period and 35 days for quotas; the longest of all claims."""
+    """The TTL of an account's state: of its claims' TTLs, the longest.
+
+    Buckets: the time to refill and 1 hour. Quotas: the period and 35 days. Slots: 35 days.
+    """
     return max((_ttl_ms(claim.limit) for claim in claims), default=QUOTA_MARGIN_MS)
 
 

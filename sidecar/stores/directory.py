@@ -1,8 +1,8 @@
-"""Keys and accounts that live in Redis, read once and kept until somebody changes them.
+"""API keys and accounts in Redis, cached until they change.
 
-Every change is also written to a stream that each sidecar follows, so a revoked key stops
-everywhere within a second and no request reads Redis for a key it has seen. While Redis is gone,
-known keys go on working for `TRUST_SECONDS`; unknown ones cannot be told from wrong ones.
+Each change is also written to a stream that every sidecar follows. So a revoked key is refused
+everywhere within 1 s, and requests with a cached key do not read Redis. While Redis is
+unavailable, cached keys stay valid for `TRUST_SECONDS`; other keys get no decision.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ from sidecar.stores.connection.slots import slot_of
 
 log = logger("directory")
 
-CACHED: Final = 100_000
-FRESH_SECONDS: Final = 60.0  # a known key is asked for again after this
-UNKNOWN_SECONDS: Final = 5.0
+MOST_CACHED: Final = 100_000
+FRESH_SECONDS: Final = 60.0  # then a cached key is read again
+UNKNOWN_SECONDS: Final = 5.0  # for which an unknown key is cached
 TRUST_SECONDS: Final = 600.0
-POLL_SECONDS: Final = 0.25  # how often changes are asked for
-AT_ONCE: Final = 1_000  # changes in one answer
+POLL_SECONDS: Final = 0.25  # between two reads of changes
+CHANGES_AT_ONCE: Final = 1_000
 DIGITS: Final = 16  # of an instant in µs
-COMPLAINTS: Final = 1_000  # accounts that are remembered to have been complained of
+MOST_LOGGED: Final = 1_000  # accounts whose invalid records are logged once
 
 
 class RedisDirectory:
-    """Keeps `ports.KeyDirectory`. `run` has to run beside it."""
+    """Implements `ports.KeyDirectory`. `run` has to run all the time."""
 
     def __init__(
         self,
@@ -46,29 +46,29 @@ class RedisDirectory:
         on_change: Callable[[str], None] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_change` hears of each account that has changed, or was given a pack."""
+        """`on_change` gets the id of each account that was changed or got a pack."""
         self._on_change = on_change
         self._wire = wire
         self._prefix = prefix
         self._account_of_file = account_of_file
         self._now = now
         self._cache: OrderedDict[bytes, tuple[float, Key | None]] = OrderedDict()
-        self._heard = now()
+        self._followed_at = now()
         self._generation = 0
-        self._complained: set[str] = set()
+        self._logged: set[str] = set()
 
     def cached(self, digest: bytes) -> Key | None:
-        """The key if it is in memory and fresh; None says "ask `find`"."""
+        """The key, if it is cached and fresh; None: call `find`."""
         entry = self._cache.get(digest)
         if entry is None or entry[1] is None:
             return None
         now = self._now()
-        if now - entry[0] > FRESH_SECONDS or now - self._heard > TRUST_SECONDS:
+        if now - entry[0] > FRESH_SECONDS or now - self._followed_at > TRUST_SECONDS:
             return None
         return entry[1]
 
     async def find(self, digest: bytes) -> Key | None:
-        """The key with this SHA-256 digest, None if there is none. Raises StoreUnavailable."""
+        """The key with this SHA-256; None if it is unknown. Raises StoreUnavailable."""
         entry = self._cache.get(digest)
         now = self._now()
         if entry is not None and entry[1] is None and now - entry[0] <= UNKNOWN_SECONDS:
@@ -77,12 +77,12 @@ class RedisDirectory:
         try:
             key = await self._read(digest)
         except StoreUnavailable as error:
-            if entry is not None and now - self._heard <= TRUST_SECONDS:
+            if entry is not None and now - self._followed_at <= TRUST_SECONDS:
                 return entry[1]
-            raise StoreUnavailable(f"the key directory cannot be read: {error}") from None
-        if generation == self._generation:  # else something changed while we read
+            raise StoreUnavailable(f"the key directory is unavailable: {error}") from None
+        if generation == self._generation:  # else it may have changed since it was read
             self._cache[digest] = (now, key)
-            if len(self._cache) > CACHED:
+            if len(self._cache) > MOST_CACHED:
                 self._cache.popitem(last=False)
         return key
 
@@ -104,43 +104,48 @@ class RedisDirectory:
         try:
             return account_from(account_id, fields)
         except StoreUnavailable as error:
-            self._complain(account_id, error)
+            self._log_invalid(account_id, error)
             raise
 
-    def _complain(self, account_id: str, error: StoreUnavailable) -> None:
-        """Once for each account, however many calls it makes, until something changes."""
-        if account_id not in self._complained:
-            if len(self._complained) >= COMPLAINTS:
-                self._complained.clear()
-            self._complained.add(account_id)
+    def _log_invalid(self, account_id: str, error: StoreUnavailable) -> None:
+        """Log once for each account, until a key or an account changes."""
+        if account_id not in self._logged:
+            if len(self._logged) >= MOST_LOGGED:
+                self._logged.clear()
+            self._logged.add(account_id)
             log.error("account_record_invalid", account=account_id, error=str(error))
 
     async def _hash(self, name: str) -> dict[str, str]:
-        reply = await self._ask(name, "HGETALL", name)
+        reply = await self._execute(name, "HGETALL", name)
         return _pairs(reply)
 
-    async def _ask(self, key: str, *command: str | int) -> Any:
+    async def _execute(self, key: str, *command: str | int) -> Any:
         reply = await self._wire.execute(encode(*command), None, slot_of(key))
         if isinstance(reply, ReplyError):
-            raise StoreUnavailable(f"Redis refused to tell: {reply.text}")
+            raise StoreUnavailable(f"Redis refused {command[0]}: {reply.text}")
         return reply
 
     def forget(self) -> None:
-        """Drop everything that is remembered: the plan file, or an unknown part, changed."""
+        """Clear the cache, as after a new plan file or a missed change."""
         self._generation += 1
         self._cache.clear()
-        self._complained.clear()
+        self._logged.clear()
 
     async def run(self) -> None:
-        """Follow the changes until cancelled."""
+        """Follow the changes, until cancelled."""
         last: str | None = None
+        unreachable = False
         while True:
             try:
                 last = await self._follow(last)
-                self._heard = self._now()
+                if unreachable:
+                    log.info("key_directory_reachable")
+                    unreachable = False
+                self._followed_at = self._now()
             except StoreUnavailable as error:
                 if last is not None:
                     log.warning("key_directory_unreachable", error=str(error))
+                    unreachable = True
                 last = None
             except (KeyError, ValueError, TypeError, IndexError) as error:
                 log.error("key_directory_entry_invalid", error=repr(error))
@@ -148,13 +153,15 @@ class RedisDirectory:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _follow(self, last: str | None) -> str:
-        """Take what changed after `last`; the id of the newest change. Raises StoreUnavailable."""
+        """Apply the changes after `last`; the id of the newest one. Raises StoreUnavailable."""
         stream = keys.changes(self._prefix)
         if last is None:
-            newest = await self._ask(stream, "XREVRANGE", stream, "+", "-", "COUNT", 1)
+            newest = await self._execute(stream, "XREVRANGE", stream, "+", "-", "COUNT", 1)
             self.forget()  # a change may have been missed
             return str(newest[0][0].decode()) if newest else "0-0"
-        read = await self._ask(stream, "XREAD", "COUNT", AT_ONCE, "STREAMS", stream, last)
+        read = await self._execute(
+            stream, "XREAD", "COUNT", CHANGES_AT_ONCE, "STREAMS", stream, last
+        )
         for _, changed in read or ():
             for change_id, flat in changed:
                 last = change_id.decode()
@@ -170,20 +177,23 @@ class RedisDirectory:
         account = fields.get("account")
         if account and self._on_change is not None:
             self._on_change(account)
-        for known, (_, key) in list(self._cache.items()):
+        for cached, (_, key) in list(self._cache.items()):
             if key is None or key.account.id == account:
-                del self._cache[known]
+                del self._cache[cached]
 
 
 def _pairs(flat: Any) -> dict[str, str]:
-    """A hash as Redis lists it: name, value, name, value…"""
+    """The fields of a hash, which Redis lists as name, value, name, value, …"""
     texts = [part.decode() for part in flat or ()]
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 def account_from(account_id: str, fields: dict[str, str]) -> Account:
-    """An account's record as a value. Raises StoreUnavailable, naming the account, when its time
-    zone, its anchor or its teams make no sense: nobody could tell its periods or its shares."""
+    """An account's record as a value.
+
+    Raises StoreUnavailable, with the account, if its time zone, anchor, teams or scheduled move
+    are invalid: then its periods or guarantees are unknown.
+    """
     timezone, anchor = fields.get("timezone", "UTC"), fields.get("anchor")
     try:
         ZoneInfo(timezone)
@@ -195,10 +205,10 @@ def account_from(account_id: str, fields: dict[str, str]) -> Account:
     try:
         teams = read_teams(fields.get("teams", ""))
     except ValueError as error:
-        raise StoreUnavailable(f"account {account_id}: its teams: {error}") from None
+        raise StoreUnavailable(f"account {account_id}: teams: {error}") from None
     then_us = fields.get("then_us", "") if fields.get("then") else ""
     if then_us and not (then_us.isdigit() and len(then_us) <= DIGITS):
-        raise StoreUnavailable(f"account {account_id}: then_us {then_us!r} is no instant")
+        raise StoreUnavailable(f"account {account_id}: then_us {then_us!r} is not a time in µs")
     return Account(
         id=account_id,
         plan=fields.get("plan", ""),

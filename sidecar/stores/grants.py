@@ -1,4 +1,4 @@
-"""Packs → grants: extra units for one quota of one account, once per id."""
+"""Grants: packs of extra units for one quota of an account, once per id."""
 
 from typing import Any, Final, NamedTuple
 
@@ -8,22 +8,22 @@ from sidecar.errors import SidecarError
 from sidecar.stores import keys
 from sidecar.stores.scripts import load
 
-MOST_GRANTS: Final = 64  # of one account, those of the last 35 days included
+MOST_GRANTS: Final = 64  # of one account, with those that expired in the last 35 days
 _TTL_MS: Final = 35 * 86_400_000
-_TRIES: Final = 3  # a period may end between two questions
+_TRIES: Final = 3  # a period may end between reading the time and granting
 
 
 class Granted(NamedTuple):
-    """`new` is False when a grant of this id was there before; `expires_us` is its end."""
+    """`new`: False if a grant of this id existed before. `expires_us`: its end, in Redis time."""
 
     new: bool
     expires_us: int
 
 
 def grant(client: Any, prefix: str, account: Account, pack: Pack, grant_id: str) -> Granted:
-    """Give an account a pack. It acts on the next call, on every sidecar.
+    """Grant a pack to an account. Every sidecar applies it to the next request.
 
-    `client` is a redis-py client. Raises SidecarError when the account has too many grants.
+    `client` is a redis-py client. Raises SidecarError if the account has `MOST_GRANTS` grants.
     """
     state = keys.state(prefix, account.id)
     seconds, micros = client.time()
@@ -35,16 +35,16 @@ def grant(client: Any, prefix: str, account: Account, pack: Pack, grant_id: str)
         )  # fmt: skip
         if status == -2:
             raise SidecarError(
-                f"account {account.id} has had {MOST_GRANTS} grants in the last 35 days, which is "
-                "as many as are kept; sell larger packs"
+                f"account {account.id} has {MOST_GRANTS} grants in the last 35 days, the maximum; "
+                "sell larger packs"
             )
         if status >= 0:
             return Granted(status == 1, int(rest[0]))
-    raise SidecarError("Redis time does not stand still long enough to find the period")
+    raise SidecarError("the Redis clock moves too fast to find the current period")
 
 
 def _lasts(pack: Pack, account: Account, now_us: int) -> tuple[str | int, ...]:
-    """The script's words for it: "at" an instant, "for" a while, or to the end of a "period"."""
+    """The script's arguments for the end: "at" an instant, "for" a time, or end of a "period"."""
     if isinstance(pack.lasts, int):
         return ("at", pack.lasts)
     if pack.lasts[-1] == "s":

@@ -1,7 +1,7 @@
-"""Every key that this project uses in Redis, and the fields inside an account's state.
+"""The names of all Redis keys, and of the fields in an account's state.
 
-All keys of an account share the hash tag `{account}`, so that they live in one slot of a
-cluster. Braces and percent signs in an account's id are escaped, so that no id can leave its tag.
+All Redis keys of an account share the hash tag `{account}`, so they are in one slot of a cluster.
+Braces and percent signs in an account's id are escaped, so that no id can end its tag.
 """
 
 import re
@@ -9,7 +9,7 @@ from typing import Final
 
 from sidecar.core.model import ConcurrencyLimit, Limit, QuotaLimit, RateLimit, TeamShare
 
-# Fields of an account's state that are no limit's.
+# Fields of an account's state that do not belong to a limit
 GRANTS: Final = "grants"
 REBUILT: Final = "rebuilt"
 OPEN: Final = "o/"  # before the id of an open reservation
@@ -21,17 +21,17 @@ def _tag(account: str) -> str:
 
 
 def state(prefix: str, account: str) -> str:
-    """The hash with the counters of all of an account's limits."""
+    """The hash with the state of all limits of an account."""
     return f"{prefix}:{_tag(account)}:state"
 
 
 def states(prefix: str) -> str:
-    """A pattern, as SCAN has it, for the states of all accounts."""
+    """The SCAN pattern for the states of all accounts."""
     return re.sub(r"([*?^\[\]\\-])", r"\\\1", prefix) + ":{*}:state"
 
 
 def account_of(prefix: str, key: str) -> str | None:
-    """Whose state a key is; None for other keys."""
+    """The account whose state a Redis key is; None for other keys."""
     start, end = prefix + ":{", "}:state"
     tag = key[len(start) : -len(end)]
     if not (key.startswith(start) and key.endswith(end)) or "}" in tag:
@@ -40,7 +40,7 @@ def account_of(prefix: str, key: str) -> str | None:
 
 
 def leases(prefix: str, account: str) -> str:
-    """The sorted set that says until when an account's open reservations are believed in."""
+    """The sorted set of an account's reservation leases, with their ends."""
     return f"{prefix}:{_tag(account)}:leases"
 
 
@@ -48,25 +48,24 @@ _KINDS: Final = {RateLimit: "r", QuotaLimit: "q", ConcurrencyLimit: "c", TeamSha
 
 
 def limit_field(limit: Limit, key_id: str) -> str:
-    """Names one limit inside the state, the key for limits that count per key, the team for its
-    share of a quota."""
+    """The field of one limit in the state, with the key of a limit per key, or with the team."""
     if isinstance(limit, TeamShare):
         return team_field(limit.id, limit.team)
     return _field(_KINDS[type(limit)], limit.id, key_id if limit.per == "key" else None)
 
 
 def quota_field(limit_id: str, key_id: str | None = None) -> str:
-    """The same for a quota that only its id is known of."""
+    """The field of a quota with this id."""
     return _field(_KINDS[QuotaLimit], limit_id, key_id)
 
 
 def team_field(limit_id: str, team: str) -> str:
-    """Names what a team uses of an account's quota."""
+    """The field of a team's share of a quota."""
     return _field(_KINDS[TeamShare], limit_id, team)
 
 
 def other_fields(limit: Limit) -> tuple[str, ...]:
-    """Of a team's share: the names of the other teams' shares; () for all else."""
+    """The fields of the other teams' shares, for a team's share; otherwise ()."""
     if not isinstance(limit, TeamShare):
         return ()
     return tuple(team_field(limit.id, other.team) for other in limit.others)
@@ -77,8 +76,10 @@ def _field(kind: str, limit_id: str, key_id: str | None) -> str:
 
 
 def read_field(field: str) -> tuple[str, str, str | None] | None:
-    """(kind, limit's id, key's or team's id or None) of a limit's field; the kind is "r", "q", "t"
-    (a team's share of a quota) or "c"."""
+    """Kind, limit id, and key or team id (or None) of a limit's field; None for other fields.
+
+    The kind is "r" (rate), "q" (quota), "t" (a team's share of a quota) or "c" (concurrency).
+    """
     kind, _, rest = field.partition("/")
     limit_id, slash, key_id = rest.partition("/")
     if kind not in _KINDS.values() or not limit_id:
@@ -87,47 +88,47 @@ def read_field(field: str) -> tuple[str, str, str | None] | None:
 
 
 def credential(prefix: str, digest_hex: str) -> str:
-    """The hash that says which account a credential belongs to."""
+    """The hash with an API key's id, account and team, by its SHA-256."""
     return f"{prefix}:key:{digest_hex}"
 
 
 def account(prefix: str, account_id: str) -> str:
-    """The hash with an account's plan, zone, anchor and status."""
+    """The hash with an account's plan, time zone, billing anchor, status and teams."""
     return f"{prefix}:{_tag(account_id)}:account"
 
 
 def account_keys(prefix: str, account_id: str) -> str:
-    """The hash key id → credential digest of an account."""
+    """The hash of an account's API keys: id → SHA-256."""
     return f"{prefix}:{_tag(account_id)}:keys"
 
 
 def accounts(prefix: str) -> str:
-    """The set of account ids that have a record or keys in Redis."""
+    """The set of accounts that have a record or API keys in Redis."""
     return f"{prefix}:accounts"
 
 
 def changes(prefix: str) -> str:
-    """The stream that tells every sidecar which key or account changed."""
+    """The stream of changed API keys and accounts, which every sidecar follows."""
     return f"{prefix}:changes"
 
 
 def charged(prefix: str, account_id: str, journal: str, key_id: str) -> str:
-    """The number up to which a journal's entries of one key were charged to its account."""
+    """The number of a journal's last entry that was charged for one API key."""
     return f"{prefix}:{_tag(account_id)}:charged:{journal}:{key_id}"
 
 
 def sidecars(prefix: str) -> str:
-    """The sorted set of sidecars that are alive."""
+    """The sorted set of running sidecars."""
     return f"{prefix}:{{sidecars}}:alive"
 
 
-def owing(prefix: str) -> str:
-    """The sorted set of those of them that let pass what Redis was not told of yet."""
+def uncharged_sidecars(prefix: str) -> str:
+    """The sorted set of running sidecars that have uncharged requests."""
     return f"{prefix}:{{sidecars}}:owing"
 
 
 def events(prefix: str) -> str:
-    """The stream that the redis sink ships to."""
+    """The stream of the redis sink."""
     return f"{prefix}:events"
 
 

@@ -1,7 +1,7 @@
-"""Limits in this process's memory: the promise of `RedisLimitStore` without Redis.
+"""Limits in the memory of one process, for tests and embedding.
 
-For tests, for embedding, and as the base of a mode in which one sidecar counts alone. It is the
-pure reference with a memory: nothing is shared between processes and nothing survives one.
+This is the pure reference arithmetic (`core.account`) with a memory. Processes share nothing, and
+the state ends with the process.
 """
 
 from collections import OrderedDict
@@ -17,25 +17,24 @@ from sidecar.core.periods import window_at
 from sidecar.core.survey import Ask
 from sidecar.stores import keys
 
-ACCOUNTS_KEPT: Final = 10_000
+MOST_ACCOUNTS: Final = 10_000
 
 
 class MemoryLimitStore:
-    """Keeps `ports.LimitStore`; never raises StoreUnavailable.
+    """Implements `ports.LimitStore`; never raises StoreUnavailable.
 
-    `now_us` tells the time in µs. At most `accounts` accounts are kept: beyond that, the one
-    whose last change is the oldest is forgotten, and starts anew when it calls again. What is
-    kept of an account grows with its keys, for limits per key.
+    `now_us` returns the time in µs. Beyond `accounts` accounts, the one with the oldest change is
+    forgotten and starts from zero. Limits per key have a state for each key.
     """
 
-    def __init__(self, now_us: Callable[[], int], *, accounts: int = ACCOUNTS_KEPT) -> None:
+    def __init__(self, now_us: Callable[[], int], *, accounts: int = MOST_ACCOUNTS) -> None:
         self._now_us = now_us
         self._most = accounts
         self._accounts: OrderedDict[str, AccountState] = OrderedDict()
 
     @property
     def up(self) -> bool:
-        """Always True: there is nothing that could be gone."""
+        """Always True."""
         return True
 
     async def reserve(
@@ -50,18 +49,18 @@ class MemoryLimitStore:
     ) -> Answer:
         """Grant all claims or none; see `ports.LimitStore`."""
         now_us = self._now_us()
-        known = self._accounts.get(account.id, NEW)
+        state = self._accounts.get(account.id, NEW)
         asks = asks_of(account, key_id, claims, now_us)
-        answer, after = accounts.reserve(known, asks, now_us, hold)
-        if after is not known:
+        answer, after = accounts.reserve(state, asks, now_us, hold)
+        if after is not state:
             self._keep(account, after)
         return answer
 
     async def peek(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
-        """What `reserve` would answer, changing nothing; `used` is without the cost."""
+        """What `reserve` would answer, changing nothing. `used` does not include the cost."""
         now_us = self._now_us()
-        known = self._accounts.get(account.id, NEW)
-        return accounts.peek(known, asks_of(account, key_id, claims, now_us), now_us)
+        state = self._accounts.get(account.id, NEW)
+        return accounts.peek(state, asks_of(account, key_id, claims, now_us), now_us)
 
     def settle(
         self,
@@ -69,22 +68,22 @@ class MemoryLimitStore:
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str,
-        told: Callable[[Answer], None] | None = None,
+        on_settled: Callable[[Answer], None] | None = None,
     ) -> None:
         """Correct an open reservation and close it; see `ports.LimitStore`."""
         now_us = self._now_us()
-        known = self._accounts.get(account.id, NEW)
+        state = self._accounts.get(account.id, NEW)
         asks = asks_of(account, key_id, claims, now_us)
-        answer, after = accounts.settle(known, hold_id, asks, now_us)
+        answer, after = accounts.settle(state, hold_id, asks, now_us)
         if answer.granted:
             self._keep(account, after)
-            if told is not None:
-                told(answer)
+            if on_settled is not None:
+                on_settled(answer)
 
     def grant(self, account: Account, given: Grant) -> bool:
-        """Add extra units, once per id. False when it was there before."""
-        known = self._accounts.get(account.id, NEW)
-        new, after = accounts.grant(known, given, self._now_us())
+        """Add extra units, once per id; False if the grant existed before."""
+        state = self._accounts.get(account.id, NEW)
+        new, after = accounts.grant(state, given, self._now_us())
         self._keep(account, after)
         return new
 
@@ -96,7 +95,7 @@ class MemoryLimitStore:
 
 
 def asks_of(account: Account, key_id: str, claims: Sequence[Claim], now_us: int) -> list[Ask]:
-    """The claims with the fields and windows that they have at `now_us`."""
+    """The claims with their fields, and with their quotas' windows at `now_us`."""
     return [
         Ask(
             keys.limit_field(claim.limit, key_id),

@@ -1,4 +1,4 @@
-"""Counters are changed to what the events say: one script call for all of an account."""
+"""Changes an account's counters to the sums of its usage events, with one script."""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,15 @@ from sidecar.stores import keys
 from sidecar.stores.commands import ttl_ms
 from sidecar.stores.scripts import ClaimArguments, ClaimNumbers, load
 
-AT_ONCE: Final = 200  # counters in one call
+CHANGED_AT_ONCE: Final = 200  # counters per run of the script
 
 
 class Change(NamedTuple):
-    """`units` to be added to a counter (below 0: taken back) that was read as `used` in the period
-    since `since_us`. `key_id` is of a limit per key."""
+    """`units` to add to a counter (below 0: subtract).
+
+    The counter was read as `used`, in the period that starts at `since_us`. `key_id`: of a limit
+    per key.
+    """
 
     limit: QuotaLimit
     key_id: str | None
@@ -25,8 +28,10 @@ class Change(NamedTuple):
 
 
 class RebuildResult(NamedTuple):
-    """`done` is False when the account had changed since it was read. `rebuilt` is what the next
-    change has to have read."""
+    """`done`: False if the account had changed since it was read.
+
+    `rebuilt`: the account's field of this name, for the next change.
+    """
 
     done: bool
     rebuilt: str
@@ -35,14 +40,14 @@ class RebuildResult(NamedTuple):
 def rebuild(
     client: Any, prefix: str, account: Account, changes: Sequence[Change], rebuilt: str, now_us: int
 ) -> RebuildResult:
-    """Change an account's counters if they are still those that were read.
+    """Change an account's counters, unless they have changed since they were read.
 
-    `rebuilt`: as the account's state had it; `now_us`: Redis time of a moment ago. Changes
-    beyond AT_ONCE are made in several steps: when one fails, those before it are made.
+    `rebuilt`: the account's field as it was read. `now_us`: a recent Redis time. More than
+    `CHANGED_AT_ONCE` changes are made in steps; a failed step does not undo the ones before.
     """
     key = keys.state(prefix, account.id)
-    for at in range(0, len(changes), AT_ONCE):
-        sent = arguments(account, changes[at : at + AT_ONCE], rebuilt, now_us)
+    for at in range(0, len(changes), CHANGED_AT_ONCE):
+        sent = arguments(account, changes[at : at + CHANGED_AT_ONCE], rebuilt, now_us)
         status, now_us, *_ = client.eval(load("limits/rebuild").text, 1, key, *sent)
         if status != 1:
             return RebuildResult(False, rebuilt)
@@ -53,13 +58,13 @@ def rebuild(
 def arguments(
     account: Account, changes: Sequence[Change], rebuilt: str, now_us: int
 ) -> list[bytes | str | int]:
-    """ARGV of the script."""
+    """ARGV of `lua/limits/rebuild.lua`."""
     claims = [Claim(change.limit, change.units, forced=True) for change in changes]
     sent: list[bytes | str | int] = [ttl_ms(claims), len(changes)]
     for change in changes:
         sent += _group(account, change, now_us)
-    seen = (number for one in changes for number in (one.used, one.since_us))
-    return [*sent, rebuilt, struct.pack(f"<{2 * len(changes)}d", *seen)]
+    read = (number for one in changes for number in (one.used, one.since_us))
+    return [*sent, rebuilt, struct.pack(f"<{2 * len(changes)}d", *read)]
 
 
 def _group(account: Account, change: Change, now_us: int) -> Iterator[bytes | str | int]:

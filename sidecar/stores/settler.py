@@ -1,7 +1,7 @@
-"""Open reservations of this process: kept alive, and settled though Redis may be gone for a while.
+"""The open reservations of this process: renewed while they are open, then settled.
 
-A settlement is known by its reservation's id and counts once, so it is sent again until Redis
-has answered. What a process leaves behind when it dies, Redis ends by the leases.
+A settlement counts once per reservation, so it is sent again until Redis confirms it. When a
+process dies, Redis ends its open reservations by their leases.
 """
 
 import asyncio
@@ -9,174 +9,174 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.model import MICRO, Account, Claim
-from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands
 from sidecar.stores.connection.connect import Connection
-from sidecar.stores.connection.link import Link
-from sidecar.stores.connection.wire import ReplyError, bulk, encode
-from sidecar.stores.scripts import answer_of, load
+from sidecar.stores.connection.wire import bulk, encode
+from sidecar.stores.scripts import UntilConfirmed, answer_of, load
 
 log = logger("stores")
 
-MOST_UNSETTLED: Final = 100_000  # beyond that, the oldest are left to their leases
-AT_ONCE: Final = 1_000  # sent again in one turn
+MOST_PENDING: Final = 100_000  # beyond that, the oldest are left to their leases
+RESENT_AT_ONCE: Final = 1_000
 RENEWED_AT_ONCE: Final = 500  # ids in one command
 TURN_SECONDS: Final = 0.5
-RENEWALS: Final = 3  # in the time of one lease
+RENEWALS: Final = 3  # during one lease
 CLOSE_SECONDS: Final = 2.0
 
-Told = Callable[[Answer], None]
-# Since when its lease runs (loop time), for how long (µs), and what was reserved.
+OnSettled = Callable[[Answer], None]
+# Start of the lease (loop time), account, lease (µs), key, and the reserved claims.
 _Open = tuple[float, Account, int, str, Sequence[Claim]]
 
 
 @dataclass(slots=True)
-class AsReserved:
-    """The command that settles at what was reserved, for all reservations of the same claims."""
+class EncodedSettlement:
+    """The command that settles claims at their reserved cost, shared by their reservations."""
 
     command: bytes = b""  # without a reservation's id; b"" until one was settled
 
 
-class Settlement(NamedTuple):
-    """What a reservation really cost. `told` hears Redis' answer, if it was open until then.
-    `again`: it cost what was reserved, and others will."""
-
-    account: Account
-    key_id: str
-    claims: Sequence[Claim]
-    hold_id: str
-    told: Told | None
-    again: AsReserved | None = None
-
-
-class HeldCall(NamedTuple):
-    """An open reservation."""
+class OpenReservation(NamedTuple):
+    """A reservation that is not settled yet."""
 
     hold_id: str
     account: Account
     key_id: str
     claims: Sequence[Claim]
+
+
+class Settlement(UntilConfirmed):
+    """The actual cost of a reservation, until Redis has confirmed it."""
+
+    def __init__(
+        self,
+        settler: "Settler",
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold_id: str,
+        on_settled: OnSettled | None,
+        encoded: EncodedSettlement | None,
+    ) -> None:
+        super().__init__(settler.wire, settler.script, settler.commands.slot(account.id))
+        self.hold_id = hold_id
+        self._settler = settler
+        self._account = account
+        self._key_id = key_id
+        self._claims = claims
+        self._on_settled = on_settled
+        self._encoded = encoded
+
+    def command(self, now_us: int) -> bytes:
+        encoded, hold_id = self._encoded, self.hold_id
+        if encoded is not None and encoded.command and not now_us:
+            return encoded.command + bulk(hold_id)
+        command = self._settler.commands.claims(
+            self._script, self._account, self._key_id, self._claims, now_us, more=(hold_id,)
+        )
+        if encoded is not None:
+            encoded.command = command.removesuffix(bulk(hold_id))
+        return command
+
+    def on_confirmed(self, reply: list[int]) -> None:
+        self._settler.remove(self)
+        if reply[0] == 1 and self._on_settled is not None:
+            self._on_settled(answer_of(reply, len(self._claims)))
+
+    def on_failure(self) -> None:
+        self._settler.postpone(self)
 
 
 class Settler:
-    """`run` has to run beside it; `close` sends what is left."""
+    """Renews the leases of open reservations, and settles them.
+
+    `run` has to run all the time; `close` sends what is left. `dropped` counts settlements that
+    exceeded `MOST_PENDING`.
+    """
 
     def __init__(self, wire: Connection, commands: Commands, prefix: str) -> None:
-        self.given_up = 0  # settlements that there was no room for
-        self._wire = wire
-        self._commands = commands
+        self.dropped = 0
+        self.wire = wire
+        self.commands = commands
+        self.script = load("limits/settle")
         self._prefix = prefix
-        self._settle = load("limits/settle")
         self._renew = load("limits/renew")
         self._loop = asyncio.get_running_loop()
         self._open: OrderedDict[str, _Open] = OrderedDict()
-        self._unsettled: OrderedDict[str, Settlement] = OrderedDict()
-        self._asked: set[str] = set()  # of those, sent and not answered yet
+        self._pending: OrderedDict[str, Settlement] = OrderedDict()
 
     @property
-    def waiting(self) -> int:
-        """Settlements that Redis has not confirmed."""
-        return len(self._unsettled)
+    def pending(self) -> int:
+        """Number of settlements that Redis has not confirmed."""
+        return len(self._pending)
 
     @property
     def open(self) -> int:
-        """Reservations of calls in flight."""
+        """Number of open reservations."""
         return len(self._open)
 
     def opened(self, hold: Hold, account: Account, key_id: str, claims: Sequence[Claim]) -> None:
-        """A reservation was granted: its lease is renewed until it is settled."""
+        """Renew the lease of a reservation that was granted, until it is settled."""
         self._open[hold.id] = (self._loop.time(), account, hold.lease_us, key_id, claims)
 
-    def held(self) -> Iterator[HeldCall]:
-        """The open reservations."""
+    def open_reservations(self) -> Iterator[OpenReservation]:
+        """The open reservations, the most recently renewed last."""
         for hold_id, (_, account, _, key_id, claims) in self._open.items():
-            yield HeldCall(hold_id, account, key_id, claims)
+            yield OpenReservation(hold_id, account, key_id, claims)
 
     def is_open(self, hold_id: str) -> bool:
         """Whether the reservation has not been settled."""
         return hold_id in self._open
 
-    def settle(self, settlement: Settlement) -> None:
-        """Send it now, and again until Redis has answered."""
-        self._open.pop(settlement.hold_id, None)
-        self._unsettled[settlement.hold_id] = settlement
-        if len(self._unsettled) > MOST_UNSETTLED:
-            self._unsettled.popitem(last=False)
-            self.given_up += 1
-        self._send(settlement, 0)
+    def settle(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold_id: str,
+        on_settled: OnSettled | None = None,
+        encoded: EncodedSettlement | None = None,
+    ) -> None:
+        """Settle a reservation at the cost of `claims`, now or as soon as Redis is available.
 
-    def _send(self, settlement: Settlement, now_us: int) -> None:
-        if not self._wire.reachable:
-            return
-        command = self._command(settlement, now_us)
-        self._asked.add(settlement.hold_id)
-        slot = self._commands.slot(settlement.account.id)
-        future = self._wire.execute(command, partial(self._late, settlement), slot)
-        future.add_done_callback(lambda done: self._done(settlement, done))
+        `on_settled` gets Redis' answer, unless the reservation was settled or ended before.
+        `encoded`: for claims at their reserved cost, which others will settle, too.
+        """
+        self._open.pop(hold_id, None)
+        one = Settlement(self, account, key_id, claims, hold_id, on_settled, encoded)
+        self._pending[hold_id] = one
+        if len(self._pending) > MOST_PENDING:
+            self._pending.popitem(last=False)[1].done = True
+            self.dropped += 1
+        if self.wire.reachable:
+            one.send()
 
-    def _command(self, settlement: Settlement, now_us: int) -> bytes:
-        again, hold_id = settlement.again, settlement.hold_id
-        if again is not None and again.command and not now_us:
-            return again.command + bulk(hold_id)
-        command = self._commands.claims(
-            self._settle, settlement.account, settlement.key_id, settlement.claims, now_us,
-            more=(hold_id,),
-        )  # fmt: skip
-        if again is not None:
-            again.command = command.removesuffix(bulk(hold_id))
-        return command
+    def remove(self, settlement: Settlement) -> None:
+        """Forget a settlement that Redis has confirmed."""
+        if self._pending.get(settlement.hold_id) is settlement:
+            del self._pending[settlement.hold_id]
 
-    def _done(self, settlement: Settlement, future: "asyncio.Future[Any]") -> None:
-        if future.cancelled() or isinstance(future.exception(), StoreUnavailable):
-            self._asked.discard(settlement.hold_id)
-            if settlement.hold_id in self._unsettled:
-                # `run` sends it again, after those that may be for another part of a cluster.
-                self._unsettled.move_to_end(settlement.hold_id)
-            return
-        self._heard(settlement, future.result())
-
-    def _late(self, settlement: Settlement, reply: Any, link: Link | None) -> None:
-        """A server that was given up may have lost by now what it says that it did."""
-        if link is None or not link.aside:
-            self._heard(settlement, reply)
-
-    def _heard(self, settlement: Settlement, reply: Any) -> None:
-        self._asked.discard(settlement.hold_id)
-        if settlement.hold_id not in self._unsettled:
-            return  # a late answer to what was sent twice
-        if isinstance(reply, ReplyError):
-            if reply.text.startswith("NOSCRIPT"):
-                slot = self._commands.slot(settlement.account.id)
-                self._wire.tell(encode(b"SCRIPT", b"LOAD", self._settle.text), slot)
-                self._send(settlement, 0)
-            return
-        if not isinstance(reply, list) or len(reply) < 2:
-            return
-        if reply[0] == -1:
-            self._send(settlement, reply[1])  # the period is another by now
-            return
-        del self._unsettled[settlement.hold_id]
-        if reply[0] == 1 and settlement.told is not None:
-            settlement.told(answer_of(reply, len(settlement.claims)))
+    def postpone(self, settlement: Settlement) -> None:
+        """Send a settlement again, after those that may be for another shard of a cluster."""
+        if self._pending.get(settlement.hold_id) is settlement:
+            self._pending.move_to_end(settlement.hold_id)
 
     async def run(self) -> None:
-        """Renew leases and send again what was not answered, until cancelled."""
+        """Renew leases and send unconfirmed settlements again, until cancelled."""
         while True:
             await asyncio.sleep(TURN_SECONDS)
             self._turn()
 
     def _turn(self) -> None:
-        if not self._wire.reachable:
+        if not self.wire.reachable:
             return
-        for hold_id in [one for one in self._unsettled if one not in self._asked][:AT_ONCE]:
-            self._send(self._unsettled[hold_id], 0)
+        for one in [one for one in self._pending.values() if not one.in_flight][:RESENT_AT_ONCE]:
+            one.send()
         self._renew_leases()
 
     def _renew_leases(self) -> None:
@@ -187,12 +187,11 @@ class Settler:
                 break  # those that follow are younger
             due.setdefault((account.id, lease_us), []).append(hold_id)
         if due:
-            self._wire.tell(encode(b"SCRIPT", b"LOAD", self._renew.text))
+            self.wire.tell(self._renew.load_command())
         for (account_id, lease_us), ids in due.items():
             for at in range(0, len(ids), RENEWED_AT_ONCE):
-                some = ids[at : at + RENEWED_AT_ONCE]
-                renewal = self._renewal(account_id, lease_us, some)
-                self._wire.tell(renewal, self._commands.slot(account_id))
+                renewal = self._renewal(account_id, lease_us, ids[at : at + RENEWED_AT_ONCE])
+                self.wire.tell(renewal, self.commands.slot(account_id))
             for hold_id in ids:
                 self._open[hold_id] = (now, *self._open.pop(hold_id)[1:])
 
@@ -201,11 +200,11 @@ class Settler:
         return encode(b"EVALSHA", self._renew.sha, 1, leases, lease_us, *ids)
 
     async def close(self) -> None:
-        """Wait for what is under way, for a bounded time."""
+        """Wait until Redis has confirmed all settlements, for at most `CLOSE_SECONDS`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
-                while self._unsettled and self._wire.reachable:
+                while self._pending and self.wire.reachable:
                     self._turn()
                     await asyncio.sleep(0.01)
-        if self._unsettled:
-            log.warning("settlements_abandoned", count=len(self._unsettled))
+        if self._pending:
+            log.warning("settlements_abandoned", settlements=len(self._pending))

@@ -1,7 +1,7 @@
-"""What Redis said last of each account's limits: all there is to go by when it is gone.
+"""The last known state of each account's limits in Redis, for local shares.
 
-Nothing is done for this while a call is on its way: answers that are kept anyway are read when
-they are needed, or when the place where they are kept is cleared.
+This costs a request nothing: the store caches answers anyway, and notes them here when they are
+needed or dropped.
 """
 
 from collections import OrderedDict
@@ -14,33 +14,33 @@ from sidecar.core.shares import Snapshot, looks
 from sidecar.stores import keys
 
 MOST_ACCOUNTS: Final = 10_000
-MOST_LIMITS: Final = 200  # of one account; those per key count for each key
+MOST_LIMITS: Final = 200  # of one account; a limit per key counts for each key
 
 
 class Snapshots:
-    """The account that was noted longest ago is forgotten first."""
+    """Snapshots by account; the account that was noted longest ago is dropped first."""
 
     def __init__(self, accounts: int = MOST_ACCOUNTS) -> None:
         self._most = accounts
         self._accounts: OrderedDict[str, dict[str, Snapshot]] = OrderedDict()
 
     def note(self, account_id: str, key_id: str, claims: Sequence[Claim], answer: Answer) -> None:
-        """Keep what is newer than what was known."""
-        known = self._accounts.setdefault(account_id, {})
+        """Keep the newest state of each limit, except concurrency."""
+        snapshots = self._accounts.setdefault(account_id, {})
         self._accounts.move_to_end(account_id)
         if len(self._accounts) > self._most:
             self._accounts.popitem(last=False)
-        for claim, look in zip(claims, looks(claims, answer), strict=True):
+        for claim, snapshot in zip(claims, looks(claims, answer), strict=True):
             name = keys.limit_field(claim.limit, key_id)
-            before = known.get(name)
+            before = snapshots.get(name)
             if isinstance(claim.limit, ConcurrencyLimit) or (
-                before is not None and before.now_us > look.now_us
+                before is not None and before.now_us > snapshot.now_us
             ):
                 continue
-            known[name] = look
-            if len(known) > MOST_LIMITS:
-                del known[next(iter(known))]
+            snapshots[name] = snapshot
+            if len(snapshots) > MOST_LIMITS:
+                del snapshots[next(iter(snapshots))]
 
     def of(self, account_id: str) -> Mapping[str, Snapshot]:
-        """Snapshots by the names of limits in the account's state."""
+        """Snapshots by the limits' fields in the account's state."""
         return dict(self._accounts.get(account_id, {}))

@@ -146,7 +146,7 @@ def test_a_redis_that_is_not_there_is_a_sentence_without_the_password(
 ) -> None:
     done = sidecar("keys", "list", "--redis", "redis://u:hunter2@127.0.0.1:1/0")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: Redis cannot be asked")
+    assert done.stderr.startswith("error: Redis is unavailable")
     assert "hunter2" not in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -129,7 +129,7 @@ async def test_lowering_has_to_be_wanted(sidecar: Any, house: House) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (["--redis", "redis://u:hunter2@127.0.0.1:1/0"], "error: Redis cannot be asked"),
+        (["--redis", "redis://u:hunter2@127.0.0.1:1/0"], "error: Redis is unavailable"),
         (["--spool", "nowhere"], "nowhere holds no events"),
         (["--plans", "nowhere.yaml"], "nowhere.yaml"),
         (["--former-plans", "nowhere.yaml"], "nowhere.yaml"),

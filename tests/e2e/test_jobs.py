@@ -293,7 +293,7 @@ async def test_an_api_that_is_away_is_waited_for_and_costs_nothing(
     assert job["position"] == 1
     settler = here.app.store.redis.settler
     async with asyncio.timeout(ROOM):
-        while settler.waiting or settler.open:
+        while settler.pending or settler.open:
             await asyncio.sleep(0.01)
     events = [e for e in await here.events() if e["type"] == "api.request.v1"]
     assert [e["data"]["route"] for e in events] == ["rest"]

@@ -26,7 +26,7 @@ async def settled(here: Stage) -> None:
     """Return when every reservation is settled."""
     settler = here.app.store.redis.settler
     async with asyncio.timeout(ROOM):
-        while settler.waiting or settler.open:
+        while settler.pending or settler.open:
             await asyncio.sleep(0)
 
 

@@ -62,7 +62,7 @@ async def admitted(here: Stage, key: str, most: int = 20) -> int:
 async def settled(here: Stage) -> None:
     settler = here.app.store.redis.settler
     async with asyncio.timeout(ROOM):
-        while settler.waiting or settler.open:
+        while settler.pending or settler.open:
             await asyncio.sleep(0)
 
 
@@ -73,7 +73,7 @@ async def usage(here: Stage) -> list[dict[str, Any]]:
 async def used(here: Stage, team: str, limit_id: str = "monthly") -> int:
     """By Redis' counter."""
     with Inspector(here.app.settings.redis.get_secret_value(), "qs") as inspector:
-        state = inspector.read("acme").ledger.states.get(keys.team_field(limit_id, team))
+        state = inspector.read("acme").state.states.get(keys.team_field(limit_id, team))
     return state.used if state else 0
 
 

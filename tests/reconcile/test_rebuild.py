@@ -85,7 +85,7 @@ async def test_grants_that_are_given_again_pay_again(house: House) -> None:
     house.rebuild()
     looks = house.reconcile()
     assert why(looks) == {"monthly": {"paid_by_grants": -20}}
-    assert looks["acme"].held.ledger.grants[0].used == 20
+    assert looks["acme"].held.state.grants[0].used == 20
     assert counters(looks)["monthly"] == 50
 
 

@@ -40,15 +40,15 @@ def test_what_the_scripts_write_is_what_is_read(client: redis.Redis, valkey_url:
     both.rebuild([Claim(QUOTA, 4, forced=True)], less=0, stale=False)
     with Inspector(valkey_url, "qs") as inspector:
         held = inspector.read(ACME.id)
-        assert held.ledger == replace(both.ledger, rebuilt=0)
+        assert held.state == replace(both.ledger, rebuilt=0)
         assert held.rebuilt == str(both.ledger.rebuilt)
-        assert (dict(held.problems), held.ledger.opened.keys()) == ({}, {"b", "c"})
+        assert (dict(held.problems), held.state.opened.keys()) == ({}, {"b", "c"})
 
 
 def test_an_account_that_is_not_there_is_empty(valkey_url: str) -> None:
     with Inspector(valkey_url, "qs") as inspector:
         held = inspector.read("nobody")
-        assert (held.ledger.states, held.rebuilt, held.problems) == ({}, "0", {})
+        assert (held.state.states, held.rebuilt, held.problems) == ({}, "0", {})
         assert inspector.record("nobody") is None
         assert list(inspector.accounts()) == []
 
@@ -77,7 +77,7 @@ def test_what_makes_no_sense_is_named_and_hides_nothing(
     good = {b"q/other": struct.pack("<4d", 3, START, 0, 0), b"kept": b"17"}
     held = read_account({field.encode(): value, **good}, {})
     assert problem in held.problems[field]
-    assert held.ledger.states["q/other"].used == 3
+    assert held.state.states["q/other"].used == 3
 
 
 @given(
@@ -121,7 +121,7 @@ def test_an_accounts_record_and_what_was_charged_from_a_journal(
 
 
 def test_a_redis_that_is_not_there_is_told_once(valkey_url: str) -> None:
-    cannot = pytest.raises(StoreUnavailable, match="Redis cannot be asked")
+    cannot = pytest.raises(StoreUnavailable, match="Redis is unavailable")
     with cannot, Inspector("redis://127.0.0.1:1/0", "qs") as inspector:
         inspector.now_us()
 

@@ -1,8 +1,8 @@
-"""The header of each script against what the store really sends to it and reads from it.
+"""The header of each script matches what the store sends to it and reads from it.
 
-A header is the contract of its script. Values are named by the header and compared with what the
-store means by that name, so neither the header, nor the store, nor the script can change its
-order alone. What is sent is taken from the wire, and Valkey answers it.
+A header is the contract of its script. The tests name values by the header and compare them with
+the store's values of these names. So the header, the store and the script must change together.
+Commands are recorded at the wire, and Valkey answers them.
 """
 
 import re
@@ -41,7 +41,7 @@ from tests.support.stores.lua_headers import (
 
 ACME = Account("acme", "pro", "Europe/Paris")
 QUOTA = QuotaLimit("monthly", "requests", 100, "month", 120, (80, 100), rollover=7)
-# So slow that nothing comes back while a test runs.
+# It does not refill during a test.
 RATE = RateLimit("burst", "requests", 3, 100_000_000, 50, (3, 100_000_000), per="key", shadow=True)
 SLOTS = ConcurrencyLimit("in-flight", 4)
 CLAIMS = (Claim(QUOTA, 3, True), Claim(RATE, 2, False), Claim(SLOTS, 1, False))
@@ -73,41 +73,41 @@ Do = Callable[[], Awaitable[object]]
 
 
 async def sent(name: str, store: RedisLimitStore, do: Do) -> list[bytes]:
-    """KEYS count, KEYS and ARGV of the last call of a script while `do` runs."""
+    """Number of KEYS, KEYS and ARGV of the last run of a script by `do`."""
     commands: list[list[bytes]] = []
     wire = store._wire
     execute, tell = wire.execute, wire.tell
 
-    def note(command: bytes) -> None:
+    def record(command: bytes) -> None:
         reader = hiredis.Reader()
         reader.feed(command)
         commands.append(list(reader.gets()))
 
-    def noted(command: bytes, *more: Any, **named: Any) -> Any:
-        note(command)
+    def recorded_execute(command: bytes, *more: Any, **named: Any) -> Any:
+        record(command)
         return execute(command, *more, **named)
 
-    def told(command: bytes, *more: Any, **named: Any) -> None:
-        note(command)
+    def recorded_tell(command: bytes, *more: Any, **named: Any) -> None:
+        record(command)
         tell(command, *more, **named)
 
-    wire.execute, wire.tell = noted, told  # type: ignore[method-assign]
+    wire.execute, wire.tell = recorded_execute, recorded_tell  # type: ignore[method-assign]
     try:
         await do()
     finally:
         wire.execute, wire.tell = execute, tell  # type: ignore[method-assign]
-    calls = [c[2:] for c in commands if c[:2] == [b"EVALSHA", load(f"limits/{name}").sha]]
-    assert calls, commands
-    return calls[-1]
+    runs = [c[2:] for c in commands if c[:2] == [b"EVALSHA", load(f"limits/{name}").sha]]
+    assert runs, commands
+    return runs[-1]
 
 
-async def done(store: RedisLimitStore) -> None:
-    """Return when every settlement is confirmed."""
+async def until_settled(store: RedisLimitStore) -> None:
+    """Wait until every settlement is confirmed."""
     await store.settler.close()
-    assert store.settler.waiting == 0
+    assert store.settler.pending == 0
 
 
-async def calls_of(name: str, store: RedisLimitStore) -> list[bytes]:
+async def arguments_of(name: str, store: RedisLimitStore) -> list[bytes]:
     """What the store sends for this operation on CLAIMS."""
 
     async def reserve() -> object:
@@ -116,11 +116,11 @@ async def calls_of(name: str, store: RedisLimitStore) -> list[bytes]:
     async def settle() -> None:
         await reserve()
         store.settle(ACME, "k1", CLAIMS, HOLD.id)
-        await done(store)
+        await until_settled(store)
 
     async def refund() -> None:
         now = (await store.peek(ACME, "k1", CLAIMS)).now_us
-        store._give_back(ACME, "k1", CLAIMS, [1, now], None)
+        store._refund_late(ACME, "k1", CLAIMS, [1, now], None)
         await store.peek(ACME, "k1", CLAIMS)
 
     async def renew() -> None:
@@ -138,40 +138,40 @@ async def calls_of(name: str, store: RedisLimitStore) -> list[bytes]:
     return await sent(name, store, does[name])
 
 
-def test_every_script_in_the_folder_is_held_to_its_header() -> None:
+def test_every_script_in_the_folder_has_a_tested_header() -> None:
     found = {str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.lua")}
     shared = {"time.lua", "limits/arithmetic.lua", "limits/rare.lua"}
     assert found == {str(path_of(name).relative_to(FOLDER)) for name in OPERATIONS} | shared
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_header_says_what_the_script_is_for_and_what_it_promises(name: str) -> None:
+def test_a_header_has_a_purpose_and_a_guarantee(name: str) -> None:
     header = read_header(name)
     assert header.purpose.endswith(".") and header.guarantee.endswith(".")
     assert "only Redis time is used" in header.guarantee
     promises = {
         "peek": "changes nothing", "reserve": "a refusal writes nothing",
         "settle": "once per reservation", "grant": "once per id",
-        "charge": "once per entry of a journal", "beat": "is gone after its lifetime",
-        "rebuild": "what was counted meanwhile stays counted",
+        "charge": "once per entry of a journal", "beat": "is removed after its lifetime",
+        "rebuild": "that were counted since the read stay counted",
     }  # fmt: skip
     assert promises.get(name, "") in header.guarantee
 
 
 @pytest.mark.parametrize("name", WITH_CLAIMS)
-def test_the_names_of_a_claims_arguments_are_the_same_in_lua_and_python(name: str) -> None:
+def test_a_claims_arguments_have_the_same_names_in_lua_and_python(name: str) -> None:
     header = read_header(name)
     assert tuple(header.group) == ClaimArguments._fields
     assert header.size == len(ClaimArguments._fields)
     assert list(header.single)[1] == "claims"
 
 
-def test_the_shared_arithmetic_reads_each_argument_where_the_header_puts_it() -> None:
+def test_the_shared_arithmetic_reads_each_argument_at_its_position_in_the_header() -> None:
     code = path_of("arithmetic").read_text()
     header = read_header("reserve")
     first, group = only(r"^local FIRST, GROUP = (\d+), (\d+)", code)
     assert (int(first), int(group)) == (1 + len(header.single), header.size)
-    at = {name: place for place, name in enumerate(header.group)}
+    at = {name: position for position, name in enumerate(header.group)}
 
     def reads(pattern: str) -> list[int]:
         return [int(n or 0) for n in re.findall(pattern, code)]
@@ -180,17 +180,17 @@ def test_the_shared_arithmetic_reads_each_argument_where_the_header_puts_it() ->
     for name in ("kind", "force", "notices"):
         assert set(reads(rf"\b{name} = {offset}")) == {at[name]}
     assert reads(r"ARGV\[FIRST \+ \(k - 1\) \* GROUP \+ (\d+)\]") == [at["field"]]
-    numbers, place = only(rf"local ([\w, ]+) = unpack_numbers\('<d{{8}}', {offset}\)", code)
-    assert (numbers.split(", "), int(place)) == (list(ClaimNumbers._fields), at["numbers"])
+    numbers, position = only(rf"local ([\w, ]+) = unpack_numbers\('<d{{8}}', {offset}\)", code)
+    assert (numbers.split(", "), int(position)) == (list(ClaimNumbers._fields), at["numbers"])
     assert header.group["numbers"].rpartition(": ")[2] == numbers
 
 
 @pytest.mark.parametrize("name", sorted({*WITH_CLAIMS} - {"charge"}))
-async def test_what_the_store_sends_is_what_the_header_names(
+async def test_the_store_sends_the_arguments_of_the_header(
     name: str, store: RedisLimitStore, client: redis.Redis
 ) -> None:
     header = read_header(name)
-    count, *rest = await calls_of(name, store)
+    count, *rest = await arguments_of(name, store)
     names = [keys.state("qs", "acme").encode(), keys.leases("qs", "acme").encode()]
     assert rest[: int(count)] == names[: int(count)]
     assert int(count) == len(header.keys)
@@ -205,9 +205,9 @@ async def test_what_the_store_sends_is_what_the_header_names(
     )
     start, end, after = bounds("month", ACME.timezone, None, time_of(client))
     before = bounds("month", ACME.timezone, None, start - 1)[0]
-    told = ClaimNumbers(3, 120, start, end, after, before, units=100, rollover=7)
+    sent_numbers = ClaimNumbers(3, 120, start, end, after, before, units=100, rollover=7)
     assert quota == {
-        "kind": b"quota", "field": b"q/monthly", "force": b"1", "numbers": told.packed(),
+        "kind": b"quota", "field": b"q/monthly", "force": b"1", "numbers": sent_numbers.packed(),
         "notices": b"80,100",
     }  # fmt: skip
     assert rate == {
@@ -227,7 +227,7 @@ async def test_what_the_store_sends_is_what_the_header_names(
         assert tail == {word: expected[word] for word in header.tail}
 
 
-async def test_what_is_sent_of_a_teams_share_is_what_the_header_names(
+async def test_a_team_share_is_sent_as_the_header_says(
     store: RedisLimitStore, client: redis.Redis
 ) -> None:
     header = read_header("reserve")
@@ -242,23 +242,24 @@ async def test_what_is_sent_of_a_teams_share_is_what_the_header_names(
     group = dict(zip(header.group, sent_now[header.size : 2 * header.size], strict=True))
     start, end, after = bounds("month", ACME.timezone, None, time_of(client))
     before = bounds("month", ACME.timezone, None, start - 1)[0]
-    told = ClaimNumbers(3, UNBOUNDED, start, end, after, before, units=40, rollover=1)
+    sent_numbers = ClaimNumbers(3, UNBOUNDED, start, end, after, before, units=40, rollover=1)
     assert group == {
-        "kind": b"team", "field": b"t/monthly/search", "force": b"0", "numbers": told.packed(),
+        "kind": b"team", "field": b"t/monthly/search", "force": b"0",
+        "numbers": sent_numbers.packed(),
         "notices": b"t/monthly/ads\t30\t0\nt/monthly/mail\t5\t1\n",
     }  # fmt: skip
     assert "field, units, lends, with tabs between" in text_of("reserve")
 
 
-async def test_what_a_renewal_sends_is_what_the_header_names(store: RedisLimitStore) -> None:
+async def test_a_renewal_is_sent_as_its_header_says(store: RedisLimitStore) -> None:
     header = read_header("renew")
-    sent_now = await calls_of("renew", store)
+    sent_now = await arguments_of("renew", store)
     leases = keys.leases("qs", "acme").encode()
     assert sent_now == [b"1", leases, b"%d" % HOLD.lease_us, HOLD.id.encode()]
     assert (len(header.keys), list(header.single)) == (1, ["lease_us"])
 
 
-def test_the_header_tells_units_and_words() -> None:
+def test_the_header_has_units_and_values() -> None:
     header: Header = read_header("reserve")
     assert "milliseconds" in header.single["ttl_ms"]
     assert re.findall(r'"(\w+)"', header.group["kind"]) == ["rate", "quota", "team", "slots"]
@@ -266,13 +267,14 @@ def test_the_header_tells_units_and_words() -> None:
     assert re.findall(r'"(\w+)"', header.tail["orphans"]) == ["charge", "release"]
 
 
-async def test_what_the_store_reads_is_what_the_header_says_is_returned(
+async def test_the_store_reads_replies_as_the_header_says(
     store: RedisLimitStore, client: redis.Redis
 ) -> None:
     header = read_header("reserve")
     assert header.few == ["now_us", "used", "end_us"]
-    assert "used, end_us, told (percent, before this call), carried, left (in grants), burned" in (
-        " ".join(path_of("reserve").read_text().replace("\n--", " ").split())
+    assert (
+        "used, end_us, notified (percent, before this request), carried, left (in grants), burned"
+        in (" ".join(path_of("reserve").read_text().replace("\n--", " ").split()))
     )
     few = Claim(RATE, 2, False)
     answer = await store.reserve(ACME, "k1", (few,))

@@ -1,4 +1,4 @@
-"""The headers of charge.lua and beat.lua against what is really sent and read."""
+"""The headers of charge.lua and beat.lua match what is sent and read."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -37,7 +37,7 @@ async def wire(valkey_url: str) -> AsyncIterator[Wire]:
 
 
 def parts(command: bytes) -> list[bytes]:
-    """The arguments of a command, after EVALSHA and the digest."""
+    """The arguments of a command after EVALSHA and the SHA-1."""
     reader = hiredis.Reader()
     reader.feed(command)
     name, sha, *rest = reader.gets()
@@ -46,7 +46,7 @@ def parts(command: bytes) -> list[bytes]:
     return rest
 
 
-async def test_what_is_charged_is_sent_as_the_header_names_it_and_answered_so(
+async def test_a_charge_is_sent_and_answered_as_its_header_says(
     wire: Wire, client: redis.Redis
 ) -> None:
     header = read_header("charge")
@@ -89,22 +89,22 @@ async def test_what_is_charged_is_sent_as_the_header_names_it_and_answered_so(
     assert 0 < client.pttl(names[1]) <= int(ttl)
 
 
-async def test_I9_a_heartbeat_is_sent_as_the_header_names_it_and_does_not_outlive_its_sidecar(
+async def test_I9_a_heartbeat_is_sent_as_its_header_says_and_expires(
     wire: Wire, client: redis.Redis
 ) -> None:
     header = read_header("beat")
-    names = [keys.sidecars("qs"), keys.owing("qs")]
+    names = [keys.sidecars("qs"), keys.uncharged_sidecars("qs")]
     sent: list[bytes] = []
     execute = wire.execute
 
-    def noted(command: bytes, *more: Any) -> Any:
+    def recorded(command: bytes, *more: Any) -> Any:
         sent.append(command)
         return execute(command, *more)
 
-    wire.execute = noted  # type: ignore[method-assign]
+    wire.execute = recorded  # type: ignore[method-assign]
     heart = Heartbeat(wire, "qs", "me", StoreClock())
-    for state in ("owing", "well", "owing"):
-        assert await heart.beat(_state(state), 17) == "told"
+    for state in ("uncharged", "charged", "uncharged"):
+        assert await heart.beat(_state(state), 17) == "ok"
         count, *rest = parts(sent[-1])
         assert rest[: int(count)] == [name.encode() for name in names]
         argv = dict(zip(header.single, rest[int(count) :], strict=True))
@@ -112,13 +112,13 @@ async def test_I9_a_heartbeat_is_sent_as_the_header_names_it_and_does_not_outliv
             "id": b"me", "state": state.encode(), "lifetime_us": b"%d" % LIFETIME_US,
             "since_us": b"17",
         }  # fmt: skip
-        assert (heart.alive, heart.ready) == (1, 0 if state == "owing" else 1)
+        assert (heart.alive, heart.ready) == (1, 0 if state == "uncharged" else 1)
     assert header.few == ["now_us", "ready"]
     assert all(0 < client.pttl(name) <= LIFETIME_US // 1000 for name in names)
-    assert await heart.beat("leaving") == "told"
+    assert await heart.beat("leaving") == "ok"
     assert not client.exists(*names)
 
 
 def _state(word: str) -> State:
-    assert word in ("well", "owing", "leaving")
+    assert word in ("charged", "uncharged", "leaving")
     return word  # type: ignore[return-value]

@@ -81,7 +81,7 @@ PROGRAM = textwrap.dedent("""
             while await call(store, inside, number):
                 number += at_once
         await asyncio.gather(*map(one_after_the_other, range(at_once)))
-        while store.settler.waiting:
+        while store.settler.pending:
             await asyncio.sleep(0.01)
 
     async def ask(store, which):

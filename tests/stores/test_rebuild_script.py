@@ -10,7 +10,7 @@ from sidecar.core.limits import Grant
 from sidecar.core.model import MICRO, Claim, QuotaLimit
 from sidecar.core.periods import bounds
 from sidecar.stores import keys
-from sidecar.stores.rebuild import AT_ONCE, Change, arguments, rebuild
+from sidecar.stores.rebuild import CHANGED_AT_ONCE, Change, arguments, rebuild
 from sidecar.stores.scripts import ClaimNumbers, read_state
 from tests.support.stores.account_replay import ACME, HOUR, START, Both
 from tests.support.stores.lua_headers import read_header
@@ -58,7 +58,7 @@ def test_what_the_header_names_is_what_is_sent() -> None:
         "kind": "quota", "field": "q/q0", "force": 1, "numbers": numbers.packed(), "notices": "",
     }  # fmt: skip
     assert second["field"] == "q/q1/k1"
-    assert list(header.tail) == ["rebuilt", "seen"]
+    assert list(header.tail) == ["rebuilt", "counters"]
     assert argv[10:] == ["17", struct.pack("<4d", 3, START, 9, START)]
     assert header.statuses == {"1": "rebuilt", "0": "changed since it was read"}
     assert len(header.keys) == 1
@@ -128,7 +128,7 @@ def test_I2_all_counters_of_an_account_are_changed_or_none(client: redis.Redis) 
 
 def test_any_number_of_counters_is_changed(client: redis.Redis) -> None:
     now, start = this_month(client)
-    count = AT_ONCE + 1
+    count = CHANGED_AT_ONCE + 1
     changes = [Change(MONTHLY_KEYED, f"k{number}", 5, 0, start) for number in range(count)]
     assert rebuild(client, "qs", ACME, changes, "0", now).done
     assert client.hlen(STATE) == count + 2  # kept, rebuilt

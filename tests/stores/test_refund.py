@@ -55,7 +55,7 @@ async def test_I2_a_call_refused_for_want_of_an_answer_is_charged_nothing(server
         before = (await store.reserve(ACME, "k1", CLAIMS)).used
         await late(server, wire, store)
         await settled(store, before)
-        assert store.refunds == 1
+        assert store.late_reservations == 1
 
 
 async def test_I2_a_team_is_charged_nothing_either_and_its_units_are_kept_again(
@@ -73,7 +73,7 @@ async def test_I2_a_team_is_charged_nothing_either_and_its_units_are_kept_again(
         server.go_on()
         await until_up(wire)
         async with asyncio.timeout(20):
-            while not store.refunds:
+            while not store.late_reservations:
                 await asyncio.sleep(0)
         after = await store.peek(ACME, "k1", claims)
         assert after.used == before.used == (3, 3)
@@ -96,7 +96,7 @@ async def test_I5_a_client_that_left_before_the_answer_is_charged_nothing(
         with pytest.raises(asyncio.CancelledError):
             await asked
         async with asyncio.timeout(20):
-            while not store.refunds:
+            while not store.late_reservations:
                 await asyncio.sleep(0)
         await settled(store, before)
 
@@ -117,7 +117,7 @@ async def test_I2_calls_refused_for_want_of_an_answer_are_charged_nothing_howeve
         assert [type(end) for end in ends] == [StoreUnavailable] * many
         await until_up(wire)
         await settled(store, before)
-        assert store.refunds == many
+        assert store.late_reservations == many
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -140,7 +140,7 @@ async def test_I5_a_client_that_left_in_the_moment_of_the_answer_is_charged_noth
         asked.cancel()  # before it has seen the reply
         with pytest.raises(asyncio.CancelledError):
             await asked
-        assert store.refunds == 1
+        assert store.late_reservations == 1
         await settled(store, before)
 
 
@@ -158,7 +158,7 @@ async def test_a_refund_takes_nothing_from_a_period_that_began_after_the_charge(
         store = RedisLimitStore(wire)
         answer = await store.reserve(ACME, "k1", CLAIMS)
         (window,) = store.commands._windows.values()
-        store._give_back(ACME, "k1", CLAIMS, [1, window[0] - 1], wire._link)
+        store._refund_late(ACME, "k1", CLAIMS, [1, window[0] - 1], wire._link)
         await settled(store, (3, 0))  # the bucket has no periods
         assert answer.granted
 
@@ -169,7 +169,7 @@ async def test_a_refund_brings_nothing_back_that_redis_has_lost(server: Server) 
         now_us = (await store.reserve(ACME, "k1", CLAIMS)).now_us
         with redis.Redis.from_url(server.url) as client:
             client.flushall()
-            store._give_back(ACME, "k1", CLAIMS, [1, now_us], wire._link)
+            store._refund_late(ACME, "k1", CLAIMS, [1, now_us], wire._link)
             await settled(store, (0, 0))
             assert not client.exists(keys.state("qs", ACME.id))
 
@@ -179,6 +179,6 @@ async def test_claims_of_one_call_alone_are_not_kept(server: Server) -> None:
         store = RedisLimitStore(wire)
         for cost in range(5):
             await store.reserve(ACME, "k1", (Claim(QUOTA, cost, False),), once=True)
-        assert store._kept == {}
+        assert store._cached == {}
         assert len(store.commands._windows) == 1 <= CACHED_COMMANDS
         assert (await store.peek(ACME, "k1", (Claim(QUOTA, 0, False),))).used == (10,)

@@ -48,7 +48,7 @@ async def test_each_settlement_closes_its_own_reservation(store: RedisLimitStore
     assert await settled(store, claims, "a") == (0, 2)
     assert (await reserved(store, claims, "d")).granted
     assert await settled(store, claims, "d") == (0, 3)
-    assert store.settler.waiting == 0
+    assert store.settler.pending == 0
 
 
 async def test_another_cost_is_settled_as_it_is(store: RedisLimitStore) -> None:

@@ -156,7 +156,7 @@ async def test_nodes_that_send_each_other_the_same_command_end_it(
     slot = slot_of_account(account)
     ask(one, "CLUSTER", "SETSLOT", slot, "NODE", cluster.id_of(other))  # the other is not told
     try:
-        with pytest.raises(StoreUnavailable, match=f"slot {slot} was sent on {MAX_HOPS} times"):
+        with pytest.raises(StoreUnavailable, match=f"slot {slot} was redirected {MAX_HOPS} times"):
             await RedisLimitStore(redis).reserve(account, "k1", claims())
     finally:
         for port in (other, one):

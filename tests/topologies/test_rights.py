@@ -123,7 +123,7 @@ def keep_books(url: str) -> None:
         assert inspector.rebuild(ACCOUNT, [change], "0", now_us).done
         assert ACCOUNT.id in set(inspector.accounts())
         held = inspector.read(ACCOUNT.id)
-        assert held.ledger.states["q/monthly"].used == 3
+        assert held.state.states["q/monthly"].used == 3
         inspector.record(ACCOUNT.id)
         inspector.charged(ACCOUNT.id, "0a", "k1")
 

@@ -147,5 +147,5 @@ def test_files_that_cannot_be_used_are_a_wrong_setting(served: Served, tmp_path:
         served.query(pair=Pair(served.ours.cert, nonsense)),
     ):
         for kind in ("rediss", "rediss+cluster"):
-            with pytest.raises(SettingsError, match="TLS files of --redis cannot be used"):
+            with pytest.raises(SettingsError, match="--redis: invalid TLS files"):
                 connect(f"{kind}://127.0.0.1:1{query}")

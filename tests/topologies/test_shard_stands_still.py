@@ -46,5 +46,5 @@ async def test_I5_what_it_granted_late_is_given_back_and_its_node_is_kept_until_
             without_replicas.site.go_on(port)
         await until(lambda: not node._aside)
         await until(lambda: redis.up)
-        assert store.refunds == 1
+        assert store.late_reservations == 1
         assert await used(store, account) == 1

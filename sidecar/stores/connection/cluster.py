@@ -1,8 +1,8 @@
-"""A cluster: one pipelined connection per master, and a map of who serves which slot.
+"""A connection to a cluster: one pipelined connection per master, and a map from slots to masters.
 
-The map is read at the start, every `CHECK_SECONDS`, and soon after anything that contradicts it:
-a redirection, a lost node, a cluster that says it is down. A redirected command was not executed,
-so it goes on to where it was sent; one that got lost or timed out is never sent again.
+The map is read at the start, every `CHECK_SECONDS`, and soon after a contradiction: a redirection,
+a lost node, or a cluster that reports to be down. A redirected command was not executed, so it is
+sent to the named node. A lost or timed-out command is never repeated.
 """
 
 import asyncio
@@ -24,19 +24,19 @@ from sidecar.stores.connection.tls import tls_context
 log = logger("stores")
 
 CHECK_SECONDS: Final = 5.0
-HURRY_SECONDS: Final = 0.75  # while a part of the cluster does not answer
-SPACING_SECONDS: Final = 0.25  # between two readings of the map
+RETRY_SECONDS: Final = 0.75  # instead, while a shard is unavailable
+PAUSE_SECONDS: Final = 0.25  # after each reading of the map
 MAX_HOPS: Final = 3
 MAX_SCRIPTS: Final = 64
-TOLD_SECONDS: Final = 1.0  # between two times that all nodes are told of a script
-NOT_NOW: Final = ("CLUSTERDOWN", "TRYAGAIN", "LOADING", "MASTERDOWN", "READONLY")
+LOADED_SECONDS: Final = 1.0  # between two loads of a script into all nodes
+UNAVAILABLE: Final = ("CLUSTERDOWN", "TRYAGAIN", "LOADING", "MASTERDOWN", "READONLY")
 INFO: Final = encode(b"CLUSTER", b"INFO")
-WHO_SERVES: Final = encode(b"CLUSTER", b"SLOTS")
+SLOT_MAP: Final = encode(b"CLUSTER", b"SLOTS")
 SCRIPT_LOAD: Final = encode(b"SCRIPT", b"LOAD", b"").removesuffix(b"$0\r\n\r\n")
 
 
 class Cluster:
-    """Keeps `topology.Connection`."""
+    """Implements `connect.Connection`."""
 
     def __init__(
         self,
@@ -54,29 +54,30 @@ class Cluster:
         self._slots: list[Node | None] = [None] * SLOTS
         self._masters: tuple[Node, ...] = ()
         self._view = View(healthy=False, epoch=0, ranges=())
-        self._why = "not connected yet"
-        self._scripts: dict[bytes, float] = {}  # commands that load them; when all were told
-        self._former = [0, 0]  # timeouts and reconnects of nodes that were let go of
-        self._doubtful = asyncio.Event()
+        self._error = "not connected yet"
+        self._unreachable = False  # and logged
+        self._scripts: dict[bytes, float] = {}  # load command → when all nodes got it
+        self._former = [0, 0]  # timeouts and reconnects of removed nodes
+        self._map_doubtful = asyncio.Event()
         self._turn = 0
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def up(self) -> bool:
-        """Whether each slot has a master that answers."""
+        """Whether each slot has a master that is available."""
         return not self.last_error
 
     @property
     def reachable(self) -> bool:
-        """Whether some master answers, in a cluster that takes commands."""
+        """Whether a master is available, in a cluster that takes commands."""
         return self._view.healthy and any(node.up for node in self._masters)
 
     @property
     def last_error(self) -> str:
-        """Why it is not up; names the shard."""
-        if self._why:
-            return self._why
+        """The reason why it is not up, with the shard."""
+        if self._error:
+            return self._error
         for node in self._masters:
             if not node.up:
                 return f"shard {node.why_not_up}"
@@ -84,22 +85,21 @@ class Cluster:
 
     @property
     def timeouts(self) -> int:
-        """Commands that were not answered in time."""
+        """Number of commands without a reply in time."""
         return self._former[0] + sum(node.timeouts for node in self._nodes.values())
 
     @property
     def reconnects(self) -> int:
-        """Connections that were lost and looked for anew."""
+        """Number of lost connections."""
         return self._former[1] + sum(node.reconnects for node in self._nodes.values())
 
     async def start(self) -> None:
-        """Find the nodes and connect, or go on trying in the background: returns after the first
-        attempt."""
+        """Find and connect to the nodes. Returns after the first attempt, and keeps trying."""
         self._task = asyncio.get_running_loop().create_task(self._keep_map())
         await self._tried.wait()
 
     async def stop(self) -> None:
-        """Let go of all connections. Idempotent."""
+        """Close all connections. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -110,100 +110,105 @@ class Cluster:
     def execute(
         self, command: bytes, late: Late | None = None, slot: int = 0
     ) -> asyncio.Future[Any]:
-        """Send encoded bytes to the slot's master; see `topology.Connection`."""
+        """Send an encoded command to the slot's master; see `connect.Connection`."""
         loop = asyncio.get_running_loop()
         return self._send(
-            PendingCommand(loop, command, late, loop.time() + self._timeout, self._answered), slot
+            PendingCommand(loop, command, late, loop.time() + self._timeout, self._on_error), slot
         )
 
     def tell(self, command: bytes, slot: int = 0) -> None:
-        """Send encoded bytes though nobody waits for the reply."""
+        """Send an encoded command and ignore the reply."""
         loop = asyncio.get_running_loop()
-        call = PendingCommand(loop, command, None, loop.time() + self._timeout, self._answered)
-        call.regardless = True
-        self._send(call, slot).add_done_callback(ignore)
+        pending = PendingCommand(loop, command, None, loop.time() + self._timeout, self._on_error)
+        pending.always = True
+        self._send(pending, slot).add_done_callback(ignore)
 
-    def _send(self, call: PendingCommand, slot: int) -> PendingCommand:
-        if call.command.startswith(SCRIPT_LOAD):
-            self._learn(call.command)
+    def _send(self, pending: PendingCommand, slot: int) -> PendingCommand:
+        if pending.command.startswith(SCRIPT_LOAD):
+            self._load_everywhere(pending.command)
         node = self._slots[slot]
         if node is None:
-            call.fail(self._why or f"no node serves slot {slot}")
+            pending.fail(self._error or f"no node serves slot {slot}")
         else:
-            node.take(call)
-        return call
+            node.send(pending)
+        return pending
 
-    def _learn(self, script: bytes) -> None:
-        """Every node gets every script: who follows a redirection must find it there."""
+    def _load_everywhere(self, script: bytes) -> None:
+        """Load a script into every node, as redirected commands need it there."""
         now = asyncio.get_running_loop().time()
-        told = self._scripts.get(script)
-        if told is None and len(self._scripts) >= MAX_SCRIPTS:
+        loaded_at = self._scripts.get(script)
+        if loaded_at is None and len(self._scripts) >= MAX_SCRIPTS:
             return
-        if told is None or now - told > TOLD_SECONDS:
+        if loaded_at is None or now - loaded_at > LOADED_SECONDS:
             self._scripts[script] = now
             for node in self._nodes.values():
                 node.tell(script)
 
-    def _answered(self, call: PendingCommand, text: str) -> bool:
-        to = redirected(text, call.node.address)
+    def _on_error(self, pending: PendingCommand, text: str) -> bool:
+        """Handle an error reply; whether the command is redirected or has failed."""
+        to = redirected(text, pending.node.address)
         if to is not None:
-            self._redirect(call, *to)
+            self._redirect(pending, *to)
             return True
         if text.startswith("NOSCRIPT"):
-            call.node.load_scripts()
-        if not text.startswith(NOT_NOW):
+            pending.node.load_scripts()
+        if not text.startswith(UNAVAILABLE):
             return False
         self._doubt()
-        call.fail(f"shard {call.node.at}: {text}")
+        pending.fail(f"shard {pending.node.at}: {text}")
         return True
 
-    def _redirect(self, call: PendingCommand, kind: str, slot: int, to: Address) -> None:
+    def _redirect(self, pending: PendingCommand, kind: str, slot: int, to: Address) -> None:
         node = self._node(to)
         if kind == "MOVED":
             self._slots[slot] = node
             self._doubt()
-        if call.hops == 0:
-            call.get_loop().call_at(call.deadline, call.expire)
-        call.hops += 1
-        if call.hops > MAX_HOPS:
-            call.fail(f"slot {slot} was sent on {MAX_HOPS} times; last to {to}")
+        if pending.hops == 0:
+            pending.get_loop().call_at(pending.deadline, pending.expire)
+        pending.hops += 1
+        if pending.hops > MAX_HOPS:
+            pending.fail(f"slot {slot} was redirected {MAX_HOPS} times, last to {to}")
         else:
-            node.take_redirected(call, asking=kind == "ASK")
+            node.send_redirected(pending, asking=kind == "ASK")
 
     def _node(self, address: Address) -> Node:
         node = self._nodes.get(address)
         if node is None:
             one = replace(self._address, topology="single", nodes=(address,))
             node = Node(
-                one, self._scripts, self._doubt,
-                timeout_s=self._timeout, tls=self._tls, quiet=self._quiet,
-            )  # fmt: skip
+                one,
+                self._scripts,
+                self._doubt,
+                timeout_s=self._timeout,
+                tls=self._tls,
+                quiet=self._quiet,
+            )
             self._nodes[address] = node
             node.begin()
         return node
 
     def _doubt(self) -> None:
-        self._doubtful.set()
+        self._map_doubtful.set()
 
     async def _keep_map(self) -> None:
         while True:
-            self._doubtful.clear()
+            self._map_doubtful.clear()
             await self._read_map()
             self._tried.set()
-            await asyncio.sleep(SPACING_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_SECONDS if self.up else HURRY_SECONDS):
-                    await self._doubtful.wait()
+                async with asyncio.timeout(CHECK_SECONDS if self.up else RETRY_SECONDS):
+                    await self._map_doubtful.wait()
 
     async def _read_map(self) -> None:
-        """From the first node whose view is not behind what was known; else from the best."""
-        best, why = None, ""
+        """Read the map from the first node that is up to date, otherwise from the best one."""
+        best, failure = None, ""
         for node in self._sources():
             await node.tried.wait()
             try:
                 view = await self._view_of(node)
             except StoreUnavailable as error:
-                why = why or str(error)
+                failure = failure or str(error)
                 continue
             if best is None or view.rank > best.rank:
                 best = view
@@ -211,31 +216,32 @@ class Cluster:
                 break
         if best is not None:
             await self._adopt(best)
-        elif not self._masters and why != self._why:
+        elif not self._masters and failure != self._error:
             if not self._quiet:
-                log.warning("redis_cluster_unreachable", error=why)
-            self._why = why
+                log.warning("redis_cluster_unreachable", error=failure)
+                self._unreachable = True
+            self._error = failure
 
     def _sources(self) -> Iterator[Node]:
-        """Nodes that answer, another one first each time; then those of the URL."""
+        """Nodes that are available, starting with another one each time; then those of the URL."""
         self._turn += 1
-        known = [node for node in self._nodes.values() if node.up]
-        turn = self._turn % max(len(known), 1)
-        yield from known[turn:] + known[:turn]
+        available = [node for node in self._nodes.values() if node.up]
+        turn = self._turn % max(len(available), 1)
+        yield from available[turn:] + available[:turn]
         for address in self._address.nodes:
             node = self._node(address)
-            if node not in known:
+            if node not in available:
                 yield node
 
     async def _view_of(self, node: Node) -> View:
-        replies = await asyncio.gather(node.execute(INFO), node.execute(WHO_SERVES))
+        replies = await asyncio.gather(node.execute(INFO), node.execute(SLOT_MAP))
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise StoreUnavailable(f"{node.at}: {reply.text}")
         try:
             return read_view(*replies, node.address)
         except (TypeError, ValueError, LookupError, AttributeError):
-            raise StoreUnavailable(f"{node.at} does not tell who serves which slot") from None
+            raise StoreUnavailable(f"{node.at} answers with an invalid slot map") from None
 
     async def _adopt(self, view: View) -> None:
         masters = {address: self._node(address) for _, _, address in view.ranges}
@@ -244,7 +250,10 @@ class Cluster:
             slots[first : last + 1] = [masters[address]] * (last + 1 - first)
         self._slots, self._view = slots, view
         self._masters = tuple(masters.values())
-        self._why = _what_is_wrong(view, slots)
+        if self._unreachable:
+            log.info("redis_cluster_reachable")
+            self._unreachable = False
+        self._error = _map_error(view, slots)
         now = asyncio.get_running_loop().time()
         for address, node in list(self._nodes.items()):
             if address not in masters and not node.needed(now):
@@ -256,7 +265,7 @@ class Cluster:
             await node.tried.wait()
 
 
-def _what_is_wrong(view: View, slots: list[Node | None]) -> str:
+def _map_error(view: View, slots: list[Node | None]) -> str:
     if None in slots:
         return f"no node serves slot {slots.index(None)}"
-    return "" if view.healthy else "the cluster says that it is down"
+    return "" if view.healthy else "the cluster reports that it is down"

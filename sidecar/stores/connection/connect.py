@@ -1,4 +1,4 @@
-"""The way commands reach Redis: one server, a master that sentinels name, or a cluster."""
+"""Connects to Redis: one server, a master that sentinels name, or a cluster."""
 
 import asyncio
 import ssl
@@ -12,60 +12,61 @@ from sidecar.stores.connection.wire import Wire
 
 
 class Connection(Protocol):
-    """What the store, the directory and the app know of Redis. Nothing is sent twice that may
-    have been executed once."""
+    """A connection to Redis. It never repeats a command that may have been executed."""
 
     @property
     def up(self) -> bool:
-        """Whether all of Redis answers: each shard of a cluster."""
+        """Whether Redis is available; in a cluster, each shard."""
         ...
 
     @property
     def reachable(self) -> bool:
-        """Whether a part of it does. A lost shard must not make a sidecar useless."""
+        """Whether Redis is available; in a cluster, at least one shard."""
         ...
 
     @property
     def last_error(self) -> str:
-        """Why it is not up, with the address; "" while it is. Holds no password."""
+        """The reason why it is not up, with the address and without passwords; "" while it is."""
         ...
 
     @property
     def timeouts(self) -> int:
-        """Commands that were not answered in time, so far."""
+        """Number of commands without a reply in time."""
         ...
 
     @property
     def reconnects(self) -> int:
-        """Connections that were lost and looked for anew, so far."""
+        """Number of lost connections."""
         ...
 
     async def start(self) -> None:
-        """Connect, or go on trying in the background: returns after the first attempt."""
+        """Connect. Returns after the first attempt, and retries in the background."""
         ...
 
     async def stop(self) -> None:
-        """Let go of all connections. Idempotent."""
+        """Close all connections. Idempotent."""
         ...
 
     def execute(
         self, command: bytes, late: Late | None = None, slot: int = 0
     ) -> asyncio.Future[Any]:
-        """Send encoded bytes to the node that serves `slot` (`slots.slot_of` of the key). The
-        future holds the reply (a ReplyError for an error answer) or raises StoreUnavailable.
+        """Send an encoded command to the node that serves `slot` (`slots.slot_of` of the key).
 
-        `late(reply, link)` gets a reply that nobody waited for any more, and where it came from.
+        The future has the reply (a ReplyError for an error), or raises StoreUnavailable.
+        `late(reply, link)` gets a reply that comes after that, and its connection.
         """
         ...
 
     def tell(self, command: bytes, slot: int = 0) -> None:
-        """Send encoded bytes though nobody waits for the reply, also while `execute` fails fast."""
+        """Send an encoded command and ignore the reply, also while `execute` fails fast."""
         ...
 
 
 _KINDS: Final[dict[Topology, type[Wire] | type[Cluster]]] = {
-    "single": Wire, "sentinel": SentinelWire, "cluster": Cluster
-}  # fmt: skip
+    "single": Wire,
+    "sentinel": SentinelWire,
+    "cluster": Cluster,
+}
 
 
 def connect(
@@ -75,8 +76,10 @@ def connect(
     tls: ssl.SSLContext | None = None,
     quiet: bool = False,
 ) -> Connection:
-    """The connection that the URL asks for, not started yet. `quiet`: another one to the same
-    Redis logs when it comes and goes. Raises SettingsError for TLS files that cannot be used,
-    ValueError for what is no Redis URL."""
+    """A connection for the URL, not started yet.
+
+    `quiet`: do not log outages, as another connection to the same Redis does. Raises
+    SettingsError for invalid TLS files, ValueError for an invalid URL.
+    """
     address = redis_address(url)
     return _KINDS[address.topology](address, timeout_s=timeout_s, tls=tls, quiet=quiet)

@@ -1,4 +1,4 @@
-"""One connection to one Redis: commands out in few writes per loop tick, replies back in order."""
+"""One connection to one Redis server: few writes per loop tick, replies in order."""
 
 import asyncio
 import os
@@ -13,13 +13,12 @@ from sidecar.logs import logger
 
 log = logger("stores")
 
-# Hears a reply that nobody waited for any more, and the connection that it came on; None: that
-# which is in use.
+# Gets a reply that came too late, and its connection; None: the current connection.
 Late = Callable[[Any, "Link | None"], None]
 
 
 class ReplyError(Exception):
-    """An error that Redis answered. Handed over as a reply: the caller knows what it means."""
+    """An error reply of Redis. It is returned, not raised: its meaning depends on the command."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -45,12 +44,12 @@ def encode(*parts: bytes | str | int) -> bytes:
 
 
 PING: Final = encode(b"PING")
-EARLY: Final = 6  # commands of one tick that are worth a write of their own
+EARLY: Final = 6  # commands in one tick before an early write
 _MORE: Final = object()
 
 
 class Link(asyncio.Protocol):
-    """One connection's life. Replies are matched to the commands by order alone."""
+    """One connection, from connecting to closing. Replies match commands by their order."""
 
     def __init__(
         self,
@@ -58,16 +57,16 @@ class Link(asyncio.Protocol):
         timeout_s: float,
         error: Callable[[str], ReplyError] = ReplyError,
     ) -> None:
-        """`error` makes the reply out of the text of an error answer."""
-        self.aside = False  # given up: who is asked now may be another server
+        """`error` makes the reply for the text of an error."""
+        self.aside = False  # the current connection may be to another server
         self.transport: asyncio.Transport | None = None
         self.waiting: deque[tuple[float, asyncio.Future[Any], Late | None]] = deque()
         self._lost = lost
         self._timeout = timeout_s
         self._reader = hiredis.Reader(replyError=error, notEnoughData=_MORE)
         self._out: list[bytes] = []
-        self._unsent = 0  # commands in there
-        self._descriptor = -1  # of the socket, when bytes can be written to it as they are
+        self._unsent = 0  # number of commands in `_out`
+        self._descriptor = -1  # of the socket; -1 with TLS
         self.loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -95,16 +94,16 @@ class Link(asyncio.Protocol):
         self.waiting.clear()
         self._lost(self)
 
-    def _fail_all(self, why: str) -> None:
+    def _fail_all(self, error: str) -> None:
         for _, future, _ in self.waiting:
             if not future.done():
-                future.set_exception(StoreUnavailable(why))
-                future.exception()  # somebody may have stopped listening
+                future.set_exception(StoreUnavailable(error))
+                future.exception()  # the reply may not be awaited any more
 
     def send(
         self, command: bytes, deadline: float, late: Late | None = None
     ) -> asyncio.Future[Any]:
-        """The reply to come. The deadline is kept by who sweeps `waiting`."""
+        """Send a command; its future reply. `Wire` checks the deadlines in `waiting`."""
         future: asyncio.Future[Any] = self.loop.create_future()
         self.waiting.append((deadline, future, late))
         if not self._out:
@@ -118,25 +117,27 @@ class Link(asyncio.Protocol):
     def send_for(
         self, future: asyncio.Future[Any], command: bytes, deadline: float, late: Late | None
     ) -> None:
-        """`send` for a future that is there already."""
+        """Send a command whose future exists already."""
         self.waiting.append((deadline, future, late))
         if not self._out:
             self.loop.call_soon(self._flush)
         self._out.append(command)
 
     def tell(self, command: bytes) -> None:
-        """Send what nobody waits for the reply to."""
+        """Send a command and ignore the reply."""
         self.send(command, self.loop.time() + self._timeout).add_done_callback(ignore)
 
     def set_aside(self) -> None:
-        """Nobody waits for its replies any more; they are late from now on."""
+        """Fail all waiting commands. Their replies will be late."""
         self.aside = True
         self._fail_all("Redis did not answer in time")
 
     def _start_early(self) -> None:
-        """Redis begins with what there is while we go on with the rest of this tick. The loop would
-        write it when the tick is over: many calls would then wait for each other, first all of
-        them for us and then we for all of them."""
+        """Write before the tick ends, so that Redis works while the rest of the tick runs.
+
+        The loop would write at the end of the tick. With many requests in one tick, Redis would
+        be idle until then, and the sidecar afterwards.
+        """
         transport = self.transport
         if transport is None or transport.is_closing() or self._descriptor < 0:
             return
@@ -145,13 +146,13 @@ class Link(asyncio.Protocol):
         data = b"".join(self._out)
         try:
             written = os.write(self._descriptor, data)
-        except OSError:  # full, or gone: the loop will see
+        except OSError:  # full or closed: the loop handles it
             return
         self._out.clear()
         self._unsent = 0
         if written < len(data):
             transport.write(data[written:])
-        self._out.append(b"")  # the flush at the end of the tick is on its way
+        self._out.append(b"")  # `_flush` is already scheduled
 
     def _flush(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
@@ -161,16 +162,16 @@ class Link(asyncio.Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether no more replies will come."""
         return self.transport is None or self.transport.is_closing()
 
     def abort(self) -> None:
-        """Close at once. Whoever waits is told so."""
+        """Close at once; waiting commands fail."""
         if self.transport is not None:
             self.transport.abort()
 
 
 def ignore(future: asyncio.Future[Any]) -> None:
-    """For `add_done_callback` where nobody waits for the reply."""
+    """A done callback for a future that is never awaited."""
     if not future.cancelled():
         future.exception()

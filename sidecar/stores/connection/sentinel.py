@@ -1,9 +1,8 @@
-"""The master that the sentinels name, followed when they name another.
+"""A connection to the master that sentinels name, which follows a failover.
 
-The sentinels are asked before each connection, every `CHECK_SECONDS`, and at once when the
-server answers like one that is no master any more. Its own ROLE must agree. So a master that was
-demoted, also one that does not know it yet, is written to for `CHECK_SECONDS` at the most while
-a sentinel can be asked.
+The sentinels are asked before each connection, every `CHECK_SECONDS`, and at once after a reply
+that a master would not give. The server's own ROLE must agree. So a demoted master is written to
+for at most `CHECK_SECONDS` while a sentinel is available, even if it does not know its new role.
 """
 
 import asyncio
@@ -22,14 +21,14 @@ from sidecar.stores.connection.wire import CONNECT_SECONDS, Wire
 log = logger("stores")
 
 CHECK_SECONDS: Final = 1.0
-RECHECK_SECONDS: Final = 0.05  # between checks that doubtful replies ask for
+RECHECK_SECONDS: Final = 0.05  # between checks after doubtful replies
 SENTINEL_TIMEOUT_S: Final = 0.5
 DOUBTFUL: Final = ("READONLY", "LOADING", "MASTERDOWN")
 ROLE: Final = encode(b"ROLE")
 
 
 class SentinelWire(Wire):
-    """Keeps `topology.Connection`: a `Wire` that finds its server."""
+    """Implements `connect.Connection`: a `Wire` that asks sentinels for its server."""
 
     def __init__(
         self,
@@ -42,7 +41,7 @@ class SentinelWire(Wire):
         address = redis_address(url) if isinstance(url, str) else url
         super().__init__(address, timeout_s=timeout_s, tls=tls, quiet=quiet)
         self._master = address.master
-        self._questions = (
+        self._queries = (
             encode(b"SENTINEL", b"get-master-addr-by-name", address.master),
             encode(b"SENTINEL", b"MASTER", address.master),
         )
@@ -86,40 +85,44 @@ class SentinelWire(Wire):
         await super()._greet(link)
         try:
             if not await self._is_master(link, CONNECT_SECONDS):
-                raise StoreUnavailable("it is no master, whatever the sentinels say")
+                raise StoreUnavailable("not a master, although the sentinels name it")
         except BaseException:
             link.abort()
             raise
         return link
 
     async def _find(self) -> Address:
-        """Where most is known of the master: the answer with the highest epoch. Raises
-        StoreUnavailable when no sentinel answers with one."""
+        """The master's address with the highest epoch.
+
+        Raises StoreUnavailable if no sentinel answers with an address.
+        """
         answers = await asyncio.gather(*map(self._ask, self._sentinels), return_exceptions=True)
         known = [answer for answer in answers if isinstance(answer, tuple)]
         if known:
             return max(known, key=lambda answer: answer[0])[1]
-        why = "; ".join(str(answer) for answer in answers)
-        raise StoreUnavailable(f"no sentinel names the master {self._master}: {why}")
+        errors = "; ".join(str(answer) for answer in answers)
+        raise StoreUnavailable(f'no sentinel names the master "{self._master}": {errors}')
 
     async def _ask(self, sentinel: Wire) -> tuple[int, Address]:
-        """The epoch of a sentinel's knowledge, and where it says that the master is."""
-        replies = await asyncio.gather(*map(sentinel.execute, self._questions))
+        """A sentinel's configuration epoch, and its address of the master."""
+        replies = await asyncio.gather(*map(sentinel.execute, self._queries))
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise StoreUnavailable(f"{sentinel.at}: {reply.text}")
-        where, record = replies
+        address, record = replies
         try:
             fields = dict(zip(record[::2], record[1::2], strict=True))
-            return int(fields[b"config-epoch"]), Address(where[0].decode(), int(where[1]))
+            return int(fields[b"config-epoch"]), Address(address[0].decode(), int(address[1]))
         except (TypeError, ValueError, LookupError, AttributeError):
-            raise StoreUnavailable(f"{sentinel.at} knows no master {self._master}") from None
+            raise StoreUnavailable(
+                f'{sentinel.at} does not know a master "{self._master}"'
+            ) from None
 
     async def _is_master(self, link: Link, timeout_s: float) -> bool:
-        """What the server says of itself. Raises StoreUnavailable when it does not tell."""
+        """Whether the server reports to be a master. Raises StoreUnavailable for an error reply."""
         role: Any = await link.send(ROLE, link.loop.time() + timeout_s)
         if isinstance(role, ReplyError):
-            raise StoreUnavailable(f"it does not tell its role: {role.text}")
+            raise StoreUnavailable(f"Redis refused ROLE: {role.text}")
         return bool(role[0] == b"master")
 
     async def _watch(self) -> None:
@@ -131,19 +134,19 @@ class SentinelWire(Wire):
             link = self._link
             if link is not None and not await self._still_master(link):
                 if not self._quiet:
-                    log.warning("redis_master_changed", former=str(self.at))
+                    log.warning("redis_master_changed", former_master=str(self.at))
                 link.abort()
             await asyncio.sleep(RECHECK_SECONDS)
 
     async def _still_master(self, link: Link) -> bool:
-        """False when the sentinels name another one, or the server itself says so."""
-        with contextlib.suppress(StoreUnavailable):  # no sentinel: the role alone decides
+        """False if the sentinels name another master, or the server reports another role."""
+        with contextlib.suppress(StoreUnavailable):  # without sentinels, the role decides
             if await self._find() != self.at:
                 return False
         try:
             return await self._is_master(link, self._timeout)
         except StoreUnavailable:
-            return True  # lost or overdue: the wire itself sees to that
+            return True  # lost or overdue: the wire handles that
 
 
 def _sentinel(address: RedisAddress, node: Address) -> RedisAddress:

@@ -1,6 +1,6 @@
-"""The slots of a cluster: which one a key is in, and what a node says of who serves them.
+"""The slots of a cluster: the slot of a Redis key, and a node's map from slots to masters.
 
-The rules are those of the cluster specification: CRC16 (XMODEM) of the hash tag, modulo 16384.
+Cluster specification: the slot is the CRC16 (XMODEM) of the hash tag, modulo 16384.
 """
 
 from binascii import crc_hqx
@@ -13,7 +13,7 @@ SLOTS: Final = 16_384
 
 
 def slot_of(key: str) -> int:
-    """0 to 16383. Keys with one hash tag, as all of an account have, are in one slot."""
+    """The slot of a Redis key, 0 to 16383. Keys with the same hash tag are in the same slot."""
     data = key.encode()
     start = data.find(b"{")
     if start >= 0:
@@ -25,7 +25,7 @@ def slot_of(key: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one node knows of the cluster."""
+    """One node's view of the cluster."""
 
     healthy: bool  # the node can reach a majority
     epoch: int  # rises with each failover and each slot that moved
@@ -33,27 +33,27 @@ class View:
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """Of two views the one with the higher rank is to be believed."""
+        """The order of views: the highest one is valid."""
         return self.healthy, self.epoch
 
 
 def read_view(info: bytes, slots: list[Any], asked: Address) -> View:
-    """The replies to CLUSTER INFO and CLUSTER SLOTS of the node `asked`; a node that does not
-    know its own name is called by the one that it was reached by.
+    """Read the replies to CLUSTER INFO and CLUSTER SLOTS of the node at `asked`.
 
-    Raises ValueError, TypeError or LookupError for what no node answers.
+    A master without a host is at the host of `asked`. Raises ValueError, TypeError or LookupError
+    for invalid replies.
     """
     pairs = (line.partition(":") for line in info.decode().splitlines())
-    known = {name: value for name, _, value in pairs}
+    facts = {name: value for name, _, value in pairs}
     ranges = tuple(
         (int(first), int(last), _node(master[0], int(master[1]), asked))
         for first, last, master, *_ in slots
-        if master[0] != b"?"  # a name that the node has not been told
+        if master[0] != b"?"  # the node does not know its address yet
     )
     if not all(0 <= first <= last < SLOTS for first, last, _ in ranges):
-        raise ValueError("there are no such slots")
-    healthy = known["cluster_state"] == "ok"
-    return View(healthy, int(known["cluster_current_epoch"]), ranges)
+        raise ValueError("slot out of range")
+    healthy = facts["cluster_state"] == "ok"
+    return View(healthy, int(facts["cluster_current_epoch"]), ranges)
 
 
 def redirected(text: str, asked: Address) -> tuple[str, int, Address] | None:
@@ -69,5 +69,5 @@ def redirected(text: str, asked: Address) -> tuple[str, int, Address] | None:
 
 
 def _node(host: bytes | None, port: int, asked: Address) -> Address:
-    """A node as another one names it: without a host it is where that other one is."""
+    """A node's address in a reply of the node at `asked`, whose host is the default."""
     return Address(host.decode() if host else asked.host, port)

@@ -1,8 +1,8 @@
-"""One pipelined connection to Redis for everything that happens per request.
+"""A pipelined connection to one Redis server, for all commands per request.
 
-The commands of a loop tick leave in few writes; replies come back in order and meet their
-futures in a queue. A command that times out keeps its place in that queue, so a late reply is
-thrown away and never handed to somebody else.
+The commands of a loop tick are sent in few writes. Replies come in order, and a queue matches them
+to their futures. A command that times out stays in the queue, so a late reply never reaches
+another command.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ __all__ = ["PING", "Late", "ReplyError", "Wire", "bulk", "encode"]
 log = logger("stores")
 
 MAX_IN_FLIGHT: Final = 20_000
-BREAKER_TIMEOUTS: Final = 3  # in a row, then calls fail at once until a PING is answered
+BREAKER_TIMEOUTS: Final = 3  # in a row; then commands fail at once until a PING is answered
 PROBE_SECONDS: Final = 0.1
-STALLED_SECONDS: Final = 1.0  # a reply overdue for this long: the connection is given up
-ASIDE_SECONDS: Final = 60.0  # for which late replies are heard on one that was
+STALLED_SECONDS: Final = 1.0  # after which a connection without replies is set aside
+ASIDE_SECONDS: Final = 60.0  # for which late replies are read from it
 MOST_ASIDE: Final = 4
 CONNECT_SECONDS: Final = 2.0
 BACKOFF_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Wire:
-    """Keeps one link alive and fails fast while there is none. Keeps `topology.Connection`."""
+    """Implements `connect.Connection` for one server: keeps one link, and fails fast without it."""
 
     def __init__(
         self,
@@ -42,9 +42,10 @@ class Wire:
         tls: ssl.SSLContext | None = None,
         quiet: bool = False,
     ) -> None:
-        """`tls` instead of what the URL says of it; `quiet`: somebody else logs when Redis comes
-        and goes. Raises SettingsError for TLS files that
-        cannot be used, ValueError for what is no Redis URL."""
+        """`tls` overrides the URL's TLS files; `quiet`: do not log outages.
+
+        Raises SettingsError for invalid TLS files, ValueError for an invalid URL.
+        """
         address = redis_address(url) if isinstance(url, str) else url
         self.at = address.at
         self._tls = (tls or tls_context(address)) if address.tls else None
@@ -54,8 +55,8 @@ class Wire:
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
-        self._gone = asyncio.Event()
-        self._aside: list[tuple[float, Link]] = []  # given up, and until when each is heard
+        self._link_lost = asyncio.Event()
+        self._aside: list[tuple[float, Link]] = []  # until when each is read
         self._overdue = 0  # commands in a row that timed out
         self._probe_at = 0.0
         self.tried = asyncio.Event()  # the first attempt to connect is over
@@ -65,31 +66,31 @@ class Wire:
 
     @property
     def up(self) -> bool:
-        """Whether there is a connection and it answers."""
+        """Whether there is a connection that answers in time."""
         return self._link is not None and self._overdue < BREAKER_TIMEOUTS
 
     @property
     def reachable(self) -> bool:
-        """The same: one server has no parts."""
+        """The same as `up`, as there is one server."""
         return self.up
 
     @property
     def why_not_up(self) -> str:
-        """With the address."""
+        """The reason why it is not up, with the address."""
         return self.last_error or f"{self._where}: Redis does not answer in time"
 
     async def start(self) -> None:
-        """Connect, or go on trying in the background: returns after the first attempt."""
+        """Connect. Returns after the first attempt, and retries in the background."""
         self.begin()
         await self.tried.wait()
 
     def begin(self) -> None:
-        """`start` without waiting."""
+        """Start to connect, without waiting."""
         self._task = asyncio.get_running_loop().create_task(self._keep_connected())
         self._sweep()
 
     async def stop(self) -> None:
-        """Let go of all connections. Idempotent."""
+        """Close all connections. Idempotent."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         if self._task is not None:
@@ -108,10 +109,11 @@ class Wire:
         late: Late | None = None,
         slot: int = 0,  # noqa: ARG002 - for a cluster
     ) -> asyncio.Future[Any]:
-        """Send encoded bytes. The future holds the reply (a ReplyError for an error answer), or
-        raises StoreUnavailable: no connection, too much in flight, or no reply in time.
+        """Send an encoded command.
 
-        `late(reply, link)` gets a reply that nobody waited for any more, and where it came from.
+        The future has the reply (a ReplyError for an error), or raises StoreUnavailable: no
+        connection, too many commands in flight, or no reply in time. `late(reply, link)` gets a
+        reply that comes after that, and its connection.
         """
         link = self._link
         if link is None or self._overdue >= BREAKER_TIMEOUTS or len(link.waiting) >= MAX_IN_FLIGHT:
@@ -121,15 +123,17 @@ class Wire:
         return link.send(command, link.loop.time() + self._timeout, late)
 
     def tell(self, command: bytes, slot: int = 0) -> None:  # noqa: ARG002 - for a cluster
-        """Send encoded bytes though nobody waits for the reply, also while `execute` fails fast:
-        a link whose late replies come in answers again. Without a link nothing is sent."""
+        """Send an encoded command and ignore the reply, also while `execute` fails fast.
+
+        Without a connection, nothing is sent.
+        """
         link = self._link
         if link is not None:
             link.tell(command)
 
     @property
     def awaits_replies(self) -> bool:
-        """Whether something is under way, though it may be late."""
+        """Whether commands are unanswered, late ones included."""
         return bool(self._aside) or (self._link is not None and bool(self._link.waiting))
 
     async def _keep_connected(self) -> None:
@@ -149,10 +153,10 @@ class Wire:
             if failures and not self._quiet:
                 log.info("redis_reachable")
             failures = 0
-            self._gone.clear()
+            self._link_lost.clear()
             self._connected(link)
             self.tried.set()
-            await self._gone.wait()
+            await self._link_lost.wait()
             self.reconnects += 1
 
     async def _connect(self) -> Link:
@@ -160,10 +164,10 @@ class Wire:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 return await self._greet(await self._open())
-        except StoreUnavailable as refused:
-            raise StoreUnavailable(f"{self._where}: {refused}") from None
+        except StoreUnavailable as refusal:
+            raise StoreUnavailable(f"{self._where}: {refusal}") from None
         except (OSError, TimeoutError, UnicodeError) as error:
-            # UnicodeError: the host is no name that IDNA knows
+            # UnicodeError: the host is not a valid IDNA name
             reason = type(error).__name__
             raise StoreUnavailable(f"{self._where} cannot be reached ({reason})") from None
 
@@ -178,9 +182,9 @@ class Wire:
 
     async def _greet(self, link: Link) -> Link:
         try:
-            never = link.loop.time() + CONNECT_SECONDS
+            deadline = link.loop.time() + CONNECT_SECONDS
             for command in (*self._hello, PING):
-                reply = await link.send(command, never)
+                reply = await link.send(command, deadline)
                 if isinstance(reply, ReplyError):
                     raise StoreUnavailable(f"Redis refused the connection: {reply.text}")
         except BaseException:
@@ -195,11 +199,13 @@ class Wire:
         if link is self._link:
             self._link = None
             self.last_error = f"{self._where}: the connection to Redis was lost"
-            self._gone.set()
+            self._link_lost.set()
 
     def _set_aside(self, link: Link) -> None:
-        """Connect anew. What Redis still answers here is heard for a while, as a reservation that
-        is granted so late has to be given back."""
+        """Replace the connection, but read late replies from it for `ASIDE_SECONDS`.
+
+        A reservation that was granted too late has to be undone.
+        """
         link.set_aside()
         self._aside.append((link.loop.time() + ASIDE_SECONDS, link))
         if len(self._aside) > MOST_ASIDE:
@@ -208,7 +214,7 @@ class Wire:
         self.last_error = f"{self._where}: Redis does not answer in time"
 
     def _close_aside(self, now: float) -> None:
-        """Those that have answered everything, or that nobody listens to any longer."""
+        """Close connections that have answered all commands, or whose time is over."""
         for until, link in self._aside:
             if now >= until or not link.waiting:
                 link.abort()
@@ -219,7 +225,7 @@ class Wire:
         return self.at.path if isinstance(self.at, UnixPath) else str(self.at)
 
     def _sweep(self) -> None:
-        """One coarse timer for all deadlines; they are in order, as the timeout is the same."""
+        """Check all deadlines with one timer. They are in order, as all timeouts are equal."""
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(self._timeout / 5, self._sweep)
         link, now = self._link, loop.time()

@@ -1,1 +1,1 @@
-"""Limits while Redis is unavailable: local shares, the journal, and the way back."""
+"""Local mode: shares of limits, the journal, and the return to Redis."""

@@ -1,125 +1,131 @@
-"""Charges what dead processes left in their journals, then deletes them.
+"""Charges the journals of dead processes, then deletes them.
 
-A journal is read in the order of its entries. What its process had charged already, Redis says:
-entries are numbered, and the account keeps up to which one it was charged.
+The entries of a journal are numbered. For each account, Redis knows the number up to which a
+journal is charged, so an entry counts once even if two processes charge it.
 """
 
 import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sidecar.core.model import Claim
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores.commands import Commands, period_start
 from sidecar.stores.connection.connect import Connection
-from sidecar.stores.connection.wire import ReplyError, encode
 from sidecar.stores.local.charger import Pair, Sum, charge_command
 from sidecar.stores.local.journal import Disk
 from sidecar.stores.local.journal_format import Entry, Owner
-from sidecar.stores.local.journal_reader import JournalReader, Past, left_behind, summary
-from sidecar.stores.scripts import load
+from sidecar.stores.local.journal_reader import (
+    JournalReader,
+    JournalSummary,
+    lock_abandoned,
+    summary,
+)
+from sidecar.stores.scripts import OTHER_PERIOD, load, run_command
 
 log = logger("journal")
 
-AT_ONCE: Final = 200  # charges on their way
+CHARGED_AT_ONCE: Final = 200
 RETRY_SECONDS: Final = 0.2
 BAD: Final = ".bad"
-OPEN: Final = "/open"  # calls that were not over: charged under a name of their own
+OPEN: Final = "/open"  # open reservations are charged as a journal with this suffix
 
 
 class AbandonedJournals:
-    """`waiting`: calls in journals that were found and are not charged yet."""
+    """Journals that this process has locked and has to charge. `uncharged` counts requests."""
 
     def __init__(
         self, directory: Path, wire: Connection, commands: Commands, prefix: str, disk: Disk
     ) -> None:
-        self.waiting = 0
+        self.uncharged = 0
         self._directory = directory
         self._wire = wire
         self._commands = commands
         self._prefix = prefix
         self._disk = disk
         self._script = load("limits/charge")
-        self._found: list[tuple[Path, int, int]] = []  # file, descriptor, calls
+        self._locked: list[tuple[Path, int, int]] = []  # file, descriptor, requests
 
-    async def find(self) -> list[Past]:
-        """Take over journals whose process is dead; what stands in them."""
-        found = await asyncio.to_thread(left_behind, self._directory)
-        pasts = []
-        for path, fd in found:
+    async def find(self) -> list[JournalSummary]:
+        """Lock the journals of dead processes; their contents."""
+        summaries = []
+        for path, fd in await asyncio.to_thread(lock_abandoned, self._directory):
             try:
-                past = await asyncio.to_thread(summary, path)
+                journal = await asyncio.to_thread(summary, path)
             except OSError as error:
-                log.error("journal_unreadable", file=str(path), error=error.strerror)
+                _log_unreadable(path, error)
                 os.close(fd)
                 continue
-            log.info("journal_found", file=str(path), calls=past.calls)
-            self._found.append((path, fd, past.calls))
-            self.waiting += past.calls
-            pasts.append(past)
-        return pasts
+            log.info("journal_found", file=str(path), requests=journal.requests)
+            self._locked.append((path, fd, journal.requests))
+            self.uncharged += journal.requests
+            summaries.append(journal)
+        return summaries
 
     async def charge(self) -> None:
-        """All that was found. Tries until Redis takes it; the next start goes on with the rest."""
-        while self._found:
-            path, fd, calls = self._found[0]
+        """Charge all locked journals, however long Redis is unavailable.
+
+        If the process ends before that, the next one charges the rest.
+        """
+        while self._locked:
+            path, fd, requests = self._locked[0]
             try:
                 await self._charge_file(path)
             except OSError as error:
-                log.error("journal_unreadable", file=str(path), error=error.strerror)
-            self._found.pop(0)
-            self.waiting -= calls
+                _log_unreadable(path, error)
+            self._locked.pop(0)
+            self.uncharged -= requests
             os.close(fd)
 
     async def _charge_file(self, path: Path) -> None:
         reader = JournalReader(path)
         chunks = reader.chunks()
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-            await self._charge_all(reader, chunk, "")
-        await self._charge_all(reader, list(reader.open.values()), OPEN)
-        if reader.bad:
-            log.error("journal_lines_invalid", file=str(path), lines=reader.bad)
+            await self._charge_entries(reader, chunk, "")
+        await self._charge_entries(reader, list(reader.open.values()), OPEN)
+        if reader.invalid_lines:
+            log.error("journal_lines_invalid", file=str(path), invalid_lines=reader.invalid_lines)
             self._disk.rename(path, path.with_name(path.name + BAD))
         else:
             self._disk.remove(path)
         self._disk.sync_directory(path.parent)
         log.info("journal_charged", file=str(path))
 
-    async def _charge_all(self, reader: JournalReader, entries: Sequence[Entry], mark: str) -> None:
+    async def _charge_entries(
+        self, reader: JournalReader, entries: Sequence[Entry], suffix: str
+    ) -> None:
         if reader.header is None:
             return
-        journal = reader.header.id + mark
-        pairs: dict[Pair, list[Entry]] = {}
+        journal = reader.header.id + suffix
+        by_pair: dict[Pair, list[Entry]] = {}
         for entry in sorted(entries):
             owner = reader.owners[entry.owner]
-            pairs.setdefault((owner.account.id, owner.key_id), []).append(entry)
-        all_of = list(pairs.values())
-        for at in range(0, len(all_of), AT_ONCE):
-            some = all_of[at : at + AT_ONCE]
-            await asyncio.gather(*(self._charge_one(journal, reader.owners, one) for one in some))
+            by_pair.setdefault((owner.account.id, owner.key_id), []).append(entry)
+        groups = list(by_pair.values())
+        for at in range(0, len(groups), CHARGED_AT_ONCE):
+            some = groups[at : at + CHARGED_AT_ONCE]
+            await asyncio.gather(*(self._charge_pair(journal, reader.owners, one) for one in some))
 
-    async def _charge_one(
+    async def _charge_pair(
         self, journal: str, owners: dict[int, Owner], entries: list[Entry]
     ) -> None:
         now_us = 0
         while entries:
-            one = self._added_up(journal, owners, entries)
-            reply = await self._ask(one, now_us)
+            reply = await self._run(self._sum(journal, owners, entries), now_us)
             if reply[0] >= 0:
                 return
-            if reply[0] == -1:
+            if reply[0] == OTHER_PERIOD:
                 now_us = reply[1]
             else:
                 entries = [entry for entry in entries if entry.seq > reply[2]]
 
-    def _added_up(self, journal: str, owners: dict[int, Owner], entries: Sequence[Entry]) -> Sum:
+    def _sum(self, journal: str, owners: dict[int, Owner], entries: Sequence[Entry]) -> Sum:
         first = entries[0]
-        one = Sum(
-            owners[first.owner].account, owners[first.owner].key_id, journal, first.seq, first.seq
-        )
+        owner = owners[first.owner]
+        one = Sum(owner.account, owner.key_id, journal, first.seq, first.seq)
         for entry in entries:
             owner, at_us = owners[entry.owner], entry.at_us
             claims = []
@@ -129,24 +135,22 @@ class AbandonedJournals:
             one.add(entry.seq, claims)
         return one
 
-    async def _ask(self, one: Sum, now_us: int) -> list[int]:
-        """Redis' answer, however long it takes."""
+    async def _run(self, one: Sum, now_us: int) -> list[int]:
+        """The reply to a charge, however long Redis is unavailable."""
         slot = self._commands.slot(one.account.id)
         command = charge_command(self._commands, self._prefix, one, now_us)
         while True:
             try:
-                reply: Any = await self._wire.execute(command, None, slot)
+                return await run_command(self._wire, self._script, command, slot)
             except StoreUnavailable:
-                reply = None
-            if isinstance(reply, ReplyError) and reply.text.startswith("NOSCRIPT"):
-                self._wire.tell(encode(b"SCRIPT", b"LOAD", self._script.text), slot)
-            elif isinstance(reply, list) and len(reply) >= 2:
-                return reply
-            else:
                 await asyncio.sleep(RETRY_SECONDS)
 
     def close(self) -> None:
-        """Let go of what is not charged: the next process takes it over."""
-        for _, fd, _ in self._found:
+        """Unlock the journals that are not charged, for another process."""
+        for _, fd, _ in self._locked:
             os.close(fd)
-        self._found.clear()
+        self._locked.clear()
+
+
+def _log_unreadable(path: Path, error: OSError) -> None:
+    log.error("journal_unreadable", file=str(path), error=error.strerror)

@@ -1,27 +1,20 @@
-"""What was let pass without Redis is charged there: added up by key, sent until it is confirmed.
+"""Charges requests that were allowed without Redis: one sum per key, sent until it is confirmed.
 
 A sum is named by the journal and the numbers of its entries, and counts once, so it is sent again
-until Redis has answered. While one sum of a key is on its way, the next one gathers.
+until Redis has answered. While one sum of a key is in flight, the next one accumulates.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from sidecar.core.model import Account, Claim, QuotaLimit
-from sidecar.errors import StoreUnavailable
-from sidecar.logs import logger
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands
 from sidecar.stores.connection.connect import Connection
-from sidecar.stores.connection.link import Link
-from sidecar.stores.connection.wire import ReplyError, encode
-from sidecar.stores.scripts import load
+from sidecar.stores.scripts import UntilConfirmed, load
 
-log = logger("journal")
-
-AT_ONCE: Final = 500  # sums sent again in one turn
+RESENT_AT_ONCE: Final = 500
 MOST_SUMS: Final = 50_000
 
 Pair = tuple[str, str]  # account and key
@@ -29,24 +22,33 @@ Pair = tuple[str, str]  # account and key
 
 @dataclass(slots=True)
 class Sum:
-    """Entries `first` to `last` of a journal, all of one key. `units` by the name of the limit:
-    the limit, the start of its period, and what was used. `late`: Redis was not there, or did
-    not take it at once."""
+    """Journal entries `first` to `last` of one key.
+
+    `units` by the limit's field: the limit, the start of its period, and the units used.
+    `late`: Redis did not charge it at once.
+    """
 
     account: Account
     key_id: str
     journal: str
     first: int
     last: int
-    calls: int = 0
+    requests: int = 0
     late: bool = False
     units: dict[str, tuple[QuotaLimit, int, int]] = field(default_factory=dict)
 
+    @property
+    def pair(self) -> Pair:
+        """The account and key that are charged."""
+        return self.account.id, self.key_id
+
     def add(self, seq: int, claims: Sequence[tuple[Claim, int]]) -> None:
-        """One more call: its claims, each with the start of its period. Of two periods only the
-        later one can still be charged."""
+        """Add one request: its claims, each with the start of its quota's period.
+
+        If entries fall into two periods, only the later one can still be charged.
+        """
         self.last = seq
-        self.calls += 1
+        self.requests += 1
         for claim, since_us in claims:
             if isinstance(claim.limit, QuotaLimit):
                 name = keys.limit_field(claim.limit, self.key_id)
@@ -56,130 +58,113 @@ class Sum:
                     self.units[name] = claim.limit, since_us, units
 
 
+class _Charge(UntilConfirmed):
+    """A sum on its way to Redis; nothing is added to it any more."""
+
+    def __init__(self, charger: "Charger", one: Sum) -> None:
+        slot = charger.commands.slot(one.account.id)
+        super().__init__(charger.wire, load("limits/charge"), slot)
+        self.sum = one
+        self._charger = charger
+
+    def command(self, now_us: int) -> bytes:
+        return charge_command(self._charger.commands, self._charger.prefix, self.sum, now_us)
+
+    def on_confirmed(self, reply: list[int]) -> None:  # noqa: ARG002 - any status counts it once
+        self._charger.confirm(self.sum)
+
+    def on_failure(self) -> None:
+        self._charger.delay(self.sum)
+
+
 class Charger:
-    """`charged` and `lost` count calls; lost are those that there was no room for. `behind`: keys
-    that owe something late, those that were tried longest ago first."""
+    """Sums of uncharged requests, by account and key.
+
+    `uncharged` counts requests that Redis has not confirmed; `lost`, over all time, those that
+    exceeded `MOST_SUMS`. `delayed` has the keys with late sums, the longest delay first.
+    """
 
     def __init__(
-        self, wire: Connection, commands: Commands, prefix: str, idle: Callable[[], None]
+        self,
+        wire: Connection,
+        commands: Commands,
+        prefix: str,
+        on_all_charged: Callable[[], None],
     ) -> None:
-        """`idle` is called when nothing is owed any more."""
-        self.charged = self.lost = 0
-        self.behind: dict[Pair, None] = {}
-        self._wire = wire
-        self._commands = commands
-        self._prefix = prefix
-        self._idle = idle
-        self._script = load("limits/charge")
-        self._waiting: dict[Pair, Sum] = {}
-        self._sent: dict[Pair, Sum] = {}  # frozen until it is confirmed
-        self._asked: set[Pair] = set()  # of those, on their way now
+        self.lost = self.uncharged = 0
+        self.delayed: dict[Pair, None] = {}
+        self.wire = wire
+        self.commands = commands
+        self.prefix = prefix
+        self._on_all_charged = on_all_charged
+        self._sums: dict[Pair, Sum] = {}
+        self._charges: dict[Pair, _Charge] = {}
 
-    @property
-    def owed(self) -> int:
-        """Calls that Redis has not confirmed to have charged."""
-        return sum(one.calls for sums in (self._waiting, self._sent) for one in sums.values())
-
-    def owe(
-        self, account: Account, key_id: str, journal: str, seq: int,
+    def add(
+        self,
+        account: Account,
+        key_id: str,
+        journal: str,
+        seq: int,
         claims: Sequence[tuple[Claim, int]],
-    ) -> None:  # fmt: skip
-        """One call: its claims, each with the start of its quota's period."""
+    ) -> None:
+        """Charge one request: its claims, each with the start of its quota's period."""
         pair = (account.id, key_id)
-        one = self._waiting.get(pair)
+        one = self._sums.get(pair)
         if one is None:
-            if len(self._waiting) >= MOST_SUMS:
+            if len(self._sums) >= MOST_SUMS:
                 self.lost += 1
                 return
-            one = self._waiting[pair] = Sum(account, key_id, journal, seq, seq)
+            one = self._sums[pair] = Sum(account, key_id, journal, seq, seq)
         one.add(seq, claims)
-        if self._wire.reachable:
+        self.uncharged += 1
+        if self.wire.reachable:
             self._charge(pair)
         else:
-            self._is_late(pair, one)
+            self.delay(one)
 
-    def _is_late(self, pair: Pair, one: Sum) -> None:
+    def delay(self, one: Sum) -> None:
+        """Mark a sum as late, and send it in a later turn."""
         one.late = True
-        self.behind.pop(pair, None)
-        self.behind[pair] = None
+        self.delayed.pop(one.pair, None)
+        self.delayed[one.pair] = None
 
     def turn(self) -> None:
-        """Send what is behind, some of it."""
-        for pair in list(self.behind)[:AT_ONCE]:
+        """Send late sums, at most `RESENT_AT_ONCE`."""
+        for pair in list(self.delayed)[:RESENT_AT_ONCE]:
             self._charge(pair)
 
-    def hurry(self, account_id: str, key_id: str) -> None:
-        """Send what this key owes, if it does, before whatever is asked next."""
-        if (account_id, key_id) in self.behind:
+    def charge_first(self, account_id: str, key_id: str) -> None:
+        """Send the key's late sum, if there is one, ahead of the next command."""
+        if (account_id, key_id) in self.delayed:
             self._charge((account_id, key_id))
 
     def _charge(self, pair: Pair) -> None:
-        if pair in self._asked:
-            return
-        one = self._sent.get(pair) or self._waiting.pop(pair, None)
-        if one is None:
-            self.behind.pop(pair, None)
-            return
-        self._sent[pair] = one
-        self._asked.add(pair)
-        self._send(pair, one, 0)
-
-    def _send(self, pair: Pair, one: Sum, now_us: int) -> None:
-        future = self._wire.execute(
-            charge_command(self._commands, self._prefix, one, now_us),
-            partial(self._late, pair, one),
-            self._slot(one),
-        )
-        future.add_done_callback(lambda done: self._done(pair, one, done))
-
-    def _done(self, pair: Pair, one: Sum, future: Any) -> None:
-        if self._sent.get(pair) is not one:
-            return
-        if future.cancelled() or isinstance(future.exception(), StoreUnavailable):
-            self._asked.discard(pair)
-            self._is_late(pair, one)
-            return
-        self._heard(pair, one, future.result())
-
-    def _late(self, pair: Pair, one: Sum, reply: Any, link: Link | None) -> None:
-        """A server that was given up may have lost by now what it says that it did."""
-        if link is None or not link.aside:
-            self._heard(pair, one, reply)
-
-    def _slot(self, one: Sum) -> int:
-        return self._commands.slot(one.account.id)
-
-    def _heard(self, pair: Pair, one: Sum, reply: Any) -> None:
-        if self._sent.get(pair) is not one:
-            return  # a late answer to what was sent twice
-        if isinstance(reply, ReplyError):
-            if reply.text.startswith("NOSCRIPT"):
-                load_it = encode(b"SCRIPT", b"LOAD", self._script.text)
-                self._wire.tell(load_it, self._slot(one))
-                self._send(pair, one, 0)
+        charge = self._charges.get(pair)
+        if charge is None:
+            one = self._sums.pop(pair, None)
+            if one is None:
+                self.delayed.pop(pair, None)
                 return
-            self._asked.discard(pair)
-            self._is_late(pair, one)
-        elif isinstance(reply, list) and reply[0] == -1:
-            self._send(pair, one, reply[1])  # the period is another by now
-        else:
-            self._confirmed(pair, one)
+            charge = self._charges[pair] = _Charge(self, one)
+        if not charge.in_flight:
+            charge.send()
 
-    def _confirmed(self, pair: Pair, one: Sum) -> None:
-        del self._sent[pair]
-        self._asked.discard(pair)
-        self.charged += one.calls
-        waiting = self._waiting.get(pair)
-        if waiting is None or not waiting.late:
-            self.behind.pop(pair, None)
-        if waiting is not None:
-            self._charge(pair)
-        elif not self._waiting and not self._sent:
-            self._idle()
+    def confirm(self, one: Sum) -> None:
+        """Forget a sum that Redis has charged, and send the key's next one."""
+        del self._charges[one.pair]
+        self.uncharged -= one.requests
+        following = self._sums.get(one.pair)
+        if following is None or not following.late:
+            self.delayed.pop(one.pair, None)
+        if following is not None:
+            self._charge(one.pair)
+        elif not self._sums and not self._charges:
+            self._on_all_charged()
 
 
 def charge_command(commands: Commands, prefix: str, one: Sum, now_us: int) -> bytes:
-    """What lua/limits/charge.lua asks for."""
+    """The command of `lua/limits/charge.lua` for a sum."""
     return commands.claims(
         load("limits/charge"),
         one.account,

@@ -1,4 +1,4 @@
-"""Redis' clock while Redis cannot be asked: its last answer, carried on by how long that is ago."""
+"""Redis time while Redis is unavailable: its last answer plus the time since."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from sidecar.core.model import MICRO
 
 
 class StoreClock:
-    """Reckons by the machine's monotonic clock, which nobody can set.
+    """An estimate of Redis time, on the machine's monotonic clock, which cannot be set.
 
-    This is for what one sidecar decides alone (its shares) and to say which period a call was in.
-    What all sidecars share is decided by Redis' own clock, in the scripts. Before the first answer
-    there is nothing but this machine's clock to go by.
+    It serves decisions of one sidecar (its local shares) and dates journal entries. Shared state
+    changes by Redis' own clock, in the scripts. Until the first answer of Redis, the estimate is
+    the machine's wall clock.
     """
 
     def __init__(
@@ -22,10 +22,10 @@ class StoreClock:
         self._monotonic = monotonic
         self._ahead_us = wall_us() - int(monotonic() * MICRO)
 
-    def heard(self, now_us: int) -> None:
-        """Redis has just said what time it is there."""
+    def set(self, now_us: int) -> None:
+        """Set the clock to the time that Redis has just answered."""
         self._ahead_us = now_us - int(self._monotonic() * MICRO)
 
     def now_us(self) -> int:
-        """Microseconds since the epoch, as Redis would say."""
+        """Microseconds since the epoch, in Redis time."""
         return self._ahead_us + int(self._monotonic() * MICRO)

@@ -1,60 +1,56 @@
-"""How many sidecars there are: each writes itself into Redis every second."""
+"""The number of sidecars: each one writes itself into Redis every second."""
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from sidecar.core.model import MICRO
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
 from sidecar.stores.connection.connect import Connection
-from sidecar.stores.connection.slots import slot_of
-from sidecar.stores.connection.wire import ReplyError, encode
 from sidecar.stores.local.clock import StoreClock
-from sidecar.stores.scripts import load
+from sidecar.stores.scripts import ScriptRefused, run
 
-LIFETIME_US: Final = 5 * MICRO  # one that is not heard of for so long is gone
+LIFETIME_US: Final = 5 * MICRO  # a sidecar counts as alive for so long after its last heartbeat
 
-State = Literal["well", "owing", "leaving"]
-Heard = Literal["told", "refused", "silent"]  # refused: Redis answers, and takes no writes
+State = Literal["charged", "uncharged", "leaving"]
+BeatResult = Literal["ok", "refused", "no_answer"]  # refused: Redis answers but takes no writes
 
 
 class Heartbeat:
-    """`alive`: sidecars when Redis last told, this one included, and for a lifetime not less than
-    it told before: a Redis that starts empty hears of them one after the other. `ready`: how many
-    have been heard of since the instant that was asked for, and owe nothing."""
+    """This sidecar's heartbeat, and what Redis answers about the others.
 
-    def __init__(self, wire: Connection, prefix: str, own_id: str, time: StoreClock) -> None:
+    `alive` is the number of sidecars, this one included. It falls only `LIFETIME_US` after it
+    was last confirmed, since the sidecars find a Redis that starts empty one after the other.
+    `ready` is the number of those that have charged their journals since a given instant.
+    """
+
+    def __init__(self, wire: Connection, prefix: str, own_id: str, clock: StoreClock) -> None:
         self.alive = 1
         self.ready = 0
-        self._until_us = 0  # `alive` does not fall before
+        self._falls_after_us = 0  # `alive` does not fall before
         self._wire = wire
         self._id = own_id
-        self._time = time
-        self._script = load("limits/beat")
-        self._names = keys.sidecars(prefix), keys.owing(prefix)
-        self._slot = slot_of(self._names[0])
+        self._clock = clock
+        self._names = keys.sidecars(prefix), keys.uncharged_sidecars(prefix)
 
-    async def beat(self, state: State, since_us: int = 0) -> Heard:
-        """Tell that this sidecar is alive, and hear of the others."""
-        command = encode(
-            b"EVALSHA", self._script.sha, 2, *self._names, self._id, state, LIFETIME_US, since_us
-        )
+    async def beat(self, state: State, since_us: int = 0) -> BeatResult:
+        """Send a heartbeat, and update `alive`, `ready` and the clock."""
         try:
-            reply: Any = await self._wire.execute(command, None, self._slot)
-            if isinstance(reply, ReplyError) and reply.text.startswith("NOSCRIPT"):
-                load_it = encode(b"SCRIPT", b"LOAD", self._script.text)
-                await self._wire.execute(load_it, None, self._slot)
-                reply = await self._wire.execute(command, None, self._slot)
+            reply = await run(
+                self._wire, "limits/beat", self._names, self._id, state, LIFETIME_US, since_us
+            )
+        except ScriptRefused:
+            return "refused"
         except StoreUnavailable:
-            return "silent"
-        if not isinstance(reply, list) or len(reply) != 3:
+            return "no_answer"
+        if len(reply) != 3:
             return "refused"
         if state != "leaving":
-            self._hear(*reply)
-        return "told"
+            self._update(*reply)
+        return "ok"
 
-    def _hear(self, alive: int, now_us: int, ready: int) -> None:
-        self._time.heard(now_us)
+    def _update(self, alive: int, now_us: int, ready: int) -> None:
+        self._clock.set(now_us)
         self.ready = ready
-        if alive >= self.alive or now_us >= self._until_us:
+        if alive >= self.alive or now_us >= self._falls_after_us:
             self.alive = max(1, alive)
-            self._until_us = now_us + LIFETIME_US
+            self._falls_after_us = now_us + LIFETIME_US

@@ -1,10 +1,12 @@
-"""What this process let pass without Redis' answer, on disk, until Redis was told.
+"""The requests that this process allowed without Redis, on disk until Redis has charged them.
 
-Laws of this file. Whatever is taken is also kept in memory by whoever charges it: the disk is for
-the process that dies. So nothing here refuses a call: what the disk does not take is counted and
-logged. One file at a time, made with the first entry and deleted when all of it is charged; its
-lock says that its process is alive. All files of a process have one id and one numbering: the id
-leaves a trace in Redis for each account. Commits are made on one worker thread, in groups.
+Rules of this file:
+- The `Charger` has each entry in memory, too. The disk is for a process that dies, so a failed
+  write refuses no request: it is counted and logged.
+- A process has one file at a time. Its first entry creates it, and it is deleted when all of it
+  is charged. A locked file belongs to a running process.
+- All files of a process have one id and one numbering, as Redis stores the id for each account.
+- One worker thread writes and syncs, in groups.
 """
 
 import asyncio
@@ -32,11 +34,11 @@ from sidecar.stores.local.journal_format import (
 log = logger("journal")
 
 SUFFIX: Final = ".journal"
-UNBORN: Final = ".new"  # until it is locked
+NEW_SUFFIX: Final = ".new"  # until it is locked
 MOST_OWNERS: Final = 20_000
-MOST_WAITING: Final = 8 << 20  # bytes that wait for the disk
+MOST_BUFFERED: Final = 8 << 20  # bytes that are not written yet
 RETRY_SECONDS: Final = 1.0
-CREATED_AGAIN: Final = 3
+CREATE_RETRIES: Final = 3
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -54,20 +56,22 @@ class Disk(Protocol):
 
 @dataclass(slots=True)
 class _File:
-    """The open journal. `size`: bytes that are safe on disk."""
+    """The open journal. `size`: bytes that are synced to disk."""
 
     header: JournalHeader
     path: Path
-    begun: bool = False  # its first line is taken
+    has_header: bool = False
     fd: int | None = None  # None until the first commit
     size: int = 0
-    dirty: bool = False  # bytes after `size` may be there
+    dirty: bool = False  # there may be bytes after `size`
     owners: dict[tuple[object, ...], tuple[int, Owner]] = field(default_factory=dict)
 
 
 class Journal:
-    """Belongs to one loop. `id` names it and no other, ever. `unwritten`: entries that only the
-    memory has."""
+    """The journal of this process, for one event loop.
+
+    `id` is unique for all time. `unwritten` counts entries that are only in memory.
+    """
 
     def __init__(
         self,
@@ -86,14 +90,14 @@ class Journal:
         self._max_bytes = max_bytes
         self._window = commit_window_s
         self._file: _File | None = None
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
-        self._in_flight: list[bytes] = []
+        self._buffer: list[bytes] = []
+        self._buffered_bytes = 0
+        self._batch: list[bytes] = []
         self._writing: asyncio.Future[None] | None = None
         self._writing_to: _File | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._trouble = ""
+        self._failure = ""
 
     def add(
         self,
@@ -103,29 +107,30 @@ class Journal:
         at_us: int,
         *,
         sidecars: int,
-        look: Callable[[QuotaLimit], Snapshot],
+        snapshot_of: Callable[[QuotaLimit], Snapshot],
         hold_id: str | None = None,
         is_open: bool = False,
     ) -> int:
-        """Take one call; the number of its entry. Never blocks, never raises."""
+        """Add one request; the number of its entry. Never blocks, never raises."""
         file = self._file
         if file is None:
             file = self._file = _File(
                 JournalHeader(self.id, sidecars), self.directory / (self.id + SUFFIX)
             )
         self._seq += 1
-        lines = [] if file.begun else [header_line(file.header)]
+        lines = [] if file.has_header else [header_line(file.header)]
         quotas = tuple(claim.limit for claim in claims if isinstance(claim.limit, QuotaLimit))
         name = (account.id, key_id, *map(id, quotas))
         owner = file.owners.get(name)
         if owner is None:
-            # Kept with its quotas, so that their ids stay theirs.
-            owner = len(file.owners), Owner(account, key_id, quotas, tuple(map(look, quotas)))
+            # The owner refers to its quotas, so that their id() stays theirs.
+            snapshots = tuple(map(snapshot_of, quotas))
+            owner = len(file.owners), Owner(account, key_id, quotas, snapshots)
             lines.append(owner_line(*owner))
         costs = tuple(claim.cost for claim in claims if isinstance(claim.limit, QuotaLimit))
         lines.append(entry_line(Entry(self._seq, owner[0], at_us, costs, hold_id, is_open)))
         if owner[0] < MOST_OWNERS and self._put(lines):
-            file.begun = True
+            file.has_header = True
             file.owners[name] = owner
         else:
             self.unwritten += 1
@@ -134,51 +139,50 @@ class Journal:
     def _put(self, lines: Sequence[bytes]) -> bool:
         size = sum(map(len, lines))
         on_disk = self._file.size if self._file else 0
-        waiting = self._waiting_bytes + size
-        if waiting > MOST_WAITING or on_disk + waiting > self._max_bytes:
-            self._complain(f"it is full: {on_disk + waiting} of {self._max_bytes} bytes")
+        waiting = self._buffered_bytes + size
+        if waiting > MOST_BUFFERED or on_disk + waiting > self._max_bytes:
+            self._log_failure(f"it is full: {on_disk + waiting} of {self._max_bytes} bytes")
             return False
-        self._waiting += lines
-        self._waiting_bytes = waiting
+        self._buffer += lines
+        self._buffered_bytes = waiting
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._window, self._fire)
+            self._timer = asyncio.get_running_loop().call_later(self._window, self._commit)
         return True
 
-    def _complain(self, why: str) -> None:
-        if not self._trouble:
-            log.error("journal_write_failed",
-                      directory=str(self.directory), error=why)  # fmt: skip
-        self._trouble = why
+    def _log_failure(self, error: str) -> None:
+        if not self._failure:
+            log.error("journal_write_failed", directory=str(self.directory), error=error)
+        self._failure = error
 
-    # Commits: decided on the loop, carried out on the worker thread.
+    # Commits start on the loop and run on the worker thread.
 
-    def _fire(self) -> None:
+    def _commit(self) -> None:
         self._timer = None
-        if self._writing is not None or not self._waiting or self._file is None:
+        if self._writing is not None or not self._buffer or self._file is None:
             return
-        self._in_flight, self._waiting = self._waiting, []
-        data, file = b"".join(self._in_flight), self._file
+        self._batch, self._buffer = self._buffer, []
+        data, file = b"".join(self._batch), self._file
         self._writing_to = file
         self._writing = asyncio.get_running_loop().run_in_executor(
             self._worker, self._write, file, data
         )
-        self._writing.add_done_callback(self._written)
+        self._writing.add_done_callback(self._on_written)
 
-    def _written(self, result: "asyncio.Future[None]") -> None:
+    def _on_written(self, result: "asyncio.Future[None]") -> None:
         self._writing = None
-        lines, self._in_flight = self._in_flight, []
+        lines, self._batch = self._batch, []
         error = result.exception()
         if error is None or self._writing_to is not self._file:
-            self._waiting_bytes -= sum(map(len, lines))
-            if error is None and self._trouble:
-                log.info("journal_write_recovered", was=self._trouble)
-                self._trouble = ""
+            self._buffered_bytes -= sum(map(len, lines))
+            if error is None and self._failure:
+                log.info("journal_write_recovered", error=self._failure)
+                self._failure = ""
         else:
-            self._waiting[:0] = lines
-            self._complain(getattr(error, "strerror", None) or repr(error))
-        if self._waiting and self._timer is None:
+            self._buffer[:0] = lines
+            self._log_failure(getattr(error, "strerror", None) or repr(error))
+        if self._buffer and self._timer is None:
             delay = self._window if error is None else RETRY_SECONDS
-            self._timer = asyncio.get_running_loop().call_later(delay, self._fire)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._commit)
 
     def _write(self, file: _File, data: bytes) -> None:
         """Append whole lines durably, or leave the file as it was. Raises OSError."""
@@ -193,18 +197,17 @@ class Journal:
         file.size += len(data)
 
     def _create(self, path: Path) -> int:
-        """Who looks for files of the dead may find this one before it is locked, and delete it:
-        then it is made anew."""
-        for _ in range(CREATED_AGAIN):
+        """Create the file, again if another process finds it unlocked and deletes it."""
+        for _ in range(CREATE_RETRIES):
             with contextlib.suppress(BlockingIOError, FileNotFoundError):
                 return self._create_once(path)
         return self._create_once(path)
 
     def _create_once(self, path: Path) -> int:
-        """A file under its name is locked: whoever finds it unlocked knows its owner to be dead."""
+        """Create a file that is locked before it has its name: an unlocked one is abandoned."""
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        new = path.with_suffix(UNBORN)
-        new.unlink(missing_ok=True)  # of an attempt that failed
+        new = path.with_suffix(NEW_SUFFIX)
+        new.unlink(missing_ok=True)  # left by a failed attempt
         fd = self._disk.open(new, _CREATE, 0o640)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,12 +223,12 @@ class Journal:
             self._timer.cancel()
 
     def discard(self) -> None:
-        """All of it is charged: the next entry begins another one."""
+        """Delete the file, as all of it is charged. The next entry creates another one."""
         file, self._file = self._file, None
         if file is None:
             return
-        self._waiting.clear()
-        self._waiting_bytes = sum(map(len, self._in_flight))
+        self._buffer.clear()
+        self._buffered_bytes = sum(map(len, self._batch))
         asyncio.get_running_loop().run_in_executor(self._worker, self._delete, file)
 
     def _delete(self, file: _File) -> None:
@@ -235,16 +238,16 @@ class Journal:
             self._disk.remove(file.path)
             self._disk.sync_directory(file.path.parent)
         except OSError as error:
-            # It is charged again after a restart, which changes nothing: see lua/limits/charge.lua.
+            # A later process charges it again, which changes nothing: see lua/limits/charge.lua.
             log.warning("journal_not_deleted", file=str(file.path), error=error.strerror)
         os.close(file.fd)
         file.fd = None
 
     async def close(self) -> None:
-        """Write what waits, once, and let go of the file. Idempotent."""
-        for _ in range(2):  # what is being written, then what waits
+        """Write what is not written yet, once, and close the file. Idempotent."""
+        for _ in range(2):  # the write that is running, then the rest
             self._cancel_timer()
-            self._fire()
+            self._commit()
             writing = self._writing
             if writing is not None:
                 await asyncio.wait([writing])

@@ -1,14 +1,13 @@
-"""What stands in a journal: a JSON array a line, the first element names the kind.
+"""The format of a journal: one JSON array per line; its first element is the kind of line.
 
-    ["journal", 1, "<id>", <sidecars>]                     the first line
-    ["of", <n>, <account>, <key id>, <quotas>, <looks>]    who entries with n are of, and how
-                                                           Redis last showed those quotas
-    ["open", <seq>, <n>, <at µs>, <costs>, "<hold>"]       a call that goes on, at its estimate
-    ["used", <seq>, <n>, <at µs>, <costs>, "<hold>"|null]  a call and its final cost
+    ["journal", 1, "<id>", <sidecars>]                       the first line
+    ["of", <n>, <account>, <key id>, <quotas>, <snapshots>]  the owner of entries with n, and the
+                                                             last known state of its quotas
+    ["open", <seq>, <n>, <at µs>, <costs>, "<hold>"]         a request in flight, at its estimate
+    ["used", <seq>, <n>, <at µs>, <costs>, "<hold>"|null]    a request at its actual cost
 
-A quota stands with all that counting it takes, so that a journal can be charged by a process that
-has another plan file, or none; so does a team's share of one. Numbers of entries (seq) rise by
-one within a journal.
+A line has a quota's or a team share's whole definition, so that a process with another plan file,
+or none, can charge the journal. Entries are numbered (seq) from 1 without gaps.
 """
 
 import json
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.model import Account, Claim, QuotaLimit, Scope, TeamShare
+from sidecar.core.model import Account, QuotaLimit, Scope, TeamShare
 from sidecar.core.shares import Snapshot
 
 VERSION: Final = 1
@@ -25,16 +24,16 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose entries are: an account's key, with the quotas that its calls count against."""
+    """The key that entries belong to, and the quotas that its requests count against."""
 
     account: Account
     key_id: str
     quotas: tuple[QuotaLimit, ...]
-    looks: tuple[Snapshot, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
 
 
 class Entry(NamedTuple):
-    """One call. `costs` in the order of the owner's quotas; `at_us` in Redis time."""
+    """One request. `costs` in the order of the owner's quotas; `at_us` in Redis time."""
 
     seq: int
     owner: int
@@ -45,14 +44,14 @@ class Entry(NamedTuple):
 
 
 class JournalHeader(NamedTuple):
-    """`sidecars`: how many there were when it began."""
+    """A journal's id, and the number of sidecars when the journal was created."""
 
     id: str
     sidecars: int
 
 
-class Named(NamedTuple):
-    """An owner, and the number under which entries name it."""
+class NumberedOwner(NamedTuple):
+    """An owner, and the number by which entries refer to it."""
 
     number: int
     owner: Owner
@@ -63,35 +62,35 @@ def _line(*values: object) -> bytes:
 
 
 def header_line(header: JournalHeader) -> bytes:
-    """The first line."""
+    """The first line of a journal."""
     return _line("journal", VERSION, header.id, header.sidecars)
 
 
 def owner_line(number: int, owner: Owner) -> bytes:
-    """Precedes the first entry of this owner."""
+    """The line that precedes the first entry of an owner."""
     account = owner.account
     anchor = account.anchor.isoformat() if account.anchor else None
     quotas = [
         [q.id, q.meter, q.units, q.cap, q.period, q.per, q.rollover, *_team(q)]
         for q in owner.quotas
-    ]  # fmt: skip
-    who = [account.id, account.plan, account.timezone, anchor]
-    return _line("of", number, who, owner.key_id, quotas, owner.looks)
+    ]
+    record = [account.id, account.plan, account.timezone, anchor]
+    return _line("of", number, record, owner.key_id, quotas, owner.snapshots)
 
 
 def _team(quota: QuotaLimit) -> list[object]:
-    """What is written more of a team's share. What the other teams have, charging does not ask."""
+    """The additional fields of a team share. Charging does not need the other teams' shares."""
     return [quota.team, quota.lends] if isinstance(quota, TeamShare) else []
 
 
 def entry_line(entry: Entry) -> bytes:
-    """One call."""
+    """The line of one request."""
     kind = "open" if entry.is_open else "used"
     return _line(kind, entry.seq, entry.owner, entry.at_us, entry.costs, entry.hold_id)
 
 
-def read_line(line: bytes, owners: Mapping[int, Owner]) -> JournalHeader | Named | Entry:
-    """What a line says. Raises ValueError for what is none, or names an owner not in `owners`."""
+def read_line(line: bytes, owners: Mapping[int, Owner]) -> JournalHeader | NumberedOwner | Entry:
+    """A line as a value. Raises ValueError if it is invalid, or its owner is not in `owners`."""
     try:
         kind, *values = json.loads(line)
         if kind == "journal":
@@ -105,20 +104,20 @@ def read_line(line: bytes, owners: Mapping[int, Owner]) -> JournalHeader | Named
 
 def _header(version: int, identity: str, sidecars: int) -> JournalHeader:
     if version != VERSION or not isinstance(identity, str) or not identity:
-        raise ValueError("a journal of another version")
+        raise ValueError("not a journal of this version")
     return JournalHeader(identity, _whole(sidecars))
 
 
 def _named(
-    number: int, who: Sequence[Any], key_id: str, quotas: Sequence[Any], looks: Sequence[Any]
-) -> Named:
-    name, plan, timezone, anchor = who
+    number: int, record: Sequence[Any], key_id: str, quotas: Sequence[Any], states: Sequence[Any]
+) -> NumberedOwner:
+    name, plan, timezone, anchor = record
     account = Account(name, plan, timezone, date.fromisoformat(anchor) if anchor else None)
     limits = tuple(_quota(*quota) for quota in quotas)
-    seen = tuple(Snapshot(*map(_whole, look)) for look in looks)
-    if len(seen) != len(limits):
-        raise ValueError("a look for each quota is missing")
-    return Named(_whole(number), Owner(account, key_id, limits, seen))
+    snapshots = tuple(Snapshot(*map(_whole, state)) for state in states)
+    if len(snapshots) != len(limits):
+        raise ValueError("not one snapshot per quota")
+    return NumberedOwner(_whole(number), Owner(account, key_id, limits, snapshots))
 
 
 def _quota(
@@ -128,10 +127,10 @@ def _quota(
         return QuotaLimit(
             name, meter, _whole(units), period, _whole(cap), (), per, _whole(rollover)
         )
-    whose, lends = team
-    if not isinstance(whose, str) or not isinstance(lends, bool):
-        raise ValueError("not a team's share")
-    return TeamShare(name, meter, _whole(units), period, _whole(cap), team=whose, lends=lends)
+    team_id, lends = team
+    if not isinstance(team_id, str) or not isinstance(lends, bool):
+        raise ValueError("not a team share")
+    return TeamShare(name, meter, _whole(units), period, _whole(cap), team=team_id, lends=lends)
 
 
 def _entry(
@@ -139,21 +138,12 @@ def _entry(
     *, owners: Mapping[int, Owner],
 ) -> Entry:  # fmt: skip
     if kind not in ("open", "used") or len(costs) != len(owners[owner].quotas):
-        raise ValueError("not an entry of a journal")
+        raise ValueError("not a journal entry")
     numbers = tuple(map(_whole, costs))
     return Entry(_whole(seq), owner, _whole(at_us), numbers, hold_id, kind == "open")
 
 
 def _whole(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError("not a number from 0")
+        raise ValueError("not an integer of at least 0")
     return value
-
-
-def claims_of(owner: Owner, costs: Sequence[int]) -> tuple[Claim, ...]:
-    """The costs as claims that are counted whatever there is."""
-    return tuple(
-        Claim(quota, cost, forced=True)
-        for quota, cost in zip(owner.quotas, costs, strict=True)
-        if cost
-    )

@@ -1,9 +1,10 @@
-"""When this sidecar counts alone, and when no longer.
+"""Decides which accounts this sidecar enforces in local mode, and when Redis takes over again.
 
-Away: Redis cannot be reached. Then everything is counted here. When Redis is back, calls that take
-from shares go on being counted here until every sidecar that was there has charged what it let
-pass, or has had the time to: else one would give out what another has used. Without being away,
-only accounts are counted here that Redis did not answer for; they come back in the same way.
+While Redis is unavailable, all accounts are on local shares. When it is available again, requests
+of `local` plans stay on local shares until every sidecar has charged its journal, for at most
+`PATIENCE_SECONDS`. Otherwise one sidecar would grant units that another has used. If Redis is
+available but does not answer some requests, only their accounts are on local shares. They return
+to Redis in the same way.
 """
 
 import asyncio
@@ -21,205 +22,221 @@ from sidecar.stores.connection.connect import Connection
 from sidecar.stores.local.abandoned_journals import AbandonedJournals
 from sidecar.stores.local.charger import Charger
 from sidecar.stores.local.heartbeat import Heartbeat
-from sidecar.stores.local.journal_reader import Past
+from sidecar.stores.local.journal_reader import JournalSummary
 from sidecar.stores.local.shares import LocalLimits
 from sidecar.stores.redis import RedisLimitStore
-from sidecar.stores.settler import HeldCall
+from sidecar.stores.settler import OpenReservation
 
 log = logger("stores")
 
 BEAT_SECONDS: Final = 1.0
-TURN_SECONDS: Final = 0.05  # while something is counted alone
-PATIENCE_SECONDS: Final = 3.0  # with sidecars that do not come back: longer than connecting takes
-LOOK_SECONDS: Final = 5.0  # between two looks for journals of dead processes
+TURN_SECONDS: Final = 0.05  # while an account is on local shares
+PATIENCE_SECONDS: Final = 3.0  # for other sidecars to return: longer than connecting takes
+FIND_SECONDS: Final = 5.0  # between two searches for abandoned journals
 CLOSE_SECONDS: Final = 2.0
-REFUSED: Final = 3  # heartbeats in a row: Redis is there, and takes no writes
-AT_ONCE: Final = 500  # accounts that go back to Redis in one turn
+REFUSED: Final = 3  # heartbeats in a row that show that Redis takes no writes
+RETURNED_AT_ONCE: Final = 500  # accounts that return to Redis in one turn
 
 
 @dataclass(slots=True)
-class Absence:
-    """A time in which something is counted alone."""
+class Outage:
+    """A time in which at least one account is on local shares."""
 
     since_us: int  # Redis time
     began: datetime
-    away: bool = False
-    was_away: bool = False
-    back: float | None = None  # loop time at which Redis was seen again
-    over: bool = False  # accounts go back to Redis
+    all_local: bool = False
+    was_all_local: bool = False
+    available_since: float | None = None  # loop time; None while Redis is unavailable
+    ending: bool = False  # accounts return to Redis
 
 
-class ModeKeeper:
-    """`absence` is None while Redis counts everything. `released` is told of accounts, before
-    Redis is asked again about them."""
+class LocalMode:
+    """Switches accounts between Redis and local shares. `outage`: None while Redis decides all.
+
+    `run` has to run all the time; `start` comes first, `close` last. `before_return` gets the
+    ids of accounts before they return to Redis.
+    """
 
     def __init__(
         self,
         redis: RedisLimitStore,
         wire: Connection,
-        alone: LocalLimits,
+        local: LocalLimits,
         *,
-        heart: Heartbeat,
+        heartbeat: Heartbeat,
         charger: Charger,
-        inherited: AbandonedJournals,
+        abandoned: AbandonedJournals,
         now_us: Callable[[], int],
-        released: Callable[[Collection[str]], None],
+        before_return: Callable[[Collection[str]], None],
     ) -> None:
-        self.absence: Absence | None = None
-        self.inherited = inherited
-        self.heart = heart
+        self.outage: Outage | None = None
+        self.abandoned = abandoned
+        self.heartbeat = heartbeat
         self._redis = redis
         self._wire = wire
-        self._alone = alone
+        self._local = local
         self._charger = charger
         self._now_us = now_us
-        self._released = released
+        self._before_return = before_return
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        self._heir: asyncio.Task[None] | None = None
-        self._looked = self._loop.time()
+        self._charging: asyncio.Task[None] | None = None  # abandoned journals
+        self._found_at = self._loop.time()
         self._refused = 0  # heartbeats in a row
-        self._in_redis: dict[str, list[HeldCall]] | None = None
+        self._reservations: dict[str, list[OpenReservation]] | None = None
 
     @property
-    def away(self) -> bool:
-        """Whether all calls that take from shares are counted here."""
-        return self.absence is not None and self.absence.away
+    def all_local(self) -> bool:
+        """Whether all accounts are on local shares."""
+        return self.outage is not None and self.outage.all_local
 
     @property
-    def asks_both(self) -> bool:
-        """Whether Redis is back and knows all that was let pass here: then it is asked as well,
-        so that nothing passes that it refuses, nor what may be left to others."""
-        owing = self._charger.behind or self.inherited.waiting
-        return self._wire.reachable and not owing
+    def redis_decides_too(self) -> bool:
+        """Whether Redis is available and has charged all requests of this sidecar.
 
-    def held_in_redis(self, account_id: str) -> list[HeldCall]:
-        """Calls of the account that hold slots in Redis."""
+        Then Redis checks requests on local shares as well, so that none exceeds a limit.
+        """
+        return self._wire.reachable and not self._is_uncharged()
+
+    def _is_uncharged(self) -> bool:
+        return bool(self._charger.delayed or self.abandoned.uncharged)
+
+    def open_in_redis(self, account_id: str) -> list[OpenReservation]:
+        """The account's open reservations in Redis: this sidecar releases their slots."""
         settler = self._redis.settler
-        if self._in_redis is None:
-            self._in_redis = {}
-            for call in settler.held():
-                self._in_redis.setdefault(call.account.id, []).append(call)
-        calls = self._in_redis.get(account_id, [])
-        return [call for call in calls if settler.is_open(call.hold_id)]
+        if self._reservations is None:
+            self._reservations = {}
+            for one in settler.open_reservations():
+                self._reservations.setdefault(one.account.id, []).append(one)
+        reservations = self._reservations.get(account_id, [])
+        return [one for one in reservations if settler.is_open(one.hold_id)]
 
-    def lose(self, why: str, *, away: bool = False) -> None:
-        """Redis did not answer. `away`: nor can it be reached; else that is looked at here."""
-        absence = self.absence
-        if absence is None:
-            absence = self.absence = Absence(self._now_us(), datetime.now(UTC))
-            self._alone.ways = max(self._alone.ways, self.heart.alive)
+    def report_failure(self, error: str, *, unavailable: bool = False) -> None:
+        """Start or continue an outage, as Redis did not answer a request.
+
+        `unavailable`: Redis takes no requests at all; otherwise the connection decides that.
+        """
+        outage = self.outage
+        if outage is None:
+            outage = self.outage = Outage(self._now_us(), datetime.now(UTC))
+            self._local.sidecars = max(self._local.sidecars, self.heartbeat.alive)
             self._wake.set()
-        if away or not self._wire.reachable:
-            absence.back, absence.over = None, False
-            if not absence.away:
-                absence.away = absence.was_away = True
-                log.warning("local_mode_started", error=why, sidecars=self._alone.ways)
+        if unavailable or not self._wire.reachable:
+            outage.available_since, outage.ending = None, False
+            if not outage.all_local:
+                outage.all_local = outage.was_all_local = True
+                log.warning("local_mode_started", error=error, sidecars=self._local.sidecars)
 
-    async def take_over(self) -> None:
-        """What former processes of this sidecar let pass: it is of our share, and owed."""
-        pasts = await self.inherited.find()
-        for past in pasts:
-            self._alone.ways = max(self._alone.ways, past.sidecars)
-        for past in pasts:
-            self._count(past)
-        if pasts:
-            self.lose("a former process has left what it did not charge", away=True)
+    async def start(self) -> None:
+        """Lock abandoned journals. Their requests used this sidecar's shares, and are uncharged."""
+        journals = await self.abandoned.find()
+        for journal in journals:
+            self._local.sidecars = max(self._local.sidecars, journal.sidecars)
+        for journal in journals:
+            self._count(journal)
+        if journals:
+            self.report_failure("abandoned journals are not charged yet", unavailable=True)
 
-    def _count(self, past: Past) -> None:
-        for (number, _), (at_us, units) in past.used.items():
-            owner = past.owners[number]
+    def _count(self, journal: JournalSummary) -> None:
+        for (number, _), (at_us, units) in journal.used.items():
+            owner = journal.owners[number]
             names = [keys.limit_field(quota, owner.key_id) for quota in owner.quotas]
             claims = [
                 Claim(quota, cost, forced=True)
                 for quota, cost in zip(owner.quotas, units, strict=True)
             ]
-            looks = dict(zip(names, owner.looks, strict=True))
+            snapshots = dict(zip(names, owner.snapshots, strict=True))
             with contextlib.suppress(StoreUnavailable):  # no room: it is still charged
-                self._alone.count_before(owner.account, owner.key_id, claims, at_us, looks)
+                self._local.count_past(owner.account, owner.key_id, claims, at_us, snapshots)
 
     async def run(self) -> None:
-        """Tell that this sidecar is alive, charge, come back; until cancelled."""
+        """Send heartbeats, charge journals and return accounts to Redis, until cancelled."""
         while True:
             await self._turn()
             self._wake.clear()
-            pause = BEAT_SECONDS if self.absence is None else TURN_SECONDS
+            pause = BEAT_SECONDS if self.outage is None else TURN_SECONDS
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
 
     async def _turn(self) -> None:
-        absence = self.absence
+        outage = self.outage
         if not self._wire.reachable:
-            self.lose(self._wire.last_error or "it does not answer in time", away=True)
-        elif absence is None:
-            if await self.heart.beat("well") != "told":
-                self.lose("the heartbeat was not answered")
-            await self._look_for_journals()
+            error = self._wire.last_error or "Redis does not answer in time"
+            self.report_failure(error, unavailable=True)
+        elif outage is None:
+            if await self.heartbeat.beat("charged") != "ok":
+                self.report_failure("the heartbeat failed")
+            await self._find_abandoned()
         else:
-            await self._return(absence)
+            await self._end_outage(outage)
 
-    async def _look_for_journals(self) -> None:
-        if self._loop.time() - self._looked >= LOOK_SECONDS:
-            self._looked = self._loop.time()
-            await self.inherited.find()
-            self._inherit()
+    async def _find_abandoned(self) -> None:
+        if self._loop.time() - self._found_at >= FIND_SECONDS:
+            self._found_at = self._loop.time()
+            await self.abandoned.find()
+            self._charge_abandoned()
 
-    def _inherit(self) -> None:
-        if self.inherited.waiting and (self._heir is None or self._heir.done()):
-            self._heir = self._loop.create_task(self.inherited.charge())
+    def _charge_abandoned(self) -> None:
+        if self.abandoned.uncharged and (self._charging is None or self._charging.done()):
+            self._charging = self._loop.create_task(self.abandoned.charge())
 
-    async def _return(self, absence: Absence) -> None:
-        if absence.back is None:
-            absence.back = self._loop.time()
+    async def _end_outage(self, outage: Outage) -> None:
+        if outage.available_since is None:
+            outage.available_since = self._loop.time()
         self._charger.turn()
-        self._inherit()
-        owing = bool(self._charger.behind or self.inherited.waiting)
-        heard = await self.heart.beat("owing" if owing else "well", absence.since_us)
-        self._refused = self._refused + 1 if heard == "refused" else 0
+        self._charge_abandoned()
+        uncharged = self._is_uncharged()
+        result = await self.heartbeat.beat("uncharged" if uncharged else "charged", outage.since_us)
+        self._refused = self._refused + 1 if result == "refused" else 0
         if self._refused >= REFUSED:
-            self.lose("redis takes no writes", away=True)
-        if heard == "refused" or absence is not self.absence or absence.back is None:
-            return  # or lost again meanwhile
-        # Of a cluster the part may be lost that tells who is alive.
-        everyone = heard == "told" and self.heart.ready >= max(self._alone.ways, self.heart.alive)
-        waited = self._loop.time() - absence.back >= PATIENCE_SECONDS
-        if absence.over or waited or (everyone and not owing):
-            absence.over, absence.away = True, False
-            self._release()
-            if not len(self._alone) and not self._charger.behind:
-                self._end(absence)
+            self.report_failure("Redis takes no writes", unavailable=True)
+        if result == "refused" or outage is not self.outage or outage.available_since is None:
+            return  # or unavailable again since the heartbeat was sent
+        # In a cluster, the shard with the heartbeats may be the one that is unavailable.
+        expected = max(self._local.sidecars, self.heartbeat.alive)
+        all_ready = result == "ok" and self.heartbeat.ready >= expected
+        waited = self._loop.time() - outage.available_since >= PATIENCE_SECONDS
+        if outage.ending or waited or (all_ready and not uncharged):
+            outage.ending, outage.all_local = True, False
+            self._return_accounts()
+            if not len(self._local) and not self._charger.delayed:
+                self._finish(outage)
 
-    def _release(self) -> None:
-        """Let Redis count accounts again, but those that owe. What is in buckets goes ahead."""
-        owing = {account_id for account_id, _ in self._charger.behind}
-        ids = [one for one in self._alone.accounts if one not in owing][:AT_ONCE]
-        self._redis.load()
+    def _return_accounts(self) -> None:
+        """Let Redis enforce accounts again, unless they are uncharged. Bucket levels go first."""
+        uncharged = {account_id for account_id, _ in self._charger.delayed}
+        ids = [one for one in self._local.accounts if one not in uncharged][:RETURNED_AT_ONCE]
+        self._redis.load_count_script()
         for account_id in ids:
-            for account, key_id, claim in self._alone.levels(account_id):
+            for account, key_id, claim in self._local.levels(account_id):
                 self._redis.count(account, key_id, (claim,))
-        self._released(set(ids))
+        self._before_return(set(ids))
         for account_id in ids:
-            self._alone.forget(account_id)
+            self._local.forget(account_id)
 
-    def _end(self, absence: Absence) -> None:
-        self.absence = self._in_redis = None
-        self._alone.ways = 1
-        if absence.was_away:
-            seconds = (datetime.now(UTC) - absence.began).total_seconds()
-            log.info("local_mode_ended", alone_since=absence.began.isoformat(),
-                     seconds=round(seconds, 1), sidecars=self.heart.alive)  # fmt: skip
+    def _finish(self, outage: Outage) -> None:
+        self.outage = self._reservations = None
+        self._local.sidecars = 1
+        if outage.was_all_local:
+            duration_s = round((datetime.now(UTC) - outage.began).total_seconds(), 1)
+            log.info(
+                "local_mode_ended",
+                since=outage.began.isoformat(),
+                duration_s=duration_s,
+                sidecars=self.heartbeat.alive,
+            )
 
     async def close(self) -> None:
-        """Charge what can be charged in a bounded time; say that this sidecar is leaving."""
+        """Charge for a bounded time, and announce that this sidecar leaves."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
-                while self._wire.reachable and self._charger.owed:
+                while self._wire.reachable and self._charger.uncharged:
                     self._charger.turn()
                     await asyncio.sleep(0.01)
-        if self._heir is not None:
-            self._heir.cancel()
-            await asyncio.gather(self._heir, return_exceptions=True)
-        self.inherited.close()
+        if self._charging is not None:
+            self._charging.cancel()
+            await asyncio.gather(self._charging, return_exceptions=True)
+        self.abandoned.close()
         if self._wire.reachable:
-            await self.heart.beat("leaving")
+            await self.heartbeat.beat("leaving")

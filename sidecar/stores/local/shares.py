@@ -1,7 +1,7 @@
-"""Limits that this sidecar counts alone: its share of each, from what Redis said last.
+"""Limits in local mode: this sidecar's share of each, from their last known state in Redis.
 
-The reference arithmetic on shares in the place of limits. Nothing that was counted is forgotten
-while it is needed: an account for which there is no room is one of which nobody can tell.
+This is the reference arithmetic (`core.account`) on shares instead of limits. It forgets no
+account during an outage. Beyond the bound, requests of further accounts are not decided here.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,18 +29,18 @@ from sidecar.core.shares import NEVER_SEEN, Own, Snapshot
 from sidecar.core.survey import Ask
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
-from sidecar.stores.settler import HeldCall
+from sidecar.stores.settler import OpenReservation
 
 MOST_ACCOUNTS: Final = 10_000
 MOST_LIMITS: Final = 50_000  # of all accounts; those per key count for each key
 FOREVER_US: Final = 1 << 60
-FULL: Final = "Redis is gone, and as many accounts as there is room for are counted without it"
+FULL: Final = "Redis is unavailable, and local mode has no room for another account"
 
-Snapshots = Mapping[str, Snapshot]
+SnapshotsByField = Mapping[str, Snapshot]
 
 
 class LocalShare(NamedTuple):
-    """This sidecar's part of one limit of an account, until the quota's period ends."""
+    """This sidecar's part of one limit of an account, until the end of the quota's period."""
 
     limit: Limit
     part: Limit
@@ -51,30 +51,32 @@ class LocalShare(NamedTuple):
 @dataclass(slots=True)
 class _Account:
     account: Account
-    looks: Snapshots
+    snapshots: SnapshotsByField
     shares: dict[str, LocalShare] = field(default_factory=dict)
-    ledger: AccountState = NEW
+    state: AccountState = NEW
 
 
 class LocalLimits:
-    """`ways`: how many sidecars share what is left. `look` tells what Redis said last of an
-    account; `window` the period of a quota; `held` the account's calls that hold slots in Redis,
-    which are this sidecar's to give when they end."""
+    """This sidecar's local shares: one of `sidecars` equal parts of what is left.
+
+    `snapshots_of`: the last known state of an account's limits. `window`: the period of a quota.
+    `open_in_redis`: the account's open reservations in Redis, whose slots this sidecar releases.
+    """
 
     def __init__(
         self,
         now_us: Callable[[], int],
         *,
-        look: Callable[[str], Snapshots],
+        snapshots_of: Callable[[str], SnapshotsByField],
         window: Callable[[QuotaLimit, Account, int], Window],
-        held: Callable[[str], Iterable[HeldCall]] = lambda _: (),
+        open_in_redis: Callable[[str], Iterable[OpenReservation]] = lambda _: (),
         accounts: int = MOST_ACCOUNTS,
     ) -> None:
-        self.ways = 1
+        self.sidecars = 1
         self._now_us = now_us
-        self._look = look
+        self._snapshots_of = snapshots_of
         self._window = window
-        self._held = held
+        self._open_in_redis = open_in_redis
         self._most = accounts
         self._accounts: dict[str, _Account] = {}
         self._limits = 0
@@ -93,65 +95,70 @@ class LocalLimits:
         hold: Hold | None,
         when_down: WhenDown,
     ) -> Answer:
-        """Grant all claims or none, out of the shares; the answer tells of the whole limits.
+        """Grant all claims or none, from the shares. The answer describes the whole limits.
 
-        Raises StoreUnavailable when there is no room for one more account or limit.
+        Raises StoreUnavailable without room for another account or limit.
         """
         now_us = self._now_us()
         own = self._own(account)
         asks = [self._ask(own, account, key_id, claim, now_us, when_down) for claim in claims]
         if hold is not None:
             hold = hold._replace(lease_us=FOREVER_US)  # it ends with this process
-        answer, own.ledger = accounts.reserve(own.ledger, asks, now_us, hold)
-        return _as_a_whole(answer, claims, asks, own.looks)
+        answer, own.state = accounts.reserve(own.state, asks, now_us, hold)
+        return _whole_limits(answer, claims, asks, own.snapshots)
 
     def settle(self, account: Account, key_id: str, claims: Sequence[Claim], hold_id: str) -> None:
-        """Correct what an open call has used of the shares, and give its slots back."""
+        """Correct what a request in flight has used of the shares, and release its slots."""
         own, now_us = self._accounts.get(account.id), self._now_us()
-        if own is not None and hold_id in own.ledger.opened:
+        if own is not None and hold_id in own.state.opened:
             asks = [self._ask(own, account, key_id, claim, now_us, "local") for claim in claims]
-            _, own.ledger = accounts.settle(own.ledger, hold_id, asks, now_us)
+            _, own.state = accounts.settle(own.state, hold_id, asks, now_us)
 
-    def count_before(
-        self, account: Account, key_id: str, claims: Iterable[Claim], at_us: int, looks: Snapshots
+    def count_past(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Iterable[Claim],
+        at_us: int,
+        snapshots: SnapshotsByField,
     ) -> None:
-        """What a former process of this sidecar let pass, and what it knew."""
+        """Count requests in an abandoned journal, and use its snapshots if they are newer."""
         own = self._own(account)
         newer = {
-            name: look
-            for name, look in looks.items()
-            if look.now_us >= own.looks.get(name, NEVER_SEEN).now_us
+            name: snapshot
+            for name, snapshot in snapshots.items()
+            if snapshot.now_us >= own.snapshots.get(name, NEVER_SEEN).now_us
         }
-        own.looks = {**own.looks, **newer}
+        own.snapshots = {**own.snapshots, **newer}
         for claim in claims:
             forced = replace(claim, forced=True)
             ask = self._ask(own, account, key_id, forced, at_us, "local")
-            _, own.ledger = accounts.reserve(own.ledger, [ask], at_us)
+            _, own.state = accounts.reserve(own.state, [ask], at_us)
 
-    def looks(self, account_id: str) -> Snapshots:
-        """What is known of an account's limits, by their names."""
+    def snapshots(self, account_id: str) -> SnapshotsByField:
+        """The last known state of an account's limits, by their fields."""
         own = self._accounts.get(account_id)
-        return self._look(account_id) if own is None else own.looks
+        return self._snapshots_of(account_id) if own is None else own.snapshots
 
     def levels(self, account_id: str) -> list[tuple[Account, str, Claim]]:
-        """What is in the account's buckets, in whole units rounded up, and the key of each."""
+        """Used units of the account's buckets, rounded up, each with its key."""
         own, now_us = self._accounts[account_id], self._now_us()
-        found = []
+        levels = []
         for name, (limit, part, _, key_id) in own.shares.items():
             if isinstance(limit, RateLimit) and isinstance(part, RateLimit):
-                used = drained(part, own.ledger.states[name], now_us).used
+                used = drained(part, own.state.states[name], now_us).used
                 if used:
                     claim = Claim(limit, -(-used // MICRO), forced=True)
-                    found.append((own.account, key_id, claim))
-        return found
+                    levels.append((own.account, key_id, claim))
+        return levels
 
     @property
     def accounts(self) -> list[str]:
-        """Ids of the accounts that are counted here."""
+        """Ids of the accounts on local shares."""
         return list(self._accounts)
 
     def forget(self, account_id: str) -> None:
-        """Redis counts this account again."""
+        """Drop an account, as Redis enforces it again."""
         own = self._accounts.pop(account_id, None)
         if own is not None:
             self._limits -= len(own.shares)
@@ -161,20 +168,20 @@ class LocalLimits:
         if own is None:
             if len(self._accounts) >= self._most:
                 raise StoreUnavailable(FULL)
-            own = self._accounts[account.id] = _Account(account, self._look(account.id))
-            for call in self._held(account.id):
-                self._hold_slots(call)
+            own = self._accounts[account.id] = _Account(account, self._snapshots_of(account.id))
+            for reservation in self._open_in_redis(account.id):
+                self._take_slots(reservation)
         return own
 
-    def _hold_slots(self, call: HeldCall) -> None:
-        taken = [
+    def _take_slots(self, reservation: OpenReservation) -> None:
+        slots = [
             replace(claim, forced=True)
-            for claim in call.claims
+            for claim in reservation.claims
             if isinstance(claim.limit, ConcurrencyLimit)
         ]
-        if taken:
-            hold = Hold(call.hold_id, FOREVER_US)
-            self.reserve(call.account, call.key_id, taken, hold, "local")
+        if slots:
+            hold = Hold(reservation.hold_id, FOREVER_US)
+            self.reserve(reservation.account, reservation.key_id, slots, hold, "local")
 
     def _ask(
         self,
@@ -192,9 +199,9 @@ class LocalLimits:
         window = None
         if isinstance(claim.limit, QuotaLimit):
             window = self._window(claim.limit, account, now_us)
-        free = claim.forced or when_down == "allow"
+        forced = claim.forced or when_down == "allow"
         others = keys.other_fields(claim.limit)
-        return Ask(name, Claim(share.part, claim.cost, free), window, others)
+        return Ask(name, Claim(share.part, claim.cost, forced), window, others)
 
     def _share(
         self,
@@ -206,14 +213,14 @@ class LocalLimits:
         now_us: int,
         when_down: WhenDown,
     ) -> LocalShare:
-        limit, look = claim.limit, own.looks.get(name, NEVER_SEEN)
-        # What keeps critical calls from being abused is not divided: that would refuse some.
-        ways = 1 if when_down == "critical" and not claim.forced else self.ways
+        limit, snapshot = claim.limit, own.snapshots.get(name, NEVER_SEEN)
+        # I3: the limits against abuse of critical routes are not divided.
+        sidecars = 1 if when_down == "critical" and not claim.forced else self.sidecars
         if isinstance(limit, TeamShare):
-            others = [own.looks.get(one, NEVER_SEEN) for one in keys.other_fields(limit)]
-            part: Limit = shares.team_share_of(limit, look, others, ways, now_us)
+            others = [own.snapshots.get(one, NEVER_SEEN) for one in keys.other_fields(limit)]
+            part: Limit = shares.team_share_of(limit, snapshot, others, sidecars, now_us)
         else:
-            part = shares.share_of(limit, look, ways, now_us)
+            part = shares.share_of(limit, snapshot, sidecars, now_us)
         until = FOREVER_US
         if isinstance(limit, QuotaLimit):
             window = self._window(limit, account, now_us)
@@ -223,20 +230,20 @@ class LocalLimits:
                 raise StoreUnavailable(FULL)
             self._limits += 1
             if isinstance(limit, RateLimit) and isinstance(part, RateLimit):
-                state = shares.filled(limit, part, look, ways, now_us)
-                own.ledger = replace(own.ledger, states={**own.ledger.states, name: state})
+                state = shares.filled(limit, part, snapshot, sidecars, now_us)
+                own.state = replace(own.state, states={**own.state.states, name: state})
         own.shares[name] = share = LocalShare(limit, part, until, key_id)
         return share
 
 
-def _as_a_whole(
-    answer: Answer, claims: Sequence[Claim], asks: Sequence[Ask], looks: Snapshots
+def _whole_limits(
+    answer: Answer, claims: Sequence[Claim], asks: Sequence[Ask], snapshots: SnapshotsByField
 ) -> Answer:
     whole = [
         shares.as_a_whole(
-            Own(claim, ask.claim.limit, used), looks.get(ask.field, NEVER_SEEN), answer.now_us
+            Own(claim, ask.claim.limit, used), snapshots.get(ask.field, NEVER_SEEN), answer.now_us
         )
         for claim, ask, used in zip(claims, asks, answer.used, strict=True)
     ]
-    used, besides = tuple(one[0] for one in whole), tuple(one[1] for one in whole)
-    return Answer(answer.granted, answer.now_us, used, answer.ends_us, besides, alone=True)
+    used, details = tuple(one[0] for one in whole), tuple(one[1] for one in whole)
+    return Answer(answer.granted, answer.now_us, used, answer.ends_us, details, alone=True)

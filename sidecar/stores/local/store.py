@@ -1,9 +1,11 @@
-"""Limits in Redis, and what becomes of calls while Redis cannot be asked.
+"""The limit store of `sidecar serve`: limits in Redis, and local shares while it is unavailable.
 
-Redis decides as long as it answers. When it does not, this sidecar counts alone: out of its share
-of what was left, written into a journal, charged when Redis is back. `keeper.py` knows when.
+In local mode, this sidecar enforces its share of what was left, and writes each request into a
+journal. Redis charges the journal when it is available again. `mode.py` decides which accounts
+are in local mode.
 """
 
+import asyncio
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -20,14 +22,28 @@ from sidecar.stores.local.charger import Charger
 from sidecar.stores.local.clock import StoreClock
 from sidecar.stores.local.heartbeat import Heartbeat
 from sidecar.stores.local.journal import Disk, Journal
-from sidecar.stores.local.mode import ModeKeeper
+from sidecar.stores.local.mode import LocalMode
 from sidecar.stores.local.shares import LocalLimits
 from sidecar.stores.redis import RedisLimitStore
-from sidecar.stores.settler import Told
+from sidecar.stores.settler import OnSettled
 
 
-class _Held(NamedTuple):
-    """A call that was admitted alone and goes on."""
+class StoreStats(NamedTuple):
+    """What a store has done and has to do. Numbers are of requests, if not said otherwise."""
+
+    local_mode: bool  # whether all accounts are on local shares
+    sidecars: int  # sidecars that are alive, this one included
+    allowed_locally: int
+    uncharged: int
+    not_on_disk: int  # uncharged and not in the journal: a crash loses them
+    open_reservations: int
+    pending_settlements: int
+    dropped_settlements: int
+    late_reservations: int
+
+
+class _LocalHold(NamedTuple):
+    """A request in flight that was allowed in local mode."""
 
     account: Account
     key_id: str
@@ -36,56 +52,68 @@ class _Held(NamedTuple):
 
 
 class FallbackStore:
-    """Keeps `ports.LimitStore`. `keeper.run` has to run beside it; `start` comes first, `close`
-    last. `admitted` counts the calls that were admitted without Redis, `uncounted` those that
-    pass all the same when there is no room to count them."""
+    """Implements `ports.LimitStore`, with and without Redis.
+
+    `start` comes first, `close` last; `run` has to run in between.
+    """
 
     def __init__(
         self, wire: Connection, journal: Journal, disk: Disk, *, own_id: str, prefix: str = "qs"
     ) -> None:
-        self.admitted = self.uncounted = 0
         self.redis = redis = RedisLimitStore(wire, prefix)
+        self._allowed_locally = 0
+        self._uncounted = 0  # of those, requests that local mode had no room to count
         self._wire = wire
         self._journal = journal
         self._clock = StoreClock()
-        self._alone = LocalLimits(
+        self._local = LocalLimits(
             self._clock.now_us,
-            look=redis.looks,
+            snapshots_of=redis.snapshots,
             window=redis.commands.window,
-            held=lambda account_id: self.keeper.held_in_redis(account_id),
+            open_in_redis=lambda account_id: self.mode.open_in_redis(account_id),
         )
-        self._charger = Charger(wire, redis.commands, prefix, self._nothing_owed)
-        self.keeper = ModeKeeper(
+        self._charger = Charger(wire, redis.commands, prefix, self._discard_journal)
+        self.mode = LocalMode(
             redis,
             wire,
-            self._alone,
-            heart=Heartbeat(wire, prefix, own_id, self._clock),
+            self._local,
+            heartbeat=Heartbeat(wire, prefix, own_id, self._clock),
             charger=self._charger,
-            inherited=AbandonedJournals(journal.directory, wire, redis.commands, prefix, disk),
+            abandoned=AbandonedJournals(journal.directory, wire, redis.commands, prefix, disk),
             now_us=self._clock.now_us,
-            released=self._released,
+            before_return=self._claim_slots,
         )
-        self._held: dict[str, _Held] = {}
-        self._in_redis: set[str] = set()  # of those, calls whose slots Redis has been told of
+        self._holds: dict[str, _LocalHold] = {}
+        self._slots_in_redis: set[str] = set()  # ids of local holds whose slots Redis has counted
 
     def now_us(self) -> int:
-        """The time that all sidecars share, as well as it is known, in µs since the epoch."""
+        """The best estimate of Redis time, in µs since the epoch."""
         return self._clock.now_us()
 
     @property
     def up(self) -> bool:
-        """Whether Redis answers."""
+        """Whether Redis is available."""
         return self._wire.up
 
     @property
-    def entries(self) -> int:
-        """Calls that Redis has yet to be told of."""
-        return self._charger.owed + self.keeper.inherited.waiting
+    def uncharged(self) -> int:
+        """Number of requests that Redis has not charged yet."""
+        return self._charger.uncharged + self.mode.abandoned.uncharged
 
-    @property
-    def lost(self) -> int:
-        """Calls that the disk did not take, which a crash loses, or that had no room at all."""
-        return self._journal.unwritten + self._charger.lost + self.uncounted
+    def stats(self) -> StoreStats:
+        """The current numbers, for metrics."""
+        settler = self.redis.settler
+        return StoreStats(
+            local_mode=self.mode.all_local,
+            sidecars=self.mode.heartbeat.alive,
+            allowed_locally=self._allowed_locally,
+            uncharged=self.uncharged,
+            not_on_disk=self._journal.unwritten + self._charger.lost + self._uncounted,
+            open_reservations=settler.open,
+            pending_settlements=settler.pending,
+            dropped_settlements=settler.dropped,
+            late_reservations=self.redis.late_reservations,
+        )
 
     async def reserve(
         self,
@@ -98,40 +126,46 @@ class FallbackStore:
         when_down: WhenDown = "deny",
     ) -> Answer:
         """Grant all claims or none; see `ports.LimitStore`. Raises StoreUnavailable."""
-        if self.keeper.absence is None or self._takes_no_share(account, key_id, when_down):
+        mode = self.mode
+        if mode.outage is None or self._redis_decides(account, key_id, when_down):
             try:
                 return await self.redis.reserve(account, key_id, claims, hold=hold, once=once)
             except StoreUnavailable as error:
-                self.keeper.lose(str(error))
+                mode.report_failure(str(error))
                 if when_down == "deny":
                     raise
-                answer = self._share(account, key_id, claims, hold, when_down)
+                answer = self._reserve_locally(account, key_id, claims, hold, when_down)
         elif when_down == "deny":
-            raise StoreUnavailable("Redis is gone, and the plan says not to guess")
+            raise StoreUnavailable("Redis is unavailable, and the plan has no local mode")
         else:
-            answer = self._share(account, key_id, claims, hold, when_down)
-            if answer.granted and self.keeper.asks_both:
+            answer = self._reserve_locally(account, key_id, claims, hold, when_down)
+            if answer.granted and mode.redis_decides_too:
                 try:
                     real = await self.redis.reserve(account, key_id, claims, hold=hold, once=once)
                 except StoreUnavailable as error:
-                    self.keeper.lose(str(error))
+                    mode.report_failure(str(error))
                 else:
-                    return self._both(account, key_id, claims, hold, real)
+                    if hold is not None and not real.granted:
+                        self._local.settle(account, key_id, at_no_cost(claims), hold.id)
+                    return real
         if answer.granted:
-            self._admit(account, key_id, claims, hold)
+            self._record(account, key_id, claims, hold)
         return answer
 
-    def _takes_no_share(self, account: Account, key_id: str, when_down: WhenDown) -> bool:
-        """Calls that Redis is asked for at once when it is back, critical ones among them. What
-        their key owes goes ahead."""
+    def _redis_decides(self, account: Account, key_id: str, when_down: WhenDown) -> bool:
+        """Whether Redis is available and enforces this account, though others are local.
+
+        It does at once for critical requests and for plans without a local mode. The key's
+        uncharged requests are sent first.
+        """
         if not self._wire.reachable:
             return False
-        if when_down == "local" and (self.keeper.away or account.id in self._alone):
+        if when_down == "local" and (self.mode.all_local or account.id in self._local):
             return False
-        self._charger.hurry(account.id, key_id)
+        self._charger.charge_first(account.id, key_id)
         return True
 
-    def _share(
+    def _reserve_locally(
         self,
         account: Account,
         key_id: str,
@@ -140,40 +174,27 @@ class FallbackStore:
         when_down: WhenDown,
     ) -> Answer:
         try:
-            return self._alone.reserve(account, key_id, claims, hold, when_down)
+            return self._local.reserve(account, key_id, claims, hold, when_down)
         except StoreUnavailable:
             if when_down in ("allow", "critical"):
-                self.uncounted += 1
+                self._uncounted += 1
             raise
 
-    def _both(
-        self,
-        account: Account,
-        key_id: str,
-        claims: Sequence[Claim],
-        hold: Hold | None,
-        real: Answer,
-    ) -> Answer:
-        """The share allowed it, and this is what Redis says: what neither refuses may pass."""
-        if hold is not None and not real.granted:
-            self._alone.settle(account, key_id, at_no_cost(claims), hold.id)
-        return real
-
-    def _admit(
+    def _record(
         self, account: Account, key_id: str, claims: Sequence[Claim], hold: Hold | None
     ) -> None:
-        """A call passes that Redis knows nothing of."""
-        self.admitted += 1
+        """Record a request that was allowed without Redis."""
+        self._allowed_locally += 1
         if hold is None:
             if any(claim.cost for claim in claims):
-                self._owe(account, key_id, claims, None)
+                self._charge(account, key_id, claims, None)
         else:
-            self._held[hold.id] = _Held(account, key_id, claims, hold)
+            self._holds[hold.id] = _LocalHold(account, key_id, claims, hold)
             if hold.orphans == "charge" and _quotas(claims):
                 self._write(account, key_id, claims, hold.id, is_open=True)
 
     async def peek(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
-        """What Redis would answer now. Raises StoreUnavailable."""
+        """What Redis would answer to `reserve`, changing nothing. Raises StoreUnavailable."""
         return await self.redis.peek(account, key_id, claims)
 
     def settle(
@@ -182,40 +203,43 @@ class FallbackStore:
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str,
-        told: Told | None = None,
+        on_settled: OnSettled | None = None,
     ) -> None:
         """Correct an open reservation and close it; see `ports.LimitStore`."""
-        if self.keeper.absence is not None:
-            self._alone.settle(account, key_id, claims, hold_id)
-        if self._held.pop(hold_id, None) is None:
-            self.redis.settle(account, key_id, claims, hold_id, told)
+        if self.mode.outage is not None:
+            self._local.settle(account, key_id, claims, hold_id)
+        if self._holds.pop(hold_id, None) is None:
+            self.redis.settle(account, key_id, claims, hold_id, on_settled)
             return
-        self._owe(account, key_id, claims, hold_id)
-        if hold_id in self._in_redis:
-            self._in_redis.discard(hold_id)
+        self._charge(account, key_id, claims, hold_id)
+        if hold_id in self._slots_in_redis:
+            self._slots_in_redis.discard(hold_id)
             self.redis.settle(account, key_id, _slots(claims), hold_id)
 
     def forget(self) -> None:
-        """A new plan file is live."""
+        """Drop what was cached for the former plan file."""
         self.redis.forget()
 
     async def start(self) -> None:
-        """Take over what former processes left."""
-        await self.keeper.take_over()
+        """Take over the journals of dead processes."""
+        await self.mode.start()
+
+    async def run(self) -> None:
+        """Settle, renew leases, and switch to local mode and back, until cancelled."""
+        await asyncio.gather(self.redis.run(), self.mode.run())
 
     async def close(self) -> None:
-        """Charge what can be charged in a bounded time, and leave the rest to the journal."""
-        await self.keeper.close()
-        if not self._charger.owed:
+        """Settle and charge for a bounded time; the journal keeps what is left."""
+        await self.redis.close()
+        await self.mode.close()
+        if not self._charger.uncharged:
             self._journal.discard()
         await self._journal.close()
 
-    # What is owed
-
-    def _owe(
+    def _charge(
         self, account: Account, key_id: str, claims: Sequence[Claim], hold_id: str | None
     ) -> None:
-        """A call is over; this is what it cost."""
+        """Charge a finished request at its actual cost."""
         quotas = _quotas(claims)
         if not quotas:
             return
@@ -224,7 +248,7 @@ class FallbackStore:
             (claim, period_start(self.redis.commands.window(quota, account, now_us), now_us))
             for claim, quota in quotas
         ]
-        self._charger.owe(account, key_id, self._journal.id, seq, dated)
+        self._charger.add(account, key_id, self._journal.id, seq, dated)
 
     def _write(
         self,
@@ -235,26 +259,33 @@ class FallbackStore:
         *,
         is_open: bool = False,
     ) -> int:
-        def look(quota: QuotaLimit) -> Snapshot:
-            seen = self._alone.looks(account.id)
-            return seen.get(keys.limit_field(quota, key_id), NEVER_SEEN)
+        def snapshot_of(quota: QuotaLimit) -> Snapshot:
+            snapshots = self._local.snapshots(account.id)
+            return snapshots.get(keys.limit_field(quota, key_id), NEVER_SEEN)
 
         return self._journal.add(
-            account, key_id, claims, self._clock.now_us(),
-            sidecars=self._alone.ways, look=look, hold_id=hold_id, is_open=is_open,
-        )  # fmt: skip
+            account,
+            key_id,
+            claims,
+            self._clock.now_us(),
+            sidecars=self._local.sidecars,
+            snapshot_of=snapshot_of,
+            hold_id=hold_id,
+            is_open=is_open,
+        )
 
-    def _nothing_owed(self) -> None:
-        if not self._held:
+    def _discard_journal(self) -> None:
+        """Delete the journal, as all of it is charged and no request in flight is in it."""
+        if not self._holds:
             self._journal.discard()
 
-    def _released(self, accounts: Collection[str]) -> None:
-        """Redis counts these accounts again: it has to know of slots that are taken."""
-        for hold_id, held in self._held.items():
-            slots = _slots(held.claims)
-            if slots and held.account.id in accounts and hold_id not in self._in_redis:
-                self._in_redis.add(hold_id)
-                self.redis.count(held.account, held.key_id, slots, held.hold)
+    def _claim_slots(self, accounts: Collection[str]) -> None:
+        """Count the slots of local requests in flight in Redis, which enforces them again."""
+        for hold_id, local in self._holds.items():
+            slots = _slots(local.claims)
+            if slots and local.account.id in accounts and hold_id not in self._slots_in_redis:
+                self._slots_in_redis.add(hold_id)
+                self.redis.count(local.account, local.key_id, slots, local.hold)
 
 
 def _quotas(claims: Sequence[Claim]) -> list[tuple[Claim, QuotaLimit]]:

@@ -1,6 +1,6 @@
-"""What journals hold that Redis was not told of yet: units, by account, limit's field and period.
+"""Units in journals that Redis has not charged yet, by account, limit's field and period.
 
-Journals of living processes are read as well as those of dead ones; none is locked or changed.
+This reads the journals of running processes as well as abandoned ones. It locks and changes none.
 """
 
 from collections import Counter
@@ -15,51 +15,54 @@ from sidecar.stores.local.journal import SUFFIX
 from sidecar.stores.local.journal_format import Entry, Owner
 from sidecar.stores.local.journal_reader import JournalReader
 
-_PLACES: Final = ("*", "*/*", "*/*/*")  # in a spool, and in those of workers
+_PATTERNS: Final = ("*", "*/*", "*/*/*")  # in a spool, and in the spools of workers
 
 
 class UnchargedUnits(NamedTuple):
-    """One limit's counter in the period that begins at `since_us`."""
+    """One limit's counter in the period that starts at `since_us`."""
 
     account: str
     field: str
     since_us: int
 
 
-Charged = Callable[[str, str, str], int]  # account, journal, key → number of the last entry
+# (account, journal, key) → number of the last charged entry
+LastCharged = Callable[[str, str, str], int]
 
 
-def owed(directories: Sequence[Path], charged: Charged) -> Counter[UnchargedUnits]:
-    """Calls that were over and have not been charged. Raises SpoolError."""
-    debts: Counter[UnchargedUnits] = Counter()
+def uncharged_units(
+    directories: Sequence[Path], last_charged: LastCharged
+) -> Counter[UnchargedUnits]:
+    """Units of finished requests that are not charged. Raises SpoolError."""
+    units: Counter[UnchargedUnits] = Counter()
     for path in sorted(_journals(directories)):
         try:
-            _add(debts, JournalReader(path), charged)
-        except FileNotFoundError:  # all of it was charged meanwhile
+            _add(units, JournalReader(path), last_charged)
+        except FileNotFoundError:  # another process has charged and deleted it
             continue
         except OSError as error:
-            raise SpoolError(f"The journal {path} cannot be read: {error.strerror}.") from None
-    return debts
+            raise SpoolError(f"the journal {path} is not readable: {error.strerror}") from None
+    return units
 
 
 def _journals(directories: Sequence[Path]) -> set[Path]:
-    patterns = (f"{place}{SUFFIX}" for place in _PLACES)
+    patterns = (f"{pattern}{SUFFIX}" for pattern in _PATTERNS)
     return {path for pattern in patterns for one in directories for path in one.glob(pattern)}
 
 
-def _add(debts: Counter[UnchargedUnits], reader: JournalReader, charged: Charged) -> None:
-    marks: dict[tuple[str, str], int] = {}
+def _add(units: Counter[UnchargedUnits], reader: JournalReader, last_charged: LastCharged) -> None:
+    charged_to: dict[tuple[str, str], int] = {}
     for entry, owner in _entries(reader):
-        who = owner.account.id, owner.key_id
+        pair = owner.account.id, owner.key_id
         journal = reader.header.id if reader.header else ""
-        if who not in marks:
-            marks[who] = charged(owner.account.id, journal, owner.key_id)
-        if entry.seq <= marks[who]:
+        if pair not in charged_to:
+            charged_to[pair] = last_charged(owner.account.id, journal, owner.key_id)
+        if entry.seq <= charged_to[pair]:
             continue
         for limit, cost in zip(owner.quotas, entry.costs, strict=True):
             field = keys.limit_field(limit, owner.key_id)
             since = window_at(limit, owner.account, entry.at_us).start
-            debts[UnchargedUnits(owner.account.id, field, since)] += cost
+            units[UnchargedUnits(owner.account.id, field, since)] += cost
 
 
 def _entries(reader: JournalReader) -> Iterator[tuple[Entry, Owner]]:

@@ -1,5 +1,5 @@
--- Shared by all scripts, and put in front of them when they are loaded.
--- All numbers are integers up to 2^53, exact in a double. int() makes text of them: tostring()
+-- Shared by all scripts: it precedes their text when they are loaded.
+-- All numbers are integers up to 2^53, which a double holds exactly. int() formats them, as tostring()
 -- rounds to 14 digits.
 local floor = math.floor
 

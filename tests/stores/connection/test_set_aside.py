@@ -92,7 +92,7 @@ async def test_I5_what_is_granted_after_its_connection_was_given_up_is_given_bac
         server.go_on()
         await until_all_heard(wire)
         await until_up(wire)
-        assert store.refunds == many
+        assert store.late_reservations == many
         assert (await store.peek(ACME, "k1", CLAIMS)).used[0] == used(server) == 3
 
 
@@ -112,7 +112,7 @@ async def test_I5_a_held_one_gives_its_slot_back(servers: list[Server]) -> None:
         await until_all_heard(wire)
         await until_up(wire)
         async with asyncio.timeout(30):
-            while store.settler.waiting:
+            while store.settler.pending:
                 store.settler._turn()
                 await asyncio.sleep(0.01)
         answer = await store.peek(ACME, "k1", claims)
@@ -136,7 +136,7 @@ async def test_I1_a_late_grant_is_given_back_to_who_granted_it_and_never_to_anot
     before = state(new)
     old.go_on()
     await until_all_heard(wire)
-    assert store.refunds == 1
+    assert store.late_reservations == 1
     assert used(old) == 6
     assert state(new) == before
 
@@ -155,11 +155,11 @@ async def test_I5_a_settlement_counts_where_it_is_asked_for_now(
     old.go_on()
     await until_all_heard(wire)
     assert not any(field.startswith(b"o/") for field in state(old))  # it has settled it
-    assert store.settler.waiting == 1  # which may be lost by now
+    assert store.settler.pending == 1  # which may be lost by now
     cable.to = new.port
     await until_up(wire)
     async with asyncio.timeout(30):
-        while store.settler.waiting:
+        while store.settler.pending:
             store.settler._turn()
             await asyncio.sleep(0.01)
 
@@ -174,15 +174,15 @@ async def test_I5_a_charge_counts_where_it_is_asked_for_now(
     ):
         claims = CLAIMS[:1]
         know(old, "charge")
-        assert await one.call(*claims)
+        assert await one.request(*claims)
         old.pause()
-        one.store._owe(ACME, "k1", claims, None)  # sent, as Redis seems to be there
+        one.store._charge(ACME, "k1", claims, None)  # sent, as Redis seems to be there
         cable.to = free_port()
         await until_given_up(one.wire)
         old.go_on()
         await until_all_heard(one.wire)
         assert used(old) == 6
-        assert one.store.entries == 1
+        assert one.store.uncharged == 1
         cable.to = new.port
         await one.until_back()
         assert used(new) == 3

@@ -1,4 +1,4 @@
-"""What dead processes left in their journals is charged: all of it, once, in the right period."""
+"""The journals of dead processes are charged: completely, once, in the right period."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -40,12 +40,12 @@ def now_of(url: str) -> int:
 
 
 async def a_dead_journal(directory: Path, entries: list[tuple[str, int, int]]) -> str:
-    """Of calls (key, cost, instant); a cost below 0 is of a call that was not over."""
+    """A journal of requests (key, cost, instant); a cost below 0 is of one in flight."""
     journal = Journal(directory, Files(), identity=new_id(), commit_window_s=0.001)
     for number, (key_id, cost, at_us) in enumerate(entries):
         claims = [Claim(limit, abs(cost), False) for limit in (MONTHLY, KEYED, DAILY)]
         journal.add(
-            ACME, key_id, claims, at_us, sidecars=1, look=lambda _: NEVER_SEEN,
+            ACME, key_id, claims, at_us, sidecars=1, snapshot_of=lambda _: NEVER_SEEN,
             hold_id=f"h{number}", is_open=cost < 0,
         )  # fmt: skip
     identity = journal.id
@@ -54,16 +54,16 @@ async def a_dead_journal(directory: Path, entries: list[tuple[str, int, int]]) -
 
 
 async def charged(directory: Path, wire: Wire) -> AbandonedJournals:
-    """Everything in the directory."""
-    heir = AbandonedJournals(directory, wire, Commands("qs"), "qs", Files())
-    await heir.find()
+    """Charge all journals in the directory."""
+    journals = AbandonedJournals(directory, wire, Commands("qs"), "qs", Files())
+    await journals.find()
     async with asyncio.timeout(60):
-        await heir.charge()
-    assert heir.waiting == 0
-    return heir
+        await journals.charge()
+    assert journals.uncharged == 0
+    return journals
 
 
-async def test_calls_are_charged_to_account_and_key(
+async def test_requests_are_charged_to_their_account_and_key(
     wire: Wire, valkey_url: str, tmp_path: Path
 ) -> None:
     now = now_of(valkey_url)
@@ -74,7 +74,7 @@ async def test_calls_are_charged_to_account_and_key(
     assert not _left(tmp_path)
 
 
-async def test_a_call_that_was_not_over_is_charged_what_was_reserved(
+async def test_a_request_in_flight_is_charged_at_its_reserved_cost(
     wire: Wire, valkey_url: str, tmp_path: Path
 ) -> None:
     now = now_of(valkey_url)
@@ -83,7 +83,7 @@ async def test_a_call_that_was_not_over_is_charged_what_was_reserved(
     assert used(valkey_url, MONTHLY) == 8
 
 
-async def test_what_is_of_a_period_that_is_over_is_not_charged_to_the_one_that_came_after(
+async def test_entries_of_a_past_period_are_not_charged_to_the_current_one(
     wire: Wire, valkey_url: str, tmp_path: Path
 ) -> None:
     now = now_of(valkey_url)
@@ -96,7 +96,7 @@ async def test_what_is_of_a_period_that_is_over_is_not_charged_to_the_one_that_c
 
 
 @pytest.mark.parametrize("done", [0, 1, 6, 19, 20])
-async def test_I5_what_its_process_had_charged_itself_is_left_out(
+async def test_I5_entries_that_the_dead_process_has_charged_are_skipped(
     wire: Wire, valkey_url: str, tmp_path: Path, done: int
 ) -> None:
     now = now_of(valkey_url)
@@ -106,32 +106,32 @@ async def test_I5_what_its_process_had_charged_itself_is_left_out(
         for seq in range(1, done + 1):
             limits = (MONTHLY, KEYED, DAILY)
             one.add(seq, [(Claim(x, 1, True), window_at(x, ACME, now).start) for x in limits])
-        await wire.execute(_load())
+        await wire.execute(load("limits/charge").load_command())
         assert (await wire.execute(charge_command(Commands("qs"), "qs", one, now)))[0] == 1
     await charged(tmp_path, wire)
     assert used(valkey_url, MONTHLY) == 20
 
 
-async def test_I5_a_heir_that_dies_leaves_the_rest_to_the_next(
+async def test_I5_if_the_charging_process_dies_the_next_one_charges_the_rest(
     wire: Wire, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sidecar.stores.local.journal_reader.CHUNK", 10)
     now = now_of(valkey_url)
     await a_dead_journal(tmp_path, [("k1", 1, now)] * 55)
-    heir = AbandonedJournals(tmp_path, wire, Commands("qs"), "qs", Files())
-    await heir.find()
-    dying = asyncio.ensure_future(heir.charge())
+    journals = AbandonedJournals(tmp_path, wire, Commands("qs"), "qs", Files())
+    await journals.find()
+    dying = asyncio.ensure_future(journals.charge())
     async with asyncio.timeout(60):
         while used(valkey_url, MONTHLY) < 20:
             await asyncio.sleep(0)
     dying.cancel()
     await asyncio.gather(dying, return_exceptions=True)
-    heir.close()
+    journals.close()
     await charged(tmp_path, wire)
     assert used(valkey_url, MONTHLY) == 55
 
 
-async def test_a_damaged_journal_is_charged_as_far_as_it_can_be_read_and_set_aside(
+async def test_the_valid_lines_of_a_damaged_journal_are_charged_and_the_file_is_renamed(
     wire: Wire, valkey_url: str, tmp_path: Path
 ) -> None:
     now = now_of(valkey_url)
@@ -146,7 +146,7 @@ async def test_a_damaged_journal_is_charged_as_far_as_it_can_be_read_and_set_asi
     assert used(valkey_url, MONTHLY) == 8
 
 
-async def test_a_file_that_is_no_journal_is_set_aside(
+async def test_a_file_that_is_not_a_journal_is_renamed(
     wire: Wire, valkey_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "x.journal").write_bytes(b'["used",1,0,5,[1],null]\n')
@@ -156,9 +156,3 @@ async def test_a_file_that_is_no_journal_is_set_aside(
 
 def _left(directory: Path) -> list[Path]:
     return list(directory.iterdir())
-
-
-def _load() -> bytes:
-    from sidecar.stores.connection.wire import encode
-
-    return encode(b"SCRIPT", b"LOAD", load("limits/charge").text)

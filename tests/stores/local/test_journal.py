@@ -1,4 +1,4 @@
-"""The journal on disk: what is written comes back, and a disk that fails loses no call at once."""
+"""The journal on disk: entries are read as written, and survive a failing disk."""
 
 import asyncio
 import errno
@@ -19,26 +19,25 @@ from sidecar.core.shares import NEVER_SEEN, Snapshot
 from sidecar.files import Files
 from sidecar.stores.local import journal as journal_module
 from sidecar.stores.local import journal_reader
-from sidecar.stores.local.journal import SUFFIX, UNBORN, Journal
+from sidecar.stores.local.journal import NEW_SUFFIX, SUFFIX, Journal
 from sidecar.stores.local.journal_format import (
     Entry,
     JournalHeader,
-    Named,
+    NumberedOwner,
     Owner,
-    claims_of,
     entry_line,
     header_line,
     owner_line,
     read_line,
 )
-from sidecar.stores.local.journal_reader import JournalReader, left_behind, summary
+from sidecar.stores.local.journal_reader import JournalReader, lock_abandoned, summary
 from tests.support.stores.local_stage import new_id
 
 ACME = Account("acme", "pro", "Europe/Paris", date(2026, 1, 31))
 MONTHLY = QuotaLimit("monthly", "requests", 100, "cycle", 120, rollover=7)
 KEYED = QuotaLimit("daily", "tokens", 50, "day", 50, per="key")
 NOW = 1_790_000_000_000_000
-LOOK = Snapshot(NOW, 40, NOW + 9, 3)
+SNAPSHOT = Snapshot(NOW, 40, NOW + 9, 3)
 
 TEXTS = st.text(min_size=1, max_size=9)
 NUMBERS = st.integers(0, 2**53 - 1)
@@ -56,12 +55,12 @@ OWNERS = st.lists(
 
 
 @given(TEXTS, TEXTS, OWNERS, NUMBERS, st.none() | TEXTS, st.booleans())
-def test_what_is_written_is_what_is_read(
+def test_lines_are_read_as_they_were_written(
     name: str, key_id: str, limits: list[Any], number: int, hold: str | None, is_open: bool
 ) -> None:
-    quotas, looks = [tuple(column) for column in zip(*limits, strict=True)] or [(), ()]
-    owner = Owner(replace(ACME, id=name), key_id, quotas, looks)
-    assert read_line(owner_line(3, owner), {}) == Named(3, owner)
+    quotas, snapshots = [tuple(column) for column in zip(*limits, strict=True)] or [(), ()]
+    owner = Owner(replace(ACME, id=name), key_id, quotas, snapshots)
+    assert read_line(owner_line(3, owner), {}) == NumberedOwner(3, owner)
     entry = Entry(number, 3, NOW, tuple(range(len(quotas))), hold, is_open)
     assert read_line(entry_line(entry), {3: owner}) == entry
     assert read_line(header_line(JournalHeader(name, 2)), {}) == JournalHeader(name, 2)
@@ -80,14 +79,9 @@ def test_what_is_written_is_what_is_read(
         b'["used"]', b"9" * 5000,
     ],
 )  # fmt: skip
-def test_what_is_no_line_of_a_journal_is_told_as_that(line: bytes) -> None:
+def test_an_invalid_line_raises_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):
-        read_line(line, {0: Owner(ACME, "k1", (MONTHLY,), (LOOK,))})
-
-
-def test_claims_of_an_entry_are_counted_whatever_there_is() -> None:
-    owner = Owner(ACME, "k1", (MONTHLY, KEYED), (LOOK, LOOK))
-    assert claims_of(owner, (0, 4)) == (Claim(KEYED, 4, True),)
+        read_line(line, {0: Owner(ACME, "k1", (MONTHLY,), (SNAPSHOT,))})
 
 
 @asynccontextmanager
@@ -101,17 +95,16 @@ async def a_journal(directory: Path, files: Any = None, **more: Any) -> AsyncIte
 
 def write(journal: Journal, cost: int = 1, **more: Any) -> int:
     claims = (Claim(MONTHLY, cost, False), Claim(KEYED, 2, False))
-    return journal.add(ACME, "k1", claims, NOW, sidecars=3, look=lambda _: LOOK, **more)
+    return journal.add(ACME, "k1", claims, NOW, sidecars=3, snapshot_of=lambda _: SNAPSHOT, **more)
 
 
 async def written(journal: Journal) -> None:
     async with asyncio.timeout(20):
-        while journal._waiting_bytes:
+        while journal._buffered_bytes:
             await asyncio.sleep(0.001)
 
 
 def files(directory: Path) -> list[Path]:
-    """What is in it."""
     return list(directory.iterdir())
 
 
@@ -120,28 +113,28 @@ def read(path: Path) -> tuple[JournalReader, list[Entry]]:
     return reader, [entry for chunk in reader.chunks() for entry in chunk]
 
 
-async def test_entries_come_back_in_order_with_whose_they_are(
+async def test_entries_are_read_in_order_with_their_owners(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_reader, "CHUNK", 7)
     async with a_journal(tmp_path / "journal") as journal:
-        assert not (tmp_path / "journal").exists()  # nothing is made before the first entry
+        assert not (tmp_path / "journal").exists()  # created with the first entry
         assert [write(journal, cost) for cost in range(20)] == list(range(1, 21))
         await written(journal)
         [path] = files(tmp_path / "journal")
         assert path.stem == journal.id
         reader, entries = read(path)
-    assert (reader.header, reader.bad) == (JournalHeader(path.stem, 3), 0)
-    assert reader.owners == {0: Owner(ACME, "k1", (replace(MONTHLY), KEYED), (LOOK, LOOK))}
+    assert (reader.header, reader.invalid_lines) == (JournalHeader(path.stem, 3), 0)
+    assert reader.owners == {0: Owner(ACME, "k1", (replace(MONTHLY), KEYED), (SNAPSHOT, SNAPSHOT))}
     assert [(entry.seq, entry.costs) for entry in entries] == [
         (n, (n - 1, 2)) for n in range(1, 21)
     ]
-    past = summary(path)
-    assert (past.sidecars, past.calls) == (3, 20)
-    assert list(past.used.values()) == [(NOW, (190, 40))]
+    sums = summary(path)
+    assert (sums.sidecars, sums.requests) == (3, 20)
+    assert list(sums.used.values()) == [(NOW, (190, 40))]
 
 
-async def test_a_call_that_was_not_over_is_told_apart(tmp_path: Path) -> None:
+async def test_requests_in_flight_are_separate(tmp_path: Path) -> None:
     async with a_journal(tmp_path) as journal:
         write(journal, 9, hold_id="a", is_open=True)
         write(journal, 9, hold_id="b", is_open=True)
@@ -152,14 +145,14 @@ async def test_a_call_that_was_not_over_is_told_apart(tmp_path: Path) -> None:
     assert {name: entry.costs for name, entry in reader.open.items()} == {"b": (9, 2)}
 
 
-async def test_what_is_charged_is_deleted_and_the_next_entry_begins_another_file(
+async def test_a_charged_journal_is_deleted_and_the_next_entry_creates_another_file(
     tmp_path: Path,
 ) -> None:
     async with a_journal(tmp_path) as journal:
         write(journal)
         await written(journal)
         journal.discard()
-        assert write(journal) == 2  # of the same id: a number is used once
+        assert write(journal) == 2  # with the same id, so numbers go on
         await written(journal)
         reader, entries = read(files(tmp_path)[0])
         assert [entry.seq for entry in entries] == [2]
@@ -168,22 +161,22 @@ async def test_what_is_charged_is_deleted_and_the_next_entry_begins_another_file
     assert not files(tmp_path)
 
 
-async def test_only_what_a_dead_process_left_is_found(tmp_path: Path) -> None:
+async def test_only_journals_of_dead_processes_are_locked(tmp_path: Path) -> None:
     async with a_journal(tmp_path) as journal:
         write(journal)
         await written(journal)
-        assert left_behind(tmp_path) == []
-        (tmp_path / "unborn.new").touch()
+        assert lock_abandoned(tmp_path) == []
+        (tmp_path / "unnamed.new").touch()
         (tmp_path / "other.txt").touch()
-    [(path, fd)] = left_behind(tmp_path)
-    assert left_behind(tmp_path) == []  # one heir
+    [(path, fd)] = lock_abandoned(tmp_path)
+    assert lock_abandoned(tmp_path) == []  # one journals
     os.close(fd)
     assert path.suffix == ".journal"
     assert sorted(one.name for one in files(tmp_path)) == sorted([path.name, "other.txt"])
-    assert left_behind(tmp_path / "none") == []
+    assert lock_abandoned(tmp_path / "none") == []
 
 
-async def test_a_torn_end_is_nobodys_and_a_damaged_line_is_counted(tmp_path: Path) -> None:
+async def test_a_torn_last_line_is_ignored_and_an_invalid_line_is_counted(tmp_path: Path) -> None:
     async with a_journal(tmp_path) as journal:
         for _ in range(5):
             write(journal)
@@ -192,16 +185,16 @@ async def test_a_torn_end_is_nobodys_and_a_damaged_line_is_counted(tmp_path: Pat
     content = path.read_bytes()
     path.write_bytes(content[:-5])
     reader, entries = read(path)
-    assert ([entry.seq for entry in entries], reader.bad) == ([1, 2, 3, 4], 0)
+    assert ([entry.seq for entry in entries], reader.invalid_lines) == ([1, 2, 3, 4], 0)
     lines = content.splitlines(keepends=True)
     lines[3] = b"\x00" + lines[3][1:]
     path.write_bytes(b"".join(lines))
     reader, entries = read(path)
-    assert ([entry.seq for entry in entries], reader.bad) == ([1, 3, 4, 5], 1)
+    assert ([entry.seq for entry in entries], reader.invalid_lines) == ([1, 3, 4, 5], 1)
 
 
 class Failing:
-    """A disk that takes only a part of what it is given, while `broken`."""
+    """A disk that writes only half of the data and then fails, while `broken`."""
 
     def __init__(self) -> None:
         self.broken = True
@@ -217,7 +210,7 @@ class Failing:
         self._files.write_all(fd, data)
 
 
-async def test_what_the_disk_did_not_take_is_written_when_it_does(
+async def test_entries_are_written_when_the_disk_works_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sidecar.stores.local.journal.RETRY_SECONDS", 0.01)
@@ -226,17 +219,17 @@ async def test_what_the_disk_did_not_take_is_written_when_it_does(
         for _ in range(3):
             write(journal)
         async with asyncio.timeout(20):
-            while not journal._trouble:
+            while not journal._failure:
                 await asyncio.sleep(0.001)
         disk.broken = False
         write(journal)
         await written(journal)
         reader, entries = read(files(tmp_path)[0])
-    assert ([entry.seq for entry in entries], reader.bad) == ([1, 2, 3, 4], 0)
+    assert ([entry.seq for entry in entries], reader.invalid_lines) == ([1, 2, 3, 4], 0)
     assert journal.unwritten == 0
 
 
-async def test_I9_a_full_journal_counts_what_it_does_not_hold(tmp_path: Path) -> None:
+async def test_I9_a_full_journal_counts_the_entries_that_it_drops(tmp_path: Path) -> None:
     async with a_journal(tmp_path, max_bytes=2_000) as journal:
         for _ in range(100):
             write(journal)
@@ -245,46 +238,51 @@ async def test_I9_a_full_journal_counts_what_it_does_not_hold(tmp_path: Path) ->
         reader, entries = read(path)
         assert path.stat().st_size <= 2_000
         assert len(entries) + journal.unwritten == 100
-        assert reader.bad == 0
+        assert reader.invalid_lines == 0
         journal.discard()
         write(journal)
         await written(journal)
         assert len(read(files(tmp_path)[0])[1]) == 1
 
 
-async def test_an_owner_that_found_no_room_is_told_before_its_next_entry(tmp_path: Path) -> None:
+async def test_an_owner_that_did_not_fit_is_written_before_its_next_entry(tmp_path: Path) -> None:
     async with a_journal(tmp_path, max_bytes=300) as journal:
         write(journal)
-        assert journal.unwritten == 1  # an entry, its owner and the first line are too much
+        assert journal.unwritten == 1  # the first line, the owner and the entry do not fit
         journal._max_bytes = 10_000
         write(journal)
         await written(journal)
         reader, entries = read(files(tmp_path)[0])
-    assert ([entry.seq for entry in entries], reader.bad) == ([2], 0)
+    assert ([entry.seq for entry in entries], reader.invalid_lines) == ([2], 0)
     assert reader.header is not None
 
 
-async def test_no_directory_is_a_disk_that_takes_nothing(tmp_path: Path) -> None:
+async def test_a_missing_directory_is_a_write_failure(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     async with a_journal(tmp_path / "file" / "journal") as journal:
         assert write(journal) == 1
         async with asyncio.timeout(20):
-            while not journal._trouble:
+            while not journal._failure:
                 await asyncio.sleep(0.001)
 
 
-async def test_a_look_that_never_was_is_kept_as_that(tmp_path: Path) -> None:
+async def test_a_missing_snapshot_is_read_as_one(tmp_path: Path) -> None:
     async with a_journal(tmp_path) as journal:
         journal.add(
-            ACME, "k1", (Claim(MONTHLY, 1, False),), NOW, sidecars=1, look=lambda _: NEVER_SEEN
+            ACME,
+            "k1",
+            (Claim(MONTHLY, 1, False),),
+            NOW,
+            sidecars=1,
+            snapshot_of=lambda _: NEVER_SEEN,
         )
         await written(journal)
         reader, _ = read(files(tmp_path)[0])
-    assert reader.owners[0].looks == (NEVER_SEEN,)
+    assert reader.owners[0].snapshots == (NEVER_SEEN,)
 
 
 @pytest.mark.parametrize("moment", ["before it is locked", "before it has its name"])
-async def test_one_that_is_taken_for_a_dead_ones_while_it_is_made_is_made_anew(
+async def test_a_journal_that_another_process_deletes_while_it_is_created_is_created_again(
     tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "RETRY_SECONDS", 3_600)
@@ -292,8 +290,8 @@ async def test_one_that_is_taken_for_a_dead_ones_while_it_is_made_is_made_anew(
 
     def opened(path: Path, flags: int, mode: int) -> int:
         fd = os.open(path, flags, mode)
-        if path.suffix == UNBORN and moment == "before it is locked" and not happened:
-            assert left_behind(tmp_path) == []
+        if path.suffix == NEW_SUFFIX and moment == "before it is locked" and not happened:
+            assert lock_abandoned(tmp_path) == []
             happened.append(moment)
         return fd
 
@@ -307,5 +305,5 @@ async def test_one_that_is_taken_for_a_dead_ones_while_it_is_made_is_made_anew(
         write(journal)
         await written(journal)
         assert happened == [moment]
-        assert left_behind(tmp_path) == []  # it is there, and locked
+        assert lock_abandoned(tmp_path) == []  # it exists and is locked
         assert (tmp_path / (journal.id + SUFFIX)).exists()

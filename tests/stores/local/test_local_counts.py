@@ -1,6 +1,5 @@
-"""What one sidecar counts alone, on a clock that the test drives, and within its bounds."""
+"""Local shares of one sidecar, on a clock that the test drives."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +25,7 @@ from sidecar.stores.local import shares
 from sidecar.stores.local.clock import StoreClock
 from sidecar.stores.local.heartbeat import LIFETIME_US, Heartbeat
 from sidecar.stores.local.shares import LocalLimits
-from sidecar.stores.settler import HeldCall
+from sidecar.stores.settler import OpenReservation
 from tests.support.stores.local_stage import a_quota
 
 HOUR_US = 3_600 * MICRO
@@ -40,139 +39,143 @@ SLOTS = ConcurrencyLimit("in-flight", 6)
 
 
 @dataclass
-class Counting:
-    """`looks`: what Redis said last, by the names of the limits."""
+class Stage:
+    """`snapshots`: the last known state in Redis, by the fields of the limits."""
 
-    looks: dict[str, Snapshot] = field(default_factory=dict)
-    held: list[HeldCall] = field(default_factory=list)
-    ways: int = 2
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    open_in_redis: list[OpenReservation] = field(default_factory=list)
+    sidecars: int = 2
     now_us: int = START
 
     def __post_init__(self) -> None:
         self.store = self.with_room_for(shares.MOST_ACCOUNTS)
 
     def with_room_for(self, accounts: int) -> LocalLimits:
-        def look(_: str) -> Mapping[str, Snapshot]:
-            return self.looks
-
-        store = LocalLimits(lambda: self.now_us, look=look, window=Commands("qs").window,
-                      held=lambda _: self.held, accounts=accounts)  # fmt: skip
-        store.ways = self.ways
+        store = LocalLimits(
+            lambda: self.now_us,
+            snapshots_of=lambda _: self.snapshots,
+            window=Commands("qs").window,
+            open_in_redis=lambda _: self.open_in_redis,
+            accounts=accounts,
+        )
+        store.sidecars = self.sidecars
         return store
 
-    def ask(
+    def reserve(
         self, *claims: Claim, when_down: WhenDown = "local", hold: str = "", **more: Any
     ) -> Answer:
         held = Hold(hold, MICRO) if hold else None
         account = more.get("account", ACME)
         return self.store.reserve(account, more.get("key_id", "k1"), claims, held, when_down)
 
-    def passed(self, number: int, *claims: Claim, **more: Any) -> int:
-        return [self.ask(*claims, **more).granted for _ in range(number)].count(True)
+    def granted(self, number: int, *claims: Claim, **more: Any) -> int:
+        return [self.reserve(*claims, **more).granted for _ in range(number)].count(True)
 
 
-def test_a_quota_that_begins_anew_is_divided_as_a_whole() -> None:
-    counting = Counting({"q/hourly": Snapshot(START, 6, START + HOUR_US)})
-    call = Claim(HOURLY, 1, False)
-    assert counting.passed(9, call) == 2
-    counting.now_us += HOUR_US - 1
-    assert counting.passed(9, call) == 0
-    counting.now_us += 1
-    assert counting.passed(9, call) == 5
+def test_the_next_period_of_a_quota_is_divided_as_a_whole() -> None:
+    stage = Stage({"q/hourly": Snapshot(START, 6, START + HOUR_US)})
+    claim = Claim(HOURLY, 1, False)
+    assert stage.granted(9, claim) == 2
+    stage.now_us += HOUR_US - 1
+    assert stage.granted(9, claim) == 0
+    stage.now_us += 1
+    assert stage.granted(9, claim) == 5
 
 
-def test_the_answer_tells_of_the_whole_limit() -> None:
-    counting = Counting({"q/hourly": Snapshot(START, 6, START + HOUR_US)})
-    answer = counting.ask(Claim(HOURLY, 1, False))
+def test_the_answer_describes_the_whole_limit() -> None:
+    stage = Stage({"q/hourly": Snapshot(START, 6, START + HOUR_US)})
+    answer = stage.reserve(Claim(HOURLY, 1, False))
     assert (answer.used, answer.ends_us, answer.alone) == ((7,), (START + HOUR_US,), True)
 
 
-def test_a_rate_refills_with_its_share_of_the_rate() -> None:
-    counting = Counting()
-    call = Claim(RATE, 1, False)
-    assert counting.passed(9, call) == 4
-    counting.now_us += MICRO
-    assert counting.passed(9, call) == 2  # two of four a second
+def test_a_bucket_refills_at_its_share_of_the_rate() -> None:
+    stage = Stage()
+    claim = Claim(RATE, 1, False)
+    assert stage.granted(9, claim) == 4
+    stage.now_us += MICRO
+    assert stage.granted(9, claim) == 2  # two of four a second
 
 
 def test_I8_a_clock_that_steps_back_grants_nothing() -> None:
-    counting = Counting()
-    calls = (Claim(RATE, 1, False), Claim(HOURLY, 1, False))
-    assert counting.passed(9, *calls) == 4
-    counting.now_us -= HOUR_US
-    assert counting.passed(9, *calls) == 0
+    stage = Stage()
+    claims = (Claim(RATE, 1, False), Claim(HOURLY, 1, False))
+    assert stage.granted(9, *claims) == 4
+    stage.now_us -= HOUR_US
+    assert stage.granted(9, *claims) == 0
 
 
-def test_a_limit_per_key_is_each_keys_own() -> None:
-    counting = Counting({"q/keyed/k1": Snapshot(START, 6, START + HOUR_US)})
-    call = Claim(KEYED, 1, False)
-    assert [counting.passed(9, call, key_id=key_id) for key_id in ("k1", "k2")] == [2, 5]
+def test_a_limit_per_key_counts_for_each_key() -> None:
+    stage = Stage({"q/keyed/k1": Snapshot(START, 6, START + HOUR_US)})
+    claim = Claim(KEYED, 1, False)
+    assert [stage.granted(9, claim, key_id=key_id) for key_id in ("k1", "k2")] == [2, 5]
 
 
-def test_I3_the_guard_of_critical_calls_is_not_divided_and_holds() -> None:
-    counting = Counting()
-    call = (Claim(HOURLY, 1, True), Claim(GUARD, 1, False))
-    assert counting.passed(20, *call, when_down="critical") == 6
+def test_I3_the_limit_on_critical_requests_is_enforced_and_not_divided() -> None:
+    stage = Stage()
+    claims = (Claim(HOURLY, 1, True), Claim(GUARD, 1, False))
+    assert stage.granted(20, *claims, when_down="critical") == 6
 
 
-def test_a_changed_plan_acts_at_once_and_keeps_what_was_used() -> None:
-    counting = Counting()
-    assert counting.passed(9, Claim(HOURLY, 1, False)) == 5
+def test_a_changed_plan_applies_at_once_and_usage_stays() -> None:
+    stage = Stage()
+    assert stage.granted(9, Claim(HOURLY, 1, False)) == 5
     wider = QuotaLimit("hourly", "requests", 20, "hour", 20)
-    assert counting.passed(9, Claim(wider, 1, False)) == 5
-    assert counting.passed(9, Claim(HOURLY, 0, False)) == 0  # it is over the smaller one's
+    assert stage.granted(9, Claim(wider, 1, False)) == 5
+    assert (
+        stage.granted(9, Claim(HOURLY, 0, False)) == 0
+    )  # more than the smaller quota's share is used
 
 
-def test_a_call_is_settled_at_what_it_cost_and_gives_its_slot_back() -> None:
-    counting = Counting()
+def test_a_request_is_settled_at_its_actual_cost_and_releases_its_slot() -> None:
+    stage = Stage()
     claims = (Claim(HOURLY, 2, False), Claim(SLOTS, 1, False))
-    assert counting.passed(1, *claims, hold="a") == 1
-    counting.now_us += 60 * MICRO  # no lease ends: this process is alive
-    assert counting.ask(Claim(SLOTS, 1, False), hold="b").used == (2,)
-    counting.store.settle(ACME, "k1", (Claim(HOURLY, 4, False), Claim(SLOTS, 1, False)), "a")
+    assert stage.granted(1, *claims, hold="a") == 1
+    stage.now_us += 60 * MICRO  # no lease expires while this process is alive
+    assert stage.reserve(Claim(SLOTS, 1, False), hold="b").used == (2,)
+    stage.store.settle(ACME, "k1", (Claim(HOURLY, 4, False), Claim(SLOTS, 1, False)), "a")
     for _ in range(2):
-        counting.store.settle(ACME, "k1", claims, "unknown")
-    answer = counting.ask(Claim(HOURLY, 1, False), Claim(SLOTS, 1, False), hold="c")
+        stage.store.settle(ACME, "k1", claims, "unknown")
+    answer = stage.reserve(Claim(HOURLY, 1, False), Claim(SLOTS, 1, False), hold="c")
     assert answer.used == (5, 2)
 
 
-def test_slots_that_are_held_in_redis_are_of_this_share() -> None:
+def test_slots_that_are_taken_in_redis_count_against_the_local_share() -> None:
     slot = (Claim(SLOTS, 1, False),)
-    counting = Counting(held=[HeldCall(name, ACME, "k1", slot) for name in ("a", "b")])
-    assert counting.passed(1, *slot, hold="c") == 1
-    assert counting.passed(1, *slot, hold="d") == 0
-    counting.store.settle(ACME, "k1", slot, "a")
-    assert counting.passed(1, *slot, hold="e") == 1
+    stage = Stage(open_in_redis=[OpenReservation(name, ACME, "k1", slot) for name in ("a", "b")])
+    assert stage.granted(1, *slot, hold="c") == 1
+    assert stage.granted(1, *slot, hold="d") == 0
+    stage.store.settle(ACME, "k1", slot, "a")
+    assert stage.granted(1, *slot, hold="e") == 1
 
 
-def test_I9_an_account_for_which_there_is_no_room_is_not_counted_and_none_is_forgotten() -> None:
-    counting = Counting()
-    counting.store = counting.with_room_for(2)
-    call = Claim(HOURLY, 1, False)
+def test_I9_beyond_the_bound_an_account_gets_no_decision_and_none_is_forgotten() -> None:
+    stage = Stage()
+    stage.store = stage.with_room_for(2)
+    claim = Claim(HOURLY, 1, False)
     first, second, third = (Account(name, "pro") for name in ("first", "second", "third"))
     for account in (first, second):
-        assert counting.passed(9, call, account=account) == 5
+        assert stage.granted(9, claim, account=account) == 5
     with pytest.raises(StoreUnavailable):
-        counting.ask(call, account=third)
-    assert counting.passed(9, call, account=first) == 0
-    counting.store.forget("second")
-    assert counting.passed(9, call, account=third) == 5
+        stage.reserve(claim, account=third)
+    assert stage.granted(9, claim, account=first) == 0
+    stage.store.forget("second")
+    assert stage.granted(9, claim, account=third) == 5
 
 
-def test_I9_limits_per_key_have_a_bound_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_I9_limits_per_key_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shares, "MOST_LIMITS", 3)
-    counting = Counting()
-    call = Claim(KEYED, 1, False)
-    assert [counting.passed(1, call, key_id=f"k{number}") for number in range(3)] == [1, 1, 1]
+    stage = Stage()
+    claim = Claim(KEYED, 1, False)
+    assert [stage.granted(1, claim, key_id=f"k{number}") for number in range(3)] == [1, 1, 1]
     with pytest.raises(StoreUnavailable):
-        counting.ask(call, key_id="k4")
-    counting.store.forget("acme")
-    assert counting.passed(1, call, key_id="k4") == 1
+        stage.reserve(claim, key_id="k4")
+    stage.store.forget("acme")
+    assert stage.granted(1, claim, key_id="k4") == 1
 
 
-def test_what_a_former_process_let_pass_is_of_the_share() -> None:
-    counting = Counting()
-    counting.store.count_before(
+def test_requests_in_an_abandoned_journal_count_against_the_share() -> None:
+    stage = Stage()
+    stage.store.count_past(
         ACME,
         "k1",
         (Claim(HOURLY, 2, True),),
@@ -180,54 +183,54 @@ def test_what_a_former_process_let_pass_is_of_the_share() -> None:
         {"q/hourly": Snapshot(START, 4, START + HOUR_US)},
     )
     older = {"q/hourly": Snapshot(START - 1, 0, START + HOUR_US)}
-    counting.store.count_before(ACME, "k1", (), START, older)
-    assert counting.passed(9, Claim(HOURLY, 1, False)) == 1  # (10 - 4) // 2, less 2
+    stage.store.count_past(ACME, "k1", (), START, older)
+    assert stage.granted(9, Claim(HOURLY, 1, False)) == 1  # (10 - 4) // 2, less 2
 
 
-def test_levels_are_what_is_in_the_buckets() -> None:
-    counting = Counting()
-    counting.passed(3, Claim(RATE, 1, False), Claim(a_quota(9), 1, False))
-    assert counting.store.levels("acme") == [(ACME, "k1", Claim(RATE, 3, True))]
-    counting.now_us += 10 * MICRO
-    assert counting.store.levels("acme") == []
+def test_levels_are_the_used_units_of_buckets() -> None:
+    stage = Stage()
+    stage.granted(3, Claim(RATE, 1, False), Claim(a_quota(9), 1, False))
+    assert stage.store.levels("acme") == [(ACME, "k1", Claim(RATE, 3, True))]
+    stage.now_us += 10 * MICRO
+    assert stage.store.levels("acme") == []
 
 
-def test_redis_time_goes_on_with_the_monotonic_clock_whatever_the_wall_clock_does() -> None:
+def test_redis_time_follows_the_monotonic_clock_and_not_the_wall_clock() -> None:
     monotonic, wall = [5.0], [START]
     time = StoreClock(lambda: monotonic[0], lambda: wall[0])
     assert time.now_us() == START
-    time.heard(START + HOUR_US)
+    time.set(START + HOUR_US)
     wall[0] -= 9 * HOUR_US
     monotonic[0] += 2.5
     assert time.now_us() == START + HOUR_US + 2_500_000
 
 
-async def test_fewer_sidecars_are_believed_only_after_their_lifetime(valkey_url: str) -> None:
-    """A Redis that starts empty hears of them one after the other: shares must not grow by that."""
+async def test_the_number_of_sidecars_falls_only_after_their_lifetime(valkey_url: str) -> None:
+    """Sidecars find a Redis that starts empty one after the other: shares must not grow by that."""
     wire = Wire(valkey_url, timeout_s=10)
     await wire.start()
     hearts = [Heartbeat(wire, "qs", name, StoreClock()) for name in ("a", "b", "c")]
     first = hearts[0]
-    for heart in hearts:
-        assert await heart.beat("well") == "told"
-    assert await first.beat("well") == "told"
+    for one in hearts:
+        assert await one.beat("charged") == "ok"
+    assert await first.beat("charged") == "ok"
     assert first.alive == 3
-    for heart in hearts[1:]:
-        assert await heart.beat("leaving") == "told"
-    assert await first.beat("well") == "told"
+    for one in hearts[1:]:
+        assert await one.beat("leaving") == "ok"
+    assert await first.beat("charged") == "ok"
     assert first.alive == 3
-    first._until_us -= LIFETIME_US
-    assert await first.beat("well") == "told"
+    first._falls_after_us -= LIFETIME_US
+    assert await first.beat("charged") == "ok"
     assert first.alive == 1
     await wire.stop()
 
 
-def test_what_a_former_process_let_a_team_use_is_of_its_part() -> None:
+def test_a_teams_units_in_an_abandoned_journal_count_against_its_part() -> None:
     teams = (Team("search", 50, lends=False), Team("ads", 30, lends=False))
     share = shares_of(HOURLY, teams, "search")
-    journalled = replace(share, others=())  # as a journal has it
-    counting = Counting(ways=1)
-    counting.store.count_before(
-        ACME, "k1", (Claim(HOURLY, 2, True), Claim(journalled, 2, True)), START, {}
+    in_journal = replace(share, others=())
+    stage = Stage(sidecars=1)
+    stage.store.count_past(
+        ACME, "k1", (Claim(HOURLY, 2, True), Claim(in_journal, 2, True)), START, {}
     )
-    assert counting.passed(9, Claim(HOURLY, 1, False), Claim(share, 1, False)) == 5
+    assert stage.granted(9, Claim(HOURLY, 1, False), Claim(share, 1, False)) == 5

@@ -1,4 +1,4 @@
-"""Sidecars that find Redis again one after the other, die, or are started anew meanwhile."""
+"""Sidecars that reconnect one after the other, or die or restart during an outage."""
 
 import asyncio
 import shutil
@@ -21,16 +21,16 @@ from tests.support.stores.local_stage import (
     Sidecar,
     a_quota,
     a_sidecar,
-    all_know_each_other,
     new_id,
+    until_all_are_known,
     used,
 )
 from tests.support.stores.wire_ends import Cable, Server, a_cable, a_server
 
 HERE = Path(__file__).parent
 QUOTA = a_quota(100)
-CALL = (Claim(QUOTA, 1, False),)
-LOOK = (Claim(QUOTA, 0, False),)
+ONE = (Claim(QUOTA, 1, False),)
+NOTHING = (Claim(QUOTA, 0, False),)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @asynccontextmanager
 async def two_cables(server: Server, journal: Path) -> AsyncIterator[list[tuple[Sidecar, Cable]]]:
-    """Two sidecars, each with a way to Redis of its own, that have seen 40 of 100 used."""
+    """Two sidecars, each with its connection to Redis, that know 40 of 100 units as used."""
     async with AsyncExitStack() as stack:
         both = []
         for _ in range(2):
@@ -49,15 +49,15 @@ async def two_cables(server: Server, journal: Path) -> AsyncIterator[list[tuple[
             url = f"redis://127.0.0.1:{port}/0"
             both.append((await stack.enter_async_context(a_sidecar(url, journal)), cable))
         sidecars = [one for one, _ in both]
-        await all_know_each_other(sidecars)
-        assert await sidecars[0].calls(40, *CALL) == 40
+        await until_all_are_known(sidecars)
+        assert await sidecars[0].requests(40, *ONE) == 40
         for one in sidecars:
-            assert await one.call(*LOOK)
+            assert await one.request(*NOTHING)
             one.granted = 0
         yield both
 
 
-async def test_I1_who_is_back_first_does_not_give_out_what_the_other_has_used(
+async def test_I1_the_first_sidecar_back_does_not_grant_what_the_other_has_used(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mode, "PATIENCE_SECONDS", 60)
@@ -65,29 +65,29 @@ async def test_I1_who_is_back_first_does_not_give_out_what_the_other_has_used(
         for cable in (one, other):
             cable.cut()
         for sidecar in (first, second):
-            await sidecar.until_alone()
-        assert await first.calls(10, *CALL) == 10
-        assert await second.calls(40, *CALL) == 30
+            await sidecar.until_local()
+        assert await first.requests(10, *ONE) == 10
+        assert await second.requests(40, *ONE) == 30
         one.mend()
         async with asyncio.timeout(20):
-            while not first.store.keeper.asks_both:  # what the first one let pass is charged
+            while not first.store.mode.redis_decides_too:  # its journal is charged
                 await asyncio.sleep(0.01)
         assert used(server.url, QUOTA) == 50
-        assert await first.calls(20, *CALL) == 20  # the rest of its share, and Redis counts it
+        assert await first.requests(20, *ONE) == 20  # the rest of its share; Redis checks it, too
         assert not first.answers[-1].alone
         assert first.answers[-1].used == (70,)
         for _ in range(5):
-            assert await first.call(*CALL) is None  # though Redis would have said yes
+            assert await first.request(*ONE) is None  # though Redis would allow it
             await asyncio.sleep(mode.TURN_SECONDS)
-        assert first.store.keeper.away
+        assert first.store.mode.all_local
         other.mend()
         for sidecar in (first, second):
             await sidecar.until_back()
         assert used(server.url, QUOTA) == 100
-        assert await first.call(*CALL) is False
+        assert await first.request(*ONE) is False
 
 
-async def test_who_is_back_does_not_wait_for_ever(
+async def test_a_sidecar_waits_for_the_others_for_a_bounded_time(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mode, "PATIENCE_SECONDS", 0.5)
@@ -95,43 +95,41 @@ async def test_who_is_back_does_not_wait_for_ever(
         for cable in (one, other):
             cable.cut()
         for sidecar in (first, second):
-            await sidecar.until_alone()
-            assert await sidecar.calls(40, *CALL) == 30
+            await sidecar.until_local()
+            assert await sidecar.requests(40, *ONE) == 30
         one.mend()
         await first.until_back()
-        assert await first.calls(40, *CALL) == 30  # what the second has used Redis does not know
+        assert await first.requests(40, *ONE) == 30  # Redis does not know what the second has used
         other.mend()
         await second.until_back()
-        assert used(server.url, QUOTA) == 130  # one share more, and it is recorded
-        assert await first.call(*CALL) is False
+        assert used(server.url, QUOTA) == 130  # one share more, and it is charged
+        assert await first.request(*ONE) is False
 
 
-async def test_a_sidecar_that_alone_lost_redis_uses_its_share_at_most(
+async def test_a_sidecar_that_loses_its_connection_uses_at_most_its_share(
     server: Server, tmp_path: Path
 ) -> None:
     async with two_cables(server, tmp_path / "journal") as ((first, _), (second, other)):
         other.cut()
-        await second.until_alone()
-        assert await second.calls(40, *CALL) == 30
-        assert await first.calls(40, *CALL) == 40  # nobody tells it
+        await second.until_local()
+        assert await second.requests(40, *ONE) == 30
+        assert await first.requests(40, *ONE) == 40  # it does not know of the outage
         other.mend()
         await second.until_back()
         assert used(server.url, QUOTA) == 110
-        assert [await one.call(*CALL) for one in (first, second)] == [False, False]
+        assert [await one.request(*ONE) for one in (first, second)] == [False, False]
 
 
-async def test_a_sidecar_that_leaves_is_no_part_of_the_division(
-    server: Server, tmp_path: Path
-) -> None:
+async def test_a_sidecar_that_has_left_gets_no_share(server: Server, tmp_path: Path) -> None:
     async with a_sidecar(server.url, tmp_path / "journal") as first:
         async with a_sidecar(server.url, tmp_path / "journal") as second:
-            await all_know_each_other([first, second])
-        first.store.keeper.heart._until_us = 0  # as when five seconds have passed
-        await all_know_each_other([first])
-        assert await first.call(*LOOK)
+            await until_all_are_known([first, second])
+        first.store.mode.heartbeat._falls_after_us = 0  # as if five seconds had passed
+        await until_all_are_known([first])
+        assert await first.request(*NOTHING)
         server.pause()
-        await first.until_alone()
-        assert await first.calls(110, *CALL) == 100
+        await first.until_local()
+        assert await first.requests(110, *ONE) == 100
 
 
 PROGRAM = textwrap.dedent("""
@@ -140,7 +138,7 @@ PROGRAM = textwrap.dedent("""
     from sidecar.core.model import Claim
     from sidecar import logs
 
-    CALL = Claim(a_quota(100), 1, False)
+    ONE = Claim(a_quota(100), 1, False)
 
     async def main():
         reader = asyncio.StreamReader()
@@ -149,15 +147,15 @@ PROGRAM = textwrap.dedent("""
         )
         async with a_sidecar(sys.argv[1], pathlib.Path(sys.argv[2])) as one:
             while words := (await reader.readline()).decode().split():
-                if words[0] == "look":
-                    await one.call(Claim(a_quota(100), 0, False))
-                elif words[0] == "alone":
-                    await one.until_alone()
+                if words[0] == "snapshot":
+                    await one.request(Claim(a_quota(100), 0, False))
+                elif words[0] == "local":
+                    await one.until_local()
                 elif words[0] == "back":
                     await one.until_back()
-                passed = await one.calls(int(words[1]), CALL) if words[0] == "call" else 0
+                granted = await one.requests(int(words[1]), ONE) if words[0] == "send" else 0
                 await one.until_written()
-                print(passed, one.store.keeper.heart.alive, flush=True)
+                print(granted, one.store.mode.heartbeat.alive, flush=True)
 
     logs.configure("error")
     asyncio.run(main())
@@ -165,7 +163,7 @@ PROGRAM = textwrap.dedent("""
 
 
 class Child:
-    """A sidecar in a process of its own."""
+    """A sidecar in another process."""
 
     def __init__(self, url: str, journal: Path) -> None:
         self._url = url
@@ -178,14 +176,14 @@ class Child:
             env={"PYTHONPATH": f"{HERE}:{HERE.parent}"},
         )  # fmt: skip
 
-    async def does(self, *words: str) -> tuple[int, int]:
-        """How many calls passed, and how many sidecars it knows of."""
+    async def run(self, *words: str) -> tuple[int, int]:
+        """Run a command of PROGRAM; the granted requests, and the sidecars that it knows of."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(" ".join(words).encode() + b"\n")
         async with asyncio.timeout(60):
-            passed, alive = (await self._process.stdout.readline()).split()
-        return int(passed), int(alive)
+            granted, alive = (await self._process.stdout.readline()).split()
+        return int(granted), int(alive)
 
     async def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
@@ -198,7 +196,7 @@ class Child:
             assert await self._process.wait() == 0
 
 
-async def test_I5_a_sidecar_that_is_killed_meanwhile_is_charged_for_all_it_let_pass(
+async def test_I5_a_sidecar_that_is_killed_during_an_outage_is_charged_completely(
     server: Server, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
@@ -207,58 +205,56 @@ async def test_I5_a_sidecar_that_is_killed_meanwhile_is_charged_for_all_it_let_p
         await child.start()
     first, second = children
     async with asyncio.timeout(60):
-        while [(await child.does("nothing"))[1] for child in children] != [2, 2]:
+        while [(await child.run("nothing"))[1] for child in children] != [2, 2]:
             await asyncio.sleep(0.01)
-    assert (await first.does("call", "40"))[0] == 40
+    assert (await first.run("send", "40"))[0] == 40
     for child in children:
-        await child.does("look")
+        await child.run("snapshot")
     server.pause()
     for child in children:
-        await child.does("alone")
-    assert (await first.does("call", "10"))[0] == 10
-    assert (await second.does("call", "50"))[0] == 30
+        await child.run("local")
+    assert (await first.run("send", "10"))[0] == 10
+    assert (await second.run("send", "50"))[0] == 30
     await first.kill()
     await first.start()
-    assert (await first.does("call", "50"))[0] == 20  # what was left of its share
+    assert (await first.run("send", "50"))[0] == 20  # the rest of its share
     await first.kill()
     await first.start()
-    assert (await first.does("call", "50"))[0] == 0
+    assert (await first.run("send", "50"))[0] == 0
     server.go_on()
     for child in children:
-        await child.does("back")
+        await child.run("back")
     assert used(server.url, QUOTA) == 100
-    assert [(await child.does("call", "1"))[0] for child in children] == [0, 0]
+    assert [(await child.run("send", "1"))[0] for child in children] == [0, 0]
     for child in children:
         await child.end()
     assert list(journal.iterdir()) == []
 
 
-async def test_I5_a_journal_that_is_charged_again_changes_nothing(
-    server: Server, tmp_path: Path
-) -> None:
+async def test_I5_charging_a_journal_again_changes_nothing(server: Server, tmp_path: Path) -> None:
     directory = tmp_path / "journal"
-    kept = tmp_path / "kept.journal"
+    copy = tmp_path / "copy.journal"
     async with a_sidecar(server.url, directory) as one:
-        await all_know_each_other([one])
-        assert await one.call(*LOOK)
+        await until_all_are_known([one])
+        assert await one.request(*NOTHING)
         server.pause()
-        await one.until_alone()
-        assert await one.calls(30, *CALL) == 30
+        await one.until_local()
+        assert await one.requests(30, *ONE) == 30
         await one.until_written()
         [journal] = directory.glob("*.journal")
-        shutil.copy(journal, kept)
+        shutil.copy(journal, copy)
         server.go_on()
         await one.until_back()
     assert used(server.url, QUOTA) == 30
     for _ in range(2):
-        shutil.copy(kept, directory / kept.name)
+        shutil.copy(copy, directory / copy.name)
         async with a_sidecar(server.url, directory) as one:
             await one.until_back()
             assert not list(directory.glob("*.journal"))
         assert used(server.url, QUOTA) == 30
 
 
-async def test_I9_what_a_former_process_left_is_charged_though_there_is_no_room_to_count_it(
+async def test_I9_an_abandoned_journal_is_charged_though_local_mode_has_no_room_for_it(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shares, "MOST_LIMITS", 1)
@@ -266,31 +262,31 @@ async def test_I9_what_a_former_process_left_is_charged_though_there_is_no_room_
     journal = Journal(tmp_path, Files(), identity=new_id(), commit_window_s=0.001)
     for account in accounts:
         now_us = time.time_ns() // 1000
-        journal.add(account, "k1", CALL, now_us, sidecars=1, look=lambda _: NEVER_SEEN)
+        journal.add(account, "k1", ONE, now_us, sidecars=1, snapshot_of=lambda _: NEVER_SEEN)
     await journal.close()
     async with a_sidecar(server.url, tmp_path) as one:
         await one.until_back()
     assert [used(server.url, QUOTA, account) for account in accounts] == [1, 1, 1]
 
 
-async def test_a_journal_of_a_dead_process_is_charged_by_one_that_lives(
+async def test_a_running_process_charges_the_journal_of_a_dead_one(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mode, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(mode, "FIND_SECONDS", 0.05)
     monkeypatch.setattr(mode, "BEAT_SECONDS", 0.05)
     directory = tmp_path / "journal"
-    async with a_sidecar(server.url, directory) as living:
+    async with a_sidecar(server.url, directory) as running:
         child = Child(server.url, directory)
         await child.start()
-        await child.does("look")
+        await child.run("snapshot")
         server.pause()
-        await child.does("alone")
-        passed, _ = await child.does("call", "20")
+        await child.run("local")
+        granted, _ = await child.run("send", "20")
         await child.kill()
         server.go_on()
         async with asyncio.timeout(60):
-            while used(server.url, QUOTA) != passed:
+            while used(server.url, QUOTA) != granted:
                 await asyncio.sleep(0.01)
-        assert passed == 20
-        await living.until_back()
+        assert granted == 20
+        await running.until_back()
     assert not list(directory.glob("*.journal"))

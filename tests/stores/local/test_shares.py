@@ -1,4 +1,4 @@
-"""Redis goes away and comes back, with real servers: what passes meanwhile, and what is charged."""
+"""Redis outages with real servers: what is allowed during one, and what is charged after it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -17,13 +17,13 @@ from tests.support.stores.local_stage import (
     a_quota,
     a_rate,
     a_sidecar,
-    all_know_each_other,
+    until_all_are_known,
     used,
 )
 from tests.support.stores.wire_ends import Server, a_server, until_up
 
 QUOTA = a_quota(100)
-CALL = (Claim(QUOTA, 1, False),)
+ONE = (Claim(QUOTA, 1, False),)
 CRITICAL = (Claim(QUOTA, 1, True),)
 SLOTS = ConcurrencyLimit("in-flight", 4)
 
@@ -36,172 +36,177 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 async def both(server: Server, tmp_path: Path) -> AsyncIterator[list[Sidecar]]:
-    """Two sidecars that have seen 40 of 100 used."""
+    """Two sidecars that know 40 of 100 units as used."""
     async with AsyncExitStack() as stack:
         two = [
             await stack.enter_async_context(a_sidecar(server.url, tmp_path / "journal"))
             for _ in range(2)
         ]
-        await all_know_each_other(two)
-        assert await two[0].calls(40, *CALL) == 40
+        await until_all_are_known(two)
+        assert await two[0].requests(40, *ONE) == 40
         for one in two:
-            assert await one.call(Claim(QUOTA, 0, False))  # a look
+            assert await one.request(Claim(QUOTA, 0, False))  # for a snapshot
             one.granted = 0
         yield two
 
 
 @pytest.fixture
-async def alone(server: Server, tmp_path: Path) -> AsyncIterator[Sidecar]:
-    """The only sidecar, connected."""
+async def sidecar(server: Server, tmp_path: Path) -> AsyncIterator[Sidecar]:
+    """A single sidecar, connected."""
     async with a_sidecar(server.url, tmp_path / "journal") as one:
-        await all_know_each_other([one])
+        await until_all_are_known([one])
         yield one
 
 
-async def test_I1_two_sidecars_let_pass_what_was_left_and_not_one_more(
+async def test_I1_two_sidecars_allow_exactly_what_was_left(
     server: Server, both: list[Sidecar]
 ) -> None:
     server.pause()
     for one in both:
-        await one.until_alone()
-    assert [await one.calls(50, *CALL) for one in both] == [30, 30]
+        await one.until_local()
+    assert [await one.requests(50, *ONE) for one in both] == [30, 30]
     server.go_on()
     for one in both:
         await one.until_back()
     assert used(server.url, QUOTA) == 40 + sum(one.granted for one in both) == 100
-    assert [await one.call(*CALL) for one in both] == [False, False]
+    assert [await one.request(*ONE) for one in both] == [False, False]
 
 
-async def test_I3_critical_calls_all_pass_and_are_charged_when_redis_is_back(
+async def test_I3_critical_requests_are_all_allowed_and_charged_after_the_outage(
     server: Server, both: list[Sidecar]
 ) -> None:
     server.pause()
     for one in both:
-        await one.until_alone()
-    passed = [await one.calls(25, *CRITICAL, when_down="critical") for one in both]
-    assert passed == [25, 25]
-    assert [await one.calls(9, *CALL) for one in both] == [5, 5]  # of 30
-    assert [await one.call(*CALL) for one in both] == [None, None]  # may be there is some left
-    passed = [await one.calls(45, *CRITICAL, when_down="critical") for one in both]
-    assert [await one.call(*CALL) for one in both] == [False, False]  # there is not
+        await one.until_local()
+    granted = [await one.requests(25, *CRITICAL, when_down="critical") for one in both]
+    assert granted == [25, 25]
+    assert [await one.requests(9, *ONE) for one in both] == [5, 5]  # of 30
+    assert [await one.request(*ONE) for one in both] == [
+        None,
+        None,
+    ]  # others may have units
+    granted = [await one.requests(45, *CRITICAL, when_down="critical") for one in both]
+    assert [await one.request(*ONE) for one in both] == [False, False]  # by now, they have not
     server.go_on()
     for one in both:
         await one.until_back()
     assert used(server.url, QUOTA) == 40 + 150
 
 
-async def test_I5_what_passed_before_redis_started_empty_is_charged(
+async def test_I5_a_redis_that_starts_empty_is_charged_with_all_local_requests(
     server: Server, both: list[Sidecar]
 ) -> None:
     server.kill()
     for one in both:
-        await one.until_alone()
-        assert await one.calls(20, *CALL) == 20
+        await one.until_local()
+        assert await one.requests(20, *ONE) == 20
     server.start()
     for one in both:
         await one.until_back()
     assert used(server.url, QUOTA) == sum(one.granted for one in both) == 40
 
 
-async def test_what_the_plan_says_of_a_redis_that_is_gone_is_done(
-    server: Server, alone: Sidecar
+async def test_when_store_is_down_decides_about_requests_during_an_outage(
+    server: Server, sidecar: Sidecar
 ) -> None:
-    assert await alone.calls(90, *CALL) == 90
+    assert await sidecar.requests(90, *ONE) == 90
     server.kill()
-    await alone.until_alone()
-    assert await alone.calls(20, *CALL, when_down="deny") == 0
-    assert await alone.calls(20, *CALL, when_down="allow") == 20  # past the limit
-    assert await alone.calls(20, *CALL, when_down="local") == 0
-    assert (await alone.call(*CALL, when_down="local")) is False  # all of it is known to be used
-    assert alone.store.admitted == 20
-    assert all(answer.alone for answer in alone.answers[-20:] if answer.granted)
-    assert alone.store.entries == 20
+    await sidecar.until_local()
+    assert await sidecar.requests(20, *ONE, when_down="deny") == 0
+    assert await sidecar.requests(20, *ONE, when_down="allow") == 20  # beyond the limit
+    assert await sidecar.requests(20, *ONE, when_down="local") == 0
+    assert (await sidecar.request(*ONE, when_down="local")) is False  # all units are used
+    assert sidecar.store.stats().allowed_locally == 20
+    assert all(answer.alone for answer in sidecar.answers[-20:] if answer.granted)
+    assert sidecar.store.uncharged == 20
     server.start()
-    await alone.until_back()
+    await sidecar.until_back()
     assert used(server.url, QUOTA) == 20
-    assert not (await alone.store.redis.peek(alone.account, "k1", CALL)).alone
+    assert not (await sidecar.store.redis.peek(sidecar.account, "k1", ONE)).alone
 
 
-async def test_I2_a_call_that_redis_granted_too_late_is_charged_once(
-    server: Server, alone: Sidecar
+async def test_I2_a_request_that_redis_granted_too_late_is_charged_once(
+    server: Server, sidecar: Sidecar
 ) -> None:
-    assert await alone.calls(10, *CALL) == 10
+    assert await sidecar.requests(10, *ONE) == 10
     server.pause()
     try:
-        assert await alone.calls(5, *CALL) == 5  # the first ones are on their way to Redis
+        assert await sidecar.requests(5, *ONE) == 5  # Redis gets the first ones
     finally:
         server.go_on()
-    await until_up(alone.wire)
-    await alone.until_back()
+    await until_up(sidecar.wire)
+    await sidecar.until_back()
     async with asyncio.timeout(20):
-        while alone.store.redis.refunds == 0 or used(server.url, QUOTA) != alone.granted:
+        while (
+            sidecar.store.redis.late_reservations == 0 or used(server.url, QUOTA) != sidecar.granted
+        ):
             await asyncio.sleep(0.01)
-    assert alone.granted == 15
+    assert sidecar.granted == 15
 
 
-async def test_connections_that_are_killed_under_load_charge_no_call_less_than_once(
-    server: Server, alone: Sidecar
+async def test_connections_that_are_killed_under_load_charge_each_request_at_least_once(
+    server: Server, sidecar: Sidecar
 ) -> None:
-    """What was on its way when a connection was lost is charged, and may be charged twice."""
+    """A request in flight when its connection is lost is charged, maybe twice."""
     wide = (Claim(a_quota(1_000_000), 1, False),)
-    callers, kills = 20, 5
+    clients, kills = 20, 5
     done = asyncio.Event()
 
-    async def call() -> None:
+    async def client() -> None:
         while not done.is_set():
-            assert await alone.call(*wide) is True
+            assert await sidecar.request(*wide) is True
             await asyncio.sleep(0)
 
-    running = [asyncio.ensure_future(call()) for _ in range(callers)]
-    with redis.Redis.from_url(server.url) as client:
+    running = [asyncio.ensure_future(client()) for _ in range(clients)]
+    with redis.Redis.from_url(server.url) as admin:
         for kill in range(1, kills + 1):
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             async with asyncio.timeout(20):
-                while alone.wire.reconnects < kill or alone.store.keeper.absence is not None:
+                while sidecar.wire.reconnects < kill or sidecar.store.mode.outage is not None:
                     await asyncio.sleep(0.005)
     done.set()
     await asyncio.gather(*running)
-    await alone.until_back()
-    assert alone.store.admitted > 0
-    assert alone.granted <= used(server.url, wide[0].limit) <= alone.granted + callers * kills
+    await sidecar.until_back()
+    assert sidecar.store.stats().allowed_locally > 0
+    assert sidecar.granted <= used(server.url, wide[0].limit) <= sidecar.granted + clients * kills
 
 
-async def test_I1_a_bucket_gives_no_more_in_all_than_it_holds(
+async def test_I1_a_bucket_never_grants_more_than_its_burst(
     server: Server, both: list[Sidecar]
 ) -> None:
-    """However the calls fall to the time with Redis, the time without, and the time after."""
+    """Before, during and after an outage together."""
     slow = (Claim(a_rate(20), 1, False),)
     for one in both:
-        assert await one.calls(2, *slow) == 2
+        assert await one.requests(2, *slow) == 2
     server.pause()
     for one in both:
-        await one.until_alone()
-    passed = [await one.calls(20, *slow) for one in both]
-    assert sum(passed) <= 17  # of 16, and what the first has not seen the second use
-    assert all(7 <= number <= 9 for number in passed)
+        await one.until_local()
+    granted = [await one.requests(20, *slow) for one in both]
+    assert sum(granted) <= 17  # of 16, and what the first does not know of the second
+    assert all(7 <= number <= 9 for number in granted)
     server.go_on()
     for one in both:
         await one.until_back()
-    for one in both:  # what each tells of its bucket has arrived
+    for one in both:  # the levels of both buckets have arrived
         await one.store.redis.peek(one.account, "k1", slow)
-    assert sum([await one.calls(5, *slow) for one in both]) == 0
+    assert sum([await one.requests(5, *slow) for one in both]) == 0
 
 
-async def test_calls_in_flight_share_the_slots_and_hold_them_when_redis_is_back(
+async def test_requests_in_flight_share_the_slots_and_keep_them_after_the_outage(
     server: Server, both: list[Sidecar]
 ) -> None:
-    claims = (*CALL, Claim(SLOTS, 1, False))
+    claims = (*ONE, Claim(SLOTS, 1, False))
     holds = [Hold(f"h{number}", LONG) for number in range(6)]
     one = both[0]
-    assert await one.call(*claims, hold=holds[0])  # holds a slot in Redis
+    assert await one.request(*claims, hold=holds[0])  # takes a slot in Redis
     server.pause()
-    await one.until_alone()
-    assert await one.call(*claims, hold=holds[1])
-    assert await one.call(*claims, hold=holds[2]) is None  # two of four are this sidecar's
+    await one.until_local()
+    assert await one.request(*claims, hold=holds[1])
+    assert await one.request(*claims, hold=holds[2]) is None  # two of four are this sidecar's
     one.store.settle(one.account, "k1", claims, "h0")
-    assert await one.call(*claims, hold=holds[3])
+    assert await one.request(*claims, hold=holds[3])
     server.go_on()
-    await one.until_back(held=2)
+    await one.until_back(in_flight=2)
     slots = (Claim(SLOTS, 1, False),)
     async with asyncio.timeout(20):
         while (await one.store.redis.peek(one.account, "k1", slots)).used != (2,):
@@ -215,52 +220,50 @@ async def test_calls_in_flight_share_the_slots_and_hold_them_when_redis_is_back(
     assert used(server.url, QUOTA) == 40 + 1 + 2 * 7
 
 
-async def test_a_redis_that_takes_no_writes_is_counted_without(
-    server: Server, alone: Sidecar
-) -> None:
-    assert await alone.calls(10, *CALL) == 10
+async def test_a_redis_that_takes_no_writes_is_an_outage(server: Server, sidecar: Sidecar) -> None:
+    assert await sidecar.requests(10, *ONE) == 10
     with redis.Redis.from_url(server.url) as client:
         client.config_set("maxmemory", "1")
-        await alone.calls(1, *CALL)
+        await sidecar.requests(1, *ONE)
         async with asyncio.timeout(20):
-            while not alone.store.keeper.away:
+            while not sidecar.store.mode.all_local:
                 await asyncio.sleep(0.01)
-        assert await alone.calls(200, *CALL) == 89
-        assert await alone.calls(5, *CRITICAL, when_down="critical") == 5
+        assert await sidecar.requests(200, *ONE) == 89
+        assert await sidecar.requests(5, *CRITICAL, when_down="critical") == 5
         client.config_set("maxmemory", "0")
-    await alone.until_back()
-    assert used(server.url, QUOTA) == alone.granted == 105
+    await sidecar.until_back()
+    assert used(server.url, QUOTA) == sidecar.granted == 105
 
 
-async def test_thresholds_that_were_passed_meanwhile_are_told_by_the_next_call(
-    server: Server, alone: Sidecar
+async def test_thresholds_crossed_during_an_outage_are_reported_by_the_next_request(
+    server: Server, sidecar: Sidecar
 ) -> None:
-    told = (Claim(a_quota(100, notices=(50, 80)), 1, False),)
-    assert await alone.calls(40, *told) == 40
+    notified = (Claim(a_quota(100, notices=(50, 80)), 1, False),)
+    assert await sidecar.requests(40, *notified) == 40
     server.pause()
-    await alone.until_alone()
-    assert await alone.calls(45, *told) == 45
+    await sidecar.until_local()
+    assert await sidecar.requests(45, *notified) == 45
     server.go_on()
-    await alone.until_back()
-    first, second = [(await alone.call(*told), alone.answers[-1])[1] for _ in range(2)]
+    await sidecar.until_back()
+    first, second = [(await sidecar.request(*notified), sidecar.answers[-1])[1] for _ in range(2)]
     assert (first.used, first.besides[0].told) == ((86,), 0)
     assert not second.besides or second.besides[0].told == 80
 
 
-async def test_I9_nothing_is_left_of_an_absence_when_it_is_over(
-    server: Server, alone: Sidecar, tmp_path: Path
+async def test_I9_nothing_is_left_of_an_outage_after_it(
+    server: Server, sidecar: Sidecar, tmp_path: Path
 ) -> None:
     server.pause()
-    await alone.until_alone()
-    assert await alone.calls(5, *CALL) == 5
-    await alone.until_written()
+    await sidecar.until_local()
+    assert await sidecar.requests(5, *ONE) == 5
+    await sidecar.until_written()
     [journal] = (tmp_path / "journal").glob("*.journal")
     server.go_on()
-    await alone.until_back()
+    await sidecar.until_back()
     async with asyncio.timeout(20):
         while journal.exists():
             await asyncio.sleep(0.01)
-    assert len(alone.store._alone) == 0
+    assert len(sidecar.store._local) == 0
     with redis.Redis.from_url(server.url) as client:
         assert all(
             client.ttl(name) > 0 for name in client.scan_iter(f"{keys.state('qs', '')[:2]}*")

@@ -1,4 +1,4 @@
-"""Teams while Redis is gone: each sidecar keeps its part for each team, and charges it later."""
+"""Teams in local mode: each sidecar guarantees its part of each team's units, and charges later."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -9,7 +9,7 @@ import pytest
 from sidecar.core.model import Claim, QuotaLimit, Team
 from sidecar.core.shares import NEVER_SEEN, Snapshot, team_share_of
 from sidecar.core.teams import shares_of
-from tests.support.stores.local_stage import Sidecar, a_quota, a_sidecar, all_know_each_other, used
+from tests.support.stores.local_stage import Sidecar, a_quota, a_sidecar, until_all_are_known, used
 from tests.support.stores.wire_ends import Server, a_server
 
 QUOTA = a_quota(100)
@@ -17,7 +17,7 @@ TEAMS = (Team("search", 40, lends=False), Team("ads", 30, lends=False))
 SHARES = {team: shares_of(QUOTA, TEAMS, team) for team in ("search", "ads", "")}
 
 
-def calls(team: str, cost: int = 1) -> tuple[Claim, ...]:
+def claims(team: str, cost: int = 1) -> tuple[Claim, ...]:
     return Claim(QUOTA, cost, False), Claim(SHARES[team], cost, False)
 
 
@@ -29,34 +29,36 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 async def both(server: Server, tmp_path: Path) -> AsyncIterator[list[Sidecar]]:
-    """Two sidecars that have seen the team search use 10 of its 40, and 20 more used by nobody's
-    keys: of 70 that are left 30 are kept for each team, and 10 are free."""
+    """Two sidecars that know 10 of the 40 units of team search as used, and 20 without a team.
+
+    Of the 70 units that are left, 30 are guaranteed to each team, and 10 are free.
+    """
     async with AsyncExitStack() as stack:
         two = [
             await stack.enter_async_context(a_sidecar(server.url, tmp_path / "journal"))
             for _ in range(2)
         ]
-        await all_know_each_other(two)
-        assert await two[0].call(*calls("search", 10))
-        assert await two[0].call(*calls("", 20))
+        await until_all_are_known(two)
+        assert await two[0].request(*claims("search", 10))
+        assert await two[0].request(*claims("", 20))
         for one in two:
             for team in SHARES:
-                assert await one.call(*calls(team, 0))  # a look
+                assert await one.request(*claims(team, 0))  # for a snapshot
         yield two
 
 
-async def test_I1_each_sidecar_keeps_its_part_for_each_team(
+async def test_I1_each_sidecar_guarantees_its_part_to_each_team(
     server: Server, both: list[Sidecar]
 ) -> None:
     server.pause()
     for one in both:
-        await one.until_alone()
+        await one.until_local()
     first, second = both
-    assert await first.calls(50, *calls("ads")) == 20  # 15 kept here, and 5 that are free
-    assert await first.calls(50, *calls("search")) == 15
-    assert await second.calls(50, *calls("")) == 5
-    assert await second.calls(50, *calls("search")) == 15
-    assert await second.calls(50, *calls("ads")) == 15
+    assert await first.requests(50, *claims("ads")) == 20  # 15 that are guaranteed, and 5 free ones
+    assert await first.requests(50, *claims("search")) == 15
+    assert await second.requests(50, *claims("")) == 5
+    assert await second.requests(50, *claims("search")) == 15
+    assert await second.requests(50, *claims("ads")) == 15
     server.go_on()
     for one in both:
         await one.until_back()
@@ -64,32 +66,32 @@ async def test_I1_each_sidecar_keeps_its_part_for_each_team(
     assert {team: used(server.url, share) for team, share in SHARES.items()} == {
         "search": 40, "ads": 35, "": 25
     }  # fmt: skip
-    assert [await one.call(*calls("search")) for one in both] == [False, False]
+    assert [await one.request(*claims("search")) for one in both] == [False, False]
 
 
-async def test_a_team_whose_part_is_used_up_is_not_told_that_its_share_is(
+async def test_a_team_whose_local_part_is_used_up_gets_no_decision(
     server: Server, both: list[Sidecar]
 ) -> None:
     server.pause()
     for one in both:
-        await one.until_alone()
-    assert await both[0].calls(20, *calls("ads")) == 20
-    assert await both[0].call(*calls("ads")) is None  # nobody can tell
+        await one.until_local()
+    assert await both[0].requests(20, *claims("ads")) == 20
+    assert await both[0].request(*claims("ads")) is None  # other sidecars may have units left
 
 
-def test_what_was_not_looked_at_counts_as_kept() -> None:
-    seen = Snapshot(1, 10, 1_000, 31)
-    part = team_share_of(SHARES["search"], seen, [NEVER_SEEN], 2, 500)
+def test_a_guarantee_without_a_snapshot_counts_as_unused() -> None:
+    snapshot = Snapshot(1, 10, 1_000, 31)
+    part = team_share_of(SHARES["search"], snapshot, [NEVER_SEEN], 2, 500)
     assert (part.units, part.lends) == (15, False)
     assert [(one.team, one.units) for one in part.others] == [("ads", 15)]
-    later = team_share_of(SHARES["search"], seen, [NEVER_SEEN], 2, 1_000)
+    later = team_share_of(SHARES["search"], snapshot, [NEVER_SEEN], 2, 1_000)
     assert later.units == 20
 
 
-def test_parts_are_never_more_than_the_whole() -> None:
+def test_the_parts_together_do_not_exceed_the_quota() -> None:
     quota: QuotaLimit = a_quota(10)
     teams = tuple(Team(f"t{number}", 33) for number in range(3))
     share = shares_of(quota, teams, "t0")
-    for ways in range(1, 9):
-        part = team_share_of(share, NEVER_SEEN, [NEVER_SEEN] * 2, ways, 0)
-        assert (part.units + sum(one.units for one in part.others)) * ways <= quota.units
+    for sidecars in range(1, 9):
+        part = team_share_of(share, NEVER_SEEN, [NEVER_SEEN] * 2, sidecars, 0)
+        assert (part.units + sum(one.units for one in part.others)) * sidecars <= quota.units

@@ -20,7 +20,7 @@ from sidecar.core.model import MICRO, Account, Claim, QuotaLimit
 from sidecar.core.survey import Ask
 from sidecar.stores import keys
 from sidecar.stores.account_state import read_account
-from sidecar.stores.commands import Commands, held
+from sidecar.stores.commands import Commands, hold_arguments
 from sidecar.stores.memory import asks_of
 from sidecar.stores.rebuild import Change
 from sidecar.stores.rebuild import arguments as arguments_of
@@ -102,7 +102,7 @@ class Both:
     def counters(self) -> dict[str, State]:
         """What Valkey holds of the limits."""
         fields = self.client.hgetall(keys.state("qs", "acme"))
-        return dict(read_account(fields, {}).ledger.states)
+        return dict(read_account(fields, {}).state.states)
 
     def peek(self, claims: Sequence[Claim]) -> Answer:
         before = self.stored()
@@ -118,7 +118,7 @@ class Both:
         if hold is not None:
             self.sweep()
         before = self.stored()
-        more = () if hold is None else held(hold)
+        more = () if hold is None else hold_arguments(hold)
         sent = self._claims("reserve", claims, more, leases=hold is not None)
         reply = self._run("reserve", sent)
         expected, after = accounts.reserve(self.ledger, self.asks(claims), self.now, hold)
@@ -132,7 +132,7 @@ class Both:
     def sweep(self) -> None:
         """Have leases that are over ended by a reservation that claims nothing."""
         hold = Hold("sweep", HOUR)
-        self._run("reserve", self._claims("reserve", (), held(hold)))
+        self._run("reserve", self._claims("reserve", (), hold_arguments(hold)))
         _, self.ledger = accounts.reserve(self.ledger, (), self.now, hold)
         self._run("settle", self._claims("settle", (), ("sweep",)))
         _, self.ledger = accounts.settle(self.ledger, "sweep", (), self.now)

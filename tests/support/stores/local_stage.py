@@ -1,4 +1,4 @@
-"""Sidecars' stores as the app puts them together, beside a Valkey that comes and goes."""
+"""The limit stores of sidecars, assembled as the app does, for a Valkey that has outages."""
 
 import asyncio
 import os
@@ -41,12 +41,12 @@ def a_quota(units: int, **changes: Any) -> QuotaLimit:
 
 
 def a_rate(burst: int) -> RateLimit:
-    """So slow that nothing comes back while a test runs."""
+    """A bucket that does not refill during a test."""
     return RateLimit("slow", "requests", 1, 86_400 * MICRO, burst, (1, 86_400))
 
 
 def an_entitlement(claims: tuple[Claim, ...]) -> Entitlement:
-    """What the gate has of a call when it decides."""
+    """What the gate decides about."""
     guard = RateLimit("critical", "calls", 1000, MICRO, 5000, (1000, 1))
     plan = Plan("pro", 0, frozenset(), tuple(claim.limit for claim in claims), guard, "local")
     route = Route("rest", "/**", None, "/**", RequestClass.STANDARD, frozenset(), ())
@@ -59,23 +59,23 @@ def new_id() -> str:
 
 @dataclass
 class Sidecar:
-    """One process's store. `granted` counts calls that were let pass."""
+    """One process's store. `granted` counts allowed requests."""
 
-    wire: Any  # a Wire, where the test looks at what only that has
+    wire: Any  # a Connection; a Wire where a test reads its internals
     store: FallbackStore
     journal: Journal
     account: Account = ACME
     granted: int = 0
     answers: list[Answer] = field(default_factory=list)
 
-    async def call(
+    async def request(
         self,
         *claims: Claim,
         when_down: WhenDown = "local",
         key_id: str = "k1",
         hold: Hold | None = None,
     ) -> bool | None:
-        """Whether the call may pass; None when nobody can tell."""
+        """Whether the request is allowed; None without a decision."""
         try:
             answer = await self.store.reserve(
                 self.account, key_id, claims, hold=hold, when_down=when_down
@@ -87,28 +87,28 @@ class Sidecar:
         self.granted += answer.granted
         return answer.granted
 
-    async def calls(self, number: int, *claims: Claim, **more: Any) -> int:
-        """How many of so many pass."""
-        return [await self.call(*claims, **more) for _ in range(number)].count(True)
+    async def requests(self, number: int, *claims: Claim, **more: Any) -> int:
+        """The number of allowed requests out of `number`."""
+        return [await self.request(*claims, **more) for _ in range(number)].count(True)
 
-    async def until_alone(self) -> None:
+    async def until_local(self) -> None:
+        """Wait until all accounts are on local shares."""
         await until_up(self.wire, up=False)
         async with asyncio.timeout(20):
-            while not self.store.keeper.away:
+            while not self.store.mode.all_local:
                 await asyncio.sleep(0.005)
 
-    async def until_back(self, held: int = 0) -> None:
-        """All that was let pass meanwhile is charged, but calls that are still held; and Redis
-        is asked again."""
+    async def until_back(self, in_flight: int = 0) -> None:
+        """Wait until the outage is over and all but `in_flight` requests are charged."""
         async with asyncio.timeout(60):
-            while self.store.keeper.absence is not None or self.store.entries:
+            while self.store.mode.outage is not None or self.store.uncharged:
                 await asyncio.sleep(0.005)
-        assert len(self.store._held) == held
+        assert len(self.store._holds) == in_flight
 
     async def until_written(self) -> None:
-        """What was let pass so far is on disk."""
+        """Wait until the journal is on disk."""
         async with asyncio.timeout(20):
-            while self.journal._waiting_bytes:
+            while self.journal._buffered_bytes:
                 await asyncio.sleep(0.005)
 
 
@@ -116,7 +116,7 @@ class Sidecar:
 async def a_sidecar(
     url: str, directory: Path, *, timeout_s: float = 0.2, account: Account = ACME
 ) -> AsyncIterator[Sidecar]:
-    """Started; closed in an orderly way at the end, or dropped where a test has done that."""
+    """A started sidecar; closed at the end."""
     wire = connect(url, timeout_s=timeout_s)
     await wire.start()
     disk = Files()
@@ -124,28 +124,26 @@ async def a_sidecar(
     journal = Journal(directory, disk, identity=own_id, commit_window_s=0.001)
     store = FallbackStore(wire, journal, disk, own_id=own_id)
     await store.start()
-    run = asyncio.ensure_future(store.keeper.run())
-    settling = asyncio.ensure_future(store.redis.settler.run())
+    run = asyncio.ensure_future(store.run())
     one = Sidecar(wire, store, journal, account)
     try:
         yield one
     finally:
-        for task in (run, settling):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        run.cancel()
+        with suppress(asyncio.CancelledError):
+            await run
         await store.close()
         await wire.stop()
 
 
-async def all_know_each_other(sidecars: Sequence[Sidecar]) -> None:
+async def until_all_are_known(sidecars: Sequence[Sidecar]) -> None:
     async with asyncio.timeout(30):
-        while any(one.store.keeper.heart.alive != len(sidecars) for one in sidecars):
+        while any(one.store.mode.heartbeat.alive != len(sidecars) for one in sidecars):
             await asyncio.sleep(0.01)
 
 
 def used(url: str, limit: QuotaLimit, account: Account = ACME, key_id: str = "k1") -> int:
-    """What Redis says that is used of a quota."""
+    """The used units of a quota in Redis."""
     with redis.Redis.from_url(url) as client:
         packed = client.hget(keys.state("qs", account.id), keys.limit_field(limit, key_id))
         assert packed is None or isinstance(packed, bytes)

@@ -1,24 +1,24 @@
--- Shared by all scripts of limits, and put in front of them when they are loaded. The reference that
--- every line is tested against is sidecar/core/limits.py, teams.py, account.py and those beside it.
+-- Shared by all scripts of limits: it precedes their text when they are loaded. Tests compare it with
+-- the reference in sidecar/core: limits.py, teams.py, account.py and their neighbours.
 --
--- The account's state is one hash. It holds
---   FIELD   of each limit four doubles, packed: what is used, since when (µs), the highest
---           percentage told, what was carried over; packed since it is read and written on every call.
---           Of a team's share the third is what of its guarantee is gone: used, or lent for good
---   grants  a line each: id, field, units, used, expires_us, priority, in the order of their use
---   kept    when it was last seen to that the state has a TTL (µs)
+-- The account's state is one hash with these fields:
+--   FIELD   one per limit: four doubles, packed for speed: used, since (µs), the highest percentage
+--           that was reported, and units carried over. The third one of a team's share is the part
+--           of its guarantee that is used or lent for good
+--   grants  one line each, in the order of their use: id, field, units, used, expires_us, priority
+--   kept    when the TTL of the state was last checked (µs)
 --   rebuilt when counters were last rebuilt from the events (µs)
---   o/ID    an open reservation: a line "charge" or "release", then one for each limit that it
---           took from: kind ("team" for a team's share), field, cost, since
--- Open reservations that end with their sidecar stand in the leases, a sorted set: id, until (µs).
+--   o/ID    an open reservation: a line "charge" or "release", then a line for each limit that was
+--           charged: kind ("team" for a team's share), field, cost, since
+-- Reservations that end with their sidecar are in the leases, a sorted set: id, until (µs).
 
-local FIRST, GROUP = 3, 5 -- where the claims begin in ARGV, and how many arguments each has
+local FIRST, GROUP = 3, 5 -- first claim in ARGV, and arguments per claim
 local MOST = 9007199254740991
-local KEEP_US = 60 * 1000000 -- how often it is looked whether the state has its TTL
+local KEEP_US = 60 * 1000000 -- between two checks of the TTL of the state
 local min, max, ceil = math.min, math.max, math.ceil
 local pack_numbers, unpack_numbers = struct.pack, struct.unpack
-local SWEPT = 16 -- leases that one operation ends at most
-local KEPT_US = 35 * 86400 * 1000000 -- how long an expired grant's id stays taken
+local SWEPT = 16 -- the most leases that one operation ends
+local KEPT_US = 35 * 86400 * 1000000 -- how long the id of an expired grant stays taken
 
 local make_rare, made -- the functions of rare.lua
 local function rare()
@@ -26,11 +26,10 @@ local function rare()
   return made
 end
 
--- A quota in the period that now falls in: its state and its end. Bounds: start a, end b, next end c,
--- start before d.
-local function rolled(used, since, told, carried, now, a, b, c, d, units, rollover)
+-- A quota's state and end in the period of now. Bounds: start a, end b, next end c, previous start d.
+local function rolled(used, since, notified, carried, now, a, b, c, d, units, rollover)
   if now >= b then a, b, d = b, c, a end
-  if a <= since then return used, since, told, rollover > 0 and carried or 0, b end
+  if a <= since then return used, since, notified, rollover > 0 and carried or 0, b end
   local left = 0
   if rollover > 0 and since > 0 then
     left = rollover
@@ -39,7 +38,7 @@ local function rolled(used, since, told, carried, now, a, b, c, d, units, rollov
   return 0, a, 0, left, b
 end
 
--- A bucket at now: a micro-units come back every b µs.
+-- A bucket at now: it refills by a micro-units every b µs.
 local function drained(used, since, now, a, b)
   if now < since then now = since end
   if used <= 0 or now - since >= ceil(used * b / a) then return 0, now end
@@ -47,8 +46,8 @@ local function drained(used, since, now, a, b)
   return used - gained, since + ceil(gained * b / a)
 end
 
--- All claims of ARGV as they stand now, whether all are granted, and the account's grants.
--- Returns nil when now lies outside the bounds that the caller sent for a quota.
+-- The claims of ARGV with the state of their limits, whether all are granted, and the account's grants.
+-- Returns nil if now is outside the bounds that were sent for a quota.
 local function survey(key, now)
   local n = tonumber(ARGV[2])
   local names = { 'grants', 'kept' }
@@ -60,8 +59,8 @@ local function survey(key, now)
     local i = FIRST + (k - 1) * GROUP
     local kind = ARGV[i]
     local cost, cap, a, b, c, d, units, rollover = unpack_numbers('<dddddddd', ARGV[i + 3])
-    local used, since, told, carried = 0, 0, 0, 0
-    if stored[k + 2] then used, since, told, carried = unpack_numbers('<dddd', stored[k + 2]) end
+    local used, since, notified, carried = 0, 0, 0, 0
+    if stored[k + 2] then used, since, notified, carried = unpack_numbers('<dddd', stored[k + 2]) end
     local claim, room = nil, cap
     if kind == 'rate' or kind == 'slots' then
       if kind == 'rate' then used, since = drained(used, since, now, a, b) end
@@ -73,10 +72,10 @@ local function survey(key, now)
       local own, most = units, rollover
       if kind == 'team' then own, most = 0, 0 end
       local ends
-      used, since, told, carried, ends = rolled(used, since, told, carried, now, a, b, c, d, own, most)
+      used, since, notified, carried, ends = rolled(used, since, notified, carried, now, a, b, c, d, own, most)
       claim = {
         kind = 'quota', field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = ends, counted = true,
-        told = told, was_told = told, carried = carried, left = 0, burned = 0, units = units, notices = ARGV[i + 4],
+        notified = notified, reported = notified, carried = carried, left = 0, burned = 0, units = units, notices = ARGV[i + 4],
       }
       if grants and kind == 'quota' then claim.live, claim.left = rare().live_grants(claim.field, grants, now) end
       room = cap + carried + claim.left
@@ -95,8 +94,8 @@ local function survey(key, now)
   return claims, granted, grants
 end
 
--- Use cost units: of a quota the plan's own, then grants in their order, then overage or debt. What
--- is reached by that is told.
+-- Use cost units. A quota uses the plan's units, then grants in their order, then overage or debt, and
+-- notes the highest percentage that it reaches.
 local function burn(claim, cost)
   if claim.team then return rare().spend(claim, cost) end
   if claim.kind ~= 'quota' then
@@ -118,17 +117,17 @@ local function burn(claim, cost)
     for percent in string.gmatch(claim.notices, '%d+') do
       percent = tonumber(percent)
       if claim.used * 100 < claim.units * percent then break end
-      if percent > claim.told then claim.told = percent end
+      if percent > claim.notified then claim.notified = percent end
     end
   end
 end
 
--- Write the claims back, with the grants if any of them changed, and see to the TTL once a minute.
+-- Write the claims back, and the grants if they changed. Check the TTL once a minute.
 local function store(key, claims, grants, now)
   local writes, changed, n = {}, false, 0
   for _, claim in ipairs(claims) do
     writes[n + 1] = claim.field
-    writes[n + 2] = pack_numbers('<dddd', claim.used, claim.since, claim.told or 0, claim.carried or 0)
+    writes[n + 2] = pack_numbers('<dddd', claim.used, claim.since, claim.notified or 0, claim.carried or 0)
     n = n + 2
     if claim.burned and claim.burned ~= 0 then changed = true end
   end
@@ -142,20 +141,20 @@ local function store(key, claims, grants, now)
   if due then rare().keep(key, tonumber(ARGV[1])) end
 end
 
--- status, now, then of each claim used and end_us, or all six when there is more to say of any.
+-- The reply: status, now, then used and end_us of each claim, or six numbers if any claim has more.
 local function reply(status, now, claims, more)
   local out = { status, now }
   for k, claim in ipairs(claims) do
     out[2 * k + 1], out[2 * k + 2] = claim.used, claim.ends
     if claim.kind == 'quota' and not more then
-      more = claim.left ~= 0 or claim.burned ~= 0 or claim.carried > 0 or claim.told ~= claim.was_told
+      more = claim.left ~= 0 or claim.burned ~= 0 or claim.carried > 0 or claim.notified ~= claim.reported
     end
   end
   if not more then return out end
   for k, claim in ipairs(claims) do
     local at = 6 * k - 4
-    local told = claim.team and max(0, claim.units - claim.told) or claim.was_told
-    out[at + 1], out[at + 2], out[at + 3] = claim.used, claim.ends, told or 0
+    local notified = claim.team and max(0, claim.units - claim.notified) or claim.reported
+    out[at + 1], out[at + 2], out[at + 3] = claim.used, claim.ends, notified or 0
     out[at + 4], out[at + 5], out[at + 6] = claim.carried or 0, claim.left or 0, claim.burned or 0
   end
   return out

@@ -1,16 +1,16 @@
 -- grant: add extra units to a quota, once.
--- Guarantee: atomic; once per id, however often it is called; only Redis time is used.
+-- Guarantee: atomic; once per id, however often it runs; only Redis time is used.
 -- KEYS[1]  the account's state, a hash
--- ARGV[1]  ttl_ms: how long the state is kept after this write, milliseconds
+-- ARGV[1]  ttl_ms: TTL of the state after this write, milliseconds
 -- ARGV[2]  id of the grant
--- ARGV[3]  field: names the limit (and the key, for limits per key) inside the hash
--- ARGV[4]  units that it holds
+-- ARGV[3]  field: of the limit (with the key, for limits per key) in the hash
+-- ARGV[4]  units of the grant
 -- ARGV[5]  priority: grants of lower numbers are used first
--- ARGV[6]  most: how many grants an account may hold
+-- ARGV[6]  most: maximum number of grants of an account
 -- ARGV[7]  lasts: "at", "for" or "period"
--- ARGV[8…] a, b, c  at: the instant in µs; for: microseconds from now; period: start, end, next end in µs
--- Returns {1 granted | 0 was there before | -2 too many, now_us, expires_us}.
---   {-1, now_us}: bounds do not hold now.
+-- ARGV[8…] a, b, c  at: the end in µs; for: microseconds from now; period: start, end, next end in µs
+-- Returns {1 granted | 0 was granted before | -2 too many, now_us, expires_us}.
+--   {-1, now_us}: now is outside the bounds.
 local key, now = KEYS[1], now_us()
 local grants, kept = rare().read_grants(redis.call('HGET', key, 'grants')), {}
 for _, g in ipairs(grants) do

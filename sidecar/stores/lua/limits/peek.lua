@@ -1,12 +1,12 @@
--- peek: what reserve would answer now.
+-- peek: return what reserve would answer now.
 -- Guarantee: changes nothing; only Redis time is used.
 -- KEYS[1]  the account's state, a hash
 -- KEYS[2]  its leases, a sorted set
--- ARGV[1]  ttl_ms: not used here; the arguments are those of reserve
--- ARGV[2]  claims: how many there are
+-- ARGV[1]  ttl_ms: not used; the arguments are those of reserve
+-- ARGV[2]  claims: number of claims
 -- ARGV[3…] groups of 5, one per claim, as for reserve
 -- Returns {1 would grant | 0 would refuse, now_us, used, end_us, …}; as reserve, used without the cost.
---   {-1, now_us}: bounds do not hold now.
+--   {-1, now_us}: now is outside the bounds.
 local key, now = KEYS[1], now_us()
 local free = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', int(now))) do

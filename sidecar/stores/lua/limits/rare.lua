@@ -1,5 +1,5 @@
--- What few calls need: grants, teams, open reservations, ways back. A script makes these functions
--- when it first asks for one (`rare()`), since making them is a fifth of what a call costs.
+-- Functions that few requests need: grants, teams, open reservations, refunds. A script creates them
+-- with the first `rare()`, as creating them takes a fifth of the time of a script.
 
 local function read_grants(text)
   local grants = {}
@@ -20,7 +20,7 @@ local function write_grants(grants)
   return table.concat(lines)
 end
 
--- A quota's live grants, in the order of their use, and what they hold.
+-- A quota's live grants, in the order of their use, and the units left in them.
 local function live_grants(field, grants, now)
   local live, left = {}, 0
   for _, g in ipairs(grants) do
@@ -49,7 +49,7 @@ local function write_open(rule, charges)
   return table.concat(lines)
 end
 
--- What a reservation took, for when it is settled.
+-- The charges of a reservation, for its settlement.
 local function charges_of(claims)
   local charges = {}
   for _, claim in ipairs(claims) do
@@ -61,15 +61,16 @@ local function charges_of(claims)
   return charges
 end
 
--- What is kept of a guarantee of units, and what of it is gone; so many hundredths of the period are over.
-local function guarded(units, lends, used, gone, hundredths)
-  gone = max(gone, used)
-  if lends then gone = max(gone, floor(units * hundredths / 100)) end
-  return max(0, units - gone), gone
+-- What is left of a guarantee of units, and the part that is used or lent for good, when this percentage
+-- of the period is over.
+local function guaranteed(units, lends, used, spent, percent)
+  spent = max(spent, used)
+  if lends then spent = max(spent, floor(units * percent / 100)) end
+  return max(0, units - spent), spent
 end
 
--- What is kept for an account's other teams, in the period that begins at start.
-local function kept_for(others, key, start, hundredths)
+-- What is left of the guarantees of an account's other teams, in the period that starts at start.
+local function guaranteed_to(others, key, start, percent)
   local fields, units, lends, sum = {}, {}, {}, 0
   for field, guaranteed, lent in string.gmatch(others, '([^\t\n]*)\t(%d+)\t([01])\n') do
     local n = #fields + 1
@@ -77,32 +78,32 @@ local function kept_for(others, key, start, hundredths)
   end
   if #fields == 0 then return 0 end
   for n, stored in ipairs(redis.call('HMGET', key, unpack(fields))) do
-    local used, since, gone = 0, 0, 0
-    if stored then used, since, gone = unpack_numbers('<ddd', stored) end
-    if since < start then used, gone = 0, 0 end
-    sum = sum + guarded(units[n], lends[n], used, gone, hundredths)
+    local used, since, spent = 0, 0, 0
+    if stored then used, since, spent = unpack_numbers('<ddd', stored) end
+    if since < start then used, spent = 0, 0 end
+    sum = sum + guaranteed(units[n], lends[n], used, spent, percent)
   end
   return sum
 end
 
--- A claim on a team's share, which comes after that on its quota: it is counted like a quota, and refuses
--- what is neither kept for the team, nor leaves what is kept for the others.
+-- A claim on a team's share, which follows the one on its quota. It counts like a quota. It refuses
+-- units that are not guaranteed to the team and would reduce the other teams' guarantees.
 local function as_team(claim, quota, key, start, now, lends, others)
-  local hundredths, kept = floor((now - start) * 100 / (claim.ends - start)), 0
-  kept, claim.told = guarded(claim.units, lends, claim.used, claim.told, hundredths)
-  claim.kind, claim.team, claim.was_told, claim.notices = 'quota', true, -1, ''
-  claim.left = kept_for(others, key, start, hundredths)
+  local percent, left = floor((now - start) * 100 / (claim.ends - start)), 0
+  left, claim.notified = guaranteed(claim.units, lends, claim.used, claim.notified, percent)
+  claim.kind, claim.team, claim.reported, claim.notices = 'quota', true, -1, ''
+  claim.left = guaranteed_to(others, key, start, percent)
   local room = quota and quota.cap + quota.carried + quota.left - quota.used or MOST
-  claim.fits = claim.cost <= kept or claim.cost + claim.left <= room
+  claim.fits = claim.cost <= left or claim.cost + claim.left <= room
 end
 
--- A team's counter with that many units more, or less: also of what is gone of its guarantee.
+-- Add units to a team's counter, and to the spent part of its guarantee; below 0: subtract.
 local function spend(claim, units)
   claim.used = min(max(0, claim.used + units), MOST)
-  claim.told = min(max(0, claim.told + units), MOST)
+  claim.notified = min(max(0, claim.notified + units), MOST)
 end
 
--- What is released and is not in the counter was paid by grants: it is theirs again, last used first.
+-- Released units that are not in the counter were paid by grants: return them, last used first.
 local function repay(key, charges)
   local text = redis.call('HGET', key, 'grants')
   if not text then return end
@@ -123,7 +124,7 @@ local function repay(key, charges)
   redis.call('HSET', key, 'grants', write_grants(grants))
 end
 
--- End leases that are over: slots come back; what was charged stays or goes as each one says.
+-- End expired leases: release slots, and keep or release charges by the rule of each reservation.
 local function sweep(key, leases, now)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now), 'LIMIT', 0, SWEPT)) do
     local text = redis.call('HGET', key, 'o/' .. id)
@@ -134,11 +135,11 @@ local function sweep(key, leases, now)
       if c.kind ~= 'slots' then rest[#rest + 1] = c end
       if c.kind == 'slots' or rule == 'release' then
         local stored = redis.call('HGET', key, c.field)
-        local used, since, told, carried = 0, 0, 0, 0
-        if stored then used, since, told, carried = unpack_numbers('<dddd', stored) end
-        if c.kind == 'team' then told = max(0, told - c.cost) end
+        local used, since, notified, carried = 0, 0, 0, 0
+        if stored then used, since, notified, carried = unpack_numbers('<dddd', stored) end
+        if c.kind == 'team' then notified = max(0, notified - c.cost) end
         if stored and ((c.kind ~= 'quota' and c.kind ~= 'team') or since == c.since) then
-          redis.call('HSET', key, c.field, pack_numbers('<dddd', max(0, used - c.cost), since, told, carried))
+          redis.call('HSET', key, c.field, pack_numbers('<dddd', max(0, used - c.cost), since, notified, carried))
         end
       end
     end
@@ -151,7 +152,7 @@ local function sweep(key, leases, now)
   end
 end
 
--- The way back of burn: overage, then grants from the last used, then the plan's own.
+-- The reverse of burn: return overage, then to grants from the last used, then the plan's units.
 local function give_back(claim, units)
   if claim.team then return spend(claim, -units) end
   local wanted = units - min(units, max(0, claim.used - claim.units - claim.carried))
@@ -168,11 +169,12 @@ local function give_back(claim, units)
   claim.used = max(0, claim.used - (units - returned))
 end
 
+-- Give a key a TTL of at least ttl milliseconds, less one minute.
 local function keep(key, ttl)
   if redis.call('PTTL', key) < ttl - 60000 then redis.call('PEXPIRE', key, ttl) end
 end
 
 return {
   read_grants = read_grants, write_grants = write_grants, live_grants = live_grants, read_open = read_open, write_open = write_open, charges_of = charges_of,
-  guarded = guarded, kept_for = kept_for, as_team = as_team, spend = spend, repay = repay, sweep = sweep, give_back = give_back, keep = keep,
+  guaranteed = guaranteed, guaranteed_to = guaranteed_to, as_team = as_team, spend = spend, repay = repay, sweep = sweep, give_back = give_back, keep = keep,
 }

@@ -1,14 +1,14 @@
--- rebuild: add to quotas what the events tell of and their counters have lost.
--- Guarantee: atomic, all or nothing; what was counted meanwhile stays counted; nothing is changed that another rebuild, or the loss of the state, has changed since it was read; no threshold is told; only Redis time is used.
+-- rebuild: add units to quotas that the events have and the counters have lost.
+-- Guarantee: atomic, all or nothing; requests that were counted since the read stay counted; nothing changes if another rebuild, or a loss of the state, came after the read; no threshold is reported; only Redis time is used.
 -- KEYS[1]  the account's state, a hash
--- ARGV[1]  ttl_ms: how long the state is kept after this write, milliseconds
--- ARGV[2]  claims: how many there are
--- ARGV[3…] groups of 5, one per claim, as for reserve; all on quotas, cost is what is added or, below 0, taken back
+-- ARGV[1]  ttl_ms: TTL of the state after this write, milliseconds
+-- ARGV[2]  claims: number of claims
+-- ARGV[3…] groups of 5, one per claim, as for reserve; all on quotas, cost is the units to add, or below 0, to subtract
 -- and after them:
---   rebuilt  the state's field of this name as it was read; "0" when there was none
---   seen     two doubles for each claim, packed: used and since as they were read
+--   rebuilt  the state's field of this name as it was read; "0" if it was missing
+--   counters two doubles for each claim, packed: used and since as they were read
 -- Returns {1 rebuilt | 0 changed since it was read, now_us, used, end_us, …}; as reserve, used after the change.
---   {-1, now_us}: bounds do not hold now.
+--   {-1, now_us}: now is outside the bounds.
 local key, now = KEYS[1], now_us()
 local claims, _, grants = survey(key, now)
 if not claims then return { -1, now } end
@@ -17,7 +17,7 @@ local rebuilt = redis.call('HGET', key, 'rebuilt') or '0'
 if rebuilt ~= ARGV[at] then return reply(0, now, claims) end
 for k, claim in ipairs(claims) do
   local used, since = unpack_numbers('<dd', ARGV[at + 1], 16 * k - 15)
-  -- More than was read is well: calls that were counted since. Taking back is not, beside them.
+  -- Requests counted since the read are allowed when adding, but not when subtracting.
   local same = claim.used == used or (claim.used > used and claim.cost >= 0)
   if claim.since ~= since or not same then return reply(0, now, claims) end
 end

@@ -1,30 +1,32 @@
 -- reserve: grant all claims of one request, or none.
--- Guarantee: atomic; a refusal writes nothing but the end of leases that are over; only Redis time is used; a missing TTL is repaired within a minute.
+-- Guarantee: atomic; a refusal writes nothing, except that it ends expired leases; only Redis time is used; a missing TTL is repaired within a minute.
 -- KEYS[1]  the account's state, a hash
--- KEYS[2]  its leases, a sorted set; only for a reservation that is held
--- ARGV[1]  ttl_ms: how long the state is kept after this write, milliseconds
--- ARGV[2]  claims: how many there are
+-- KEYS[2]  its leases, a sorted set; only for a reservation that stays open
+-- ARGV[1]  ttl_ms: TTL of the state after this write, milliseconds
+-- ARGV[2]  claims: number of claims
 -- ARGV[3…] groups of 5, one per claim:
---   kind     "rate", "quota", "team" or "slots"; a team's share comes right after its quota
---   field    names the limit (and the key, for limits per key) inside the hash
---   force    "0": enforced; "1": counted even beyond the cap; "2": counted if it fits, refuses nothing
+--   kind     "rate", "quota", "team" or "slots"; a team's share follows its quota
+--   field    of the limit (with the key, for limits per key) in the hash
+--   force    "0": enforced; "1": counted even beyond the cap; "2": counted if it fits, never refuses
 --   numbers  8 doubles, little-endian, packed: cost, cap, a, b, c, d, units, rollover
---   notices  quotas: percentages of units to be told, ascending, comma-separated; teams: a line for each
+--   notices  quotas: percentages of units to report, ascending, comma-separated; teams: a line for each
 --            of the account's other teams, field, units, lends, with tabs between; else empty
--- The numbers: cost in micro-units for rates, units for quotas, 1 for slots; cap is the burst in micro-units,
--- the quota's cap, or how many slots there are; of rates a micro-units come back every b µs; of quotas a, b, c, d
--- are start, end, next end and start before in µs, units the plan's own, and rollover what is carried over at most.
--- Of a team's share units are guaranteed, and rollover is 1 if it lends.
--- and after them, for a reservation that is held:
---   lease_us until when its sidecar is believed to be alive, from now on
---   orphans  "charge" or "release": what becomes of it then
---   hold     its id
+-- The numbers, by kind:
+-- Rates: cost and cap (the burst) in micro-units; a micro-units come back every b µs.
+-- Quotas: cost, cap, units (the plan's own) and rollover (the most that is carried over) in units; a, b, c, d
+-- are start, end, next end and previous start in µs.
+-- Slots: cost is 1, cap the number of slots.
+-- Teams: as quotas, but units are guaranteed, and rollover is 1 if the team lends.
+-- and after them, for a reservation that stays open:
+--   lease_us length of its lease from now on: until then, its sidecar counts as alive
+--   orphans  "charge" or "release": what happens to its cost when the lease ends
+--   hold     id of the reservation
 -- Returns {1 granted | 0 refused, now_us, used, end_us, …}; used as of now (after the grant), in the
---   unit of cost, without what grants paid; end_us is 0 but for quotas, and -1 for
---   a claim with force 2 that did not fit and was not counted. With grants, rollover or a notice
---   six per claim: used, end_us, told (percent, before this call), carried, left (in grants), burned (by this call).
---   With teams, too: of a team's share told is what is kept for the team, left what is kept for the others.
---   {-1, now_us}: bounds do not hold now.
+--   unit of cost, without the units that grants paid; end_us is 0 except for quotas, and -1 for
+--   a claim with force 2 that did not fit and was not counted. With grants, rollover, a notice or teams
+--   six per claim: used, end_us, notified (percent, before this request), carried, left (in grants), burned (by this request).
+--   Of a team's share, notified is what is left of its guarantee, left of the other teams' guarantees.
+--   {-1, now_us}: now is outside the bounds.
 local key, leases = KEYS[1], KEYS[2]
 local now = now_us()
 if leases then rare().sweep(key, leases, now) end

@@ -1,15 +1,15 @@
--- settle: correct an open reservation to what it really cost, and close it.
--- Guarantee: atomic; once per reservation, however often it is called; debt is recorded, not clipped; nothing falls below zero; a quota whose period is over is left alone; only Redis time is used.
+-- settle: correct an open reservation to its actual cost, and close it.
+-- Guarantee: atomic; once per reservation, however often it runs; debt is recorded, not clipped; nothing falls below zero; a quota in a later period stays unchanged; only Redis time is used.
 -- KEYS[1]  the account's state, a hash
 -- KEYS[2]  its leases, a sorted set
--- ARGV[1]  ttl_ms: how long the state is kept after this write, milliseconds
--- ARGV[2]  claims: how many there are
--- ARGV[3…] groups of 5, one per claim, as for reserve; cost is what it really was, slots are given back
+-- ARGV[1]  ttl_ms: TTL of the state after this write, milliseconds
+-- ARGV[2]  claims: number of claims
+-- ARGV[3…] groups of 5, one per claim, as for reserve; cost is the actual cost, slots are released
 -- and after them:
---   hold     the reservation's id
--- Returns {1 settled | 0 not known, now_us, used, end_us, told, carried, left, burned, …}; as reserve,
---   used after the correction, told before it, always six per claim.
---   {-1, now_us}: bounds do not hold now.
+--   hold     id of the reservation
+-- Returns {1 settled | 0 not known, now_us, used, end_us, notified, carried, left, burned, …}; as reserve,
+--   used after the correction, notified before it, always six per claim.
+--   {-1, now_us}: now is outside the bounds.
 local key, leases, now = KEYS[1], KEYS[2], now_us()
 local claims, _, grants = survey(key, now)
 if not claims then return { -1, now } end
