@@ -14,11 +14,11 @@ from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.upstream.pool import UpstreamPool
 
-SWEEP_SECONDS = 0.25
-POLL_SECONDS = 0.02
+SWEEP_S = 0.25
+POLL_S = 0.02
 
 
-class JobForwarder(Protocol):
+class RunningJobs(Protocol):
     """What else goes to the API by the pool, for nobody who waits: ended with the calls."""
 
     @property
@@ -44,7 +44,7 @@ class DataPort:
         *,
         per_address: int = 0,
         max_age: float = 0.0,
-        errands: JobForwarder | None = None,
+        jobs: RunningJobs | None = None,
     ) -> None:
         self.bounds = bounds
         self.draining = False
@@ -53,10 +53,10 @@ class DataPort:
         self._handler = handler
         self._pool = pool
         self._metrics = metrics
-        self._places: ConnectionLimits[ClientConnection] = ConnectionLimits(
+        self._limits: ConnectionLimits[ClientConnection] = ConnectionLimits(
             bounds.max_connections, per_address=per_address, max_age=max_age
         )
-        self._errands = errands
+        self._jobs = jobs
         self._listener: Listener | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -64,7 +64,7 @@ class DataPort:
     @property
     def connections(self) -> int:
         """Client connections open now, those in a TLS handshake included."""
-        return len(self._places)
+        return len(self._limits)
 
     async def start(self, listener: Listener) -> None:
         """Listen. Raises SettingsError when the address cannot be had."""
@@ -77,7 +77,7 @@ class DataPort:
         self._sweep()
 
     def _refused(self) -> dict[tuple[str, ...], float]:
-        return {(reason,): float(count) for reason, count in self._places.refused.items()}
+        return {(reason,): float(count) for reason, count in self._limits.refused.items()}
 
     @property
     def port(self) -> int:
@@ -89,23 +89,23 @@ class DataPort:
         connections are still taken, so that clients and balancers move on; then none is, and
         what runs has `drain` seconds to finish. `hurry` ends both waits."""
         self.draining = True
-        if self._errands is not None:
-            self._errands.hold()
+        if self._jobs is not None:
+            self._jobs.hold()
         await _until(self._loop.time() + delay, hurry, lambda: False)
-        self._places.closed = True
+        self._limits.closed = True
         if self._listener is not None:
             await self._listener.stop()
 
         def gone() -> bool:
-            for connection in self._places.all():
+            for connection in self._limits.all():
                 connection.close_if_idle()
-            return not self._places and not (self._errands and self._errands.running)
+            return not self._limits and not (self._jobs and self._jobs.running)
 
         await _until(self._loop.time() + drain, hurry, gone)
-        for connection in self._places.all():
+        for connection in self._limits.all():
             connection.abort()
-        if self._errands is not None:
-            await self._errands.cut()
+        if self._jobs is not None:
+            await self._jobs.cut()
         await asyncio.sleep(0)
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -113,15 +113,15 @@ class DataPort:
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        for connection in self._places.all():
+        for connection in self._limits.all():
             if connection.deadline and now >= connection.deadline:
                 connection.overdue()
-            elif connection.left_unseen():
+            elif connection.left_while_waiting():
                 connection.abort()
-            elif self._places.is_over(connection, now):
+            elif self._limits.is_overdue(connection, now):
                 connection.close_if_idle()
         self._pool.sweep(now)
-        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
     # what the listener and the connections ask for
 
@@ -131,27 +131,27 @@ class DataPort:
 
     def arrives(self, protocol: ClientConnection, peer: object) -> bool:
         """Whether there is room for a connection that will begin with a handshake."""
-        return self._places.take(protocol, peer, self._loop.time())
+        return self._limits.take(protocol, peer, self._loop.time())
 
     def leaves(self, protocol: ClientConnection) -> None:
         """The handshake failed."""
-        self._places.free(protocol)
+        self._limits.free(protocol)
 
     def opened(self, connection: ClientConnection) -> bool:
         """A new client connection; False when it may not stay."""
-        if connection in self._places:
-            return not self._places.closed
+        if connection in self._limits:
+            return not self._limits.closed
         assert connection.transport is not None  # noqa: S101 - it has just been made
         peer = connection.transport.get_extra_info("peername")
-        return self._places.take(connection, peer, self._loop.time())
+        return self._limits.take(connection, peer, self._loop.time())
 
     def closed(self, connection: ClientConnection) -> None:
         """The connection is gone."""
-        self._places.free(connection)
+        self._limits.free(connection)
 
     def handle(self, request: Request, connection: ClientConnection) -> Awaitable[bool]:
         """The life of a request. Returns whether the connection can take another."""
-        if self._places.is_old(connection, self._loop.time()):
+        if self._limits.is_expired(connection, self._loop.time()):
             connection.old = True  # this answer is its last
         return self._handler.handle(request, connection)
 
@@ -161,4 +161,4 @@ async def _until(end: float, hurry: asyncio.Event, done: Callable[[], bool]) -> 
     loop = asyncio.get_running_loop()
     while not done() and not hurry.is_set() and (left := end - loop.time()) > 0:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(hurry.wait(), min(POLL_SECONDS, left))
+            await asyncio.wait_for(hurry.wait(), min(POLL_S, left))

@@ -25,7 +25,7 @@ from sidecar.proxy.upstream.connection import UpstreamConnection
 from sidecar.proxy.upstream.pool import UpstreamFailed, UpstreamPool
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
-_NOTHING: Final[list[bytes]] = []  # stands for a body until there is one; never changed
+_EMPTY: Final[list[bytes]] = []  # stands for a body until there is one; never changed
 _FAILURES = {
     OutcomeReason.UPSTREAM_REFUSED: (502, "The API cannot be reached"),
     OutcomeReason.UPSTREAM_BROKEN: (502, "The API gave no usable answer"),
@@ -57,7 +57,7 @@ class Exchange(Relay):
         self.tunnel: Tunnel | None = None
         self._pool = pool
         self.total_timeout = pool.bounds.total_timeout
-        self._in: list[bytes] = _NOTHING
+        self._to_upstream: list[bytes] = _EMPTY
         if request.upgrade:
             self.upgrade = wanted_upgrade(request, options)
 
@@ -72,15 +72,15 @@ class Exchange(Relay):
             await self._forward()
             failure = self._failure
             reason = failure[0] if failure else OutcomeReason.OK
-            if failure and not self._written:
+            if failure and not self._head_sent:
                 self._answer_failure(*failure)
         except asyncio.CancelledError:
             # It may have been over before the connection was, and the connection for that reason.
             if self._failure is not None:
                 reason = self._failure[0]
-            elif self._ended and self._whole:
+            elif self._ended and self._response_complete:
                 reason = OutcomeReason.OK
-            elif self._client.lost and not self._client.front.draining:
+            elif self._client.lost and not self._client.owner.draining:
                 reason = OutcomeReason.CLIENT_GONE
             self.keep = False
             raise
@@ -99,7 +99,7 @@ class Exchange(Relay):
                 int((time.perf_counter() - started) * 1000),
                 self._request.body_bytes + (tunnel.bytes_in if tunnel else 0),
                 self._bytes_out + (tunnel.bytes_out if tunnel else 0),
-                begun=self._written,
+                begun=self._head_sent,
             )
             self._leave()
             if self._admission.entitlement.settles:
@@ -108,8 +108,10 @@ class Exchange(Relay):
 
     def _reading(self, outcome: Outcome) -> Reading:
         reader, settles = self._reader, self._admission.entitlement.settles
-        body = None if reader is None else reader.finish(complete=self._whole)
-        return late_reading(settles, body, self._told, outcome.bytes_in, outcome.bytes_out)
+        body = None if reader is None else reader.finish(complete=self._response_complete)
+        return late_reading(
+            settles, body, self._field_readings, outcome.bytes_in, outcome.bytes_out
+        )
 
     async def _forward(self) -> None:
         request, pool = self._request, self._pool
@@ -159,9 +161,9 @@ class Exchange(Relay):
     def _send(self, upstream: UpstreamConnection) -> None:
         request = self._request
         self._upstream = upstream
-        parts = request_head(request, self._admission, self._manners, self.upgrade)
-        self._in = request.take_held()
-        if self._in:
+        parts = request_head(request, self._admission, self._options, self.upgrade)
+        self._to_upstream = request.take_buffered()
+        if self._to_upstream:
             parts += self._framed()
         if request.complete and request.chunked:
             parts.append(last_chunk(request.trailers))
@@ -177,7 +179,7 @@ class Exchange(Relay):
 
     def _framed(self) -> list[bytes]:
         """What has come of the body, in our own framing; taken."""
-        parts, self._in = self._in, []
+        parts, self._to_upstream = self._to_upstream, []
         if self._request.chunked:
             size = sum(map(len, parts))
             return [b"%x\r\n" % size, *parts, b"\r\n"] if size else []
@@ -185,11 +187,11 @@ class Exchange(Relay):
 
     def body_piece(self, data: bytes) -> None:
         """Queue a piece of the body."""
-        self._in = [*self._in, data]
+        self._to_upstream = [*self._to_upstream, data]
 
     def body_flush(self) -> None:
         """Write what one read of the client brought, in one piece."""
-        if self._in:
+        if self._to_upstream:
             self._write_body(self._framed())
 
     def body_end(self, trailers: Fields) -> None:
@@ -210,29 +212,29 @@ class Exchange(Relay):
             return
         if parts:
             upstream.write(b"".join(parts))
-        if not self._answered:
+        if not self._head_received:
             upstream.deadline = self._pool.now() + self._pool.bounds.response_timeout
 
     def body_broken(self) -> None:
         """The client's body turned out malformed or stalled: the upstream must not see an end."""
         self.keep = False
-        self._out.clear()
+        self._to_client.clear()
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.retire()
-        if self._written:
+        if self._head_sent:
             self._client.abort()
         self._failure = (OutcomeReason.CLIENT_GONE, "The request body was not completed.")
         self._finish()
 
-    def kept_waiting(self, now: float) -> float:
+    def client_stall_s(self, now: float) -> float:
         """For how long the upstream has had to wait for the client; 0 when it has not."""
         client = self._client
         if not client.deadline or (self._request.complete and not client.write_paused):
             return 0.0
         return now - (client.deadline - self._pool.bounds.body_timeout)
 
-    def give_way(self) -> None:
+    def preempt(self) -> None:
         """Other calls need the upstream connection that this client keeps waiting."""
         if self._request.complete:
             self.body_broken()
@@ -256,7 +258,7 @@ class Exchange(Relay):
         upstream, self._upstream = self._upstream, None
         assert upstream is not None  # noqa: S101 - it has just answered
         self.response_flush()
-        self._whole = True
+        self._response_complete = True
         self.tunnel = Tunnel(self._client, upstream, self._pool.bounds, self._finish)
         self.tunnel.start(self._client.early, rest)
 
@@ -264,10 +266,10 @@ class Exchange(Relay):
         """No (further) response. A started answer is cut off, so that nobody takes it for whole."""
         self._upstream = None
         self._failure = (reason, detail)
-        if self._written:
+        if self._head_sent:
             self.keep = False
             self._client.abort()
-        self._out.clear()
+        self._to_client.clear()
         self._finish()
 
     def _overdue(self) -> None:
@@ -322,7 +324,7 @@ class Exchange(Relay):
         upstream, self._upstream = self._upstream, None
         if upstream is None:
             return
-        if self._failure is None and upstream.taker is None and request.complete:
+        if self._failure is None and upstream.receiver is None and request.complete:
             self._pool.release(upstream)
         else:
             upstream.retire()

@@ -23,7 +23,7 @@ from sidecar.proxy.downstream.faults import Fault
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.heads import ProxyOptions, client_address
-from sidecar.proxy.read_ahead import BodyBroken, costs_told, read_ahead
+from sidecar.proxy.read_ahead import BodyBroken, reading_of, read_ahead
 from sidecar.proxy.responses import OPTIONS, JsonAnswer
 from sidecar.proxy.upstream.pool import UpstreamPool
 
@@ -166,7 +166,7 @@ class Handler:
         return keep
 
     def _leave_body(self, request: Request, connection: ClientConnection) -> bool:
-        """Whether the connection is worth keeping: what is unread of the body is small and sure to
+        """Whether the connection is worth keeping: what is unread_bytes of the body is small and sure to
         come. A client that waits for 100 may send it or not, so nobody could tell it apart."""
         keep = not (request.close or connection.closing)
         if not request.complete:
@@ -274,6 +274,6 @@ async def _read(
 ) -> Reading:
     """What the request tells of its costs."""
     if not entitlement.read_up_to:
-        return costs_told(request, entitlement)
+        return reading_of(request, entitlement)
     body, whole = await read_ahead(request, connection, entitlement.read_up_to)
-    return costs_told(request, entitlement, body, complete=whole)
+    return reading_of(request, entitlement, body, complete=whole)

@@ -15,8 +15,8 @@ class BodyBroken(Exception):
     """The client's body is malformed or did not come in time. The connection knows the fault."""
 
 
-class Collector:
-    """Keeps `BodyTaker` until `limit` bytes or the end of the body have come."""
+class BodyCollector:
+    """Keeps `BodyReceiver` until `limit` bytes or the end of the body have come."""
 
     def __init__(self, limit: int) -> None:
         self.parts: list[bytes] = []
@@ -64,8 +64,8 @@ async def read_ahead(
     if request.broken:
         raise BodyBroken
     if not request.complete:
-        collector = Collector(limit)
-        for held in request.take_held():
+        collector = BodyCollector(limit)
+        for held in request.take_buffered():
             collector.body_piece(held)
         if request.expects_continue and not request.body_bytes:
             connection.write(CONTINUE)
@@ -80,12 +80,12 @@ async def read_ahead(
             connection.deadline = 0.0
         if not request.complete:
             connection.hold_body()
-        request.give_back(collector.parts)
+        request.put_back(collector.parts)
     body = b"".join(request.held)
     return body, request.complete
 
 
-def costs_told(
+def reading_of(
     request: Request, found: Entitlement, body: bytes = b"", *, complete: bool = True
 ) -> Reading:
     """What a request tells of its cost: its fields and, if the entitlement wants to look, its

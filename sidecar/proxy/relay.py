@@ -18,7 +18,7 @@ from sidecar.proxy.headers import Fields, tokens
 from sidecar.proxy.heads import ProxyOptions, own_fields
 from sidecar.proxy.upstream.receiver import ResponseHead
 
-_UNTOLD: Final[Told] = {}  # by header fields; replaced, never changed
+_NO_READINGS: Final[Told] = {}  # by header fields; replaced, never changed
 
 
 class Relay:
@@ -26,10 +26,10 @@ class Relay:
 
     upgrade = b""
     status = 0
-    _chunked_out = False
-    _answered = False  # a head has come
-    _written = False  # and some of it has gone to the client
-    _whole = False
+    _chunked = False
+    _head_received = False  # a head has come
+    _head_sent = False  # and some of it has gone to the client
+    _response_complete = False
     _ended = False
     _bytes_out = 0
 
@@ -45,11 +45,11 @@ class Relay:
         self._request = request
         self._admission = admission
         self._client = connection
-        self._manners = options
+        self._options = options
         self._done: asyncio.Future[None] = connection.loop.create_future()
         self._reader: BodyReader | None = None
-        self._told: Told = _UNTOLD
-        self._out: list[bytes] = []  # for the client, not written yet
+        self._field_readings: Told = _NO_READINGS
+        self._to_client: list[bytes] = []  # for the client, not written yet
 
     def response_interim(self, head: ResponseHead) -> None:
         """103 and its like pass (RFC 9110, section 15.2); HTTP/1.0 knows none of them."""
@@ -59,17 +59,17 @@ class Relay:
 
     def response_head(self, head: ResponseHead) -> None:
         """Queue the head for the client: the upstream's fields, our framing, our fields."""
-        self._answered = True
+        self._head_received = True
         self.status = status = head.status
         self._admission.place.answered(status, time.perf_counter())
         request, client = self._request, self._client
-        out = self._out
+        out = self._to_client
         out.append(b"HTTP/1.1 %d %b\r\n" % (status, head.phrase))
         out += [line for _, line in head.fields]
         if status == 101:
             self.keep = False
             out.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % self.upgrade)
-            out.append(own_fields(request, self._admission, self._manners, keep=True))
+            out.append(own_fields(request, self._admission, self._options, keep=True))
             return
         if head.length is not None and status != 204:
             out.append(b"Content-Length: %d\r\n" % head.length)
@@ -77,44 +77,44 @@ class Relay:
             if request.http10:
                 self.keep = False
             else:
-                self._chunked_out = True
+                self._chunked = True
                 out.append(b"Transfer-Encoding: chunked\r\n")
         if not request.complete or client.closing:
             self.keep = False  # of an early answer: the rest of the body is not worth reading
         if request.complete:
             client.deadline = 0.0
-        out.append(own_fields(request, self._admission, self._manners, keep=self.keep))
+        out.append(own_fields(request, self._admission, self._options, keep=self.keep))
         self._read_costs(head)
 
     def _read_costs(self, head: ResponseHead) -> None:
         found = self._admission.entitlement
         if found.settles:
-            self._told = told_by_fields(found.settles, head.fields)
+            self._field_readings = told_by_fields(found.settles, head.fields)
             self._reader = reader_for(head.content_type, head.content_encoding, found.reads)
 
     def response_body(self, data: bytes) -> None:
         """Queue body bytes, in our own framing."""
         self._bytes_out += len(data)
-        if self._chunked_out:
-            self._out += (b"%x\r\n" % len(data), data, b"\r\n")
+        if self._chunked:
+            self._to_client += (b"%x\r\n" % len(data), data, b"\r\n")
         else:
-            self._out.append(data)
+            self._to_client.append(data)
         if self._reader is not None and self._reader.wanted:
             self._reader.feed(data)
 
     def response_flush(self) -> None:
         """Write what one read of the upstream brought, in one piece."""
-        if self._out:
-            self._written = self._request.begun = True
-            self._client.write(b"".join(self._out))
-            self._out.clear()
+        if self._to_client:
+            self._head_sent = self._request.begun = True
+            self._client.write(b"".join(self._to_client))
+            self._to_client.clear()
 
     def response_end(self, trailers: Fields) -> None:
         """The response is whole."""
-        self._whole = True
-        if self._chunked_out:
+        self._response_complete = True
+        if self._chunked:
             wanted = trailers and b"trailers" in tokens(self._request.te)
-            self._out.append(last_chunk(trailers if wanted else []))
+            self._to_client.append(last_chunk(trailers if wanted else []))
         self.response_flush()
         self._request.answered = True
         self._finish()

@@ -28,7 +28,7 @@ class Tunnel:
         self._client = client
         self._upstream = upstream
         self._idle = bounds.tunnel_idle
-        self._patience = bounds.body_timeout
+        self._drain_timeout = bounds.body_timeout
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._open = True
@@ -36,7 +36,7 @@ class Tunnel:
 
     def start(self, from_client: bytes, from_upstream: bytes) -> None:
         """Take both sides over, beginning with what each had sent already."""
-        self._client.raw = self._upstream.raw = self
+        self._client.tunnel = self._upstream.tunnel = self
         self._client.flow = self
         if from_upstream:
             self.from_upstream(from_upstream)
@@ -88,10 +88,10 @@ class Tunnel:
             return
         self._open = False
         self._timer.cancel()
-        self._client.raw = self._upstream.raw = None
+        self._client.tunnel = self._upstream.tunnel = None
         self._client.flow = None
         self._client.deadline = 0.0
-        self._upstream.deadline = self._loop.time() + self._patience  # to take what is left
+        self._upstream.deadline = self._loop.time() + self._drain_timeout  # to take what is left
         for transport in (self._upstream.transport, self._client.transport):
             if transport is not None:
                 transport.close()

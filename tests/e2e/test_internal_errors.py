@@ -113,7 +113,7 @@ async def test_a_failure_within_an_answer_cuts_it_off_so_that_nobody_takes_it_fo
     writer.write(LOGIN)
     async with asyncio.timeout(10):
         answer = await reader.readuntil(b"first-")
-        [connection] = here.app.data_port._places.all()
+        [connection] = here.app.data_port._limits.all()
         connection.flow._done.set_exception(Unforeseen())  # type: ignore[union-attr]
         with pytest.raises(ConnectionResetError):  # not an end, which HTTP/1.0 takes for whole
             await reader.read()

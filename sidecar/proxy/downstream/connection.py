@@ -12,13 +12,13 @@ from sidecar.core.refusals.build import Refusal
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.downstream import faults
 from sidecar.proxy.downstream.faults import Fault
-from sidecar.proxy.downstream.pacing import PacedConnection, has_left
+from sidecar.proxy.downstream.pacing import PacedConnection, peer_closed
 from sidecar.proxy.downstream.parser import RequestParser
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.responses import JsonAnswer, json_bytes, refusal_bytes
 
 
-class Front(Protocol):
+class ConnectionOwner(Protocol):
     """What connections share: bounds, the handler, and the list of who is there."""
 
     bounds: Bounds
@@ -41,7 +41,7 @@ class Front(Protocol):
         ...
 
 
-class UpgradedUpstream(Protocol):
+class DownstreamTunnel(Protocol):
     """Who takes the client's bytes when they are no longer HTTP."""
 
     def from_client(self, data: bytes) -> None: ...
@@ -53,15 +53,15 @@ class ClientConnection(PacedConnection):
 
     __slots__ = (
         "_ended", "_half_closed", "_lingering", "_parser", "_queue", "_rest", "_task", "_wake",
-        "fault", "front", "old", "raw", "serving",
+        "fault", "owner", "old", "tunnel", "serving",
     )  # fmt: skip
 
-    def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(front.bounds, loop)
-        self.front = front
+    def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(owner.bounds, loop)
+        self.owner = owner
         self.serving = False
         self.old = False  # past its age: the next answer is its last
-        self.raw: UpgradedUpstream | None = None
+        self.tunnel: DownstreamTunnel | None = None
         self.fault: Fault | None = None  # what is wrong, until somebody has told the client
         self._parser: RequestParser | None = None
         self._queue: list[Request] = []  # mostly empty: a deque takes ten times as much
@@ -77,7 +77,7 @@ class ClientConnection(PacedConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods, not the base class.
         self.transport = cast("asyncio.Transport", transport)
-        if not self.front.opened(self):
+        if not self.owner.opened(self):
             self.transport.abort()
             return
         peer = transport.get_extra_info("peername")
@@ -87,8 +87,8 @@ class ClientConnection(PacedConnection):
         self._task = self.loop.create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
-        if self.raw is not None:
-            self.raw.from_client(data)
+        if self.tunnel is not None:
+            self.tunnel.from_client(data)
             return
         if self._ended or self._parser is None:
             return
@@ -131,8 +131,8 @@ class ClientConnection(PacedConnection):
     def eof_received(self) -> bool:
         """The client sends no more. What it has asked is answered, if the answer comes soon:
         a client that is gone altogether looks the same until we write (RFC 9112, section 9.6)."""
-        if self.raw is not None:
-            self.raw.client_ended()
+        if self.tunnel is not None:
+            self.tunnel.client_ended()
             return True
         if self._lingering or not (self.serving or self._queue) or self._waits():
             return False  # nobody is held who may not be there
@@ -149,7 +149,7 @@ class ClientConnection(PacedConnection):
         parser, self._parser = self._parser, None
         if parser is not None:
             parser.close()
-        self.front.closed(self)
+        self.owner.closed(self)
         self.resume_writing()
         if self._task is not None:
             self._task.cancel()
@@ -171,7 +171,7 @@ class ClientConnection(PacedConnection):
         current = self._parser.current if self._parser else None
         if current is not None and current.received and not current.complete:
             current.close = True
-            current.break_off()
+            current.fail_body()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -182,10 +182,10 @@ class ClientConnection(PacedConnection):
         if self.transport is None or parser is None or self._ended:
             self.abort()
         elif self.write_paused:
-            if not self.takes_enough():
+            if not self.reads_fast_enough():
                 self.abort()  # what was sent is not whole
-        elif self.raw is not None:
-            self.raw.client_ended()
+        elif self.tunnel is not None:
+            self.tunnel.client_ended()
         elif parser.pending or (parser.current is not None and not parser.current.complete):
             self.too_slow()
         else:
@@ -202,11 +202,11 @@ class ClientConnection(PacedConnection):
         self.deadline = self.loop.time() + self.bounds.linger
         self.transport.close()
 
-    def left_unseen(self) -> bool:
+    def left_while_waiting(self) -> bool:
         """Whether the client has left while its call is held and the body not read."""
         if self._reading or self.transport is None or not self._waits():
             return False
-        return has_left(self.transport)
+        return peer_closed(self.transport)
 
     def _waits(self) -> bool:
         current = self._parser.current if self._parser else None
@@ -233,8 +233,8 @@ class ClientConnection(PacedConnection):
                 if self._half_closed:
                     self.deadline = self.loop.time() + self.bounds.half_close_timeout
                 if self.write_paused:
-                    await self.until_read()
-                keep = await self.front.handle(request, self)
+                    await self.wait_drained()
+                keep = await self.owner.handle(request, self)
                 self.serving = False
                 if not keep:
                     break
@@ -250,7 +250,7 @@ class ClientConnection(PacedConnection):
             if self.fault is not None:
                 self._answer_fault(self.fault)
         except Exception as error:  # noqa: BLE001 - what nobody foresaw is told here, to the client, the log and the metrics, and ends no more than this connection
-            self.front.failed(error, request, self)
+            self.owner.failed(error, request, self)
         finally:
             self.serving = False
             self._ended = True
@@ -266,7 +266,7 @@ class ClientConnection(PacedConnection):
     def _answer_fault(self, fault: Fault) -> None:
         if self.transport is None or self.transport.is_closing():
             return  # the answer that was under way has been cut off for it
-        self.front.refuse(fault, self._parser.unfinished if self._parser else None, self)
+        self.owner.refuse(fault, self._parser.unfinished if self._parser else None, self)
 
     def _close(self) -> None:
         """Close; a client that may still be sending is given time to read our answer first,
@@ -292,7 +292,7 @@ class ClientConnection(PacedConnection):
     @property
     def closing(self) -> bool:
         """Whether the answer to the current request is the connection's last."""
-        return self.old or self.front.draining
+        return self.old or self.owner.draining
 
     @property
     def early(self) -> bytes:
@@ -325,5 +325,5 @@ class ClientConnection(PacedConnection):
             return
         if not self.serving and not self._queue:
             self._end()
-        elif self.raw is not None and self.front.draining:
-            self.raw.client_ended()  # a tunnel does not end by itself
+        elif self.tunnel is not None and self.owner.draining:
+            self.tunnel.client_ended()  # a tunnel does not end by itself

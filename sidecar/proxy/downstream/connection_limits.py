@@ -87,16 +87,16 @@ class ConnectionLimits(Generic[_C]):
         else:
             del self._by_address[place.address]
 
-    def is_old(self, connection: _C, now: float) -> bool:
+    def is_expired(self, connection: _C, now: float) -> bool:
         """Whether it has been here for its time."""
         if not self._max_age:
             return False
         place = self._taken.get(connection)
         return place is not None and now >= place.expires_at
 
-    def is_over(self, connection: _C, now: float) -> bool:
+    def is_overdue(self, connection: _C, now: float) -> bool:
         """Whether it has been old for so long that it is closed if it is idle."""
-        return self.is_old(connection, now - GRACE_S)
+        return self.is_expired(connection, now - GRACE_S)
 
 
 def _client(peer: object) -> str:

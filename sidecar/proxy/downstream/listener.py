@@ -31,7 +31,7 @@ _PROBE_S: Final = 1.0
 _C = TypeVar("_C", bound=asyncio.Protocol)
 
 
-class Accepting(Protocol[_C]):
+class Acceptor(Protocol[_C]):
     """What a listener asks about each connection that comes."""
 
     def make(self) -> _C:
@@ -91,7 +91,7 @@ class Listener:
             return 0
         return int(self._sockets[0].getsockname()[1])
 
-    async def start(self, accepting: Accepting[_C]) -> None:
+    async def start(self, acceptor: Acceptor[_C]) -> None:
         """Listen. Raises SettingsError when the address cannot be had."""
         self._sockets = self._bind()
         loop = asyncio.get_running_loop()
@@ -105,11 +105,11 @@ class Listener:
             if self.certificate is None:
                 # A descriptor of its own: the server closes what it is given.
                 server = await loop.create_server(
-                    accepting.make, sock=sock.dup(), backlog=self._backlog
+                    acceptor.make, sock=sock.dup(), backlog=self._backlog
                 )
                 self._servers.append(server)
             else:
-                loop.add_reader(sock.fileno(), self._accept, sock, accepting)
+                loop.add_reader(sock.fileno(), self._accept, sock, acceptor)
 
     def publish(self, metrics: Metrics) -> None:
         """What is known of the certificate; nothing without one."""
@@ -139,36 +139,36 @@ class Listener:
             return [sock]
         return bind_tcp(self.where, reuse_port=self._reuse_port)
 
-    def _accept(self, sock: socket.socket, accepting: Accepting[_C]) -> None:
+    def _accept(self, sock: socket.socket, acceptor: Acceptor[_C]) -> None:
         for _ in range(_BATCH):
             try:
                 connection, peer = sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                self._pause(sock, accepting, error)
+                self._pause(sock, acceptor, error)
                 return
-            protocol = accepting.make()
-            if not accepting.arrives(protocol, peer):
+            protocol = acceptor.make()
+            if not acceptor.arrives(protocol, peer):
                 connection.close()
                 continue
             task = asyncio.get_running_loop().create_task(
-                self._shake_hands(connection, protocol, accepting)
+                self._shake_hands(connection, protocol, acceptor)
             )
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
 
-    def _pause(self, sock: socket.socket, accepting: Accepting[_C], error: OSError) -> None:
+    def _pause(self, sock: socket.socket, acceptor: Acceptor[_C], error: OSError) -> None:
         """No descriptors or memory: those who wait stay in the kernel's queue for a while."""
         log.error("accept_failed", listen=str(self.where), error=error.strerror)
         loop = asyncio.get_running_loop()
         loop.remove_reader(sock.fileno())
         self._paused[sock] = loop.call_later(
-            _FULL_PAUSE_S, loop.add_reader, sock.fileno(), self._accept, sock, accepting
+            _FULL_PAUSE_S, loop.add_reader, sock.fileno(), self._accept, sock, acceptor
         )
 
     async def _shake_hands(
-        self, connection: socket.socket, protocol: _C, accepting: Accepting[_C]
+        self, connection: socket.socket, protocol: _C, acceptor: Acceptor[_C]
     ) -> None:
         assert self.certificate is not None  # noqa: S101 - only then are connections accepted here
         connection.setblocking(False)
@@ -184,10 +184,10 @@ class Listener:
             )
         except (OSError, ssl.SSLError, TimeoutError) as error:
             self.handshake_failures += 1
-            accepting.leaves(protocol)
+            acceptor.leaves(protocol)
             log.debug("tls_handshake_failed", error=str(error) or type(error).__name__)
         except asyncio.CancelledError:
-            accepting.leaves(protocol)
+            acceptor.leaves(protocol)
             raise
 
     async def stop(self) -> None:

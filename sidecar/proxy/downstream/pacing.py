@@ -57,7 +57,7 @@ class PacedConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.write_paused = True
         if self.transport is not None:
-            self._unread = unread(self.transport)
+            self._unread = unread_bytes(self.transport)
         if self.flow is not None:
             self.flow.client_writable(False)
 
@@ -68,18 +68,18 @@ class PacedConnection(asyncio.Protocol):
         if self.flow is not None:
             self.flow.client_writable(True)
 
-    async def until_read(self) -> None:
+    async def wait_drained(self) -> None:
         """No more is written to a client that has not taken the answers it got."""
         self.deadline = self.loop.time() + self.bounds.body_timeout
         self._drained = self.loop.create_future()
         await self._drained
         self.deadline = 0.0
 
-    def takes_enough(self) -> bool:
+    def reads_fast_enough(self) -> bool:
         """Whether the client has taken what we wrote at `min_rate` since we last looked. If so, it
         has the same time again."""
         assert self.transport is not None  # noqa: S101 - callers checked
-        before, self._unread = self._unread, unread(self.transport)
+        before, self._unread = self._unread, unread_bytes(self.transport)
         patience = self.bounds.body_timeout
         if before - self._unread < self.bounds.min_rate * patience:
             return False
@@ -132,7 +132,7 @@ class PacedConnection(asyncio.Protocol):
         transport.abort()
 
 
-def unread(transport: asyncio.Transport) -> int:
+def unread_bytes(transport: asyncio.Transport) -> int:
     """Bytes in our buffer and in the kernel's, until the client's kernel has taken them.
 
     Our buffer alone would not do: the kernel takes megabytes, and then says nothing for as
@@ -149,7 +149,7 @@ def unread(transport: asyncio.Transport) -> int:
 GONE: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
-def has_left(transport: asyncio.Transport) -> bool:
+def peer_closed(transport: asyncio.Transport) -> bool:
     """Whether the client has closed its side, or the connection is broken."""
     sock = transport.get_extra_info("socket")
     if sock is None:

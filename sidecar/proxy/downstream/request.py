@@ -9,7 +9,7 @@ _NONE: Final[Fields] = []  # replaced, never changed
 Values = tuple[bytes, ...]  # of a field, one for each line that it had
 
 
-class BodyTaker(Protocol):
+class BodyReceiver(Protocol):
     """Who receives a request's body, in this order: pieces, flushes between, then end or broken."""
 
     def body_piece(self, data: bytes) -> None: ...
@@ -59,7 +59,7 @@ class Request:
     begun = False  # some of its answer has gone to the client
     answered = False  # all of it has
     received = 0.0  # loop time of the head's last byte; 0 before
-    _held: tuple[bytes, ...] | list[bytes] = ()
+    _buffered: tuple[bytes, ...] | list[bytes] = ()
 
     def __init__(self, peer: str) -> None:
         self.peer = peer  # the other end of the connection
@@ -67,12 +67,12 @@ class Request:
         self.fields: Fields = []  # to be forwarded, as received
         self.waiting = False  # it is held until its limits let it go on
         self.trailers: Fields = _NONE
-        self._taker: BodyTaker | None = None
+        self._receiver: BodyReceiver | None = None
 
     @property
     def size(self) -> int:
         """Bytes that are held of it: its fields, and what has come of its body."""
-        return sum(len(line) for _, line in self.fields) + sum(map(len, self._held))
+        return sum(len(line) for _, line in self.fields) + sum(map(len, self._buffered))
 
     @property
     def patience_us(self) -> int | None:
@@ -93,59 +93,59 @@ class Request:
     @property
     def flowing(self) -> bool:
         """Whether somebody takes the body."""
-        return self._taker is not None or self.discarding
+        return self._receiver is not None or self.discarding
 
     def feed(self, data: bytes) -> None:
         """Body bytes from the parser."""
         self.body_bytes += len(data)
-        if self._taker is not None:
-            self._taker.body_piece(data)
+        if self._receiver is not None:
+            self._receiver.body_piece(data)
         elif not self.discarding:
-            self._held = [*self._held, data]
+            self._buffered = [*self._buffered, data]
 
     def flush(self) -> None:
         """One read of the client has been parsed, and the body is not whole."""
-        if self._taker is not None:
-            self._taker.body_flush()
+        if self._receiver is not None:
+            self._receiver.body_flush()
 
     def end(self) -> None:
         """The body is whole."""
         self.complete = True
-        taker, self._taker = self._taker, None
-        if taker is not None:
-            taker.body_end(self.trailers)
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.body_end(self.trailers)
 
-    def take_held(self) -> list[bytes]:
+    def take_buffered(self) -> list[bytes]:
         """The bytes held back so far; they are the caller's now."""
-        held, self._held = self._held, ()
+        held, self._buffered = self._buffered, ()
         return list(held)
 
     @property
     def held(self) -> tuple[bytes, ...] | list[bytes]:
         """The bytes held back so far, for a look."""
-        return self._held
+        return self._buffered
 
-    def give_back(self, body: list[bytes]) -> None:
+    def put_back(self, body: list[bytes]) -> None:
         """Hold bytes that were taken for a look: they are forwarded as if they had just come."""
-        self._held = [*body, *self._held]
+        self._buffered = [*body, *self._buffered]
 
-    def attach(self, taker: BodyTaker) -> None:
-        """Send what comes from now on to `taker`."""
-        self._taker = taker
+    def attach(self, receiver: BodyReceiver) -> None:
+        """Send what comes from now on to `receiver`."""
+        self._receiver = receiver
 
     def detach(self) -> None:
         """Hold what comes from now on."""
-        self._taker = None
+        self._receiver = None
 
-    def break_off(self) -> None:
+    def fail_body(self) -> None:
         """The rest of the body is malformed, too large or overdue."""
         self.broken = True
-        taker, self._taker = self._taker, None
-        if taker is not None:
-            taker.body_broken()
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.body_broken()
 
     def discard(self) -> None:
         """Nobody wants the rest: bytes are counted and dropped."""
-        self._held = ()
-        self._taker = None
+        self._buffered = ()
+        self._receiver = None
         self.discarding = True

@@ -9,7 +9,7 @@ import asyncio
 from collections import OrderedDict, deque
 from typing import Final
 
-STANDING_SECONDS: Final = 0.1  # a queue whose first has waited for longer does not get shorter
+STANDING_S: Final = 0.1  # a queue whose first has waited for longer does not get shorter
 
 Turn = asyncio.Future[None]
 
@@ -42,7 +42,7 @@ class FairQueue:
     def take(self, now: float) -> Turn:
         """Whose turn it is; it waits no longer. Raises KeyError when nobody waits."""
         account, queue = self._queues.popitem(last=False)
-        standing = now - queue[0][0] > STANDING_SECONDS
+        standing = now - queue[0][0] > STANDING_S
         _, turn = queue.pop() if standing else queue.popleft()
         self._size -= 1
         if queue:

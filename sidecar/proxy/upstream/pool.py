@@ -22,7 +22,7 @@ from sidecar.proxy.upstream.reachability import Reachability
 
 log = logger("proxy")
 
-RESOLVE_SECONDS: Final = 5.0
+RESOLVE_S: Final = 5.0
 HURRY: Final = 4  # part of the patience that is left when most connections wait for slow clients
 
 
@@ -41,7 +41,7 @@ class UpstreamPool:
 
     def __init__(self, upstream: Upstream, bounds: Bounds) -> None:
         self.bounds = bounds
-        self.made_way = 0  # exchanges with slow clients that were ended for others
+        self.preempted = 0  # exchanges with slow clients that were ended for others
         self._upstream = upstream
         self._loop = asyncio.get_running_loop()
         self.now: Callable[[], float] = self._loop.time
@@ -106,7 +106,7 @@ class UpstreamPool:
         turns = self._waiting[0 if critical else 2 if last else 1]
         since = self.now()
         while self._in_use >= most:
-            if not self._make_room():
+            if not self._preempt_slow_client():
                 await self._wait_turn(turns, account, since)
         return self.take_idle(critical=critical) or await self.connect()
 
@@ -132,23 +132,23 @@ class UpstreamPool:
                 if not taken:
                     self._wake_next()
 
-    def _make_room(self) -> bool:
+    def _preempt_slow_client(self) -> bool:
         """Whether a client made way that has kept its connection waiting for too long. Slow ones
         are borne with for as long as nobody needs the place, and less when most are slow."""
         now, patience = self.now(), self.bounds.stall_timeout
         slow = [
             (waited, connection)
             for connection in self._all
-            if connection.taker is not None
-            and (waited := connection.taker.kept_waiting(now)) > patience / HURRY
+            if connection.receiver is not None
+            and (waited := connection.receiver.client_stall_s(now)) > patience / HURRY
         ]
         if not slow:
             return False
         waited, slowest = max(slow, key=itemgetter(0))
-        if slowest.taker is None or (waited < patience and len(slow) * 2 <= self._in_use):
+        if slowest.receiver is None or (waited < patience and len(slow) * 2 <= self._in_use):
             return False
-        self.made_way += 1
-        slowest.taker.give_way()
+        self.preempted += 1
+        slowest.receiver.preempt()
         self._all.discard(slowest)  # nobody is woken: the place is the caller's
         return True
 
@@ -235,10 +235,10 @@ class UpstreamPool:
                 connection.overdue()
         while self._idle and now - self._idle[0].idle_since > self.bounds.upstream_idle:
             self._idle.popleft().retire()
-        while self.waiting and self._make_room():
+        while self.waiting and self._preempt_slow_client():
             self._wake_next()
         if self._all and self._upstream.is_name and now >= self._resolve_at:
-            self._resolve_at = now + RESOLVE_SECONDS
+            self._resolve_at = now + RESOLVE_S
             if self._resolving is None or self._resolving.done():
                 self._resolving = self._loop.create_task(self._resolve())
 
@@ -246,7 +246,7 @@ class UpstreamPool:
         """Retire what leads to an address that the name has lost. A failure changes nothing."""
         to = self._upstream
         try:
-            async with asyncio.timeout(RESOLVE_SECONDS):
+            async with asyncio.timeout(RESOLVE_S):
                 found = await self._loop.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError) as error:
             log.warning("upstream_name_unresolved", error=type(error).__name__)

@@ -97,12 +97,12 @@ def test_ages_differ_by_a_tenth_so_that_not_all_leave_together() -> None:
             10, max_age=100, uniform=lambda low, high, side=side: low if side < 0 else high
         )
         assert places.take(1, ("10.0.0.1", 1), now=0.0)
-        assert not places.is_old(1, end - 0.001)
-        assert places.is_old(1, end + 0.001)
+        assert not places.is_expired(1, end - 0.001)
+        assert places.is_expired(1, end + 0.001)
         # A busy client gets its last answer before; an idle one is not waited for.
-        assert not places.is_over(1, end + 0.001)
-        assert places.is_over(1, end + GRACE_S + 0.001)
-    assert not places.is_old(2, 1e9)  # not here
+        assert not places.is_overdue(1, end + 0.001)
+        assert places.is_overdue(1, end + GRACE_S + 0.001)
+    assert not places.is_expired(2, 1e9)  # not here
 
 
 @pytest.mark.parametrize(
