@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.bodies import read_request, reader_for
-from sidecar.bodies.json_body import MOST_JSON
+from sidecar.bodies.json_body import MAX_JSON
 from sidecar.core.costs import Reserve, Unreadable
 from sidecar.core.json_path import JsonPath
 from sidecar.core.readings import Reading
@@ -96,7 +96,7 @@ def test_each_meter_is_told_for_itself() -> None:
 
 
 def test_I9_a_megabyte_is_kept_and_not_a_byte_more() -> None:
-    body = BODY + b" " * (MOST_JSON - len(BODY))
+    body = BODY + b" " * (MAX_JSON - len(BODY))
     assert read([body]).values == {"tokens": 350}
     reader = a_reader()
     reader.feed(body)
@@ -168,7 +168,7 @@ def test_a_request_tells_what_it_will_cost() -> None:
         (b'{"max_tokens": -5}', JSON, b"", Unreadable.NOT_A_NUMBER),
         (b"{}", JSON, b"", Unreadable.MISSING),
         (b'{"max_tokens": 5}' + b" " * 84, JSON, b"", Unreadable.TOO_LARGE),
-        (gzip.compress(b" " * (MOST_JSON + 1), mtime=0)[:100], JSON, b"gzip", Unreadable.TRUNCATED),
+        (gzip.compress(b" " * (MAX_JSON + 1), mtime=0)[:100], JSON, b"gzip", Unreadable.TRUNCATED),
     ],
 )
 def test_a_request_that_does_not_tell_says_why(

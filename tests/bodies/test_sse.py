@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.bodies.sse import MOST_DATA
+from sidecar.bodies.sse import MAX_DATA
 from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
 from sidecar.core.readings import Reading, whole_units
@@ -130,8 +130,8 @@ def test_a_path_of_numbers_is_looked_for_in_every_event() -> None:
 
 
 def test_I9_data_that_is_too_large_is_skipped_and_a_later_value_counts() -> None:
-    image = b"data: " + b"x" * MOST_DATA + b"\n\n"
-    many = b"data: xxxxxxxxx\n" * (MOST_DATA // 10 + 1) + b"\n"
+    image = b"data: " + b"x" * MAX_DATA + b"\n\n"
+    many = b"data: xxxxxxxxx\n" * (MAX_DATA // 10 + 1) + b"\n"
     for large in (image, many):
         assert value(USAGE % 5 + large).unreadable == {"tokens": Unreadable.TOO_LARGE}
         assert value(USAGE % 5 + large + TEXT + USAGE % 6).values == {"tokens": 6}
@@ -139,7 +139,7 @@ def test_I9_data_that_is_too_large_is_skipped_and_a_later_value_counts() -> None
 
 @pytest.mark.parametrize("name", [b"", b": ", b"event: ", b"database"])
 def test_a_long_line_that_is_no_data_loses_nothing(name: bytes) -> None:
-    long = name + b"x" * (2 * MOST_DATA) + b"\n"
+    long = name + b"x" * (2 * MAX_DATA) + b"\n"
     for parts in (
         [long, USAGE % 5],
         [long[:7], long[7:] + USAGE % 5],
@@ -151,7 +151,7 @@ def test_a_long_line_that_is_no_data_loses_nothing(name: bytes) -> None:
 
 def test_the_largest_data_is_read_and_one_byte_more_is_not() -> None:
     data = b'{"usage": {"total_tokens": 5}}'
-    line = b"data: " + data + b" " * (MOST_DATA - len(data) - 6)
+    line = b"data: " + data + b" " * (MAX_DATA - len(data) - 6)
     assert value(line + b"\n\n").values == {"tokens": 5}
     assert value(line + b" \n\n").unreadable == {"tokens": Unreadable.TOO_LARGE}
 

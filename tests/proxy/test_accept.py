@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.proxy.responses import MEMBERS, prefers_text
+from sidecar.proxy.responses import MAX_MEMBERS, prefers_text
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_json_is_sent_when_it_is_wanted_no_less_or_nothing_else_is(accept: bytes
 
 
 def test_I9_only_so_many_members_are_looked_at() -> None:
-    fillers = b"image/png," * (MEMBERS - 1)
+    fillers = b"image/png," * (MAX_MEMBERS - 1)
     assert prefers_text(fillers + b"text/plain")
     assert not prefers_text(fillers + b"image/gif,text/plain")
     assert not prefers_text(b"," * 30_000 + b"text/plain")

@@ -23,8 +23,8 @@ async def test_the_log_says_when_the_api_goes_and_when_it_is_back(serving: Start
         api.hold = True
         assert [(await here.call("/items"))[0] for _ in range(3)] == [504] * 3
         [slow] = here.said("upstream_no_response")  # the others are told in a sum, later
-        assert (slow["level"], slow["calls"]) == ("warning", 1)
-        assert slow["error"] == "The API did not answer in time."
+        assert (slow["level"], slow["requests"]) == ("warning", 1)
+        assert slow["error"] == "The API did not respond in time."
         assert len(here.said("upstream_unreachable")) == 1
     finally:
         server.close()

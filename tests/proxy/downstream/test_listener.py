@@ -33,15 +33,15 @@ class Greeting:
         self.peers: list[object] = []
         self.left: list[Hello] = []
 
-    def make(self) -> Hello:
+    def new_connection(self) -> Hello:
         return Hello()
 
-    def arrives(self, protocol: Hello, peer: object) -> bool:
+    def take_slot(self, protocol: Hello, peer: object) -> bool:
         self.came.append(protocol)
         self.peers.append(peer)
         return True
 
-    def leaves(self, protocol: Hello) -> None:
+    def free_slot(self, protocol: Hello) -> None:
         self.left.append(protocol)
 
 

@@ -22,8 +22,8 @@ def answered(house: House, *sent: bytes) -> tuple[int, str]:
     return answer.status, problem["detail"]
 
 
-METHOD = "The request's method is not known here."
-VERSION = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
+METHOD = "The request method is unknown."
+VERSION = "Only HTTP/1.1 and HTTP/1.0 are supported."
 NO_METHOD = "The request line does not begin with a known method."
 TWO_WAYS = "The body is framed in two ways: Content-Length and Transfer-Encoding."
 
@@ -56,7 +56,7 @@ TWO_WAYS = "The body is framed in two ways: Content-Length and Transfer-Encoding
         (b"PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
          400, TWO_WAYS),
         (b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501,
-         "The only transfer coding understood here is a single chunked."),
+         "The only supported transfer coding is chunked, applied once."),
         (b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400,
          "The chunked body is not valid."),
         (b"GET /x HTTP/1.1\nHost: a\n\n", 400, None),

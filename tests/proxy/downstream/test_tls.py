@@ -140,9 +140,9 @@ async def test_a_swapped_certificate_serves_new_connections_and_old_ones_live_on
     swap(authority.issue("second", rsa=True), mount)
     certificate = here.app.listener.certificate
     assert certificate is not None
-    certificate.look()
+    certificate.check()
     assert certificate.reloads == 0  # it may still be being written
-    certificate.look()
+    certificate.check()
     assert certificate.reloads == 1
     new = await Connection.to(here, trusting(authority))
     assert (old.subject, new.subject) == ("first", "second")
@@ -172,8 +172,8 @@ async def test_a_bad_pair_keeps_the_last_good_one_and_is_told_once(
     certificate = here.app.listener.certificate
     assert certificate is not None
     for _ in range(5):
-        certificate.look()
-    assert (certificate.failures, certificate.good) == (1, False)
+        certificate.check()
+    assert (certificate.failures, certificate.current) == (1, False)
     read = here.app.metrics.registry.get_sample_value
     assert read("sidecar_tls_certificate_ok") == 0
     assert read("sidecar_tls_reload_failures_total") == 1

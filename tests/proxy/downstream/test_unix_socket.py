@@ -88,7 +88,7 @@ def test_a_living_process_that_accepts_nobody_counts_as_living(path: Path) -> No
 
 def test_a_file_that_is_no_socket_is_left_alone(path: Path) -> None:
     path.write_text("precious")
-    with pytest.raises(SettingsError, match="is no socket; remove it"):
+    with pytest.raises(SettingsError, match="is not a socket; remove it"):
         bind_unix(UnixPath(str(path)), 0o660, 1)
     assert path.read_text() == "precious"
 

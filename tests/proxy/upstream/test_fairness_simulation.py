@@ -24,7 +24,7 @@ SECONDS = 20.0
 class Nowhere:
     """What the pool asks of a connection."""
 
-    usable, taker, deadline = True, None, 0.0
+    usable, receiver, deadline = True, None, 0.0
 
     def resume_reading(self) -> None:
         """Nothing was paused."""
