@@ -30,7 +30,7 @@ class JsonBody:
         self._document += data
 
     def finish(self) -> Reading:
-        """The values, or the reason why there are none."""
+        """The values, or the reason why they are missing."""
         try:
             # A byte order mark is ignored, as RFC 8259, section 8.1 allows.
             document = orjson.loads(self._document.removeprefix(_BOM))

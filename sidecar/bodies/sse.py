@@ -63,7 +63,7 @@ class EventStream:
         self._keep(begun)
 
     def finish(self) -> Reading:
-        """The values, or the reason why there are none.
+        """The values, or the reason why they are missing.
 
         Data without a blank line at its end counts too: browsers drop it, but the body is complete
         and the cost in it is real.

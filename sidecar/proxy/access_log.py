@@ -30,8 +30,8 @@ def log_request(
 ) -> None:
     """Log a request that has ended. `started` is its time by `time.perf_counter`.
 
-    Bytes are those of bodies. `key` and `entitlement` are None if the request ended before they
-    were known.
+    Bytes are those of bodies. `key` and `entitlement`: None if the request ended before they were
+    known.
     """
     route = entitlement.route if entitlement else None
     log.info(

@@ -265,7 +265,7 @@ class Exchange(Relay):
         self.tunnel.start(self._client.take_rest(), rest)
 
     def response_failed(self, reason: OutcomeReason, detail: str) -> None:
-        """Fail: there is no response, or no more of it. The client must not see its end."""
+        """Fail: the response is missing or incomplete. The client must not see its end."""
         self._upstream = None
         self._failure = (reason, detail)
         if self._head_sent:

@@ -52,7 +52,7 @@ class ConnectionLimits(Generic[_C]):
         return list(self._slots)
 
     def take(self, connection: _C, peer: object, now: float) -> bool:
-        """Take a slot for a connection. Returns False, and counts the refusal, if there is none.
+        """Take a slot for a connection. Returns False, and counts a refusal, if no slot is free.
 
         `peer` is the socket's peer name, `now` the loop's time.
         """

@@ -38,7 +38,7 @@ class Acceptor(Protocol[_C]):
         ...
 
     def take_slot(self, protocol: _C, peer: object) -> bool:
-        """Take a slot before the handshake. Returns False if there is none."""
+        """Take a slot before the handshake. Returns False if no slot is free."""
         ...
 
     def free_slot(self, protocol: _C) -> None:
@@ -297,7 +297,7 @@ def _require_unused(address: UnixPath) -> None:
             probe.settimeout(_PROBE_S)
             probe.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError):
-        return  # there is no file, or a dead process left it
+        return  # the file is missing, or a dead process left it
     except OSError as error:
         if error.errno != errno.EAGAIN:  # its queue is full: it is in use as well
             raise SettingsError(_error_text(address, error)) from None

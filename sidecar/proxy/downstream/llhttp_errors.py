@@ -32,7 +32,7 @@ _DETAILS: Final = (
 
 
 def fault_of(error: HttpParserError, *, in_head: bool, begins_with: bytes) -> Fault:
-    """The fault that a parser error stands for.
+    """The fault for a parser error.
 
     `in_head`: the head of the request was incomplete. `begins_with`: its first bytes, b"" if they
     are unknown.

@@ -44,9 +44,7 @@ class UpstreamPool:
 
     def __init__(self, upstream: Upstream, bounds: Bounds) -> None:
         self.bounds = bounds
-        self.preempted = (
-            0  # exchanges with slow clients that ended because others needed the connection
-        )
+        self.preempted = 0  # exchanges with slow clients that were ended for other requests
         self._upstream = upstream
         self._loop = asyncio.get_running_loop()
         self.now: Callable[[], float] = self._loop.time
@@ -84,7 +82,7 @@ class UpstreamPool:
         return len(self._all) + self._connecting + self._promised - len(self._idle)
 
     def take_idle(self, *, critical: bool) -> UpstreamConnection | None:
-        """The most recently used idle connection; None if there is none for such a request."""
+        """The most recently used idle connection that such a request may use, or None."""
         if not critical and self._in_use >= self._shared:
             return None
         while self._idle:

@@ -7,7 +7,7 @@ from sidecar.proxy.headers import Fields
 
 
 class ResponseHead:
-    """A response head. `length` is None if the head has no Content-Length."""
+    """A response head. `length` is the value of Content-Length, or None without that field."""
 
     __slots__ = ("content_encoding", "content_type", "fields", "length", "phrase", "status")
 
