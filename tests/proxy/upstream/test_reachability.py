@@ -1,4 +1,4 @@
-"""What is logged of an API that goes and comes back, as a film with a clock of its own."""
+"""Log events about an unreachable API, with a controlled clock."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from sidecar.proxy.upstream.reachability import QUIET_S, Reachability
 
 
 class Film:
-    """The lines logged since the last look, each as its event and its numbers."""
+    """Records the log events since the last read, each as its event and its fields."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.now = 100.0
@@ -22,7 +22,7 @@ def film(capsys: pytest.CaptureFixture[str]) -> Film:
     return Film(capsys)
 
 
-def test_a_change_is_told_once_however_many_calls_see_it(film: Film) -> None:
+def test_a_change_is_logged_once_for_any_number_of_requests(film: Film) -> None:
     film.api.connected()
     assert film.lines() == []
     for _ in range(5):
@@ -38,7 +38,7 @@ def test_a_change_is_told_once_however_many_calls_see_it(film: Film) -> None:
     assert "failed=5" in line and "duration_s=7.0" in line
 
 
-def test_answers_that_do_not_come_are_told_at_once_and_then_in_sums(film: Film) -> None:
+def test_missing_responses_are_logged_at_once_and_then_in_sums(film: Film) -> None:
     film.api.response_missing("too slow")
     [line] = film.lines()
     assert line.startswith("upstream_no_response") and "requests=1" in line
