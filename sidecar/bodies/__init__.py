@@ -1,6 +1,6 @@
-"""Bodies, read while they pass: what they cost, told by their JSON or their event stream.
+"""Reads costs from bodies while they are forwarded: from JSON or from an event stream.
 
-Nothing here changes a byte or holds one back: the door hands over copies of what it forwards.
+Nothing here changes or delays a byte: the proxy passes copies of what it forwards.
 """
 
 from sidecar.bodies.readers import BodyReader, read_request, reader_for

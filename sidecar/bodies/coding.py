@@ -1,7 +1,7 @@
-"""One content coding each, undone step by step: pieces in, small pieces out.
+"""Incremental decoders for single content codings. Their output comes in small pieces.
 
 RFC 9110, section 8.4.1 (gzip, x-gzip, deflate), RFC 7932 (br), RFC 8878 and 9659 (zstd).
-brotli and zstandard are imported with the first body that needs them: most processes never do.
+The first body that needs brotli or zstandard imports it: most processes never do.
 """
 
 import zlib
@@ -10,32 +10,32 @@ from typing import Final, Protocol
 
 from sidecar.core.costs import Unreadable
 
-PIECE: Final = 65_536  # bytes that one step gives out, about; zstd: see there
+PIECE: Final = 65_536  # bytes of output per step, about; for zstd, see `Zstd`
 MEMBERS: Final = 256  # gzip members or zstd frames in one body
-ZSTD_WINDOW: Final = 8 << 20  # the largest that a content coding may need (RFC 9659, section 3)
+ZSTD_WINDOW: Final = 8 << 20  # the largest for a content coding (RFC 9659, section 3)
 ZSTD_SLICE: Final = 256
 
 
-class Unread(Exception):
-    """A body cannot be read, for this reason. It never leaves the reader."""
+class UnreadableBody(Exception):
+    """A body cannot be read. The exception never leaves `BodyReader`."""
 
-    def __init__(self, why: Unreadable) -> None:
-        self.why = why
+    def __init__(self, cause: Unreadable) -> None:
+        self.cause = cause
 
 
 class Coding(Protocol):
-    """A decoder of one stream. `finished`: what came so far ends where a stream may end."""
+    """A decoder of one stream. `finished`: the stream may end after the input so far."""
 
     @property
     def finished(self) -> bool: ...
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """What `data` adds, in bounded pieces. Raises Unread."""
+        """Decode `data` into bounded pieces. Raises UnreadableBody."""
         ...
 
 
 def gzip() -> Coding:
-    """gzip (RFC 1952): one member or several in a row."""
+    """A decoder for gzip (RFC 1952), with one member or several in a row."""
     return _Zlib(16 + zlib.MAX_WBITS, MEMBERS)
 
 
@@ -53,7 +53,7 @@ class _Zlib:
             try:
                 yield from self._member(data)
             except zlib.error:
-                raise Unread(Unreadable.UNDECODABLE) from None
+                raise UnreadableBody(Unreadable.UNDECODABLE) from None
             self.finished = self._stream.eof
             data = self._stream.unused_data
 
@@ -68,13 +68,13 @@ class _Zlib:
     def _next_member(self) -> None:
         self._members -= 1
         if self._members < 1:
-            raise Unread(Unreadable.UNDECODABLE)
+            raise UnreadableBody(Unreadable.UNDECODABLE)
         self._stream = zlib.decompressobj(self._wbits)
         self.finished = False
 
 
 class Deflate:
-    """deflate: zlib's format (RFC 1950), or the bare stream that some servers send instead."""
+    """deflate: zlib's format (RFC 1950), or the raw stream that some servers send instead."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -100,7 +100,7 @@ def _is_zlib(data: bytes) -> bool:
 
 
 class Brotli:
-    """br: one stream, nothing after it."""
+    """br: one stream, with no bytes after it."""
 
     def __init__(self) -> None:
         import brotli
@@ -111,24 +111,24 @@ class Brotli:
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         if self.finished:
-            raise Unread(Unreadable.UNDECODABLE)
+            raise UnreadableBody(Unreadable.UNDECODABLE)
         while not self.finished:
             try:
                 piece = self._stream.process(data, output_buffer_limit=PIECE)
             except self._error:
-                raise Unread(Unreadable.UNDECODABLE) from None
+                raise UnreadableBody(Unreadable.UNDECODABLE) from None
             self.finished = self._stream.is_finished()
             if not piece:
-                break  # all input is used, and all that it makes is out
+                break  # all input is used, and all output is read
             yield piece
             data = b""
 
 
 class Zstd:
-    """zstd: frames in a row, skippable ones too, with windows of at most 8 MB.
+    """zstd: frames in a row, also skippable ones, with windows of at most 8 MB.
 
-    The library cannot be told how much to give out, but four bytes of input make at most one
-    block of 128 KB: 256 bytes at a time keep a step below 8 MB even for a hostile body.
+    The library has no limit for its output, but four bytes of input make at most one block of
+    128 KB. So 256 bytes at a time keep the output of a step below 8 MB, even for a hostile body.
     """
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ class Zstd:
                 try:
                     piece = self._stream.decompress(rest)
                 except self._error:
-                    raise Unread(Unreadable.UNDECODABLE) from None
+                    raise UnreadableBody(Unreadable.UNDECODABLE) from None
                 self.finished = self._stream.eof
                 rest = self._stream.unused_data if self.finished else b""
                 if piece:
@@ -158,6 +158,6 @@ class Zstd:
     def _next_frame(self) -> None:
         self._frames -= 1
         if self._frames < 1:
-            raise Unread(Unreadable.UNDECODABLE)
+            raise UnreadableBody(Unreadable.UNDECODABLE)
         self._stream = self._context.decompressobj(write_size=PIECE)
         self.finished = False

@@ -1,16 +1,16 @@
-"""Content-Encoding → a decoder whose work is bounded by the bytes that it was fed."""
+"""A decoder for a Content-Encoding, whose work is bounded by the size of its input."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from sidecar.bodies.coding import Brotli, Coding, Deflate, Unread, Zstd, gzip
+from sidecar.bodies.coding import Brotli, Coding, Deflate, UnreadableBody, Zstd, gzip
 from sidecar.core.costs import Unreadable
 
-MOST_CODINGS: Final = 3  # one upon the other
-# What decoding may give out is a bucket of bytes: a bomb empties it, a long stream never does.
-BUCKET: Final = 2 << 20  # in it at the start, and the most that it holds
-RATIO: Final = 64  # put in for each byte that comes
-SLICE: Final = 16_384  # bytes of input per step: what zlib has not used yet is copied each time
+MAX_CODINGS: Final = 3  # applied one after the other
+# The output is limited by a bucket of bytes: a bomb empties it, a long stream never does.
+BUCKET: Final = 2 << 20  # its size, and its level at the start
+RATIO: Final = 64  # bytes added per byte of input
+SLICE: Final = 16_384  # bytes of input per step: zlib copies unused input in each step
 
 _CODINGS: Final[dict[bytes, Callable[[], Coding]]] = {
     b"gzip": gzip,
@@ -22,7 +22,7 @@ _CODINGS: Final[dict[bytes, Callable[[], Coding]]] = {
 
 
 class Decoder:
-    """Undoes codings in the reverse order of their application (RFC 9110, section 8.4)."""
+    """Undoes codings, the last applied one first (RFC 9110, section 8.4)."""
 
     def __init__(self, codings: list[Coding]) -> None:
         self._codings = codings
@@ -30,11 +30,11 @@ class Decoder:
 
     @property
     def finished(self) -> bool:
-        """Whether every coding ended properly with the bytes that came so far."""
+        """Whether every coding may end after the input so far."""
         return all(coding.finished for coding in self._codings)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` decodes to, in pieces. Raises Unread."""
+        """Decode `data` into pieces. Raises UnreadableBody."""
         for start in range(0, len(data), SLICE):
             part = data[start : start + SLICE]
             self._left = min(self._left + len(part) * RATIO, BUCKET)
@@ -44,7 +44,7 @@ class Decoder:
         for piece in self._codings[at].decode(data):
             self._left -= len(piece)
             if self._left < 0:
-                raise Unread(Unreadable.TOO_LARGE)
+                raise UnreadableBody(Unreadable.TOO_LARGE)
             if at + 1 < len(self._codings):
                 yield from self._through(piece, at + 1)
             else:
@@ -52,10 +52,10 @@ class Decoder:
 
 
 def decoder_for(content_encoding: bytes) -> Decoder | None:
-    """The decoder for a Content-Encoding; None when nothing is encoded.
+    """The decoder for a Content-Encoding; None if the body is not encoded.
 
     `content_encoding` is the field's value; values of repeated fields are joined by commas.
-    Raises Unread for an unknown coding and for more than three.
+    Raises UnreadableBody for an unknown coding and for more than three.
     """
     if not content_encoding:
         return None
@@ -63,6 +63,6 @@ def decoder_for(content_encoding: bytes) -> Decoder | None:
     applied = [name for name in names if name not in (b"", b"identity")]
     if not applied:
         return None
-    if len(applied) > MOST_CODINGS or any(name not in _CODINGS for name in applied):
-        raise Unread(Unreadable.UNDECODABLE)
+    if len(applied) > MAX_CODINGS or any(name not in _CODINGS for name in applied):
+        raise UnreadableBody(Unreadable.UNDECODABLE)
     return Decoder([_CODINGS[name]() for name in reversed(applied)])

@@ -1,9 +1,9 @@
-"""The door's way in: headers → a reader that is fed the body while it passes."""
+"""The readers of bodies, chosen by Content-Type and Content-Encoding."""
 
 from collections.abc import Sequence
 from typing import Final
 
-from sidecar.bodies.coding import Unread
+from sidecar.bodies.coding import UnreadableBody
 from sidecar.bodies.decoding import Decoder, decoder_for
 from sidecar.bodies.json_body import JsonBody
 from sidecar.bodies.sse import EventStream
@@ -11,42 +11,42 @@ from sidecar.core.costs import Reserve, Unreadable
 from sidecar.core.json_path import JsonPath
 from sidecar.core.readings import Reading
 
-Paths = Sequence[tuple[str, JsonPath]]  # (meter, where its cost is told)
+Paths = Sequence[tuple[str, JsonPath]]  # (meter, path of its cost)
 
 _JSON: Final = frozenset({b"application/json", b"text/json"})
 _EVENT_STREAM: Final = b"text/event-stream"
 
 
 class BodyReader:
-    """Reads one body. What cannot be read is told at the end, never raised.
+    """Reads one body. Errors are part of the reading, and never raised.
 
-    `wanted` turns False when more bytes change nothing: the door may stop feeding.
+    When `wanted` is False, further bytes change nothing, and `feed` need not be used.
     """
 
-    __slots__ = ("_body", "_decoder", "_fed", "_meters", "_why")
+    __slots__ = ("_body", "_cause", "_decoder", "_fed", "_meters")
 
     def __init__(
         self,
         paths: Paths,
         body: JsonBody | EventStream | None,
         decoder: Decoder | None = None,
-        why: Unreadable | None = None,
+        cause: Unreadable | None = None,
     ) -> None:
         self._meters = [meter for meter, _ in paths]
         self._body = body
         self._decoder = decoder
-        self._why = why
+        self._cause = cause
         self._fed = False
 
     @property
     def wanted(self) -> bool:
         """Whether more of the body can change the reading."""
-        return self._why is None
+        return self._cause is None
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the body, as they pass (still encoded). Never raises."""
+        """Take the next bytes of the body, as received (still encoded). Never raises."""
         body = self._body
-        if self._why is not None or body is None or not data:
+        if self._cause is not None or body is None or not data:
             return
         self._fed = True
         try:
@@ -55,53 +55,52 @@ class BodyReader:
             else:
                 for piece in self._decoder.feed(data):
                     body.feed(piece)
-        except Unread as end:
-            self._give_up(end.why)
+        except UnreadableBody as error:
+            self._stop(error.cause)
         except MemoryError:
-            self._give_up(Unreadable.TOO_LARGE)
+            self._stop(Unreadable.TOO_LARGE)
 
     def finish(self, *, complete: bool = True) -> Reading:
-        """What was read. `complete`: the body came to its end, as HTTP frames it.
+        """The reading. `complete`: the body reached its end, as HTTP frames it.
 
-        One that broke off is truncated, unless it is an event stream that had said `[DONE]`:
-        clients hang up on that.
+        An incomplete body is truncated, unless it is an event stream after `[DONE]`: clients close
+        the connection there.
         """
-        body, whole = self._body, complete and self._decoded
-        if self._why is None and body is not None and (whole or body.ended):
+        body, complete = self._body, complete and self._decoded
+        if self._cause is None and body is not None and (complete or body.ended):
             reading = body.finish()
         else:
-            reading = Reading.nothing(self._meters, self._why or Unreadable.TRUNCATED)
-        self._give_up(self._why or Unreadable.TRUNCATED)
+            reading = Reading.nothing(self._meters, self._cause or Unreadable.TRUNCATED)
+        self._stop(self._cause or Unreadable.TRUNCATED)
         return reading
 
     @property
     def _decoded(self) -> bool:
-        # An empty body is not even an empty gzip stream (an answer to HEAD, a 204).
+        # A body without bytes (a response to HEAD, a 204) is not an incomplete gzip stream.
         return self._decoder is None or self._decoder.finished or not self._fed
 
-    def _give_up(self, why: Unreadable) -> None:
-        self._why = why
-        self._body = self._decoder = None  # what was kept is free at once
+    def _stop(self, cause: Unreadable) -> None:
+        self._cause = cause
+        self._body = self._decoder = None  # frees the memory at once
 
 
 def reader_for(content_type: bytes, content_encoding: bytes, paths: Paths) -> BodyReader | None:
-    """A reader for a body with these headers; None when there is nothing to look for.
+    """A reader for a body with these headers; None if there are no paths.
 
-    Both are the fields' values, b"" when absent; repeated Content-Encoding joined by commas.
-    JSON is application/json, text/json and any +json (RFC 6839); else only event streams.
+    Both are the fields' values, b"" if absent; repeated Content-Encoding is joined by commas.
+    The reader reads JSON (application/json, text/json and any +json, RFC 6839) and event streams.
     """
     if not paths:
         return None
     kind = content_type.partition(b";")[0].strip().lower()
     if kind != _EVENT_STREAM and not _is_json(kind):
-        return BodyReader(paths, None, why=Unreadable.NOT_JSON)
+        return BodyReader(paths, None, cause=Unreadable.NOT_JSON)
     try:
         decoder = decoder_for(content_encoding)
-    except Unread as end:
-        return BodyReader(paths, None, why=end.why)
-    return BodyReader(
-        paths, EventStream(paths) if kind == _EVENT_STREAM else JsonBody(paths), decoder
-    )
+    except UnreadableBody as error:
+        return BodyReader(paths, None, cause=error.cause)
+    body = EventStream(paths) if kind == _EVENT_STREAM else JsonBody(paths)
+    return BodyReader(paths, body, decoder)
 
 
 def read_request(
@@ -112,22 +111,22 @@ def read_request(
     *,
     complete: bool = True,
 ) -> Reading:
-    """What a request's JSON says that it will cost, of the meters in `estimates` that look there.
+    """The costs in a request's JSON, for the meters in `estimates` that have a JSON path.
 
-    `body` is what was held back of it; `complete` says that it is all of it. A meter whose
-    bound is smaller than the body is too_large, as all are when the body did not fit at all.
+    `body` is the buffered part of the body, and all of it if `complete`. A meter whose bound is
+    smaller than the body is `too_large`; so are all meters of an incomplete body.
     """
     paths = [(m, r.path, r.bound) for m, r in estimates if isinstance(r.path, JsonPath)]
     fitting = [(m, path) for m, path, bound in paths if complete and len(body) <= bound]
-    found: dict[str, int | Unreadable] = {m: Unreadable.TOO_LARGE for m, *_ in paths}
+    values: dict[str, int | Unreadable] = {m: Unreadable.TOO_LARGE for m, *_ in paths}
     kind = content_type.partition(b";")[0].strip().lower()
     reader = reader_for(content_type if _is_json(kind) else b"", content_encoding, fitting)
     if reader is not None:
         reader.feed(body)
         reading = reader.finish()
-        found |= reading.values
-        found |= reading.unreadable
-    return Reading.of(found)
+        values |= reading.values
+        values |= reading.unreadable
+    return Reading.of(values)
 
 
 def _is_json(kind: bytes) -> bool:

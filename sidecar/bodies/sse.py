@@ -1,6 +1,6 @@
-"""A server-sent event stream, line by line (WHATWG HTML, section 9.2.6).
+"""Reads a server-sent event stream line by line (WHATWG HTML, section 9.2.6).
 
-The last data that has a value wins: AI APIs tell the usage in the last chunk, or count it up.
+The last value in the stream counts: AI APIs report usage in the last chunk, or in running totals.
 """
 
 import re
@@ -13,7 +13,7 @@ from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
 from sidecar.core.readings import Reading, whole_units
 
-MOST_DATA: Final = 1 << 20  # bytes of one line, and of one event's data
+MAX_DATA: Final = 1 << 20  # bytes of one line, and of one event's data
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = re.compile(rb"\n{3,}")
 _NAME: Final = 8  # bytes: a byte order mark and "data:"
@@ -21,17 +21,17 @@ _Wanted = tuple[str, JsonPath, bytes | None]
 
 
 class EventStream:
-    """Reads the values of each event's data. Keeps one event, never the stream.
+    """Reads the values in each event's data. Keeps one event in memory, never the stream.
 
-    `ended`: the stream said `[DONE]`, so that nothing is missing should it break off now.
+    `ended`: the stream has sent `[DONE]`, so nothing is missing if it breaks off.
     """
 
     def __init__(self, paths: Sequence[tuple[str, JsonPath]]) -> None:
         self._wanted = [_wanted(meter, path) for meter, path in paths]
-        self._found: dict[str, int | Unreadable] = {}
-        self._line = bytearray()  # begun and not ended
+        self._values: dict[str, int | Unreadable] = {}
+        self._line = bytearray()  # the current line
         self._line_lost = False
-        self._data: list[bytes] = []  # of the event that is under way
+        self._data: list[bytes] = []  # of the current event
         self._data_size = 0
         self._data_lost = False
         self._at_start = True
@@ -39,7 +39,7 @@ class EventStream:
         self.ended = False
 
     def feed(self, data: bytes) -> None:
-        """Read every line that ends in `data`."""
+        """Take the next bytes, and read the lines that end in them."""
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
@@ -48,7 +48,7 @@ class EventStream:
         if b"\r" in data:
             self._after_cr = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if b"\n\n\n" in data:  # padding: many blank lines say no more than one
+        if b"\n\n\n" in data:  # padding: many blank lines mean the same as one
             data = _BLANK.sub(b"\n\n", data)
         lines = data.split(b"\n")
         begun = lines.pop()
@@ -59,28 +59,28 @@ class EventStream:
             if not line:
                 self._end_event()
             elif line.startswith(b"data"):
-                self._data_line(line, len(line) > MOST_DATA)
+                self._data_line(line, len(line) > MAX_DATA)
         self._keep(begun)
 
     def finish(self) -> Reading:
-        """The values, or why there are none.
+        """The values, or the reason why they are missing.
 
-        Data that no blank line closed counts too: browsers drop it, but the body is complete,
-        and the cost in it is as real as any.
+        Data without a blank line at its end counts too: browsers drop it, but the body is complete
+        and the cost in it is real.
         """
         self._end_line()
         self._end_event()
         for meter, _, _ in self._wanted:
-            self._found.setdefault(meter, Unreadable.MISSING)
-        return Reading.of(self._found)
+            self._values.setdefault(meter, Unreadable.MISSING)
+        return Reading.of(self._values)
 
     def _keep(self, part: bytes) -> None:
         if self._line_lost:
             return
-        if len(self._line) + len(part) > MOST_DATA:
+        if len(self._line) + len(part) > MAX_DATA:
             self._line_lost = True
             part = part[:_NAME]
-            del self._line[_NAME:]  # enough to tell what kind of line it is
+            del self._line[_NAME:]  # enough to recognise the kind of line
         self._line += part
 
     def _end_line(self) -> None:
@@ -100,7 +100,7 @@ class EventStream:
         if name != b"data":
             return  # "database: …" is another field
         self._data_size += len(data) + 1
-        if lost or self._data_size > MOST_DATA:
+        if lost or self._data_size > MAX_DATA:
             self._data_lost = True
             self._data.clear()
         elif not self._data_lost:
@@ -108,9 +108,9 @@ class EventStream:
 
     def _end_event(self) -> None:
         if self._data_lost:
-            # It may have been the last that has a value: until a later one does, none is known.
+            # The lost data may have had the last value: only a later one makes it known again.
             for meter, _, _ in self._wanted:
-                self._found[meter] = Unreadable.TOO_LARGE
+                self._values[meter] = Unreadable.TOO_LARGE
         elif self._data:
             self._read(b"\n".join(self._data))
         self._data.clear()
@@ -122,24 +122,24 @@ class EventStream:
             self.ended = True
             return
         escaped = b"\\u" in data
-        hopeful = [
+        candidates = [
             (meter, path)
             for meter, path, name in self._wanted
             if name is None or escaped or name in data
         ]
-        if not hopeful:
-            return  # most chunks: never parsed
+        if not candidates:
+            return  # most chunks are never parsed
         try:
             document = orjson.loads(data)
         except orjson.JSONDecodeError:
             return
-        for meter, path in hopeful:
+        for meter, path in candidates:
             value = path.find(document)
             if value is not None:
-                self._found[meter] = whole_units(value)
+                self._values[meter] = whole_units(value)
 
 
 def _wanted(meter: str, path: JsonPath) -> _Wanted:
-    """With the name that data must contain to have the value: the path's last, as JSON has it."""
+    """A meter, its path, and the JSON name without which data cannot have the value."""
     names = [step for step in path.steps if not step.isdecimal()]
     return meter, path, b'"%s"' % names[-1].encode() if names else None

@@ -1,16 +1,15 @@
-"""The bounds of the data path, as plain numbers: each wait a timeout, each buffer a size."""
+"""The bounds of the data path: each wait has a timeout, each buffer a size."""
 
 from dataclasses import dataclass
 from typing import Final
 
-FRAMING: Final = 8_192  # bytes of chunk extensions and trailers that a message may carry
-CHUNK: Final = 64  # and so many more for each chunk
+FRAMING: Final = 8_192  # bytes of chunk extensions and trailers in one message
+CHUNK: Final = 64  # further bytes for each chunk
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Sizes in bytes, spans in seconds. `max_body` of 0 means that bodies may be of any size,
-    `total_timeout` of 0 that an exchange may take as long as both sides go on."""
+    """Sizes are in bytes, times in seconds. 0 means no limit for `max_body` and `total_timeout`."""
 
     max_target: int = 8_192
     max_header: int = 32_768
@@ -21,18 +20,20 @@ class Bounds:
     header_timeout: float = 10.0
     idle_timeout: float = 75.0
     body_timeout: float = 30.0
-    min_rate: int = 256  # bytes a second that a body has to reach on average
+    min_rate: int = 256  # bytes per second: the lowest average rate of a body
     half_close_timeout: float = 5.0
-    stall_timeout: float = 2.0  # of a client whose upstream connection others need
+    stall_timeout: float = 2.0  # of a client whose upstream connection other requests need
     connect_timeout: float = 3.0
-    response_timeout: float = 60.0  # until the head has come
+    response_timeout: float = 60.0  # until the head is complete
     stream_timeout: float = 60.0  # between two pieces of a response
     total_timeout: float = 0.0
     upstream_connections: int = 256
-    critical_connections: int = 16  # of those, for critical calls only
+    critical_connections: int = 16  # of these, for critical requests only
     upstream_idle: float = 30.0
     tunnel_idle: float = 300.0
     tunnel_lifetime: float = 86_400.0
-    tunnel_check: float = 5.0  # how often it is asked whether there is quota left
-    max_unread: int = 65_536  # of a refused body that is read to keep the connection
-    linger: float = 2.0
+    tunnel_check: float = 5.0  # interval between checks of the remaining quota
+    max_unread: int = (
+        65_536  # rest of a refused body that is read, so that the connection can stay open
+    )
+    linger: float = 2.0  # for a client to read its last response

@@ -1,9 +1,9 @@
-"""The data port: accepts connections, sweeps for overdue ones, and runs each request through."""
+"""The data port: accepts connections, ends overdue waits, and serves each request."""
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from sidecar.metrics import Metrics
 from sidecar.proxy.bounds import Bounds
@@ -14,26 +14,29 @@ from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.upstream.pool import UpstreamPool
 
-SWEEP_SECONDS = 0.25
-POLL_SECONDS = 0.02
+SWEEP_S: Final = 0.25
+POLL_S: Final = 0.02
 
 
-class JobForwarder(Protocol):
-    """What else goes to the API by the pool, for nobody who waits: ended with the calls."""
+class RunningJobs(Protocol):
+    """Deferred jobs, which use the pool as well. They end with the data port."""
 
     @property
     def running(self) -> int: ...
     def hold(self) -> None:
-        """Start no more."""
+        """Start no further job."""
         ...
 
     async def cut(self) -> None:
-        """End what runs."""
+        """Cancel the running jobs."""
         ...
 
 
 class DataPort:
-    """Owns the listener, the connections and the pool; asks the gate about every request."""
+    """Owns the listener, the client connections and the pool.
+
+    Implements `ConnectionOwner` for the connections and `Acceptor` for the listener.
+    """
 
     def __init__(
         self,
@@ -44,30 +47,30 @@ class DataPort:
         *,
         per_address: int = 0,
         max_age: float = 0.0,
-        errands: JobForwarder | None = None,
+        jobs: RunningJobs | None = None,
     ) -> None:
         self.bounds = bounds
         self.draining = False
-        self.refuse = handler.refuse
-        self.failed = handler.failed
+        self.answer_fault = handler.answer_fault
+        self.handle_error = handler.handle_error
         self._handler = handler
         self._pool = pool
         self._metrics = metrics
-        self._places: ConnectionLimits[ClientConnection] = ConnectionLimits(
+        self._limits: ConnectionLimits[ClientConnection] = ConnectionLimits(
             bounds.max_connections, per_address=per_address, max_age=max_age
         )
-        self._errands = errands
+        self._jobs = jobs
         self._listener: Listener | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     @property
     def connections(self) -> int:
-        """Client connections open now, those in a TLS handshake included."""
-        return len(self._places)
+        """The number of open client connections, including those in a TLS handshake."""
+        return len(self._limits)
 
     async def start(self, listener: Listener) -> None:
-        """Listen. Raises SettingsError when the address cannot be had."""
+        """Listen. Raises SettingsError if the address is unavailable."""
         await listener.start(self)
         self._listener = listener
         listener.publish(self._metrics)
@@ -77,35 +80,38 @@ class DataPort:
         self._sweep()
 
     def _refused(self) -> dict[tuple[str, ...], float]:
-        return {(reason,): float(count) for reason, count in self._places.refused.items()}
+        return {(reason,): float(count) for reason, count in self._limits.refused.items()}
 
     @property
     def port(self) -> int:
-        """The TCP port listened on (useful after asking for port 0); 0 for a unix socket."""
+        """The TCP port, also if the settings ask for port 0; 0 for a unix socket."""
         return self._listener.port if self._listener else 0
 
     async def stop(self, delay: float, drain: float, hurry: asyncio.Event) -> None:
-        """End, and lose nothing: for `delay` seconds every answer says goodbye while new
-        connections are still taken, so that clients and balancers move on; then none is, and
-        what runs has `drain` seconds to finish. `hurry` ends both waits."""
+        """End without losing a request.
+
+        For `delay` seconds, the port accepts connections, and each response closes its connection,
+        so that clients and load balancers move on. Then it accepts none, and running requests have
+        `drain` seconds to finish. `hurry` ends both waits.
+        """
         self.draining = True
-        if self._errands is not None:
-            self._errands.hold()
-        await _until(self._loop.time() + delay, hurry, lambda: False)
-        self._places.closed = True
+        if self._jobs is not None:
+            self._jobs.hold()
+        await _wait_until(self._loop.time() + delay, hurry, lambda: False)
+        self._limits.closed = True
         if self._listener is not None:
             await self._listener.stop()
 
-        def gone() -> bool:
-            for connection in self._places.all():
+        def drained() -> bool:
+            for connection in self._limits.all():
                 connection.close_if_idle()
-            return not self._places and not (self._errands and self._errands.running)
+            return not self._limits and not (self._jobs and self._jobs.running)
 
-        await _until(self._loop.time() + drain, hurry, gone)
-        for connection in self._places.all():
+        await _wait_until(self._loop.time() + drain, hurry, drained)
+        for connection in self._limits.all():
             connection.abort()
-        if self._errands is not None:
-            await self._errands.cut()
+        if self._jobs is not None:
+            await self._jobs.cut()
         await asyncio.sleep(0)
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -113,52 +119,52 @@ class DataPort:
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        for connection in self._places.all():
+        for connection in self._limits.all():
             if connection.deadline and now >= connection.deadline:
-                connection.overdue()
-            elif connection.left_unseen():
+                connection.on_deadline()
+            elif connection.left_while_waiting():
                 connection.abort()
-            elif self._places.is_over(connection, now):
+            elif self._limits.is_overdue(connection, now):
                 connection.close_if_idle()
         self._pool.sweep(now)
-        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
-    # what the listener and the connections ask for
+    # for the listener
 
-    def make(self) -> ClientConnection:
-        """The protocol of a connection that has just been accepted."""
+    def new_connection(self) -> ClientConnection:
+        """The protocol of an accepted connection."""
         return ClientConnection(self, self._loop)
 
-    def arrives(self, protocol: ClientConnection, peer: object) -> bool:
-        """Whether there is room for a connection that will begin with a handshake."""
-        return self._places.take(protocol, peer, self._loop.time())
+    def take_slot(self, protocol: ClientConnection, peer: object) -> bool:
+        """Whether there is a slot for a connection that begins with a handshake."""
+        return self._limits.take(protocol, peer, self._loop.time())
 
-    def leaves(self, protocol: ClientConnection) -> None:
-        """The handshake failed."""
-        self._places.free(protocol)
+    def free_slot(self, protocol: ClientConnection) -> None:
+        """Free the slot of a connection whose handshake failed."""
+        self._limits.free(protocol)
 
-    def opened(self, connection: ClientConnection) -> bool:
-        """A new client connection; False when it may not stay."""
-        if connection in self._places:
-            return not self._places.closed
-        assert connection.transport is not None  # noqa: S101 - it has just been made
-        peer = connection.transport.get_extra_info("peername")
-        return self._places.take(connection, peer, self._loop.time())
+    # for the connections
+
+    def opened(self, connection: ClientConnection, peer: object) -> bool:
+        """Whether a new connection may stay. `peer` is the socket's peer name."""
+        if connection in self._limits:
+            return not self._limits.closed
+        return self._limits.take(connection, peer, self._loop.time())
 
     def closed(self, connection: ClientConnection) -> None:
-        """The connection is gone."""
-        self._places.free(connection)
+        """Free the slot of a connection that has closed."""
+        self._limits.free(connection)
 
     def handle(self, request: Request, connection: ClientConnection) -> Awaitable[bool]:
-        """The life of a request. Returns whether the connection can take another."""
-        if self._places.is_old(connection, self._loop.time()):
-            connection.old = True  # this answer is its last
+        """Serve one request. Returns whether the connection can serve another."""
+        if self._limits.is_expired(connection, self._loop.time()):
+            connection.expired = True
         return self._handler.handle(request, connection)
 
 
-async def _until(end: float, hurry: asyncio.Event, done: Callable[[], bool]) -> None:
-    """Wait for the first of the three; `end` is loop time."""
+async def _wait_until(end: float, hurry: asyncio.Event, done: Callable[[], bool]) -> None:
+    """Wait until loop time `end`, `hurry` or `done`, whichever is first."""
     loop = asyncio.get_running_loop()
     while not done() and not hurry.is_set() and (left := end - loop.time()) > 0:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(hurry.wait(), min(POLL_SECONDS, left))
+            await asyncio.wait_for(hurry.wait(), min(POLL_S, left))

@@ -29,7 +29,7 @@ from sidecar.gate import Deferred, Gate, Refused
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.read_ahead import read_ahead
-from sidecar.proxy.responses import JsonAnswer
+from sidecar.proxy.responses import LocalReply
 
 _JOB: Final = re.compile(rb"jobs/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
@@ -98,7 +98,7 @@ class Deferral:
 
     async def defer(
         self, request: Request, connection: ClientConnection, deferred: Deferred
-    ) -> JsonAnswer | Refusal:
+    ) -> LocalReply | Refusal:
         """Queue the call: the 202, or the refusal that it gets after all. Raises BodyBroken."""
         digest = _digest(request)
         call = await self._call_of(request, connection)
@@ -110,7 +110,7 @@ class Deferral:
             retry_us = deferred.decision.retry_us or 0
             said = await self._jobs.accept(key, digest, call, once, retry_us)
             if isinstance(said, Accepted):
-                return await self.accepted(request, key, said.job_id, deferred.refusal.headers)
+                return await self.accepted(request, deferred, said.job_id, deferred.refusal.headers)
         except StoreUnavailable:
             return simple_refusal(Reason.STORE_UNAVAILABLE, deferred.request_id)
         if said is NotAccepted.OTHER_CALL:
@@ -118,10 +118,10 @@ class Deferral:
         return _full(deferred, everyone=said is NotAccepted.ALL_FULL)
 
     async def accepted(
-        self, request: Request, key: Key, job_id: str, fields: Fields = ()
-    ) -> JsonAnswer:
+        self, request: Request, deferred: Deferred, job_id: str, fields: Fields = ()
+    ) -> LocalReply:
         """202 for a job that is queued. Raises StoreUnavailable."""
-        href = self._href(job_id)
+        key, href = deferred.key, self._href(job_id)
         document: dict[str, Any] = {"id": job_id, "href": href}
         found = await self._jobs.find(key, job_id)
         more: list[tuple[bytes, bytes]] = [(b"Location", href.encode())]
@@ -132,7 +132,15 @@ class Deferral:
                 more.append((b"Retry-After", b"%d" % max(1, -(-(eta - now_us) // MICRO))))
         if wants_async(request.prefer):
             more.append((b"Preference-Applied", b"respond-async"))
-        return JsonAnswer(202, document, (*more, *fields))
+        return LocalReply(
+            deferred.request_id,
+            202,
+            Reason.DEFERRED,
+            document,
+            (*more, *fields),
+            key,
+            deferred.entitlement,
+        )
 
     async def _call_of(self, request: Request, connection: ClientConnection) -> JobCall | None:
         """The call as it is kept, once its body is there; None: the body is too large."""
@@ -160,7 +168,7 @@ class Deferral:
 
     async def answer(
         self, request: Request, job_id: str, request_id: str
-    ) -> JsonAnswer | Refused | Refusal:
+    ) -> LocalReply | Refused | Refusal:
         """To a request for a job's own address. Raises nothing."""
         key = await self._gate.identify(request)
         if isinstance(key, Refused):
@@ -175,7 +183,7 @@ class Deferral:
         why = "A job is looked at with GET and cancelled with DELETE."
         return http_problem(405, "Method not allowed", why, request_id)
 
-    async def _show(self, key: Key, job_id: str, request_id: str) -> JsonAnswer | Refusal:
+    async def _show(self, key: Key, job_id: str, request_id: str) -> LocalReply | Refusal:
         found = await self._jobs.find(key, job_id)
         if found is None:
             return _no_job(request_id)
@@ -183,9 +191,9 @@ class Deferral:
         document = job_document(found.job, self._href(job_id), found.position, eta)
         if found.job.result is not None:
             document["result"] = result_document(found.job.result)
-        return JsonAnswer(200, document)
+        return LocalReply(request_id, 200, "http-200", document)
 
-    async def _cancel(self, key: Key, job_id: str, request_id: str) -> JsonAnswer | Refusal:
+    async def _cancel(self, key: Key, job_id: str, request_id: str) -> LocalReply | Refusal:
         state = await self._jobs.cancel(key, job_id)
         if state is None:
             return _no_job(request_id)

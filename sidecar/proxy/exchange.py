@@ -1,8 +1,8 @@
-"""One admitted request, through to the upstream and back: forward, then settle exactly once.
+"""One admitted request: forwarded to the upstream, with its response relayed to the client.
 
-Bytes are spliced in callbacks from one connection to the other; a side that cannot take
-more pauses the reading of the other, so an exchange holds at most one read and one write
-buffer each way, whatever the size of the bodies.
+Callbacks pass bytes from one connection to the other. A side that cannot take more pauses the
+reading of the other side. So an exchange holds at most one read and one write buffer per
+direction, whatever the size of the bodies.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import Fields
 from sidecar.proxy.heads import ProxyOptions, request_head, wanted_upgrade
 from sidecar.proxy.relay import Relay, last_chunk
-from sidecar.proxy.responses import CONTINUE
+from sidecar.proxy.responses import CONTINUE, refusal_reply
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream.connection import UpstreamConnection
 from sidecar.proxy.upstream.pool import UpstreamFailed, UpstreamPool
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
-_NOTHING: Final[list[bytes]] = []  # stands for a body until there is one; never changed
+_EMPTY: Final[list[bytes]] = []  # no body yet; never changed
 _FAILURES = {
     OutcomeReason.UPSTREAM_REFUSED: (502, "The API cannot be reached"),
     OutcomeReason.UPSTREAM_BROKEN: (502, "The API gave no usable answer"),
@@ -36,9 +36,10 @@ _FAILURES = {
 
 
 class Exchange(Relay):
-    """Forwards one request and relays its response. `run` says how it went.
+    """Forwards one request and relays its response. Implements `Receiver` and `BodyReceiver`.
 
-    `broke`: it ended for a fault of our own, which `run` raises.
+    `broke`: the exchange ended with an internal error, which `run` raises. `outcome` is set when
+    `run` ends, also if it raises.
     """
 
     broke = False
@@ -57,37 +58,37 @@ class Exchange(Relay):
         self.tunnel: Tunnel | None = None
         self._pool = pool
         self.total_timeout = pool.bounds.total_timeout
-        self._in: list[bytes] = _NOTHING
+        self._to_upstream: list[bytes] = _EMPTY
         if request.upgrade:
             self.upgrade = wanted_upgrade(request, options)
 
     async def run(self) -> Outcome:
-        """Forward, relay, and tell the outcome. Whatever happens, both sides are left clean."""
+        """Forward the request and relay the response. Returns the outcome."""
         started = self._admission.place.asked_at = time.perf_counter()
         reason = OutcomeReason.CANCELLED
         timer = None
         if self.total_timeout:
-            timer = self._client.loop.call_later(self.total_timeout, self._overdue)
+            timer = self._client.loop.call_later(self.total_timeout, self._on_total_timeout)
         try:
             await self._forward()
             failure = self._failure
             reason = failure[0] if failure else OutcomeReason.OK
-            if failure and not self._written:
-                self._answer_failure(*failure)
+            if failure and not self._head_sent:
+                self._reply_failure(*failure)
         except asyncio.CancelledError:
-            # It may have been over before the connection was, and the connection for that reason.
+            # The exchange may have ended before the connection closed, and closed it.
             if self._failure is not None:
                 reason = self._failure[0]
-            elif self._ended and self._whole:
+            elif self._ended and self._response_complete:
                 reason = OutcomeReason.OK
-            elif self._client.lost and not self._client.front.draining:
+            elif self._client.lost and not self._client.owner.draining:
                 reason = OutcomeReason.CLIENT_GONE
             self.keep = False
             raise
         except Exception:
             self.broke, self.keep = True, False
             if not self._request.begun:
-                self.status = 500  # it is told by whoever catches this
+                self.status = 500  # `Handler.handle_error` replies
             raise
         finally:
             if timer is not None:
@@ -99,7 +100,7 @@ class Exchange(Relay):
                 int((time.perf_counter() - started) * 1000),
                 self._request.body_bytes + (tunnel.bytes_in if tunnel else 0),
                 self._bytes_out + (tunnel.bytes_out if tunnel else 0),
-                begun=self._written,
+                begun=self._head_sent,
             )
             self._leave()
             if self._admission.entitlement.settles:
@@ -108,8 +109,10 @@ class Exchange(Relay):
 
     def _reading(self, outcome: Outcome) -> Reading:
         reader, settles = self._reader, self._admission.entitlement.settles
-        body = None if reader is None else reader.finish(complete=self._whole)
-        return late_reading(settles, body, self._told, outcome.bytes_in, outcome.bytes_out)
+        body = None if reader is None else reader.finish(complete=self._response_complete)
+        return late_reading(
+            settles, body, self._field_readings, outcome.bytes_in, outcome.bytes_out
+        )
 
     async def _forward(self) -> None:
         request, pool = self._request, self._pool
@@ -120,16 +123,16 @@ class Exchange(Relay):
             return
         self._client.flow = self
         request_class = self._admission.entitlement.route.request_class
-        critical, last = (
-            request_class is RequestClass.CRITICAL,
-            request_class is RequestClass.DEFERRABLE,
-        )
+        critical = request_class is RequestClass.CRITICAL
+        deferrable = request_class is RequestClass.DEFERRABLE
         try:
             upstream = pool.take_idle(critical=critical)
             if upstream is None:
                 account, place = self._admission.key.account.id, self._admission.place
-                place.asked_at = None  # nobody is, while it waits for a connection
-                upstream = await pool.acquire(critical=critical, last=last, account=account)
+                place.asked_at = None  # the upstream has no request while this one is queued
+                upstream = await pool.acquire(
+                    critical=critical, deferrable=deferrable, account=account
+                )
                 place.asked_at = time.perf_counter()
             self._send(upstream)
             await self._done
@@ -141,12 +144,12 @@ class Exchange(Relay):
                 self._send(upstream)
                 await self._done
             if self._failure is not None and self._failure[0] is not OutcomeReason.CLIENT_GONE:
-                pool.reachability.unanswered(upstream.flaw or self._failure[1])
+                pool.reachability.response_missing(upstream.parse_error or self._failure[1])
         except UpstreamFailed as failed:
             self._failure = (failed.reason, failed.detail)
 
     def _may_retry(self, upstream: UpstreamConnection) -> bool:
-        """A pooled connection that died without a byte had been closed before we wrote on it."""
+        """Whether a retry is safe: the pooled connection was closed before the request arrived."""
         return (
             self._failure is not None
             and self._failure[0] is OutcomeReason.UPSTREAM_BROKEN
@@ -159,16 +162,16 @@ class Exchange(Relay):
     def _send(self, upstream: UpstreamConnection) -> None:
         request = self._request
         self._upstream = upstream
-        parts = request_head(request, self._admission, self._manners, self.upgrade)
-        self._in = request.take_held()
-        if self._in:
+        parts = request_head(request, self._admission, self._options, self.upgrade)
+        self._to_upstream = request.take_buffered()
+        if self._to_upstream:
             parts += self._framed()
         if request.complete and request.chunked:
             parts.append(last_chunk(request.trailers))
         now = self._pool.now()
         upstream.start(self, b"".join(parts), now + self._pool.bounds.response_timeout)
         if not request.complete:
-            self._admission.place.asked_at = None  # nobody answers half a request
+            self._admission.place.asked_at = None  # the upstream has half a request
             request.attach(self)
             self._client.await_body(request)
             self._client.resume_reading()
@@ -176,24 +179,24 @@ class Exchange(Relay):
     # client → upstream
 
     def _framed(self) -> list[bytes]:
-        """What has come of the body, in our own framing; taken."""
-        parts, self._in = self._in, []
+        """Take the received part of the body, framed for the upstream."""
+        parts, self._to_upstream = self._to_upstream, []
         if self._request.chunked:
             size = sum(map(len, parts))
             return [b"%x\r\n" % size, *parts, b"\r\n"] if size else []
         return parts
 
     def body_piece(self, data: bytes) -> None:
-        """Queue a piece of the body."""
-        self._in = [*self._in, data]
+        """Queue body bytes."""
+        self._to_upstream = [*self._to_upstream, data]
 
     def body_flush(self) -> None:
-        """Write what one read of the client brought, in one piece."""
-        if self._in:
+        """Write the bytes of one read from the client, in one piece."""
+        if self._to_upstream:
             self._write_body(self._framed())
 
     def body_end(self, trailers: Fields) -> None:
-        """The body is whole."""
+        """Write the end of the body."""
         self._client.deadline = 0.0
         self._admission.place.asked_at = time.perf_counter()
         parts = self._framed()
@@ -206,41 +209,41 @@ class Exchange(Relay):
         if upstream is None:
             return
         if self._ended:
-            upstream.usable = False  # it would take the next request for the rest of this body
+            upstream.usable = False  # it would read the next request as the rest of this body
             return
         if parts:
             upstream.write(b"".join(parts))
-        if not self._answered:
+        if not self._head_received:
             upstream.deadline = self._pool.now() + self._pool.bounds.response_timeout
 
     def body_broken(self) -> None:
-        """The client's body turned out malformed or stalled: the upstream must not see an end."""
+        """Fail: the client's body is malformed or stalled. The upstream must not see its end."""
         self.keep = False
-        self._out.clear()
+        self._to_client.clear()
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.retire()
-        if self._written:
+        if self._head_sent:
             self._client.abort()
         self._failure = (OutcomeReason.CLIENT_GONE, "The request body was not completed.")
         self._finish()
 
-    def kept_waiting(self, now: float) -> float:
-        """For how long the upstream has had to wait for the client; 0 when it has not."""
+    def client_stall_s(self, now: float) -> float:
+        """For how many seconds the upstream has waited for the client; 0 if it does not wait."""
         client = self._client
         if not client.deadline or (self._request.complete and not client.write_paused):
             return 0.0
         return now - (client.deadline - self._pool.bounds.body_timeout)
 
-    def give_way(self) -> None:
-        """Other calls need the upstream connection that this client keeps waiting."""
+    def preempt(self) -> None:
+        """End the exchange: other requests need the upstream connection."""
         if self._request.complete:
             self.body_broken()
         else:
-            self._client.too_slow()
+            self._client.time_out_request()
 
     def upstream_writable(self, writable: bool) -> None:
-        """Backpressure from the upstream: stop or go on reading the client's body."""
+        """Apply backpressure from the upstream: pause or resume reading the client's body."""
         if self._request.complete:
             return
         if writable:
@@ -252,49 +255,50 @@ class Exchange(Relay):
     # upstream → client
 
     def response_switched(self, rest: bytes) -> None:
-        """101: from here on it is no longer HTTP."""
+        """Start the tunnel after a 101 response."""
         upstream, self._upstream = self._upstream, None
-        assert upstream is not None  # noqa: S101 - it has just answered
+        if upstream is None:
+            return
         self.response_flush()
-        self._whole = True
+        self._response_complete = True
         self.tunnel = Tunnel(self._client, upstream, self._pool.bounds, self._finish)
-        self.tunnel.start(self._client.early, rest)
+        self.tunnel.start(self._client.take_rest(), rest)
 
     def response_failed(self, reason: OutcomeReason, detail: str) -> None:
-        """No (further) response. A started answer is cut off, so that nobody takes it for whole."""
+        """Fail: the response is missing or incomplete. The client must not see its end."""
         self._upstream = None
         self._failure = (reason, detail)
-        if self._written:
+        if self._head_sent:
             self.keep = False
             self._client.abort()
-        self._out.clear()
+        self._to_client.clear()
         self._finish()
 
-    def _overdue(self) -> None:
+    def _on_total_timeout(self) -> None:
         if self._upstream is not None:
-            self._upstream.overdue()
+            self._upstream.time_out()
         elif self.tunnel is not None:
             self.tunnel.close()
 
-    def _answer_failure(self, reason: OutcomeReason, detail: str) -> None:
+    def _reply_failure(self, reason: OutcomeReason, detail: str) -> None:
         request_id = self._admission.request_id
         client = self._client
         if not self._request.complete or client.closing:
             self.keep = False
         fault = None
-        if self._request.broken:  # else it is a later request's, who has its turn
+        if self._request.broken:  # else the fault is of a later request
             fault, client.fault = client.fault, None
         if fault is not None:
-            refusal = http_problem(fault.status, fault.title, fault.detail, request_id)
             self.keep = False
+            status, title, detail = fault.status, fault.title, fault.detail
         else:
             status, title = _FAILURES[reason]
-            refusal = http_problem(status, title, detail, request_id)
-        self.status = refusal.status
-        client.reply(refusal, request_id, self._request, close=not self.keep)
+        self.status = status
+        reply = refusal_reply(request_id, http_problem(status, title, detail, request_id))
+        client.reply(reply, self._request, close=not self.keep)
 
     def client_writable(self, writable: bool) -> None:
-        """Backpressure from the client: stop or go on reading the response."""
+        """Apply backpressure from the client: pause or resume reading the response."""
         upstream = self._upstream
         if upstream is None:
             return
@@ -311,7 +315,7 @@ class Exchange(Relay):
             self._client.await_body(self._request)
 
     def _leave(self) -> None:
-        """Give the upstream connection back, or drop it when the exchange did not end on it."""
+        """Release the upstream connection, or drop it if the exchange is incomplete."""
         self._ended = True
         client, request = self._client, self._request
         client.flow = None
@@ -322,7 +326,7 @@ class Exchange(Relay):
         upstream, self._upstream = self._upstream, None
         if upstream is None:
             return
-        if self._failure is None and upstream.taker is None and request.complete:
+        if self._failure is None and upstream.receiver is None and request.complete:
             self._pool.release(upstream)
         else:
             upstream.retire()

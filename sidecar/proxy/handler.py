@@ -1,4 +1,4 @@
-"""The life of a request, from the data port's view: ask the gate, then forward or answer."""
+"""The life of a request at the data port: ask the gate, then forward the request or reply."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from sidecar.errors import StoreUnavailable
 from sidecar.gate import NOBODY, Admission, Deferred, Gate, Refused
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR, Metrics
-from sidecar.proxy.access_log import AccessLog
+from sidecar.proxy.access_log import log_request
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.deferral import Deferral, Known
 from sidecar.proxy.downstream.connection import ClientConnection
@@ -23,18 +23,21 @@ from sidecar.proxy.downstream.faults import Fault
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.heads import ProxyOptions, client_address
-from sidecar.proxy.read_ahead import BodyBroken, costs_told, read_ahead
-from sidecar.proxy.responses import OPTIONS, JsonAnswer
+from sidecar.proxy.read_ahead import BodyBroken, read_ahead, reading_of
+from sidecar.proxy.responses import LocalReply, refusal_reply
 from sidecar.proxy.upstream.pool import UpstreamPool
 
 log = logger("proxy")
 
-INTERNAL: Final = 500
-_FAILED: Final = ("Internal error", "Something went wrong here while this request was handled.")
+_INTERNAL: Final = Fault(
+    500, "Internal error", "An internal error occurred while this request was handled."
+)
+# For OPTIONS with `Max-Forwards: 0` (RFC 9110, section 7.6.2).
+_ALLOW: Final = ((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),)
 
 
 class Handler:
-    """Serves requests, one after the other on each connection."""
+    """Serves the requests of all connections. A connection has one request served at a time."""
 
     def __init__(
         self,
@@ -57,40 +60,40 @@ class Handler:
         self._max_unread = bounds.max_unread
         self._tunnel_check = bounds.tunnel_check
         self._reserved_prefix = reserved_prefix
-        self._access = AccessLog(access_log)
-        self._jobs = deferral
+        self._access_log = access_log
+        self._deferral = deferral
 
     async def handle(self, request: Request, connection: ClientConnection) -> bool:
-        """From identify to record. Returns whether the connection can take another request."""
+        """Serve a request. Returns whether the connection can serve another."""
         started = time.perf_counter()
         if request.target.startswith(self._reserved_prefix):
-            return await self._own(request, connection, started)
-        local = self._local(request, connection, started)
-        if local is not None:
-            return local
+            return await self._handle_reserved(request, connection, started)
+        reply = self._last_hop_reply(request)
+        if reply is not None:
+            return self._reply_unidentified(request, connection, reply, started)
         options = self.options
         if request.forwarded_for:
             request.address = client_address(request, options)
-        read, jobs = partial(_read, request, connection), self._jobs
+        read, deferral = partial(_read_costs, request, connection), self._deferral
         try:
-            if request.idempotency_keys and jobs is not None:
-                known = await jobs.known(request, connection)
+            if request.idempotency_keys and deferral is not None:
+                known = await deferral.known(request, connection)
                 if known is not None:
-                    return await self._known(request, connection, known, started)
-            admitted = await self._gate.admit(request, read, jobs.may if jobs else None)
+                    return await self._reply_known(deferral, request, connection, known, started)
+            admitted = await self._gate.admit(request, read, deferral.may if deferral else None)
             if isinstance(admitted, Deferred):
-                return await self._deferred(request, connection, admitted, started)
+                return await self._defer(request, connection, admitted, started)
             if isinstance(admitted, Refused):
-                return self._refused(request, connection, admitted, started)
+                return self._reply(request, connection, _refused_reply(admitted), started)
         except BodyBroken:
-            return False  # the connection tells the client what was wrong
-        request.admitted = admitted.request_id
+            return False  # the connection replies with its fault
+        request.admitted_id = admitted.request_id
         exchange = Exchange(request, admitted, connection, self._pool, options)
         asked = time.perf_counter()
         self._metrics.added.observe(asked - started - admitted.queued_us / MICRO)
         watch = None
         if exchange.upgrade and admitted.entitlement.plan.closes_tunnels:
-            watch = connection.loop.create_task(self._watch(exchange, admitted))
+            watch = connection.loop.create_task(self._close_at_quota(exchange, admitted))
         try:
             await exchange.run()
         finally:
@@ -99,12 +102,22 @@ class Handler:
             outcome = exchange.outcome
             label = self._gate.settle(admitted, outcome, broke=exchange.broke)
             self._metrics.upstream.observe(time.perf_counter() - asked)
-            if self._access.on:
-                self._access.forwarded(request, admitted, outcome, label, started)
+            if self._access_log:
+                log_request(
+                    request,
+                    admitted.request_id,
+                    outcome.status,
+                    label,
+                    started,
+                    bytes_in=outcome.bytes_in,
+                    bytes_out=outcome.bytes_out,
+                    key=admitted.key,
+                    entitlement=admitted.entitlement,
+                )
         return exchange.keep
 
-    async def _watch(self, exchange: Exchange, admission: Admission) -> None:
-        """Close a tunnel when the quota that it counts against is spent."""
+    async def _close_at_quota(self, exchange: Exchange, admission: Admission) -> None:
+        """Close the tunnel as soon as its quota is used up."""
         while True:
             await asyncio.sleep(self._tunnel_check)
             tunnel = exchange.tunnel
@@ -113,61 +126,122 @@ class Handler:
                 tunnel.close()
                 return
 
-    async def _known(
-        self, request: Request, connection: ClientConnection, known: Known, started: float
+    # deferred jobs
+
+    async def _reply_known(
+        self,
+        deferral: Deferral,
+        request: Request,
+        connection: ClientConnection,
+        known: Known,
+        started: float,
     ) -> bool:
-        """A call that is a job already, or would be if its Idempotency-Key were its own."""
-        assert self._jobs is not None  # noqa: S101 - it has just been asked
+        """Reply to a repeated Idempotency-Key: 202 for the same request, a refusal for another."""
         if isinstance(known, Refused):
-            return self._refused(request, connection, known, started)
+            return self._reply(request, connection, _refused_reply(known), started)
         request_id = self._new_id()
         refusal = simple_refusal(Reason.OTHER_CALL, request_id)
         deferred = Deferred(request_id, refusal, known.key, known.entitlement, NO_DECISION)
-        said: JsonAnswer | Refusal = refusal
+        result: LocalReply | Refusal = refusal
         if known.job_id is not None:
             try:
-                said = await self._jobs.accepted(request, known.key, known.job_id)
+                result = await deferral.accepted(request, deferred, known.job_id)
             except StoreUnavailable:
-                said = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
-        return self._answer_deferred(request, connection, deferred, said, started)
+                result = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
+        return self._reply_deferred(request, connection, deferred, result, started)
 
-    async def _deferred(
+    async def _defer(
         self, request: Request, connection: ClientConnection, deferred: Deferred, started: float
     ) -> bool:
-        assert self._jobs is not None  # noqa: S101 - it was for its sake
-        said = await self._jobs.defer(request, connection, deferred)
-        return self._answer_deferred(request, connection, deferred, said, started)
+        deferral = self._deferral
+        result: LocalReply | Refusal = deferred.refusal
+        if deferral is not None:
+            result = await deferral.defer(request, connection, deferred)
+        return self._reply_deferred(request, connection, deferred, result, started)
 
-    def _answer_deferred(
+    def _reply_deferred(
         self,
         request: Request,
         connection: ClientConnection,
         deferred: Deferred,
-        said: JsonAnswer | Refusal,
+        result: LocalReply | Refusal,
         started: float,
     ) -> bool:
-        if isinstance(said, Refusal):
-            refused = self._gate.refuse(deferred, said)
-            return self._refused(request, connection, refused, started)
-        self._gate.queued(deferred)
-        keep = self._leave_body(request, connection)
-        sent = connection.tell(said, deferred.request_id, request, close=not keep)
-        if self._access.on:
-            self._access.deferred(request, deferred, said.status, sent, started)
-        return keep
+        if isinstance(result, Refusal):
+            result = _refused_reply(self._gate.refuse(deferred, result))
+        else:
+            self._gate.queued(deferred)
+        return self._reply(request, connection, result, started)
 
-    def _refused(
-        self, request: Request, connection: ClientConnection, refused: Refused, started: float
+    async def _handle_reserved(
+        self, request: Request, connection: ClientConnection, started: float
     ) -> bool:
+        """Serve a request below the reserved prefix: an account's requests about its jobs."""
+        deferral = self._deferral
+        job_id = deferral.job_named(request.target) if deferral is not None else None
+        request_id = self._new_id()
+        if deferral is None or job_id is None:
+            prefix = self._reserved_prefix.decode()
+            detail = f"Paths under {prefix} are reserved, and this one is not served."
+            reply = _fault_reply(request_id, Fault(404, "Nothing here", detail))
+        else:
+            result = await deferral.answer(request, job_id, request_id)
+            if isinstance(result, Refused):
+                return self._reply(request, connection, _refused_reply(result), started)
+            if isinstance(result, Refusal):
+                result = refusal_reply(request_id, result)
+            reply = result
+        return self._reply_unidentified(request, connection, reply, started)
+
+    # replies
+
+    def _last_hop_reply(self, request: Request) -> LocalReply | None:
+        """The reply to a request that must not be forwarded by any proxy; None for all others."""
+        if request.via and self._is_loop(request.via):
+            detail = "This request has passed through here before."
+            return _fault_reply(self._new_id(), Fault(508, "Loop detected", detail))
+        if request.max_forwards == 0 and request.method == "OPTIONS":
+            return LocalReply(self._new_id(), 204, "http-204", None, _ALLOW)
+        return None
+
+    def _is_loop(self, via: Sequence[bytes]) -> bool:
+        """Whether this sidecar's pseudonym is among the Via values."""
+        own = self.options.via.lower()
+        return any(hop.split()[1:2] == [own] for value in via for hop in value.lower().split(b","))
+
+    def _reply_unidentified(
+        self, request: Request, connection: ClientConnection, reply: LocalReply, started: float
+    ) -> bool:
+        """Reply to a request that the gate has not counted."""
+        self._metrics.count(NOBODY, NOBODY, NOBODY, reply.reason)
+        return self._reply(request, connection, reply, started)
+
+    def _reply(
+        self, request: Request, connection: ClientConnection, reply: LocalReply, started: float
+    ) -> bool:
+        """Write and log a reply. Returns whether the connection can serve another request."""
         keep = self._leave_body(request, connection)
-        sent = connection.reply(refused.refusal, refused.request_id, request, close=not keep)
-        if self._access.on:
-            self._access.refused(request, refused, sent, started)
+        bytes_out = connection.reply(reply, request, close=not keep)
+        if self._access_log:
+            log_request(
+                request,
+                reply.request_id,
+                reply.status,
+                reply.reason,
+                started,
+                bytes_in=request.body_bytes,
+                bytes_out=bytes_out,
+                key=reply.key,
+                entitlement=reply.entitlement,
+            )
         return keep
 
     def _leave_body(self, request: Request, connection: ClientConnection) -> bool:
-        """Whether the connection is worth keeping: what is unread of the body is small and sure to
-        come. A client that waits for 100 may send it or not, so nobody could tell it apart."""
+        """Discard the rest of the body. Returns whether the connection is worth keeping.
+
+        It is if the rest is small and certain to come. After `Expect: 100-continue` a client may
+        send its body or not, and the next bytes would be ambiguous.
+        """
         keep = not (request.close or connection.closing)
         if not request.complete:
             left = (request.content_length or self._max_unread + 1) - request.body_bytes
@@ -175,105 +249,50 @@ class Handler:
         request.discard()
         return keep
 
-    # what an account asks about itself
-
-    async def _own(self, request: Request, connection: ClientConnection, started: float) -> bool:
-        jobs = self._jobs
-        job_id = jobs.job_named(request.target) if jobs is not None else None
-        if jobs is None or job_id is None:
-            prefix = self._reserved_prefix.decode()
-            why = f"Paths under {prefix} are reserved, and this one is not served."
-            return self._problem(request, connection, Fault(404, "Nothing here", why), started)
-        request_id = self._new_id()
-        said = await jobs.answer(request, job_id, request_id)
-        if isinstance(said, Refused):
-            return self._refused(request, connection, said, started)
-        keep = self._leave_body(request, connection)
-        if isinstance(said, Refusal):
-            sent = connection.reply(said, request_id, request, close=not keep)
-            reason = said.reason
-        else:
-            sent = connection.tell(said, request_id, request, close=not keep)
-            reason = f"http-{said.status}"
-        self._note(request, request_id, said.status, reason, sent, started)
-        return keep
-
-    # what is answered here, and asked of nobody
-
-    def _local(self, request: Request, connection: ClientConnection, started: float) -> bool | None:
-        if request.via and self._looped(request.via):
-            why = "This request has passed through here before."
-            return self._problem(request, connection, Fault(508, "Loop detected", why), started)
-        if request.max_forwards == 0 and request.method == "OPTIONS":
-            keep = self._leave_body(request, connection)
-            connection.write(OPTIONS + (b"\r\n" if keep else b"Connection: close\r\n\r\n"))
-            request.begun = request.answered = True
-            self._note(request, self._new_id(), 204, "http-204", 0, started)
-            return keep
-        return None
-
-    def _looped(self, via: Sequence[bytes]) -> bool:
-        """Whether our own pseudonym is among those that the request came through."""
-        own = self.options.via.lower()
-        return any(hop.split()[1:2] == [own] for value in via for hop in value.lower().split(b","))
-
-    def _problem(
-        self, request: Request, connection: ClientConnection, fault: Fault, started: float
-    ) -> bool:
-        keep = self._leave_body(request, connection)
-        self._tell(request, connection, fault, self._new_id(), started, close=not keep)
-        return keep
-
-    def _tell(
-        self,
-        request: Request,
-        connection: ClientConnection,
-        fault: Fault,
-        request_id: str,
-        started: float,
-        *,
-        close: bool = True,
+    def answer_fault(
+        self, fault: Fault, request: Request | None, connection: ClientConnection
     ) -> None:
-        refusal = http_problem(fault.status, fault.title, fault.detail, request_id)
-        sent = connection.reply(refusal, request_id, request, close=close)
-        reason = INTERNAL_ERROR if fault.status == INTERNAL else refusal.reason
-        self._note(request, request_id, fault.status, reason, sent, started)
+        """Reply to an invalid message; `request` is what could be parsed of it."""
+        request = request or Request(NOBODY)
+        request.close = True
+        reply = _fault_reply(self._new_id(), fault)
+        self._reply_unidentified(request, connection, reply, time.perf_counter())
 
-    def _note(
-        self, request: Request, request_id: str, status: int, reason: str, sent: int, started: float
-    ) -> None:
-        self._metrics.count(NOBODY, NOBODY, NOBODY, reason)
-        if self._access.on:
-            self._access.local(request, request_id, status, reason, sent, started)
-
-    def refuse(self, fault: Fault, request: Request | None, connection: ClientConnection) -> None:
-        """Answer a message that is wrong; `request` is as much of it as was understood."""
-        now = time.perf_counter()
-        self._tell(request or Request(NOBODY), connection, fault, self._new_id(), now)
-
-    def failed(
+    def handle_error(
         self, error: Exception, request: Request | None, connection: ClientConnection
     ) -> None:
-        """Something is wrong with ourselves: what, only the log is told."""
-        request_id = (request.admitted if request else "") or self._new_id()
+        """Log an internal error, and reply with 500 unless a response has begun."""
+        request_id = (request.admitted_id if request else "") or self._new_id()
         log.error("request_failed", request_id=request_id, exc_info=error)
         if request is None or request.answered:
             return
         if request.begun:
-            connection.abort()  # so that nobody takes what there is of the answer for all of it
-        elif request.admitted:  # and settled: it is counted and in the access log
-            refusal = http_problem(INTERNAL, *_FAILED, request_id)
-            connection.reply(refusal, request_id, request, close=True)
+            connection.abort()  # a client must not take a partial response for a whole one
+            return
+        request.close = True
+        reply = _fault_reply(request_id, _INTERNAL)
+        if request.admitted_id:  # it is settled, counted and logged
+            connection.reply(reply, request, close=True)
         else:
-            fault = Fault(INTERNAL, *_FAILED)
-            self._tell(request, connection, fault, request_id, time.perf_counter())
+            self._reply_unidentified(request, connection, reply, time.perf_counter())
 
 
-async def _read(
+def _refused_reply(refused: Refused) -> LocalReply:
+    return refusal_reply(refused.request_id, refused.refusal, refused.key, refused.entitlement)
+
+
+def _fault_reply(request_id: str, fault: Fault) -> LocalReply:
+    reply = refusal_reply(
+        request_id, http_problem(fault.status, fault.title, fault.detail, request_id)
+    )
+    return reply._replace(reason=INTERNAL_ERROR) if fault.status == 500 else reply
+
+
+async def _read_costs(
     request: Request, connection: ClientConnection, entitlement: Entitlement
 ) -> Reading:
-    """What the request tells of its costs."""
+    """What the request says of its costs. Raises BodyBroken."""
     if not entitlement.read_up_to:
-        return costs_told(request, entitlement)
-    body, whole = await read_ahead(request, connection, entitlement.read_up_to)
-    return costs_told(request, entitlement, body, complete=whole)
+        return reading_of(request, entitlement)
+    body, complete = await read_ahead(request, connection, entitlement.read_up_to)
+    return reading_of(request, entitlement, body, complete=complete)

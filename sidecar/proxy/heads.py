@@ -1,7 +1,8 @@
-"""Heads as bytes: the request's for the upstream, the response's for the client.
+"""Whole heads as bytes: the request's for the upstream, and the end of the response's.
 
-Order matters to nobody but an attacker: what Connection names is dropped first, our own
-fields are added afterwards, so a client cannot take one of them away.
+`headers.py` has the rules for single fields. The order is a matter of security: the fields that
+Connection names are dropped first, and the sidecar's fields are added after that. So a client
+cannot remove a field of the sidecar.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,10 @@ Networks = tuple[str, ...]
 
 
 def trust(networks: Networks) -> Callable[[str], bool]:
-    """Whether an address belongs to a proxy whose X-Forwarded-* we believe. Raises ValueError."""
+    """A test of whether an address belongs to a proxy whose X-Forwarded-* fields are trusted.
+
+    Raises ValueError if a network is invalid.
+    """
     known = tuple(ip_network(network, strict=False) for network in networks)
 
     @lru_cache(maxsize=4096)
@@ -35,25 +39,27 @@ def trust(networks: Networks) -> Callable[[str], bool]:
     return trusted
 
 
-def _nobody(_address: str) -> bool:
+def _trust_none(_address: str) -> bool:
     return False
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyOptions:
-    """How the data port speaks, whatever the request: from the settings."""
+    """Settings of the data port that apply to every request."""
 
-    via: bytes = b"sidecar"  # our pseudonym; seen again, it is a loop
+    via: bytes = b"sidecar"  # the sidecar's pseudonym; a request that has it already is a loop
     scheme: bytes = b"http"
     upstream_host: bytes = b""  # replaces Host; b"" keeps the client's
     legacy_headers: bool = False
     upgrades: frozenset[bytes] = field(default_factory=lambda: frozenset({b"websocket"}))
-    trusts: Callable[[str], bool] = _nobody
+    trusts: Callable[[str], bool] = _trust_none
 
 
 def client_address(request: Request, options: ProxyOptions) -> str:
-    """Who calls: the peer, or what a trusted proxy says of it (the last address in
-    X-Forwarded-For that is not a trusted proxy itself)."""
+    """The client's address: the peer's, or the one that a trusted proxy reports.
+
+    The latter is the last address in X-Forwarded-For that is not a trusted proxy itself.
+    """
     address = request.peer
     if not request.forwarded_for or not options.trusts(address):
         return address
@@ -68,7 +74,7 @@ def client_address(request: Request, options: ProxyOptions) -> str:
 
 
 def wanted_upgrade(request: Request, options: ProxyOptions) -> bytes:
-    """The protocol to offer upstream; b"" when none is asked for that we would tunnel."""
+    """The protocol to offer to the upstream; b"" if the request asks for none that is allowed."""
     if not request.upgrade or request.has_body or request.http10:
         return b""
     if b"upgrade" not in tokens(request.connection):
@@ -82,7 +88,7 @@ def wanted_upgrade(request: Request, options: ProxyOptions) -> bytes:
 def request_head(
     request: Request, admission: Admission, options: ProxyOptions, upgrade: bytes
 ) -> list[bytes]:
-    """The head of the request as the upstream gets it, in parts to be joined."""
+    """The head of the request for the upstream, in parts."""
     key = admission.key
     host = request.host[0] if request.host else b""
     fields = request.fields
@@ -125,7 +131,7 @@ def request_head(
 
 
 def _forwarded(request: Request, host: bytes, options: ProxyOptions) -> bytes:
-    """X-Forwarded-*, and the head's end. A stranger's are replaced, a trusted proxy's extended."""
+    """X-Forwarded-* and the end of the head. Values of a trusted proxy are kept and extended."""
     peer = request.peer.encode()
     scheme = options.scheme
     if not options.trusts(request.peer):
@@ -138,20 +144,21 @@ def _forwarded(request: Request, host: bytes, options: ProxyOptions) -> bytes:
     first_host = request.forwarded_host[0] if request.forwarded_host else host
     proto = request.forwarded_proto[0] if request.forwarded_proto else scheme
     lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: %b\r\n" % (
-        hops, first_host, proto
-    )  # fmt: skip
+        hops,
+        first_host,
+        proto,
+    )
     if request.forwarded:  # RFC 7239, section 4
         node = b'"[%b]"' % peer if b":" in peer else peer
-        lines += b"Forwarded: %b, for=%b;proto=%b\r\n" % (
-            b", ".join(request.forwarded), node, scheme
-        )  # fmt: skip
+        forwarded = b", ".join(request.forwarded)
+        lines += b"Forwarded: %b, for=%b;proto=%b\r\n" % (forwarded, node, scheme)
     return lines + b"\r\n"
 
 
 def own_fields(
     request: Request, admission: Admission, options: ProxyOptions, *, keep: bool
 ) -> bytes:
-    """What we add to every forwarded response, and the head's end."""
+    """The sidecar's fields of a forwarded response, and the end of its head."""
     tightest = admission.decision.tightest
     head = b"X-Request-Id: %b\r\n" % admission.request_id.encode()
     if tightest is not None:

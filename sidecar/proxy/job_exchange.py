@@ -28,11 +28,11 @@ from sidecar.gate import Admission, Deferred, Gate, Refused
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR
 from sidecar.proxy.bounds import Bounds
-from sidecar.proxy.downstream.connection import ClientConnection, Front
+from sidecar.proxy.downstream.connection import ClientConnection, ConnectionOwner
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.heads import ProxyOptions
-from sidecar.proxy.read_ahead import costs_told
+from sidecar.proxy.read_ahead import reading_of
 from sidecar.proxy.upstream.pool import UpstreamPool
 from sidecar.proxy.upstream.receiver import ResponseHead
 
@@ -56,7 +56,7 @@ class JobForwarder:
     ) -> None:
         self._gate = gate
         self._pool = pool
-        self._manners = options
+        self._options = options
         self._max_result = max_result
         self._timeout_s = timeout_s
 
@@ -69,8 +69,8 @@ class JobForwarder:
 
         async def read(found: Entitlement) -> Reading:
             if len(call.body) > found.read_up_to:  # as when it was sent, it is not looked at
-                return costs_told(request, found, complete=False)
-            return costs_told(request, found, call.body)
+                return reading_of(request, found, complete=False)
+            return reading_of(request, found, call.body)
 
         said = await self._gate.admit(request, read, _later, job.digest)
         if isinstance(said, Deferred):
@@ -81,7 +81,7 @@ class JobForwarder:
             self._gate.abandon(said)
             return Over(JobState.FAILED, JobEnd.KEY_REVOKED)
         said.job = job.id
-        exchange = JobExchange(request, said, self._pool, self._manners, self._max_result)
+        exchange = JobExchange(request, said, self._pool, self._options, self._max_result)
         exchange.total_timeout = self._timeout_s
         return JobRun(job, self._gate, said, exchange)
 
@@ -136,7 +136,7 @@ class JobExchange(Exchange):
         options: ProxyOptions,
         most: int,
     ) -> None:
-        nowhere = cast("Front", NullFront(pool.bounds))
+        nowhere = cast("ConnectionOwner", NullOwner(pool.bounds))
         nobody = ClientConnection(nowhere, asyncio.get_running_loop())
         super().__init__(request, admission, nobody, pool, options)
         self._most = most
@@ -151,7 +151,7 @@ class JobExchange(Exchange):
 
     def response_head(self, head: ResponseHead) -> None:
         """Keep it."""
-        self._answered = True
+        self._head_received = True
         self.status = head.status
         self._fields = tuple(field for field in head.fields if not is_credential(field[0]))
         self._read_costs(head)
@@ -165,10 +165,10 @@ class JobExchange(Exchange):
 
     def response_flush(self) -> None:
         """From here on there is an answer, if only a part of one."""
-        self._written = self._request.begun = True
+        self._head_sent = self._request.begun = True
 
 
-class NullFront:
+class NullOwner:
     """What a connection that nobody has made asks of its front. Without a transport it is always
     there, never slow, and what is written to it is gone."""
 

@@ -1,4 +1,4 @@
-"""Reads the beginning of a request's body before the decision, and gives it back untouched."""
+"""Reads the beginning of a body before the decision, and puts it back unchanged."""
 
 import asyncio
 
@@ -12,11 +12,11 @@ from sidecar.proxy.responses import CONTINUE
 
 
 class BodyBroken(Exception):
-    """The client's body is malformed or did not come in time. The connection knows the fault."""
+    """The client's body is malformed or late. The connection has the fault."""
 
 
-class Collector:
-    """Keeps `BodyTaker` until `limit` bytes or the end of the body have come."""
+class BodyCollector:
+    """Implements `BodyReceiver`, up to about `limit` bytes or the end of the body."""
 
     def __init__(self, limit: int) -> None:
         self.parts: list[bytes] = []
@@ -25,48 +25,48 @@ class Collector:
         self._done = asyncio.get_running_loop().create_future()
 
     def body_piece(self, data: bytes) -> None:
-        """Keep a piece."""
+        """Keep body bytes."""
         self.parts.append(data)
         self._left -= len(data)
 
     def body_flush(self) -> None:
-        """One read of the client is in."""
+        """End the wait if the limit is exceeded."""
         if self._left < 0 and not self._done.done():
             self._done.set_result(None)
 
     def body_end(self, _trailers: Fields) -> None:
-        """All of it is in."""
+        """End the wait: the body is complete."""
         self.complete = True
         if not self._done.done():
             self._done.set_result(None)
 
     def body_broken(self) -> None:
-        """The rest will not come."""
+        """End the wait with BodyBroken."""
         if not self._done.done():
             self._done.set_exception(BodyBroken())
 
     async def wait(self) -> None:
-        """Until there is enough. Raises BodyBroken."""
+        """Wait for the limit or the end of the body. Raises BodyBroken."""
         await self._done
 
 
 async def read_ahead(
     request: Request, connection: ClientConnection, limit: int
 ) -> tuple[bytes, bool]:
-    """Up to about `limit` bytes of the body, and whether that is all of it. They are held for
-    the exchange, as if nobody had looked. Raises BodyBroken.
+    """Read up to about `limit` bytes of the body. Returns them, and whether the body is complete.
 
-    A body announced as longer is not read at all; `Expect: 100-continue` is answered here,
-    before the decision, since the decision depends on the body.
+    The bytes stay in the request's buffer for the exchange. A body that is announced as longer is
+    not read at all. `Expect: 100-continue` is answered here, before the decision, since the
+    decision depends on the body. Raises BodyBroken.
     """
     if not request.has_body or (request.content_length or 0) > limit:
         return b"", not request.has_body
     if request.broken:
         raise BodyBroken
     if not request.complete:
-        collector = Collector(limit)
-        for held in request.take_held():
-            collector.body_piece(held)
+        collector = BodyCollector(limit)
+        for piece in request.take_buffered():
+            collector.body_piece(piece)
         if request.expects_continue and not request.body_bytes:
             connection.write(CONTINUE)
         request.expects_continue = False
@@ -80,21 +80,22 @@ async def read_ahead(
             connection.deadline = 0.0
         if not request.complete:
             connection.hold_body()
-        request.give_back(collector.parts)
-    body = b"".join(request.held)
-    return body, request.complete
+        request.put_back(collector.parts)
+    return b"".join(request.buffered), request.complete
 
 
-def costs_told(
-    request: Request, found: Entitlement, body: bytes = b"", *, complete: bool = True
+def reading_of(
+    request: Request, entitlement: Entitlement, body: bytes = b"", *, complete: bool = True
 ) -> Reading:
-    """What a request tells of its cost: its fields and, if the entitlement wants to look, its
-    body. `complete`: that is all of the body."""
-    estimates = found.estimates
-    told = told_by_fields(((m, r.path) for m, r in estimates), request.named_fields())
-    if not found.read_up_to:
-        return Reading.of(told)
+    """What the request says of its costs, in its fields and in its body.
+
+    `body` is the beginning of the body, or all of it if `complete`.
+    """
+    estimates = entitlement.estimates
+    values = told_by_fields(((m, r.path) for m, r in estimates), request.named_fields())
+    if not entitlement.read_up_to:
+        return Reading.of(values)
     read = read_request(
         body, request.content_type, request.content_encoding, estimates, complete=complete
     )
-    return Reading.of(told | dict(read.values) | dict(read.unreadable))
+    return Reading.of(values | dict(read.values) | dict(read.unreadable))

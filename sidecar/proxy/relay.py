@@ -1,7 +1,7 @@
-"""The answer's way to the client: the upstream's fields, our framing, our own fields beside them.
+"""Relays a response to the client: the upstream's fields and the sidecar's fields and framing.
 
-Half of an exchange. It holds at most what one read of the upstream brought, and writes that in
-one piece; who ends the exchange, and why, is not its business.
+This is half of an exchange. It holds at most one read from the upstream, and writes it in one
+piece. `Exchange` decides when and why an exchange ends.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from sidecar.proxy.headers import Fields, tokens
 from sidecar.proxy.heads import ProxyOptions, own_fields
 from sidecar.proxy.upstream.receiver import ResponseHead
 
-_UNTOLD: Final[Told] = {}  # by header fields; replaced, never changed
+_NO_READINGS: Final[Told] = {}  # replaced, never changed
 
 
 class Relay:
-    """Keeps those promises of `Receiver` that are about a head, a body and its end."""
+    """The part of `Receiver` that handles heads, a body and its end."""
 
     upgrade = b""
     status = 0
-    _chunked_out = False
-    _answered = False  # a head has come
-    _written = False  # and some of it has gone to the client
-    _whole = False
+    _chunked = False
+    _head_received = False
+    _head_sent = False  # the client may have got some of it
+    _response_complete = False
     _ended = False
     _bytes_out = 0
 
@@ -45,31 +45,31 @@ class Relay:
         self._request = request
         self._admission = admission
         self._client = connection
-        self._manners = options
+        self._options = options
         self._done: asyncio.Future[None] = connection.loop.create_future()
         self._reader: BodyReader | None = None
-        self._told: Told = _UNTOLD
-        self._out: list[bytes] = []  # for the client, not written yet
+        self._field_readings: Told = _NO_READINGS
+        self._to_client: list[bytes] = []  # not written yet
 
     def response_interim(self, head: ResponseHead) -> None:
-        """103 and its like pass (RFC 9110, section 15.2); HTTP/1.0 knows none of them."""
+        """Relay an interim response such as 103 (RFC 9110, section 15.2), except to HTTP/1.0."""
         if not self._request.http10:
             lines = b"".join([line for _, line in head.fields])
             self._client.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.phrase, lines))
 
     def response_head(self, head: ResponseHead) -> None:
-        """Queue the head for the client: the upstream's fields, our framing, our fields."""
-        self._answered = True
+        """Queue the head for the client."""
+        self._head_received = True
         self.status = status = head.status
         self._admission.place.answered(status, time.perf_counter())
         request, client = self._request, self._client
-        out = self._out
+        out = self._to_client
         out.append(b"HTTP/1.1 %d %b\r\n" % (status, head.phrase))
         out += [line for _, line in head.fields]
         if status == 101:
             self.keep = False
             out.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % self.upgrade)
-            out.append(own_fields(request, self._admission, self._manners, keep=True))
+            out.append(own_fields(request, self._admission, self._options, keep=True))
             return
         if head.length is not None and status != 204:
             out.append(b"Content-Length: %d\r\n" % head.length)
@@ -77,44 +77,44 @@ class Relay:
             if request.http10:
                 self.keep = False
             else:
-                self._chunked_out = True
+                self._chunked = True
                 out.append(b"Transfer-Encoding: chunked\r\n")
         if not request.complete or client.closing:
-            self.keep = False  # of an early answer: the rest of the body is not worth reading
+            self.keep = False  # after an early response, the rest of the body is not read
         if request.complete:
             client.deadline = 0.0
-        out.append(own_fields(request, self._admission, self._manners, keep=self.keep))
+        out.append(own_fields(request, self._admission, self._options, keep=self.keep))
         self._read_costs(head)
 
     def _read_costs(self, head: ResponseHead) -> None:
-        found = self._admission.entitlement
-        if found.settles:
-            self._told = told_by_fields(found.settles, head.fields)
-            self._reader = reader_for(head.content_type, head.content_encoding, found.reads)
+        entitlement = self._admission.entitlement
+        if entitlement.settles:
+            self._field_readings = told_by_fields(entitlement.settles, head.fields)
+            self._reader = reader_for(head.content_type, head.content_encoding, entitlement.reads)
 
     def response_body(self, data: bytes) -> None:
-        """Queue body bytes, in our own framing."""
+        """Queue body bytes, framed for the client."""
         self._bytes_out += len(data)
-        if self._chunked_out:
-            self._out += (b"%x\r\n" % len(data), data, b"\r\n")
+        if self._chunked:
+            self._to_client += (b"%x\r\n" % len(data), data, b"\r\n")
         else:
-            self._out.append(data)
+            self._to_client.append(data)
         if self._reader is not None and self._reader.wanted:
             self._reader.feed(data)
 
     def response_flush(self) -> None:
-        """Write what one read of the upstream brought, in one piece."""
-        if self._out:
-            self._written = self._request.begun = True
-            self._client.write(b"".join(self._out))
-            self._out.clear()
+        """Write the bytes of one read from the upstream, in one piece."""
+        if self._to_client:
+            self._head_sent = self._request.begun = True
+            self._client.write(b"".join(self._to_client))
+            self._to_client.clear()
 
     def response_end(self, trailers: Fields) -> None:
-        """The response is whole."""
-        self._whole = True
-        if self._chunked_out:
-            wanted = trailers and b"trailers" in tokens(self._request.te)
-            self._out.append(last_chunk(trailers if wanted else []))
+        """Write the end of the response, and end the exchange."""
+        self._response_complete = True
+        if self._chunked:
+            accepted = trailers and b"trailers" in tokens(self._request.te)
+            self._to_client.append(last_chunk(trailers if accepted else []))
         self.response_flush()
         self._request.answered = True
         self._finish()

@@ -1,4 +1,4 @@
-"""Our own answers as bytes: refusals and the proxy's errors."""
+"""Responses that the sidecar gives itself: their content, their bytes, and the choice by Accept."""
 
 import json
 import re
@@ -6,15 +6,17 @@ import time
 from email.utils import formatdate
 from typing import Any, Final, NamedTuple
 
+from sidecar.core.model import Entitlement, Key
 from sidecar.core.refusals.build import Refusal
 from sidecar.core.refusals.problems import Fields
 from sidecar.core.refusals.rendering import render_json, render_text
 
-_PHRASES = {
-    200: b"OK", 202: b"Accepted",
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_PHRASES: Final = {
+    200: b"OK", 202: b"Accepted", 204: b"No Content",
     400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required", 403: b"Forbidden",
-    404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
-    409: b"Conflict",
+    404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict",
     413: b"Content Too Large", 414: b"URI Too Long", 417: b"Expectation Failed",
     422: b"Unprocessable Content", 429: b"Too Many Requests",
     431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
@@ -22,29 +24,66 @@ _PHRASES = {
     504: b"Gateway Timeout", 505: b"HTTP Version Not Supported", 508: b"Loop Detected",
 }  # fmt: skip
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# To an OPTIONS that may go no further (RFC 9110, section 7.6.2).
-OPTIONS = (
-    b"HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
-    b"Cache-Control: no-store\r\n"
-)
 
+class LocalReply(NamedTuple):
+    """A response that the sidecar gives itself, without the upstream.
 
-class JsonAnswer(NamedTuple):
-    """An answer of ours that refuses nothing: a JSON document."""
+    `reason` is its label in the metrics and in the access log. `content`: a refusal is rendered as
+    the client prefers, a mapping as JSON; None is for a response without a body. `key` and
+    `entitlement` are for the access log.
+    """
 
+    request_id: str
     status: int
-    document: dict[str, Any]
+    reason: str
+    content: Refusal | dict[str, Any] | None
     fields: Fields = ()
+    key: Key | None = None
+    entitlement: Entitlement | None = None
 
-    @property
-    def body(self) -> bytes:
-        """The document's bytes."""
-        return json.dumps(self.document, ensure_ascii=False, separators=(",", ":")).encode()
+
+def refusal_reply(
+    request_id: str,
+    refusal: Refusal,
+    key: Key | None = None,
+    entitlement: Entitlement | None = None,
+) -> LocalReply:
+    """The reply that carries a refusal."""
+    fields = refusal.headers
+    if refusal.retry_after_s is not None:
+        fields = ((b"Retry-After", b"%d" % refusal.retry_after_s), *fields)
+    return LocalReply(request_id, refusal.status, refusal.reason, refusal, fields, key, entitlement)
+
+
+def reply_bytes(reply: LocalReply, *, accept: bytes, close: bool) -> tuple[bytes, bytes]:
+    """The whole response: head and body. `accept` is the value of the client's Accept field."""
+    status, content = reply.status, reply.content
+    parts = [b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES[status])]
+    body = b""
+    if content is not None:
+        kind, body = _render(content, accept)
+        parts.append(b"Content-Type: %b\r\nContent-Length: %d\r\n" % (kind, len(body)))
+    parts.append(
+        b"Cache-Control: no-store\r\nDate: %b\r\nX-Request-Id: %b\r\n"
+        % (_date(), reply.request_id.encode())
+    )
+    parts.extend(b"%b: %b\r\n" % field for field in reply.fields)
+    parts.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
+    return b"".join(parts), body
+
+
+def _render(content: Refusal | dict[str, Any], accept: bytes) -> tuple[bytes, bytes]:
+    """Content-Type and body."""
+    if not isinstance(content, Refusal):
+        body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        return b"application/json", body
+    if prefers_text(accept):
+        return b"text/plain; charset=utf-8", render_text(content)
+    return b"application/problem+json", render_json(content)
 
 
 class DateField:
-    """The Date field (RFC 9110, section 6.6.1), formatted once a second."""
+    """The value of Date (RFC 9110, section 6.6.1), formatted once per second."""
 
     def __init__(self) -> None:
         self._second = -1
@@ -61,48 +100,8 @@ class DateField:
 _date = DateField()
 
 
-def refusal_bytes(
-    refusal: Refusal, request_id: str, *, accept: bytes, close: bool
-) -> tuple[bytes, bytes]:
-    """A whole response for a refusal: head and body."""
-    if prefers_text(accept):
-        kind, body = b"text/plain; charset=utf-8", render_text(refusal)
-    else:
-        kind, body = b"application/problem+json", render_json(refusal)
-    parts = [
-        b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nCache-Control: no-store\r\n"
-        b"Date: %b\r\nX-Request-Id: %b\r\n"
-        % (
-            refusal.status,
-            _PHRASES[refusal.status],
-            kind,
-            len(body),
-            _date(),
-            request_id.encode(),
-        )
-    ]
-    if refusal.retry_after_s is not None:
-        parts.append(b"Retry-After: %d\r\n" % refusal.retry_after_s)
-    parts.extend(b"%b: %b\r\n" % field for field in refusal.headers)
-    parts.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
-    return b"".join(parts), body
-
-
-def json_bytes(
-    status: int, body: bytes, request_id: str, fields: Fields, *, close: bool
-) -> tuple[bytes, bytes]:
-    """A whole response of ours that is no refusal: head and body, a JSON document."""
-    parts = [
-        b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-        b"Cache-Control: no-store\r\nDate: %b\r\nX-Request-Id: %b\r\n"
-        % (status, _PHRASES[status], len(body), _date(), request_id.encode())
-    ]
-    parts.extend(b"%b: %b\r\n" % field for field in fields)
-    parts.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
-    return b"".join(parts), body
-
-
-MEMBERS: Final = 32  # of a list that are looked at
+MAX_MEMBERS: Final = 32  # of an Accept field that are read
+_ANY: Final = b"*/*"
 _RANKS: Final = {  # how closely a media range fits: the closest one decides
     b"application/problem+json": ("json", 4),
     b"application/json": ("json", 3),
@@ -110,36 +109,34 @@ _RANKS: Final = {  # how closely a media range fits: the closest one decides
     b"text/plain": ("text", 4),
     b"text/*": ("text", 2),
 }
-_ANY: Final = b"*/*"
 _WEIGHT: Final = re.compile(
     rb";[ \t]*q=(?:0(?:\.([0-9]{0,3}))?|(1)(?:\.0{0,3})?)[ \t]*(?:;|$)", re.IGNORECASE
 )
-_WEIGHS: Final = re.compile(rb";[ \t]*q=", re.IGNORECASE)
-_Best = tuple[int, int]  # how closely it fits, and its weight in thousandths
+_HAS_WEIGHT: Final = re.compile(rb";[ \t]*q=", re.IGNORECASE)
 
 
 def prefers_text(accept: bytes) -> bool:
-    """Whether plain text is wanted more than JSON. `accept` is the value of the field.
+    """Whether the client prefers plain text to JSON. `accept` is the value of its Accept field.
 
-    In doubt it is JSON: without the field, at equal weights, and when neither is wanted. Other
-    parameters than the weight are not compared: whoever names one is best served all the same.
+    JSON is the default: without the field, on equal weights, and if neither is accepted. Media
+    type parameters other than the weight are ignored.
     """
     if not accept or accept == _ANY:
         return False
-    best: dict[str, _Best] = {"json": (0, 0), "text": (0, 0)}
-    for member in accept.split(b",", MEMBERS)[:MEMBERS]:
+    best = {"json": (0, 0), "text": (0, 0)}  # rank, and weight in thousandths
+    for member in accept.split(b",", MAX_MEMBERS)[:MAX_MEMBERS]:
         media = member.partition(b";")[0].strip(b" \t").lower()
-        found = [_RANKS[media]] if media in _RANKS else []
+        ranks = [_RANKS[media]] if media in _RANKS else []
         if media == _ANY:
-            found = [("json", 1), ("text", 1)]
-        for kind, rank in found:
+            ranks = [("json", 1), ("text", 1)]
+        for kind, rank in ranks:
             best[kind] = max(best[kind], (rank, _weight(member)))
     return best["text"][1] > best["json"][1]
 
 
 def _weight(member: bytes) -> int:
-    """In thousandths. What is no weight weighs nothing."""
-    found = _WEIGHT.search(member)
-    if found is None:
-        return 0 if _WEIGHS.search(member) else 1000
-    return 1000 if found[2] else int((found[1] or b"0").ljust(3, b"0"))
+    """In thousandths. An invalid weight counts as 0."""
+    match = _WEIGHT.search(member)
+    if match is None:
+        return 0 if _HAS_WEIGHT.search(member) else 1000
+    return 1000 if match[2] else int((match[1] or b"0").ljust(3, b"0"))

@@ -147,7 +147,7 @@ class App:
             self.metrics,
             per_address=settings.max_connections_per_address,
             max_age=settings.max_connection_age_s,
-            errands=self.jobs.runner if self.jobs else None,
+            jobs=self.jobs.runner if self.jobs else None,
         )
         if self.share.worker is None:
             await self._start_control()

@@ -141,7 +141,7 @@ def publish_connections(metrics: Metrics, data_port: DataPort, pool: UpstreamPoo
           lambda: data_port.connections)  # fmt: skip
     counter("sidecar_slow_clients_ended",
             "Calls of slow clients that were ended because others needed their connection.",
-            lambda: pool.made_way)  # fmt: skip
+            lambda: pool.preempted)  # fmt: skip
     gauge("sidecar_upstream_connections", "Open upstream connections.", lambda: pool.size)
     loop = asyncio.get_running_loop()
     gauge("sidecar_tasks", "Running asyncio tasks.", lambda: len(asyncio.all_tasks(loop)))

@@ -1,4 +1,4 @@
-"""Every content coding, however the bytes are cut; what is broken or a bomb is told, not raised."""
+"""All content codings with any split of their bytes; errors and bombs are part of the reading."""
 
 import gzip
 import subprocess
@@ -28,7 +28,7 @@ def test_the_value_is_read_through_every_coding(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_cut_between_any_two_bytes_changes_nothing(name: str) -> None:
+def test_a_split_between_any_two_bytes_changes_nothing(name: str) -> None:
     coding, encode = ENCODERS[name]
     encoded = encode(BODY)
     assert read(bytewise(encoded), coding=coding).values == {"tokens": 350}
@@ -44,13 +44,13 @@ def test_a_large_body_is_read_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [b"GZIP", b" gzip ", b"identity, gzip", b",gzip,"])
-def test_the_header_is_read_as_http_says(value: bytes) -> None:
+def test_the_content_encoding_is_parsed_as_http_defines(value: bytes) -> None:
     assert read([gzip.compress(BODY, mtime=0)], coding=value).values == {"tokens": 350}
 
 
 @pytest.mark.parametrize("first", COMPRESSED)
 @pytest.mark.parametrize("second", COMPRESSED)
-def test_codings_upon_codings_are_undone_in_reverse(first: str, second: str) -> None:
+def test_several_codings_are_undone_in_reverse(first: str, second: str) -> None:
     (one, encode_one), (two, encode_two) = ENCODERS[first], ENCODERS[second]
     encoded = encode_two(encode_one(BODY))
     assert read(bytewise(encoded), coding=one + b", " + two).values == {"tokens": 350}
@@ -67,7 +67,7 @@ def test_three_codings_are_undone_and_four_are_not() -> None:
 @pytest.mark.parametrize(
     "coding", [b"compress", b"gzip2", b"aes128gcm", b"gzip;q=1", b"\xff", b"dcb"]
 )
-def test_an_unknown_coding_is_undecodable_and_nothing_is_wanted(coding: bytes) -> None:
+def test_an_unknown_coding_is_undecodable_and_no_bytes_are_wanted(coding: bytes) -> None:
     reader = a_reader(coding=coding)
     assert not reader.wanted
     reader.feed(BODY)
@@ -84,12 +84,12 @@ def test_an_encoded_body_that_ends_early_is_truncated(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*COMPRESSED, "identity"])
-def test_no_body_at_all_is_not_json(name: str) -> None:
+def test_an_empty_body_is_not_json(name: str) -> None:
     assert read([b""], coding=ENCODERS[name][0]).unreadable == {"tokens": Unreadable.NOT_JSON}
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
-def test_bytes_after_the_end_are_undecodable_wherever_the_cut_is(name: str) -> None:
+def test_bytes_after_the_end_are_undecodable_at_any_split(name: str) -> None:
     coding, encode = ENCODERS[name]
     encoded = encode(BODY) + b"\x00garbage"
     for parts in ([encoded], bytewise(encoded), [encoded[:-8], encoded[-8:]]):
@@ -97,7 +97,7 @@ def test_bytes_after_the_end_are_undecodable_wherever_the_cut_is(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["gzip", "br", "zstd", "deflate"])
-def test_a_body_that_is_not_what_its_coding_says_is_undecodable(name: str) -> None:
+def test_a_body_in_another_coding_is_undecodable(name: str) -> None:
     reader = a_reader(coding=ENCODERS[name][0])
     reader.feed(b"\xff\xff" + BODY)
     assert not reader.wanted
@@ -113,7 +113,7 @@ def test_a_wrong_checksum_is_undecodable(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gzip", "zstd"])
-def test_members_in_a_row_are_one_body_up_to_a_bound(name: str) -> None:
+def test_members_in_a_row_are_one_body_up_to_a_limit(name: str) -> None:
     coding, encode = ENCODERS[name]
     parts = [encode(BODY[at : at + 4]) for at in range(0, len(BODY), 4)]
     assert len(parts) < MEMBERS
@@ -131,7 +131,7 @@ def test_skippable_frames_of_zstd_are_skipped() -> None:
     assert read(bytewise(encoded), coding=b"zstd").values == {"tokens": 350}
 
 
-def test_zstd_that_wants_a_larger_window_than_a_coding_may_have_is_undecodable() -> None:
+def test_zstd_with_a_window_above_the_limit_is_undecodable() -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=24)
     stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     encoded = stream.compress(BODY) + stream.flush()
@@ -140,7 +140,7 @@ def test_zstd_that_wants_a_larger_window_than_a_coding_may_have_is_undecodable()
 
 
 def zeros(coding: str, megabytes: int) -> bytes:
-    """An encoded body of zero bytes, made without holding what it decodes to."""
+    """An encoded body of NUL bytes, made without the decoded bytes in memory."""
     chunk = bytes(MB)
     if coding == "br":
         compressor = brotli.Compressor(quality=5)
@@ -157,7 +157,7 @@ def zeros(coding: str, megabytes: int) -> bytes:
 
 @pytest.mark.parametrize("kind", [b"application/json", SSE])
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
-def test_I9_a_bomb_is_given_up_in_little_memory(coding: str, kind: bytes) -> None:
+def test_I9_a_bomb_is_stopped_with_little_memory(coding: str, kind: bytes) -> None:
     bomb = zeros(coding, 100)
     reader = a_reader(kind, coding.encode())
     tracemalloc.start()
@@ -171,13 +171,13 @@ def test_I9_a_bomb_is_given_up_in_little_memory(coding: str, kind: bytes) -> Non
     assert peak < 24 * MB
 
 
-def test_I9_a_bomb_within_codings_is_given_up() -> None:
+def test_I9_a_bomb_within_several_codings_is_stopped() -> None:
     bomb = gzip.compress(brotli.compress(zeros("zstd", 100)))
     reading = read(bytewise(bomb), SSE, b"zstd, br, gzip")
     assert reading.unreadable == {"tokens": Unreadable.TOO_LARGE}
 
 
-def test_I9_a_bomb_after_a_long_honest_stream_is_given_up_too() -> None:
+def test_I9_a_bomb_after_a_long_valid_stream_is_stopped() -> None:
     stream = zlib.compressobj(level=0, wbits=31)
     honest = [stream.compress(b": keep-alive\n\n" * 8_000) for _ in range(100)]
     reader = a_reader(SSE, b"gzip")
@@ -206,7 +206,7 @@ def test_a_long_compressed_stream_may_decode_to_any_size() -> None:
     st.lists(st.integers(0, 400), max_size=6),
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=3),
 )
-def test_whatever_the_bytes_every_split_gives_the_same_reading(
+def test_every_split_of_any_bytes_gives_the_same_reading(
     name: str, junk: bytes, cuts: list[int], damage: list[tuple[int, int]]
 ) -> None:
     coding, encode = ENCODERS[name]

@@ -1,4 +1,4 @@
-"""JSON bodies of responses and requests: values, reasons, bounds."""
+"""JSON bodies of responses and requests: values, reasons and limits."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.bodies import read_request, reader_for
-from sidecar.bodies.json_body import MOST_JSON
+from sidecar.bodies.json_body import MAX_JSON
 from sidecar.core.costs import Reserve, Unreadable
 from sidecar.core.json_path import JsonPath
 from sidecar.core.readings import Reading
@@ -35,7 +35,7 @@ def test_every_kind_of_json_is_read(kind: bytes) -> None:
     [b"", b"text/html", b"application/jsonp", b"application/x-ndjson", b"image/png", b"json",
      b"+json", b"application/xml", b"\xff"],
 )  # fmt: skip
-def test_what_is_no_json_by_its_type_is_not_looked_at(kind: bytes) -> None:
+def test_a_body_of_another_type_is_not_parsed(kind: bytes) -> None:
     reader = a_reader(kind)
     assert not reader.wanted
     reader.feed(BODY)
@@ -73,7 +73,7 @@ def test_without_a_path_there_is_no_reader() -> None:
         (b'{"usage": {"total_tokens": 99999999999999999999999}}', Unreadable.NOT_A_NUMBER),
     ],
 )
-def test_what_tells_no_value_says_why(body: bytes, why: Unreadable) -> None:
+def test_a_missing_value_has_a_reason(body: bytes, why: Unreadable) -> None:
     reading = read([body])
     assert (dict(reading.values), dict(reading.unreadable)) == ({}, {"tokens": why})
 
@@ -88,15 +88,15 @@ def test_every_way_to_write_a_whole_number_is_read(text: str, tokens: int) -> No
     assert read([b"\xef\xbb\xbf" + body]).values == {"tokens": tokens}
 
 
-def test_each_meter_is_told_for_itself() -> None:
+def test_each_meter_has_its_own_reading() -> None:
     paths = (*TOKENS, ("images", JsonPath.parse("images")), ("cost", JsonPath.parse("a.0.cost")))
     reading = read([b'{"usage": {"total_tokens": 1}, "images": "x", "a": []}'], paths=paths)
     assert reading.values == {"tokens": 1}
     assert reading.unreadable == {"images": Unreadable.NOT_A_NUMBER, "cost": Unreadable.MISSING}
 
 
-def test_I9_a_megabyte_is_kept_and_not_a_byte_more() -> None:
-    body = BODY + b" " * (MOST_JSON - len(BODY))
+def test_I9_at_most_one_megabyte_is_kept() -> None:
+    body = BODY + b" " * (MAX_JSON - len(BODY))
     assert read([body]).values == {"tokens": 350}
     reader = a_reader()
     reader.feed(body)
@@ -111,7 +111,7 @@ def test_I9_a_megabyte_is_kept_and_not_a_byte_more() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", BODY[:10], BODY])
-def test_a_body_that_broke_off_is_truncated(body: bytes) -> None:
+def test_an_incomplete_body_is_truncated(body: bytes) -> None:
     reading = read([body], complete=False)
     assert reading.unreadable == {"tokens": Unreadable.TRUNCATED}
 
@@ -132,7 +132,7 @@ JSON_VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(JSON_VALUES, st.lists(st.integers(0, 300), max_size=6), st.booleans())
-def test_every_split_reads_what_is_in_the_document(
+def test_every_split_reads_the_values_of_the_document(
     document: Any, cuts: list[int], broken: bool
 ) -> None:
     body = json.dumps(document).encode()[: -1 if broken else None]
@@ -147,7 +147,7 @@ def test_every_split_reads_what_is_in_the_document(
 MAX_TOKENS = ("tokens", Reserve(JsonPath.parse("max_tokens"), 1024, 100))
 
 
-def test_a_request_tells_what_it_will_cost() -> None:
+def test_the_cost_is_read_from_the_request() -> None:
     reading = read_request(b'{"max_tokens": 5}', JSON, b"", [MAX_TOKENS])
     assert (reading.values, reading.unreadable) == ({"tokens": 5}, {})
     encoded = gzip.compress(b'{"max_tokens": 6}', mtime=0)
@@ -168,22 +168,22 @@ def test_a_request_tells_what_it_will_cost() -> None:
         (b'{"max_tokens": -5}', JSON, b"", Unreadable.NOT_A_NUMBER),
         (b"{}", JSON, b"", Unreadable.MISSING),
         (b'{"max_tokens": 5}' + b" " * 84, JSON, b"", Unreadable.TOO_LARGE),
-        (gzip.compress(b" " * (MOST_JSON + 1), mtime=0)[:100], JSON, b"gzip", Unreadable.TRUNCATED),
+        (gzip.compress(b" " * (MAX_JSON + 1), mtime=0)[:100], JSON, b"gzip", Unreadable.TRUNCATED),
     ],
 )
-def test_a_request_that_does_not_tell_says_why(
+def test_a_request_without_its_cost_has_a_reason(
     body: bytes, kind: bytes, coding: bytes, why: Unreadable
 ) -> None:
     reading = read_request(body, kind, coding, [MAX_TOKENS])
     assert (dict(reading.values), dict(reading.unreadable)) == ({}, {"tokens": why})
 
 
-def test_a_request_that_was_not_read_to_its_end_is_too_large() -> None:
+def test_an_incomplete_request_body_is_too_large() -> None:
     reading = read_request(b'{"max_tokens": 5}', JSON, b"", [MAX_TOKENS], complete=False)
     assert reading.unreadable == {"tokens": Unreadable.TOO_LARGE}
 
 
-def test_each_meter_of_a_request_has_its_own_bound() -> None:
+def test_each_meter_of_a_request_has_its_own_limit() -> None:
     wide = ("images", Reserve(JsonPath.parse("n"), 1, 1_000))
     body = b'{"max_tokens": 5, "n": 3}' + b" " * 100
     reading = read_request(body, JSON, b"", [MAX_TOKENS, wide])

@@ -1,4 +1,4 @@
-"""Server-sent events: real providers' streams, and every oddity of the line format."""
+"""Server-sent events: streams of real providers, and the details of the line format."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.bodies.sse import MOST_DATA
+from sidecar.bodies.sse import MAX_DATA
 from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
 from sidecar.core.readings import Reading, whole_units
@@ -54,13 +54,13 @@ def value(body: bytes) -> Reading:
     return read([body], SSE)
 
 
-def test_a_stream_like_openais_tells_the_usage_in_its_last_chunk() -> None:
+def test_the_usage_is_read_from_the_last_chunk_of_an_openai_stream() -> None:
     assert value(OPENAI).values == {"tokens": 29}
     assert read(bytewise(OPENAI), b"Text/Event-Stream; charset=utf-8").values == {"tokens": 29}
     assert read([gzip.compress(OPENAI, mtime=0)], SSE, b"gzip").values == {"tokens": 29}
 
 
-def test_a_stream_like_anthropics_tells_parts_in_several_events() -> None:
+def test_the_usage_is_read_from_several_events_of_an_anthropic_stream() -> None:
     paths = (
         ("input", JsonPath.parse("message.usage.input_tokens")),
         ("output", JsonPath.parse("usage.output_tokens")),
@@ -73,7 +73,7 @@ def test_a_stream_like_anthropics_tells_parts_in_several_events() -> None:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
 @pytest.mark.parametrize("sample", [OPENAI, TEXT + USAGE % 29])
-def test_every_line_end_and_every_cut_is_the_same(sample: bytes, end: bytes) -> None:
+def test_every_line_end_and_every_split_gives_the_same_reading(sample: bytes, end: bytes) -> None:
     body = sample.replace(b"\n", end)
     for at in range(len(body) + 1):
         assert read([body[:at], body[at:]], SSE).values == {"tokens": 29}
@@ -100,7 +100,7 @@ def test_every_line_end_and_every_cut_is_the_same(sample: bytes, end: bytes) -> 
         (b"data: [DONE]\n\n" + USAGE % 5, 5),
     ],
 )
-def test_the_last_data_that_has_the_value_wins(body: bytes, tokens: int) -> None:
+def test_the_last_value_counts(body: bytes, tokens: int) -> None:
     assert value(body).values == {"tokens": tokens}
     assert read(bytewise(body), SSE).values == {"tokens": tokens}
 
@@ -120,26 +120,26 @@ def test_the_last_data_that_has_the_value_wins(body: bytes, tokens: int) -> None
         (USAGE % 5 + b'data: {"usage": {"total_tokens": "6"}}\n\n', Unreadable.NOT_A_NUMBER),
     ],
 )
-def test_what_tells_no_value_says_why(body: bytes, why: Unreadable) -> None:
+def test_a_missing_value_has_a_reason(body: bytes, why: Unreadable) -> None:
     assert value(body).unreadable == {"tokens": why}
 
 
-def test_a_path_of_numbers_is_looked_for_in_every_event() -> None:
+def test_a_path_of_numbers_is_read_from_every_event() -> None:
     paths = (("n", JsonPath.parse("0.1")),)
     assert read([b"data: [[1, 2]]\n\ndata: {}\n\n"], SSE, paths=paths).values == {"n": 2}
 
 
 def test_I9_data_that_is_too_large_is_skipped_and_a_later_value_counts() -> None:
-    image = b"data: " + b"x" * MOST_DATA + b"\n\n"
-    many = b"data: xxxxxxxxx\n" * (MOST_DATA // 10 + 1) + b"\n"
+    image = b"data: " + b"x" * MAX_DATA + b"\n\n"
+    many = b"data: xxxxxxxxx\n" * (MAX_DATA // 10 + 1) + b"\n"
     for large in (image, many):
         assert value(USAGE % 5 + large).unreadable == {"tokens": Unreadable.TOO_LARGE}
         assert value(USAGE % 5 + large + TEXT + USAGE % 6).values == {"tokens": 6}
 
 
 @pytest.mark.parametrize("name", [b"", b": ", b"event: ", b"database"])
-def test_a_long_line_that_is_no_data_loses_nothing(name: bytes) -> None:
-    long = name + b"x" * (2 * MOST_DATA) + b"\n"
+def test_a_long_line_of_another_field_loses_nothing(name: bytes) -> None:
+    long = name + b"x" * (2 * MAX_DATA) + b"\n"
     for parts in (
         [long, USAGE % 5],
         [long[:7], long[7:] + USAGE % 5],
@@ -149,25 +149,25 @@ def test_a_long_line_that_is_no_data_loses_nothing(name: bytes) -> None:
         assert read([USAGE % 4, *parts[:-1], long], SSE).values
 
 
-def test_the_largest_data_is_read_and_one_byte_more_is_not() -> None:
+def test_data_is_read_up_to_the_size_limit() -> None:
     data = b'{"usage": {"total_tokens": 5}}'
-    line = b"data: " + data + b" " * (MOST_DATA - len(data) - 6)
+    line = b"data: " + data + b" " * (MAX_DATA - len(data) - 6)
     assert value(line + b"\n\n").values == {"tokens": 5}
     assert value(line + b" \n\n").unreadable == {"tokens": Unreadable.TOO_LARGE}
 
 
-def test_a_stream_that_broke_off_keeps_the_estimate() -> None:
+def test_a_truncated_stream_keeps_the_estimate() -> None:
     reading = read([USAGE % 1, TEXT], SSE, complete=False)
     assert reading.unreadable == {"tokens": Unreadable.TRUNCATED}
 
 
-def test_a_client_that_hangs_up_on_done_has_the_whole_stream() -> None:
+def test_a_stream_is_complete_after_done() -> None:
     assert read([OPENAI], SSE, complete=False).values == {"tokens": 29}
-    stream = gzip.compress(OPENAI, mtime=0)[:-8]  # without the end that the client did not wait for
+    stream = gzip.compress(OPENAI, mtime=0)[:-8]  # the client closed before the end
     assert read([stream], SSE, b"gzip", complete=False).values == {"tokens": 29}
 
 
-def test_the_stream_is_not_kept() -> None:
+def test_the_stream_is_not_kept_in_memory() -> None:
     reader = a_reader(SSE)
     for number in range(20_000):
         reader.feed(USAGE % number)
@@ -176,7 +176,7 @@ def test_the_stream_is_not_kept() -> None:
 
 
 def by_the_letter(body: bytes) -> Reading:
-    """The same rules, written plainly: all lines first, then all events, each one parsed."""
+    """A plain implementation of the same rules: first all lines, then all events."""
     found: dict[str, int | Unreadable] = {"tokens": Unreadable.MISSING}
     data: list[bytes] = []
     for line in [*re.split(rb"\r\n|\n|\r", body.removeprefix(b"\xef\xbb\xbf")), b""]:
@@ -204,7 +204,7 @@ PIECES = st.sampled_from(
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(PIECES, max_size=25), st.lists(st.integers(0, 500), max_size=6))
-def test_every_split_reads_what_the_rules_say(pieces: list[bytes], cuts: list[int]) -> None:
+def test_every_split_reads_as_the_specification_says(pieces: list[bytes], cuts: list[int]) -> None:
     body = b"".join(pieces)
     edges = [0, *sorted(at % (len(body) + 1) for at in cuts), len(body)]
     expected = by_the_letter(body)

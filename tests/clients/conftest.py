@@ -1,4 +1,4 @@
-"""In-process tests of this folder run on uvloop, as the product does."""
+"""In-process tests of this directory run on uvloop, as the product does."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -17,13 +17,13 @@ __all__ = ["serving", "stage"]
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """A hook of pytest-asyncio, asked for the tests below this folder."""
+    """Hook of pytest-asyncio for the tests below this directory."""
     return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture
 async def ends() -> AsyncIterator[Ends]:
-    """Bare connections on both sides; all are closed with the test."""
+    """Raw connections on both sides; all are closed with the test."""
     made = Ends()
     await made.start()
     yield made
@@ -32,7 +32,7 @@ async def ends() -> AsyncIterator[Ends]:
 
 @pytest.fixture(scope="session")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """One API for all tests of this worker: what they say to it goes by names of their own."""
+    """One API for all tests of this worker, which use separate names on it."""
     file = tmp_path_factory.mktemp("api") / "file.txt"
     file.write_bytes(TEXT)
     made = Api(file)
@@ -48,5 +48,5 @@ async def front(stage: StartStage, api: Api) -> Stage:
 
 @pytest.fixture
 def base(front: Stage) -> str:
-    """Where its clients call."""
+    """The base URL for clients."""
     return f"http://127.0.0.1:{front.app.data_port.port}"

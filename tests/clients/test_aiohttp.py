@@ -18,7 +18,7 @@ async def client(base: str) -> AsyncIterator[aiohttp.ClientSession]:
         base,
         headers={"X-Api-Key": "acme"},
         timeout=aiohttp.ClientTimeout(PATIENCE_S),
-        cookie_jar=aiohttp.CookieJar(unsafe=True),  # keeps cookies of an address
+        cookie_jar=aiohttp.CookieJar(unsafe=True),  # accept cookies of an IP address
         auto_decompress=False,
     ) as made:
         yield made
@@ -51,7 +51,7 @@ async def test_I6_a_form_and_a_chunked_multipart_upload_arrive(
         ]
 
 
-async def test_I6_bytes_go_both_ways_at_the_same_time(
+async def test_I6_bytes_pass_in_both_directions_at_once(
     client: aiohttp.ClientSession, front: Stage
 ) -> None:
     pieces = [secrets.token_bytes(size) for size in (1, 1_000, 60_000, 5)]
@@ -86,14 +86,16 @@ async def test_I6_each_cookie_arrives_and_comes_back(client: aiohttp.ClientSessi
 
 
 @pytest.mark.parametrize(("code", "method"), [(301, "GET"), (303, "GET"), (308, "POST")])
-async def test_redirects_lead_on(client: aiohttp.ClientSession, code: int, method: str) -> None:
+async def test_redirects_are_followed(
+    client: aiohttp.ClientSession, code: int, method: str
+) -> None:
     async with client.post(f"/redirect/{code}", data=b"body") as answer:
         seen = await answer.json()
     assert [step.status for step in answer.history] == [code]
     assert (seen["method"], seen["target"]) == (method, "/echo/redirected")
 
 
-async def test_answers_without_a_body_leave_the_connection_in_step(
+async def test_responses_without_a_body_keep_the_connection_in_sync(
     client: aiohttp.ClientSession, front: Stage
 ) -> None:
     for method, path in (("HEAD", "/file"), ("GET", "/status/204"), ("GET", "/status/304")):
@@ -104,13 +106,13 @@ async def test_answers_without_a_body_leave_the_connection_in_step(
     assert (front.app.data_port.connections, front.app.data_port._pool.size) == (1, 1)
 
 
-async def test_ranges_pass(client: aiohttp.ClientSession) -> None:
+async def test_ranges_are_forwarded(client: aiohttp.ClientSession) -> None:
     async with client.get("/file", headers={"Range": "bytes=7-9"}) as answer:
         assert (answer.status, await answer.read()) == (206, TEXT[7:10])
         assert answer.headers["Content-Range"] == f"bytes 7-9/{len(TEXT)}"
 
 
-async def test_fifty_at_once_get_each_its_own_answer(
+async def test_fifty_concurrent_requests_get_their_own_responses(
     client: aiohttp.ClientSession, front: Stage
 ) -> None:
     name = secrets.token_hex(8)

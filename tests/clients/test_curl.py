@@ -17,7 +17,7 @@ UPLOAD = random.Random(1).randbytes(3_000_000)
 
 @pytest.fixture
 def upload(tmp_path: Path) -> Path:
-    """A file with UPLOAD in it."""
+    """A file that contains UPLOAD."""
     made = tmp_path / "upload.bin"
     made.write_bytes(UPLOAD)
     return made
@@ -42,7 +42,9 @@ async def test_I6_a_form_and_a_multipart_upload_arrive(base: str, upload: Path) 
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 3000000", "Transfer-Encoding: chunked"])
-async def test_I6_a_file_goes_up_whole(base: str, front: Stage, upload: Path, framing: str) -> None:
+async def test_I6_a_file_upload_arrives_unchanged(
+    base: str, front: Stage, upload: Path, framing: str
+) -> None:
     name = secrets.token_hex(8)
     done = await curl(f"{base}/upload/{name}", "-T", upload, "-H", framing)
     assert json.loads(done.output) == {"size": 3_000_000, "sha256": digest(UPLOAD)}
@@ -65,7 +67,7 @@ async def test_cookies_and_redirects(base: str, tmp_path: Path) -> None:
     assert (done.status, done.connects) == (200, 1)
 
 
-async def test_head_and_empty_answers_end_at_once(base: str) -> None:
+async def test_head_and_empty_responses_end_at_once(base: str) -> None:
     done = await curl(f"{base}/file", "-I")
     assert b"\r\ncontent-length: %d\r\n" % len(TEXT) in done.output.lower()
     for status in (204, 304):
@@ -82,14 +84,14 @@ async def test_ranges_and_resumed_downloads(base: str, tmp_path: Path) -> None:
     assert (done.status, part.read_bytes()) == (206, TEXT)
 
 
-async def test_calls_in_a_row_share_a_connection(base: str, front: Stage) -> None:
+async def test_sequential_requests_share_a_connection(base: str, front: Stage) -> None:
     done = await curl(f"{base}/echo/[1-20]", "-o", "/dev/null")
     assert done.connects == 0
     assert front.app.data_port._pool.size == 1
     assert len(await calls(front)) == 20
 
 
-async def test_fifty_at_once_get_each_its_own_answer(
+async def test_fifty_concurrent_requests_get_their_own_responses(
     base: str, front: Stage, tmp_path: Path
 ) -> None:
     url = f"{base}/together/{secrets.token_hex(8)}/50?n=[1-50]"
@@ -101,7 +103,7 @@ async def test_fifty_at_once_get_each_its_own_answer(
     assert [event["status"] for event in await calls(front)] == [200] * 50
 
 
-async def test_the_oldest_http_gets_an_answer_that_ends_with_the_connection(base: str) -> None:
+async def test_a_response_to_http10_ends_with_the_connection(base: str) -> None:
     done = await curl(f"{base}/echo/x", "-0", "-i")
     head, _, body = done.output.partition(b"\r\n\r\n")
     assert b"\r\nconnection: close" in head.lower()

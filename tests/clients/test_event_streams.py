@@ -14,7 +14,7 @@ from tests.support.stage import Stage, StartStage
 
 @pytest.fixture
 async def front(stage: StartStage, api: Api) -> Stage:
-    """A sidecar that soon takes a client which says no more for one that is gone."""
+    """A sidecar with a short timeout for half-closed clients."""
     return await stage(upstream=api.url, half_close_timeout_s="0.3")
 
 
@@ -27,7 +27,7 @@ async def client(base: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def event_of(lines: AsyncIterator[str]) -> list[str]:
-    """The lines of the next event."""
+    """Read the lines of the next event."""
     event = []
     while line := await anext(lines):
         event.append(line)
@@ -65,9 +65,7 @@ async def test_a_client_that_leaves_cancels_the_stream_and_is_recorded(
     assert (event["status"], event["reason"], event["bytes_out"]) == (200, "client_gone", 9)
 
 
-async def test_streams_that_are_open_keep_nobody_waiting(
-    client: httpx.AsyncClient, api: Api
-) -> None:
+async def test_open_streams_delay_no_other_request(client: httpx.AsyncClient, api: Api) -> None:
     names = [secrets.token_hex(8) for _ in range(20)]
     streams = [client.stream("GET", f"/drip/{name}?type=text/event-stream") for name in names]
     for name, stream in zip(names, streams, strict=True):

@@ -1,4 +1,4 @@
-"""Clients that say early that they will send no more."""
+"""Clients that half-close their connection early."""
 
 import pytest
 
@@ -19,7 +19,7 @@ async def here(stage: StartStage, ends: Ends) -> Stage:
     return await stage(upstream=ends.url)
 
 
-async def test_a_whole_request_is_answered(here: Stage, ends: Ends) -> None:
+async def test_a_complete_request_is_answered_after_the_half_close(here: Stage, ends: Ends) -> None:
     client = await ends.client(here)
     await client.send(HEAD % b"up" + b"Content-Length: 4\r\n\r\nbody")
     client.half_close()
@@ -36,7 +36,9 @@ async def test_a_whole_request_is_answered(here: Stage, ends: Ends) -> None:
     assert (event["status"], event["reason"]) == (200, "ok")
 
 
-async def test_all_that_were_asked_at_once_are_answered(here: Stage, ends: Ends) -> None:
+async def test_pipelined_requests_are_answered_after_the_half_close(
+    here: Stage, ends: Ends
+) -> None:
     client = await ends.client(here)
     await client.send(GET % b"1" + GET % b"2" + GET % b"3")
     client.half_close()
@@ -50,7 +52,7 @@ async def test_all_that_were_asked_at_once_are_answered(here: Stage, ends: Ends)
     assert len(await calls(here)) == 3
 
 
-async def test_who_is_not_answered_soon_is_taken_for_gone(stage: StartStage, ends: Ends) -> None:
+async def test_the_wait_for_a_half_closed_client_is_short(stage: StartStage, ends: Ends) -> None:
     here = await stage(upstream=ends.url, half_close_timeout_s="0.3")
     client = await ends.client(here)
     await client.send(GET % b"slow")
@@ -58,7 +60,7 @@ async def test_who_is_not_answered_soon_is_taken_for_gone(stage: StartStage, end
     upstream = await ends.upstream()
     await upstream.head()
     assert await client.rest() == b""
-    assert await upstream.rest() == b""  # the API works for nobody, and is told
+    assert await upstream.rest() == b""  # the API's connection is closed
     await empty(here)
     (event,) = await calls(here)
     assert event["reason"] == "client_gone"
@@ -67,7 +69,7 @@ async def test_who_is_not_answered_soon_is_taken_for_gone(stage: StartStage, end
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 9\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"]
 )
-async def test_I6_half_a_request_is_never_made_whole(
+async def test_I6_an_incomplete_request_is_never_completed(
     here: Stage, ends: Ends, framing: bytes
 ) -> None:
     client = await ends.client(here)
@@ -82,7 +84,7 @@ async def test_I6_half_a_request_is_never_made_whole(
     assert event["reason"] == "client_gone"
 
 
-async def test_half_a_head_is_nobodys_request(here: Stage, ends: Ends) -> None:
+async def test_an_incomplete_head_is_not_a_request(here: Stage, ends: Ends) -> None:
     client = await ends.client(here)
     await client.send(HEAD % b"up")
     client.half_close()

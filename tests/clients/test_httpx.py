@@ -107,14 +107,14 @@ async def test_I6_each_cookie_arrives_and_comes_back(client: httpx.AsyncClient) 
 
 
 @pytest.mark.parametrize(("code", "method"), [(302, "GET"), (303, "GET"), (307, "POST")])
-async def test_redirects_lead_on(client: httpx.AsyncClient, code: int, method: str) -> None:
+async def test_redirects_are_followed(client: httpx.AsyncClient, code: int, method: str) -> None:
     answer = await client.post(f"/redirect/{code}", content=b"body", follow_redirects=True)
     assert [step.status_code for step in answer.history] == [code]
     assert answer.history[0].headers["location"] == "/echo/redirected?from=here"
     assert (answer.json()["method"], answer.json()["size"]) == (method, 4 * (method == "POST"))
 
 
-async def test_answers_without_a_body_leave_the_connection_in_step(
+async def test_responses_without_a_body_keep_the_connection_in_sync(
     client: httpx.AsyncClient, front: Stage
 ) -> None:
     for method, path, status in (
@@ -132,7 +132,7 @@ async def test_answers_without_a_body_leave_the_connection_in_step(
     assert (front.app.data_port.connections, front.app.data_port._pool.size) == (1, 1)
 
 
-async def test_ranges_pass(client: httpx.AsyncClient) -> None:
+async def test_ranges_are_forwarded(client: httpx.AsyncClient) -> None:
     answer = await client.get("/file", headers={"Range": "bytes=100-199"})
     assert (answer.status_code, answer.content) == (206, TEXT[100:200])
     assert answer.headers["content-range"] == f"bytes 100-199/{len(TEXT)}"
@@ -142,7 +142,7 @@ async def test_ranges_pass(client: httpx.AsyncClient) -> None:
     assert answer.status_code == 416
 
 
-async def test_fifty_at_once_get_each_its_own_answer(
+async def test_fifty_concurrent_requests_get_their_own_responses(
     client: httpx.AsyncClient, front: Stage
 ) -> None:
     name = secrets.token_hex(8)

@@ -1,4 +1,4 @@
-"""What stands before and behind an answer, as curl and bare clients see it: 100, 103, trailers."""
+"""Interim responses (100, 103) and trailers, as curl and raw clients see them."""
 
 import asyncio
 from pathlib import Path
@@ -33,7 +33,7 @@ def upload(tmp_path: Path) -> Path:
     return made
 
 
-async def test_curl_sends_a_body_that_waits_once_it_is_admitted(
+async def test_curl_sends_the_body_after_100_continue_once_the_request_is_admitted(
     url: str, ends: Ends, upload: Path
 ) -> None:
     running = asyncio.ensure_future(curl(url, *WAITS, "-T", upload, "-i"))
@@ -47,7 +47,7 @@ async def test_curl_sends_a_body_that_waits_once_it_is_admitted(
     assert done.output.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
 
 
-async def test_a_body_that_waits_is_never_sent_when_it_is_refused(
+async def test_a_refused_body_that_waits_for_100_continue_is_never_sent(
     stage: StartStage, ends: Ends, upload: Path
 ) -> None:
     here = await stage(upstream=ends.url, quota=1)
@@ -63,7 +63,7 @@ async def test_a_body_that_waits_is_never_sent_when_it_is_refused(
     assert ends.unanswered == 0
 
 
-async def test_early_hints_reach_curl_before_the_answer_is_there(url: str, ends: Ends) -> None:
+async def test_early_hints_reach_curl_before_the_response(url: str, ends: Ends) -> None:
     running = asyncio.ensure_future(curl(url, "-i"))
     upstream = await ends.upstream()
     await upstream.head()
@@ -75,7 +75,7 @@ async def test_early_hints_reach_curl_before_the_answer_is_there(url: str, ends:
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked for", "not asked for"])
-async def test_trailers_reach_who_asks_for_them(
+async def test_trailers_reach_a_client_that_accepts_them(
     here: Stage, url: str, ends: Ends, tmp_path: Path, asked: bool
 ) -> None:
     heads = tmp_path / "heads"

@@ -1,4 +1,4 @@
-"""Bodies larger than the sidecar may grow: a process of its own, its memory seen from outside."""
+"""Very large bodies through a separate process, whose memory is measured from outside."""
 
 import asyncio
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from tests.support.processes import Serving, StartServing, until
 
 GIGABYTE = 1024  # megabytes
 GROWTH_KB = 32 * 1024
-STILL = 25  # looks in a row at a sender that has not moved: it is held
+STILL = 25  # checks in a row without progress: the sender is blocked
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def large() -> Iterator[LargeApi]:
 
 
 class Watched:
-    """A sidecar that has served a call, and what its memory has been at most by then."""
+    """A sidecar that has served a request, and its peak memory by then."""
 
     def __init__(self, here: Serving) -> None:
         self.port = here.port
@@ -42,7 +42,7 @@ class Watched:
         return memory_kb(self._here.process.pid, "VmHWM") - self._before
 
     async def last_event(self) -> dict[str, Any]:
-        """What was recorded of the second call. Ends the process."""
+        """End the process. Returns the event of the second request."""
         self._here.process.terminate()
         async with asyncio.timeout(PATIENCE_S):
             assert await self._here.process.wait() == 0
@@ -61,7 +61,7 @@ async def watched(serving: StartServing, large: LargeApi) -> Watched:
 
 
 async def held(sender: Sender) -> int:
-    """The megabytes after which a sender can send no more."""
+    """The megabytes after which the sender is blocked."""
     seen: list[int] = []
 
     def is_still() -> bool:
@@ -97,7 +97,7 @@ async def test_I6_a_gigabyte_up_needs_no_memory(
     assert (await watched.last_event())["bytes_in"] == GIGABYTE << 20
 
 
-async def test_I9_an_api_that_is_faster_than_its_client_is_held(
+async def test_I9_backpressure_slows_an_api_that_is_faster_than_its_client(
     watched: Watched, large: LargeApi
 ) -> None:
     large.megabytes, large.sent = 256, 0
@@ -109,7 +109,7 @@ async def test_I9_an_api_that_is_faster_than_its_client_is_held(
     assert await getting == 256 << 20
 
 
-async def test_I9_a_client_that_is_faster_than_the_api_is_held(
+async def test_I9_backpressure_slows_a_client_that_is_faster_than_the_api(
     watched: Watched, large: LargeApi
 ) -> None:
     large.go.clear()

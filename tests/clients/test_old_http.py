@@ -1,4 +1,4 @@
-"""Clients that speak HTTP/1.0, with and without keep-alive."""
+"""HTTP/1.0 clients, with and without keep-alive."""
 
 import pytest
 
@@ -23,7 +23,7 @@ async def ask(client: End, *fields: bytes) -> None:
 
 
 @pytest.mark.parametrize("framed", ANSWERS)
-async def test_without_keep_alive_an_answer_ends_with_the_connection(
+async def test_without_keep_alive_a_response_ends_with_the_connection(
     here: Stage, ends: Ends, framed: str
 ) -> None:
     client = await ends.client(here)
@@ -39,7 +39,9 @@ async def test_without_keep_alive_an_answer_ends_with_the_connection(
     assert (event["reason"], event["bytes_out"]) == ("ok", 11)
 
 
-async def test_with_keep_alive_the_connection_serves_on(here: Stage, ends: Ends) -> None:
+async def test_with_keep_alive_the_connection_serves_further_requests(
+    here: Stage, ends: Ends
+) -> None:
     client = await ends.client(here)
     await ask(client, b"Connection: keep-alive")
     upstream = await ends.upstream()
@@ -55,7 +57,7 @@ async def test_with_keep_alive_the_connection_serves_on(here: Stage, ends: Ends)
     assert await client.rest() == b""
 
 
-async def test_with_keep_alive_an_answer_without_a_length_still_ends_with_the_connection(
+async def test_with_keep_alive_a_response_without_a_length_ends_with_the_connection(
     here: Stage, ends: Ends
 ) -> None:
     client = await ends.client(here)
@@ -67,7 +69,7 @@ async def test_with_keep_alive_an_answer_without_a_length_still_ends_with_the_co
     assert await client.rest() == b"hello world"
 
 
-async def test_no_interim_answer_is_shown_to_it(here: Stage, ends: Ends) -> None:
+async def test_an_http10_client_gets_no_interim_response(here: Stage, ends: Ends) -> None:
     client = await ends.client(here)
     await ask(client, b"Host: api.test", b"Expect: 100-continue")
     upstream = await ends.upstream()

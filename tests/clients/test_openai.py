@@ -1,4 +1,4 @@
-"""The openai package through the sidecar, sold by the token as examples/ai.yaml does."""
+"""The openai package through the sidecar, priced by tokens as in examples/ai.yaml."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -47,7 +47,7 @@ async def free(here: Stage) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-async def test_an_answer_is_billed_the_tokens_that_it_tells(
+async def test_a_completion_is_billed_by_its_reported_tokens(
     pro: openai.AsyncOpenAI, here: Stage
 ) -> None:
     answer = await pro.chat.completions.create(**ASKED, max_tokens=1000)
@@ -78,7 +78,7 @@ def settled(here: Stage) -> bool:
     return here.app.data_port._pool.size == here.app.data_port._pool.idle
 
 
-async def test_a_stream_that_tells_no_usage_is_billed_its_estimate(
+async def test_a_stream_without_usage_is_billed_its_estimate(
     pro: openai.AsyncOpenAI, here: Stage, completions: CompletionApi
 ) -> None:
     completions.say("word")
@@ -90,7 +90,7 @@ async def test_a_stream_that_tells_no_usage_is_billed_its_estimate(
     assert event["usage"] == {"requests": 1, "tokens": 777}
 
 
-async def test_a_client_that_hangs_up_cancels_the_completion(
+async def test_a_client_that_closes_cancels_the_completion(
     pro: openai.AsyncOpenAI, here: Stage, completions: CompletionApi
 ) -> None:
     completions.say("word")
@@ -103,7 +103,7 @@ async def test_a_client_that_hangs_up_cancels_the_completion(
     assert (event["reason"], event["usage"]) == ("client_gone", {"requests": 1, "tokens": 500})
 
 
-async def test_I10_spent_tokens_are_a_rate_limit_error_that_explains_itself(
+async def test_I10_used_up_tokens_are_an_explained_rate_limit_error(
     free: openai.AsyncOpenAI, here: Stage, completions: CompletionApi
 ) -> None:
     completions.usage = {"prompt_tokens": 8_000, "completion_tokens": 1_000, "total_tokens": 9_000}
@@ -118,7 +118,7 @@ async def test_I10_spent_tokens_are_a_rate_limit_error_that_explains_itself(
     assert len(completions.asked) == len(await calls(here)) == 1
 
 
-async def test_I10_what_the_plan_does_not_have_is_a_permission_error_that_names_the_one_that_does(
+async def test_I10_a_missing_feature_is_a_permission_error_that_names_a_plan_with_it(
     free: openai.AsyncOpenAI, here: Stage
 ) -> None:
     with pytest.raises(openai.PermissionDeniedError) as refused:

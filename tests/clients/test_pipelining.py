@@ -1,4 +1,4 @@
-"""Several requests sent at once: answered one by one, in their order, whoever is slow."""
+"""Pipelined requests get their responses in order."""
 
 import json
 
@@ -21,12 +21,12 @@ async def here(stage: StartStage, ends: Ends) -> Stage:
 
 
 async def serve(upstream: End, path: bytes) -> None:
-    """The next request is for this path; its answer says so."""
+    """Check that the next request is for this path, and send a response that names it."""
     assert (await upstream.head()).split()[1] == path
     await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(path), path))
 
 
-async def test_a_slow_answer_holds_the_quick_ones_behind_it(here: Stage, ends: Ends) -> None:
+async def test_a_slow_response_delays_the_ones_after_it(here: Stage, ends: Ends) -> None:
     client = await ends.client(here)
     await client.send(b"".join(get(b"%d" % number) for number in range(20)))
     upstream = await ends.upstream()
@@ -44,7 +44,7 @@ async def test_a_slow_answer_holds_the_quick_ones_behind_it(here: Stage, ends: E
     assert len(await calls(here)) == 20
 
 
-async def test_a_refusal_does_not_overtake_an_answer_before_it(here: Stage, ends: Ends) -> None:
+async def test_a_refusal_does_not_overtake_an_earlier_response(here: Stage, ends: Ends) -> None:
     client = await ends.client(here)
     await client.send(
         get(b"first") + get(b"bulk/1") + get(b"x", b"nobody") + get(b"-/usage") + get(b"last")
@@ -64,7 +64,9 @@ async def test_a_refusal_does_not_overtake_an_answer_before_it(here: Stage, ends
     assert [event["status"] for event in await calls(here)] == [200, 200]
 
 
-async def test_bodies_between_requests_stay_with_their_own(here: Stage, ends: Ends) -> None:
+async def test_bodies_of_pipelined_requests_stay_with_their_requests(
+    here: Stage, ends: Ends
+) -> None:
     client = await ends.client(here)
     await client.send(
         PUT % b"a" + b"3\r\naaa\r\n0\r\n\r\n" + get(b"b") + PUT % b"c" + b"3\r\nccc\r\n"
@@ -85,7 +87,7 @@ async def test_bodies_between_requests_stay_with_their_own(here: Stage, ends: En
     assert [event["bytes_in"] for event in await calls(here)] == [3, 0, 3]
 
 
-async def test_an_answer_that_ends_the_connection_ends_what_is_behind_it(
+async def test_a_response_that_closes_the_connection_drops_later_requests(
     here: Stage, ends: Ends
 ) -> None:
     client = await ends.client(here)

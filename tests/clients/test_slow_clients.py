@@ -1,4 +1,4 @@
-"""Slow and broken clients: each ends in a time-out or an error that frees what it held."""
+"""Slow and broken clients: each ends with a timeout or an error that frees its resources."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ async def slow(stage: StartStage, ends: Ends) -> Stage:
     return bounded(here, min_rate=10_000, linger=0.2)
 
 
-async def test_an_unfinished_head_is_answered_408(slow: Stage, ends: Ends) -> None:
+async def test_an_incomplete_head_is_answered_with_408(slow: Stage, ends: Ends) -> None:
     client = await ends.client(slow)
     await client.send(HEAD)
     assert status(await client.rest()) == 408
@@ -28,13 +28,13 @@ async def test_an_unfinished_head_is_answered_408(slow: Stage, ends: Ends) -> No
     assert ends.unanswered == 0
 
 
-async def test_a_connection_that_says_nothing_is_closed(slow: Stage, ends: Ends) -> None:
+async def test_a_silent_connection_is_closed(slow: Stage, ends: Ends) -> None:
     client = await ends.client(slow)
     assert await client.rest() == b""
     await empty(slow)
 
 
-async def test_the_time_for_a_head_counts_from_its_first_byte(slow: Stage, ends: Ends) -> None:
+async def test_the_timeout_of_a_head_counts_from_its_first_byte(slow: Stage, ends: Ends) -> None:
     client = await ends.client(slow)
     answer = await client.dribble(b"GET / HTTP/1.1\r\nHost: api.test\r\nX-Filler: " + b"x" * 2000)
     assert answer == b"" or status(answer) == 408
@@ -42,7 +42,7 @@ async def test_the_time_for_a_head_counts_from_its_first_byte(slow: Stage, ends:
     assert await calls(slow) == []
 
 
-async def test_the_time_for_the_second_head_counts_from_its_first_byte(
+async def test_the_timeout_of_the_second_head_counts_from_its_first_byte(
     slow: Stage, ends: Ends
 ) -> None:
     client = await ends.client(slow)
@@ -68,7 +68,7 @@ async def test_the_time_for_the_second_head_counts_from_its_first_byte(
     ],
 )
 @pytest.mark.parametrize("dribbled", [False, True], ids=["silent", "dribbled"])
-async def test_a_body_that_does_not_come_is_answered_408_and_recorded(
+async def test_a_stalled_body_is_answered_with_408_and_recorded(
     slow: Stage, ends: Ends, begun: bytes, dribbled: bool
 ) -> None:
     client = await ends.client(slow)
@@ -76,11 +76,13 @@ async def test_a_body_that_does_not_come_is_answered_408_and_recorded(
     upstream = await ends.upstream()
     assert b"0\r\n\r\n" not in await upstream.head()
     answer = await (client.dribble(b"a" * 2000) if dribbled else client.rest())
-    # What is dribbled where a chunk size stands is at last no size any more: 400.
+    # Bytes sent in place of a chunk size are at last invalid: 400.
     expected = {400, 408} if dribbled and begun.endswith(b"hello\r\n") else {408}
-    if answer or not dribbled:  # one that still sends may be reset before it has read it
+    if (
+        answer or not dribbled
+    ):  # a client that still sends may be reset before it has read the response
         assert status(answer) in expected
-    assert not (await upstream.rest()).endswith(b"0\r\n\r\n")  # never shown a false end
+    assert not (await upstream.rest()).endswith(b"0\r\n\r\n")  # the upstream never sees a false end
     await empty(slow)
     (event,) = await calls(slow)
     assert event["status"] in expected
@@ -101,7 +103,7 @@ async def test_an_error_in_a_later_segment_ends_the_exchange(slow: Stage, ends: 
     assert (event["status"], event["reason"], event["bytes_in"]) == (400, "client_gone", 5)
 
 
-async def test_an_error_in_a_later_segment_cuts_an_answer_that_has_begun(
+async def test_an_error_in_a_later_segment_resets_a_started_response(
     slow: Stage, ends: Ends
 ) -> None:
     client = await ends.client(slow)
@@ -120,7 +122,9 @@ async def test_an_error_in_a_later_segment_cuts_an_answer_that_has_begun(
     assert (event["status"], event["reason"]) == (200, "client_gone")
 
 
-async def test_a_client_that_leaves_in_the_body_frees_everything(slow: Stage, ends: Ends) -> None:
+async def test_a_client_that_leaves_during_its_body_frees_everything(
+    slow: Stage, ends: Ends
+) -> None:
     client = await ends.client(slow)
     await client.send(LENGTH + b"some")
     upstream = await ends.upstream()
@@ -132,7 +136,7 @@ async def test_a_client_that_leaves_in_the_body_frees_everything(slow: Stage, en
     assert (event["reason"], event["bytes_in"]) == ("client_gone", 4)
 
 
-async def test_an_upload_that_waits_for_a_slow_upstream_is_not_called_slow(
+async def test_an_upload_that_waits_for_a_slow_upstream_does_not_time_out(
     stage: StartStage, ends: Ends
 ) -> None:
     here = bounded(await stage(upstream=ends.url, **SHORT), min_rate=1)
@@ -142,7 +146,7 @@ async def test_an_upload_that_waits_for_a_slow_upstream_is_not_called_slow(
     upstream = await ends.upstream()
     await upstream.head()
     sending = asyncio.ensure_future(client.send(b"x" * size))
-    other = await ends.client(here)  # is called slow in the meantime: as much time has passed
+    other = await ends.client(here)  # the timeout of a slow client has passed
     await other.rest()
     async with asyncio.timeout(30):
         await upstream.reader.readexactly(size)
@@ -151,9 +155,7 @@ async def test_an_upload_that_waits_for_a_slow_upstream_is_not_called_slow(
     assert status(await client.answer()) == 200
 
 
-async def test_a_refused_body_that_does_not_come_frees_the_connection(
-    slow: Stage, ends: Ends
-) -> None:
+async def test_a_refused_body_that_stalls_frees_the_connection(slow: Stage, ends: Ends) -> None:
     client = await ends.client(slow)
     await client.send(b"POST / HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1000\r\n\r\n")
     assert status(await client.answer()) == 401
@@ -162,12 +164,12 @@ async def test_a_refused_body_that_does_not_come_frees_the_connection(
     assert await calls(slow) == []
 
 
-async def test_an_answer_slower_than_the_header_timeout_arrives(slow: Stage, ends: Ends) -> None:
+async def test_a_response_slower_than_the_header_timeout_arrives(slow: Stage, ends: Ends) -> None:
     client = await ends.client(slow)
     await client.send(b"GET / HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\n\r\n")
     upstream = await ends.upstream()
     await upstream.head()
-    other = await ends.client(slow)  # closed for its silence: so much time has passed
+    other = await ends.client(slow)  # closed by the header timeout, which has passed
     await other.rest()
     await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     assert status(await client.answer()) == 200

@@ -1,4 +1,4 @@
-"""What ends an open WebSocket from outside: silence, age, and the end of the sidecar."""
+"""Ends of an open WebSocket by the sidecar: idle timeout, maximum lifetime and drain."""
 
 import asyncio
 import json
@@ -21,19 +21,19 @@ async def echo() -> AsyncIterator[Echo]:
 
 
 async def talk(ws: websockets.ClientConnection) -> None:
-    """One message there and back."""
+    """Send a message and receive its echo."""
     await ws.send("still here")
     assert await ws.recv() == "still here"
 
 
 async def cut_off(ws: websockets.ClientConnection) -> None:
-    """The connection ends without a word of WebSocket: nobody spoke for the server."""
+    """Check that the connection ends without a WebSocket close frame."""
     with pytest.raises(websockets.ConnectionClosedError) as closed:
         await ws.recv()
     assert closed.value.rcvd is None
 
 
-async def test_I9_a_silent_tunnel_is_closed_and_a_busy_one_is_not(
+async def test_I9_an_idle_tunnel_is_closed_and_a_busy_one_is_not(
     stage: StartStage, echo: Echo
 ) -> None:
     here = await stage(upstream=echo.url, tunnel_idle_timeout_s="2")
@@ -50,7 +50,7 @@ async def test_I9_a_silent_tunnel_is_closed_and_a_busy_one_is_not(
     assert first["bytes_in"] < last["bytes_in"]
 
 
-async def test_I9_a_busy_tunnel_is_closed_at_the_end_of_its_life(
+async def test_I9_a_busy_tunnel_is_closed_at_its_maximum_lifetime(
     stage: StartStage, echo: Echo
 ) -> None:
     here = await stage(upstream=echo.url, tunnel_lifetime_s="0.5")
@@ -78,6 +78,6 @@ async def test_a_drain_closes_tunnels_at_once_and_records_them(
 
 
 def recorded(here: Stage) -> list[dict[str, Any]]:
-    """The data of the events in the spool of a sidecar that has stopped."""
+    """The data of the events in the spool of a stopped sidecar."""
     lines = [path.read_text().splitlines() for path in sorted(here.spool.glob("*.jsonl"))]
     return [json.loads(line)["data"] for part in lines for line in part]

@@ -41,14 +41,14 @@ async def here(stage: StartStage, echo: Echo) -> Stage:
 async def test_I6_text_and_binary_pass_both_ways(here: Stage) -> None:
     async with connected(here) as ws:
         assert ws.subprotocol == PROTOCOL
-        assert ws.protocol.extensions  # compression was agreed on with the server
+        assert ws.protocol.extensions  # compression is negotiated with the server
         for message in ("text", "grüße €", b"\x00\xff" * 100, "", b"", "x" * 70_000):
             await ws.send(message)
             assert await ws.recv() == message
 
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
-async def test_I6_large_and_fragmented_messages_pass_whole(
+async def test_I6_large_and_fragmented_messages_pass_unchanged(
     here: Stage, compression: str | None
 ) -> None:
     async with connected(here, compression=compression) as ws:
@@ -58,7 +58,7 @@ async def test_I6_large_and_fragmented_messages_pass_whole(
         assert await ws.recv() == LARGE[: 51 * 9_999]
 
 
-async def test_pings_are_answered_by_the_other_end(here: Stage) -> None:
+async def test_pings_are_answered_by_the_api(here: Stage) -> None:
     async with connected(here) as ws:
         for payload in (b"", b"are you there?"):
             await (await ws.ping(payload))
@@ -76,22 +76,20 @@ async def test_close_codes_pass_both_ways(here: Stage, echo: Echo) -> None:
     assert closed.value.rcvd == Close(4002, "as you wish")
 
 
-async def test_what_passed_is_metered_to_the_byte(here: Stage) -> None:
+async def test_tunnel_bytes_are_metered_exactly(here: Stage) -> None:
     async with connected(here, compression=None) as ws:
         await ws.send(b"x" * 1000)
         assert await ws.recv() == b"x" * 1000
     await empty(here)
     (event,) = await calls(here)
     assert (event["status"], event["reason"], event["usage"]) == (101, "ok", {"requests": 1})
-    # RFC 6455, section 5.2: 2 bytes before a frame, 2 for a longer length, 4 for a client's mask;
-    # 2 are a close code.
+    # RFC 6455, section 5.2: a frame header has 2 bytes, 2 more for a longer length, and 4 for a
+    # client's mask. A close code has 2 bytes.
     assert event["bytes_in"] == (2 + 2 + 4 + 1000) + (2 + 4 + 2)
     assert event["bytes_out"] == (2 + len(GREETING)) + (2 + 2 + 1000) + (2 + 2)
 
 
-async def test_I6_what_comes_right_behind_the_handshake_is_not_lost(
-    here: Stage, ends: Ends
-) -> None:
+async def test_I6_bytes_right_after_the_handshake_are_not_lost(here: Stage, ends: Ends) -> None:
     protocol = ClientProtocol(parse_uri("ws://api.test/ws"), subprotocols=[PROTOCOL])
     request = protocol.connect()
     request.headers["X-Api-Key"] = "acme"
@@ -105,7 +103,7 @@ async def test_I6_what_comes_right_behind_the_handshake_is_not_lost(
         await client.get(Frame(Opcode.TEXT, message).serialize(mask=False))
 
 
-async def test_a_handshake_that_the_api_refuses_is_an_answer_like_any(here: Stage) -> None:
+async def test_a_handshake_that_the_api_refuses_is_relayed(here: Stage) -> None:
     with pytest.raises(websockets.InvalidStatus) as refused:
         async with connected(here, subprotocols=None):
             pass
@@ -114,7 +112,7 @@ async def test_a_handshake_that_the_api_refuses_is_an_answer_like_any(here: Stag
     assert [event["status"] for event in await calls(here)] == [status]
 
 
-async def test_a_handshake_that_is_refused_is_explained(here: Stage) -> None:
+async def test_a_handshake_that_the_sidecar_refuses_is_explained(here: Stage) -> None:
     with pytest.raises(websockets.InvalidStatus) as refused:
         async with connected(here, additional_headers={"X-Api-Key": "nobody"}):
             pass

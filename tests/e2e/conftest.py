@@ -1,4 +1,4 @@
-"""Makes the stage and the slow API known to this folder's tests."""
+"""Fixtures of this directory: the stage and the slow API."""
 
 from tests.support.processes import slow_api
 from tests.support.stage import stage

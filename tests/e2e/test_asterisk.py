@@ -1,11 +1,11 @@
-"""`OPTIONS *` asks about the server as a whole (RFC 9110, section 9.3.7): a route of its own."""
+"""`OPTIONS *` is about the whole server (RFC 9110, section 9.3.7) and needs its own route."""
 
 from tests.support.stage import StartStage, problem, status
 
 ASK = b"OPTIONS * HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\n\r\n"
 
 
-async def test_it_is_forwarded_as_it_is_where_a_route_says_so(stage: StartStage) -> None:
+async def test_options_asterisk_is_forwarded_if_a_route_matches_it(stage: StartStage) -> None:
     here = await stage()
     text = here.plans.read_text()
     route = '  - {id: ping, match: "OPTIONS *", cost: {}}\n'
@@ -17,7 +17,7 @@ async def test_it_is_forwarded_as_it_is_where_a_route_says_so(stage: StartStage)
     assert event["data"]["route"] == "ping"
 
 
-async def test_no_other_route_takes_it(stage: StartStage) -> None:
+async def test_no_other_route_matches_options_asterisk(stage: StartStage) -> None:
     here = await stage()
     answer = await here.raw(ASK)
     assert status(answer) == 404

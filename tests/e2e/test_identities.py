@@ -1,4 +1,4 @@
-"""Who is not simply a customer with a key: anonymous callers by address, suspended accounts."""
+"""Identities without an active key: anonymous clients by address, and suspended accounts."""
 
 import asyncio
 from pathlib import Path
@@ -13,7 +13,7 @@ ANONYMOUS = "anonymous: {plan: free, per: address}\n"
 
 
 async def call_from(here: Stage, address: str, host: str = "127.0.0.1") -> bytes:
-    """A call without a credential, from one of this machine's addresses."""
+    """Send a request without an API key from one of this machine's addresses."""
     reader, writer = await asyncio.open_connection(
         host, here.app.data_port.port, local_addr=(address, 0)
     )
@@ -38,14 +38,14 @@ async def test_I1_each_address_without_a_key_is_an_account_of_the_anonymous_plan
     statuses = [status(await call_from(here, "127.0.0.1")) for _ in range(3)]
     assert statuses == [200, 200, 429]
     statuses = [status(await call_from(here, "127.0.0.2")) for _ in range(3)]
-    assert statuses == [200, 200, 429]  # not one quota for both
+    assert statuses == [200, 200, 429]  # each has its own quota
     seen = bytes(here.upstream.received)
     assert b"X-Account-Id: anonymous/127.0.0.2\r\nX-Plan: free\r\nX-Key-Id: anonymous\r\n" in seen
     charged = [e["subject"] for e in await here.events() if e["type"] == "api.request.v1"]
     assert charged == ["anonymous/127.0.0.1"] * 2 + ["anonymous/127.0.0.2"] * 2
 
 
-async def test_an_anonymous_caller_cannot_name_an_address_of_its_own(
+async def test_an_anonymous_client_cannot_choose_its_address(
     stage: StartStage, open_to_all: Path
 ) -> None:
     here = await stage(plans=str(open_to_all))
@@ -68,10 +68,10 @@ async def test_a_wrong_key_is_not_anonymous(stage: StartStage, open_to_all: Path
     assert here.upstream.received == b""
 
 
-async def test_an_ipv6_caller_is_its_network_of_64_bits(
+async def test_an_ipv6_client_is_identified_by_its_64_bit_network(
     stage: StartStage, open_to_all: Path
 ) -> None:
-    # The loopback has one IPv6 address, so that two of a network are told apart below.
+    # The loopback has one IPv6 address; other tests cover two addresses of one network.
     here = await stage(plans=str(open_to_all), listen="[::1]:0")
     statuses = [status(await call_from(here, "::1", host="::1")) for _ in range(3)]
     assert statuses == [200, 200, 429]
@@ -84,7 +84,7 @@ async def test_an_ipv6_caller_is_its_network_of_64_bits(
     assert stranger != one
 
 
-async def test_without_an_anonymous_plan_a_key_is_asked_for(stage: StartStage) -> None:
+async def test_without_an_anonymous_plan_a_key_is_required(stage: StartStage) -> None:
     here = await stage()
     answer = await call_from(here, "127.0.0.1")
     assert status(answer) == 401
@@ -94,7 +94,7 @@ async def test_without_an_anonymous_plan_a_key_is_asked_for(stage: StartStage) -
     assert "X-Api-Key" in told["how_to_fix"][0]["what"]
 
 
-async def test_anonymous_callers_come_and_go_with_the_plan_file(stage: StartStage) -> None:
+async def test_a_reload_can_add_and_remove_the_anonymous_plan(stage: StartStage) -> None:
     here = await stage()
     closed = here.plans.read_text()
     here.plans.write_text(closed + ANONYMOUS)
@@ -105,7 +105,7 @@ async def test_anonymous_callers_come_and_go_with_the_plan_file(stage: StartStag
     assert status(await call_from(here, "127.0.0.1")) == 401
 
 
-async def test_a_suspended_account_is_402_even_on_critical_routes_until_it_is_lifted(
+async def test_a_suspended_account_gets_402_also_on_critical_routes_until_it_is_resumed(
     stage: StartStage,
 ) -> None:
     here = await stage()

@@ -1,4 +1,4 @@
-"""What nobody foresaw: the client gets a 500, the log the reason, and all else goes on."""
+"""Internal errors: the client gets a 500, the log has the cause, and other requests continue."""
 
 import asyncio
 import dataclasses
@@ -21,7 +21,7 @@ LOGIN = b"POST /login HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 
 
 
 class Unforeseen(Exception):
-    """Raised by parts that are given to the sidecar."""
+    """An error that a test injects into the sidecar."""
 
 
 def fails(*_: object) -> Any:
@@ -29,13 +29,13 @@ def fails(*_: object) -> Any:
 
 
 def forwarding_fails(here: Stage, broken: Callable[..., Any] = fails) -> None:
-    """From now on the head for the upstream cannot be built."""
+    """Make the head for the upstream fail from now on."""
     handler = here.app.data_port._handler
     handler.options = dataclasses.replace(handler.options, trusts=broken)
 
 
 def counted(registry: CollectorRegistry, outcome: str) -> float:
-    """Calls with this outcome, whatever their route."""
+    """The number of requests with this outcome, on all routes."""
     return sum(
         sample.value
         for family in registry.collect()
@@ -53,7 +53,7 @@ def all_counted(registry: CollectorRegistry) -> float:
     )
 
 
-async def test_a_call_that_fails_before_it_is_admitted_is_a_500_that_says_so_everywhere(
+async def test_a_failure_before_admission_is_a_500_logged_and_counted(
     stage: StartStage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = await stage(on_decision=fails, access_log=True)
@@ -71,7 +71,7 @@ async def test_a_call_that_fails_before_it_is_admitted_is_a_500_that_says_so_eve
     assert counted(registry, "internal-error") == 1
 
 
-async def test_I4_a_call_that_fails_while_it_is_forwarded_is_settled_and_recorded_once(
+async def test_I4_a_failure_during_forwarding_is_settled_and_recorded_once(
     stage: StartStage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = await stage(access_log=True)
@@ -90,14 +90,14 @@ async def test_I4_a_call_that_fails_while_it_is_forwarded_is_settled_and_recorde
     assert "Traceback" in logged and "reason=internal-error" in logged
 
 
-async def test_a_failure_ends_its_own_connection_and_no_other(stage: StartStage) -> None:
+async def test_a_failure_ends_only_its_own_connection(stage: StartStage) -> None:
     here = await stage()
     failing = [True]
     forwarding_fails(here, lambda _peer: fails() if failing[0] else False)
     reader, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
     writer.write(LOGIN + LOGIN)
     async with asyncio.timeout(10):
-        all_of_it = await reader.read()  # to the end: the second call is not answered
+        all_of_it = await reader.read()  # to the end: the second request gets no response
     assert all_of_it.count(b"HTTP/1.1 ") == 1 and status(all_of_it) == 500
     writer.close()
     failing[0] = False
@@ -105,7 +105,7 @@ async def test_a_failure_ends_its_own_connection_and_no_other(stage: StartStage)
     assert here.app.data_port.connections <= 1
 
 
-async def test_a_failure_within_an_answer_cuts_it_off_so_that_nobody_takes_it_for_whole(
+async def test_a_failure_during_a_response_resets_the_connection(
     stage: StartStage, slow_api: SlowApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = await stage(upstream=f"http://127.0.0.1:{slow_api.port}")
@@ -113,9 +113,9 @@ async def test_a_failure_within_an_answer_cuts_it_off_so_that_nobody_takes_it_fo
     writer.write(LOGIN)
     async with asyncio.timeout(10):
         answer = await reader.readuntil(b"first-")
-        [connection] = here.app.data_port._places.all()
+        [connection] = here.app.data_port._limits.all()
         connection.flow._done.set_exception(Unforeseen())  # type: ignore[union-attr]
-        with pytest.raises(ConnectionResetError):  # not an end, which HTTP/1.0 takes for whole
+        with pytest.raises(ConnectionResetError):  # not a close, which ends a response in HTTP/1.0
             await reader.read()
     writer.close()
     assert status(answer) == 200
@@ -126,7 +126,7 @@ async def test_a_failure_within_an_answer_cuts_it_off_so_that_nobody_takes_it_fo
 
 
 @replaced
-async def test_a_request_that_cannot_be_read_for_a_fault_of_ours_is_a_500(
+async def test_an_internal_error_in_the_parser_is_a_500(
     stage: StartStage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = await stage()
@@ -141,7 +141,7 @@ async def test_a_request_that_cannot_be_read_for_a_fault_of_ours_is_a_500(
 
 
 @replaced
-async def test_what_fails_after_a_whole_answer_takes_nothing_of_it_back(
+async def test_a_failure_after_a_complete_response_leaves_the_response_intact(
     stage: StartStage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = await stage()
@@ -159,7 +159,7 @@ async def test_what_fails_after_a_whole_answer_takes_nothing_of_it_back(
     assert "request_failed" in capsys.readouterr().out
 
 
-async def test_a_background_task_that_dies_is_told(
+async def test_a_background_task_that_dies_is_logged(
     stage: StartStage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = await stage()
@@ -179,7 +179,7 @@ async def test_a_background_task_that_dies_is_told(
     [{"timezone": "Mars/Base"}, {"timezone": "../etc"}, {"anchor": "2026-02-31"}],
     ids=["zone", "path", "anchor"],
 )
-async def test_an_account_whose_record_is_wrong_is_a_503_and_is_named_once_in_the_log(
+async def test_an_account_with_an_invalid_record_gets_503_and_is_logged_once(
     stage: StartStage, valkey_url: str, wrong: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = await stage()

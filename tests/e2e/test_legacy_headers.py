@@ -1,4 +1,4 @@
-"""--legacy-headers: the X-RateLimit-* fields beside the draft's own."""
+"""--legacy-headers: the X-RateLimit-* fields in addition to the draft's fields."""
 
 import re
 import time
@@ -9,7 +9,7 @@ LEGACY = re.compile(rb"^(X-RateLimit-\w+): (\d+)\r$", re.MULTILINE)
 RESET_IN = re.compile(rb'^RateLimit: "monthly";r=\d+;t=(\d+)\r$', re.MULTILINE)
 
 
-async def test_an_allowed_answer_tells_the_tightest_limit_in_the_old_way_too(
+async def test_an_allowed_response_has_legacy_fields_of_the_tightest_limit(
     stage: StartStage,
 ) -> None:
     here = await stage(quota=10, legacy_headers=True)
@@ -27,24 +27,24 @@ async def test_an_allowed_answer_tells_the_tightest_limit_in_the_old_way_too(
         )
         wait = RESET_IN.search(answer)
         assert wait is not None
-        # Reset is the same instant as the draft's t, in seconds since the epoch.
+        # Reset is the same time as the draft's t, in seconds since the epoch.
         assert before <= int(fields[b"X-RateLimit-Reset"]) - int(wait[1]) <= after
 
 
-async def test_what_claims_nothing_tells_nothing(stage: StartStage) -> None:
+async def test_a_request_without_claims_has_no_legacy_fields(stage: StartStage) -> None:
     here = await stage(legacy_headers=True)
     answer = await here.call("GET", "/status")
     assert (status(answer), LEGACY.findall(answer)) == (200, [])
 
 
-async def test_without_the_option_there_are_none(stage: StartStage) -> None:
+async def test_without_the_option_there_are_no_legacy_fields(stage: StartStage) -> None:
     here = await stage()
     answer = await here.call("GET", "/items")
     assert b"\r\nRateLimit: " in answer
     assert LEGACY.findall(answer) == []
 
 
-async def test_a_refusal_tells_the_limit_that_refuses_in_the_drafts_fields(
+async def test_a_refusal_has_the_drafts_fields_of_the_refusing_limit(
     stage: StartStage,
 ) -> None:
     here = await stage(quota=1, legacy_headers=True)

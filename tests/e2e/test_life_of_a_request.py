@@ -1,4 +1,4 @@
-"""One request through the whole house: what the client, the upstream and the spool see."""
+"""One request through the whole sidecar, as seen by the client, the upstream and the spool."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from sidecar.stores.admin import Admin
 from tests.support.stage import StartStage, problem, status
 
 
-async def test_an_allowed_call_reaches_the_api_and_is_recorded(stage: StartStage) -> None:
+async def test_an_allowed_request_reaches_the_api_and_is_recorded(stage: StartStage) -> None:
     here = await stage()
     answer = await here.call("GET", "/items?x=%20y")
     assert status(answer) == 200
@@ -24,7 +24,7 @@ async def test_an_allowed_call_reaches_the_api_and_is_recorded(stage: StartStage
     assert event["id"].encode() in answer
 
 
-async def test_what_a_client_says_of_itself_is_dropped(stage: StartStage) -> None:
+async def test_identity_fields_of_a_client_are_dropped(stage: StartStage) -> None:
     here = await stage()
     await here.raw(
         b"GET /items HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\nX-Account-Id: boss\r\n"
@@ -41,7 +41,7 @@ async def test_what_a_client_says_of_itself_is_dropped(stage: StartStage) -> Non
 @pytest.mark.parametrize(
     ("request_head", "expected"),
     [
-        (b"GET /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: nobody\r\n\r\n", 401),
+        (b"GET /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: unknown\r\n\r\n", 401),
         (b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", 401),
         (b"GET /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nX-Api-Key: lena\r\n\r\n", 400),
         (b"GET /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: late\r\n\r\n", 402),
@@ -59,7 +59,7 @@ async def test_what_a_client_says_of_itself_is_dropped(stage: StartStage) -> Non
         (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
     ],
 )
-async def test_I10_what_is_refused_is_explained_and_never_forwarded(
+async def test_I10_a_refused_request_is_explained_and_never_forwarded(
     stage: StartStage, request_head: bytes, expected: int
 ) -> None:
     here = await stage()
@@ -86,7 +86,7 @@ async def test_I4_one_event_per_forwarded_request_and_none_for_a_refused_one(
     assert len(types) == 4
 
 
-async def test_I3_critical_calls_live_when_the_quota_is_spent(stage: StartStage) -> None:
+async def test_I3_critical_requests_pass_when_the_quota_is_used_up(stage: StartStage) -> None:
     here = await stage(quota=1)
     assert status(await here.call("GET", "/items")) == 200
     refused = await here.call("GET", "/items")
@@ -100,7 +100,7 @@ async def test_I3_critical_calls_live_when_the_quota_is_spent(stage: StartStage)
         assert status(await here.call("POST", "/login", Content_Length="0")) == 200
 
 
-async def test_I3_critical_calls_live_without_redis_and_others_follow_the_plan(
+async def test_I3_without_redis_critical_requests_pass_and_others_follow_the_plan(
     stage: StartStage,
 ) -> None:
     here = await stage(redis="redis://127.0.0.1:1/0")
@@ -130,7 +130,7 @@ async def test_I6_a_chunked_body_keeps_its_bytes(stage: StartStage) -> None:
     head = b"POST /up HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert status(await here.raw(head + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")) == 200
     body = bytes(here.upstream.received).partition(b"\r\n\r\n")[2]
-    assert body == b"5\r\nabcde\r\n0\r\n\r\n"  # framing is ours, content is not
+    assert body == b"5\r\nabcde\r\n0\r\n\r\n"  # the sidecar generates the framing, not the content
 
 
 async def test_pipelined_requests_are_answered_in_order(stage: StartStage) -> None:
@@ -149,10 +149,10 @@ async def test_pipelined_requests_are_answered_in_order(stage: StartStage) -> No
     assert here.upstream.connections == 1
 
 
-async def test_a_refused_upload_is_never_uploaded(stage: StartStage) -> None:
+async def test_a_refused_upload_is_never_forwarded(stage: StartStage) -> None:
     here = await stage()
     answer = await here.raw(
-        b"POST /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: nobody\r\nContent-Length: 9000000\r\n"
+        b"POST /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: unknown\r\nContent-Length: 9000000\r\n"
         b"Expect: 100-continue\r\n\r\n"
     )
     assert status(answer) == 401
@@ -173,7 +173,7 @@ async def test_continue_comes_after_admission(stage: StartStage) -> None:
     writer.close()
 
 
-async def test_head_has_no_body_and_the_connection_goes_on(stage: StartStage) -> None:
+async def test_head_has_no_body_and_the_connection_stays_usable(stage: StartStage) -> None:
     here = await stage()
     here.upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
@@ -184,7 +184,7 @@ async def test_head_has_no_body_and_the_connection_goes_on(stage: StartStage) ->
     writer.close()
 
 
-async def test_an_api_that_is_gone_is_a_502_that_says_so(stage: StartStage) -> None:
+async def test_an_unreachable_api_is_an_explained_502(stage: StartStage) -> None:
     here = await stage(upstream="http://127.0.0.1:1")
     answer = await here.call("GET", "/items")
     assert status(answer) == 502
@@ -203,7 +203,7 @@ async def test_an_api_that_hangs_is_a_504(stage: StartStage) -> None:
     "nonsense",
     [b"hello\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"HTTP/1.1 200 OK\r\nA"],
 )
-async def test_an_api_that_talks_nonsense_is_a_502_or_504(
+async def test_an_api_with_invalid_responses_is_a_502_or_504(
     stage: StartStage, nonsense: bytes
 ) -> None:
     here = await stage(response_timeout_s="0.3")
@@ -211,31 +211,31 @@ async def test_an_api_that_talks_nonsense_is_a_502_or_504(
     assert status(await here.call("GET", "/items")) in (502, 504)
 
 
-async def test_a_client_that_stalls_in_the_head_gets_a_408(stage: StartStage) -> None:
+async def test_a_client_that_stalls_during_the_head_gets_a_408(stage: StartStage) -> None:
     here = await stage(header_timeout_s="0.2")
     assert status(await here.raw(b"GET /x HTTP/1.1\r\nHo")) == 408
 
 
-async def test_a_client_that_stalls_in_the_body_gets_a_408(stage: StartStage) -> None:
+async def test_a_client_that_stalls_during_the_body_gets_a_408(stage: StartStage) -> None:
     here = await stage(body_timeout_s="0.2")
     head = b"POST /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 10\r\n\r\nhel"
     assert status(await here.raw(head)) == 408
 
 
-async def test_a_body_over_the_bound_is_a_413(stage: StartStage) -> None:
+async def test_a_body_over_the_limit_is_a_413(stage: StartStage) -> None:
     here = await stage(max_body_bytes="10")
     head = b"POST /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 11\r\n\r\n"
     assert status(await here.raw(head)) == 413
     assert here.upstream.received == b""
 
 
-async def test_text_for_clients_that_take_only_text(stage: StartStage) -> None:
+async def test_a_refusal_is_text_for_a_client_that_accepts_only_text(stage: StartStage) -> None:
     here = await stage()
     answer = await here.call("GET", "/items", key=None, Accept="text/plain")
     assert b"Content-Type: text/plain" in answer
 
 
-async def test_I7_a_new_plan_file_acts_on_the_next_call_and_a_bad_one_never(
+async def test_I7_a_valid_plan_file_applies_to_the_next_request_and_an_invalid_one_never(
     stage: StartStage,
 ) -> None:
     here = await stage(quota=2)

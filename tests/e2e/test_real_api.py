@@ -1,4 +1,4 @@
-"""An API that nobody here wrote (httpbin, under waitress), asked directly and through us."""
+"""An independent API (httpbin, under waitress): responses directly and through the sidecar."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ import pytest
 from tests.support.servers import free_port
 from tests.support.stage import Stage, StartStage
 
-# What differs by nature: identifiers, our own fields, the address that was asked.
+# Expected differences: identifiers, the sidecar's fields, and the address of the API.
 OURS = ("date", "x-request-id", "ratelimit", "ratelimit-policy", "connection", "transfer-encoding")
 
 
@@ -76,13 +76,13 @@ async def ask(base: str, method: str, path: str, body: bytes | None) -> tuple[ob
         ("GET", "/robots.txt", None),
     ],
 )
-async def test_I6_an_answer_arrives_as_it_does_without_the_sidecar(
+async def test_I6_a_response_is_the_same_with_and_without_the_sidecar(
     front: tuple[str, str], method: str, path: str, body: bytes | None
 ) -> None:
     direct, through = front
     straight = await ask(direct, method, path, body)
     passed = await ask(through, method, path, body)
-    if path == "/gzip":  # the body tells the headers that httpbin saw, ours included
+    if path == "/gzip":  # the body has the headers of the request, with the sidecar's fields
         assert passed[:2] == straight[:2]
         assert ("content-encoding", "gzip") in passed[2]  # type: ignore[operator]
     else:

@@ -1,7 +1,7 @@
-"""Every route of the example plans, spelled in every published way that fools a proxy.
+"""All routes of the example plans, with all published disguises of paths.
 
-The sidecar stands between raw sockets and a recorder. A call is refused, or it is counted on the
-route that any server would serve it from, and its target arrives byte for byte.
+The sidecar runs between raw sockets and a recorder. A request is refused, or it is counted on the
+route that any server would choose, and its target arrives byte for byte.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Routes:
             self.patterns.append((route["id"], method, pattern.split("/")[1:]))
 
     def serving(self, method: str, path: str) -> str:
-        """The id of the first route that takes this call."""
+        """The id of the first route that matches this request."""
         segments = [segment for segment in path.split("/") if segment]
         for route, wanted, pattern in self.patterns:
             if wanted in ("", method) or (wanted, method) == ("GET", "HEAD"):
@@ -62,7 +62,7 @@ class Routes:
 
 
 def without_limits(file: dict[str, Any]) -> str:
-    """The file's routes and meters, and one plan that may do everything."""
+    """The file's routes and meters, with one unlimited plan."""
     features = sorted({need for route in file["routes"] for need in route.get("needs", [])})
     key = {"id": "k1", "sha256": sha256(b"acme").hexdigest()}
     plan = {
@@ -85,7 +85,7 @@ PIECES = sorted(
 
 
 @given(st.sampled_from(TABLES), st.lists(st.sampled_from(PIECES), min_size=1, max_size=6))
-def test_any_mixture_of_disguises_is_refused_or_one_route_for_any_server(
+def test_any_mix_of_disguises_is_refused_or_matches_one_route_for_any_server(
     tables: tuple[RouteTable, Routes], pieces: list[bytes]
 ) -> None:
     table, routes = tables
@@ -99,7 +99,7 @@ def test_any_mixture_of_disguises_is_refused_or_one_route_for_any_server(
 
 
 class Client:
-    """One connection at a time, kept for as long as the sidecar keeps it."""
+    """A client with one connection, reused while the sidecar keeps it open."""
 
     def __init__(self, here: Stage) -> None:
         self.here = here
@@ -107,7 +107,7 @@ class Client:
         self.writer: asyncio.StreamWriter | None = None
 
     async def send(self, method: str, target: bytes, fields: bytes = b"") -> tuple[int, str]:
-        """Send a call; its status, and the request id of the answer."""
+        """Send a request. Returns the status and the request id of the response."""
         self.here.upstream.received.clear()
         if self.reader is None or self.writer is None:
             port = self.here.app.data_port.port
@@ -125,7 +125,7 @@ class Client:
         return status(head), named[b"x-request-id"].decode()
 
     def arrived(self) -> bytes:
-        """The target of the request that the upstream got."""
+        """The target of the request at the upstream."""
         return bytes(self.here.upstream.received).split(b" HTTP/1.1\r\n")[0].partition(b" ")[2]
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ class Client:
 
 @pytest.fixture(params=sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def example(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """A plan file that people start from."""
+    """An example plan file."""
     read: dict[str, Any] = yaml.safe_load(request.param.read_text())
     return read
 
@@ -145,7 +145,7 @@ def example(request: pytest.FixtureRequest) -> dict[str, Any]:
 async def client(
     stage: StartStage, example: dict[str, Any], tmp_path: Path
 ) -> AsyncIterator[Client]:
-    """A connection to a sidecar with the example's routes, and no limit in the way."""
+    """A client of a sidecar with the example's routes and without limits."""
     plans = tmp_path / "example.yaml"
     plans.write_text(without_limits(example))
     client = Client(await stage(plans=str(plans)))
@@ -167,7 +167,7 @@ def origin_form(target: bytes) -> bytes:
     return re.sub(rb"^https?://[^/?]*", b"", target, flags=re.IGNORECASE) or b"/"
 
 
-async def test_a_disguised_path_is_refused_or_counted_where_any_server_serves_it(
+async def test_a_disguised_path_is_refused_or_counted_on_the_route_that_serves_it(
     client: Client, routes: Routes
 ) -> None:
     samples = routes.samples()
@@ -225,14 +225,14 @@ async def test_the_method_that_is_priced_is_the_method_that_is_served(
             (method.title(), 501),
             (method + "X", 501),
             ("X-" + method, 501),
-            ("\t" + method, 400),  # no token
+            ("\t" + method, 400),  # not a token
         ):
             assert (await client.send(nonsense, path))[0] == refused
             assert not client.here.upstream.received
     assert await counted(client) == expected
 
 
-async def test_no_field_of_a_client_names_another_path_to_the_upstream(
+async def test_no_field_of_a_client_changes_the_path_for_the_upstream(
     client: Client, routes: Routes
 ) -> None:
     names = [

@@ -1,4 +1,4 @@
-"""Open tunnels when the quota that they count against is spent: kept, or closed by plan."""
+"""Open tunnels when their quota is used up: they stay open, or are closed if the plan says so."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ async def a_stage(stage: StartStage, word: str) -> Stage:
     text = here.plans.read_text()
     here.plans.write_text(text.replace("  free:\n", f"  free:\n    tunnels_at_quota: {word}\n"))
     await here.app.keeper.reload()
-    here.app.data_port._handler._tunnel_check = 0.01  # nobody has to wait for it
+    here.app.data_port._handler._tunnel_check = 0.01  # so that tests need not wait
     here.upstream.answer = SWITCHED
     return here
 
@@ -37,7 +37,7 @@ async def spend(here: Stage) -> None:
         pass
 
 
-async def test_a_plan_closes_tunnels_when_its_quota_is_spent(stage: StartStage) -> None:
+async def test_a_plan_closes_tunnels_when_its_quota_is_used_up(stage: StartStage) -> None:
     here = await a_stage(stage, "close")
     reader, writer = await a_tunnel(here, b"/ws")
     await spend(here)
@@ -54,7 +54,7 @@ async def test_I3_other_tunnels_stay_open(stage: StartStage, word: str, path: by
     reader, writer = await a_tunnel(here, path)
     await spend(here)
     watched, watching = await a_tunnel_that_ends(here)
-    assert await watched.read() == b""  # a check has come and gone
+    assert await watched.read() == b""  # a check has run
     watching.close()
     assert not reader.at_eof()
     writer.close()
@@ -63,7 +63,7 @@ async def test_I3_other_tunnels_stay_open(stage: StartStage, word: str, path: by
 async def a_tunnel_that_ends(
     here: Stage,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A critical call's connection that the client ends: it outlasts some checks of the others."""
+    """A critical tunnel that the client closes, after several checks of other tunnels."""
     here.upstream.answer = SWITCHED
     reader, writer = await a_tunnel(here, b"/status")
     for _ in range(50):

@@ -1,8 +1,8 @@
-"""Which kind of answer an Accept field prefers (RFC 9110, section 12.5.1)."""
+"""The content type that an Accept field prefers (RFC 9110, section 12.5.1)."""
 
 import pytest
 
-from sidecar.proxy.responses import MEMBERS, prefers_text
+from sidecar.proxy.responses import MAX_MEMBERS, prefers_text
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_text_is_preferred(accept: bytes) -> None:
         b"text/plainer, text",
     ],
 )
-def test_json_is_sent_when_it_is_wanted_no_less_or_nothing_else_is(accept: bytes) -> None:
+def test_json_is_the_default(accept: bytes) -> None:
     assert not prefers_text(accept)
 
 
-def test_I9_only_so_many_members_are_looked_at() -> None:
-    fillers = b"image/png," * (MEMBERS - 1)
+def test_I9_the_number_of_members_is_limited() -> None:
+    fillers = b"image/png," * (MAX_MEMBERS - 1)
     assert prefers_text(fillers + b"text/plain")
     assert not prefers_text(fillers + b"image/gif,text/plain")
     assert not prefers_text(b"," * 30_000 + b"text/plain")

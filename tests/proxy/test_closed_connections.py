@@ -1,6 +1,6 @@
-"""A closed connection is gone at once: the garbage collector, which comes rarely, is not needed.
+"""A closed connection is freed at once, without the garbage collector, which runs rarely.
 
-What waits for it is memory: with many clients that come and go it would be hundreds of megabytes.
+With many short connections, hundreds of megabytes would otherwise wait for the collector.
 """
 
 import gc
@@ -11,17 +11,17 @@ import pytest
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.parser import RequestParser
 from sidecar.proxy.upstream.connection import UpstreamConnection
-from tests.support.proxy_stage import Client, House, client, running
+from tests.support.proxy_stage import Client, SidecarThread, client, running
 
 TIMES = 20
 GET = b"GET /items HTTP/1.1\r\nHost: a\r\nX-Api-Key: key-A\r\n"
 
 
 @pytest.fixture(scope="module")
-def house(_valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    directory = tmp_path_factory.mktemp("house")
-    with running(lambda: House(directory, _valkey, ("/**",))) as house:
-        yield house
+def sidecar(_valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SidecarThread]:
+    directory = tmp_path_factory.mktemp("sidecar")
+    with running(lambda: SidecarThread(directory, _valkey, ("/**",))) as sidecar:
+        yield sidecar
 
 
 def leaves_after_an_answer(here: Client) -> None:
@@ -53,18 +53,18 @@ def alive() -> int:
 @pytest.mark.parametrize(
     "visit", [leaves_after_an_answer, is_told_to_leave, leaves_in_a_head, leaves_in_a_body]
 )
-def test_I9_a_closed_connection_is_gone_without_the_collector(
-    house: House, visit: Callable[[Client], None]
+def test_I9_a_closed_connection_is_freed_without_the_garbage_collector(
+    sidecar: SidecarThread, visit: Callable[[Client], None]
 ) -> None:
     gc.collect()
     gc.disable()
     try:
         before = alive()
         for _ in range(TIMES):
-            with client(house) as here:
+            with client(sidecar) as here:
                 visit(here)
-        house.wait_empty()
-        house.settle()
-        assert alive() - before < TIMES / 2  # idle connections to the API are kept
+        sidecar.wait_empty()
+        sidecar.settle()
+        assert alive() - before < TIMES / 2  # idle connections to the API stay open
     finally:
         gc.enable()

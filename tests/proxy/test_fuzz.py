@@ -1,7 +1,7 @@
 """Mutated requests against the sidecar: nothing hangs, nothing leaks, nothing splits.
 
-`FUZZ_CASES` and `FUZZ_SEED` choose how many and which. A failure prints its pieces; they are
-what `mutations.pieces(seed, number)` returns.
+`FUZZ_CASES` and `FUZZ_SEED` set the number of cases and the seed. A failure prints its pieces, as
+`mutations.pieces(seed, number)` returns them.
 """
 
 import os
@@ -16,18 +16,20 @@ from tests.support.http.strict_http import (
     take_request,
     take_response,
 )
-from tests.support.proxy_stage import Client, House, client
+from tests.support.proxy_stage import Client, SidecarThread, client
 
 CASES = int(os.environ.get("FUZZ_CASES", "400"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
-ENOUGH = 10  # failures after which a run has told what it can
+ENOUGH = 10  # failures after which a run stops
 MARKER = b"GET /marker HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n"
 Sent = tuple[bytes, bytes, bytes]
 
 
 def strictly(data: bytes) -> list[Message]:
-    """The requests that a strict parser finds before it stops: at nonsense, at the end, at the
-    last request of the connection. Empty lines before one are ignored (RFC 9112, section 2.2)."""
+    """The requests that a strict parser finds before invalid bytes, the end or a last request.
+
+    Empty lines before a request are ignored (RFC 9112, section 2.2).
+    """
     found: list[Message] = []
     while data := _without_empty_lines(data):
         try:
@@ -42,14 +44,14 @@ def strictly(data: bytes) -> list[Message]:
 
 
 def _without_empty_lines(data: bytes) -> bytes:
-    """A single LF may end an empty line too (section 2.2); nothing of it is forwarded."""
+    """Strip empty lines. A single LF may end one (section 2.2); it is not forwarded."""
     while data.startswith((b"\r\n", b"\n")):
         data = data[2:] if data.startswith(b"\r\n") else data[1:]
     return data
 
 
 def _is_last(message: Message) -> bool:
-    """Section 9.3: whether the connection ends with this request's answer."""
+    """Whether the connection ends with the response to this request (section 9.3)."""
     options = {o.strip().lower() for v in message.values("connection") for o in v.split(b",")}
     old = message.start[2] == b"HTTP/1.0"
     return b"close" in options or (old and b"keep-alive" not in options)
@@ -59,19 +61,19 @@ def _key(message: Message) -> Sent:
     return message.method, message.target, message.body
 
 
-def overtake(house: House) -> None:
-    """Return when a request that the sidecar has already read has gone as far as it will.
+def overtake(sidecar: SidecarThread) -> None:
+    """Wait until the requests that the sidecar has read are admitted or refused.
 
-    Reservations share one pipelined connection to Redis, so this one comes after it.
+    Reservations share one pipelined connection to Redis, so a later request follows them.
     """
-    with client(house) as other:
+    with client(sidecar) as other:
         other.send(MARKER)
         assert other.response() is not None, "another client was not answered"
-    house.settle()
+    sidecar.settle()
 
 
-def answers(house: House, connection: Client, allowed: list[Message]) -> list[int]:
-    """Read an answer per allowed request, say that no more will come, and read to the end."""
+def answers(sidecar: SidecarThread, connection: Client, allowed: list[Message]) -> list[int]:
+    """Read one response per allowed request, half-close, and read to the end."""
     statuses: list[int] = []
     for request in allowed:
         response = connection.response(request.method)
@@ -80,12 +82,12 @@ def answers(house: House, connection: Client, allowed: list[Message]) -> list[in
         statuses.append(response.status)
         if response.values("connection") == [b"close"]:
             break
-    overtake(house)  # before the half-close, which ends what should not have been begun
+    overtake(sidecar)  # before the half-close, which ends requests that are not admitted
     connection.half_close()
     while (extra := connection.response()) is not None:
         statuses.append(extra.status)
     if connection.received:
-        # The refusal of what is no request; it may have begun with HEAD.
+        # The reply to an invalid request, whose method may be HEAD.
         refusal = take_response(connection.received, b"HEAD", ended=True)
         assert refusal.status >= 400, f"not a response: {connection.received[:200]!r}"
         assert refusal.raw == connection.received, f"too much: {connection.received[:400]!r}"
@@ -93,23 +95,23 @@ def answers(house: House, connection: Client, allowed: list[Message]) -> list[in
     return statuses
 
 
-def complaint(house: House, sent: list[bytes]) -> str | None:
-    """Play one case; what is wrong with what happened, if anything."""
-    house.recorder.forget()
+def complaint(sidecar: SidecarThread, sent: list[bytes]) -> str | None:
+    """Play one case. Returns a description of the first fault, or None."""
+    sidecar.recorder.forget()
     allowed = strictly(b"".join(sent))
-    with client(house) as connection:
+    with client(sidecar) as connection:
         connection.send(*sent)
         try:
-            statuses = answers(house, connection, allowed)
+            statuses = answers(sidecar, connection, allowed)
         except (AssertionError, Incomplete, NotStrict) as error:
             return (
                 f"the client saw {type(error).__name__} {error}; got {connection.received[:300]!r}"
             )
-    house.wait_empty()
-    house.settle()
-    if house.recorder.violations:
-        return f"the upstream got {house.recorder.violations[0]}"
-    requests = [message for _, message in house.recorder.requests]
+    sidecar.wait_empty()
+    sidecar.settle()
+    if sidecar.recorder.violations:
+        return f"the upstream got {sidecar.recorder.violations[0]}"
+    requests = [message for _, message in sidecar.recorder.requests]
     forwarded = [_key(message) for message in requests if message.target != b"/marker"]
     left = iter([_key(message) for message in allowed])
     if not all(message in left for message in forwarded):
@@ -121,20 +123,20 @@ def complaint(house: House, sent: list[bytes]) -> str | None:
     return None
 
 
-def test_I6_mutated_requests_neither_hang_nor_leak_nor_split(house: House) -> None:
+def test_I6_mutated_requests_neither_hang_nor_leak_nor_split(sidecar: SidecarThread) -> None:
     failures = []
     for number in range(CASES):
         sent = pieces(SEED, number)
-        found = complaint(house, sent)
+        found = complaint(sidecar, sent)
         if found is not None:
             failures.append(f"pieces({SEED}, {number}): {found}\n    {sent!r}")
             if len(failures) == ENOUGH:
                 break
     assert not failures, "\n".join(failures)
-    assert house.app.data_port.connections == 0
+    assert sidecar.app.data_port.connections == 0
 
 
-# What the generator found once, kept whatever the seed.
+# Earlier findings of the generator, independent of the seed.
 FOUND = {
     "a body after an upgrade": b"POST /f HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\n"
     b"Upgrade: websocket\r\nContent-Length: %d\r\n\r\n%b" % (len(HIDDEN), HIDDEN),
@@ -147,11 +149,13 @@ FOUND = {
 
 
 @pytest.mark.parametrize("raw", FOUND.values(), ids=FOUND)
-def test_I6_what_the_generator_found_stays_fixed(house: House, raw: bytes) -> None:
-    assert complaint(house, [raw]) is None
+def test_I6_earlier_findings_of_the_generator_stay_fixed(
+    sidecar: SidecarThread, raw: bytes
+) -> None:
+    assert complaint(sidecar, [raw]) is None
 
 
-def test_the_generator_is_seeded_and_makes_both_good_and_bad_requests() -> None:
+def test_the_generator_is_seeded_and_makes_valid_and_invalid_requests() -> None:
     sent = [pieces(SEED, number) for number in range(400)]
     assert sent == [pieces(SEED, number) for number in range(400)]
     whole = [len(strictly(b"".join(case))) for case in sent]

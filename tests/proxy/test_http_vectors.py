@@ -1,7 +1,7 @@
 """The corpus of attacks, edge cases and controls, byte for byte through a real sidecar.
 
-Each case is played alone, after another request on its connection, and byte by byte; after
-each play another client's request must come through the same upstream pool unharmed.
+Each case is played as a first request, after another request, and byte by byte. After each play, a
+request of another client must pass through the same upstream pool unharmed.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.http.strict_http import Message
 from tests.support.http.vectors import VECTORS, Seen, Vector, byte_by_byte, play, whole
-from tests.support.proxy_stage import ONLY_KNOWN, House, running
+from tests.support.proxy_stage import ONLY_KNOWN, SidecarThread, running
 
 PLAYS: list[tuple[str, Callable[[Vector], list[bytes]], bool]] = [
     ("alone", whole, False),
@@ -21,20 +21,20 @@ PLAYS: list[tuple[str, Callable[[Vector], list[bytes]], bool]] = [
 ]
 NEVER_WHOLE = {"reject", "reject-or-incomplete", "respond-local", "wait-then-close"}
 LIMITED = {"limit": {200}}
-SLOW = {"wait-then-close"}  # its answer is a time-out of ours: once is enough
+SLOW = {"wait-then-close"}  # the reply is a timeout: once is enough
 
 
 @pytest.fixture(scope="module")
-def guarded(_valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A sidecar that refuses every path but those it knows."""
+def guarded(_valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SidecarThread]:
+    """A sidecar that refuses all paths except those of its routes."""
     directory = tmp_path_factory.mktemp("guarded")
-    with running(lambda: House(directory, _valkey, ONLY_KNOWN)) as started:
+    with running(lambda: SidecarThread(directory, _valkey, ONLY_KNOWN)) as started:
         yield started
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=[vector["id"] for vector in VECTORS])
-def test_I6_vector(vector: Vector, house: House, guarded: House) -> None:
-    chosen = guarded if "canonical_path" in vector.get("policy", {}) else house
+def test_I6_vector(vector: Vector, sidecar: SidecarThread, guarded: SidecarThread) -> None:
+    chosen = guarded if "canonical_path" in vector.get("policy", {}) else sidecar
     found = []
     for name, cut, warm in PLAYS[: 1 if vector["expect"] in SLOW else None]:
         seen = play(chosen, vector, cut, warm=warm)
@@ -43,10 +43,10 @@ def test_I6_vector(vector: Vector, house: House, guarded: House) -> None:
 
 
 def complaints(vector: Vector, seen: Seen) -> list[str]:
-    """Everything that contradicts the case; empty when all is as it should be."""
+    """All differences from the expected result."""
     found = [f"the upstream got {violation}" for violation in seen.violations]
     if seen.rest:
-        found.append(f"a response that is no response: {seen.rest[:200]!r}")
+        found.append(f"not a response: {seen.rest[:200]!r}")
     if seen.marker is None or seen.marker.body != b"seen " + seen.marker_target:
         found.append(f"another client got {seen.marker}")
     if any(message.target.startswith(b"/smuggled") for message in seen.requests):
@@ -67,7 +67,7 @@ def _refused(vector: Vector, seen: Seen) -> list[str]:
         found.append(f"the upstream saw a beginning: {seen.unfinished[0][:200]!r}")
     if len(seen.responses) > 1:
         found.append(f"{len(seen.responses)} responses")
-    # The corpus is content with a close; I10 is not, for a client that is still there.
+    # The corpus accepts a close. I10 requires a reply to a client that is still connected.
     if seen.status is None and vector.get("then") != "half-close":
         found.append("closed without an answer")
     if seen.status is not None and seen.status not in vector.get("status", [seen.status]):
@@ -82,7 +82,7 @@ def _refused(vector: Vector, seen: Seen) -> list[str]:
 
 
 def _unexplained(response: Message) -> list[str]:
-    """A refusal says what it is (RFC 9457), in the body too."""
+    """What is missing from the body of a refusal (RFC 9457)."""
     if response.values("content-type") != [b"application/problem+json"]:
         return [f"a refusal without an explanation: {response.raw[:200]!r}"]
     head_only = not response.body
@@ -96,7 +96,7 @@ def _forwarded(vector: Vector, seen: Seen) -> list[str]:
     first = seen.requests[0]
     found = _count(wanted, seen)
     statuses = [response.status for response in seen.responses]
-    # A limit says itself whether 200 is an answer; everywhere else forwarding is one.
+    # A case with a limit names 200 if it is allowed; all others may be forwarded.
     allowed = set(vector.get("status", ())) | ({200} - LIMITED.get(vector["expect"], set()))
     if set(statuses) - allowed:
         found.append(f"forwarded, but answered {statuses}")

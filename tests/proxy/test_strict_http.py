@@ -1,4 +1,4 @@
-"""The judge itself: what it takes, what it waits for, what it condemns."""
+"""The strict parser of the tests: what it accepts, waits for and rejects."""
 
 import pytest
 
@@ -22,7 +22,7 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
         (b"GET http://a/x HTTP/1.0\r\n\r\n", b""),
     ],
 )
-def test_a_strict_request_is_taken_whole_and_nothing_after_it(raw: bytes, body: bytes) -> None:
+def test_a_strict_request_is_parsed_without_the_bytes_after_it(raw: bytes, body: bytes) -> None:
     message = take_request(raw + GET)
     assert (message.raw, message.body) == (raw, body)
     for cut in range(len(raw)):
@@ -51,7 +51,7 @@ def test_a_strict_request_is_taken_whole_and_nothing_after_it(raw: bytes, body: 
         CHUNKED + b"FFFFFFFFFFFFFFFF\r\n", CHUNKED + b'2;a="b\r\n',
     ],
 )  # fmt: skip
-def test_what_is_not_strict_is_condemned(raw: bytes) -> None:
+def test_a_request_that_is_not_strict_is_rejected(raw: bytes) -> None:
     with pytest.raises(NotStrict):
         take_request(raw)
 
@@ -68,7 +68,7 @@ def test_what_is_not_strict_is_condemned(raw: bytes) -> None:
         (b"HTTP/1.1 200 OK\r\n\r\nhi", b"GET", True, b"hi"),
     ],
 )  # fmt: skip
-def test_a_response_ends_where_the_rfc_says(
+def test_a_response_ends_as_the_rfc_defines(
     raw: bytes, method: bytes, ended: bool, body: bytes
 ) -> None:
     assert take_response(raw, method, ended=ended).body == body
@@ -80,12 +80,12 @@ def test_a_response_ends_where_the_rfc_says(
      b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
      b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"],
 )  # fmt: skip
-def test_a_response_that_is_not_strict_is_condemned(raw: bytes) -> None:
+def test_a_response_that_is_not_strict_is_rejected(raw: bytes) -> None:
     with pytest.raises(NotStrict):
         take_response(raw, b"GET", ended=True)
 
 
-def test_a_response_without_a_length_is_not_whole_before_the_end() -> None:
+def test_a_response_without_a_length_is_incomplete_before_the_close() -> None:
     with pytest.raises(Incomplete):
         take_response(b"HTTP/1.1 200 OK\r\n\r\nhi", b"GET", ended=False)
 
@@ -108,5 +108,5 @@ def test_a_response_without_a_length_is_not_whole_before_the_end() -> None:
         (GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\nx", 1),
     ],
 )
-def test_what_a_careful_gateway_never_writes_is_flagged(raw: bytes, count: int) -> None:
+def test_ambiguous_framing_of_a_gateway_is_flagged(raw: bytes, count: int) -> None:
     assert len(flaws(take_request(raw))) == count

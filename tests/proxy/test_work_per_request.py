@@ -1,8 +1,8 @@
-"""What one request costs, counted and not timed: a regression shows on any machine.
+"""The work of one request, counted and not timed: a regression shows on any machine.
 
-The counts are of Python functions and of C functions called by them, on the sidecar's thread,
-for the whole life of a request with three limits and an event: keep-alive, small JSON. When a
-change needs more, raise the number in that change, so that it is seen.
+The counts are calls of Python functions and of C functions by them, on the sidecar's thread, for
+the whole life of a request with three limits and an event: keep-alive, small JSON. A change that
+needs more must raise the number, so that reviewers see it.
 """
 
 import gc
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.proxy_stage import Client, House, client, running
+from tests.support.proxy_stage import Client, SidecarThread, client, running
 
 PYTHON_CALLS = 126
 C_CALLS = 156
@@ -32,21 +32,21 @@ LIMITS = """
 
 @pytest.fixture(scope="module")
 def warm(_valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A connection to a sidecar that has seen such requests before."""
-    directory = tmp_path_factory.mktemp("house")
-    with running(lambda: _house(directory, _valkey)) as house, client(house) as connection:
+    """A connection to a sidecar that has served such requests before."""
+    directory = tmp_path_factory.mktemp("sidecar")
+    with running(lambda: _sidecar(directory, _valkey)) as sidecar, client(sidecar) as connection:
         for _ in range(50):
             ask(connection)
-        connection.house = house  # type: ignore[attr-defined]
+        connection.sidecar = sidecar  # type: ignore[attr-defined]
         yield connection
 
 
-def _house(directory: Path, valkey: str) -> House:
-    house = House(directory, valkey, ("/v1/items/**", "/**"), commit_window_ms="1000")
+def _sidecar(directory: Path, valkey: str) -> SidecarThread:
+    sidecar = SidecarThread(directory, valkey, ("/v1/items/**", "/**"), commit_window_ms="1000")
     plans = directory / "plans" / "plans.yaml"
     head, _, rest = plans.read_text().partition("    limits: [")
     plans.write_text(f"{head}    limits:{LIMITS}{rest.partition(']')[2]}")
-    return house
+    return sidecar
 
 
 def ask(connection: Client) -> None:
@@ -67,14 +67,14 @@ async def _profile(counts: "Counter[tuple[str, str]] | None") -> None:
     sys.setprofile(None if counts is None else count)
 
 
-def test_the_calls_that_a_request_makes(warm: Client) -> None:
-    house: House = warm.house  # type: ignore[attr-defined]
+def test_a_request_makes_a_limited_number_of_function_calls(warm: Client) -> None:
+    sidecar: SidecarThread = warm.sidecar  # type: ignore[attr-defined]
     requests = 40
     counts: Counter[tuple[str, str]] = Counter()
-    house.run(_profile(counts))
+    sidecar.run(_profile(counts))
     for _ in range(requests):
         ask(warm)
-    house.run(_profile(None))
+    sidecar.run(_profile(None))
     per_request = {
         kind: sum(n for (of, _), n in counts.items() if of == kind) / requests
         for kind in ("python", "c")
@@ -84,14 +84,14 @@ def test_the_calls_that_a_request_makes(warm: Client) -> None:
     assert per_request["c"] <= C_CALLS, told
 
 
-def test_a_request_leaves_nothing_behind(warm: Client) -> None:
-    house: House = warm.house  # type: ignore[attr-defined]
+def test_a_request_leaks_no_object(warm: Client) -> None:
+    sidecar: SidecarThread = warm.sidecar  # type: ignore[attr-defined]
 
     def blocks(requests: int) -> int:
         for _ in range(requests):
             ask(warm)
-        house.run(house.app.spool.flush())
-        house.recorder.forget()
+        sidecar.run(sidecar.app.spool.flush())
+        sidecar.recorder.forget()
         gc.collect()
         return sys.getallocatedblocks()
 

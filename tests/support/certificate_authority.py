@@ -30,7 +30,7 @@ class Authority:
         )  # fmt: skip
 
     def issue(self, name: str, *, days: int = 2, rsa: bool = False) -> Pair:
-        """A certificate with `name` as its subject; expired yesterday with `days=-1`."""
+        """A certificate with `name` as its subject. With `days=-1`, it has expired."""
         key, cert = self._directory / f"{name}.key", self._directory / f"{name}.pem"
         request, extensions = self._directory / f"{name}.csr", self._directory / f"{name}.ext"
         extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
@@ -44,12 +44,12 @@ class Authority:
 
 
 def end_date(cert: Path) -> str:
-    """When openssl says that it expires, as in "Nov 26 02:20:00 2026 GMT"."""
+    """The expiry according to openssl, for example "Nov 26 02:20:00 2026 GMT"."""
     return _openssl("x509", "-in", cert, "-noout", "-enddate").partition("=")[2].strip()
 
 
 def encrypt_key(key: Path, to: Path) -> None:
-    """The same key under a password."""
+    """Write the key with a password."""
     _openssl("pkey", "-in", key, "-aes256", "-passout", "pass:hunter2", "-out", to)
 
 

@@ -1,4 +1,4 @@
-"""Encoders of the real libraries, by the name that Content-Encoding gives their coding."""
+"""Encoders of the real libraries, by their name in Content-Encoding."""
 
 import gzip
 import zlib
@@ -17,7 +17,7 @@ TOKENS = (("tokens", JsonPath.parse("usage.total_tokens")),)
 
 
 def raw_deflate(data: bytes) -> bytes:
-    """A deflate stream without zlib's frame, as some servers send it."""
+    """A deflate stream without zlib's header, as some servers send it."""
     stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return stream.compress(data) + stream.flush()
 
@@ -51,7 +51,7 @@ def read(
     *,
     complete: bool = True,
 ) -> Reading:
-    """What a new reader says of a body that came in these parts."""
+    """The reading of a body that arrives in these parts."""
     reader = a_reader(kind, coding, paths)
     for part in parts:
         reader.feed(part)

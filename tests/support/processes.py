@@ -1,4 +1,4 @@
-"""A real `sidecar serve` in a process of its own, and an API whose answers wait for a word."""
+"""A real `sidecar serve` process, and an API whose responses the test releases."""
 
 import asyncio
 import json
@@ -15,15 +15,15 @@ from tests.support.servers import free_port
 from tests.support.stage import plans_text
 
 SIDECAR = Path(sys.executable).parent / "sidecar"
-PATIENCE_S = 60  # until a process has done what it ought to; never a measure
+PATIENCE_S = 60  # timeout for another process; never a measure
 
 
 class SlowApi:
-    """Sends the first half of each answer at once and the second when `release` is set."""
+    """An API that sends the first half of a response at once, the second after `release`."""
 
     def __init__(self) -> None:
         self.arrived = 0
-        self.left = 0  # whose connection was closed before they had the second half
+        self.left = 0  # clients that left before the second half
         self.release = asyncio.Event()
         self.first, self.second = b"first-", b"second"
         self.port = 0
@@ -47,7 +47,7 @@ class SlowApi:
             self._writers.discard(writer)
 
     async def _word(self, reader: asyncio.StreamReader) -> None:
-        """Raises ConnectionError when the other side leaves before the word comes."""
+        """Wait for `release`. Raises ConnectionError if the other side leaves first."""
         word = asyncio.ensure_future(self.release.wait())
         gone = asyncio.ensure_future(reader.read(1))
         try:
@@ -61,7 +61,7 @@ class SlowApi:
             await asyncio.gather(word, gone, return_exceptions=True)
 
     async def end(self) -> None:
-        """Break off what is left. No task is cancelled: asyncio would report that as an error."""
+        """Abort open connections. Tasks are not cancelled: asyncio would report an error."""
         for writer in self._writers:
             writer.transport.abort()
         while self._writers:
@@ -79,7 +79,7 @@ async def slow_api() -> AsyncIterator[SlowApi]:
 
 
 class Serving:
-    """One process. `port` is where calls go; `log` what it has written to stderr so far."""
+    """A process. `port` is the data port; `log` has the log events so far."""
 
     def __init__(
         self, directory: Path, flags: dict[str, object], env: Mapping[str, str] | None = None
@@ -118,24 +118,24 @@ class Serving:
         assert self.process.returncode is None, self._errors.read_text()
 
     def _serves(self) -> bool:
-        """Whether the whole of it does: each of several workers says so of itself before."""
+        """Whether the whole process serves; with several workers, each one logs it before."""
         part = "workers" if "workers" in self._flags else "app"
         return any(line["part"] == part for line in self.said("sidecar_serving"))
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """Its lines, each a JSON object: anything else, like a traceback, fails the test."""
+        """The log events. A line that is not JSON, such as a traceback, fails the test."""
         text = self._errors.read_text()
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         assert all(line.startswith("{") for line in lines), text
         return [json.loads(line) for line in lines]
 
     def said(self, event: str) -> list[dict[str, Any]]:
-        """Lines of the log with this event."""
+        """The log events with this name."""
         return [line for line in self.log if line["event"] == event]
 
     async def ask(self, path: str) -> tuple[int, str]:
-        """Status and body from the control port."""
+        """The status and body of a GET to the control port."""
         async with (
             aiohttp.ClientSession() as session,
             session.get(f"http://127.0.0.1:{self.control}{path}") as answer,
@@ -143,7 +143,7 @@ class Serving:
             return answer.status, await answer.text()
 
     async def call(self, path: str, **fields: str) -> tuple[int, str]:
-        """Status and body from the data port, as account acme unless `fields` say otherwise."""
+        """The status and body of a GET to the data port, by default as account acme."""
         headers = {"X-Api-Key": "acme"} | {k.replace("_", "-"): v for k, v in fields.items()}
         async with (
             aiohttp.ClientSession() as session,
@@ -152,7 +152,7 @@ class Serving:
             return answer.status, await answer.text()
 
     def events(self) -> list[dict[str, Any]]:
-        """What is in the spool, of all workers."""
+        """The events in the spools of all workers."""
         lines = [path.read_text().splitlines() for path in sorted(self.spool.rglob("*.jsonl"))]
         return [json.loads(line) for part in lines for line in part]
 
@@ -164,7 +164,7 @@ class Serving:
 
 
 async def until(true: Callable[[], object]) -> None:
-    """Wait for what another process does."""
+    """Wait until a condition about another process is true."""
     async with asyncio.timeout(PATIENCE_S):
         while not true():
             await asyncio.sleep(0.01)
@@ -175,8 +175,10 @@ StartServing = Callable[..., Awaitable[Serving]]
 
 @pytest.fixture
 async def serving(valkey_url: str, tmp_path: Path) -> AsyncIterator[StartServing]:
-    """Start processes: `await serving(upstream=…, access_log=True)`, with `env` as well. All end
-    with the test."""
+    """Start processes: `await serving(upstream=…, access_log=True)`, also with `env`.
+
+    All end with the test.
+    """
     started: list[Serving] = []
 
     async def start(*, env: Mapping[str, str] | None = None, **given: object) -> Serving:

@@ -1,4 +1,4 @@
-"""A whole sidecar on its own loop, in front of the recorder, and clients that speak raw bytes."""
+"""A whole sidecar on its own loop, with the recorder as upstream, and raw clients."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.support.http.strict_http import Incomplete, Message, take_response
 from tests.support.plan_files import compiled_here
 
 T = TypeVar("T")
-PATIENCE = 8.0  # seconds after which a connection that says nothing counts as hanging
+PATIENCE = 8.0  # timeout in seconds for a connection that sends nothing
 
 PLANS = """
 version: 1
@@ -37,7 +37,7 @@ accounts:
 """
 EVERYTHING = ("/premium", "/**")
 ONLY_KNOWN = ("/premium", "/warm", "/probe", "/marker", "/smuggled/**")
-FAST = {  # seconds: what a slow client may cost a test, long enough for a busy machine
+FAST = {  # short for tests of slow clients, long enough for a busy machine
     "header_timeout_s": "2",
     "body_timeout_s": "1",
     "response_timeout_s": "5",
@@ -48,7 +48,7 @@ FAST = {  # seconds: what a slow client may cost a test, long enough for a busy 
 
 
 def plans_text(routes: tuple[str, ...]) -> str:
-    """A plan file whose limits never interfere; a path that no route matches is answered 404."""
+    """A plan file with limits that never refuse. A path without a route gets 404."""
     lines = [
         f'  - {{id: {"premium" if path == "/premium" else f"r{number}"}, match: "{path}"}}'
         for number, path in enumerate(routes)
@@ -57,8 +57,8 @@ def plans_text(routes: tuple[str, ...]) -> str:
     return PLANS.format(routes="\n".join(lines), **digests)
 
 
-class House:
-    """One running sidecar (production loop, own thread) with a strict upstream behind it."""
+class SidecarThread:
+    """A running sidecar (production loop, own thread) with a strict upstream."""
 
     def __init__(self, directory: Path, redis: str, routes: tuple[str, ...], **flags: str) -> None:
         self.recorder = Recorder().start()
@@ -89,7 +89,7 @@ class House:
         return app
 
     def stop(self) -> None:
-        """Everything, also after a start that failed."""
+        """Stop all parts, also after a failed start."""
         if hasattr(self, "app"):
             self.run(self.app.stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -98,11 +98,11 @@ class House:
         self.recorder.stop()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run on the sidecar's loop and wait for the result."""
+        """Run a coroutine on the sidecar's loop. Returns its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE * 2)
 
     def tick(self) -> None:
-        """Return when the sidecar has read what was sent to it and done what follows at once."""
+        """Wait until the sidecar has read and handled all bytes that were sent."""
         done = threading.Event()
 
         def step(left: int) -> None:
@@ -115,7 +115,7 @@ class House:
         assert done.wait(PATIENCE), "the sidecar's loop hangs"
 
     def settle(self) -> None:
-        """Return when neither the sidecar nor the upstream has anything left to read."""
+        """Wait until the sidecar and the upstream have read all bytes."""
         self.tick()
         self.recorder.settle()
         self.tick()
@@ -126,11 +126,11 @@ class House:
                 await asyncio.sleep(0.005)
 
     def wait_empty(self) -> None:
-        """Return when no client connection is left. Raises TimeoutError when one leaks."""
+        """Wait until no client connection is left. Raises TimeoutError if one leaks."""
         self.run(self._wait_empty())
 
     def new_events(self) -> list[dict[str, Any]]:
-        """Events recorded since the last call, flushed to disk first."""
+        """The events since the last use of this method, flushed to disk first."""
         self.run(self.app.spool.flush())
         parts = [path.read_text().splitlines() for path in sorted(self._spool.glob("*.jsonl"))]
         lines = [line for part in parts for line in part]
@@ -139,11 +139,11 @@ class House:
 
 
 class Client:
-    """One raw connection to the sidecar. What it got stays in `received`."""
+    """One raw connection to the sidecar. Received bytes stay in `received`."""
 
-    def __init__(self, house: House) -> None:
-        self._tick = house.tick
-        self.socket = socket.create_connection(("127.0.0.1", house.port), PATIENCE)
+    def __init__(self, sidecar: SidecarThread) -> None:
+        self._tick = sidecar.tick
+        self.socket = socket.create_connection(("127.0.0.1", sidecar.port), PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = b""
         self.ended = False
@@ -151,7 +151,7 @@ class Client:
         self.interim: list[Message] = []  # 1xx
 
     def send(self, *pieces: bytes) -> None:
-        """Send the pieces so that each is read by itself. A closed connection is no error here."""
+        """Send pieces that the sidecar reads one at a time. A closed connection is ignored."""
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
                 self.socket.sendall(piece)
@@ -159,12 +159,12 @@ class Client:
                     self._tick()
 
     def half_close(self) -> None:
-        """Say that no more will be sent."""
+        """Close the sending side."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
     def more(self) -> None:
-        """Wait for bytes or the end. Raises AssertionError when the sidecar says nothing."""
+        """Wait for bytes or the end. Raises AssertionError if nothing arrives."""
         try:
             data = self.socket.recv(1 << 18)
         except ConnectionError:
@@ -176,7 +176,7 @@ class Client:
         self.ended = not data
 
     def response(self, method: bytes = b"GET") -> Message | None:
-        """The next final response, strictly parsed and taken off; None when the end came first."""
+        """Take the next final response, strictly parsed; None if the connection ends first."""
         while True:
             try:
                 found = take_response(self.received, method, ended=self.ended)
@@ -191,13 +191,13 @@ class Client:
             self.interim.append(found)
 
     def until(self, wanted: bytes) -> None:
-        """Wait until these bytes have come."""
+        """Wait for these bytes."""
         while wanted not in self.received:
             assert not self.ended, f"closed before {wanted!r}: {self.received[-300:]!r}"
             self.more()
 
     def to_the_end(self) -> bytes:
-        """Everything that comes until the sidecar closes."""
+        """All bytes until the sidecar closes."""
         while not self.ended:
             self.more()
         return self.received
@@ -207,9 +207,9 @@ class Client:
 
 
 @contextlib.contextmanager
-def client(house: House) -> Iterator[Client]:
+def client(sidecar: SidecarThread) -> Iterator[Client]:
     """A connection that is closed with the block."""
-    connection = Client(house)
+    connection = Client(sidecar)
     try:
         yield connection
     finally:
@@ -217,11 +217,11 @@ def client(house: House) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def running(make: Callable[[], House]) -> Iterator[House]:
-    """A house that is stopped with the block."""
-    house = make()
+def running(make: Callable[[], SidecarThread]) -> Iterator[SidecarThread]:
+    """A sidecar that is stopped with the block."""
+    sidecar = make()
     try:
-        house.start()
-        yield house
+        sidecar.start()
+        yield sidecar
     finally:
-        house.stop()
+        sidecar.stop()

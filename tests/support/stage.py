@@ -47,7 +47,7 @@ def plans_text(quota: int = 1000) -> str:
 
 @dataclass
 class Upstream:
-    """A recorder: keeps every byte it got, answers what it was told to."""
+    """An upstream that records all bytes and sends `answer`."""
 
     received: bytearray = field(default_factory=bytearray)
     answer: bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -85,7 +85,7 @@ class Upstream:
 
 @dataclass
 class Stage:
-    """One running sidecar and what stands around it."""
+    """A running sidecar and its environment."""
 
     app: App
     upstream: Upstream
@@ -93,7 +93,7 @@ class Stage:
     spool: Path
 
     async def raw(self, data: bytes, until: bytes = b"\r\n\r\n") -> bytes:
-        """Send bytes on a connection of their own; what came back until `until`, or the end."""
+        """Send bytes on a new connection. Returns the response up to `until`, and its body."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.app.data_port.port)
         try:
             writer.write(data)
@@ -105,14 +105,14 @@ class Stage:
             writer.close()
 
     async def call(self, method: str, path: str, key: str | None = "acme", **fields: str) -> bytes:
-        """One request without a body."""
+        """Send a request without a body. Returns the response."""
         head = f"{method} {path} HTTP/1.1\r\nHost: api.test\r\n"
         head += f"X-Api-Key: {key}\r\n" if key else ""
         head += "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
         return await self.raw(head.encode() + b"\r\n")
 
     async def events(self) -> list[dict[str, Any]]:
-        """What the spool holds, once everything is on disk."""
+        """The events in the spool, flushed to disk first."""
         await self.app.spool.flush()
         lines = [p.read_text().splitlines() for p in sorted(self.spool.glob("*.jsonl"))]
         return [json.loads(line) for part in lines for line in part]

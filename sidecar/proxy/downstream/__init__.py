@@ -1,1 +1,1 @@
-"""The client side of the data port: listeners, connections, and requests as they come in."""
+"""The client side of the data port: listeners, connections and requests."""

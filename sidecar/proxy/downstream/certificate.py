@@ -1,8 +1,8 @@
-"""The certificate of the data port: loaded whole, replaced whole, never lost to a bad file.
+"""The certificate of the data port. An invalid file never replaces a live certificate.
 
-A new pair gets a context of its own. Loading it into the live one would keep what that was
-given before: a certificate with another kind of key, a client CA that was taken away, and
-sessions that clients may resume without being verified again.
+Each reload creates a new TLS context. Loading into the live one would keep its earlier contents:
+a certificate with another type of key, a removed client CA, and sessions that clients can resume
+without verification.
 """
 
 import asyncio
@@ -20,15 +20,16 @@ from sidecar.proxy.downstream.x509 import not_after
 
 log = logger("proxy")
 
-LOOK_SECONDS: Final = 0.5
+CHECK_S: Final = 0.5
 _Stamp = tuple[tuple[int, int, int, int] | None, ...]
 
 
 class Certificate:
-    """Raises SettingsError when the first pair cannot be used.
+    """A certificate with its key, followed on disk.
 
-    `context` is for new connections; `not_after` is when the live certificate expires, in
-    seconds since the epoch; `good` tells whether what is live is what is in the files.
+    `context` is for new connections; `not_after` is the expiry of the live certificate, in seconds
+    since the epoch; `current` is whether the live certificate is the one in the files. The
+    constructor raises SettingsError if the files cannot be used.
     """
 
     def __init__(
@@ -43,64 +44,64 @@ class Certificate:
         self._now = now
         self.reloads = 0
         self.failures = 0
-        self.good = True
+        self.current = True
         self._tried = self._seen = self._stamp()
         try:
             self.context, self.not_after = self._load()
         except (OSError, ValueError) as error:
             raise SettingsError(
-                f"--tls-cert (SIDECAR_TLS_CERT): {self._complaint(error)}"
+                f"--tls-cert (SIDECAR_TLS_CERT): {self._error_text(error)}"
             ) from None
         log.info("certificate_live", **self._fields())
         self._warn_if_expired()
 
     def reload(self) -> bool:
-        """Read the files again. Whether what is live now is what is in the files."""
-        self._tried = self._stamp()  # before reading: a change meanwhile is seen at the next look
+        """Read the files again. Returns whether the live certificate is now the one in them."""
+        self._tried = self._stamp()  # before reading: the next check sees a change during it
         try:
             self.context, self.not_after = self._load()
         except (OSError, ValueError) as error:
             self.failures += 1
-            self.good = False
+            self.current = False
             log.error(
                 "certificate_rejected",
-                error=self._complaint(error),
+                error=self._error_text(error),
                 live_until=_date(self.not_after),
             )
             return False
         self.reloads += 1
-        self.good = True
+        self.current = True
         log.info("certificate_replaced", **self._fields())
         self._warn_if_expired()
         return True
 
     async def watch(self) -> None:
-        """Look at the files until cancelled, twice a second."""
+        """Check the files every CHECK_S seconds until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            self.look()
+            await asyncio.sleep(CHECK_S)
+            self.check()
 
-    def look(self) -> None:
-        """Reload when the files have changed and stood still since the last look.
+    def check(self) -> None:
+        """Reload if the files have changed, but not since the last check.
 
-        Files are followed through symlinks, as Kubernetes swaps them under mounted Secrets; an
-        inotify watch on a file would miss that. A pair that is being written is left to rest.
+        The second condition leaves out a pair that is being written. The check follows symlinks,
+        which Kubernetes swaps under mounted Secrets; an inotify watch on a file would miss that.
         """
         stamp = self._stamp()
-        rested, self._seen = stamp == self._seen, stamp
-        if rested and stamp != self._tried:
+        settled, self._seen = stamp == self._seen, stamp
+        if settled and stamp != self._tried:
             self.reload()
 
     def _stamp(self) -> _Stamp:
-        return tuple(_stamp(file) for file in (self._cert, self._key, self._client_ca) if file)
+        return tuple(_stamp(file) for file in self._files())
 
     def _load(self) -> tuple[ssl.SSLContext, float]:
-        """Raises OSError (ssl.SSLError is one) or ValueError for what cannot be used."""
+        """Raises OSError (ssl.SSLError is one) or ValueError if the files cannot be used."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         context.options |= ssl.OP_NO_RENEGOTIATION
-        # An empty password: never ask a terminal for one.
+        # An empty password keeps OpenSSL from prompting on a terminal.
         context.load_cert_chain(self._cert, self._key, password="")
         if self._client_ca is not None:
             context.load_verify_locations(self._client_ca)
@@ -112,10 +113,9 @@ class Certificate:
 
     def _warn_if_expired(self) -> None:
         if self.not_after <= self._now():
-            log.error("certificate_expired", file=str(self._cert),
-                      expired=_date(self.not_after))  # fmt: skip
+            log.error("certificate_expired", file=str(self._cert), expired=_date(self.not_after))
 
-    def _complaint(self, error: Exception) -> str:
+    def _error_text(self, error: Exception) -> str:
         files = f"{self._cert} and {self._key}"
         if isinstance(error, ssl.SSLError):
             reason = (error.reason or str(error)).lower().replace("_", " ")
@@ -133,10 +133,10 @@ class Certificate:
 
 def _stamp(file: Path) -> tuple[int, int, int, int] | None:
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _date(seconds: float) -> str:

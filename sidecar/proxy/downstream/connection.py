@@ -1,48 +1,52 @@
-"""The client's side: one connection, its requests served in order, its waits bounded.
+"""One client connection: its requests are served in order, and each wait has a deadline.
 
-One task per connection serves its requests one after the other; parsing happens in
-callbacks and only queues. A message that is malformed ends the connection after one answer.
+One task per connection serves its requests one after the other. Parsing happens in callbacks,
+which only queue requests. A malformed message ends the connection after one response.
 """
 
 import asyncio
 from collections.abc import Awaitable
 from typing import Protocol, cast
 
-from sidecar.core.refusals.build import Refusal
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.downstream import faults
 from sidecar.proxy.downstream.faults import Fault
-from sidecar.proxy.downstream.pacing import PacedConnection, has_left
+from sidecar.proxy.downstream.pacing import PacedConnection, peer_closed
 from sidecar.proxy.downstream.parser import RequestParser
 from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.responses import JsonAnswer, json_bytes, refusal_bytes
+from sidecar.proxy.responses import LocalReply, reply_bytes
 
 
-class Front(Protocol):
-    """What connections share: bounds, the handler, and the list of who is there."""
+class ConnectionOwner(Protocol):
+    """What client connections share: bounds, the handler, and the set of open connections."""
 
     bounds: Bounds
     draining: bool
 
-    def opened(self, connection: "ClientConnection") -> bool: ...
+    def opened(self, connection: "ClientConnection", peer: object) -> bool:
+        """Whether a new connection may stay. `peer` is the socket's peer name."""
+        ...
+
     def closed(self, connection: "ClientConnection") -> None: ...
     def handle(self, request: Request, connection: "ClientConnection") -> Awaitable[bool]:
-        """Serves one request; says whether the connection can take another."""
+        """Serve one request. Returns whether the connection can serve another."""
         ...
 
-    def refuse(self, fault: Fault, request: Request | None, connection: "ClientConnection") -> None:
-        """Answers a message that is wrong; `request` is as much of it as was understood."""
+    def answer_fault(
+        self, fault: Fault, request: Request | None, connection: "ClientConnection"
+    ) -> None:
+        """Reply to an invalid message; `request` is what could be parsed of it."""
         ...
 
-    def failed(
+    def handle_error(
         self, error: Exception, request: Request | None, connection: "ClientConnection"
     ) -> None:
-        """Something is wrong with ourselves. `request` is the one that was being served."""
+        """Log an internal error and reply. `request` is the one that was being served."""
         ...
 
 
-class UpgradedUpstream(Protocol):
-    """Who takes the client's bytes when they are no longer HTTP."""
+class DownstreamTunnel(Protocol):
+    """The receiver of the client's bytes after a switch of protocols."""
 
     def from_client(self, data: bytes) -> None: ...
     def client_ended(self) -> None: ...
@@ -53,48 +57,48 @@ class ClientConnection(PacedConnection):
 
     __slots__ = (
         "_ended", "_half_closed", "_lingering", "_parser", "_queue", "_rest", "_task", "_wake",
-        "fault", "front", "old", "raw", "serving",
+        "expired", "fault", "owner", "serving", "tunnel",
     )  # fmt: skip
 
-    def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(front.bounds, loop)
-        self.front = front
+    def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(owner.bounds, loop)
+        self.owner = owner
         self.serving = False
-        self.old = False  # past its age: the next answer is its last
-        self.raw: UpgradedUpstream | None = None
-        self.fault: Fault | None = None  # what is wrong, until somebody has told the client
+        self.expired = False  # past its maximum age: the next response is its last
+        self.tunnel: DownstreamTunnel | None = None
+        self.fault: Fault | None = None  # of the client's message, until it is answered
         self._parser: RequestParser | None = None
-        self._queue: list[Request] = []  # mostly empty: a deque takes ten times as much
+        self._queue: list[Request] = []  # mostly empty: a deque takes ten times the memory
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._ended = False  # no more requests will be parsed
+        self._ended = False  # no more requests are parsed
         self._half_closed = False
         self._lingering = False
-        self._rest = b""  # came after a request that asks for an upgrade
+        self._rest = b""  # received after a request for an upgrade
 
-    # transport → us
+    # callbacks of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods, not the base class.
         self.transport = cast("asyncio.Transport", transport)
-        if not self.front.opened(self):
+        peer = transport.get_extra_info("peername")
+        if not self.owner.opened(self, peer):
             self.transport.abort()
             return
-        peer = transport.get_extra_info("peername")
         address = peer[0] if isinstance(peer, tuple) else "unix"
-        self._parser = RequestParser(self.bounds, address, self.loop.time, self._arrived)
+        self._parser = RequestParser(self.bounds, address, self.loop.time, self._on_request)
         self.deadline = self.loop.time() + self.bounds.header_timeout
         self._task = self.loop.create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
-        if self.raw is not None:
-            self.raw.from_client(data)
+        if self.tunnel is not None:
+            self.tunnel.from_client(data)
             return
         if self._ended or self._parser is None:
             return
         parser = self._parser
-        if self._rest or self._may_switch(parser.current):
-            self._rest += data  # it may not be HTTP: whoever answers the upgrade decides
+        if self._rest or self._awaits_upgrade(parser.current):
+            self._rest += data  # HTTP or not: the response to the upgrade decides
             self.pause_reading()
             return
         if not parser.pending and not self.serving and not self._queue:
@@ -103,13 +107,13 @@ class ClientConnection(PacedConnection):
             self._rest = parser.feed(data)
         except Fault as fault:
             current = parser.current
-            if current is not None and current.complete and current.close:
-                self._ended = True  # what follows its last request is nobody's (RFC 9112, 9.6)
+            if current.complete and current.close:
+                self._ended = True  # bytes after a last request are ignored (RFC 9112, 9.6)
             else:
                 self._fail(fault)
         else:
             current = parser.current
-            if current is None or not current.received:
+            if not current.received:
                 return
             if current.complete:
                 if len(self._queue) > 1 or self._rest:
@@ -119,26 +123,24 @@ class ClientConnection(PacedConnection):
             elif self.deadline:
                 self.await_body(current)
 
-    def _may_switch(self, current: Request | None) -> bool:
-        """Whether the last request asks for an upgrade and has no answer yet."""
-        return (
-            current is not None
-            and current.complete
-            and bool(current.upgrade)
-            and (self.serving or bool(self._queue))
-        )
+    def _awaits_upgrade(self, last: Request) -> bool:
+        """Whether the last request asks for an upgrade and has no response yet."""
+        return last.complete and bool(last.upgrade) and (self.serving or bool(self._queue))
 
     def eof_received(self) -> bool:
-        """The client sends no more. What it has asked is answered, if the answer comes soon:
-        a client that is gone altogether looks the same until we write (RFC 9112, section 9.6)."""
-        if self.raw is not None:
-            self.raw.client_ended()
+        """Whether to keep the connection open for the responses that are still due.
+
+        The client sends no more. A client that is gone altogether looks the same until the sidecar
+        writes to it, so the wait for the response is short (RFC 9112, section 9.6).
+        """
+        if self.tunnel is not None:
+            self.tunnel.client_ended()
             return True
-        if self._lingering or not (self.serving or self._queue) or self._waits():
-            return False  # nobody is held who may not be there
+        if self._lingering or not (self.serving or self._queue) or self._request_waits():
+            return False  # the client may be gone: its request must not take a place in a queue
         current = self._parser.current if self._parser else None
         if current is not None and not current.complete:
-            return False  # the rest of a message will never come
+            return False  # the rest of the message will never come
         self._half_closed = self._ended = True
         if self.serving:
             self.deadline = self.loop.time() + self.bounds.half_close_timeout
@@ -149,14 +151,14 @@ class ClientConnection(PacedConnection):
         parser, self._parser = self._parser, None
         if parser is not None:
             parser.close()
-        self.front.closed(self)
+        self.owner.closed(self)
         self.resume_writing()
         if self._task is not None:
             self._task.cancel()
 
     # what the bytes mean for the connection
 
-    def _arrived(self, request: Request) -> None:
+    def _on_request(self, request: Request) -> None:
         if len(self._queue) >= self.bounds.max_pipelined:
             raise faults.malformed("Too many requests were sent at once.")
         self._queue.append(request)
@@ -171,44 +173,43 @@ class ClientConnection(PacedConnection):
         current = self._parser.current if self._parser else None
         if current is not None and current.received and not current.complete:
             current.close = True
-            current.break_off()
+            current.fail_body()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def overdue(self) -> None:
-        """The sweeper's verdict: the client took too long. Ends the wait that is under way."""
+    def on_deadline(self) -> None:
+        """End the wait whose deadline has passed. The sweeper calls it."""
         self.deadline = 0.0
-        parser = self._parser
-        if self.transport is None or parser is None or self._ended:
+        transport, parser = self.transport, self._parser
+        if transport is None or parser is None or self._ended:
             self.abort()
         elif self.write_paused:
-            if not self.takes_enough():
-                self.abort()  # what was sent is not whole
-        elif self.raw is not None:
-            self.raw.client_ended()
-        elif parser.pending or (parser.current is not None and not parser.current.complete):
-            self.too_slow()
+            if not self.reads_fast_enough(transport):
+                self.abort()  # the response is incomplete
+        elif self.tunnel is not None:
+            self.tunnel.client_ended()
+        elif parser.pending or not parser.current.complete:
+            self.time_out_request()
         else:
-            self._end()
+            self._end(transport)
 
-    def too_slow(self) -> None:
-        """What the client has begun to send is not waited for any longer."""
+    def time_out_request(self) -> None:
+        """Stop waiting for the rest of the request: 408."""
         self._fail(faults.too_slow())
 
-    def _end(self) -> None:
-        """Close between two requests. Who has not read the last answer by now is cut off."""
-        assert self.transport is not None  # noqa: S101 - callers checked
+    def _end(self, transport: asyncio.Transport) -> None:
+        """Close between two requests. The client has `linger` seconds to read its last response."""
         self._ended = True
         self.deadline = self.loop.time() + self.bounds.linger
-        self.transport.close()
+        transport.close()
 
-    def left_unseen(self) -> bool:
-        """Whether the client has left while its call is held and the body not read."""
-        if self._reading or self.transport is None or not self._waits():
+    def left_while_waiting(self) -> bool:
+        """Whether the client has left while its request waits and its socket is not read."""
+        if self._reading or self.transport is None or not self._request_waits():
             return False
-        return has_left(self.transport)
+        return peer_closed(self.transport)
 
-    def _waits(self) -> bool:
+    def _request_waits(self) -> bool:
         current = self._parser.current if self._parser else None
         return current is not None and current.waiting
 
@@ -227,14 +228,14 @@ class ClientConnection(PacedConnection):
                     continue
                 request = self._queue.pop(0)
                 if request.broken:
-                    break  # a fault came with the head: nobody need be asked
+                    break  # a fault came with the head: the gate is not asked
                 self.serving = True
-                self.deadline = 0.0  # the client has done its part, for now
+                self.deadline = 0.0  # the client has sent what it has to, for now
                 if self._half_closed:
                     self.deadline = self.loop.time() + self.bounds.half_close_timeout
                 if self.write_paused:
-                    await self.until_read()
-                keep = await self.front.handle(request, self)
+                    await self.wait_drained()
+                keep = await self.owner.handle(request, self)
                 self.serving = False
                 if not keep:
                     break
@@ -243,19 +244,19 @@ class ClientConnection(PacedConnection):
                 self._body_started = 0.0
                 if not self._queue:
                     late = self._parser is not None and self._parser.pending
-                    patience = self.bounds.header_timeout if late else self.bounds.idle_timeout
+                    timeout = self.bounds.header_timeout if late else self.bounds.idle_timeout
                     if request.discarding and not request.complete:
-                        patience = self.bounds.body_timeout
-                    self.deadline = self.loop.time() + patience
+                        timeout = self.bounds.body_timeout
+                    self.deadline = self.loop.time() + timeout
             if self.fault is not None:
                 self._answer_fault(self.fault)
-        except Exception as error:  # noqa: BLE001 - what nobody foresaw is told here, to the client, the log and the metrics, and ends no more than this connection
-            self.front.failed(error, request, self)
+        except Exception as error:  # noqa: BLE001 - an unforeseen error ends this connection only
+            self.owner.handle_error(error, request, self)
         finally:
             self.serving = False
             self._ended = True
             self._close()
-            self._task = None  # it keeps what ended it, and that keeps us
+            self._task = None  # the task holds its exception, whose traceback holds the connection
 
     def _resume_parsing(self) -> None:
         rest, self._rest = self._rest, b""
@@ -265,12 +266,15 @@ class ClientConnection(PacedConnection):
 
     def _answer_fault(self, fault: Fault) -> None:
         if self.transport is None or self.transport.is_closing():
-            return  # the answer that was under way has been cut off for it
-        self.front.refuse(fault, self._parser.unfinished if self._parser else None, self)
+            return  # the fault has cut off the response that was being written
+        self.owner.answer_fault(fault, self._parser.unfinished if self._parser else None, self)
 
     def _close(self) -> None:
-        """Close; a client that may still be sending is given time to read our answer first,
-        since a reset would take it away (RFC 9112, section 9.6)."""
+        """Close the connection.
+
+        A client that may still be sending gets time to read its response first: a reset would
+        take the response away (RFC 9112, section 9.6).
+        """
         transport = self.transport
         if transport is None or self.lost:
             return
@@ -287,43 +291,33 @@ class ClientConnection(PacedConnection):
         transport.write_eof()
         self.resume_reading()
 
-    # what the exchange asks for
+    # for the exchange and the data port
 
     @property
     def closing(self) -> bool:
-        """Whether the answer to the current request is the connection's last."""
-        return self.old or self.front.draining
+        """Whether the response to the current request is the connection's last."""
+        return self.expired or self.owner.draining
 
-    @property
-    def early(self) -> bytes:
-        """What the client sent after a request for an upgrade, without waiting; taken."""
+    def take_rest(self) -> bytes:
+        """Take the bytes that the client sent after a request for an upgrade."""
         rest, self._rest = self._rest, b""
         return rest
 
-    def reply(self, refusal: Refusal, request_id: str, request: Request, *, close: bool) -> int:
-        """Write one of our own answers. Returns the size of its body in bytes."""
-        head, body = refusal_bytes(refusal, request_id, accept=request.accept, close=close)
+    def reply(self, reply: LocalReply, request: Request, *, close: bool) -> int:
+        """Write a response of the sidecar. Returns the size of its body in bytes."""
+        head, body = reply_bytes(reply, accept=request.accept, close=close)
         if request.method == "HEAD":  # the same fields, no body
             body = b""
         request.begun = request.answered = True
         self.write(head + body)
         return len(body)
 
-    def tell(self, told: JsonAnswer, request_id: str, request: Request, *, close: bool) -> int:
-        """The same for an answer that refuses nothing."""
-        head, body = json_bytes(told.status, told.body, request_id, told.fields, close=close)
-        if request.method == "HEAD":
-            body = b""
-        request.begun = request.answered = True
-        self.write(head + body)
-        return len(body)
-
     def close_if_idle(self) -> None:
-        """For draining and age: between two requests it is closed, else the answer is the last."""
-        self.old = True
+        """Close the connection between two requests, else after its current response."""
+        self.expired = True
         if self.transport is None or self.transport.is_closing():
             return
         if not self.serving and not self._queue:
-            self._end()
-        elif self.raw is not None and self.front.draining:
-            self.raw.client_ended()  # a tunnel does not end by itself
+            self._end(self.transport)
+        elif self.tunnel is not None and self.owner.draining:
+            self.tunnel.client_ended()  # a tunnel has no next response to end with

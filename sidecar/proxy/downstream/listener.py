@@ -1,8 +1,8 @@
 """The sockets of the data port: TCP or unix, plain or TLS.
 
-Plain connections are accepted by uvloop. Those that begin with a TLS handshake are accepted
-here, one by one: so each handshake counts as a connection from its first byte, a refused one
-costs no handshake, and each one takes the certificate that is live when it begins.
+uvloop accepts plain connections. This module accepts TLS connections one by one: a handshake
+counts as a connection from its first byte, a refused connection costs no handshake, and each
+handshake uses the certificate that is live when it begins.
 """
 
 import asyncio
@@ -22,41 +22,41 @@ from sidecar.proxy.downstream.certificate import Certificate
 log = logger("proxy")
 
 BACKLOG: Final = 1024
-TLS_CLOSE_S: Final = 5.0  # for the client's close_notify
-_BATCH: Final = 64  # accepted in one go before others get their turn
+TLS_CLOSE_S: Final = 5.0  # to wait for the client's close_notify
+_BATCH: Final = 64  # connections accepted before other callbacks run
 _FULL_PAUSE_S: Final = 0.5  # after the process ran out of descriptors or memory
 _PROBE_S: Final = 1.0
-
 
 _C = TypeVar("_C", bound=asyncio.Protocol)
 
 
-class Accepting(Protocol[_C]):
-    """What a listener asks about each connection that comes."""
+class Acceptor(Protocol[_C]):
+    """Makes the protocols of accepted connections, and limits their number."""
 
-    def make(self) -> _C:
-        """The protocol of a new connection."""
+    def new_connection(self) -> _C:
+        """The protocol of an accepted connection."""
         ...
 
-    def arrives(self, protocol: _C, peer: object) -> bool:
-        """Whether there is room for it, before its handshake. If so, its place is taken."""
+    def take_slot(self, protocol: _C, peer: object) -> bool:
+        """Take a slot before the handshake. Returns False if no slot is free."""
         ...
 
-    def leaves(self, protocol: _C) -> None:
-        """Its handshake failed: the place is free again. Idempotent."""
+    def free_slot(self, protocol: _C) -> None:
+        """Free the slot of a connection whose handshake failed. Idempotent."""
         ...
 
 
 class Listener:
-    """One address and its sockets. `handshake_failures` counts since the start.
+    """The sockets of one address. `handshake_failures` counts from the start of the process.
 
-    `inherited`: a listening socket that somebody else bound and will remove. `reuse_port`:
-    other processes listen on the same TCP address, and the kernel spreads connections.
+    `mode`: the file mode of a unix socket. `inherited`: a listening socket that another process
+    bound and removes. `reuse_port`: several processes listen on the same TCP address, and the
+    kernel spreads the connections.
     """
 
     def __init__(
         self,
-        where: Where,
+        address: Where,
         *,
         backlog: int = BACKLOG,
         mode: int = 0o660,
@@ -65,7 +65,7 @@ class Listener:
         certificate: Certificate | None = None,
         handshake_timeout: float = 10.0,
     ) -> None:
-        self.where = where
+        self.address = address
         self.certificate = certificate
         self.handshake_failures = 0
         self._backlog = backlog
@@ -81,96 +81,122 @@ class Listener:
 
     @property
     def scheme(self) -> bytes:
-        """What clients speak: b"https" with a certificate, else b"http"."""
+        """The scheme of the clients' URLs: b"https" with a certificate, else b"http"."""
         return b"https" if self.certificate else b"http"
 
     @property
     def port(self) -> int:
-        """The TCP port listened on (useful after asking for port 0); 0 for a unix socket."""
-        if isinstance(self.where, UnixPath) or not self._sockets:
+        """The TCP port, also if the settings ask for port 0; 0 for a unix socket."""
+        if isinstance(self.address, UnixPath) or not self._sockets:
             return 0
         return int(self._sockets[0].getsockname()[1])
 
-    async def start(self, accepting: Accepting[_C]) -> None:
-        """Listen. Raises SettingsError when the address cannot be had."""
+    async def start(self, acceptor: Acceptor[_C]) -> None:
+        """Listen. Raises SettingsError if the address is unavailable."""
         self._sockets = self._bind()
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             sock.setblocking(False)
             try:
                 sock.listen(self._backlog)
-            except OSError as error:  # two may bind a port, one of them may listen
+            except OSError as error:  # two processes can bind a port, only one can listen
                 await self.stop()
-                raise SettingsError(_why_not(self.where, error)) from None
+                raise SettingsError(_error_text(self.address, error)) from None
             if self.certificate is None:
-                # A descriptor of its own: the server closes what it is given.
+                # A duplicate: the server closes the socket that it gets.
                 server = await loop.create_server(
-                    accepting.make, sock=sock.dup(), backlog=self._backlog
+                    acceptor.new_connection, sock=sock.dup(), backlog=self._backlog
                 )
                 self._servers.append(server)
             else:
-                loop.add_reader(sock.fileno(), self._accept, sock, accepting)
+                loop.add_reader(sock.fileno(), self._accept, sock, self.certificate, acceptor)
 
     def publish(self, metrics: Metrics) -> None:
-        """What is known of the certificate; nothing without one."""
+        """Publish the metrics of the certificate, if there is one."""
         certificate = self.certificate
         if certificate is None:
             return
-        metrics.gauge("sidecar_tls_certificate_expiry_timestamp_seconds",
-                      "When the live certificate expires.",
-                      lambda: certificate.not_after)  # fmt: skip
-        metrics.gauge("sidecar_tls_certificate_ok",
-                      "1 while the live certificate is the one in the files.",
-                      lambda: float(certificate.good))  # fmt: skip
-        metrics.counter("sidecar_tls_reloads", "Certificates that replaced another.",
-                        lambda: certificate.reloads)  # fmt: skip
-        metrics.counter("sidecar_tls_reload_failures", "Certificates that were refused.",
-                        lambda: certificate.failures)  # fmt: skip
-        metrics.counter("sidecar_tls_handshake_failures", "Handshakes that failed or were slow.",
-                        lambda: self.handshake_failures)  # fmt: skip
+        metrics.gauge(
+            "sidecar_tls_certificate_expiry_timestamp_seconds",
+            "Expiry of the live certificate.",
+            lambda: certificate.not_after,
+        )
+        metrics.gauge(
+            "sidecar_tls_certificate_ok",
+            "1 if the live certificate is the one in the files.",
+            lambda: float(certificate.current),
+        )
+        metrics.counter("sidecar_tls_reloads", "Certificate reloads.", lambda: certificate.reloads)
+        metrics.counter(
+            "sidecar_tls_reload_failures",
+            "Certificates on disk that were rejected.",
+            lambda: certificate.failures,
+        )
+        metrics.counter(
+            "sidecar_tls_handshake_failures",
+            "TLS handshakes that failed or timed out.",
+            lambda: self.handshake_failures,
+        )
 
     def _bind(self) -> list[socket.socket]:
         if self._inherited is not None:
             return [self._inherited]
-        if isinstance(self.where, UnixPath):
-            sock = bind_unix(self.where, self._mode, self._backlog)
-            found = Path(self.where.path).stat()
-            self._own_file = (found.st_dev, found.st_ino)
+        if isinstance(self.address, UnixPath):
+            sock = bind_unix(self.address, self._mode, self._backlog)
+            status = Path(self.address.path).stat()
+            self._own_file = (status.st_dev, status.st_ino)
             return [sock]
-        return bind_tcp(self.where, reuse_port=self._reuse_port)
+        return bind_tcp(self.address, reuse_port=self._reuse_port)
 
-    def _accept(self, sock: socket.socket, accepting: Accepting[_C]) -> None:
+    def _accept(
+        self, sock: socket.socket, certificate: Certificate, acceptor: Acceptor[_C]
+    ) -> None:
         for _ in range(_BATCH):
             try:
                 connection, peer = sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                self._pause(sock, accepting, error)
+                self._pause(sock, certificate, acceptor, error)
                 return
-            protocol = accepting.make()
-            if not accepting.arrives(protocol, peer):
+            protocol = acceptor.new_connection()
+            if not acceptor.take_slot(protocol, peer):
                 connection.close()
                 continue
             task = asyncio.get_running_loop().create_task(
-                self._shake_hands(connection, protocol, accepting)
+                self._handshake(connection, protocol, certificate.context, acceptor)
             )
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
 
-    def _pause(self, sock: socket.socket, accepting: Accepting[_C], error: OSError) -> None:
-        """No descriptors or memory: those who wait stay in the kernel's queue for a while."""
-        log.error("accept_failed", listen=str(self.where), error=error.strerror)
+    def _pause(
+        self,
+        sock: socket.socket,
+        certificate: Certificate,
+        acceptor: Acceptor[_C],
+        error: OSError,
+    ) -> None:
+        """Leave connections in the kernel's queue for a while: no descriptors or memory."""
+        log.error("accept_failed", listen=str(self.address), error=error.strerror)
         loop = asyncio.get_running_loop()
         loop.remove_reader(sock.fileno())
         self._paused[sock] = loop.call_later(
-            _FULL_PAUSE_S, loop.add_reader, sock.fileno(), self._accept, sock, accepting
+            _FULL_PAUSE_S,
+            loop.add_reader,
+            sock.fileno(),
+            self._accept,
+            sock,
+            certificate,
+            acceptor,
         )
 
-    async def _shake_hands(
-        self, connection: socket.socket, protocol: _C, accepting: Accepting[_C]
+    async def _handshake(
+        self,
+        connection: socket.socket,
+        protocol: _C,
+        context: ssl.SSLContext,
+        acceptor: Acceptor[_C],
     ) -> None:
-        assert self.certificate is not None  # noqa: S101 - only then are connections accepted here
         connection.setblocking(False)
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -178,20 +204,20 @@ class Listener:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol,
                 connection,
-                ssl=self.certificate.context,
+                ssl=context,
                 ssl_handshake_timeout=self._handshake_timeout,
                 ssl_shutdown_timeout=TLS_CLOSE_S,
             )
         except (OSError, ssl.SSLError, TimeoutError) as error:
             self.handshake_failures += 1
-            accepting.leaves(protocol)
+            acceptor.free_slot(protocol)
             log.debug("tls_handshake_failed", error=str(error) or type(error).__name__)
         except asyncio.CancelledError:
-            accepting.leaves(protocol)
+            acceptor.free_slot(protocol)
             raise
 
     async def stop(self) -> None:
-        """Accept no more and break off handshakes; connections live on. Idempotent."""
+        """Stop accepting and cancel handshakes; open connections stay. Idempotent."""
         loop = asyncio.get_running_loop()
         for server in self._servers:
             server.close()
@@ -205,22 +231,22 @@ class Listener:
         for task in list(self._handshakes):
             task.cancel()
         await asyncio.gather(*self._handshakes, return_exceptions=True)
-        if isinstance(self.where, UnixPath) and self._own_file is not None:
-            remove_unix(self.where, self._own_file)
+        if isinstance(self.address, UnixPath) and self._own_file is not None:
+            remove_unix(self.address, self._own_file)
             self._own_file = None
 
 
 def bind_tcp(address: Address, *, reuse_port: bool) -> list[socket.socket]:
-    """A bound socket for each address that the host has; all on one port.
+    """Bind a socket for each address of the host, all on one port.
 
-    Raises SettingsError when one of them cannot be had.
+    Raises SettingsError if one of them is unavailable.
     """
     bound: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(
+        resolved = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        for family, kind, protocol, _, place in dict.fromkeys(found):
+        for family, kind, protocol, _, name in dict.fromkeys(resolved):
             sock = socket.socket(family, kind, protocol)
             bound.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -228,23 +254,23 @@ def bind_tcp(address: Address, *, reuse_port: bool) -> list[socket.socket]:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            port = place[1] or bound[0].getsockname()[1]
-            sock.bind((place[0], port, *place[2:]))
+            port = name[1] or bound[0].getsockname()[1]
+            sock.bind((name[0], port, *name[2:]))
     except OSError as error:
         for sock in bound:
             sock.close()
-        raise SettingsError(_why_not(address, error)) from None
+        raise SettingsError(_error_text(address, error)) from None
     return bound
 
 
-def bind_unix(where: UnixPath, mode: int, backlog: int) -> socket.socket:
-    """A listening unix socket with this file mode, in place of one that a dead process left.
+def bind_unix(address: UnixPath, mode: int, backlog: int) -> socket.socket:
+    """Listen on a unix socket with this file mode. It replaces one that a dead process left.
 
-    It is made under another name and renamed, so nobody ever finds it with other rights or
-    before it listens. Raises SettingsError when the path cannot be had.
+    The socket is created under another name and renamed: whenever it is at its path, it has its
+    mode and listens. Raises SettingsError if the path is unavailable.
     """
-    path = Path(where.path)
-    _require_nobody_there(where)
+    path = Path(address.path)
+    _require_unused(address)
     new = path.with_name(path.name + ".new")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -255,45 +281,44 @@ def bind_unix(where: UnixPath, mode: int, backlog: int) -> socket.socket:
         new.rename(path)
     except OSError as error:
         sock.close()
-        raise SettingsError(_why_not(where, error)) from None
+        raise SettingsError(_error_text(address, error)) from None
     return sock
 
 
-def _require_nobody_there(where: UnixPath) -> None:
-    path = Path(where.path)
+def _require_unused(address: UnixPath) -> None:
+    path = Path(address.path)
     try:
-        found = path.lstat()
-        if not stat.S_ISSOCK(found.st_mode):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
             raise SettingsError(
-                f"{where} cannot be listened on: the file is there and is no socket; "
-                "remove it, or choose another with --listen (SIDECAR_LISTEN)"
+                f"{address} cannot be listened on: the file exists and is not a socket; "
+                "remove it, or choose another with --listen unix:/PATH (SIDECAR_LISTEN)"
             )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(_PROBE_S)
             probe.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError):
-        return  # nothing there, or left behind by a process that is gone
+        return  # the file is missing, or a dead process left it
     except OSError as error:
-        if error.errno != errno.EAGAIN:  # its queue is full: somebody lives there, too
-            raise SettingsError(_why_not(where, error)) from None
-    raise SettingsError(_why_not(where, OSError(errno.EADDRINUSE, "in use")))
+        if error.errno != errno.EAGAIN:  # its queue is full: it is in use as well
+            raise SettingsError(_error_text(address, error)) from None
+    raise SettingsError(_error_text(address, OSError(errno.EADDRINUSE, "in use")))
 
 
-def remove_unix(where: UnixPath, own: tuple[int, int]) -> None:
+def remove_unix(address: UnixPath, own: tuple[int, int]) -> None:
     """Remove the socket's file, if it is still the one with this device and inode."""
-    path = Path(where.path)
+    path = Path(address.path)
     try:
-        found = path.lstat()
-        if (found.st_dev, found.st_ino) == own:
+        status = path.lstat()
+        if (status.st_dev, status.st_ino) == own:
             path.unlink()
     except FileNotFoundError:
-        log.warning("socket_removed", path=where.path)
+        log.warning("socket_removed", path=address.path)
 
 
-def _why_not(where: Where, error: OSError) -> str:
+def _error_text(address: Where, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        why = "is in use"
+        reason = "is in use"
     else:
-        why = f"cannot be listened on: {(error.strerror or str(error)).lower()}"
-    shape = "unix:/PATH" if isinstance(where, UnixPath) else "HOST:PORT"
-    return f"{where} {why}; choose another with --listen {shape} (SIDECAR_LISTEN)"
+        reason = f"cannot be listened on: {(error.strerror or str(error)).lower()}"
+    shape = "unix:/PATH" if isinstance(address, UnixPath) else "HOST:PORT"
+    return f"{address} {reason}; choose another with --listen {shape} (SIDECAR_LISTEN)"

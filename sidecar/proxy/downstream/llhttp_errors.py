@@ -1,4 +1,4 @@
-"""What llhttp finds wrong with a request, in our words: its own speak of its insides."""
+"""llhttp's errors as faults for clients: its own texts describe its internals."""
 
 import re
 from typing import Final
@@ -8,14 +8,14 @@ from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserI
 from sidecar.proxy.downstream import faults
 from sidecar.proxy.downstream.faults import Fault, malformed
 
-# A request line whose method is a token (RFC 9112, section 3), at the beginning of what was read.
+# A request line whose method is a token (RFC 9112, section 3), at the beginning of a read.
 _REQUEST_LINE: Final = re.compile(
     rb"(?:\r?\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} [\x21-\x7e]+ HTTP/1\.[01]\r\n"
 )
 _TWO_FRAMINGS: Final = "The body is framed in two ways: Content-Length and Transfer-Encoding."
 _NO_VERSION: Final = "The request line does not end in HTTP/1.1."
-# Part of what llhttp says (9.x), and what we say; the first that fits.
-_WORDS: Final = (
+# A part of llhttp's text (9.x), and the detail of the fault. The first match counts.
+_DETAILS: Final = (
     ("transfer-encoding can't be present", _TWO_FRAMINGS),
     ("content-length can't be present", _TWO_FRAMINGS),
     ("content-length", "Content-Length is not a plain number."),
@@ -32,8 +32,11 @@ _WORDS: Final = (
 
 
 def fault_of(error: HttpParserError, *, in_head: bool, begins_with: bytes) -> Fault:
-    """The answer to what the parser refused. `in_head`: the refused request's head was not
-    complete; `begins_with`: the bytes it began with, b"" when they cannot be told."""
+    """The fault for a parser error.
+
+    `in_head`: the head of the request was incomplete. `begins_with`: its first bytes, b"" if they
+    are unknown.
+    """
     if isinstance(error, HttpParserInvalidMethodError):
         if _REQUEST_LINE.match(begins_with):
             return faults.method_unknown()
@@ -47,5 +50,5 @@ def fault_of(error: HttpParserError, *, in_head: bool, begins_with: bytes) -> Fa
         return faults.method_unknown()
     if in_head and "transfer-encoding" in text and "length" not in text:
         return faults.coding_unknown()
-    words = next((ours for theirs, ours in _WORDS if theirs in text), "")
-    return malformed(words or "This is not a valid HTTP/1.1 request.")
+    detail = next((detail for part, detail in _DETAILS if part in text), "")
+    return malformed(detail or "This is not a valid HTTP/1.1 request.")

@@ -1,6 +1,6 @@
-"""The client's end of the wire: written to, read from and waited for, each within its bounds.
+"""How fast a client connection has to move: writing, reading and their deadlines.
 
-What the bytes mean is said in `server.py`; here is only how fast they have to move.
+What the bytes mean is in `connection.py`.
 """
 
 import asyncio
@@ -15,19 +15,20 @@ from typing import Final, Protocol
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.downstream.request import Request
 
-RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: close at once, by a reset
+_RESET: Final = struct.pack("ii", 1, 0)  # of SO_LINGER: close at once, with a reset
+_GONE: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
 class Flow(Protocol):
-    """Who wants to know when the client is slower than what is written to it."""
+    """Callbacks for backpressure from the client."""
 
     def client_writable(self, writable: bool) -> None: ...
 
 
 class PacedConnection(asyncio.Protocol):
-    """A client's transport, and until when it is waited for."""
+    """A client's transport with a deadline for the current wait."""
 
-    # There are thousands of these, most of them idle or waiting.
+    # There are thousands of these, most of them idle or waiting: slots save memory.
     __slots__ = (
         "_body_from", "_body_started", "_drained", "_reading", "_unread", "bounds", "deadline",
         "flow", "loop", "lost", "transport", "write_paused",
@@ -37,17 +38,17 @@ class PacedConnection(asyncio.Protocol):
         self.bounds = bounds
         self.loop = loop
         self.transport: asyncio.Transport | None = None
-        self.deadline = 0.0  # loop time at which the sweeper loses patience; 0: never
+        self.deadline = 0.0  # loop time at which the sweeper ends the wait; 0: never
         self.lost = False
         self.flow: Flow | None = None
         self.write_paused = False
         self._drained: asyncio.Future[None] | None = None
-        self._unread = 0  # by the client, when we last looked
+        self._unread = 0  # bytes that the client had not read at the last check
         self._reading = True
         self._body_started = 0.0
         self._body_from = 0
 
-    # the client's reading
+    # sidecar → client
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the client."""
@@ -57,7 +58,7 @@ class PacedConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.write_paused = True
         if self.transport is not None:
-            self._unread = unread(self.transport)
+            self._unread = unread_bytes(self.transport)
         if self.flow is not None:
             self.flow.client_writable(False)
 
@@ -68,49 +69,53 @@ class PacedConnection(asyncio.Protocol):
         if self.flow is not None:
             self.flow.client_writable(True)
 
-    async def until_read(self) -> None:
-        """No more is written to a client that has not taken the answers it got."""
+    async def wait_drained(self) -> None:
+        """Wait until the client has read its responses, before more are written."""
         self.deadline = self.loop.time() + self.bounds.body_timeout
         self._drained = self.loop.create_future()
         await self._drained
         self.deadline = 0.0
 
-    def takes_enough(self) -> bool:
-        """Whether the client has taken what we wrote at `min_rate` since we last looked. If so, it
-        has the same time again."""
-        assert self.transport is not None  # noqa: S101 - callers checked
-        before, self._unread = self._unread, unread(self.transport)
-        patience = self.bounds.body_timeout
-        if before - self._unread < self.bounds.min_rate * patience:
+    def reads_fast_enough(self, transport: asyncio.Transport) -> bool:
+        """Whether the client has read at `min_rate` since the last check.
+
+        If so, the deadline moves by `body_timeout`.
+        """
+        before, self._unread = self._unread, unread_bytes(transport)
+        timeout = self.bounds.body_timeout
+        if before - self._unread < self.bounds.min_rate * timeout:
             return False
-        self.deadline = self.loop.time() + patience
+        self.deadline = self.loop.time() + timeout
         return True
 
-    # the client's writing
+    # client → sidecar
 
     def pause_reading(self) -> None:
-        """Stop taking bytes from the client. Idempotent."""
+        """Stop reading from the client. Idempotent."""
         if self._reading and self.transport is not None and not self.lost:
             self._reading = False
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Take bytes again. Idempotent."""
+        """Read from the client again. Idempotent."""
         if not self._reading and self.transport is not None and not self.lost:
             self._reading = True
             self.transport.resume_reading()
 
     def await_body(self, request: Request) -> None:
-        """The body has until a stall is too long, or its average rate too low (slowloris)."""
+        """Set the deadline for more of the body.
+
+        It bounds a stall, and the average rate (against slowloris).
+        """
         now = self.loop.time()
         if not self._body_started:
             self._body_started, self._body_from = now, request.body_bytes
         earned = (request.body_bytes - self._body_from) / self.bounds.min_rate
-        patience = self.bounds.body_timeout
-        self.deadline = min(now, self._body_started + earned) + patience
+        timeout = self.bounds.body_timeout
+        self.deadline = min(now, self._body_started + earned) + timeout
 
     def hold_body(self) -> None:
-        """The upstream is slower than the client: the client is not to blame for the wait."""
+        """Stop reading the body: the upstream is slower. The client then has no deadline."""
         self.pause_reading()
         self.deadline = 0.0
         self._body_started = 0.0
@@ -118,9 +123,9 @@ class PacedConnection(asyncio.Protocol):
     # the end
 
     def abort(self) -> None:
-        """Drop the connection at once: the only way to say that a started answer is broken.
+        """Drop the connection with a reset: the only way to mark a started response as broken.
 
-        With a reset, not an orderly end: to HTTP/1.0 an end is what makes an answer whole.
+        An orderly close would not do: in HTTP/1.0 it marks the end of a whole response.
         """
         transport = self.transport
         if transport is None:
@@ -128,34 +133,31 @@ class PacedConnection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and not self.lost:
             with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         transport.abort()
 
 
-def unread(transport: asyncio.Transport) -> int:
-    """Bytes in our buffer and in the kernel's, until the client's kernel has taken them.
+def unread_bytes(transport: asyncio.Transport) -> int:
+    """The bytes that the client's kernel has not taken yet: in the transport and in this kernel.
 
-    Our buffer alone would not do: the kernel takes megabytes, and then says nothing for as
-    long as a slow client needs for a third of them (tcp(7), SIOCOUTQ, which is TIOCOUTQ).
+    The transport's buffer alone would not do. The kernel takes megabytes, and then reports no
+    progress until a slow client has read a third of them (tcp(7), SIOCOUTQ, which is TIOCOUTQ).
     """
-    waiting = transport.get_write_buffer_size()
+    size = transport.get_write_buffer_size()
     sock = transport.get_extra_info("socket")
     if sock is not None:
-        with contextlib.suppress(OSError):  # closed in the meantime
-            waiting += struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
-    return waiting
+        with contextlib.suppress(OSError):  # it was closed
+            size += struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    return size
 
 
-GONE: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
-
-
-def has_left(transport: asyncio.Transport) -> bool:
+def peer_closed(transport: asyncio.Transport) -> bool:
     """Whether the client has closed its side, or the connection is broken."""
     sock = transport.get_extra_info("socket")
     if sock is None:
         return False
-    look = select.poll()
-    with contextlib.suppress(OSError):  # closed in the meantime
-        look.register(sock.fileno(), select.POLLRDHUP)
-        return any(events & GONE for _, events in look.poll(0))
+    poll = select.poll()
+    with contextlib.suppress(OSError):  # it was closed
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        return any(events & _GONE for _, events in poll.poll(0))
     return True

@@ -1,7 +1,7 @@
-"""Bytes of one client connection → requests. llhttp reads; what it leaves to us is refused here.
+"""Parses the bytes of one client connection into requests, with llhttp and further checks.
 
-Strict by choice (RFC 9112, sections 3, 5 and 6): a message that two honest parsers could
-read in two ways is a Fault, and after a Fault nothing more of the connection is read.
+Strict on purpose (RFC 9112, sections 3, 5 and 6): a message that two correct parsers could read in
+two ways is a Fault, and after a Fault the parser reads nothing more of the connection.
 """
 
 import re
@@ -34,8 +34,8 @@ from sidecar.proxy.headers import (
 log = logger("proxy")
 
 SLICE: Final = 4_096
-LONGEST_NAME: Final = 256
-TRACE_MEMBERS: Final = 32
+MAX_NAME: Final = 256
+MAX_TRACE_MEMBERS: Final = 32
 ABSOLUTE: Final = re.compile(rb"https?://([^/?#@\\]+)((?:[/?].*)?)", re.IGNORECASE | re.DOTALL)
 
 _LISTED: Final = {
@@ -60,15 +60,18 @@ _SINGLE: Final = frozenset(
 )  # fmt: skip
 OF_INTEREST: Final = frozenset(_LISTED) | _SINGLE | MANAGED | OVERRIDES | NOT_FORWARDED
 
+_NO_REQUEST: Final = Request("")  # before the first request of a connection; never changed
+_NO_REQUEST.complete = True
+
 
 class RequestParser:
-    """Parses what `feed` is given and calls `on_request` for every head that is complete."""
+    """A parser that calls `on_request` for each complete head."""
 
     __slots__ = (
         "_address", "_begun", "_bounds", "_deliver", "_framing", "_head_size", "_host", "_now",
         "_parser", "current", "pending",
     )  # fmt: skip
-    __deletable__ = ("_parser",)  # mypyc asks for it
+    __deletable__ = ("_parser",)  # mypyc requires it
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class RequestParser:
         now: Callable[[], float],
         on_request: Callable[[Request], None],
     ) -> None:
-        self.current: Request | None = None  # being parsed
+        self.current = _NO_REQUEST  # the request that is being parsed, or the last one
         self.pending = 0  # bytes of a head that is not complete yet
         self._bounds = bounds
         self._address = address
@@ -86,30 +89,35 @@ class RequestParser:
         self._parser = HttpRequestParser(self)
         self._head_size = 0
         self._host: tuple[bytes, ...] = ()  # of the last request, which is valid
-        self._begun = 0  # messages that began in what is being parsed
-        self._framing = 0  # bytes of the body that were not content, less what is allowed
+        self._begun = 0  # messages that began in the current read
+        self._framing = 0  # bytes of the body that are not content, less the allowance per chunk
 
     def close(self) -> None:
-        """Part with the parser below, which knows us: nobody but the collector would end that
-        circle, and with it all that a connection holds. Nothing is fed afterwards."""
+        """Drop llhttp's parser. It must not be fed afterwards.
+
+        The two parsers refer to each other: without this, a closed connection would stay in memory
+        until the cyclic garbage collector runs.
+        """
         del self._parser
 
     def feed(self, data: bytes) -> bytes:
-        """Parse. Returns what came after a request that asks for an upgrade (b"" otherwise):
-        it may not be HTTP any more. Raises Fault."""
+        """Parse. Returns the bytes after a request for an upgrade, which may not be HTTP, else b"".
+
+        Raises Fault.
+        """
         current = self.current
-        in_body = current is not None and current.received and not current.complete
-        if len(data) <= SLICE or (in_body and current is not None and not current.chunked):
+        in_body = current.received and not current.complete
+        if len(data) <= SLICE or (in_body and not current.chunked):
             rest = self._step(data)
         else:
             rest = self._slices(data)
         current = self.current
-        if current is not None and not current.complete:
+        if not current.complete:
             current.flush()
         return rest
 
     def _slices(self, data: bytes) -> bytes:
-        """Framing is bounded before its end is reached: so much of it is parsed at a time."""
+        """Parse in slices, so that a bound on framing applies before the end of a large read."""
         view = memoryview(data)
         for start in range(0, len(data), SLICE):
             rest = self._step(view[start : start + SLICE])
@@ -119,7 +127,7 @@ class RequestParser:
 
     def _step(self, data: bytes | memoryview) -> bytes:
         current = self.current
-        if current is None or current.complete or not current.received:
+        if current.complete or not current.received:
             self.pending += len(data)
         elif current.chunked:
             self._framing += len(data)
@@ -137,31 +145,34 @@ class RequestParser:
         except HttpParserUpgrade as upgrade:
             rest = bytes(data[upgrade.args[0] :])
             self._parser = HttpRequestParser(self)
-            current = self._request()
+            current = self.current
             if not current.has_body:
                 return rest
             self._reframe(current)
             return self._feed(rest)
-        except HttpParserCallbackError as error:
-            cause = error.__context__
+        except HttpParserCallbackError as failure:
+            cause = failure.__context__
             if isinstance(cause, Fault):
                 raise cause from None
             log.error("request_parse_failed", exc_info=cause)
-            raise Fault(500, "Internal error", "The request could not be read.") from None
-        except HttpParserError as flaw:
-            in_head = self.current is not None and not self.current.received
-            alone = bytes(data) if self._begun == 1 else b""  # else it began who knows where
-            raise fault_of(flaw, in_head=in_head, begins_with=alone) from None
+            raise Fault(500, "Internal error", "The request could not be parsed.") from None
+        except HttpParserError as error:
+            in_head = not self.current.complete and not self.current.received
+            begins_with = bytes(data) if self._begun == 1 else b""  # else its start is unknown
+            raise fault_of(error, in_head=in_head, begins_with=begins_with) from None
         return b""
 
     def _reframe(self, request: Request) -> None:
-        """httptools takes a request for an upgrade to end with its head. One that has a body is
-        not upgraded (RFC 9110, section 7.8, lets us ignore it), so its body is parsed like any
-        other's: a parser that has seen no Upgrade is told the framing alone."""
+        """Prepare a new parser for the body of a request for an upgrade.
+
+        httptools ends such a request with its head. A request with a body is not upgraded (RFC
+        9110, section 7.8, permits to ignore Upgrade), and its body is parsed like any other: the
+        new parser gets a head with the same framing and without Upgrade.
+        """
         framing = b"Content-Length: %d" % (request.content_length or 0)
         if request.chunked:
             framing = b"Transfer-Encoding: chunked"
-        deliver, self._deliver = self._deliver, _nobody
+        deliver, self._deliver = self._deliver, _ignore
         try:
             self._parser.feed_data(b"POST / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % framing)
         finally:
@@ -169,15 +180,15 @@ class RequestParser:
 
     @property
     def unfinished(self) -> Request | None:
-        """The request that is being parsed, as far as it has come; None between two."""
+        """The request that is being parsed, as far as it is known; None between two requests."""
         current = self.current
-        if current is None or current.complete:
+        if current.complete:
             return None
         if not current.method and current.target:
             current.method = self._parser.get_method().decode("ascii")
         return current
 
-    # llhttp → us
+    # callbacks of llhttp
 
     def on_message_begin(self) -> None:
         self.current = Request(self._address)
@@ -186,16 +197,14 @@ class RequestParser:
 
     def on_url(self, url: bytes) -> None:
         request = self.current
-        assert request is not None  # noqa: S101 - llhttp begins every message
         request.target += url
         if len(request.target) > self._bounds.max_target:
             raise faults.target_too_long(self._bounds)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self.current
-        assert request is not None  # noqa: S101 - llhttp begins every message
         size = self._head_size = self._head_size + len(name) + len(value) + 4
-        if size > self._bounds.max_header or len(name) > LONGEST_NAME:
+        if size > self._bounds.max_header or len(name) > MAX_NAME:
             raise faults.head_too_large(self._bounds)
         lower = USUAL.get(name) or name.lower()
         if request.received:
@@ -209,7 +218,7 @@ class RequestParser:
 
     def _note(self, request: Request, lower: bytes, name: bytes, value: bytes) -> None:
         value = value.strip(b" \t")
-        if lower == b"tracestate" and value.count(b",") >= TRACE_MEMBERS:
+        if lower == b"tracestate" and value.count(b",") >= MAX_TRACE_MEMBERS:
             return  # W3C Trace Context, section 3.3.1.1: at most 32 members
         attribute = _LISTED.get(lower)
         if attribute is not None:
@@ -228,11 +237,10 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         request, parser = self.current, self._parser
-        assert request is not None  # noqa: S101 - llhttp begins every message
         request.method = parser.get_method().decode("ascii")
         version = parser.get_http_version()
         if version != "1.1":
-            if version == "0.9":  # that of a request line without one
+            if version == "0.9":  # llhttp's for a request line without a version
                 raise malformed("The request line does not end in HTTP/1.1.")
             if version != "1.0":
                 raise faults.version_unknown()
@@ -241,8 +249,8 @@ class RequestParser:
         request.received = self._now()
         self.pending = 0
         self._framing = 0
-        self._head_size = 0  # trailers are counted anew
-        if request.host != self._host:  # a client rarely calls another host by a connection
+        self._head_size = 0  # from here on it counts trailers
+        if request.host != self._host:  # the host rarely changes within a connection
             _check_host(request)
             self._host = request.host
         _check(request, self._bounds)
@@ -252,7 +260,7 @@ class RequestParser:
         self._framing -= CHUNK
 
     def on_body(self, data: bytes) -> None:
-        request = self._request()
+        request = self.current
         limit = self._bounds.max_body
         if limit and request.body_bytes + len(data) > limit:
             raise faults.body_too_large(self._bounds)
@@ -261,22 +269,17 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         request = self.current
-        assert request is not None  # noqa: S101 - llhttp begins every message
         if not (request.upgrade and request.has_body and self._parser.should_upgrade()):
             request.end()
 
-    def _request(self) -> Request:
-        assert self.current is not None  # noqa: S101 - llhttp begins every message
-        return self.current
 
-
-def _nobody(_request: Request) -> None:
+def _ignore(_request: Request) -> None:
     pass
 
 
 def _single(request: Request, lower: bytes, value: bytes) -> None:
     if lower == b"content-length":
-        request.content_length = int(value)  # llhttp refused all but digits below 2^64
+        request.content_length = int(value)  # llhttp accepts only digits, below 2^64
     elif lower == b"transfer-encoding":
         if request.chunked or value.lower() != b"chunked":
             raise faults.coding_unknown()
@@ -284,7 +287,9 @@ def _single(request: Request, lower: bytes, value: bytes) -> None:
     elif lower == b"expect":
         request.expects_continue = value.lower() == b"100-continue"
         if not request.expects_continue:
-            raise Fault(417, "Expectation failed", "The only expectation met is 100-continue.")
+            raise Fault(
+                417, "Expectation failed", "The only supported expectation is 100-continue."
+            )
     elif lower == b"max-forwards":
         if not value.isdigit() or len(value) > 9:
             raise malformed("Max-Forwards is not a number.")
@@ -300,7 +305,7 @@ def _single(request: Request, lower: bytes, value: bytes) -> None:
 
 
 def _check_host(request: Request) -> None:
-    """RFC 9112, section 3.2."""
+    """Check Host (RFC 9112, section 3.2)."""
     host = request.host
     if len(host) > 1:
         raise malformed("Exactly one Host field is needed.")
@@ -309,17 +314,19 @@ def _check_host(request: Request) -> None:
 
 
 def _check(request: Request, bounds: Bounds) -> None:
-    """What llhttp leaves to us: RFC 9112, sections 3.2 and 6.1, and what is not offered."""
+    """Check what llhttp does not (RFC 9112, sections 3.2 and 6.1), and refuse some methods."""
     if not request.host and not request.http10:
         raise malformed("Exactly one Host field is needed.")
     if len(request.fields) > bounds.max_fields:
         raise faults.head_too_large(bounds)
     if request.chunked and (request.http10 or request.content_length is not None):
-        raise malformed("A body is framed in one way, and HTTP/1.0 has no transfer codings.")
+        raise malformed("A body must be framed in one way, and HTTP/1.0 has no transfer codings.")
     if request.method == "CONNECT":
-        raise Fault(405, "Method not allowed", "This is a gateway to one API, not a tunnel.")
+        detail = "CONNECT is not supported: this is a gateway to one API."
+        raise Fault(405, "Method not allowed", detail)
     if request.method == "TRACE":
-        raise Fault(405, "Method not allowed", "TRACE would send credentials back; it is not open.")
+        detail = "TRACE is not supported: it would send credentials back."
+        raise Fault(405, "Method not allowed", detail)
     if not request.target.startswith(b"/"):
         _origin_form(request)
     if bounds.max_body and (request.content_length or 0) > bounds.max_body:
@@ -327,7 +334,7 @@ def _check(request: Request, bounds: Bounds) -> None:
 
 
 def _origin_form(request: Request) -> None:
-    """RFC 9112, section 3.2.2: an absolute target's authority replaces Host."""
+    """Rewrite an absolute target: its authority replaces Host (RFC 9112, section 3.2.2)."""
     if request.target == b"*":
         if request.method != "OPTIONS":
             raise malformed("The target * is for OPTIONS only.")

@@ -1,16 +1,16 @@
-"""One request as the client sent it: its head, and its body as it comes."""
+"""One request as the client sent it: its head, and its body as it arrives."""
 
 from typing import Final, Protocol
 
 from sidecar.core.jobs.prefer import wait_preference
 from sidecar.proxy.headers import Fields
 
-_NONE: Final[Fields] = []  # replaced, never changed
-Values = tuple[bytes, ...]  # of a field, one for each line that it had
+_NO_FIELDS: Final[Fields] = []  # replaced, never changed
+Values = tuple[bytes, ...]  # of a field, one per line
 
 
-class BodyTaker(Protocol):
-    """Who receives a request's body, in this order: pieces, flushes between, then end or broken."""
+class BodyReceiver(Protocol):
+    """The receiver of a body: pieces, with flushes between them, then its end or `body_broken`."""
 
     def body_piece(self, data: bytes) -> None: ...
     def body_flush(self) -> None: ...
@@ -19,17 +19,17 @@ class BodyTaker(Protocol):
 
 
 class Request:
-    """The head is complete when a Request is handed out; the body may still be on its way.
+    """A request whose head is complete, and whose body may still arrive.
 
-    Until `attach` body bytes are held back (the connection stops reading, so at most one
-    read's worth); afterwards they go straight to the exchange.
+    Body bytes are buffered until `attach`; the connection stops reading, so the buffer holds at
+    most one read. After `attach`, they go straight to the receiver.
     """
 
-    # Values that most requests keep; only what a request has of its own is set on it.
+    # Defaults on the class, for most requests: an instance holds only what differs.
     method = ""
     target = b""  # in origin or asterisk form, whatever form it came in
     http10 = False
-    close = False  # the client's wish: no further request on this connection
+    close = False  # the client sends no further request on this connection
     api_keys: Values = ()
     authorizations: Values = ()
     connection: Values = ()
@@ -54,29 +54,29 @@ class Request:
     body_bytes = 0  # received so far
     complete = False
     discarding = False
-    broken = False  # the rest of the body will not come
-    admitted = ""  # the id under which it was, once it was
-    begun = False  # some of its answer has gone to the client
-    answered = False  # all of it has
+    broken = False  # the rest of the body will not arrive
+    admitted_id = ""  # its request id, once it is admitted
+    begun = False  # some of its response is written
+    answered = False  # all of its response is written
     received = 0.0  # loop time of the head's last byte; 0 before
-    _held: tuple[bytes, ...] | list[bytes] = ()
+    _buffered: tuple[bytes, ...] | list[bytes] = ()
 
     def __init__(self, peer: str) -> None:
-        self.peer = peer  # the other end of the connection
-        self.address = peer  # of the client: the peer, or what a trusted peer says of it
+        self.peer = peer  # address of the other end of the connection
+        self.address = peer  # of the client: the peer, or the one that a trusted peer reports
         self.fields: Fields = []  # to be forwarded, as received
-        self.waiting = False  # it is held until its limits let it go on
-        self.trailers: Fields = _NONE
-        self._taker: BodyTaker | None = None
+        self.waiting = False  # in the wait queue
+        self.trailers: Fields = _NO_FIELDS
+        self._receiver: BodyReceiver | None = None
 
     @property
     def size(self) -> int:
-        """Bytes that are held of it: its fields, and what has come of its body."""
-        return sum(len(line) for _, line in self.fields) + sum(map(len, self._held))
+        """Bytes that the request keeps in memory: its fields and its buffered body."""
+        return sum(len(line) for _, line in self.fields) + sum(map(len, self._buffered))
 
     @property
     def patience_us(self) -> int | None:
-        """For how long the client wants to wait at most; None when it does not say."""
+        """The longest wait that the client accepts (`Prefer: wait`); None if it gives none."""
         return wait_preference(self.prefer)
 
     @property
@@ -85,67 +85,67 @@ class Request:
         return self.chunked or bool(self.content_length)
 
     def named_fields(self) -> Fields:
-        """Those that are forwarded, and the length, which is told anew."""
+        """The forwarded fields and Content-Length, which is generated and not among them."""
         if self.content_length is None:
             return self.fields
         return [*self.fields, (b"content-length", b"Content-Length: %d" % self.content_length)]
 
     @property
     def flowing(self) -> bool:
-        """Whether somebody takes the body."""
-        return self._taker is not None or self.discarding
+        """Whether the body has a receiver, or is discarded."""
+        return self._receiver is not None or self.discarding
 
     def feed(self, data: bytes) -> None:
-        """Body bytes from the parser."""
+        """Take body bytes from the parser."""
         self.body_bytes += len(data)
-        if self._taker is not None:
-            self._taker.body_piece(data)
+        if self._receiver is not None:
+            self._receiver.body_piece(data)
         elif not self.discarding:
-            self._held = [*self._held, data]
+            self._buffered = [*self._buffered, data]
 
     def flush(self) -> None:
-        """One read of the client has been parsed, and the body is not whole."""
-        if self._taker is not None:
-            self._taker.body_flush()
+        """Mark the end of one read from the client: it is parsed, and the body is incomplete."""
+        if self._receiver is not None:
+            self._receiver.body_flush()
 
     def end(self) -> None:
-        """The body is whole."""
+        """Mark the body as complete."""
         self.complete = True
-        taker, self._taker = self._taker, None
-        if taker is not None:
-            taker.body_end(self.trailers)
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.body_end(self.trailers)
 
-    def take_held(self) -> list[bytes]:
-        """The bytes held back so far; they are the caller's now."""
-        held, self._held = self._held, ()
-        return list(held)
+    def take_buffered(self) -> list[bytes]:
+        """Take the buffered bytes."""
+        buffered, self._buffered = self._buffered, ()
+        return list(buffered)
 
     @property
-    def held(self) -> tuple[bytes, ...] | list[bytes]:
-        """The bytes held back so far, for a look."""
-        return self._held
+    def buffered(self) -> tuple[bytes, ...] | list[bytes]:
+        """The buffered bytes, which stay in the buffer."""
+        return self._buffered
 
-    def give_back(self, body: list[bytes]) -> None:
-        """Hold bytes that were taken for a look: they are forwarded as if they had just come."""
-        self._held = [*body, *self._held]
+    def put_back(self, body: list[bytes]) -> None:
+        """Put bytes that were read ahead back at the front of the buffer."""
+        self._buffered = [*body, *self._buffered]
 
-    def attach(self, taker: BodyTaker) -> None:
-        """Send what comes from now on to `taker`."""
-        self._taker = taker
+    def attach(self, receiver: BodyReceiver) -> None:
+        """Pass further body bytes to `receiver`."""
+        self._receiver = receiver
 
     def detach(self) -> None:
-        """Hold what comes from now on."""
-        self._taker = None
+        """Buffer further body bytes."""
+        self._receiver = None
 
-    def break_off(self) -> None:
-        """The rest of the body is malformed, too large or overdue."""
+    def fail_body(self) -> None:
+        """End the body: the rest of it is malformed, too large or late."""
         self.broken = True
-        taker, self._taker = self._taker, None
-        if taker is not None:
-            taker.body_broken()
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.body_broken()
 
     def discard(self) -> None:
-        """Nobody wants the rest: bytes are counted and dropped."""
-        self._held = ()
-        self._taker = None
+        """Count and drop the rest of the body."""
+        self._buffered = ()
+        self._receiver = None
         self.discarding = True

@@ -1,4 +1,4 @@
-"""When a certificate expires: the one field that the standard library does not hand out.
+"""The expiry of a certificate, which the standard library does not expose.
 
 RFC 5280, section 4.1: Certificate ::= SEQUENCE { tbsCertificate SEQUENCE { [0] version
 OPTIONAL, serialNumber, signature, issuer, validity SEQUENCE { notBefore, notAfter }, … } … }
@@ -11,24 +11,24 @@ from typing import Final
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 _SEQUENCE: Final = 0x30
 _VERSION: Final = 0xA0
-_UTC_TIME: Final = 0x17  # two digits of the year: 50 and above are of the last century
+_UTC_TIME: Final = 0x17  # a year of two digits: 50 and above are in the 20th century
 _GENERALIZED_TIME: Final = 0x18
 
 
 def not_after(pem: str) -> float:
-    """Seconds since the epoch at which the first certificate in the text expires.
+    """When the first certificate in the text expires, in seconds since the epoch.
 
-    Raises ValueError when there is none in it.
+    Raises ValueError if the text has no certificate.
     """
     start = pem.find(_BEGIN)
     end = pem.find(_END, start)
     if start < 0 or end < 0:
-        raise ValueError("there is no certificate in it")
+        raise ValueError("the file has no certificate")
     der = ssl.PEM_cert_to_DER_cert(pem[start : end + len(_END)])
     try:
         return _expiry(der)
     except IndexError:
-        raise ValueError("the certificate is cut short") from None
+        raise ValueError("the certificate is truncated") from None
 
 
 def _expiry(der: bytes) -> float:
@@ -46,7 +46,7 @@ def _expiry(der: bytes) -> float:
 
 def _inside(der: bytes, at: int) -> tuple[int, int]:
     if der[at] != _SEQUENCE:
-        raise ValueError("the certificate is not built as RFC 5280 says")
+        raise ValueError("the certificate does not follow RFC 5280")
     return _bounds(der, at)
 
 
@@ -55,7 +55,7 @@ def _after(der: bytes, at: int) -> int:
 
 
 def _bounds(der: bytes, at: int) -> tuple[int, int]:
-    """Where the content of the element at `at` begins and ends (X.690, section 8.1.3)."""
+    """The start and end of the content of the element at `at` (X.690, section 8.1.3)."""
     length, start = der[at + 1], at + 2
     if length & 0x80:
         size = length & 0x7F
@@ -68,5 +68,5 @@ def _seconds(kind: int, text: str) -> float:
         century = "19" if int(text[:2]) >= 50 else "20"
         text = century + text
     elif kind != _GENERALIZED_TIME:
-        raise ValueError("the certificate has no date of expiry")
+        raise ValueError("the certificate has no expiry date")
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()

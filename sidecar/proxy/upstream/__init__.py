@@ -1,1 +1,1 @@
-"""The API's side of the data port: connections, and the pool that shares them out."""
+"""The upstream side of the data port: connections and their pool."""

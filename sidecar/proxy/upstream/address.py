@@ -1,4 +1,4 @@
-"""Where the API is, and how it is spoken to before HTTP begins."""
+"""The address of the upstream, and its TLS context."""
 
 import ssl
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from sidecar.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where the API is: host and port, or the path of a unix socket; `tls` for https."""
+    """The address of the API: host and port, or the path of a unix socket. `tls` is for https."""
 
     host: str = "127.0.0.1"
     port: int = 0
     path: str | None = None
     tls: ssl.SSLContext | None = None
-    server_name: str | None = None  # for SNI and the certificate, when it is not `host`
+    server_name: str | None = None  # for SNI and the certificate, if it is not `host`
 
     def __str__(self) -> str:
         return self.path or f"{self.host}:{self.port}"
 
     @property
     def is_name(self) -> bool:
-        """Whether the host has to be resolved."""
+        """Whether the host is a name, which has to be resolved."""
         try:
             ip_address(self.host)
         except ValueError:
@@ -32,12 +32,15 @@ class Upstream:
 
 
 def tls_context(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
-    """TLS 1.2 or newer, the upstream always verified. Raises SettingsError for unusable files."""
+    """A client context for TLS 1.2 or newer that always verifies the upstream.
+
+    Raises SettingsError if a file cannot be used.
+    """
     try:
         context = ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as error:
         raise SettingsError(
-            f"--upstream-ca: {ca} cannot be used ({_what(error)}); give a PEM file of CAs"
+            f"--upstream-ca: {ca} cannot be used ({_cause(error)}); give a PEM file of CAs"
         ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -47,7 +50,7 @@ def tls_context(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSL
         except (OSError, ValueError) as error:
             raise SettingsError(
                 f"--upstream-cert, --upstream-key: {cert} and {key} cannot be used "
-                f"({_what(error)}); give PEM files of a certificate and its key"
+                f"({_cause(error)}); give PEM files of a certificate and its key"
             ) from None
     return context
 
@@ -56,5 +59,5 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted")
 
 
-def _what(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     return getattr(error, "strerror", None) or getattr(error, "reason", None) or str(error)

@@ -1,11 +1,11 @@
-"""The upstream's side: one connection, one exchange at a time, answers held to HTTP's rules."""
+"""One upstream connection: one exchange at a time, with strict checks of each response."""
 
 import asyncio
 import contextlib
 import os
 import re
 import socket
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from httptools import (
     HttpParserCallbackError,
@@ -19,26 +19,26 @@ from sidecar.proxy.bounds import CHUNK, FRAMING, Bounds
 from sidecar.proxy.headers import NOT_IN_TRAILERS, NOT_RELAYED, Fields, without_nominated
 from sidecar.proxy.upstream.receiver import Receiver, ResponseHead
 
-STATUS_LINE = 64  # and the empty line, about
-READ = 65_536
-CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+STATUS_LINE: Final = 64  # about, with the empty line
+READ: Final = 65_536
+CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-class Broken(Exception):
-    """What is wrong with the upstream's answer; `str()` tells the client."""
+class InvalidResponse(Exception):
+    """A fault of the upstream's response; `str()` is the text for the client."""
 
 
-class Home(Protocol):
-    """Where a connection belongs."""
+class ConnectionPool(Protocol):
+    """What an upstream connection needs of its pool."""
 
     bounds: Bounds
 
     def now(self) -> float: ...
-    def forget(self, connection: "UpstreamConnection") -> None: ...
+    def remove(self, connection: "UpstreamConnection") -> None: ...
 
 
-class UpgradedClient(Protocol):
-    """Who takes the upstream's bytes when they are no longer HTTP."""
+class UpstreamTunnel(Protocol):
+    """The receiver of the upstream's bytes after a switch of protocols."""
 
     def from_upstream(self, data: bytes) -> None: ...
     def upstream_ended(self) -> None: ...
@@ -46,23 +46,23 @@ class UpgradedClient(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection to the upstream. `taker` is set while it is in use."""
+    """One connection to the upstream. `receiver` is set during an exchange."""
 
-    __deletable__ = ("_parser",)  # mypyc asks for it
+    __deletable__ = ("_parser",)  # mypyc requires it
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self.bounds = home.bounds
+    def __init__(self, pool: ConnectionPool) -> None:
+        self.pool = pool
+        self.bounds = pool.bounds
         self.transport: asyncio.Transport | None = None
-        self.taker: Receiver | None = None
-        self.raw: UpgradedClient | None = None
+        self.receiver: Receiver | None = None
+        self.tunnel: UpstreamTunnel | None = None
         self.deadline = 0.0
         self.idle_since = 0.0
-        self.address = ""  # that it leads to, when that came from a name
+        self.address = ""  # of the peer, if it was resolved from a name
         self.reused = False
-        self.answered = False  # any byte of the current response has come
+        self.answered = False  # any byte of the current response has arrived
         self.usable = True
-        self.flaw = ""  # what the parser found wrong, in its words: for the log
+        self.parse_error = ""  # in the parser's words, for the log
         self._parser = HttpResponseParser(self)
         self._in_body = False
         self._until_close = False
@@ -81,121 +81,126 @@ class UpstreamConnection(asyncio.Protocol):
         self._chunked = False
         self._size = 0
 
-    def start(self, taker: Receiver, data: bytes, deadline: float) -> None:
-        """Send the head (and what there is of a body) and take the response."""
-        self.taker = taker
+    def start(self, receiver: Receiver, data: bytes, deadline: float) -> None:
+        """Begin an exchange: send `data`, the head with the first part of the body."""
+        self.receiver = receiver
         self.answered = self._in_body = self._done = self._until_close = self._switching = False
         self._framing = 0
         self.deadline = deadline
         self.write(data)
 
-    # transport → us
+    # callbacks of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods, not the base class.
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.raw is not None:
-            self.raw.from_upstream(data)
+        if self.tunnel is not None:
+            self.tunnel.from_upstream(data)
             return
-        taker = self.taker
-        if taker is None:
-            self.retire()  # it speaks without being asked: nothing on it can be trusted
+        receiver = self.receiver
+        if receiver is None:
+            self.retire()  # bytes without a request: the connection cannot be trusted
             return
         self.answered = True
         self._framing += len(data)
         if self._in_body:
-            self.deadline = self.home.now() + self.bounds.stream_timeout
+            self.deadline = self.pool.now() + self.bounds.stream_timeout
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            self._switch(taker, data[upgrade.args[0] :])
+            self._switch(receiver, data[upgrade.args[0] :])
             return
         except HttpParserCallbackError as error:
-            if not isinstance(error.__context__, Broken):
+            if not isinstance(error.__context__, InvalidResponse):
                 raise
             self.fail(OutcomeReason.UPSTREAM_BROKEN, str(error.__context__))
             return
-        except HttpParserError as flaw:
-            self.flaw = f"not valid HTTP: {flaw}"
-            self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's answer is not valid HTTP.")
+        except HttpParserError as invalid:
+            self.parse_error = f"not valid HTTP: {invalid}"
+            self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's response is not valid HTTP.")
             return
         if self._framing > (FRAMING if self._in_body else self.bounds.max_header):
-            self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's answer has too much framing.")
+            self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's response has too much framing.")
         elif self._done:
-            self._finish(taker)
+            self._finish(receiver)
         else:
-            taker.response_flush()
+            receiver.response_flush()
 
-    def _switch(self, taker: Receiver, rest: bytes) -> None:
+    def _switch(self, receiver: Receiver, rest: bytes) -> None:
         if not self._switching:
-            self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API switched protocols unasked.")
+            self.fail(
+                OutcomeReason.UPSTREAM_BROKEN, "The API switched protocols without a request."
+            )
             return
         self.deadline = 0.0
         self.usable = False
-        self.taker = None
-        taker.response_switched(rest)
+        self.receiver = None
+        receiver.response_switched(rest)
 
     def eof_received(self) -> bool:
-        if self.raw is not None:
-            self.raw.upstream_ended()
+        if self.tunnel is not None:
+            self.tunnel.upstream_ended()
             return True
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(exc)
-        del self._parser  # it knows us: see `RequestParser.close`
+        del self._parser  # it refers to this object: see `RequestParser.close`
 
     def _end(self, exc: Exception | None) -> None:
         self.usable = False
-        self.home.forget(self)
-        if self.raw is not None:
-            self.raw.upstream_ended()
+        self.pool.remove(self)
+        if self.tunnel is not None:
+            self.tunnel.upstream_ended()
             return
-        if self.taker is not None and isinstance(exc, OSError):
-            self._last_words()
-        taker = self.taker
-        if taker is None:
+        if self.receiver is not None and isinstance(exc, OSError):
+            self._read_rest()
+        receiver = self.receiver
+        if receiver is None:
             return
         if self._until_close and exc is None:
-            self._finish(taker)
+            self._finish(receiver)
         else:
             self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API closed the connection unexpectedly.")
 
-    def _last_words(self) -> None:
-        """An API that refuses a body unread and closes makes our next write fail, and then the
-        loop reads no more: what it said is still in the socket (RFC 9112, section 9.6)."""
+    def _read_rest(self) -> None:
+        """Read the rest of the response from the socket.
+
+        An API can refuse a body unread and close. The next write then fails, and the event loop
+        reads no more, but the response is still in the socket (RFC 9112, section 9.6).
+        """
         transport = self.transport
         if transport is None or transport.get_extra_info("sslcontext") is not None:
             return
         with contextlib.suppress(OSError):
             descriptor = os.dup(transport.get_extra_info("socket").fileno())
             with socket.socket(fileno=descriptor) as rest:
-                while self.taker is not None and (data := rest.recv(READ)):
+                while self.receiver is not None and (data := rest.recv(READ)):
                     self.data_received(data)
 
     def pause_writing(self) -> None:
-        side = self.raw or self.taker
+        side = self.tunnel or self.receiver
         if side is not None:
             side.upstream_writable(False)
 
     def resume_writing(self) -> None:
-        side = self.raw or self.taker
+        side = self.tunnel or self.receiver
         if side is not None:
             side.upstream_writable(True)
 
-    # parser → us
+    # callbacks of llhttp
 
     def on_message_begin(self) -> None:
         if self._done:
-            self.usable = False  # a second response that nobody asked for
+            self.usable = False  # a second response to one request
         self._clear()
 
     def on_status(self, phrase: bytes) -> None:
         self._phrase += phrase
         if phrase != b"OK" and CONTROLS.search(phrase):
-            raise Broken("The API's status line is not valid.")
+            raise InvalidResponse("The API's status line is not valid.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lower = name.lower()
@@ -215,51 +220,51 @@ class UpstreamConnection(asyncio.Protocol):
             self._length = int(value)
         elif lower == b"transfer-encoding":
             if self._chunked or value.lower() != b"chunked":
-                raise Broken("The API used a transfer coding that is not supported.")
+                raise InvalidResponse("The API used an unsupported transfer coding.")
             self._chunked = True
         elif lower == b"connection":
             if value != b"keep-alive":
                 self._connection += (value,)
         elif lower == b"upgrade":
-            offered = self.taker.upgrade if self.taker is not None else b""
+            offered = self.receiver.upgrade if self.receiver is not None else b""
             self._switching = bool(offered) and value.lower() == offered
 
     def on_headers_complete(self) -> None:
-        taker = self.taker
+        receiver = self.receiver
         parser = self._parser
         status = parser.get_status_code()
-        if taker is None or self._done:
+        if receiver is None or self._done:
             return
         if self._size > self.bounds.max_header:
-            raise Broken("The API's response head is too large.")
+            raise InvalidResponse("The API's response head is too large.")
         if parser.get_http_version() not in ("1.1", "1.0"):
-            raise Broken("The API speaks another version of HTTP.")
+            raise InvalidResponse("The API used an unsupported version of HTTP.")
         if self._chunked and (self._length is not None or parser.get_http_version() == "1.0"):
-            raise Broken("The API framed its answer in two ways.")
+            raise InvalidResponse("The API framed its response in two ways.")
         if status < 200:
-            self._interim(taker, status)
+            self._interim(receiver, status)
             return
         if not parser.should_keep_alive():
             self.usable = False
-        bodyless = taker.method == "HEAD" or status == 204 or status == 304
+        bodyless = receiver.method == "HEAD" or status == 204 or status == 304
         self._in_body = True
         self._framing -= self._size + STATUS_LINE
-        self.deadline = self.home.now() + self.bounds.stream_timeout
+        self.deadline = self.pool.now() + self.bounds.stream_timeout
         self._until_close = not bodyless and self._length is None and not self._chunked
         if bodyless:
-            # llhttp does not know the method, so after HEAD it would wait for a body: the
-            # message ends here, and the next one gets a parser that has seen none of this.
+            # llhttp does not know the method, so after HEAD it would wait for a body. The
+            # message ends here, and the next one gets a new parser.
             self._done = True
             self._parser = HttpResponseParser(self)
-        taker.response_head(self._head(status))
+        receiver.response_head(self._head(status))
 
-    def _interim(self, taker: Receiver, status: int) -> None:
+    def _interim(self, receiver: Receiver, status: int) -> None:
         if status == 101:
             if not self._switching:
-                raise Broken("The API switched protocols unasked.")
-            taker.response_head(self._head(status))
-        elif status != 100:  # we have answered 100 ourselves
-            taker.response_interim(self._head(status))
+                raise InvalidResponse("The API switched protocols without a request.")
+            receiver.response_head(self._head(status))
+        elif status != 100:  # the sidecar has sent its own
+            receiver.response_interim(self._head(status))
 
     def _head(self, status: int) -> ResponseHead:
         fields = self._fields
@@ -274,16 +279,16 @@ class UpstreamConnection(asyncio.Protocol):
         self._framing -= len(data)
         if self._done:
             self.usable = False
-        elif self.taker is not None:
-            self.taker.response_body(data)
+        elif self.receiver is not None:
+            self.receiver.response_body(data)
 
     def on_message_complete(self) -> None:
         if self._in_body:
             self._done = True
         elif not self._switching:
-            self._framing = 0  # an interim head
+            self._framing = 0  # the head was an interim one
 
-    # what the exchange asks for
+    # for the exchange and the pool
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the upstream."""
@@ -291,37 +296,37 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.write(data)
 
     def pause_reading(self) -> None:
-        """Stop taking response bytes: the client is slower. Idempotent."""
+        """Stop reading the response: the client is slower. Idempotent."""
         if self._reading and self.transport is not None and not self.transport.is_closing():
             self._reading = False
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Take response bytes again. Idempotent."""
+        """Read the response again. Idempotent."""
         if not self._reading and self.transport is not None and not self.transport.is_closing():
             self._reading = True
             self.transport.resume_reading()
 
     def fail(self, reason: OutcomeReason, detail: str) -> None:
-        """No (further) answer will come. The connection is dropped, the taker told once."""
-        taker, self.taker = self.taker, None
+        """Drop the connection, and notify the receiver once."""
+        receiver, self.receiver = self.receiver, None
         self.retire()
-        if taker is not None:
-            taker.response_failed(reason, detail)
+        if receiver is not None:
+            receiver.response_failed(reason, detail)
 
-    def overdue(self) -> None:
-        """The sweeper's verdict: the upstream took too long."""
-        self.fail(OutcomeReason.UPSTREAM_TIMEOUT, "The API did not answer in time.")
+    def time_out(self) -> None:
+        """Fail because a deadline has passed."""
+        self.fail(OutcomeReason.UPSTREAM_TIMEOUT, "The API did not respond in time.")
 
     def retire(self) -> None:
-        """Drop the connection; it is not used again."""
+        """Drop the connection, without a notice to the receiver."""
         self.usable = False
-        self.taker = self.raw = None
+        self.receiver = self.tunnel = None
         self.deadline = 0.0
         if self.transport is not None:
             self.transport.abort()
 
-    def _finish(self, taker: Receiver) -> None:
-        self.taker = None
+    def _finish(self, receiver: Receiver) -> None:
+        self.receiver = None
         self.deadline = 0.0
-        taker.response_end(self._trailers)
+        receiver.response_end(self._trailers)

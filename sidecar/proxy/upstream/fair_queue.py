@@ -1,21 +1,21 @@
-"""Who is next when there are more calls than connections: accounts take turns.
+"""The queue for upstream connections: accounts take turns.
 
-Among themselves the calls of an account are served first come, first served, unless their queue
-does not get shorter: then whoever came last still has the time to be served, and the others will
-give up (adaptive LIFO). So an account that floods the API waits for itself, and nobody for it.
+The requests of one account are served first in, first out. If its queue does not get shorter, the
+order becomes last in, first out (adaptive LIFO): the newest request still has time to be served,
+and the oldest will time out. So an account that floods the API delays its own requests only.
 """
 
 import asyncio
 from collections import OrderedDict, deque
 from typing import Final
 
-STANDING_SECONDS: Final = 0.1  # a queue whose first has waited for longer does not get shorter
+STANDING_S: Final = 0.1  # a queue whose first request has waited for longer does not get shorter
 
 Turn = asyncio.Future[None]
 
 
 class FairQueue:
-    """Calls that wait, by account. Counts nothing and wakes nobody by itself."""
+    """Waiting requests by account. The pool counts and wakes them."""
 
     def __init__(self) -> None:
         self._queues: OrderedDict[str, deque[tuple[float, Turn]]] = OrderedDict()
@@ -25,24 +25,24 @@ class FairQueue:
         return self._size
 
     def join(self, account: str, since: float, turn: Turn) -> None:
-        """Wait for a turn; `since` is the time of arrival."""
+        """Add a request; `since` is its time of arrival."""
         self._queues.setdefault(account, deque()).append((since, turn))
         self._size += 1
 
     def leave(self, account: str, turn: Turn) -> None:
-        """Wait no longer. Idempotent; nothing for who has been taken."""
+        """Remove a request. Idempotent; without effect after `take`."""
         queue = self._queues.get(account, ())
-        place = next((one for one in queue if one[1] is turn), None)
-        if place is not None:
-            self._queues[account].remove(place)
+        entry = next((entry for entry in queue if entry[1] is turn), None)
+        if entry is not None:
+            self._queues[account].remove(entry)
             self._size -= 1
             if not queue:
                 del self._queues[account]
 
     def take(self, now: float) -> Turn:
-        """Whose turn it is; it waits no longer. Raises KeyError when nobody waits."""
+        """Remove and return the next request's turn. Raises KeyError if none waits."""
         account, queue = self._queues.popitem(last=False)
-        standing = now - queue[0][0] > STANDING_SECONDS
+        standing = now - queue[0][0] > STANDING_S
         _, turn = queue.pop() if standing else queue.popleft()
         self._size -= 1
         if queue:

@@ -1,4 +1,4 @@
-"""What a connection to the upstream promises to whoever takes its answers, and in which order."""
+"""The receiver of a response: the callbacks of an upstream connection, and their order."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from sidecar.proxy.headers import Fields
 
 
 class ResponseHead:
-    """A response head. `length` is None when the body's end is not announced by a number."""
+    """A response head. `length` is the value of Content-Length, or None without that field."""
 
     __slots__ = ("content_encoding", "content_type", "fields", "length", "phrase", "status")
 
@@ -22,17 +22,17 @@ class ResponseHead:
     ) -> None:
         self.status = status
         self.phrase = phrase
-        self.fields = fields  # to be relayed
+        self.fields = fields  # that are relayed
         self.length = length
         self.content_type = content_type
         self.content_encoding = content_encoding
 
 
 class Receiver(Protocol):
-    """Who receives a response: interim heads, one head, any body, then end, switched or failed."""
+    """Gets interim heads, then one head and its body, and at last end, switched or failed."""
 
     method: str
-    upgrade: bytes  # the protocol that was offered; b"" for none
+    upgrade: bytes  # the protocol that the request offers; b"" for none
 
     def response_interim(self, head: ResponseHead) -> None: ...
     def response_head(self, head: ResponseHead) -> None: ...
@@ -42,10 +42,10 @@ class Receiver(Protocol):
     def response_switched(self, rest: bytes) -> None: ...
     def response_failed(self, reason: OutcomeReason, detail: str) -> None: ...
     def upstream_writable(self, writable: bool) -> None: ...
-    def kept_waiting(self, now: float) -> float:
-        """For how many seconds its client has been waited for; 0 when it is not."""
+    def client_stall_s(self, now: float) -> float:
+        """For how many seconds the upstream has waited for the client; 0 if it does not wait."""
         ...
 
-    def give_way(self) -> None:
-        """End, for the sake of others: the connection is dropped before this returns."""
+    def preempt(self) -> None:
+        """End, because other requests need the connection. It is dropped before this returns."""
         ...

@@ -1,4 +1,4 @@
-"""Makes real processes and the slow API known to this folder's tests."""
+"""Fixtures of this directory: real processes and the slow API."""
 
 from tests.support.processes import serving, slow_api
 

@@ -1,4 +1,4 @@
-"""--access-log: one JSON line for each call, forwarded or refused, and no secret in any."""
+"""--access-log: one JSON line per request, forwarded or refused, without secrets."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,7 @@ KEY = "X-Api-Key: hush-acme"
 
 
 async def call(here: Serving, method: str, path: str, *fields: str) -> tuple[int, str]:
-    """Status and request id of one call on a connection of its own."""
+    """The status and request id of one request on a new connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
     lines = (f"{method} {path} HTTP/1.1", "Host: a", "Connection: close", *fields, "", "")
     writer.write("\r\n".join(lines).encode())
@@ -31,7 +31,7 @@ def shape(line: dict[str, Any]) -> tuple[Any, ...]:
 
 @pytest.fixture
 def one_call(tmp_path: Path) -> Path:
-    """A plan file with which the second call of a month is one too many."""
+    """A plan file with a quota of one request per month."""
     plans = tmp_path / "one.yaml"
     theirs, ours = (hashlib.sha256(key).hexdigest() for key in (b"acme", b"hush-acme"))
     plans.write_text(plans_text(quota=1).replace(theirs, ours))
@@ -39,7 +39,7 @@ def one_call(tmp_path: Path) -> Path:
 
 
 async def say(here: Serving, *pieces: bytes) -> bytes:
-    """Everything that comes back until the sidecar closes."""
+    """All bytes until the sidecar closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
     for piece in pieces:
         writer.write(piece)
@@ -49,7 +49,7 @@ async def say(here: Serving, *pieces: bytes) -> bytes:
     return answer
 
 
-async def test_each_call_has_its_line_also_a_refused_one_and_no_line_a_secret(
+async def test_each_request_is_logged_without_a_secret(
     serving: StartServing, slow_api: SlowApi, one_call: Path
 ) -> None:
     slow_api.release.set()
@@ -76,7 +76,7 @@ async def test_each_call_has_its_line_also_a_refused_one_and_no_line_a_secret(
         assert not [secret for secret in SECRETS if secret in str(line)]
 
 
-async def test_a_line_says_whose_call_it_was_how_it_ended_and_how_many_bytes_passed(
+async def test_the_access_log_has_the_account_the_result_and_the_bytes(
     serving: StartServing, slow_api: SlowApi, one_call: Path
 ) -> None:
     slow_api.release.set()
@@ -121,7 +121,7 @@ NOT_HTTP = {
 }  # fmt: skip
 
 
-async def test_what_is_no_valid_request_or_reserved_has_its_line_and_is_counted(
+async def test_invalid_and_reserved_requests_are_logged_and_counted(
     serving: StartServing,
 ) -> None:
     here = await serving(access_log=True, max_body_bytes=50, header_timeout_s=0.3)
@@ -143,7 +143,7 @@ async def test_what_is_no_valid_request_or_reserved_has_its_line_and_is_counted(
     assert not [secret for secret in SECRETS if secret in str(here.log)]
 
 
-async def test_without_the_option_no_call_is_logged(
+async def test_without_the_option_no_request_is_logged(
     serving: StartServing, slow_api: SlowApi
 ) -> None:
     slow_api.release.set()
@@ -155,7 +155,7 @@ async def test_without_the_option_no_call_is_logged(
     assert here.said("request_ended") == []
 
 
-async def test_the_password_of_redis_is_in_no_line_and_in_no_answer_of_the_control_port(
+async def test_the_password_of_redis_is_never_logged_or_shown_by_the_control_port(
     serving: StartServing,
 ) -> None:
     here = await serving(redis="redis://user:hush-redis@127.0.0.1:1/0", log_level="debug")

@@ -1,6 +1,8 @@
-"""Two real sidecars whose clocks are an hour apart, and one is set back and forth meanwhile: they
-admit what one would. The clocks are libfaketime's (Debian: libfaketime): every reading of the time
-of day in the whole process is wrong, also in C. The monotonic clock is the machine's."""
+"""Two real sidecars with clocks an hour apart, one of them set back and forth, admit as one would.
+
+libfaketime (Debian: libfaketime) changes every reading of the time of day in the process, also in
+C. The monotonic clock is the machine's.
+"""
 
 import asyncio
 import time
@@ -39,7 +41,7 @@ KEY = "  - {{id: {0}, plan: {0}, keys: [{{id: k1, sha256: {1}}}]}}\n"
 
 
 class WrongClock:
-    """By how many seconds a process' clock is ahead."""
+    """The number of seconds by which the clock of a process is ahead."""
 
     def __init__(self, directory: Path, ahead: int) -> None:
         self._file = directory / f"clock-{time.monotonic_ns()}"
@@ -68,7 +70,7 @@ class WrongClock:
 
 @pytest.fixture
 def plans(tmp_path: Path) -> Path:
-    """With a quota whose period, of about an hour, has the most left of those to choose from."""
+    """A plan file whose quota has a period of about an hour, chosen with the most time left."""
     now = time.time()
     seconds = max(PERIODS, key=lambda period: period - now % period)
     keys = (KEY.format(name, sha256(name.encode()).hexdigest()) for name in
@@ -82,7 +84,7 @@ def plans(tmp_path: Path) -> Path:
 async def apart(
     serving: StartServing, plans: Path, slow_api: SlowApi, tmp_path: Path
 ) -> tuple[list[Serving], WrongClock]:
-    """Two sidecars, the first an hour ahead; and the clock of the second."""
+    """Two sidecars, the first an hour ahead, and the clock of the second."""
     ahead, right = WrongClock(tmp_path, HOUR), WrongClock(tmp_path, 0)
     upstream = f"http://127.0.0.1:{slow_api.port}"
     both = [await serving(plans=plans, upstream=upstream, env=one.env) for one in (ahead, right)]
@@ -90,14 +92,14 @@ async def apart(
 
 
 async def admitted(here: Serving, key: str, calls: int) -> int:
-    """How many of so many calls passed; the others were refused for a limit."""
+    """Send `calls` requests. Returns how many passed; a limit refused the others."""
     statuses = [(await here.call("/items", X_Api_Key=key))[0] for _ in range(calls)]
     assert set(statuses) <= {200, 429}
     return statuses.count(200)
 
 
 def dated(here: Serving) -> list[float]:
-    """When its events say that they were, in seconds from now."""
+    """The times of its events, in seconds from now."""
     return [
         datetime.fromisoformat(event["time"]).astimezone(UTC).timestamp() - time.time()
         for event in here.events()
@@ -105,7 +107,7 @@ def dated(here: Serving) -> list[float]:
 
 
 @pytest.mark.parametrize(("key", "limit"), [("quota", 60), ("rate", 20)])
-async def test_I1_I8_clocks_an_hour_apart_and_set_back_admit_what_one_would(
+async def test_I1_I8_clocks_an_hour_apart_and_set_back_change_no_decision(
     apart: tuple[list[Serving], WrongClock], slow_api: SlowApi, key: str, limit: int
 ) -> None:
     slow_api.release.set()
@@ -121,13 +123,13 @@ async def test_I1_I8_clocks_an_hour_apart_and_set_back_admit_what_one_would(
         clock.ahead = step
         assert await admitted(second, key, 3) == await admitted(first, key, 3) == 0
     await until(lambda: sum(len(here.events()) for here in (first, second)) == limit)
-    # They really were wrong; only what is said of time follows them.
+    # The clocks were wrong indeed; only the times in events follow them.
     assert min(dated(first)) > HOUR - 300
     assert min(dated(second)) < -HOUR
     assert max(dated(second)) > HOUR - 300
 
 
-async def test_I1_I8_a_clock_that_is_set_frees_no_slot(
+async def test_I1_I8_a_changed_clock_frees_no_slot(
     apart: tuple[list[Serving], WrongClock], slow_api: SlowApi
 ) -> None:
     (first, second), clock = apart
@@ -156,7 +158,7 @@ def own_redis(tmp_path: Path) -> Iterator[tuple[str, "redis.Redis"]]:
     process.wait()
 
 
-async def test_I1_I8_a_clock_that_is_set_while_redis_is_gone_begins_no_period(
+async def test_I1_I8_a_changed_clock_during_a_redis_outage_starts_no_period(
     serving: StartServing,
     own_redis: tuple[str, "redis.Redis"],
     plans: Path,

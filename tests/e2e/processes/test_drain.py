@@ -1,4 +1,4 @@
-"""SIGTERM under load: every call in flight is answered whole and recorded; then exit 0."""
+"""SIGTERM under load: each request in flight is completed and recorded, then exit 0."""
 
 import asyncio
 import signal
@@ -9,12 +9,12 @@ import pytest
 from tests.support.processes import Serving, SlowApi, StartServing, until
 
 CALLS = 200
-# No call waits for another's connection, even if one worker gets them all.
+# Enough connections, even if one worker gets all requests.
 ROOM = {"drain_timeout_s": 60, "upstream_connections": CALLS * 4}
 
 
 async def call(here: Serving, number: int) -> bytes:
-    """One call on a connection of its own: everything until the sidecar closes it."""
+    """Send one request on a new connection. Returns all bytes until the sidecar closes it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
     try:
         writer.write(b"GET /items/%d HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n" % number)
@@ -34,7 +34,7 @@ async def is_refused(here: Serving) -> bool:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_I4_calls_in_flight_at_sigterm_are_answered_whole_and_recorded(
+async def test_I4_requests_in_flight_at_sigterm_are_completed_and_recorded(
     serving: StartServing, slow_api: SlowApi, workers: int
 ) -> None:
     several = {"workers": workers} if workers > 1 else {}
@@ -63,7 +63,7 @@ async def test_I4_calls_in_flight_at_sigterm_are_answered_whole_and_recorded(
     assert ids == {event["id"] for event in served}
 
 
-async def test_calls_that_outlast_the_drain_are_cut_off_and_still_recorded(
+async def test_requests_that_outlast_the_drain_are_reset_and_recorded(
     serving: StartServing, slow_api: SlowApi
 ) -> None:
     here = await serving(upstream=f"http://127.0.0.1:{slow_api.port}", drain_timeout_s="0.2")
@@ -71,7 +71,7 @@ async def test_calls_that_outlast_the_drain_are_cut_off_and_still_recorded(
     await until(lambda: slow_api.arrived == 5)
     here.process.send_signal(signal.SIGTERM)
     ends = await asyncio.gather(*calls, return_exceptions=True)
-    # Reset, or closed before the whole body: never taken for a whole answer.
+    # Reset, or closed before the end of the body: never a complete response.
     assert not any(isinstance(end, bytes) and end.endswith(b"second") for end in ends)
     async with asyncio.timeout(60):
         assert await here.process.wait() == 0

@@ -1,4 +1,4 @@
-"""SIGHUP: a good plan file goes live, of a bad one nothing does, and both are told."""
+"""SIGHUP: a valid plan file goes live, an invalid one is rejected, and both are reported."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tests.support.stage import plans_text
 
 @pytest.fixture
 def plan_file(tmp_path: Path) -> Path:
-    """What plans.yaml links to, in another folder."""
+    """The target of the link plans.yaml, in another directory."""
     real = tmp_path / "elsewhere" / "plans.yaml"
     real.parent.mkdir()
     real.write_text(plans_text(quota=2))
@@ -33,7 +33,7 @@ async def config(here: Serving) -> dict[str, Any]:
 
 
 async def after_hangup(here: Serving, file: Path, text: str, **expected: int) -> dict[str, Any]:
-    """What /config says of this text in the file, once it has the expected numbers."""
+    """Reload with this text. Returns /config once it has the expected numbers."""
     await asyncio.to_thread(file.write_text, text)
     here.process.send_signal(signal.SIGHUP)
     async with asyncio.timeout(60):
@@ -45,9 +45,9 @@ async def after_hangup(here: Serving, file: Path, text: str, **expected: int) ->
 
 
 async def samples(here: Serving) -> dict[str, float]:
-    """The metrics about the plan file; of the info its version is the name.
+    """The metrics of the plan file, with its version as the name of the info metric.
 
-    Of instants what matters here is whether there is one; `/config` tells the same ones.
+    Of a timestamp, only its presence counts; `/config` has the same timestamps.
     """
     told = await config(here)
     text = (await here.ask("/metrics"))[1]
@@ -64,13 +64,13 @@ async def samples(here: Serving) -> dict[str, float]:
     return found
 
 
-async def test_I7_a_signal_makes_a_good_file_live_and_keeps_the_last_good_one_from_a_bad(
+async def test_I7_a_signal_reloads_a_valid_file_and_rejects_an_invalid_one(
     serving: StartServing, plan_file: Path, tmp_path: Path
 ) -> None:
     here = await serving(plans=tmp_path / "mount" / "plans.yaml", upstream="http://127.0.0.1:1")
     first = await config(here)
     assert (first["reloads"], first["failures"], first["failed_since"]) == (0, 0, None)
-    # 502: admitted, and this API is not there.
+    # 502: admitted, but the API is unreachable.
     assert [(await here.call("/a"))[0] for _ in range(3)] == [502, 502, 429]
 
     second = await after_hangup(here, plan_file, plans_text(quota=4), reloads=1)
@@ -84,7 +84,7 @@ async def test_I7_a_signal_makes_a_good_file_live_and_keeps_the_last_good_one_fr
     line = bad[: bad.index("nine/month")].count("\n") + 1
     assert told["problems"][0].startswith(f"{tmp_path}/mount/plans.yaml:{line}:40: ")
     assert "nine/month" in told["problems"][0]
-    here.process.send_signal(signal.SIGHUP)  # the same file: only the signal tells
+    here.process.send_signal(signal.SIGHUP)  # the same file: only the signal starts a reload
     await until(lambda: len(here.said("plan_file_rejected")) == 2)
     refused, _ = here.said("plan_file_rejected")
     assert (refused["level"], refused["live"]) == ("error", second["version"])

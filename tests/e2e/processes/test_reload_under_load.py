@@ -1,4 +1,4 @@
-"""A large plan file is read again while calls come in: they go on, each as ever."""
+"""Requests continue unchanged while a large plan file is reloaded."""
 
 import asyncio
 import hashlib
@@ -49,7 +49,7 @@ async def is_live(here: Serving) -> bool:
     return bool(json.loads((await here.ask("/config"))[1])["reloads"])
 
 
-async def test_I7_calls_go_on_while_five_thousand_accounts_are_read_again(
+async def test_I7_requests_continue_while_five_thousand_accounts_are_reloaded(
     serving: StartServing, api: Upstream, tmp_path: Path
 ) -> None:
     answers: Counter[int] = Counter()
@@ -67,7 +67,7 @@ async def test_I7_calls_go_on_while_five_thousand_accounts_are_read_again(
         for _ in range(CLIENTS):
             clients.create_task(calls(here, answers, stop))
         os.mkfifo(pipe)
-        pipe.rename(file)  # for as long as we like, the file is being read
+        pipe.rename(file)  # the file is being read until the test ends it
         here.process.send_signal(signal.SIGHUP)
         with await asyncio.to_thread(file.open, "wb") as reading:
             large.rename(file)

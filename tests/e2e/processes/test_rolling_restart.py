@@ -1,4 +1,4 @@
-"""Sidecars are replaced one after the other behind a client that balances: no call is lost."""
+"""A rolling restart behind a client-side load balancer loses no request."""
 
 import asyncio
 import json
@@ -18,14 +18,16 @@ from tests.support.stage import plans_text
 CALL = b"GET /items HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n"
 CLIENTS = 12
 KEPT_FOR = 40  # calls
-ENOUGH = 100  # calls that one sidecar has answered: it carries its part of the load
-DELAY_S = 3  # many times what the balancer needs to see that one is not ready
-LONG_S = 3_600  # no test outlives it, so what ends did so for another reason
+ENOUGH = 100  # responses of one sidecar, after which it has its part of the load
+DELAY_S = 3  # many times the interval in which the balancer checks readiness
+LONG_S = 3_600  # longer than a test: an earlier end has another reason
 
 
 class Balancer:
-    """What stands before a service's pods: it opens connections to those that say they are ready,
-    and tries again only what was never sent."""
+    """A load balancer before the pods of a service.
+
+    It opens connections to ready pods, and retries only requests that were never sent.
+    """
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -40,7 +42,7 @@ class Balancer:
         self._ready.append(pod)
 
     async def watch(self) -> None:
-        """Ask every pod, over and over, as a platform does."""
+        """Poll the readiness of each pod, as a platform does."""
         while True:
             told = [(pod, await says_ready(pod)) for pod in self._pods]
             self._ready = [pod for pod, ready in told if ready]
@@ -57,8 +59,11 @@ class Balancer:
                 await asyncio.sleep(0.01)
 
     async def client(self, over: asyncio.Event) -> None:
-        """Call after call; a connection is kept for as long as its answers allow, and not for
-        ever, so that a new pod gets its part."""
+        """Send requests one after the other.
+
+        A connection is reused while its responses allow it, but not forever, so that a new pod
+        gets its part.
+        """
         while not over.is_set():
             connection, pod = await self._connect()
             for _ in range(KEPT_FOR):
@@ -67,7 +72,7 @@ class Balancer:
             connection.close()
 
     async def _call(self, connection: Connection, pod: Serving) -> bool:
-        """Whether the connection takes another call."""
+        """Send a request. Returns whether the connection can be reused."""
         connection.send(CALL)
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -89,7 +94,7 @@ async def says_ready(pod: Serving) -> bool:
 
 @asynccontextmanager
 async def load(balancer: Balancer) -> AsyncIterator[None]:
-    """Clients that call for as long as the block lasts; all of their calls come to an end."""
+    """Run clients during the block, and wait for the end of all their requests."""
     over = asyncio.Event()
     watching = asyncio.create_task(balancer.watch())
     clients = [asyncio.create_task(balancer.client(over)) for _ in range(CLIENTS)]
@@ -114,7 +119,7 @@ async def carries_its_part(balancer: Balancer, pod: Serving) -> None:
 
 
 async def signal_in_mid_answer(balancer: Balancer, api: SlowApi, pod: Serving) -> None:
-    """SIGTERM at a moment when every client has half of an answer."""
+    """Send SIGTERM when each client has half of a response."""
     api.release.clear()
     await until(lambda: api.arrived == len(balancer.answers) + CLIENTS)
     pod.process.send_signal(signal.SIGTERM)
@@ -124,13 +129,13 @@ async def signal_in_mid_answer(balancer: Balancer, api: SlowApi, pod: Serving) -
 
 @pytest.fixture
 def plans(tmp_path: Path) -> Path:
-    """A plan file with which nobody is refused."""
+    """A plan file that refuses no request."""
     file = tmp_path / "roomy.yaml"
     file.write_text(plans_text(quota=10_000_000))
     return file
 
 
-async def test_I4_a_rolling_restart_under_load_loses_and_cuts_no_call_and_records_each_once(
+async def test_I4_a_rolling_restart_under_load_completes_each_request_and_records_it_once(
     serving: StartServing, slow_api: SlowApi, plans: Path
 ) -> None:
     async def start() -> Serving:
@@ -161,7 +166,7 @@ async def test_I4_a_rolling_restart_under_load_loses_and_cuts_no_call_and_record
     assert Counter(recorded) == Counter(answer.id for answer in balancer.answers)
 
 
-async def test_during_the_delay_every_client_gets_a_goodbye_and_readyz_says_why(
+async def test_during_the_delay_each_response_closes_its_connection_and_readyz_gives_the_reason(
     serving: StartServing, slow_api: SlowApi
 ) -> None:
     pod = await serving(upstream=f"http://127.0.0.1:{slow_api.port}", drain_delay_s=LONG_S)
@@ -175,7 +180,7 @@ async def test_during_the_delay_every_client_gets_a_goodbye_and_readyz_says_why(
     assert (await pod.ask("/healthz"))[0] == 200
     slow_api.release.set()
     assert await kept.exactly(12) == b"first-second"
-    assert b"Connection: close" not in head  # so this connection takes another call
+    assert b"Connection: close" not in head  # so this connection serves another request
     for connection in (kept, await connect(pod.port)):
         connection.send(CALL)
         answer = await connection.answer()
@@ -188,7 +193,7 @@ async def test_during_the_delay_every_client_gets_a_goodbye_and_readyz_says_why(
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_ends_every_wait_and_what_it_cuts_is_recorded(
+async def test_a_second_signal_ends_every_wait_and_records_the_requests_that_it_ends(
     serving: StartServing, slow_api: SlowApi, second: signal.Signals
 ) -> None:
     waits = {"drain_delay_s": LONG_S, "drain_timeout_s": LONG_S}
@@ -206,7 +211,7 @@ async def test_a_second_signal_ends_every_wait_and_what_it_cuts_is_recorded(
     assert (event["id"], event["data"]["reason"]) == (answer.id, "cancelled")
 
 
-async def test_a_person_who_presses_ctrl_c_waits_for_calls_in_flight_and_not_for_the_delay(
+async def test_sigint_waits_for_requests_in_flight_and_not_for_the_delay(
     serving: StartServing, slow_api: SlowApi
 ) -> None:
     waits = {"drain_delay_s": LONG_S, "drain_timeout_s": LONG_S}

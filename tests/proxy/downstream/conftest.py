@@ -1,4 +1,4 @@
-"""In-process tests of this folder run on uvloop, as the product does."""
+"""In-process tests of this directory run on uvloop, as the product does."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -14,5 +14,5 @@ __all__ = ["stage"]
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """A hook of pytest-asyncio, asked for the tests below this folder."""
+    """Hook of pytest-asyncio for the tests below this directory."""
     return {"uvloop": uvloop.new_event_loop}

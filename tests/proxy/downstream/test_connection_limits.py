@@ -1,4 +1,4 @@
-"""How many connections there may be, from whom, and how old they may get."""
+"""Limits of client connections: their number, their number per address, and their age."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ async def answer(streams: Streams) -> bytes:
 
 
 async def is_closed(streams: Streams) -> bool:
-    """Without an answer, at once or reset."""
+    """Whether the connection is closed or reset without a response."""
     async with asyncio.timeout(10):
         try:
             return await streams[0].read() == b""
@@ -44,7 +44,7 @@ def refused(here: Stage, reason: str) -> float | None:
     ("flags", "reason"),
     [({"max_connections": "2"}, "full"), ({"max_connections_per_address": "2"}, "address")],
 )
-async def test_I9_connections_beyond_the_bound_are_closed_at_once_and_counted(
+async def test_I9_connections_beyond_the_limit_are_closed_at_once_and_counted(
     stage: StartStage, flags: dict[str, str], reason: str
 ) -> None:
     here = await stage(**flags)
@@ -63,7 +63,7 @@ async def test_I9_connections_beyond_the_bound_are_closed_at_once_and_counted(
         writer.close()
 
 
-async def test_an_old_connection_says_goodbye_with_its_next_answer(stage: StartStage) -> None:
+async def test_an_expired_connection_closes_with_its_next_response(stage: StartStage) -> None:
     here = await stage(max_connection_age_s="0.3", quota=1_000_000)
     streams = await connect(here)
     answers = []
@@ -75,14 +75,14 @@ async def test_an_old_connection_says_goodbye_with_its_next_answer(stage: StartS
     assert await is_closed(streams)
 
 
-async def test_an_old_connection_that_is_idle_is_closed(stage: StartStage) -> None:
+async def test_an_expired_idle_connection_is_closed(stage: StartStage) -> None:
     here = await stage(max_connection_age_s="0.2")
     streams = await connect(here)
     assert b"Connection: close" not in await answer(streams)
     assert await is_closed(streams)
 
 
-async def test_without_a_limit_nothing_grows_old(stage: StartStage) -> None:
+async def test_without_a_maximum_age_no_connection_expires(stage: StartStage) -> None:
     here = await stage()
     streams = await connect(here)
     for _ in range(20):
@@ -90,19 +90,19 @@ async def test_without_a_limit_nothing_grows_old(stage: StartStage) -> None:
     streams[1].close()
 
 
-def test_ages_differ_by_a_tenth_so_that_not_all_leave_together() -> None:
+def test_maximum_ages_are_spread_by_a_tenth() -> None:
     ends = {-1: 90.0, 1: 110.0}
     for side, end in ends.items():
         places: ConnectionLimits[int] = ConnectionLimits(
             10, max_age=100, uniform=lambda low, high, side=side: low if side < 0 else high
         )
         assert places.take(1, ("10.0.0.1", 1), now=0.0)
-        assert not places.is_old(1, end - 0.001)
-        assert places.is_old(1, end + 0.001)
-        # A busy client gets its last answer before; an idle one is not waited for.
-        assert not places.is_over(1, end + 0.001)
-        assert places.is_over(1, end + GRACE_S + 0.001)
-    assert not places.is_old(2, 1e9)  # not here
+        assert not places.is_expired(1, end - 0.001)
+        assert places.is_expired(1, end + 0.001)
+        # A busy client gets its last response before; an idle connection is closed.
+        assert not places.is_overdue(1, end + 0.001)
+        assert places.is_overdue(1, end + GRACE_S + 0.001)
+    assert not places.is_expired(2, 1e9)  # not here
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_an_ipv6_network_is_one_address(one: str, other: str, same: bool) -> Non
     st.integers(1, 4),
     st.integers(0, 3),
 )
-def test_I9_no_order_of_coming_and_going_exceeds_a_bound_or_loses_a_place(
+def test_I9_no_order_of_take_and_free_exceeds_a_limit_or_loses_a_slot(
     steps: list[tuple[bool, int, int]], room: int, per_address: int
 ) -> None:
     places: ConnectionLimits[int] = ConnectionLimits(room, per_address=per_address)

@@ -1,4 +1,4 @@
-"""A listener by itself, in front of a protocol that says hello."""
+"""A listener alone, with a protocol that sends a greeting."""
 
 import asyncio
 import os
@@ -26,22 +26,22 @@ class Hello(asyncio.Protocol):
 
 
 class Greeting:
-    """Accepts everybody, and keeps who came and whose handshake failed."""
+    """An acceptor that accepts all connections and records them and failed handshakes."""
 
     def __init__(self) -> None:
         self.came: list[Hello] = []
         self.peers: list[object] = []
         self.left: list[Hello] = []
 
-    def make(self) -> Hello:
+    def new_connection(self) -> Hello:
         return Hello()
 
-    def arrives(self, protocol: Hello, peer: object) -> bool:
+    def take_slot(self, protocol: Hello, peer: object) -> bool:
         self.came.append(protocol)
         self.peers.append(peer)
         return True
 
-    def leaves(self, protocol: Hello) -> None:
+    def free_slot(self, protocol: Hello) -> None:
         self.left.append(protocol)
 
 
@@ -70,7 +70,7 @@ async def greeting_by_tls(authority: Authority, sock: socket.socket) -> bytes:
             writer.transport.abort()
 
 
-async def test_I9_without_descriptors_clients_wait_until_there_are_some(
+async def test_I9_without_descriptors_clients_wait_until_some_are_free(
     secure: Listener, authority: Authority, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await secure.start(Greeting())
@@ -92,7 +92,7 @@ async def test_I9_without_descriptors_clients_wait_until_there_are_some(
     assert await greeting_by_tls(authority, client) == b"hello\n"
 
 
-async def test_stopping_breaks_handshakes_off_and_frees_the_port(secure: Listener) -> None:
+async def test_stop_cancels_handshakes_and_frees_the_port(secure: Listener) -> None:
     greeting = Greeting()
     await secure.start(greeting)
     port = secure.port
@@ -110,7 +110,7 @@ async def test_stopping_breaks_handshakes_off_and_frees_the_port(secure: Listene
         await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_a_host_with_several_addresses_is_listened_on_with_one_port() -> None:
+async def test_a_host_with_several_addresses_listens_on_one_port() -> None:
     listener = Listener(Address("localhost", 0))
     await listener.start(Greeting())
     found = {info[4][0] for info in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}
@@ -122,7 +122,7 @@ async def test_a_host_with_several_addresses_is_listened_on_with_one_port() -> N
     await listener.stop()
 
 
-async def test_two_listeners_share_a_port_only_when_both_want_to() -> None:
+async def test_two_listeners_share_a_port_only_with_reuse_port() -> None:
     first = Listener(ANYWHERE, reuse_port=True)
     await first.start(Greeting())
     address = Address("127.0.0.1", first.port)
@@ -139,6 +139,6 @@ async def test_two_listeners_share_a_port_only_when_both_want_to() -> None:
     await second.stop()
 
 
-def test_an_address_that_is_not_here_is_told() -> None:
+def test_an_unavailable_address_is_an_error() -> None:
     with pytest.raises(SettingsError, match=r"192\.0\.2\.1:80 cannot be listened on: .*--listen"):
         bind_tcp(Address("192.0.2.1", 80), reuse_port=False)

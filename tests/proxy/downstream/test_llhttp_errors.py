@@ -1,18 +1,18 @@
-"""What is said of requests that are none: in our words, and in the kind of answer asked for."""
+"""Replies to invalid requests: the sidecar's own texts, in the content type that is accepted."""
 
 import json
 
 import pytest
 
-from tests.support.proxy_stage import House, client
+from tests.support.proxy_stage import SidecarThread, client
 
 LLHTTP = ("pause", "upgrade", "span", "callback", "pri/", "rtsp", "ice/", "encountered", "expected")
 END = b" HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def answered(house: House, *sent: bytes) -> tuple[int, str]:
-    """Status and detail; after that the connection is closed."""
-    with client(house) as connection:
+def answered(sidecar: SidecarThread, *sent: bytes) -> tuple[int, str]:
+    """The status and detail of a reply that closes the connection."""
+    with client(sidecar) as connection:
         connection.send(*sent)
         answer = connection.response(b"GET")
         assert answer is not None
@@ -22,8 +22,8 @@ def answered(house: House, *sent: bytes) -> tuple[int, str]:
     return answer.status, problem["detail"]
 
 
-METHOD = "The request's method is not known here."
-VERSION = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
+METHOD = "The request method is unknown."
+VERSION = "Only HTTP/1.1 and HTTP/1.0 are supported."
 NO_METHOD = "The request line does not begin with a known method."
 TWO_WAYS = "The body is framed in two ways: Content-Length and Transfer-Encoding."
 
@@ -35,7 +35,7 @@ TWO_WAYS = "The body is framed in two ways: Content-Length and Transfer-Encoding
         (b"get /x" + END, 501, METHOD),
         (b"GETX /x" + END, 501, METHOD),
         (b"\r\nX!#$%&'*+-.^_`|~9 /x" + END, 501, METHOD),
-        (b"DESCRIBE /x" + END, 501, METHOD),  # llhttp knows it, of RTSP
+        (b"DESCRIBE /x" + END, 501, METHOD),  # a method of RTSP, which llhttp knows
         (b"GE(T /x" + END, 400, NO_METHOD),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, NO_METHOD),  # TLS
         (b"SSH-2.0-OpenSSH_9.9\r\n", 400, NO_METHOD),
@@ -56,33 +56,35 @@ TWO_WAYS = "The body is framed in two ways: Content-Length and Transfer-Encoding
         (b"PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
          400, TWO_WAYS),
         (b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501,
-         "The only transfer coding understood here is a single chunked."),
+         "The only supported transfer coding is chunked, applied once."),
         (b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400,
          "The chunked body is not valid."),
         (b"GET /x HTTP/1.1\nHost: a\n\n", 400, None),
     ],
 )  # fmt: skip
-def test_I10_each_is_told_what_is_wrong_with_it(
-    house: House, sent: bytes, status: int, detail: str | None
+def test_I10_an_invalid_request_is_explained(
+    sidecar: SidecarThread, sent: bytes, status: int, detail: str | None
 ) -> None:
-    told = answered(house, sent)
+    told = answered(sidecar, sent)
     assert told[0] == status
     assert told[1] == (detail or told[1])
     assert not [word for word in LLHTTP if word in told[1].lower()]
 
 
-def test_a_method_that_came_in_pieces_cannot_be_told_from_nonsense(house: House) -> None:
-    assert answered(house, b"GE", b"TTER /x" + END) == (400, NO_METHOD)
+def test_a_method_that_arrives_in_pieces_is_malformed(sidecar: SidecarThread) -> None:
+    assert answered(sidecar, b"GE", b"TTER /x" + END) == (400, NO_METHOD)
 
 
-def test_after_another_request_the_rest_is_judged_by_itself(house: House) -> None:
+def test_bytes_after_a_valid_request_are_judged_separately(sidecar: SidecarThread) -> None:
     good = b"GET /warm HTTP/1.1\r\nHost: a\r\nAccept: text/plain\r\n\r\n"
-    with client(house) as connection:
+    with client(sidecar) as connection:
         connection.send(good + b"BREW /pot" + END)
         first, second = connection.response(), connection.response()
         assert first is not None and second is not None
-        assert (first.status, second.status) == (200, 400)  # where it begins cannot be told
-        assert second.body.startswith(b"{")  # what the first accepted is its own affair
+        assert (first.status, second.status) == (200, 400)  # its start is unknown
+        assert second.body.startswith(
+            b"{"
+        )  # the Accept field of the first request does not apply to it
 
 
 @pytest.mark.parametrize(
@@ -92,14 +94,14 @@ def test_after_another_request_the_rest_is_judged_by_itself(house: House) -> Non
         b"GET /x HTTP/1.1\r\nAccept: text/plain\r\nHost: a\r\nHost: b\r\n\r\n",
         b"GET /x HTTP/1.1\r\nAccept: text/plain\r\nAccept: a/b\r\nHost: a\r\nA B: 1\r\n\r\n",
         b"GET /x HTTP/1.1\r\nHost: a\r\nAccept: text/plain\r\nX: " + b"a" * 40_000 + b"\r\n\r\n",
-        b"GET /x HTTP/1.1\r\nHost: a\r\nAccept: text/plain\r\nX-Sl",  # and no more: 408
+        b"GET /x HTTP/1.1\r\nHost: a\r\nAccept: text/plain\r\nX-Sl",  # an incomplete head: 408
     ],
     ids=["413", "400", "two lines", "431", "408"],
 )
-def test_a_fault_is_told_in_text_to_a_client_that_takes_only_text(
-    house: House, head: bytes
+def test_a_fault_is_text_for_a_client_that_accepts_only_text(
+    sidecar: SidecarThread, head: bytes
 ) -> None:
-    with client(house) as connection:
+    with client(sidecar) as connection:
         connection.send(head)
         answer = connection.response()
     assert answer is not None
@@ -107,8 +109,8 @@ def test_a_fault_is_told_in_text_to_a_client_that_takes_only_text(
     assert answer.body.startswith(b"%d " % answer.status)
 
 
-def test_a_fault_of_a_HEAD_has_no_body(house: House) -> None:
-    with client(house) as connection:
+def test_a_fault_of_a_HEAD_has_no_body(sidecar: SidecarThread) -> None:
+    with client(sidecar) as connection:
         connection.send(b"HEAD /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
         answer = connection.response(b"HEAD")
         assert answer is not None and answer.status == 400

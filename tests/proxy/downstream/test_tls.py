@@ -1,4 +1,4 @@
-"""Calls by TLS, and certificates that are replaced while calls are running."""
+"""Requests over TLS, and certificates that are replaced while requests are in flight."""
 
 import asyncio
 import ssl
@@ -56,7 +56,7 @@ class Connection:
 
     @property
     def subject(self) -> str:
-        """The common name of the certificate that the server showed."""
+        """The common name of the server's certificate."""
         shown: Any = self.writer.get_extra_info("ssl_object").getpeercert()
         return str(dict(field[0] for field in shown["subject"])["commonName"])
 
@@ -65,7 +65,7 @@ class Connection:
 
 
 def swap(pair: Pair, links: Path) -> None:
-    """What Kubernetes does to a mounted Secret: files link into ..data, which is replaced."""
+    """Replace ..data, into which the files link, as Kubernetes does with a mounted Secret."""
     folder = links / f"..{pair.cert.stem}"
     folder.mkdir(parents=True)
     (folder / "tls.crt").write_bytes(pair.cert.read_bytes())
@@ -77,7 +77,7 @@ def swap(pair: Pair, links: Path) -> None:
             (links / name).symlink_to(Path("..data") / name)
 
 
-async def test_a_call_by_tls_is_served_as_http_1_1(
+async def test_a_request_over_tls_is_served_as_http_1_1(
     stage: StartStage, authority: Authority, pair: Pair
 ) -> None:
     here = await stage(tls_cert=str(pair.cert), tls_key=str(pair.key))
@@ -92,7 +92,7 @@ async def test_a_call_by_tls_is_served_as_http_1_1(
     client.close()
 
 
-async def test_curl_is_served_by_tls(stage: StartStage, authority: Authority, pair: Pair) -> None:
+async def test_curl_is_served_over_tls(stage: StartStage, authority: Authority, pair: Pair) -> None:
     here = await stage(tls_cert=str(pair.cert), tls_key=str(pair.key))
     curl = await asyncio.create_subprocess_exec(
         "curl", "-sS", "--max-time", "20", "--cacert", str(authority.cert), "-H", "X-Api-Key: acme",
@@ -104,7 +104,7 @@ async def test_curl_is_served_by_tls(stage: StartStage, authority: Authority, pa
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_tls_1_2_and_1_3_are_spoken(
+async def test_tls_1_2_and_1_3_are_supported(
     stage: StartStage, authority: Authority, pair: Pair, version: ssl.TLSVersion
 ) -> None:
     here = await stage(tls_cert=str(pair.cert), tls_key=str(pair.key))
@@ -115,7 +115,7 @@ async def test_tls_1_2_and_1_3_are_spoken(
     client.close()
 
 
-def test_older_versions_are_not_spoken(pair: Pair) -> None:
+def test_older_tls_versions_are_refused(pair: Pair) -> None:
     context = Certificate(pair.cert, pair.key).context
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
 
@@ -124,25 +124,25 @@ def test_older_versions_are_not_spoken(pair: Pair) -> None:
 async def renewed(
     stage: StartStage, authority: Authority, pair: Pair, tmp_path: Path
 ) -> AsyncIterator[tuple[Stage, Path]]:
-    """A stage whose certificate is mounted as a Secret is; the folder of the mount."""
+    """A stage whose certificate is mounted like a Secret, and the directory of the mount."""
     mount = tmp_path / "mount"
     swap(pair, mount)
     yield await stage(tls_cert=str(mount / "tls.crt"), tls_key=str(mount / "tls.key")), mount
 
 
-async def test_a_swapped_certificate_serves_new_connections_and_old_ones_live_on(
+async def test_a_replaced_certificate_serves_new_connections_and_open_ones_stay(
     renewed: tuple[Stage, Path], authority: Authority
 ) -> None:
     here, mount = renewed
     old = await Connection.to(here, trusting(authority))
     assert await old.call() == 200
-    # Another kind of key: in one and the same context the first certificate would stay.
+    # Another type of key: in the same context, the first certificate would stay.
     swap(authority.issue("second", rsa=True), mount)
     certificate = here.app.listener.certificate
     assert certificate is not None
-    certificate.look()
-    assert certificate.reloads == 0  # it may still be being written
-    certificate.look()
+    certificate.check()
+    assert certificate.reloads == 0  # it may still be incomplete
+    certificate.check()
     assert certificate.reloads == 1
     new = await Connection.to(here, trusting(authority))
     assert (old.subject, new.subject) == ("first", "second")
@@ -151,7 +151,9 @@ async def test_a_swapped_certificate_serves_new_connections_and_old_ones_live_on
     new.close()
 
 
-async def test_the_files_are_watched(renewed: tuple[Stage, Path], authority: Authority) -> None:
+async def test_the_certificate_files_are_watched(
+    renewed: tuple[Stage, Path], authority: Authority
+) -> None:
     here, mount = renewed
     swap(authority.issue("watched"), mount)
     async with asyncio.timeout(20):
@@ -163,7 +165,7 @@ async def test_the_files_are_watched(renewed: tuple[Stage, Path], authority: Aut
             await asyncio.sleep(0.05)
 
 
-async def test_a_bad_pair_keeps_the_last_good_one_and_is_told_once(
+async def test_an_invalid_pair_is_logged_once_and_the_last_valid_one_stays(
     renewed: tuple[Stage, Path], authority: Authority
 ) -> None:
     here, mount = renewed
@@ -172,8 +174,8 @@ async def test_a_bad_pair_keeps_the_last_good_one_and_is_told_once(
     certificate = here.app.listener.certificate
     assert certificate is not None
     for _ in range(5):
-        certificate.look()
-    assert (certificate.failures, certificate.good) == (1, False)
+        certificate.check()
+    assert (certificate.failures, certificate.current) == (1, False)
     read = here.app.metrics.registry.get_sample_value
     assert read("sidecar_tls_certificate_ok") == 0
     assert read("sidecar_tls_reload_failures_total") == 1
@@ -198,7 +200,7 @@ async def test_the_expiry_of_the_live_certificate_is_a_metric(
     assert expiry == ssl.cert_time_to_seconds(end_date(pair.cert))
 
 
-async def test_clients_must_show_a_certificate_of_the_client_ca(
+async def test_clients_need_a_certificate_of_the_client_ca(
     stage: StartStage, authority: Authority, pair: Pair, tmp_path: Path
 ) -> None:
     clients, strangers = Authority(tmp_path / "clients"), Authority(tmp_path / "strangers")
@@ -209,14 +211,14 @@ async def test_clients_must_show_a_certificate_of_the_client_ca(
     assert await known.call() == 200
     known.close()
     for client in (None, strangers.issue("stranger")):
-        # With TLS 1.3 the client learns of it when it reads.
+        # With TLS 1.3 the client gets the alert when it reads.
         with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
             await (await Connection.to(here, trusting(authority, client))).call()
     assert here.app.listener.handshake_failures == 2
     assert len(await here.events()) == 1
 
 
-async def test_a_client_ca_that_was_taken_away_is_trusted_no_more(
+async def test_a_removed_client_ca_is_no_longer_trusted(
     stage: StartStage, authority: Authority, pair: Pair, tmp_path: Path
 ) -> None:
     before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")
@@ -230,11 +232,11 @@ async def test_a_client_ca_that_was_taken_away_is_trusted_no_more(
     here.app.reload()
     with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
         await (await Connection.to(here, context)).call()
-    assert await client.call() == 200  # it was verified when it came
+    assert await client.call() == 200  # it was verified before the change
     client.close()
 
 
-async def test_I9_a_silent_handshake_holds_a_place_and_not_for_ever(
+async def test_I9_a_silent_handshake_has_a_slot_until_it_times_out(
     stage: StartStage, authority: Authority, pair: Pair
 ) -> None:
     here = await stage(
@@ -267,7 +269,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_what_is_no_handshake_costs_no_descriptor(
+async def test_a_failed_handshake_leaks_no_descriptor(
     stage: StartStage, authority: Authority, pair: Pair
 ) -> None:
     here = await stage(tls_cert=str(pair.cert), tls_key=str(pair.key))
@@ -299,7 +301,7 @@ async def test_what_is_no_handshake_costs_no_descriptor(
     client.close()
 
 
-def test_a_pair_that_cannot_be_used_is_told_with_the_flag(
+def test_an_unusable_pair_is_an_error_that_names_the_flag(
     authority: Authority, pair: Pair, tmp_path: Path
 ) -> None:
     locked = tmp_path / "locked.key"
@@ -317,7 +319,7 @@ def test_a_pair_that_cannot_be_used_is_told_with_the_flag(
         assert told in str(caught.value)
 
 
-def test_an_expired_certificate_is_loaded_and_said_to_be_expired(
+def test_an_expired_certificate_is_loaded_and_logged(
     authority: Authority, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = authority.issue("old")

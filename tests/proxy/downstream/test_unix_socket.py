@@ -1,4 +1,4 @@
-"""Calls by a unix socket, and whose file it is."""
+"""Requests over a unix socket, and the life of its file."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from tests.support.stage import StartStage
 
 @pytest.fixture
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short enough for a socket."""
+    """A path that is short enough for a socket."""
     return tmp_path_factory.mktemp("s") / "http.sock"
 
 
@@ -37,7 +37,7 @@ async def get(path: Path) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-async def test_calls_are_served_and_the_file_goes_with_the_sidecar(
+async def test_requests_are_served_and_the_file_is_removed_at_the_end(
     stage: StartStage, path: Path
 ) -> None:
     here = await stage(listen=f"unix:{path}", listen_mode="600")
@@ -48,7 +48,7 @@ async def test_calls_are_served_and_the_file_goes_with_the_sidecar(
     assert nothing_in(path.parent)
 
 
-async def test_tls_is_served_on_it_too(stage: StartStage, path: Path, tmp_path: Path) -> None:
+async def test_tls_works_on_a_unix_socket(stage: StartStage, path: Path, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority")
     pair = authority.issue("leaf")
     await stage(listen=f"unix:{path}", tls_cert=str(pair.cert), tls_key=str(pair.key))
@@ -61,7 +61,7 @@ async def test_tls_is_served_on_it_too(stage: StartStage, path: Path, tmp_path: 
     assert (curl.returncode, out) == (0, b"ok")
 
 
-async def test_the_file_of_a_dead_process_is_replaced(stage: StartStage, path: Path) -> None:
+async def test_the_socket_of_a_dead_process_is_replaced(stage: StartStage, path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
         dead.listen()
@@ -69,14 +69,16 @@ async def test_the_file_of_a_dead_process_is_replaced(stage: StartStage, path: P
     assert await get(path) == (200, "ok")
 
 
-async def test_the_file_of_a_living_process_is_not(stage: StartStage, path: Path) -> None:
+async def test_the_socket_of_a_running_process_is_not_replaced(
+    stage: StartStage, path: Path
+) -> None:
     await stage(listen=f"unix:{path}")
     with pytest.raises(SettingsError, match=f"unix:{path} is in use; .* --listen unix:/PATH"):
         await stage(listen=f"unix:{path}")
     assert await get(path) == (200, "ok")
 
 
-def test_a_living_process_that_accepts_nobody_counts_as_living(path: Path) -> None:
+def test_the_socket_of_a_process_that_does_not_accept_is_not_replaced(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
         busy.bind(str(path))
         busy.listen(0)
@@ -86,27 +88,29 @@ def test_a_living_process_that_accepts_nobody_counts_as_living(path: Path) -> No
             bind_unix(UnixPath(str(path)), 0o660, 1)
 
 
-def test_a_file_that_is_no_socket_is_left_alone(path: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_not_replaced(path: Path) -> None:
     path.write_text("precious")
-    with pytest.raises(SettingsError, match="is no socket; remove it"):
+    with pytest.raises(SettingsError, match="is not a socket; remove it"):
         bind_unix(UnixPath(str(path)), 0o660, 1)
     assert path.read_text() == "precious"
 
 
-def test_a_folder_that_is_not_there_is_told(path: Path) -> None:
+def test_a_missing_directory_is_an_error(path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be listened on: no such file or directory"):
         bind_unix(UnixPath(str(path.parent / "absent" / "x.sock")), 0o660, 1)
 
 
-async def test_a_file_that_somebody_replaced_is_not_removed(stage: StartStage, path: Path) -> None:
+async def test_a_socket_that_another_process_replaced_is_not_removed(
+    stage: StartStage, path: Path
+) -> None:
     here = await stage(listen=f"unix:{path}")
     await asyncio.to_thread(path.unlink)
-    await asyncio.to_thread(path.write_text, "somebody else's")
+    await asyncio.to_thread(path.write_text, "of another process")
     await here.app.stop()
-    assert await asyncio.to_thread(path.read_text) == "somebody else's"
+    assert await asyncio.to_thread(path.read_text) == "of another process"
 
 
-async def test_the_bound_per_address_is_not_for_clients_without_one(
+async def test_the_limit_per_address_ignores_clients_without_an_address(
     stage: StartStage, path: Path
 ) -> None:
     here = await stage(listen=f"unix:{path}", max_connections_per_address="1")

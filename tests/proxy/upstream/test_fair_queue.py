@@ -1,4 +1,4 @@
-"""Who gets the next connection: accounts take turns, whatever each of them sends."""
+"""The order of waiting requests: accounts take turns, independent of their load."""
 
 import asyncio
 from collections import Counter
@@ -23,7 +23,7 @@ def loop() -> object:
     made.close()
 
 
-def test_an_account_that_floods_waits_for_itself(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_flood_of_one_account_delays_only_that_account(loop: asyncio.AbstractEventLoop) -> None:
     turns, of = FairQueue(), {}
     for _ in range(50):
         of[a_turn(loop, turns, "flood")] = "flood"
@@ -36,13 +36,13 @@ def test_an_account_that_floods_waits_for_itself(loop: asyncio.AbstractEventLoop
         turns.take(0.0)
 
 
-def test_the_calls_of_an_account_keep_their_order(loop: asyncio.AbstractEventLoop) -> None:
+def test_the_requests_of_an_account_keep_their_order(loop: asyncio.AbstractEventLoop) -> None:
     turns = FairQueue()
     made = [a_turn(loop, turns, "acme", 1.0) for _ in range(5)]
     assert [turns.take(1.05) for _ in range(5)] == made
 
 
-def test_a_standing_queue_is_served_from_its_end_and_the_others_are_not(
+def test_a_standing_queue_is_last_in_first_out_and_other_queues_are_not(
     loop: asyncio.AbstractEventLoop,
 ) -> None:
     turns = FairQueue()
@@ -52,7 +52,7 @@ def test_a_standing_queue_is_served_from_its_end_and_the_others_are_not(
     assert served == [old[2], new[0], old[1], new[1], old[0], new[2]]
 
 
-def test_who_leaves_is_not_taken(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_request_that_leaves_is_not_taken(loop: asyncio.AbstractEventLoop) -> None:
     turns = FairQueue()
     made = [a_turn(loop, turns, "acme") for _ in range(3)]
     turns.leave("acme", made[1])

@@ -1,5 +1,7 @@
-"""Ten accounts at an API that cannot serve all they send, one of them sending fifty times as much
-as each of the others. In virtual time, on the real pool; only its connections lead nowhere."""
+"""Ten accounts overload an API, and one of them sends fifty times as much as each of the others.
+
+The pool is real; its connections have no network, and time is virtual.
+"""
 
 import asyncio
 import random
@@ -16,26 +18,26 @@ from tests.support.virtual_time import in_virtual_time
 pytestmark = pytest.mark.skipif(is_compiled(), reason="a compiled class cannot be derived from")
 
 CONNECTIONS = 20
-SERVICE_S = 0.05  # of the API on average, so that it serves 400 calls a second
-QUIET_RATE = 10.0  # calls a second, of each account
+SERVICE_S = 0.05  # average response time of the API, which then serves 400 requests per second
+QUIET_RATE = 10.0  # requests per second, of each account
 SECONDS = 20.0
 
 
 class Nowhere:
-    """What the pool asks of a connection."""
+    """The part of a connection that the pool uses."""
 
-    usable, taker, deadline = True, None, 0.0
+    usable, receiver, deadline = True, None, 0.0
 
     def resume_reading(self) -> None:
-        """Nothing was paused."""
+        """Do nothing: reading was not paused."""
 
 
 async def times(rates: dict[str, float], seed: int) -> dict[str, list[float]]:
-    """How long the calls of each account took, those that were given up as infinite."""
+    """The durations of each account's requests; infinite for those that timed out."""
     loop = asyncio.get_running_loop()
 
     class NoNetwork(UpstreamPool):
-        """Connections that are there and lead nowhere."""
+        """A pool whose connections open at once and have no network."""
 
         async def _open(self) -> Any:
             return Nowhere()
@@ -79,14 +81,14 @@ def p99(times: list[float]) -> float:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_flood_does_not_slow_the_others(seed: int) -> None:
+def test_a_flood_does_not_slow_other_accounts(seed: int) -> None:
     quiet = {f"quiet{n}": QUIET_RATE for n in range(9)}
     alone = in_virtual_time(times(quiet, seed))
     flooded = in_virtual_time(times(quiet | {"flood": QUIET_RATE * 50}, seed))
     assert sum(map(len, flooded.values())) > SECONDS * QUIET_RATE * 50
     of_nine = [one for account in quiet for one in flooded[account]]
     assert p99(of_nine) <= 1.5 * p99([one for own in alone.values() for one in own])
-    # The API is used to the full: what the others leave, the flood gets.
+    # The API is fully used: the flood gets the remaining capacity.
     served = sum(1 for one in flooded["flood"] if one != float("inf"))
     capacity = CONNECTIONS / SERVICE_S * SECONDS
     assert served + sum(map(len, alone.values())) > 0.95 * capacity

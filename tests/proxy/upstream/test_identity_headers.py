@@ -1,4 +1,4 @@
-"""Who the upstream believes to be calling, and by which way."""
+"""The identity of the client, as the upstream sees it."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ from tests.support.stage import Stage, StartStage, problem, status
 
 
 def got(here: Stage, name: bytes) -> list[bytes]:
-    """Values of a field in the last request that the upstream got."""
+    """The values of a field in the last request to the upstream."""
     head = bytes(here.upstream.received).split(b"\r\n\r\n")[-2]
     lines = head.split(b"\r\n")[1:]
     return [
@@ -22,7 +22,7 @@ FORWARDED = {
 }
 
 
-async def test_what_a_stranger_says_of_itself_is_replaced(stage: StartStage) -> None:
+async def test_forwarded_fields_of_an_untrusted_peer_are_replaced(stage: StartStage) -> None:
     here = await stage()
     await here.call("GET", "/x", **FORWARDED)
     assert got(here, b"X-Forwarded-For") == [b"127.0.0.1"]
@@ -31,7 +31,7 @@ async def test_what_a_stranger_says_of_itself_is_replaced(stage: StartStage) -> 
     assert got(here, b"Forwarded") == []
 
 
-async def test_what_a_trusted_proxy_says_is_extended(stage: StartStage) -> None:
+async def test_forwarded_fields_of_a_trusted_proxy_are_extended(stage: StartStage) -> None:
     here = await stage(trusted_proxies="127.0.0.0/8,10.0.0.0/8")
     await here.call("GET", "/x", **FORWARDED)
     assert got(here, b"X-Forwarded-For") == [b"198.51.100.7, 10.1.2.3, 127.0.0.1"]
@@ -44,7 +44,7 @@ async def subjects(here: Stage) -> set[str]:
     return {event["subject"] for event in await here.events()}
 
 
-async def test_an_anonymous_caller_is_told_apart_by_what_a_trusted_proxy_says(
+async def test_anonymous_clients_are_identified_by_the_address_from_a_trusted_proxy(
     stage: StartStage,
 ) -> None:
     here = await stage(trusted_proxies="127.0.0.1,10.0.0.0/8")
@@ -54,7 +54,7 @@ async def test_an_anonymous_caller_is_told_apart_by_what_a_trusted_proxy_says(
     assert await subjects(here) == {"anonymous/198.51.100.7"}
 
 
-async def test_an_anonymous_stranger_cannot_choose_its_address(stage: StartStage) -> None:
+async def test_an_untrusted_peer_cannot_choose_its_address(stage: StartStage) -> None:
     here = await stage()
     here.plans.write_text(here.plans.read_text() + "anonymous: {plan: free, per: address}\n")
     await here.app.keeper.reload()
@@ -62,7 +62,7 @@ async def test_an_anonymous_stranger_cannot_choose_its_address(stage: StartStage
     assert await subjects(here) == {"anonymous/127.0.0.1"}
 
 
-async def test_host_is_the_clients_unless_set(stage: StartStage) -> None:
+async def test_the_clients_host_is_kept_unless_the_settings_replace_it(stage: StartStage) -> None:
     here = await stage()
     await here.call("GET", "/x")
     assert got(here, b"Host") == [b"api.test"]
@@ -72,7 +72,9 @@ async def test_host_is_the_clients_unless_set(stage: StartStage) -> None:
     assert got(other, b"X-Forwarded-Host") == [b"api.test"]
 
 
-async def test_via_grows_and_our_own_name_in_it_is_a_loop(stage: StartStage) -> None:
+async def test_via_is_extended_and_the_sidecars_pseudonym_in_it_is_a_loop(
+    stage: StartStage,
+) -> None:
     here = await stage(via_name="edge-7")
     await here.call("GET", "/x", Via="1.0 fred, 1.1 p.example")
     assert got(here, b"Via") == [b"1.0 fred, 1.1 p.example, 1.1 edge-7"]
@@ -83,7 +85,7 @@ async def test_via_grows_and_our_own_name_in_it_is_a_loop(stage: StartStage) -> 
     assert len(await here.events()) == 1
 
 
-async def test_two_sidecars_in_a_row_are_no_loop(stage: StartStage) -> None:
+async def test_two_sidecars_in_a_row_are_not_a_loop(stage: StartStage) -> None:
     inner = await stage(source="/sidecar/inner")
     outer = await stage(
         source="/sidecar/outer", upstream=f"http://127.0.0.1:{inner.app.data_port.port}"

@@ -25,9 +25,9 @@ from starlette.responses import (
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-PATIENCE_S = 30  # after which a side that says nothing counts as hanging; never a measure
+PATIENCE_S = 30  # timeout for a side that sends nothing; never a measure
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-TEXT = b"The same bytes, whoever carries them. " * 500
+TEXT = b"The same bytes on every connection. " * 500
 GZIPPED = gzip.compress(TEXT, mtime=0)
 
 
@@ -37,7 +37,7 @@ def digest(data: bytes) -> str:
 
 @contextlib.contextmanager
 def served(app: ASGIApp) -> Iterator[tuple[str, asyncio.AbstractEventLoop]]:
-    """The app's URL on a free port of 127.0.0.1, and the loop that it runs in."""
+    """The app's URL on a free port of 127.0.0.1, and its event loop."""
     loop = asyncio.new_event_loop()
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -68,13 +68,13 @@ def served(app: ASGIApp) -> Iterator[tuple[str, asyncio.AbstractEventLoop]]:
 
 
 class Api:
-    """The app, and what a test says to it or wants to know of it."""
+    """The app, with controls and records for tests."""
 
     def __init__(self, file: Path) -> None:
         self.url = ""
         self.loop: asyncio.AbstractEventLoop  # the app's
         self.arrived: defaultdict[str, int] = defaultdict(int)  # bytes of an upload, so far
-        self.left: set[str] = set()  # drips whose reader went away
+        self.left: set[str] = set()  # streams whose reader has left
         self._file = file
         self._drips: defaultdict[str, asyncio.Queue[bytes]] = defaultdict(asyncio.Queue)
         self._meetings: dict[str, asyncio.Barrier] = {}
@@ -97,7 +97,7 @@ class Api:
         )
 
     def drip(self, name: str, data: bytes) -> None:
-        """Send these bytes next on the stream `/drip/{name}`; b"" ends it."""
+        """Send these bytes on the stream `/drip/{name}`; b"" ends it."""
         self.loop.call_soon_threadsafe(lambda: self._drips[name].put_nowait(data))
 
     async def _drip(self, request: Request) -> Response:
@@ -123,7 +123,7 @@ class Api:
         return JSONResponse({"size": self.arrived[name], "sha256": seen.hexdigest()})
 
     async def _together(self, request: Request) -> Response:
-        """Nobody is answered before everybody has come."""
+        """Respond when all requests have arrived."""
         name, count = request.path_params["name"], request.path_params["count"]
         meeting = self._meetings.setdefault(name, asyncio.Barrier(count))
         async with asyncio.timeout(PATIENCE_S):
@@ -152,7 +152,7 @@ async def _form(request: Request) -> Response:
 
 
 async def _multipart(request: Request) -> Response:
-    """Name, file name, type and digest of each part."""
+    """The name, file name, type and digest of each part."""
     head = b"Content-Type: " + request.headers["content-type"].encode() + b"\r\n\r\n"
     parts = email.message_from_bytes(head + await request.body()).get_payload()
     told = [
@@ -168,7 +168,7 @@ async def _multipart(request: Request) -> Response:
 
 
 async def _duplex(_scope: Scope, receive: Receive, send: Send) -> None:
-    """Each piece of the body goes back before the next one has come."""
+    """Send each piece of the body back before the next one arrives."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     more = True
     while more:
@@ -178,7 +178,7 @@ async def _duplex(_scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _too_large(_request: Request) -> Response:
-    """Answers before it has read any of the body."""
+    """Respond before reading the body."""
     return JSONResponse({"error": "too large for this API"}, 413)
 
 

@@ -1,11 +1,11 @@
-"""Published ways to disguise a path, and two servers that read paths each in their own manner."""
+"""Published disguises of paths, and two models of servers that read paths differently."""
 
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote_to_bytes
 
-# Put before a path, after it, and in place of the slashes within.
+# Placed before a path, after it, and instead of the slashes within.
 BEFORE = [
     b"/", b"/.", b"/./", b"//", b"///", b"/%2e", b"/;", b"/;x", b"/.;", b"/%2f", b"/%5c", b"/\\",
     b"\\", b"/x/..", b"/x/../", b"/x//..", b"/x/./..", b"/..", b"/../", b"/%2e%2e", b"/%2E%2E",
@@ -39,7 +39,7 @@ WITHIN = [
     b"%ef%bc%bc", b"%e2%88%95", b"%u2215", b"%u002f", b"%20/", b"/%20/", b"./", b".%20/", b"/.;/",
     b"/...;/", b" /", b"%00/", b"%09/", b"/x/..;/", b"/x\\..\\", b"%3f/", b"%23/",
 ]  # fmt: skip
-# From another route's path to this one; "~" is as many steps up as it takes.
+# From another route's path to this one; "~" is as many steps up as needed.
 ACROSS = [
     (b"/..", b""), (b"/%2e%2e", b""), (b"/.%2e", b""), (b"/..;", b""), (b"/..;x", b""),
     (b"\\..", b""), (b"%2f..", b""), (b"/..%5c", b""), (b"/x/../..", b""), (b"//..", b""),
@@ -50,7 +50,7 @@ ACROSS = [
 
 
 def letters(path: bytes) -> Iterator[bytes]:
-    """The last letter of the path, and all of them, in every disguise."""
+    """The last letter of the path, and all letters, in all disguises."""
     start, last, end = re.fullmatch(rb"(.*)([a-z])([^a-z]*)", path).groups()  # type: ignore[union-attr]
     code = last[0]
     for form in (
@@ -84,8 +84,7 @@ def _overlong(found: re.Match[bytes]) -> bytes:
 
 
 def tolerant(target: bytes) -> str:
-    """The path as the most forgiving server reads it: everything is decoded, folded, stripped,
-    merged and resolved."""
+    """The path for the most tolerant server: decoded, folded, stripped, merged and resolved."""
     path = re.sub(rb"^https?://[^/]*", b"", target, flags=re.IGNORECASE)
     path = path.partition(b"?")[0].partition(b"#")[0]
     while (decoded := unquote_to_bytes(path)) != path:
@@ -104,7 +103,7 @@ def tolerant(target: bytes) -> str:
 
 
 def literal(target: bytes) -> str:
-    """As a framework reads it that decodes once and leaves dot segments to whom they concern."""
+    """The path as a framework reads it that decodes once and keeps dot segments."""
     path = re.sub(rb"^https?://[^/]*", b"", target, flags=re.IGNORECASE).partition(b"?")[0]
     text = unquote_to_bytes(path).decode("utf-8", "replace")
     return "/" + "/".join(segment for segment in text.split("/") if segment not in ("", "."))

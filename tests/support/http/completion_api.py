@@ -1,4 +1,4 @@
-"""A stand-in for a completion API: OpenAI's wire format, each chunk at the test's word."""
+"""A completion API with OpenAI's wire format, whose chunks the test controls."""
 
 import asyncio
 import json
@@ -15,20 +15,20 @@ COMMON = {"id": "c1", "created": 1, "model": "stand-in"}
 
 
 class CompletionApi:
-    """`usage` is what the next answers tell. A stream sends what `say` is given, up to None."""
+    """Responses have `usage`. A stream sends the words of `say`, up to None."""
 
     def __init__(self) -> None:
         self.url = ""
         self.loop: asyncio.AbstractEventLoop  # the app's
         self.usage: dict[str, int] = USAGE
-        self.left = 0  # streams whose reader went away
+        self.left = 0  # streams whose reader has left
         self.asked: list[dict[str, Any]] = []
         self._words: asyncio.Queue[str | None] = asyncio.Queue()
         completions = Route("/v1/chat/completions", self._complete, methods=["POST"])
         self.app = Starlette(routes=[completions])
 
     def say(self, word: str | None) -> None:
-        """The next word of the stream; None ends it with the usage and `[DONE]`."""
+        """Send the next word of the stream; None ends it with the usage and `[DONE]`."""
         self.loop.call_soon_threadsafe(self._words.put_nowait, word)
 
     async def _complete(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""curl as a process of its own, with a bounded time."""
+"""curl as a subprocess, with a timeout."""
 
 import asyncio
 import subprocess
@@ -11,17 +11,17 @@ FIELDS = "\n%{http_code} %{num_connects} %{size_upload}"
 
 @dataclass
 class Done:
-    """What curl printed, and what it says of its last transfer."""
+    """The output of curl, and its report about the last transfer."""
 
     output: bytes
     code: int
     status: int
-    connects: int  # new connections it made for that transfer
+    connects: int  # new connections for that transfer
     uploaded: int  # bytes of bodies
 
 
 async def curl(url: str, *options: object, key: str = "acme") -> Done:
-    """One run."""
+    """Run curl."""
     process = await asyncio.create_subprocess_exec(
         "curl", "-q", "-sS", "--max-time", str(PATIENCE_S), "-w", FIELDS,
         "-H", f"X-Api-Key: {key}", *map(str, options), url,

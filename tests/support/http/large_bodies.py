@@ -12,7 +12,7 @@ PATIENCE_S = 60.0
 
 
 def memory_kb(pid: int, name: str) -> int:
-    """A field of /proc/PID/status: VmRSS is resident memory now, VmHWM its highest so far."""
+    """A field of /proc/PID/status: VmRSS is the resident memory, VmHWM its peak."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1])
@@ -26,13 +26,13 @@ def framing(megabytes: int, *, chunked: bool) -> bytes:
 
 
 class Sender:
-    """Sends bodies; `sent` is how many megabytes the kernel has taken of them all."""
+    """Sends bodies; `sent` is the number of megabytes that the kernel has taken."""
 
     def __init__(self) -> None:
         self.sent = 0
 
     def send(self, to: socket.socket, megabytes: int, *, chunked: bool) -> None:
-        """A body."""
+        """Send a body."""
         for _ in range(megabytes):
             to.sendall(CHUNK if chunked else MEGABYTE)
             self.sent += 1
@@ -41,7 +41,7 @@ class Sender:
 
 
 def head(of: socket.socket) -> tuple[bytes, bytes]:
-    """A head, and what came with it of the body."""
+    """Read a head. Returns it with the first bytes of the body."""
     got = b""
     while b"\r\n\r\n" not in got:
         part = of.recv(1 << 16)
@@ -53,7 +53,7 @@ def head(of: socket.socket) -> tuple[bytes, bytes]:
 
 
 def take(of: socket.socket, start: bytes, rest: bytes) -> int:
-    """Bytes of a body after its head; of a chunked one, with the framing. Nothing is kept."""
+    """Read and drop a body. Returns its size in bytes, with the framing of a chunked one."""
     buffer = bytearray(1 << 20)
     size, tail = len(rest), rest[-len(LAST_CHUNK) :]
     length = start.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
@@ -67,8 +67,10 @@ def take(of: socket.socket, start: bytes, rest: bytes) -> int:
 
 
 class LargeApi(Sender):
-    """Answers GET with so many megabytes, and anything else with 204 when it has the body, which
-    it reads once `go` is set."""
+    """Answers GET with a large body, and other methods with 204 after their body.
+
+    It reads bodies once `go` is set.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,11 +85,11 @@ class LargeApi(Sender):
         self._thread = threading.Thread(target=self._run, name="large api", daemon=True)
 
     def start(self) -> None:
-        """Serve one connection after the other."""
+        """Serve one connection at a time."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Break off what is under way."""
+        """Stop, and close the current connection."""
         self.go.set()
         for one in (self._listener, self._connection):
             with contextlib.suppress(OSError):
@@ -117,7 +119,7 @@ class LargeApi(Sender):
 
 
 class LargeClient(Sender):
-    """One connection to the sidecar, which it reads from once `go` is set."""
+    """One connection to the sidecar, read once `go` is set."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
@@ -125,14 +127,14 @@ class LargeClient(Sender):
         self._port = port
 
     def get(self) -> int:
-        """Bytes of the body that comes."""
+        """The size of the response body in bytes."""
         with socket.create_connection(("127.0.0.1", self._port), PATIENCE_S) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n")
             self.go.wait(PATIENCE_S)
             return take(connection, *head(connection))
 
     def put(self, megabytes: int, *, chunked: bool) -> bytes:
-        """The head of the answer to a body of so many megabytes."""
+        """Send a body of this many megabytes. Returns the head of the response."""
         with socket.create_connection(("127.0.0.1", self._port), PATIENCE_S) as connection:
             start = b"PUT / HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n"
             connection.sendall(start + framing(megabytes, chunked=chunked))

@@ -1,4 +1,4 @@
-"""Seeded requests that are nearly right, in pieces that fall anywhere."""
+"""Seeded, nearly valid requests, split at random positions."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _SIZES = [b"0", b"00", b"-1", b"+1", b"0x1", b"1", b"5", b"ff", b"FFFFFFFFFFFFFF
 
 
 def pieces(seed: int, number: int) -> list[bytes]:
-    """One case: what to send, cut where the segments end. The same for the same arguments."""
+    """The bytes of one case, split into segments. Deterministic."""
     random = Random(f"{seed}:{number}")
     data = b"".join(_request(random, number, k) for k in range(random.choice((1, 1, 2, 3))))
     for _ in range(random.choice((0, 1, 1, 1, 2, 3))):

@@ -1,4 +1,4 @@
-"""Both ends of the sidecar as bare TCP connections that a test moves step by step."""
+"""Both ends of the sidecar as raw TCP connections that a test controls step by step."""
 
 import asyncio
 import socket
@@ -7,12 +7,12 @@ from typing import Any
 
 from tests.support.stage import Stage
 
-PATIENCE_S = 30  # after which a side that says nothing counts as hanging; never a measure
-BEAT_S = 0.02  # how long a slow sender looks for an answer before its next byte
+PATIENCE_S = 30  # timeout for a side that sends nothing; never a measure
+BEAT_S = 0.02  # how long a slow sender checks for a response before its next byte
 
 
 class End:
-    """One end of a connection. Every wait for the other side is bounded."""
+    """One end of a connection. Each wait for the other side has a timeout."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -26,26 +26,26 @@ class End:
             await self.writer.drain()
 
     async def get(self, wanted: bytes) -> bytes:
-        """Exactly these bytes have come next. Returns them."""
+        """Check that the next bytes are these. Returns them."""
         async with asyncio.timeout(PATIENCE_S):
             got = await self.reader.readexactly(len(wanted))
         assert got == wanted
         return got
 
     async def head(self) -> bytes:
-        """Everything up to and with the next empty line."""
+        """Read up to the next empty line, inclusive."""
         async with asyncio.timeout(PATIENCE_S):
             return await self.reader.readuntil(b"\r\n\r\n")
 
     async def answer(self) -> bytes:
-        """A whole answer that names its length."""
+        """Read a complete response with Content-Length."""
         head = await self.head()
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
         async with asyncio.timeout(PATIENCE_S):
             return head + await self.reader.readexactly(length)
 
     async def rest(self) -> bytes:
-        """All that comes until the other side ends or breaks off the connection."""
+        """Read until the other side closes or resets the connection."""
         parts = []
         async with asyncio.timeout(PATIENCE_S):
             try:
@@ -56,8 +56,10 @@ class End:
         return b"".join(parts)
 
     async def dribble(self, data: bytes) -> bytes:
-        """Send byte by byte, each after a look for an answer. Returns the answer and all that
-        follows; fails when every byte could be sent before anything was said."""
+        """Send byte by byte, and check for a response before each.
+
+        Returns the response and all bytes after it. Fails if all bytes are sent before a response.
+        """
         for number in range(len(data)):
             try:
                 self.writer.write(data[number : number + 1])
@@ -71,7 +73,7 @@ class End:
         raise AssertionError(f"{len(data)} bytes could be sent one by one")
 
     def half_close(self) -> None:
-        """Say that no more will be sent."""
+        """Close the sending side."""
         self.writer.write_eof()
 
     def close(self) -> None:
@@ -83,7 +85,7 @@ class End:
 
 
 class Ends:
-    """Opens clients, accepts on the upstream's behalf, closes everything."""
+    """Opens clients, accepts connections for the upstream, and closes them all."""
 
     def __init__(self) -> None:
         self._accepted: asyncio.Queue[End] = asyncio.Queue()
@@ -100,17 +102,17 @@ class Ends:
         self._accepted.put_nowait(end)
 
     async def upstream(self) -> End:
-        """The next connection that the sidecar makes."""
+        """The next connection of the sidecar."""
         async with asyncio.timeout(PATIENCE_S):
             return await self._accepted.get()
 
     @property
     def unanswered(self) -> int:
-        """Connections made by the sidecar that no test has looked at."""
+        """The number of connections of the sidecar that no test has taken."""
         return self._accepted.qsize()
 
     async def client(self, stage: Stage, *, receive_buffer: int = 0) -> End:
-        """A client's connection; with a small receive buffer it soon stops taking bytes."""
+        """A client's connection; with a small receive buffer, it soon blocks the sender."""
         sock = socket.socket()
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -129,15 +131,17 @@ class Ends:
 
 
 def bounded(stage: Stage, **bounds: Any) -> Stage:
-    """The same sidecar with other bounds for the connections that come from now on."""
+    """The same sidecar with other bounds for new connections."""
     port = stage.app.data_port
     port.bounds = port._pool.bounds = replace(port.bounds, **bounds)
     return stage
 
 
 async def empty(stage: Stage) -> None:
-    """Return when no client is connected and nothing is in use upstream. Raises TimeoutError
-    when a connection leaks."""
+    """Wait until no client is connected and no upstream connection is in use.
+
+    Raises TimeoutError if a connection leaks.
+    """
     pool = stage.app.data_port._pool
     async with asyncio.timeout(PATIENCE_S):
         while stage.app.data_port.connections or pool.size > pool.idle:

@@ -1,4 +1,4 @@
-"""An upstream that records every byte and judges it: real sockets, one thread, no HTTP library."""
+"""An upstream that records and checks every byte: real sockets, one thread, no HTTP library."""
 
 import contextlib
 import selectors
@@ -11,7 +11,7 @@ from tests.support.http.strict_http import Incomplete, Message, NotStrict, take_
 
 SEND_SECONDS = 5.0
 _NEVER_FORWARDED = ("keep-alive", "proxy-connection", "proxy-authorization", "expect")
-# RFC 9110, section 6.5.1: not what frames, routes, authenticates or says who calls.
+# RFC 9110, section 6.5.1: no framing, routing, authentication or identity.
 _NO_TRAILER = frozenset(
     b"connection content-encoding content-length content-range content-type cookie expect host "
     b"authorization proxy-authorization forwarded max-forwards te trailer transfer-encoding "
@@ -22,14 +22,14 @@ _NO_TRAILER = frozenset(
 
 @dataclass(frozen=True)
 class Answer:
-    """What the upstream says to one request, byte for byte. `close`: and then hangs up."""
+    """The bytes of one response. `close`: the upstream closes after it."""
 
     data: bytes
     close: bool = False
 
 
 def echo(request: Message) -> Answer:
-    """200, and the target in the body, so that a client can tell whose answer it got."""
+    """A 200 with the target in its body, so that a client can identify the response."""
     body = b"seen " + request.target
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
     return Answer(head if request.method == b"HEAD" else head + body)
@@ -44,8 +44,10 @@ class _Connection:
 
 @dataclass
 class Recorder:
-    """Whole requests in `requests`, what was begun and cut off in `unfinished`, and in
-    `violations` everything that is not strict, with the bytes. Read them after `settle`."""
+    """Records `requests`, `unfinished` ones, and `violations` of strict HTTP with their bytes.
+
+    Read them after `settle`.
+    """
 
     answer: Callable[[Message], Answer] = echo
     requests: list[tuple[int, Message]] = field(
@@ -77,7 +79,7 @@ class Recorder:
             self._thread.join(SEND_SECONDS * 2)
 
     def say(self, data: bytes, *, hang_up: bool = False) -> None:
-        """Send more on the connection of the last whole request, asked or not."""
+        """Send further bytes on the connection of the last complete request."""
         number = self.requests[-1][0]
         for key in self._selector.get_map().values():
             if isinstance(key.data, _Connection) and key.data.number == number:
@@ -88,7 +90,7 @@ class Recorder:
         raise AssertionError(f"connection {number} is closed")
 
     def settle(self) -> None:
-        """Return when all that was sent before this call has been read, parsed and answered."""
+        """Wait until all bytes that were sent before are read, parsed and answered."""
         self._settled.clear()
         self._knock.send(b"x")
         assert self._settled.wait(SEND_SECONDS * 2), "the recorder hangs"
@@ -103,12 +105,12 @@ class Recorder:
 
     @property
     def open(self) -> int:
-        """Connections open now."""
+        """The number of open connections."""
         return sum(isinstance(key.data, _Connection) for key in self._selector.get_map().values())
 
     @property
     def targets(self) -> list[bytes]:
-        """Targets of the whole requests, in the order in which they were completed."""
+        """The targets of the complete requests, in order of completion."""
         return [message.target for _, message in self.requests]
 
     def _run(self) -> None:
@@ -120,7 +122,7 @@ class Recorder:
         self._selector.close()
 
     def _turn(self, timeout: float | None) -> int:
-        """Serve what is ready; how many of the upstream's sockets were."""
+        """Serve the sockets that are ready. Returns how many of the upstream's were."""
         knocked, served = False, 0
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._door:
@@ -165,7 +167,7 @@ class Recorder:
         except NotStrict as error:
             self.violations.append(f"{error} in {connection.buffer[:400]!r}")
             self._close(connection)
-        except OSError:  # the sidecar hung up while it was being answered
+        except OSError:  # the sidecar closed during the response
             self._close(connection)
 
     def _take(self, connection: _Connection) -> None:
@@ -186,7 +188,7 @@ class Recorder:
 
 
 def flaws(message: Message) -> list[str]:
-    """What RFC 9112 allows and a careful gateway never writes: more than one way to frame."""
+    """Framing that RFC 9112 allows and a careful gateway never writes."""
     found = []
     if message.start[2] != b"HTTP/1.1":
         found.append("a version that is not the sidecar's own")
@@ -210,8 +212,10 @@ def flaws(message: Message) -> list[str]:
 
 
 def _flaws_of_the_hop(message: Message) -> list[str]:
-    """A gateway may ask for trailers or a WebSocket of its own accord, and then names it in
-    Connection (RFC 9110, sections 7.8 and 10.1.4). It lets nothing else for one hop through."""
+    """Hop-by-hop fields that a gateway must not forward.
+
+    Its own TE and Upgrade, named in Connection, are allowed (RFC 9110, sections 7.8 and 10.1.4).
+    """
     named = {
         option.strip().lower()
         for value in message.values("connection")

@@ -1,7 +1,7 @@
-"""HTTP/1.1 messages as RFC 9112 writes them, parsed by hand: the judge of what is on the wire.
+"""A strict parser for HTTP/1.1 messages (RFC 9112), which checks the bytes on the wire.
 
-It forgives nothing that the RFC merely allows a recipient to forgive. What it raises is either
-`Incomplete` (more bytes could make it a message) or `NotStrict` (no bytes could).
+It accepts none of the deviations that the RFC permits a recipient to accept. It raises `Incomplete`
+if more bytes could complete the message, else `NotStrict`.
 """
 
 import re
@@ -12,8 +12,8 @@ Fields = list[tuple[bytes, bytes]]
 
 _TCHAR: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _TOKEN: Final = re.compile(_TCHAR + rb"+")
-# Section 3.2 takes targets from RFC 3986; many clients send more of ASCII, which cannot be
-# mistaken for anything else. A fragment is never part of a target.
+# Section 3.2 takes targets from RFC 3986. Many clients send further ASCII characters, which are not
+# ambiguous. A fragment is never part of a target.
 _TARGET: Final = re.compile(rb"[!-\"$-~]+")
 _VALUE: Final = re.compile(rb"[\t -~\x80-\xff]*")
 _DIGITS: Final = re.compile(rb"[0-9]+")
@@ -26,16 +26,16 @@ _VERSION: Final = re.compile(rb"HTTP/1\.[01]")
 
 
 class Incomplete(Exception):
-    """The bytes are a message's beginning."""
+    """The bytes are the beginning of a message."""
 
 
 class NotStrict(Exception):
-    """The bytes are no HTTP/1.1 message, whatever follows."""
+    """The bytes are not an HTTP/1.1 message, with any continuation."""
 
 
 @dataclass
 class Message:
-    """A request or response; `raw` is every byte of it."""
+    """A request or response; `raw` has all its bytes."""
 
     start: tuple[bytes, bytes, bytes]  # method, target, version; or version, status, phrase
     fields: Fields
@@ -45,7 +45,7 @@ class Message:
     chunk_lines: list[bytes] = field(default_factory=list)
 
     def values(self, name: str) -> list[bytes]:
-        """Every value of a field, in order; names compare without case."""
+        """The values of a field, in order. Names are case-insensitive."""
         wanted = name.lower().encode()
         return [value for key, value in self.fields if key.lower() == wanted]
 
@@ -68,7 +68,7 @@ class _Cursor:
         self.at = 0
 
     def line(self) -> bytes:
-        """Up to CRLF (section 2.2: a sender never writes a bare CR or LF)."""
+        """The bytes up to CRLF. A sender never writes a bare CR or LF (section 2.2)."""
         end = self.data.find(b"\r\n", self.at)
         found = self.data[self.at : end if end >= 0 else len(self.data)]
         whole = found if end >= 0 else found.removesuffix(b"\r")
@@ -87,7 +87,7 @@ class _Cursor:
 
 
 def take_request(data: bytes) -> Message:
-    """The request that the bytes begin with. Raises Incomplete or NotStrict."""
+    """Parse the request at the start of the bytes. Raises Incomplete or NotStrict."""
     cursor = _Cursor(data)
     line = cursor.line()
     parts = line.split(b" ")
@@ -107,10 +107,10 @@ def take_request(data: bytes) -> Message:
 
 
 def take_response(data: bytes, method: bytes, *, ended: bool) -> Message:
-    """The response that the bytes begin with, to a request with this method.
+    """Parse the response at the start of the bytes, to a request with this method.
 
-    `ended` says that the connection was closed after them: it completes a response that
-    announces no length (RFC 9112, section 6.3, rule 8).
+    `ended`: the connection was closed after them, which completes a response without a length
+    (RFC 9112, section 6.3, rule 8).
     """
     cursor = _Cursor(data)
     line = cursor.line()
@@ -136,7 +136,7 @@ def take_response(data: bytes, method: bytes, *, ended: bool) -> Message:
 
 
 def _check_target(method: bytes, target: bytes) -> None:
-    """Section 3.2: which of the four forms goes with which method."""
+    """Check the form of the target for the method (section 3.2)."""
     absolute = re.match(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/]", target) is not None
     asterisk = target == b"*" and method == b"OPTIONS"
     authority = method == b"CONNECT" and re.fullmatch(rb"[^/]+:[0-9]+", target) is not None
@@ -157,7 +157,7 @@ def _take_fields(cursor: _Cursor) -> Fields:
 def _take_body(
     cursor: _Cursor, message: Message, codings: list[bytes], without: int | None
 ) -> None:
-    """Section 6.3. `without` is the size of a body that nothing announces; None: still unknown."""
+    """Parse the body (section 6.3). `without`: its size if not announced; None: unknown."""
     lengths = message.values("content-length")
     if codings:
         one_one = b"HTTP/1.1" in message.start

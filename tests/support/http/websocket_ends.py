@@ -1,4 +1,4 @@
-"""WebSocket ends that nobody here wrote: the websockets package's two, and starlette's endpoint."""
+"""Independent WebSocket ends: client and server of the websockets package, and starlette."""
 
 import asyncio
 import contextlib
@@ -13,13 +13,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from tests.support.http.asgi_api import PATIENCE_S, served
 from tests.support.stage import Stage
 
-GREETING = "hello"  # said as soon as the handshake is done
-FAREWELL = "close "  # a message that asks for a close with the code that follows
-PROTOCOL = "chat.v2"  # who does not offer it is refused
+GREETING = "hello"  # sent right after the handshake
+FAREWELL = "close "  # a message that requests a close with the code after it
+PROTOCOL = "chat.v2"  # a client without it is refused
 
 
 class Echo:
-    """Greets, repeats every message, and keeps the close codes that came from clients."""
+    """Sends a greeting, echoes messages, and records the close codes of clients."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -39,7 +39,7 @@ class Echo:
 
     async def by_starlette(self, connection: WebSocket) -> None:
         if PROTOCOL not in connection.scope["subprotocols"]:
-            await connection.close()  # before it is accepted
+            await connection.close()  # before the handshake
             return
         await connection.accept(subprotocol=PROTOCOL)
         await connection.send_text(GREETING)
@@ -78,7 +78,7 @@ async def starlette_echo() -> AsyncIterator[Echo]:
 
 @contextlib.asynccontextmanager
 async def connected(here: Stage, **options: Any) -> AsyncIterator[websockets.ClientConnection]:
-    """A client's connection through the sidecar that has been greeted. Its time is bounded."""
+    """A client's connection through the sidecar, after the greeting, with a timeout."""
     wishes = {
         "additional_headers": {"X-Api-Key": "acme"},
         "subprotocols": ["chat.v1", PROTOCOL],

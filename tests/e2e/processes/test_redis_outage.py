@@ -1,4 +1,4 @@
-"""What calls get while Redis is really gone, hangs, or was never there, and when it is back."""
+"""Responses while Redis is down, hangs or has never started, and when it is back."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ REDUCED = "https://iana.org/assignments/http-problem-types#temporary-reduced-cap
 
 
 class Store:
-    """A Valkey of the test's own, to be killed and started again at the same address."""
+    """A Valkey of this test, which can be killed and restarted at the same address."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -54,13 +54,13 @@ def up(here: Stage) -> bool:
 
 
 async def expect_the_plans_word(here: Stage) -> None:
-    """Critical forwards, `allow` forwards, `deny` is told to come back, and nothing is charged."""
+    """Critical and `allow` are forwarded, `deny` gets Retry-After, and nothing is charged."""
     before = len(await here.events())
     assert status(await here.call("GET", "/status")) == 200  # costs nothing
     assert status(await here.call("POST", "/login", Content_Length="0")) == 200
     allowed = await here.call("GET", "/items", key="lena")
     assert status(allowed) == 200
-    assert b"RateLimit" not in allowed  # nobody knows what is left
+    assert b"RateLimit" not in allowed  # the remaining units are unknown
     upstream_saw = len(here.upstream.received)
     denied = await here.call("GET", "/items", key="acme")
     assert status(denied) == 503
@@ -77,7 +77,7 @@ async def expect_the_plans_word(here: Stage) -> None:
     ]
 
 
-async def test_I3_when_redis_is_killed_each_call_gets_what_its_plan_says_until_it_is_back(
+async def test_I3_during_a_redis_outage_each_plan_applies_its_when_store_is_down(
     stage: StartStage, store: Store
 ) -> None:
     store.start()
@@ -96,7 +96,7 @@ async def test_I3_when_redis_is_killed_each_call_gets_what_its_plan_says_until_i
     for key in ("acme", "lena"):
         answer = await here.call("GET", "/items", key=key)
         assert status(answer) == 200
-        # An empty Redis has forgotten what it counted; what passed without it is charged.
+        # The empty Redis has no earlier usage; the usage during the outage is charged.
         assert b'RateLimit: "monthly";r=998' in answer
     labels = {"route": "rest", "class": "standard", "plan": "lenient", "outcome": "store-down"}
     read = here.app.metrics.registry.get_sample_value
@@ -105,9 +105,7 @@ async def test_I3_when_redis_is_killed_each_call_gets_what_its_plan_says_until_i
     assert read("sidecar_requests_total", labels) == 1
 
 
-async def test_I3_a_redis_that_hangs_is_like_one_that_is_gone(
-    stage: StartStage, store: Store
-) -> None:
+async def test_I3_a_redis_that_hangs_is_an_outage(stage: StartStage, store: Store) -> None:
     store.start()
     here = await stage(redis=store.url, redis_timeout_ms="100")
     store.send(signal.SIGSTOP)
@@ -121,7 +119,7 @@ async def test_I3_a_redis_that_hangs_is_like_one_that_is_gone(
     assert up(here)
 
 
-async def test_a_redis_that_is_not_there_at_start_is_said_and_waited_for(
+async def test_an_unreachable_redis_at_the_start_is_logged_and_retried(
     serving: StartServing, store: Store
 ) -> None:
     here = await serving(redis=store.url)
@@ -140,11 +138,11 @@ async def test_a_redis_that_is_not_there_at_start_is_said_and_waited_for(
             await asyncio.sleep(0.05)
     assert here.said("redis_reachable")
     assert "sidecar_store_up 1.0" in (await here.ask("/metrics"))[1]
-    assert (await here.call("/items"))[0] == 502  # admitted; this API is not there
+    assert (await here.call("/items"))[0] == 502  # admitted, but the API is unreachable
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_I3_a_lost_redis_takes_no_sidecar_out_of_service(
+async def test_I3_a_redis_outage_takes_no_sidecar_out_of_service(
     serving: StartServing, store: Store, workers: int
 ) -> None:
     store.start()
@@ -166,7 +164,7 @@ async def test_I3_a_lost_redis_takes_no_sidecar_out_of_service(
     front = [f"worker {number}: redis: " for number in range(workers)]
     for what, start in zip(told["degraded"], front if workers > 1 else ["redis: "], strict=True):
         assert what.startswith(start)
-    assert (await here.call("/status"))[0] == 502  # forwarded; this API is not there
+    assert (await here.call("/status"))[0] == 502  # forwarded, but the API is unreachable
     store.start()
     async with asyncio.timeout(60):
         while await ready() != fine:

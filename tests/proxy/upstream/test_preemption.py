@@ -1,4 +1,4 @@
-"""Who loses the upstream connection when there are not enough: slow clients, and only they."""
+"""Preemption: if upstream connections are scarce, slow clients lose theirs, and only they."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ SMALL = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @pytest.fixture
 async def ends() -> object:
-    """Bare connections on both sides; all are closed with the test."""
+    """Raw connections on both sides; all are closed with the test."""
     made = Ends()
     await made.start()
     yield made
@@ -27,7 +27,7 @@ async def ends() -> object:
 
 
 async def uploading(here: Stage, ends: Ends) -> tuple[End, End]:
-    """A client that has begun to send, and the connection that waits for the rest."""
+    """A client that has begun an upload, and the upstream connection that waits for the rest."""
     client = await ends.client(here)
     await client.send(UPLOAD)
     upstream = await ends.upstream()
@@ -37,7 +37,7 @@ async def uploading(here: Stage, ends: Ends) -> tuple[End, End]:
 
 
 async def next_millisecond() -> None:
-    """Of two that wait since the same moment of the loop's clock either may be taken."""
+    """Wait for another time of the loop's clock: at equal times, either client may be taken."""
     loop = asyncio.get_running_loop()
     now = loop.time()
     while loop.time() == now:
@@ -45,7 +45,7 @@ async def next_millisecond() -> None:
 
 
 async def answered(here: Stage, ends: Ends) -> int:
-    """The status of one more call, for which the upstream is ready as soon as it is asked."""
+    """The status of a further request, to which the upstream responds at once."""
     call = asyncio.ensure_future(here.call("GET", "/x"))
     upstream = await ends.upstream()
     await upstream.head()
@@ -53,7 +53,7 @@ async def answered(here: Stage, ends: Ends) -> int:
     return status(await call)
 
 
-async def test_the_slowest_upload_makes_way(stage: StartStage, ends: Ends) -> None:
+async def test_the_slowest_upload_is_preempted(stage: StartStage, ends: Ends) -> None:
     here = await stage(upstream=ends.url, stall_timeout_s="0.2", **TWO)
     first = await uploading(here, ends)
     await next_millisecond()
@@ -69,7 +69,7 @@ async def test_the_slowest_upload_makes_way(stage: StartStage, ends: Ends) -> No
     ]  # fmt: skip
 
 
-async def test_a_reader_that_takes_nothing_makes_way(stage: StartStage, ends: Ends) -> None:
+async def test_a_client_that_does_not_read_is_preempted(stage: StartStage, ends: Ends) -> None:
     here = await stage(upstream=ends.url, stall_timeout_s="0.2", **TWO)
     readers = []
     for _ in range(2):
@@ -84,7 +84,9 @@ async def test_a_reader_that_takes_nothing_makes_way(stage: StartStage, ends: En
     assert here.app.metrics.registry.get_sample_value("sidecar_slow_clients_ended_total") == 1
 
 
-async def test_nobody_makes_way_while_there_is_room(stage: StartStage, ends: Ends) -> None:
+async def test_no_client_is_preempted_while_connections_are_free(
+    stage: StartStage, ends: Ends
+) -> None:
     here = await stage(upstream=ends.url, stall_timeout_s="0.001", **TWO)
     client, upstream = await uploading(here, ends)
     assert await answered(here, ends) == 200
@@ -93,7 +95,9 @@ async def test_nobody_makes_way_while_there_is_room(stage: StartStage, ends: End
     assert here.app.metrics.registry.get_sample_value("sidecar_slow_clients_ended_total") == 0
 
 
-async def test_who_waits_for_a_slow_api_is_not_called_slow(stage: StartStage, ends: Ends) -> None:
+async def test_a_client_that_waits_for_a_slow_api_is_not_preempted(
+    stage: StartStage, ends: Ends
+) -> None:
     flags = TWO | {"connect_timeout_s": "0.3"}
     here = await stage(upstream=ends.url, stall_timeout_s="0.01", **flags)
     held = []
@@ -109,7 +113,7 @@ async def test_who_waits_for_a_slow_api_is_not_called_slow(stage: StartStage, en
         assert status(await client.answer()) == 200
 
 
-async def test_of_a_queue_that_gets_no_shorter_the_last_is_served_first(ends: Ends) -> None:
+async def test_a_standing_queue_serves_the_newest_request_first(ends: Ends) -> None:
     pool = UpstreamPool(
         Where("127.0.0.1", int(ends.url.rpartition(":")[2])),
         Bounds(upstream_connections=1, critical_connections=0, connect_timeout=30),
@@ -137,7 +141,7 @@ async def test_of_a_queue_that_gets_no_shorter_the_last_is_served_first(ends: En
     pool.close()
 
 
-async def test_waiting_for_a_connection_is_bounded(ends: Ends) -> None:
+async def test_the_wait_for_a_connection_has_a_timeout(ends: Ends) -> None:
     pool = UpstreamPool(
         Where("127.0.0.1", int(ends.url.rpartition(":")[2])),
         Bounds(upstream_connections=1, critical_connections=0, connect_timeout=0.05),
@@ -150,7 +154,7 @@ async def test_waiting_for_a_connection_is_bounded(ends: Ends) -> None:
     pool.close()
 
 
-async def test_a_flood_of_one_account_does_not_keep_another_from_its_turn(ends: Ends) -> None:
+async def test_a_flood_of_one_account_does_not_delay_the_turn_of_another(ends: Ends) -> None:
     pool = UpstreamPool(
         Where("127.0.0.1", int(ends.url.rpartition(":")[2])),
         Bounds(upstream_connections=1, critical_connections=0, connect_timeout=30),
@@ -169,7 +173,7 @@ async def test_a_flood_of_one_account_does_not_keep_another_from_its_turn(ends: 
     while len(served) < len(names):
         before = len(served)
         pool.release(connection)
-        # Nobody who comes now gets what was promised to another.
+        # A new request does not get a connection that is promised to another.
         assert pool.take_idle(critical=False) is None
         while len(served) == before:
             await asyncio.sleep(0)
@@ -178,7 +182,7 @@ async def test_a_flood_of_one_account_does_not_keep_another_from_its_turn(ends: 
     pool.close()
 
 
-async def test_a_promised_place_that_is_not_taken_goes_to_the_next(ends: Ends) -> None:
+async def test_an_unused_turn_goes_to_the_next_request(ends: Ends) -> None:
     pool = UpstreamPool(
         Where("127.0.0.1", int(ends.url.rpartition(":")[2])),
         Bounds(upstream_connections=1, critical_connections=0, connect_timeout=30),
@@ -189,7 +193,7 @@ async def test_a_promised_place_that_is_not_taken_goes_to_the_next(ends: Ends) -
     while pool.waiting < 2:
         await asyncio.sleep(0)
     pool.release(connection)
-    first.cancel()  # in the very moment of its turn
+    first.cancel()  # at the moment of its turn
     assert await second is connection
     with pytest.raises(asyncio.CancelledError):
         await first

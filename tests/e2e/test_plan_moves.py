@@ -1,4 +1,4 @@
-"""Accounts move to another plan while they call: at once, at a period's end, on a day."""
+"""Accounts move to another plan during use: at once, at the end of a period, or on a date."""
 
 import hashlib
 import time
@@ -53,7 +53,7 @@ async def test_an_account_of_the_plan_file_moves_on_its_day(
     assert plan == ("pro" if days > 0 else "free")
 
 
-async def test_usage_stays_when_the_time_to_move_comes(here: Stage, valkey_url: str) -> None:
+async def test_usage_stays_when_the_plan_changes(here: Stage, valkey_url: str) -> None:
     await live(here, datetime.now(UTC) + timedelta(days=2))
     with Admin(valkey_url, "qs") as admin:
         admin.set_account("acme2", plan="pro")
@@ -61,14 +61,14 @@ async def test_usage_stays_when_the_time_to_move_comes(here: Stage, valkey_url: 
         for _ in range(3):
             assert status(await here.call("GET", "/x", secret)) == 200
         admin.set_account("acme2", then=PlanChange("free", (time.time_ns() // 1000) - MICRO))
-        here.app.directory.forget()  # as the stream of changes will have it do
+        here.app.directory.forget()  # as the change stream does
         refused = await here.call("GET", "/x", secret)
     assert status(refused) == 429
     assert problem(refused)["limit"]["used"] == 3
     assert problem(refused)["limit"]["limit"] == 2
 
 
-async def test_a_downgrade_waits_for_the_end_of_the_period_as_the_file_says(
+async def test_a_downgrade_waits_for_the_end_of_the_period(
     here: Stage, valkey_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await live(here, datetime.now(UTC) + timedelta(days=2))
@@ -81,12 +81,12 @@ async def test_a_downgrade_waits_for_the_end_of_the_period_as_the_file_says(
         known = admin.account("acme2")
         assert known is not None
         assert (known.plan, known.then is not None and known.then.plan) == ("pro", "free")
-        # Whoever is moved at once does not move again.
+        # An account that has moved at once does not move again.
         assert move(here, valkey_url, "acme2", "none", "--when", "now") == 0
         known = admin.account("acme2")
         assert known is not None
         assert (known.plan, known.then) == ("none", None)
-        # Up is at once, whatever the file says of down.
+        # An upgrade is immediate; the file delays downgrades only.
         assert move(here, valkey_url, "acme2", "pro") == 0
         assert capsys.readouterr().out.endswith("Account acme2 is on plan pro.\n")
 
@@ -94,14 +94,14 @@ async def test_a_downgrade_waits_for_the_end_of_the_period_as_the_file_says(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("nobody", "pro"), "account nobody is not in Redis"),
+        (("absent", "pro"), "account absent is not in Redis"),
         (("filed", "free"), "is in the plan file: change its plan there"),
         (("acme2", "gold"), 'the plan file has no plan "gold"; it has none, free, pro'),
         (("acme2", "free", "--when", "soon"), '--when: "soon" is no moment'),
         (("acme2", "free", "--when", "period-end"), "plan none has no quota, so no period"),
     ],
 )
-async def test_what_cannot_be_moved_is_told(
+async def test_an_account_that_cannot_be_moved_is_an_error(
     here: Stage,
     valkey_url: str,
     capsys: pytest.CaptureFixture[str],
@@ -115,7 +115,7 @@ async def test_what_cannot_be_moved_is_told(
     assert said in capsys.readouterr().err
 
 
-def test_the_example_says_when_downgrades_act(tmp_path: Path) -> None:
+def test_the_example_sets_when_downgrades_apply(tmp_path: Path) -> None:
     wrong = tmp_path / "plans.yaml"
     wrong.write_text(PLANS.format(day="2026-12-32", filed="0" * 64))
     assert run(["check", str(wrong)]) == 1

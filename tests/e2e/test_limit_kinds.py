@@ -1,4 +1,4 @@
-"""Concurrency, late costs, refunds, packs and shadow: what customers see, counters and events."""
+"""Concurrency, late costs, refunds, packs and shadow mode: responses, counters and events."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from sidecar.stores.admin import Admin
 from tests.support.limits_plan import limits_plan
 from tests.support.stage import Stage, StartStage, problem, status
 
-ROOM = 30  # seconds after which what does not happen will not
+ROOM = 30  # timeout in seconds, never a measure
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ async def settled(here: Stage) -> None:
 
 
 async def counters(here: Stage, account: str, method: str = "POST", path: str = "/chat") -> Answer:
-    """How the limits of a route stand, in the order of the plan."""
+    """The counters of a route's limits, in plan order."""
     book = here.app.gate.book
     route = here.app.gate._knowing.routes.find(method, path.encode())
     assert route is not None
@@ -43,7 +43,7 @@ async def usage(here: Stage) -> list[dict[str, Any]]:
     return [e["data"] for e in await here.events() if e["type"] == "api.request.v1"]
 
 
-async def test_I2_a_call_that_fails_in_our_own_hands_leaves_no_slot_taken(here: Stage) -> None:
+async def test_I2_an_internal_error_leaves_no_slot_taken(here: Stage) -> None:
     def fails(_seen: object) -> None:
         raise RuntimeError
 
@@ -65,7 +65,7 @@ async def chat(here: Stage, answer: str, key: str = "metered") -> bytes:
     return await here.call("POST", "/chat", key, Content_Length="0")
 
 
-async def test_calls_beyond_the_slots_are_refused_until_one_has_ended(here: Stage) -> None:
+async def test_requests_beyond_the_slots_are_refused_until_one_ends(here: Stage) -> None:
     here.upstream.hold = True
     held = [asyncio.ensure_future(here.call("GET", f"/x{n}", "slots")) for n in range(2)]
     async with asyncio.timeout(ROOM):
@@ -86,7 +86,7 @@ async def test_calls_beyond_the_slots_are_refused_until_one_has_ended(here: Stag
     assert status(await here.call("GET", "/x", "slots")) == 200
 
 
-async def test_I3_a_critical_call_needs_no_free_slot(here: Stage) -> None:
+async def test_I3_a_critical_request_needs_no_free_slot(here: Stage) -> None:
     here.upstream.hold = True
     held = [asyncio.ensure_future(here.call("GET", f"/x{n}", "slots")) for n in range(2)]
     async with asyncio.timeout(ROOM):
@@ -102,7 +102,7 @@ async def test_I3_a_critical_call_needs_no_free_slot(here: Stage) -> None:
 
 
 @pytest.mark.parametrize(("told", "charged"), [(350, 350), (20, 20), (0, 0), (1700, 1700)])
-async def test_I5_what_the_response_tells_is_charged_and_recorded(
+async def test_I5_the_reported_cost_is_charged_and_recorded(
     here: Stage, told: int, charged: int
 ) -> None:
     assert status(await chat(here, f'{{"usage": {{"total_tokens": {told}}}}}')) == 200
@@ -112,7 +112,7 @@ async def test_I5_what_the_response_tells_is_charged_and_recorded(
     assert (await counters(here, "metered")).used == (1, charged)
 
 
-async def test_I5_where_the_response_tells_nothing_the_estimate_stands(here: Stage) -> None:
+async def test_I5_without_a_reported_cost_the_estimate_is_charged(here: Stage) -> None:
     await chat(here, "{}")
     await settled(here)
     [event] = await usage(here)
@@ -124,7 +124,7 @@ async def test_I5_where_the_response_tells_nothing_the_estimate_stands(here: Sta
     ("asked", "told", "reserved", "charged"),
     [("7", "9", 7, 9), ("7", "0", 7, 0), (None, "5", 3, 5), ("7", None, 7, 7), ("x", "-1", 3, 3)],
 )
-async def test_I5_costs_are_told_by_header_fields_and_sizes(
+async def test_I5_costs_are_read_from_header_fields_and_sizes(
     here: Stage, asked: str | None, told: str | None, reserved: int, charged: int
 ) -> None:
     line = b"" if told is None else b"X-Credits-Used: %b\r\n" % told.encode()
@@ -138,7 +138,7 @@ async def test_I5_costs_are_told_by_header_fields_and_sizes(
     assert (await counters(here, "metered", path="/render")).used == (charged, 5)
 
 
-async def test_debt_refuses_the_next_call_and_a_settlement_tells_its_notice_once(
+async def test_debt_refuses_the_next_request_and_a_settlement_sends_its_notice_once(
     here: Stage,
 ) -> None:
     await chat(here, '{"usage": {"total_tokens": 1700}}')
@@ -153,7 +153,7 @@ async def test_debt_refuses_the_next_call_and_a_settlement_tells_its_notice_once
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", b"rubbish\r\n"]
 )
-async def test_I5_what_the_plan_refunds_costs_nothing_and_is_not_billable(
+async def test_I5_a_refunded_request_costs_nothing_and_is_not_billable(
     here: Stage, answer: bytes
 ) -> None:
     here.upstream.answer = answer
@@ -164,7 +164,7 @@ async def test_I5_what_the_plan_refunds_costs_nothing_and_is_not_billable(
     assert (await counters(here, "metered", "GET", "/x")).used == (0,)
 
 
-async def test_what_the_plan_does_not_refund_is_charged(here: Stage) -> None:
+async def test_a_request_without_a_refund_is_charged(here: Stage) -> None:
     here.upstream.answer = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"
     await here.call("GET", "/x", "metered")
     await settled(here)
@@ -172,7 +172,7 @@ async def test_what_the_plan_does_not_refund_is_charged(here: Stage) -> None:
     assert (await counters(here, "metered", "GET", "/x")).used == (1,)
 
 
-async def test_a_pack_acts_on_the_next_call_and_a_refusal_offers_it(
+async def test_a_pack_applies_to_the_next_request_and_a_refusal_offers_it(
     here: Stage, valkey_url: str
 ) -> None:
     for _ in range(10):
@@ -196,7 +196,9 @@ async def test_a_pack_acts_on_the_next_call_and_a_refusal_offers_it(
     assert [event["overage"]["requests"] for event in events] == [0] * 15
 
 
-async def test_a_plan_in_shadow_refuses_nothing_and_says_what_it_would_have(here: Stage) -> None:
+async def test_a_plan_in_shadow_mode_refuses_nothing_and_reports_what_it_would_refuse(
+    here: Stage,
+) -> None:
     answers = [await here.call("GET", "/x", "shadowed") for _ in range(13)]
     assert {status(answer) for answer in answers} == {200}
     assert b"RateLimit" not in answers[0]

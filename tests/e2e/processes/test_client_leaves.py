@@ -1,4 +1,4 @@
-"""A client that leaves before it has all of its answer: recorded as such, the API let go."""
+"""A client that leaves before the end of its response: recorded, and the API is released."""
 
 import asyncio
 import socket
@@ -11,11 +11,11 @@ from tests.support.processes import SlowApi, until
 from tests.support.stage import Stage, StartStage
 
 CALL = b"GET /items HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n"
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with no time
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a timeout of 0
 
 
 async def leave(here: Stage, until_read: bytes, *, reset: bool) -> None:
-    """Call, read the answer as far as `until_read`, and go."""
+    """Send a request, read the response up to `until_read`, and close."""
     reader, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
     if reset:
         raw = writer.get_extra_info("socket")
@@ -38,7 +38,7 @@ async def the_event(here: Stage) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
-async def test_I4_a_client_that_leaves_in_mid_response_is_recorded_with_what_it_got(
+async def test_I4_a_client_that_leaves_during_the_response_is_recorded_with_the_bytes_sent(
     stage: StartStage, slow_api: SlowApi, reset: bool
 ) -> None:
     here = await stage(upstream=f"http://127.0.0.1:{slow_api.port}")
@@ -46,7 +46,7 @@ async def test_I4_a_client_that_leaves_in_mid_response_is_recorded_with_what_it_
     data = await the_event(here)
     assert (data["status"], data["reason"], data["billable"]) == (200, "client_gone", True)
     assert (data["usage"], data["bytes_out"]) == ({"requests": 1}, len("first-"))
-    await until(lambda: slow_api.left == 1)  # the API is not kept busy for nobody
+    await until(lambda: slow_api.left == 1)  # the API's connection is closed
     assert here.app.data_port.connections == 0
 
 
@@ -75,9 +75,7 @@ async def test_I9_a_client_that_leaves_while_the_api_still_sends_stops_the_api(
     assert data["bytes_out"] < whole
 
 
-async def test_the_next_client_is_served_after_others_left(
-    stage: StartStage, slow_api: SlowApi
-) -> None:
+async def test_a_client_is_served_after_others_left(stage: StartStage, slow_api: SlowApi) -> None:
     here = await stage(upstream=f"http://127.0.0.1:{slow_api.port}", upstream_connections="32")
     await asyncio.gather(*(leave(here, b"first-", reset=True) for _ in range(32)))
     slow_api.release.set()

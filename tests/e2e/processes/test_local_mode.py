@@ -1,5 +1,7 @@
-"""Two real sidecars share a quota, Redis goes away, one of them is killed: nothing is given away,
-nothing critical is refused, and in the end the counter is what the events say."""
+"""Two real sidecars share a quota during a Redis outage, and one of them is killed.
+
+They exceed no quota and refuse no critical request, and the counter equals the events at the end.
+"""
 
 import asyncio
 import json
@@ -12,7 +14,7 @@ import redis
 
 from sidecar.stores import keys
 from sidecar.stores.scripts import read_state
-from tests.e2e.processes.test_store_comes_and_goes import Store
+from tests.e2e.processes.test_redis_outage import Store
 from tests.support.processes import Serving, SlowApi, StartServing, until
 from tests.support.stage import plans_text
 
@@ -48,7 +50,7 @@ async def statuses(here: Serving, number: int, path: str = "/items") -> list[int
 
 
 async def login(here: Serving) -> int:
-    """A critical call that costs one request."""
+    """Send a critical request, which costs one unit."""
     head = b"POST /login HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 0\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
     writer.write(head)
@@ -58,14 +60,14 @@ async def login(here: Serving) -> int:
 
 
 def usage(servings: list[Serving]) -> int:
-    """Units in the events of all of them."""
+    """The units in the events of all sidecars."""
     events = [event for here in servings for event in here.events()]
     kind = "api.request.v1"
     return sum(one["data"]["usage"].get("requests", 0) for one in events if one["type"] == kind)
 
 
 def journalled(here: Serving) -> int:
-    """Calls in journals on its disk."""
+    """The number of requests in its journals on disk."""
     paths = (here.spool / "journal").glob("*.journal")
     return sum(path.read_text().count('\n["used"') for path in paths)
 
@@ -77,7 +79,7 @@ def counted(url: str) -> int:
     return read_state(packed)[0]
 
 
-async def test_I1_I3_I5_nothing_is_given_away_refused_or_lost_while_redis_is_gone(
+async def test_I1_I3_I5_a_redis_outage_exceeds_no_quota_and_loses_no_usage(
     serving: StartServing, store: Store, plans: Path, slow_api: SlowApi
 ) -> None:
     slow_api.release.set()
@@ -119,7 +121,7 @@ async def test_I1_I3_I5_nothing_is_given_away_refused_or_lost_while_redis_is_gon
     assert back["alone_since"] <= alone["timestamp"]
 
 
-async def test_I5_a_redis_that_starts_empty_is_told_what_passed_without_it(
+async def test_I5_usage_during_an_outage_is_charged_to_an_empty_redis(
     serving: StartServing, store: Store, plans: Path, slow_api: SlowApi
 ) -> None:
     slow_api.release.set()
@@ -133,7 +135,7 @@ async def test_I5_a_redis_that_starts_empty_is_told_what_passed_without_it(
     store.kill()
     await until_metric([here], 'sidecar_store_mode{mode="local"} 2.0')
     passed = (await statuses(here, 100)).count(200)
-    assert 30 <= passed <= 80  # one share is of 60 units; what the other worker saw is older
+    assert 30 <= passed <= 80  # a local share has 60 units; the other worker's snapshot is older
     store.start()
     await until_metric([here], 'sidecar_store_mode{mode="redis"} 2.0')
     await until_metric([here], "sidecar_journal_entries 0.0")

@@ -11,7 +11,7 @@ from tests.support.stage import Stage, StartStage, problem, status
 
 
 @pytest.mark.parametrize(("hops", "left"), [(b"1", b"0"), (b"7", b"6"), (b"007", b"6")])
-async def test_options_goes_one_hop_less(
+async def test_options_is_forwarded_with_max_forwards_less_one(
     stage: StartStage, ends: Ends, hops: bytes, left: bytes
 ) -> None:
     here = await stage(upstream=ends.url)
@@ -27,7 +27,9 @@ async def test_options_goes_one_hop_less(
     assert b"\r\nAllow: GET\r\n" in await client.head()
 
 
-async def test_options_that_may_go_no_further_ends_here_and_costs_nothing(front: Stage) -> None:
+async def test_options_with_max_forwards_0_is_answered_by_the_sidecar_and_costs_nothing(
+    front: Stage,
+) -> None:
     answer = await front.call("OPTIONS", "/echo/x", Max_Forwards="0")
     assert status(answer) == 204
     assert b"\r\nAllow: GET, HEAD, POST" in answer
@@ -35,7 +37,7 @@ async def test_options_that_may_go_no_further_ends_here_and_costs_nothing(front:
 
 
 @pytest.mark.parametrize("hops", ["0", "5"])
-async def test_I10_trace_is_explained_and_echoes_no_credential(front: Stage, hops: str) -> None:
+async def test_I10_trace_is_refused_and_echoes_no_credential(front: Stage, hops: str) -> None:
     answer = await front.call("TRACE", "/echo/x", Max_Forwards=hops, Cookie="s=secret")
     assert status(answer) == problem(answer)["status"] == 405
     assert b"acme" not in answer
@@ -43,15 +45,15 @@ async def test_I10_trace_is_explained_and_echoes_no_credential(front: Stage, hop
     assert await calls(front) == []
 
 
-async def test_curl_cannot_make_a_tunnel_of_it(base: str, front: Stage) -> None:
+async def test_curl_cannot_open_a_connect_tunnel(base: str, front: Stage) -> None:
     done = await curl("http://other.test/", "-p", "-x", base, "-w", "\n%{http_connect} 0 0")
     assert (done.status, done.output) == (405, b"")
     await empty(front)
     assert await calls(front) == []
 
 
-async def test_curl_may_take_it_for_its_proxy(base: str, front: Stage, api: Api) -> None:
-    """An absolute target is one for the only API there is; its authority is the Host."""
+async def test_curl_can_use_the_sidecar_as_its_proxy(base: str, front: Stage, api: Api) -> None:
+    """An absolute target is forwarded to the API; its authority becomes Host."""
     done = await curl("http://other.test:81/echo/a?b=c", "-x", base, "-H", "Host: a.test")
     seen = json.loads(done.output)
     assert (seen["target"], seen["query"]) == ("/echo/a", "b=c")

@@ -1,4 +1,4 @@
-"""Two teams of one account: one floods, the other still gets what is guaranteed to it."""
+"""Two teams of one account: one floods, and the other still gets its guarantee."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,7 @@ from sidecar.stores.admin import Admin
 from sidecar.stores.inspector import Inspector
 from tests.support.stage import Stage, StartStage, problem, status
 
-ROOM = 30  # seconds after which what does not happen will not
+ROOM = 30  # timeout in seconds, never a measure
 PLANS = """
 version: 1
 meters:
@@ -52,7 +52,7 @@ async def here(stage: StartStage) -> Stage:
 
 
 async def admitted(here: Stage, key: str, most: int = 20) -> int:
-    """How many calls pass until one is refused."""
+    """Send requests until one is refused. Returns how many passed."""
     for number in range(most):
         if status(await here.call("GET", "/x", key)) == 429:
             return number
@@ -71,14 +71,14 @@ async def usage(here: Stage) -> list[dict[str, Any]]:
 
 
 async def used(here: Stage, team: str, limit_id: str = "monthly") -> int:
-    """By Redis' counter."""
+    """The usage by the counter in Redis."""
     with Inspector(here.app.settings.redis.get_secret_value(), "qs") as inspector:
         state = inspector.read("acme").state.states.get(keys.team_field(limit_id, team))
     return state.used if state else 0
 
 
-async def test_a_flood_of_one_team_leaves_the_other_its_share(here: Stage) -> None:
-    assert await admitted(here, "ads") == 6  # its 3, and the 3 that are guaranteed to nobody
+async def test_a_flood_of_one_team_leaves_the_other_its_guarantee(here: Stage) -> None:
+    assert await admitted(here, "ads") == 6  # its 3, and the 3 that are not guaranteed to a team
     assert await admitted(here, "nobody") == 0
     assert await admitted(here, "search") == 4
     assert await admitted(here, "search") == 0
@@ -86,7 +86,7 @@ async def test_a_flood_of_one_team_leaves_the_other_its_share(here: Stage) -> No
     assert [event.get("team") for event in await usage(here)] == ["ads"] * 6 + ["search"] * 4
 
 
-async def test_I10_a_refused_team_is_told_what_is_kept_from_it(here: Stage) -> None:
+async def test_I10_a_refusal_names_the_units_guaranteed_to_other_teams(here: Stage) -> None:
     await admitted(here, "ads")
     refused = await here.call("GET", "/x", "ads")
     told = problem(refused)
@@ -98,19 +98,19 @@ async def test_I10_a_refused_team_is_told_what_is_kept_from_it(here: Stage) -> N
     assert b'\r\nRateLimit: "monthly";r=0;t=' in refused
 
 
-async def test_what_remains_to_a_team_is_told_with_every_answer(here: Stage) -> None:
+async def test_every_response_has_the_remaining_units_of_the_team(here: Stage) -> None:
     assert b'RateLimit: "monthly";r=6;t=' in await here.call("GET", "/x", "search")
     assert b'RateLimit: "monthly";r=2;t=' in await here.call("GET", "/x", "nobody")
     assert b'RateLimit: "monthly";r=4;t=' in await here.call("GET", "/x", "search")
 
 
-async def test_I3_a_critical_call_of_any_team_passes_and_is_counted(here: Stage) -> None:
+async def test_I3_a_critical_request_of_any_team_passes_and_is_counted(here: Stage) -> None:
     assert await admitted(here, "ads") == 6
     assert status(await here.call("POST", "/login", "ads", Content_Length="0")) == 200
     assert await used(here, "ads") == 7
 
 
-async def test_I5_late_costs_and_refunds_are_the_teams(here: Stage) -> None:
+async def test_I5_late_costs_and_refunds_count_for_the_team(here: Stage) -> None:
     async def chat(key: str, tokens: int, code: int = 200) -> int:
         body = json.dumps({"usage": {"total_tokens": tokens}}).encode()
         head = b"HTTP/1.1 %d x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -123,15 +123,15 @@ async def test_I5_late_costs_and_refunds_are_the_teams(here: Stage) -> None:
     assert await used(here, "ads", "tokens") == 280
     assert await chat("ads", 90, code=503) == 503
     assert await used(here, "ads", "tokens") == 280
-    assert await chat("nobody", 350) == 200  # 50 more than is left for it: debt
+    assert await chat("nobody", 350) == 200  # 50 more than it has left: debt
     assert await chat("nobody", 0) == 429
     assert await chat("search", 20) == 200
-    assert await chat("ads", 0) == 429  # beyond its share, and nothing else is free
+    assert await chat("ads", 0) == 429  # beyond its guarantee, and nothing else is free
     teams = {"ads": 280, "search": 20, "": 350}
     assert {team: await used(here, team, "tokens") for team in teams} == teams
 
 
-async def test_a_pack_is_for_whoever_comes(here: Stage) -> None:
+async def test_a_pack_is_for_all_teams(here: Stage) -> None:
     assert await admitted(here, "ads") == 6
     with Admin(here.app.settings.redis.get_secret_value(), "qs") as admin:
         pack = Pack("boost", "monthly", "requests", 2, "month")
@@ -140,7 +140,7 @@ async def test_a_pack_is_for_whoever_comes(here: Stage) -> None:
     assert await admitted(here, "search") == 4
 
 
-async def test_a_tunnel_is_closed_when_nothing_is_left_for_its_team(here: Stage) -> None:
+async def test_a_tunnel_is_closed_when_its_team_has_nothing_left(here: Stage) -> None:
     text = here.plans.read_text()
     here.plans.write_text(text.replace("    refund:", "    tunnels_at_quota: close\n    refund:"))
     await here.app.keeper.reload()
@@ -152,7 +152,7 @@ async def test_a_tunnel_is_closed_when_nothing_is_left_for_its_team(here: Stage)
     assert not await gate.has_quota_left(admission)
 
 
-async def test_a_key_in_redis_is_of_its_team(here: Stage) -> None:
+async def test_a_key_in_redis_belongs_to_its_team(here: Stage) -> None:
     with Admin(here.app.settings.redis.get_secret_value(), "qs") as admin:
         admin.set_account("bea", plan="pro", teams="web=70%:keep")
         made = admin.create_key("bea", random_bytes=bytes, team="web")[1]

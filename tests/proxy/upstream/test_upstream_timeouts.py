@@ -1,4 +1,4 @@
-"""How long the upstream is waited for, how many may ask at once, and what is asked twice."""
+"""Timeouts of the upstream, the number of connections, and retries."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import pytest
 from tests.support.stage import Stage, StartStage, problem, status
 
 
-async def test_no_head_in_time_is_504(stage: StartStage) -> None:
+async def test_a_late_response_head_is_a_504(stage: StartStage) -> None:
     here = await stage(response_timeout_s="0.1")
     here.upstream.hold = True
     assert problem(await here.call("GET", "/x"))["status"] == 504
@@ -23,13 +23,13 @@ async def a_begun_answer(here: Stage) -> bytes:
             while data := await reader.read(1000):
                 got += data
     except ConnectionResetError:
-        pass  # a reset: nobody takes half an answer for whole
+        pass  # a reset: a client cannot take the part for the whole response
     writer.close()
     return got
 
 
 @pytest.mark.parametrize("setting", ["stream_timeout_s", "total_timeout_s"])
-async def test_an_answer_that_stalls_is_cut(stage: StartStage, setting: str) -> None:
+async def test_a_stalled_response_is_reset(stage: StartStage, setting: str) -> None:
     here = await stage(**{setting: "0.1"})
     got = await a_begun_answer(here)
     assert not got.endswith(b"begun12345")
@@ -38,7 +38,7 @@ async def test_an_answer_that_stalls_is_cut(stage: StartStage, setting: str) -> 
 
 
 async def waiting(here: Stage, path: str) -> asyncio.Task[bytes]:
-    """A call that holds an upstream connection."""
+    """A request that uses an upstream connection."""
     before = here.upstream.received.count(b"GET ")
     task = asyncio.ensure_future(here.call("GET", path))
     async with asyncio.timeout(10):
@@ -47,7 +47,7 @@ async def waiting(here: Stage, path: str) -> asyncio.Task[bytes]:
     return task
 
 
-async def test_I3_connections_are_kept_for_critical_calls(stage: StartStage) -> None:
+async def test_I3_some_connections_are_reserved_for_critical_requests(stage: StartStage) -> None:
     here = await stage(upstream_connections="3", critical_connections="1", connect_timeout_s="0.2")
     here.upstream.hold = True
     held = [await waiting(here, f"/x{number}") for number in range(2)]
@@ -64,7 +64,7 @@ async def test_I3_connections_are_kept_for_critical_calls(stage: StartStage) -> 
 
 
 class Stale:
-    """Answers the first request of its first connection, then closes it unasked at the second."""
+    """Serves the first request of its first connection, and closes that at the second request."""
 
     def __init__(self) -> None:
         self.requests: list[bytes] = []
@@ -95,7 +95,7 @@ class Stale:
     ],
     ids=["GET", "POST", "POST without a body", "PUT with a body"],
 )
-async def test_only_what_may_be_repeated_is_sent_again_on_a_fresh_connection(
+async def test_only_idempotent_requests_are_retried_on_a_new_connection(
     stage: StartStage, request_: bytes, answered: int, sent: list[bytes]
 ) -> None:
     api = Stale()
@@ -106,4 +106,4 @@ async def test_only_what_may_be_repeated_is_sent_again_on_a_fresh_connection(
         answer = await here.raw(request_ + b"Host: a\r\nX-Api-Key: acme\r\n\r\n" + body)
         assert status(answer) == answered
         assert api.requests == sent
-        assert len(await here.events()) == 2  # one for each call, however often it was sent
+        assert len(await here.events()) == 2  # one per request, also after a retry

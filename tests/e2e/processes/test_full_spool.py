@@ -1,5 +1,5 @@
-"""A spool that reaches --spool-max-bytes without sinks: what is said, what still passes, what is
-kept when the sidecar is told to end."""
+"""A spool that reaches --spool-max-bytes without sinks: the log, the requests that still pass, and
+the events that are kept at the end."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ BOUND = 1 << 20
 
 
 async def load(here: Serving, path: str, calls: int) -> Counter[int]:
-    """So many calls at once; their statuses. 502 is admitted and recorded: no API is there."""
+    """Send concurrent requests, without an API: 502 means admitted and recorded."""
     connector = aiohttp.TCPConnector(limit=20)
     async with aiohttp.ClientSession(connector=connector, headers={"X-Api-Key": "acme"}) as session:
 
@@ -27,7 +27,7 @@ async def load(here: Serving, path: str, calls: int) -> Counter[int]:
         return Counter(await asyncio.gather(*(one() for _ in range(calls))))
 
 
-async def test_I4_SIGTERM_at_the_bound_keeps_every_event_and_critical_calls_pass_until_then(
+async def test_I4_a_full_spool_refuses_only_non_critical_requests_and_sigterm_keeps_every_event(
     serving: StartServing, tmp_path: Path
 ) -> None:
     plans = tmp_path / "many.yaml"

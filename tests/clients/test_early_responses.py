@@ -1,4 +1,4 @@
-"""Who answers an upload before it is over is heard: the API, and the sidecar itself."""
+"""Early responses to uploads, of the API and of the sidecar, reach the client."""
 
 import contextlib
 import io
@@ -47,8 +47,7 @@ Ask = Callable[[str, str, Path], Awaitable[tuple[int, str]]]
 
 
 class RudeApi:
-    """Answers 413 when it has read some of the body, and closes at once: because of what it has
-    not read, that is a reset."""
+    """Answers 413 after a part of the body, and closes at once, with a reset of the unread rest."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -88,7 +87,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @CLIENTS
-async def test_an_api_that_answers_without_reading_is_heard(
+async def test_the_response_of_an_api_that_does_not_read_arrives(
     base: str, front: Stage, file: Path, ask: Ask
 ) -> None:
     code, text = await ask(f"{base}/too-large", "acme", file)
@@ -99,7 +98,7 @@ async def test_an_api_that_answers_without_reading_is_heard(
 
 
 @CLIENTS
-async def test_an_api_that_hangs_up_in_the_middle_of_an_upload_is_heard(
+async def test_the_response_of_an_api_that_closes_during_an_upload_arrives(
     stage: StartStage, rude: RudeApi, file: Path, ask: Ask
 ) -> None:
     here = await stage(upstream=rude.url)
@@ -111,7 +110,7 @@ async def test_an_api_that_hangs_up_in_the_middle_of_an_upload_is_heard(
 
 
 @CLIENTS
-async def test_I10_a_refusal_in_the_middle_of_an_upload_is_heard(
+async def test_I10_a_refusal_during_an_upload_arrives(
     base: str, front: Stage, file: Path, ask: Ask
 ) -> None:
     code, text = await ask(f"{base}/upload/refused", "nobody", file)
@@ -119,9 +118,7 @@ async def test_I10_a_refusal_in_the_middle_of_an_upload_is_heard(
     assert await calls(front) == []
 
 
-async def test_an_answer_before_the_first_byte_of_the_body_arrives_at_once(
-    stage: StartStage, ends: Ends
-) -> None:
+async def test_a_response_before_the_body_arrives_at_once(stage: StartStage, ends: Ends) -> None:
     here = await stage(upstream=ends.url)
     client = await ends.client(here)
     await client.send(HEAD)
@@ -130,7 +127,7 @@ async def test_an_answer_before_the_first_byte_of_the_body_arrives_at_once(
     await upstream.send(ANSWER)
     answer = await client.answer()
     assert (status(answer), answer.endswith(SAID)) == (413, True)
-    assert b"\r\nConnection: close\r\n" in answer  # nobody knows whether the body will follow
+    assert b"\r\nConnection: close\r\n" in answer  # the body may follow or not
     assert await client.rest() == b""
     client.close()
     await upstream.rest()
@@ -139,7 +136,7 @@ async def test_an_answer_before_the_first_byte_of_the_body_arrives_at_once(
     assert (event["status"], event["reason"], event["bytes_in"]) == (413, "ok", 0)
 
 
-async def test_an_answer_that_has_begun_waits_for_no_body(stage: StartStage, ends: Ends) -> None:
+async def test_a_started_response_does_not_wait_for_the_body(stage: StartStage, ends: Ends) -> None:
     here = await stage(upstream=ends.url)
     client = await ends.client(here)
     await client.send(HEAD + b"x" * 1000)
@@ -156,10 +153,10 @@ async def test_an_answer_that_has_begun_waits_for_no_body(stage: StartStage, end
     assert await client.rest() == b""
 
 
-async def test_I6_a_body_that_comes_with_the_end_of_its_answer_spoils_no_connection(
+async def test_I6_a_body_that_arrives_with_the_end_of_the_response_spoils_no_connection(
     stage: StartStage, ends: Ends
 ) -> None:
-    """Whose body was not sent on is not the place where the next request begins."""
+    """The next request must not begin within the unsent body."""
     here = await stage(upstream=ends.url)
     client = await ends.client(here)
     await client.send(b"PUT /a HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 4\r\n\r\n")

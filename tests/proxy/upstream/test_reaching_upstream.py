@@ -1,4 +1,4 @@
-"""How the upstream is reached: unix socket, TLS, names; and what the client hears if it is not."""
+"""Connections to the upstream: unix socket, TLS, names, and replies if they fail."""
 
 import asyncio
 import socket
@@ -14,7 +14,9 @@ from tests.support.certificate_authority import Authority
 from tests.support.stage import StartStage, Upstream, problem, status
 
 
-async def test_over_a_unix_socket(stage: StartStage, tmp_path: Path) -> None:
+async def test_the_upstream_is_reached_over_a_unix_socket(
+    stage: StartStage, tmp_path: Path
+) -> None:
     api = Upstream()
     path = tmp_path / "api.sock"
     async with await asyncio.start_unix_server(api.serve, path):
@@ -25,13 +27,13 @@ async def test_over_a_unix_socket(stage: StartStage, tmp_path: Path) -> None:
         assert api.received.startswith(b"GET /x HTTP/1.1\r\nHost: api.test\r\n")
 
 
-async def test_a_unix_socket_that_is_not_there_is_502(stage: StartStage, tmp_path: Path) -> None:
+async def test_a_missing_unix_socket_is_a_502(stage: StartStage, tmp_path: Path) -> None:
     here = await stage(upstream=f"unix:{tmp_path}/none.sock")
     assert problem(await here.call("GET", "/x"))["status"] == 502
 
 
 class Tls:
-    """A real TLS server that knows what it was shown."""
+    """A real TLS server that records the client's certificates."""
 
     def __init__(self, authority: Authority, *, wants_client: bool = False) -> None:
         pair = authority.issue("api")
@@ -54,7 +56,9 @@ class Tls:
         return server, server.sockets[0].getsockname()[1]
 
 
-async def test_over_tls_with_an_authority_of_ones_own(stage: StartStage, tmp_path: Path) -> None:
+async def test_the_upstream_is_reached_over_tls_with_a_private_ca(
+    stage: StartStage, tmp_path: Path
+) -> None:
     authority = Authority(tmp_path)
     tls = Tls(authority)
     server, port = await tls.start()
@@ -65,7 +69,7 @@ async def test_over_tls_with_an_authority_of_ones_own(stage: StartStage, tmp_pat
         assert b"X-Forwarded-Proto: http\r\n" in tls.api.received
 
 
-async def test_the_name_in_the_certificate_may_be_another_than_the_hosts(
+async def test_the_name_in_the_certificate_may_differ_from_the_host(
     stage: StartStage, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)
@@ -80,9 +84,7 @@ async def test_the_name_in_the_certificate_may_be_another_than_the_hosts(
         assert problem(await other.call("GET", "/x"))["title"] == "The API cannot be reached"
 
 
-async def test_an_upstream_that_cannot_be_verified_gets_nothing(
-    stage: StartStage, tmp_path: Path
-) -> None:
+async def test_an_unverified_upstream_gets_no_request(stage: StartStage, tmp_path: Path) -> None:
     tls = Tls(Authority(tmp_path / "theirs"))
     server, port = await tls.start()
     async with server:
@@ -97,7 +99,7 @@ async def test_an_upstream_that_cannot_be_verified_gets_nothing(
         assert event["data"]["reason"] == "upstream_refused"
 
 
-async def test_a_certificate_is_shown_to_an_upstream_that_asks(
+async def test_an_upstream_that_requires_a_client_certificate_gets_it(
     stage: StartStage, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)
@@ -113,8 +115,8 @@ async def test_a_certificate_is_shown_to_an_upstream_that_asks(
         assert status(await bare.call("GET", "/x")) == 502
 
 
-async def test_connections_to_an_address_that_the_name_has_lost_are_not_used_again() -> None:
-    """The resolver is a stand-in: a real one cannot be told to change its mind here."""
+async def test_connections_to_a_former_address_of_the_name_are_not_reused() -> None:
+    """The resolver is a stand-in, because a test cannot change the records of a real one."""
     api = Upstream()
     server = await asyncio.start_server(api.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -143,7 +145,7 @@ async def test_connections_to_an_address_that_the_name_has_lost_are_not_used_aga
 
 
 @pytest.mark.parametrize("flag", ["upstream_ca", "upstream_cert"])
-async def test_files_that_cannot_be_used_are_told_at_the_start(
+async def test_unusable_certificate_files_are_an_error_at_the_start(
     stage: StartStage, tmp_path: Path, flag: str
 ) -> None:
     from sidecar.errors import SettingsError

@@ -1,4 +1,4 @@
-"""Answers of an upstream that no gateway may pass on, by what is wrong with them."""
+"""Responses that a gateway must not relay, by their fault."""
 
 OK = b"HTTP/1.1 200 OK\r\n"
 FIXED = OK + b"Content-Length: 5\r\n"
@@ -13,7 +13,7 @@ def _coding(value: bytes) -> bytes:
     return OK + b"Transfer-Encoding: " + value + b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
 
 
-# The head is wrong: nothing of it is passed on (RFC 9112, sections 2.2, 4, 5 and 6.3).
+# The head is invalid: nothing is relayed (RFC 9112, sections 2.2, 4, 5 and 6.3).
 HEADS: dict[str, bytes] = {
     "length and coding": FIXED + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     "coding and length": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nhello",
@@ -66,7 +66,7 @@ HEADS: dict[str, bytes] = {
     b"Connection: Upgrade\r\n\r\n",
 }
 
-# The head is right, the chunks are wrong (section 7.1).
+# The head is valid, the chunks are invalid (section 7.1).
 CHUNKS: dict[str, bytes] = {
     "plus sign": b"+5\r\nhello\r\n0\r\n\r\n",
     "minus sign": b"-5\r\nhello\r\n0\r\n\r\n",
@@ -88,7 +88,7 @@ CHUNKS: dict[str, bytes] = {
     "endless trailer": b"5\r\nhello\r\n0\r\nX-T: " + b"a" * 70_000 + b"\r\n\r\n",
 }
 
-# The upstream hangs up in the middle: nothing is wrong but that it is not all (section 8).
+# The upstream closes early: the response is valid but incomplete (section 8).
 CUT_OFF: dict[str, bytes] = {
     "in a fixed body": FIXED + b"\r\nhel",
     "before a fixed body": FIXED + b"\r\n",

@@ -1,4 +1,4 @@
-"""What a plan file leaves behind when another has taken its place: nothing."""
+"""A replaced plan file leaves nothing in memory."""
 
 import sys
 
@@ -6,7 +6,7 @@ from tests.support.processes import until
 from tests.support.stage import StartStage, plans_text, status
 
 
-async def test_I9_nothing_is_kept_of_a_plan_file_that_is_not_live_any_more(
+async def test_I9_a_replaced_plan_file_leaves_nothing_in_memory(
     stage: StartStage,
 ) -> None:
     here = await stage(quota=3)
@@ -15,5 +15,5 @@ async def test_I9_nothing_is_kept_of_a_plan_file_that_is_not_live_any_more(
     here.plans.write_text(plans_text(quota=4))
     here.app.reload()
     assert status(await here.call("GET", "/items")) == 200
-    nobody_else = 2  # this function, and the one that counts
+    nobody_else = 2  # this function, and `sys.getrefcount`
     await until(lambda: sys.getrefcount(claims) == nobody_else)

@@ -1,4 +1,4 @@
-"""An API that refuses connections, comes, and hangs: told in the log once, not for each call."""
+"""An API that refuses connections, starts, and hangs: logged once, not per request."""
 
 import asyncio
 
@@ -7,7 +7,9 @@ from tests.support.servers import free_port
 from tests.support.stage import Upstream
 
 
-async def test_the_log_says_when_the_api_goes_and_when_it_is_back(serving: StartServing) -> None:
+async def test_the_log_says_when_the_api_is_unreachable_and_reachable_again(
+    serving: StartServing,
+) -> None:
     port = free_port()
     here = await serving(upstream=f"http://127.0.0.1:{port}", response_timeout_s=0.3)
     assert [(await here.call("/items"))[0] for _ in range(4)] == [502] * 4
@@ -22,9 +24,9 @@ async def test_the_log_says_when_the_api_goes_and_when_it_is_back(serving: Start
         assert (back["failed"], back["upstream"]) == (4, f"127.0.0.1:{port}")
         api.hold = True
         assert [(await here.call("/items"))[0] for _ in range(3)] == [504] * 3
-        [slow] = here.said("upstream_no_response")  # the others are told in a sum, later
-        assert (slow["level"], slow["calls"]) == ("warning", 1)
-        assert slow["error"] == "The API did not answer in time."
+        [slow] = here.said("upstream_no_response")  # the next ones are logged later, as a sum
+        assert (slow["level"], slow["requests"]) == ("warning", 1)
+        assert slow["error"] == "The API did not respond in time."
         assert len(here.said("upstream_unreachable")) == 1
     finally:
         server.close()
