@@ -34,7 +34,7 @@ from sidecar.backtest.refusal import (
 from sidecar.backtest.report import AccountReport
 from sidecar.backtest.teams import count
 from sidecar.core import limits
-from sidecar.core.events.read import Recorded, Units
+from sidecar.core.events.read import RecordedRequest, Units
 from sidecar.core.limits import State
 from sidecar.core.model import UNBOUNDED, Account, Entitlement, Key, PlanBook
 from sidecar.core.periods import Window
@@ -81,7 +81,7 @@ class Replay:
         self._in_flight: list[InFlight] = []
         self._number = 0
 
-    def call(self, event: Recorded) -> ReplayedRefusal | None:
+    def call(self, event: RecordedRequest) -> ReplayedRefusal | None:
         """The next call: it is charged, refused, or put aside with the reason in the report."""
         at, report = event.time_us, self.report
         report.take(event)
@@ -123,7 +123,7 @@ class Replay:
         self.report.quotas_of(self.states.counters)
         return self.report
 
-    def _program(self, event: Recorded) -> Program | str:
+    def _program(self, event: RecordedRequest) -> Program | str:
         """What the new file says of such a call; a text says why it cannot be replayed."""
         if len(self._programs) >= KEPT:
             self._programs.clear()
@@ -164,7 +164,7 @@ class Replay:
     def _charge(
         self,
         program: Program,
-        event: Recorded,
+        event: RecordedRequest,
         buckets: list[Level],
         stands: list[Stand],
         wait_us: int,
@@ -256,7 +256,7 @@ def _keep(row: QuotaRow, stand: Stand, used: int) -> None:
         counter.peak = used
 
 
-def _gives_back(entitlement: Entitlement, event: Recorded) -> bool:
+def _gives_back(entitlement: Entitlement, event: RecordedRequest) -> bool:
     """Whether the new plan refunds what such a call costs."""
     try:
         reason = OutcomeReason(event.reason)

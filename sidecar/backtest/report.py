@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sidecar.backtest.counters import Name, QuotaCounter
-from sidecar.core.events.read import Recorded, Units
+from sidecar.core.events.read import RecordedRequest, Units
 from sidecar.core.model import MICRO, Limit
 from sidecar.core.reasons import Reason
 from sidecar.core.text import instant
@@ -95,7 +95,7 @@ class AccountReport:
     units: dict[str, Difference] = field(default_factory=lambda: defaultdict(Difference))
     overage: dict[str, Difference] = field(default_factory=lambda: defaultdict(Difference))
 
-    def take(self, event: Recorded) -> None:
+    def take(self, event: RecordedRequest) -> None:
         """A call as it was recorded."""
         self.calls += 1
         self.first_us = self.first_us or event.time_us
@@ -122,7 +122,7 @@ class AccountReport:
         """A call that was held for this limit, and then allowed."""
         self.held.setdefault(limit.id, WaitedCount()).add(1, wait_us, wait_us)
 
-    def put_aside(self, why: str, event: Recorded) -> None:
+    def put_aside(self, why: str, event: RecordedRequest) -> None:
         """A call that cannot be replayed; `why` is one of PUT_ASIDE."""
         about = why, event.plan if why == "plan" else event.route
         self.aside[about] = self.aside.get(about, 0) + 1

@@ -1,4 +1,4 @@
-"""Recorded calls through another plan file, account by account."""
+"""RecordedRequest calls through another plan file, account by account."""
 
 from collections.abc import Iterable, Iterator
 from datetime import date
@@ -8,7 +8,7 @@ from typing import Final
 
 from sidecar.backtest.replay import Replay
 from sidecar.backtest.report import AccountReport
-from sidecar.core.events.read import Recorded
+from sidecar.core.events.read import RecordedRequest
 from sidecar.core.model import Account, PlanBook
 from sidecar.core.periods import Window, window_of
 
@@ -32,7 +32,7 @@ class Calendars:
         return window
 
 
-def replay(calls: Iterable[Recorded], book: PlanBook) -> Iterator[AccountReport]:
+def replay(calls: Iterable[RecordedRequest], book: PlanBook) -> Iterator[AccountReport]:
     """A report for each account, in the order of their ids. `calls` as `in_order` gives them.
 
     An account that the file has is on the plan that it has there. Others are on the plan that each

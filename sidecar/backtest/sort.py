@@ -9,16 +9,16 @@ from itertools import islice
 from tempfile import TemporaryFile, gettempdir
 from typing import IO, Final
 
-from sidecar.core.events.read import Recorded
+from sidecar.core.events.read import RecordedRequest
 from sidecar.errors import SidecarError
 
 ROOM: Final = 600_000  # calls in memory: some 250 MB; more are sorted on disk
 BATCH: Final = 2_000
 
-_recorded = partial(tuple.__new__, Recorded)  # what `_make` does, in a third of the time
+_recorded = partial(tuple.__new__, RecordedRequest)  # what `_make` does, in a third of the time
 
 
-def in_order(calls: Iterable[Recorded], *, room: int = ROOM) -> Iterator[Recorded]:
+def in_order(calls: Iterable[RecordedRequest], *, room: int = ROOM) -> Iterator[RecordedRequest]:
     """Sorted by account and time; copies of one event are dropped. Reads all before the first.
 
     Raises SidecarError when the directory for temporary files is full.
@@ -35,7 +35,7 @@ def in_order(calls: Iterable[Recorded], *, room: int = ROOM) -> Iterator[Recorde
         yield from _once(merge(*runs, part) if runs else part)
 
 
-def _write(file: IO[bytes], calls: list[Recorded]) -> None:
+def _write(file: IO[bytes], calls: list[RecordedRequest]) -> None:
     try:
         for at in range(0, len(calls), BATCH):
             marshal.dump([tuple(call) for call in calls[at : at + BATCH]], file)
@@ -48,13 +48,13 @@ def _write(file: IO[bytes], calls: list[Recorded]) -> None:
         ) from None
 
 
-def _read(file: IO[bytes]) -> Iterator[Recorded]:
+def _read(file: IO[bytes]) -> Iterator[RecordedRequest]:
     # Nobody else can write this file: it has no name.
     while (batch := marshal.load(file)) is not None:  # noqa: S302
         yield from map(_recorded, batch)
 
 
-def _once(calls: Iterable[Recorded]) -> Iterator[Recorded]:
+def _once(calls: Iterable[RecordedRequest]) -> Iterator[RecordedRequest]:
     id_before, before = "", None
     for call in calls:
         if call.id != id_before or before is None or call.identity != before.identity:

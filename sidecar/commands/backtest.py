@@ -11,7 +11,7 @@ from sidecar.errors import SidecarError
 if TYPE_CHECKING:
     from sidecar.backtest.report import AccountReport
     from sidecar.core.model import PlanBook
-    from sidecar.metering.event_reader import ReadSummary, RecordedEvents
+    from sidecar.metering.event_reader import ReadSummary, EventReader
 
 EVENTS = Annotated[
     list[Path],
@@ -43,10 +43,10 @@ def backtest(
     from sidecar.backtest import output
     from sidecar.commands.reading import tell_of_damage
     from sidecar.config.loading import load
-    from sidecar.metering.event_reader import RecordedEvents
+    from sidecar.metering.event_reader import EventReader
 
     book = load(plans)
-    history = RecordedEvents(events)
+    history = EventReader(events)
     reports = _replay(book, history, account)
     tell_of_damage(history.found)
     if not reports:
@@ -61,13 +61,13 @@ def backtest(
 
 
 def _replay(
-    book: "PlanBook", history: "RecordedEvents", account: str | None
+    book: "PlanBook", history: "EventReader", account: str | None
 ) -> "list[AccountReport]":
     from sidecar.backtest.run import replay
     from sidecar.backtest.sort import in_order
     from sidecar.commands.progress import watched, without_gc
 
-    calls = history.new_calls()
+    calls = history.new_requests()
     calls = watched(calls, lambda number: f"read {number:,} calls")
     if account is not None:
         calls = (call for call in calls if call.account == account)

@@ -11,7 +11,7 @@ import typer
 from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
 
 if TYPE_CHECKING:
-    from sidecar.metering.event_reader import ReadSummary, RecordedEvents
+    from sidecar.metering.event_reader import ReadSummary, EventReader
     from sidecar.metering.gaps import SequenceCoverage
     from sidecar.reconcile.compare import Reconciler
     from sidecar.settings import Settings
@@ -73,7 +73,7 @@ def looking(
     """Everything that it takes. What goes wrong with Redis inside ends the verb with exit code 2:
     it could not look."""
     from sidecar.commands.reading import tell_of_damage
-    from sidecar.metering.event_reader import RecordedEvents
+    from sidecar.metering.event_reader import EventReader
     from sidecar.metering.gaps import SequenceCoverage
     from sidecar.settings import for_tools
     from sidecar.stores.inspector import Inspector
@@ -82,7 +82,7 @@ def looking(
     if not spools:
         spools = [] if events else [settings.spool]
     coverage = SequenceCoverage()
-    history = RecordedEvents([*spools, *(events or ())], coverage=coverage)
+    history = EventReader([*spools, *(events or ())], coverage=coverage)
     try:
         with Inspector(settings.redis.get_secret_value(), settings.redis_prefix) as inspector:
             looker = _looker(settings, inspector, history, spools, former_plans, account)
@@ -98,7 +98,7 @@ def looking(
 def _looker(
     settings: "Settings",
     inspector: "Inspector",
-    history: "RecordedEvents",
+    history: "EventReader",
     spools: Sequence[Path],
     former_plans: Sequence[Path] | None,
     account: str | None,
@@ -111,7 +111,7 @@ def _looker(
     former = [load(path) for path in former_plans or ()]
     return Reconciler(
         inspector,
-        lambda: watched(history.new_calls(), lambda number: f"read {number:,} calls"),
+        lambda: watched(history.new_requests(), lambda number: f"read {number:,} calls"),
         PlanFiles(load(settings.plans), former),
         spools,
         only=account,

@@ -18,7 +18,7 @@ from typing import IO, Any, Final
 
 import orjson
 
-from sidecar.core.events.read import REFUSAL, REQUEST, EventReader, NotRecorded, Recorded
+from sidecar.core.events.read import REFUSAL, REQUEST, EventParser, InvalidEvent, RecordedRequest
 from sidecar.errors import SpoolError
 from sidecar.metering.gaps import SequenceCoverage
 from sidecar.metering.segments import HEAD_NAME, MAX_LINE, read_head
@@ -56,17 +56,17 @@ class ReadSummary:
     gone: int = 0  # files that were deleted before they could be read
 
 
-class RecordedEvents:
+class EventReader:
     """All events below some paths. `coverage`, if given, learns which numbers were seen."""
 
     def __init__(self, paths: Sequence[Path], *, coverage: SequenceCoverage | None = None) -> None:
         self.found = ReadSummary()
         self._paths = paths
         self._coverage = coverage
-        self._events = EventReader()
+        self._parser = EventParser()
         self._read: dict[_Name, tuple[int, int]] = {}  # offset, lines
 
-    def new_calls(self) -> Iterator[Recorded]:
+    def new_requests(self) -> Iterator[RecordedRequest]:
         """What was not read before, in no particular order; an event may come more than once.
         Raises SpoolError."""
         files = event_files(self._paths)
@@ -94,7 +94,7 @@ class RecordedEvents:
             if head is not None:
                 self._coverage.ends(head.spool, head.next_seq)
 
-    def _calls(self, path: Path, file: IO[bytes], name: _Name) -> Iterator[Recorded]:
+    def _calls(self, path: Path, file: IO[bytes], name: _Name) -> Iterator[RecordedRequest]:
         offset, number = self._read.get(name, (0, 0))
         found = self.found
         found.files += offset == 0
@@ -111,16 +111,16 @@ class RecordedEvents:
                 yield call
         self._read[name] = offset, number
 
-    def _call(self, line: bytes, path: Path, number: int) -> Recorded | None:
+    def _call(self, line: bytes, path: Path, number: int) -> RecordedRequest | None:
         try:
             event = orjson.loads(line)
             if type(event) is not dict:
-                raise NotRecorded("not an event")
+                raise InvalidEvent("not an event")
             if self._coverage is not None:
                 self._coverage.saw(event.get("spool"), event.get("seq"))
             kind = event.get("type")
             if kind == REQUEST:
-                return self._events.call(event)
+                return self._parser.parse(event)
             self._other(kind, event)
         except ValueError as error:
             if not line.isspace():
@@ -129,7 +129,7 @@ class RecordedEvents:
 
     def _other(self, kind: Any, event: dict[str, Any]) -> None:
         if type(kind) is not str:
-            raise NotRecorded("not an event: it has no type")
+            raise InvalidEvent("not an event: it has no type")
         self.found.others += 1
         account = event.get("subject")
         if kind == REFUSAL and type(account) is str:
@@ -139,7 +139,7 @@ class RecordedEvents:
         found = self.found
         found.broken += 1
         if len(found.broken_lines) < SHOWN:
-            problem = str(error) if isinstance(error, NotRecorded) else f"no JSON: {error}"
+            problem = str(error) if isinstance(error, InvalidEvent) else f"no JSON: {error}"
             found.broken_lines.append(BadLine(str(path), number, problem[:200]))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sidecar.core.events.read import Recorded
+from sidecar.core.events.read import RecordedRequest
 from sidecar.reconcile.differences import Verdict, judge, unreadable
 from sidecar.reconcile.period_usage import Row
 from sidecar.reconcile.plan_history import PlanFiles, who
@@ -36,7 +36,7 @@ class AccountComparison(NamedTuple):
 
 
 class Reconciler:
-    """`new_calls`: those that were recorded since it was called last. `spools`: directories in
+    """`new_requests`: those that were recorded since it was called last. `spools`: directories in
     which journals may lie. `only`: one account; None: all.
 
     `gone`: (account, field) of counters whose limit no plan has.
@@ -45,7 +45,7 @@ class Reconciler:
     def __init__(
         self,
         inspector: Inspector,
-        new_calls: Callable[[], Iterable[Recorded]],
+        new_requests: Callable[[], Iterable[RecordedRequest]],
         plans: PlanFiles,
         spools: Sequence[Path],
         *,
@@ -60,7 +60,7 @@ class Reconciler:
             self.now_us,
         )
         self._inspector = inspector
-        self._new_calls = new_calls
+        self._new_calls = new_requests
         self._spools = spools
         self._only = only
         self._debts: dict[tuple[str, str], dict[int, int]] = {}

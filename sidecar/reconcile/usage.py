@@ -7,7 +7,7 @@ before that. So near the start of a period both are possible, and rows tell that
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from sidecar.core.events.read import Recorded
+from sidecar.core.events.read import RecordedRequest
 from sidecar.core.model import Account, QuotaLimit, TeamShare
 from sidecar.core.periods import window_at
 from sidecar.core.teams import shares_of
@@ -97,7 +97,7 @@ class AccountUsage:
         self.rows.setdefault(field, []).append(row)
         return row
 
-    def add(self, call: Recorded, is_new: Callable[[], bool]) -> None:
+    def add(self, call: RecordedRequest, is_new: Callable[[], bool]) -> None:
         """A call. `is_new` is asked when it is of interest; False: it was added before."""
         meters = tuple(meter for meter, _ in call.usage)
         targets = self._targets_of(call, meters)
@@ -108,7 +108,7 @@ class AccountUsage:
         for row, target in found:
             self._count(row, target, call, usage[target.meter])
 
-    def _count(self, row: Row, target: _Target, call: Recorded, units: int) -> None:
+    def _count(self, row: Row, target: _Target, call: RecordedRequest, units: int) -> None:
         if not call.billable:
             row.refunded += units if target.sure else 0
             units = 0
@@ -129,7 +129,7 @@ class AccountUsage:
             if at_us >= window.start - MARGIN_US:
                 yield self._new(target.field, target.limit, target.key, window.start, window.end)
 
-    def _targets_of(self, call: Recorded, meters: Sequence[str]) -> tuple[_Target, ...]:
+    def _targets_of(self, call: RecordedRequest, meters: Sequence[str]) -> tuple[_Target, ...]:
         name = call.key, call.team, call.plan, call.version, meters, len(self.rows)
         targets = self._targets.get(name)
         if targets is None:
@@ -138,7 +138,7 @@ class AccountUsage:
             targets = self._targets[name] = tuple(self._find_targets(call, meters))
         return targets
 
-    def _find_targets(self, call: Recorded, meters: Sequence[str]) -> Iterator[_Target]:
+    def _find_targets(self, call: RecordedRequest, meters: Sequence[str]) -> Iterator[_Target]:
         counted = self._plans.counted(call.version, call.plan, meters)
         sure = set()
         for quota, team in _with_team(counted.quotas, call.team, self.who.account):
@@ -190,12 +190,12 @@ class Usage:
             self.accounts[account_id] = known
         return known
 
-    def add(self, call: Recorded) -> None:
+    def add(self, call: RecordedRequest) -> None:
         """A call; one that was added before changes nothing. Raises SidecarError when there are
         more than can be remembered."""
         self.account(call.account, call.plan).add(call, lambda: self._is_new(call))
 
-    def _is_new(self, call: Recorded) -> bool:
+    def _is_new(self, call: RecordedRequest) -> bool:
         before = len(self._seen)
         self._seen.add(hash(call.identity))
         if before >= MOST_EVENTS:

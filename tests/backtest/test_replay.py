@@ -5,7 +5,7 @@ from dataclasses import replace
 from sidecar.backtest.replay import Replay
 from sidecar.backtest.report import AccountReport, Quota, total
 from sidecar.backtest.run import Calendars, replay
-from sidecar.core.events.read import Recorded
+from sidecar.core.events.read import RecordedRequest
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     MICRO,
@@ -28,14 +28,14 @@ def a_book_of(*limits: Limit, **changes: object) -> PlanBook:
     return a_book([a_plan(limits, **changes)], [REST])
 
 
-def report_of(book: PlanBook, *calls: Recorded, follow: bool = True) -> AccountReport:
+def report_of(book: PlanBook, *calls: RecordedRequest, follow: bool = True) -> AccountReport:
     one = Replay(book, ACME, Calendars().window, follow=follow)
     for call in calls:
         one.call(call)
     return one.done()
 
 
-def every_second(count: int, start_us: int = START) -> list[Recorded]:
+def every_second(count: int, start_us: int = START) -> list[RecordedRequest]:
     return [a_call(number, start_us + number * MICRO) for number in range(count)]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sidecar.backtest.replay import NOTHING_SENT, Replay
 from sidecar.backtest.run import Calendars
-from sidecar.core.events.read import Recorded
+from sidecar.core.events.read import RecordedRequest
 from sidecar.core.limits import EMPTY
 from sidecar.core.model import (
     MICRO,
@@ -90,7 +90,7 @@ CALLS = st.lists(
 )
 
 
-def recorded(said: Sequence[dict[str, object]]) -> list[Recorded]:
+def recorded(said: Sequence[dict[str, object]]) -> list[RecordedRequest]:
     at, calls = START, []
     for number, one in enumerate(said):
         at += int(str(one["gap"]))

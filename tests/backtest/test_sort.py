@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.backtest import sort
 from sidecar.backtest.sort import in_order
-from sidecar.core.events.read import Recorded
+from sidecar.core.events.read import RecordedRequest
 from sidecar.errors import SidecarError
 from tests.support.replays import START, a_call
 
@@ -26,7 +26,7 @@ CALLS = st.lists(
 
 
 @given(calls=CALLS, room=st.integers(1, 7))
-def test_the_order_is_that_of_sorting_everything(calls: list[Recorded], room: int) -> None:
+def test_the_order_is_that_of_sorting_everything(calls: list[RecordedRequest], room: int) -> None:
     assert list(in_order(iter(calls), room=room)) == sorted(set(calls))
 
 
@@ -40,7 +40,7 @@ def test_what_comes_back_from_the_disk_is_what_was_written() -> None:
     calls = [a_call(number, START - number, usage=(("tokens", number),)) for number in range(5_000)]
     back = list(in_order(iter(calls), room=700))
     assert back == calls[::-1]
-    assert all(type(one) is Recorded for one in back)
+    assert all(type(one) is RecordedRequest for one in back)
 
 
 def test_a_disk_that_is_full_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from loadtests.backtest import PLANS, arguments, calls, write
 from sidecar.config.loading import load
-from sidecar.metering.event_reader import RecordedEvents
+from sidecar.metering.event_reader import EventReader
 from sidecar.metering.verify import verify
 
 
@@ -15,8 +15,8 @@ def test_its_events_are_those_of_a_sidecar(tmp_path: Path) -> None:
     write(tmp_path, calls(book, 300))
     report = verify(tmp_path)
     assert (report.ok, report.events) == (True, 300)
-    history = RecordedEvents([tmp_path])
-    read = list(history.new_calls())
+    history = EventReader([tmp_path])
+    read = list(history.new_requests())
     assert history.found.broken == 0
     assert {call.route for call in read} == {route.id for route in book.routes}
     assert {call.plan for call in read} == set(book.plans)

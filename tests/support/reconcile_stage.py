@@ -14,7 +14,7 @@ from sidecar.config.loading import load
 from sidecar.core.readings import Reading
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission, Gate, Refused
-from sidecar.metering.event_reader import RecordedEvents
+from sidecar.metering.event_reader import EventReader
 from sidecar.metering.gaps import SequenceCoverage
 from sidecar.metering.spool import Spool
 from sidecar.metrics import Metrics
@@ -135,10 +135,10 @@ class House:
         self.store.forget()
 
     def looker(self, inspector: Inspector, paths: Sequence[Path], **options: Any) -> Reconciler:
-        history = RecordedEvents(paths or [self.spool_at], coverage=SequenceCoverage())
+        history = EventReader(paths or [self.spool_at], coverage=SequenceCoverage())
         former = [load(path) for path in options.pop("former", ())]
         files = PlanFiles(load(self.plans), former)
-        return Reconciler(inspector, history.new_calls, files, [self.spool_at], **options)
+        return Reconciler(inspector, history.new_requests, files, [self.spool_at], **options)
 
     def reconcile(self, *paths: Path, **options: Any) -> dict[str, AccountComparison]:
         """Without waiting: nothing is in flight that will end."""

@@ -15,7 +15,7 @@ from sidecar.core.answers import Hold
 from sidecar.core.claims import at_no_cost, claims_for
 from sidecar.core.decision import decide
 from sidecar.core.events.build import usage_event
-from sidecar.core.events.read import EventReader, Recorded
+from sidecar.core.events.read import EventParser, RecordedRequest
 from sidecar.core.model import (
     MICRO,
     Account,
@@ -79,7 +79,7 @@ def a_book(plans: Sequence[Plan], routes: Sequence[Route], **changes: Any) -> Pl
     return replace(book, **changes)
 
 
-def a_call(number: int = 1, at_us: int = START, **changes: Any) -> Recorded:
+def a_call(number: int = 1, at_us: int = START, **changes: Any) -> RecordedRequest:
     """As the spool would have it and the reader would read it, with some changes."""
     known = {"account": "acme", "key": "k1", "plan": "pro", "route": "rest", "status": 200,
              "reason": OutcomeReason.OK, "latency_ms": 0, "usage": (("requests", 1),)}  # fmt: skip
@@ -92,7 +92,7 @@ def a_call(number: int = 1, at_us: int = START, **changes: Any) -> Recorded:
         plan_version="sha256:old", overage=(), method="GET", outcome=outcome,
     )  # fmt: skip
     event["data"]["usage"] = dict(said["usage"])
-    read = EventReader().call(orjson.loads(orjson.dumps(event)))._replace(time_us=at_us)
+    read = EventParser().parse(orjson.loads(orjson.dumps(event)))._replace(time_us=at_us)
     return read._replace(
         **{name: said[name] for name in ("overage", "billable", "team") if name in said}
     )
@@ -132,7 +132,7 @@ class Reference:
             asks = self.asks(key, claims, end)
             _, self.ledger = accounts.settle(self.ledger, hold_id, asks, end)
 
-    def call(self, event: Recorded) -> Decision:
+    def call(self, event: RecordedRequest) -> Decision:
         self.pass_time(event.time_us)
         entitlement = self._book.entitlements[event.plan, event.route]
         if self._account.teams:
