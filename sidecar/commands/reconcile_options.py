@@ -11,7 +11,7 @@ import typer
 from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
 
 if TYPE_CHECKING:
-    from sidecar.metering.event_reader import ReadSummary, EventReader
+    from sidecar.metering.event_reader import EventReader, ReadSummary
     from sidecar.metering.gaps import SequenceCoverage
     from sidecar.reconcile.compare import Reconciler
     from sidecar.settings import Settings
