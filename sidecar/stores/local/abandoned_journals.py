@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from sidecar.core.model import Claim
 from sidecar.errors import StoreUnavailable
+from sidecar.files import Files
 from sidecar.logs import logger
 from sidecar.stores.commands import Commands, period_start
 from sidecar.stores.connection.connect import Connection
 from sidecar.stores.connection.wire import ReplyError, encode
 from sidecar.stores.local.charger import Pair, Sum, charge_command
-from sidecar.stores.local.journal import Disk
 from sidecar.stores.local.journal_format import Entry, Owner
 from sidecar.stores.local.journal_reader import JournalReader, Past, left_behind, summary
 from sidecar.stores.scripts import load
@@ -34,7 +34,7 @@ class AbandonedJournals:
     """`waiting`: calls in journals that were found and are not charged yet."""
 
     def __init__(
-        self, directory: Path, wire: Connection, commands: Commands, prefix: str, disk: Disk
+        self, directory: Path, wire: Connection, commands: Commands, prefix: str, disk: Files
     ) -> None:
         self.waiting = 0
         self._directory = directory
