@@ -35,9 +35,7 @@ PLANS: Final = Path(__file__).parents[1] / "examples" / "plans.yaml"
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.backtest", description=__doc__)
-    parser.add_argument(
-        "--events", type=int, default=1_000_000, help="number of events (1,000,000)"
-    )
+    parser.add_argument("--events", type=int, default=1_000_000, help="events (1,000,000)")
     parser.add_argument("--keep", type=Path, help="directory for the spool; reused if it has one")
     options = parser.parse_args(given)
     if options.events < 1:
@@ -99,8 +97,9 @@ def run(directory: Path) -> tuple[float, float, int]:
     began = time.perf_counter()
     subprocess.run(
         [program, "backtest", str(PLANS), "--events", str(directory)],
-        check=True, preexec_fn=lambda: os.sched_setaffinity(0, one_core),
-    )  # fmt: skip
+        check=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, one_core),
+    )
     took, used = time.perf_counter() - began, getrusage(RUSAGE_CHILDREN)
     return took, used.ru_utime + used.ru_stime, used.ru_maxrss // 1024
 

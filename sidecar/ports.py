@@ -139,7 +139,7 @@ class Spool(Protocol):
         ...
 
     def append(self, event: dict[str, Any] | bytes) -> None:
-        """Append one CloudEvent or its JSON. Never blocks; it is on disk within the commit window."""
+        """Append one CloudEvent or its JSON, without blocking; on disk within the commit window."""
         ...
 
 

@@ -151,13 +151,17 @@ class AccountCounters:
             else:
                 slots.append(SlotRow(self.slots[name], limit.slots, mode, limit))
         return ClaimSet(
-            entitlement, tuple(rates), tuple(quotas), tuple(slots), tuple(shares),
+            entitlement,
+            tuple(rates),
+            tuple(quotas),
+            tuple(slots),
+            tuple(shares),
             tuple(costs.items()),
             {id(claim.limit): position for position, claim in enumerate(entitlement.claims)},
             bool(entitlement.plan.refunds),
             any(claim.limit.shadow for claim in entitlement.claims),
             any(getattr(claim.limit, "max_wait_us", 0) for claim in entitlement.claims),
-        )  # fmt: skip
+        )
 
 
 def _costs(entitlement: Entitlement, usage: Units) -> dict[str, int]:

@@ -47,10 +47,12 @@ ACCOUNT = Annotated[
 WAIT = Annotated[
     float,
     typer.Option(
-        min=0, max=3600, metavar="SECONDS",
+        min=0,
+        max=3600,
+        metavar="SECONDS",
         help="Time for requests in flight to end before a difference counts.",
     ),
-]  # fmt: skip
+]
 JSON = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 
 

@@ -98,9 +98,14 @@ class Losses:
     def _event(self, identity: str, events: int) -> dict[str, Any]:
         time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {
-            "specversion": "1.0", "id": identity, "source": self._source, "type": LOSS_TYPE,
-            "time": time, "datacontenttype": "application/json", "data": {"events": events},
-        }  # fmt: skip
+            "specversion": "1.0",
+            "id": identity,
+            "source": self._source,
+            "type": LOSS_TYPE,
+            "time": time,
+            "datacontenttype": "application/json",
+            "data": {"events": events},
+        }
 
     def clears_note(self, committed_seq: int) -> bool:
         """Whether the loss event of the note is on disk now. Forgets the note; True only once."""

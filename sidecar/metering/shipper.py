@@ -70,12 +70,19 @@ class Shipper:
         self._thread = ThreadPoolExecutor(len(self._sinks), thread_name_prefix="shipper")
         self._lanes = [
             Lane(
-                self._spool, sink, batch=self._batch, dead_bytes=self._dead_bytes,
-                directory=self._directory, files=self._files, thread=self._thread,
-                sleep=self._sleep, random=self._random, on_progress=self._release,
+                self._spool,
+                sink,
+                batch=self._batch,
+                dead_bytes=self._dead_bytes,
+                directory=self._directory,
+                files=self._files,
+                thread=self._thread,
+                sleep=self._sleep,
+                random=self._random,
+                on_progress=self._release,
             )
             for sink in self._sinks
-        ]  # fmt: skip
+        ]
         self._spool.on_commit.append(self._wake)
         self._update_spool()
         for lane in self._lanes:

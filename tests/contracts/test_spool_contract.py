@@ -81,9 +81,7 @@ async def test_I4_all_events_appended_while_it_accepted_are_kept(
     async with opened as case:
         for _ in range(3):
             assert case.spool.accepting
-            while (
-                case.spool.accepting and last < 10_000
-            ):  # the loop does not run, so it must fill up
+            while case.spool.accepting and last < 10_000:  # without a pause, so it fills up
                 last += 1
                 case.spool.append(an_event(last))
             assert not case.spool.accepting

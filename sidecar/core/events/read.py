@@ -68,9 +68,15 @@ class EventParser:
     def _request(self, event: dict[str, Any]) -> RecordedRequest:
         data = event["data"]
         texts = (
-            event["subject"], event["source"], data["key"], data["plan"], data["plan_version"],
-            data["route"], data["reason"], data.get("team", ""),
-        )  # fmt: skip
+            event["subject"],
+            event["source"],
+            data["key"],
+            data["plan"],
+            data["plan_version"],
+            data["route"],
+            data["reason"],
+            data.get("team", ""),
+        )
         account, source, key, plan, version, route, reason, team = self._texts.get(
             texts
         ) or self._check_texts(texts)
