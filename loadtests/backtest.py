@@ -1,9 +1,9 @@
-"""`python -m loadtests.backtest`: how long a backtest of a million recorded calls takes.
+"""`python -m loadtests.backtest`: the duration of a backtest of one million requests.
 
-Makes a spool of them in a directory for temporary files (some 650 MB), runs the command as people
-do, bound to one core, and compares the time of that core with what it may take: the clock's is the
-same on a machine that does nothing else. The calls are of 200 accounts
-on the plans of examples/plans.yaml, a third of them on routes with more than one cost.
+Writes a spool of about 650 MB to a temporary directory, runs `sidecar backtest` on one core, and
+compares its CPU time with the bound. CPU time does not depend on other processes on the machine.
+The requests belong to 200 accounts on the plans of examples/plans.yaml; a third of them use
+routes with more than one cost.
 """
 
 import argparse
@@ -26,25 +26,25 @@ from sidecar.core.model import Account, Entitlement, Key, PlanBook
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.metering.segments import NO_LINE, line_hash
 
-MOST_S: Final = 30.0  # for a million
+MAX_CPU_S: Final = 30.0  # for one million events
 SEGMENT: Final = 100_000  # events
 START: Final = datetime(2026, 11, 1, tzinfo=UTC)
 PLANS: Final = Path(__file__).parents[1] / "examples" / "plans.yaml"
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """What was asked for on the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.backtest", description=__doc__)
-    parser.add_argument("--events", type=int, default=1_000_000, help="how many (1,000,000)")
-    parser.add_argument("--keep", type=Path, help="a directory for the spool; it is made once")
+    parser.add_argument("--events", type=int, default=1_000_000, help="events (1,000,000)")
+    parser.add_argument("--keep", type=Path, help="directory for the spool; reused if it has one")
     options = parser.parse_args(given)
     if options.events < 1:
-        parser.error("--events starts at 1")
+        parser.error("--events must be at least 1")
     return options
 
 
-def calls(book: PlanBook, count: int) -> Iterator[dict[str, Any]]:
-    """Events of calls that arrive one or two milliseconds apart."""
+def usage_events(book: PlanBook, count: int) -> Iterator[dict[str, Any]]:
+    """Yield the events of requests that arrive 1 ms or 2 ms apart."""
     chance = random.Random(7)
     accounts = [Account(f"account-{n:03d}", chance.choice(list(book.plans))) for n in range(200)]
     routes = [route.id for route in book.routes]
@@ -74,50 +74,51 @@ def _event(
 
 
 def write(directory: Path, events: Iterator[dict[str, Any]]) -> None:
-    """The segments of a spool, as a sidecar would have written them."""
+    """Write the segments of a spool as a sidecar would."""
     directory.mkdir(parents=True, exist_ok=True)
-    file, before = None, NO_LINE
+    file, previous = None, NO_LINE
     for seq, event in enumerate(events, 1):
         if file is None or seq % SEGMENT == 1:
             if file is not None:
                 file.close()
             file = (directory / f"{seq:020d}.jsonl").open("wb")
-        place = b'{"spool":"0192c000-bench","seq":%d,"prev":"%b",' % (seq, before)
-        line = place + orjson.dumps(event)[1:]
-        before = line_hash(line)
+        position = b'{"spool":"0192c000-bench","seq":%d,"prev":"%b",' % (seq, previous)
+        line = position + orjson.dumps(event)[1:]
+        previous = line_hash(line)
         file.write(line + b"\n")
     if file is not None:
         file.close()
 
 
 def run(directory: Path) -> tuple[float, float, int]:
-    """Seconds on the clock, seconds of CPU, and the most memory in MiB."""
+    """Run the backtest. Returns elapsed seconds, CPU seconds, and peak memory in MiB."""
     program = str(Path(sys.executable).parent / "sidecar")
     one_core = {min(os.sched_getaffinity(0))}
     began = time.perf_counter()
     subprocess.run(
         [program, "backtest", str(PLANS), "--events", str(directory)],
-        check=True, preexec_fn=lambda: os.sched_setaffinity(0, one_core),
-    )  # fmt: skip
+        check=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, one_core),
+    )
     took, used = time.perf_counter() - began, getrusage(RUSAGE_CHILDREN)
     return took, used.ru_utime + used.ru_stime, used.ru_maxrss // 1024
 
 
 def main() -> int:
-    """Exit code 0 when it was fast enough, else 1."""
+    """Run the benchmark. Returns exit code 0 if it was fast enough, else 1."""
     from sidecar.config.loading import load
 
     options = arguments()
     with TemporaryDirectory(prefix="backtest-") as scratch:
         directory = options.keep or Path(scratch) / "spool"
         if not any(directory.glob("*.jsonl")):
-            print(f"Making {options.events:,} events in {directory}", file=sys.stderr)
-            write(directory, calls(load(PLANS), options.events))
+            print(f"Writing {options.events:,} events in {directory}", file=sys.stderr)
+            write(directory, usage_events(load(PLANS), options.events))
         took, cpu, memory = run(directory)
-    most = MOST_S * options.events / 1_000_000
+    max_cpu = MAX_CPU_S * options.events / 1_000_000
     print(f"\n{options.events:,} events: {took:.1f} s, {cpu:.1f} s of CPU, {memory} MiB")
-    if cpu > most:
-        print(f"FAILED  it may take {most:g} s of CPU", file=sys.stderr)
+    if cpu > max_cpu:
+        print(f"FAILED  more than {max_cpu:g} s of CPU", file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""The file operations of the spool, as one object, so that a test can make each of them fail."""
+"""File operations as one object, so that a test can make each of them fail."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """System calls, with the signatures of `os`."""
+    """System calls with the signatures of `os`, and what is built from them. All may block."""
 
     open: Callable[[Path, int, int], int] = os.open
     write: Callable[[int, bytes | memoryview], int] = os.write
@@ -18,13 +18,13 @@ class Files:
     remove: Callable[[Path], None] = os.unlink
 
     def write_all(self, fd: int, data: bytes) -> None:
-        """Write everything, also when the system takes it in pieces. Raises OSError."""
+        """Write all data, in several system calls if necessary. Raises OSError."""
         view = memoryview(data)
         while view:
             view = view[self.write(fd, view) :]
 
     def replace(self, path: Path, content: bytes) -> None:
-        """Put `content` in place of `path`, so that a crash leaves the old or the new whole."""
+        """Replace the content of `path` atomically: a crash leaves the old or the new file."""
         new = path.with_name(path.name + ".tmp")
         fd = self.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         try:
@@ -35,7 +35,7 @@ class Files:
         self.rename(new, path)
 
     def sync_directory(self, directory: Path) -> None:
-        """Make names that were created, renamed or removed in it durable."""
+        """Make created, renamed and removed names in the directory durable."""
         fd = self.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, 0)
         try:
             self.sync(fd)

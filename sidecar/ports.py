@@ -135,32 +135,31 @@ class Spool(Protocol):
 
     @property
     def accepting(self) -> bool:
-        """False when an event appended now would be lost (disk or spool full)."""
+        """Whether new requests may rely on the spool. False while the disk or spool is full."""
         ...
 
     def append(self, event: dict[str, Any] | bytes) -> None:
-        """Take one CloudEvent, or the JSON of one. Never blocks; it is on disk within the commit
-        window."""
+        """Append one CloudEvent or its JSON, without blocking; on disk within the commit window."""
         ...
 
 
 class Sink(Protocol):
-    """Where events are shipped."""
+    """A destination of events."""
 
     @property
     def name(self) -> str:
-        """Names the cursor file and the metric label: "stdout", "file", "redis"."""
+        """Kind of the sink; also in the name of its cursor file and in metric labels."""
         ...
 
     async def send(self, lines: Sequence[bytes]) -> None:
-        """Deliver spool lines (JSON, no newline), in order; on return they are safe there.
+        """Deliver lines of the spool (JSON, without newlines) in order; durable on return.
 
-        Raises SinkDown (try again later) or SinkRefused (never, for this batch).
+        Raises SinkDown if a later attempt may succeed, SinkRefused if none can for this batch.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of files and connections. Idempotent."""
+        """Close files and connections. Idempotent."""
         ...
 
 

@@ -1,5 +1,6 @@
-"""What a replay keeps of one account: counters as plain integers, and what a plan says of a call
-as rows of numbers. Made for millions of calls; `core/limits.py` is what they have to come to.
+"""The counters of one replayed account as plain integers, and the claims on them as rows.
+
+Made for millions of requests. `core/limits.py` is the reference: both must give the same result.
 """
 
 from collections import defaultdict
@@ -19,15 +20,16 @@ from sidecar.core.model import (
     TeamShare,
 )
 
-ENFORCED: Final = 0
-FORCED: Final = 1  # counted, whatever it comes to
-SHADOW: Final = 2  # the same, and told; of rates only what fits is counted
+# How a limit treats a request that does not fit.
+ENFORCED: Final = 0  # refuse it
+FORCED: Final = 1  # charge it
+SHADOW: Final = 2  # allow it and report it; a quota charges it, a rate does not
 
-Name = tuple[str, str | None]  # a limit's id, and the key's for a limit per key
+CounterName = tuple[str, str | None]  # a limit's id, and the key's for a limit per key
 
 
 class Bucket:
-    """A rate's counter: micro-units used at `since`."""
+    """The counter of a rate: `used` micro-units at the instant `since` (µs)."""
 
     __slots__ = ("since", "used")
 
@@ -36,10 +38,10 @@ class Bucket:
 
 
 class QuotaCounter:
-    """A quota's counter in the period from `since` to `end`; and what became of the quota.
+    """The counter of a quota in the period from `since` to `end` (µs), and its history.
 
-    `ran_out_us`: when it was first used up; `peak`: the most that was used in one period; `units`:
-    what the plan gave for one, when it ran out or else last.
+    `ran_out_us`: when the quota was first used up, or None. `peak`: the highest use in one period.
+    `units`: the units of the plan per period, at `ran_out_us` if it is set, else at the end.
     """
 
     __slots__ = ("carried", "end", "peak", "period", "ran_out_us", "since", "units", "used")
@@ -51,7 +53,7 @@ class QuotaCounter:
 
 
 class Slots:
-    """When each call in flight ends: a heap."""
+    """The slots in use of a concurrency limit: a heap of the instants (µs) at which they end."""
 
     __slots__ = ("ends",)
 
@@ -60,7 +62,7 @@ class Slots:
 
 
 class RateRow(NamedTuple):
-    """`weight` micro-units into a bucket of `cap`; `gain` come back every `per` µs."""
+    """A claim of `weight` micro-units on a bucket of `cap`, which regains `gain` every `per` µs."""
 
     bucket: Bucket
     weight: int
@@ -72,7 +74,7 @@ class RateRow(NamedTuple):
 
 
 class QuotaRow(NamedTuple):
-    """`cost` units of a quota that refuses beyond `cap`."""
+    """A claim of `cost` units on a quota that refuses beyond `cap`."""
 
     counter: QuotaCounter
     cost: int
@@ -82,7 +84,7 @@ class QuotaRow(NamedTuple):
 
 
 class SlotRow(NamedTuple):
-    """One of so many slots."""
+    """A claim of one of `cap` slots."""
 
     taken: Slots
     cap: int
@@ -90,8 +92,11 @@ class SlotRow(NamedTuple):
     limit: ConcurrencyLimit
 
 
-class Program(NamedTuple):
-    """What one kind of call asks. `order`: the places of the claims, by the id() of the limit."""
+class ClaimSet(NamedTuple):
+    """The claims of one kind of request, by kind of limit.
+
+    `costs`: the cost per meter. `order`: the position of each claim, by the id() of its limit.
+    """
 
     entitlement: Entitlement
     rates: tuple[RateRow, ...]
@@ -100,29 +105,32 @@ class Program(NamedTuple):
     shares: tuple[ShareRow, ...]
     costs: Units
     order: Mapping[int, int]
-    refunds: bool  # the plan gives something back
-    shadows: bool  # some limit is in shadow
-    waits: bool  # some limit lets calls wait
+    refunds: bool  # the plan refunds some outcomes
+    shadows: bool  # at least one limit is in shadow
+    waits: bool  # at least one limit lets requests wait
 
 
-# A bucket with a call in it: used, since, and False for one in shadow that did not fit.
-Level = tuple[Bucket, int, int, bool]
-# A quota's counter at an instant: used, carried, since, end.
-Stand = tuple[int, int, int, int]
+# A bucket with the request charged: used, since, and False if it did not fit one in shadow.
+BucketLevel = tuple[Bucket, int, int, bool]
+# The counter of a quota at an instant: used, carried, since, end.
+QuotaLevel = tuple[int, int, int, int]
 
 
-class States:
-    """The counters of one account."""
+class AccountCounters:
+    """The counters of one account, by limit."""
 
     def __init__(self) -> None:
-        self.buckets: defaultdict[Name, Bucket] = defaultdict(Bucket)
-        self.counters: defaultdict[Name, QuotaCounter] = defaultdict(QuotaCounter)
-        self.slots: defaultdict[Name, Slots] = defaultdict(Slots)
+        self.buckets: defaultdict[CounterName, Bucket] = defaultdict(Bucket)
+        self.quotas: defaultdict[CounterName, QuotaCounter] = defaultdict(QuotaCounter)
+        self.slots: defaultdict[CounterName, Slots] = defaultdict(Slots)
         self.teams: defaultdict[str, Teams] = defaultdict(lambda: defaultdict(State))
 
-    def program(self, entitlement: Entitlement, key: str, usage: Units) -> Program:
-        """An entitlement on these counters. Of meters that are known late, the recorded usage is
-        the cost; of others, what the plan file says."""
+    def claims(self, entitlement: Entitlement, key: str, usage: Units) -> ClaimSet:
+        """Return the claims of an entitlement on these counters.
+
+        The cost of a meter with `settle` or an estimate is the recorded usage. The cost of any
+        other meter comes from the plan file.
+        """
         costs = _costs(entitlement, usage)
         rates, slots, shares = [], [], []
         quotas: list[QuotaRow] = []
@@ -139,28 +147,32 @@ class States:
             elif isinstance(limit, TeamShare):
                 shares.append(ShareRow(self.teams[limit.id], cost, limit, len(quotas) - 1))
             elif isinstance(limit, QuotaLimit):
-                quotas.append(QuotaRow(self.counters[name], cost, limit.cap, mode, limit))
+                quotas.append(QuotaRow(self.quotas[name], cost, limit.cap, mode, limit))
             else:
                 slots.append(SlotRow(self.slots[name], limit.slots, mode, limit))
-        return Program(
-            entitlement, tuple(rates), tuple(quotas), tuple(slots), tuple(shares),
+        return ClaimSet(
+            entitlement,
+            tuple(rates),
+            tuple(quotas),
+            tuple(slots),
+            tuple(shares),
             tuple(costs.items()),
-            {id(claim.limit): place for place, claim in enumerate(entitlement.claims)},
+            {id(claim.limit): position for position, claim in enumerate(entitlement.claims)},
             bool(entitlement.plan.refunds),
             any(claim.limit.shadow for claim in entitlement.claims),
             any(getattr(claim.limit, "max_wait_us", 0) for claim in entitlement.claims),
-        )  # fmt: skip
+        )
 
 
 def _costs(entitlement: Entitlement, usage: Units) -> dict[str, int]:
     late = {meter for meter, _ in entitlement.settles}
     late |= {meter for meter, _ in entitlement.estimates}
-    told = {meter: units for meter, units in usage if meter in late}
-    return dict(entitlement.route.cost) | told
+    actual = {meter: units for meter, units in usage if meter in late}
+    return dict(entitlement.route.cost) | actual
 
 
 def drained(row: RateRow, at: int) -> tuple[int, int]:
-    """`limits.drained` on plain integers: used, since."""
+    """Return (used, since) of the row's bucket at `at`: `limits.drained` on plain integers."""
     bucket, per, gain = row.bucket, row.per, row.gain
     used, since = bucket.used, bucket.since
     now = max(at, since)
@@ -169,26 +181,29 @@ def drained(row: RateRow, at: int) -> tuple[int, int]:
     elapsed = now - since
     if elapsed >= -(-used * per // gain):
         return 0, now
-    back = elapsed * gain // per
-    return used - back, since + -(-back * per // gain)
+    regained = elapsed * gain // per
+    return used - regained, since + -(-regained * per // gain)
 
 
-def levels(rates: Sequence[RateRow], at: int, *, held: bool = False) -> list[Level] | None:
-    """The buckets with the call in them; None when it does not fit. Of a call that is `held` until
-    it does they take it now: those behind it find what it leaves."""
-    found = []
+def levels(rates: Sequence[RateRow], at: int, *, waits: bool = False) -> list[BucketLevel] | None:
+    """Return the buckets with the request charged, or None if it does not fit.
+
+    With `waits` they charge it now even if it does not fit yet: it keeps its place in front of
+    later requests.
+    """
+    charged = []
     for row in rates:
         used, since = drained(row, at)
         after, counted = used + row.weight, True
         if after > row.cap and row.mode != FORCED:
             if row.mode == SHADOW:
                 after, counted = used, False
-            elif not held:
+            elif not waits:
                 return None
-        found.append((row.bucket, min(after, UNBOUNDED), since, counted))
-    return found
+        charged.append((row.bucket, min(after, UNBOUNDED), since, counted))
+    return charged
 
 
-def free(slots: Sequence[SlotRow]) -> bool:
-    """Whether there is a slot of each kind."""
+def has_free_slots(slots: Sequence[SlotRow]) -> bool:
+    """Whether each enforced concurrency limit has a has_free_slots slot."""
     return not any(row.mode == ENFORCED and len(row.taken.ends) >= row.cap for row in slots)

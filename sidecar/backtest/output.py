@@ -1,4 +1,4 @@
-"""A backtest in words for people, and as JSON for programs."""
+"""The output of a backtest: text for people, JSON for programs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -6,11 +6,11 @@ from typing import Any, Final
 from sidecar.backtest.report import (
     LATER,
     NEVER,
-    PUT_ASIDE,
+    SKIP_REASONS,
     AccountReport,
-    Difference,
-    Quota,
+    QuotaResult,
     RefusedCount,
+    UnitChange,
     WaitedCount,
     total,
 )
@@ -18,84 +18,90 @@ from sidecar.core.model import MICRO, PlanBook
 from sidecar.core.text import amount, instant
 from sidecar.metering.event_reader import ReadSummary
 
-SHOWN: Final = 20  # accounts; all are in the JSON
-NAMED: Final = 10  # accounts of a plan that is gone
-_WITHIN: Final = {"1s": "within 1 second", "5s": "within 5 seconds", "60s": "within a minute",
-                  LATER: "later", NEVER: "never"}  # fmt: skip
+MAX_ACCOUNTS: Final = 20  # in the text; the JSON has all
+MAX_NAMES: Final = 10  # accounts of one missing plan
+_WITHIN: Final = {
+    "1s": "within 1 second",
+    "5s": "within 5 seconds",
+    "60s": "within a minute",
+    LATER: "later",
+    NEVER: "never",
+}
 
 
-def in_words(
-    reports: Sequence[AccountReport], found: ReadSummary, book: PlanBook, file: str
+def text_lines(
+    reports: Sequence[AccountReport], events: ReadSummary, book: PlanBook, file: str
 ) -> Iterator[str]:
-    """Lines of text: what was replayed, each account for which something changes, the totals."""
+    """Yield the input, each account that changes (most refusals first), and the totals."""
     whole = total(reports)
-    when = f"from {instant(whole.first_us)} to {instant(whole.last_us)}"
-    yield f"{amount(whole.calls, 'call')} of {amount(len(reports), 'account')}, {when}"
-    yield f"through {file} ({book.version[:19]}…)"
-    changed = sorted((one for one in reports if one.changed), key=_weight)
-    for one in changed[:SHOWN]:
+    period = f"from {instant(whole.first_us)} to {instant(whole.last_us)}"
+    yield f"{amount(whole.requests, 'request')} of {amount(len(reports), 'account')}, {period}"
+    yield f"replayed with {file} ({book.version[:19]}…)"
+    changed = sorted((one for one in reports if one.changed), key=_rank)
+    for one in changed[:MAX_ACCOUNTS]:
         yield ""
         yield from _account(one)
     yield ""
-    if len(changed) > SHOWN:
-        more = amount(len(changed) - SHOWN, "more account")
-        yield f"{more} for which something changes: --json tells of all, --account ID of one."
+    if len(changed) > MAX_ACCOUNTS:
+        more = amount(len(changed) - MAX_ACCOUNTS, "more account")
+        yield f"Changes for {more}: --json lists all, --account ID shows one."
     same = len(reports) - len(changed)
     if same:
-        yield f"{amount(same, 'account')} for which nothing changes."
-    yield from _gone(reports)
-    yield f"In all: {_refused_of(whole)}."
-    yield from (f"  {line}" for line in _differences(whole))
-    refused = sum(found.refused.values())
+        yield f"No change for {amount(same, 'account')}."
+    yield from _missing_plans(reports)
+    yield f"Total: {_totals(whole)}."
+    yield from (f"  {line}" for line in _unit_changes(whole))
+    refused = sum(events.refused.values())
     if refused:
         yield (
-            f"{amount(refused, 'refusal')} were recorded too. They are not replayed: what their "
-            "clients would have done next is not known."
+            f"The events also contain {amount(refused, 'refusal')}. They are not replayed, "
+            "because the later requests of these clients are unknown."
         )
 
 
-def _weight(report: AccountReport) -> tuple[int, str]:
-    return -(report.refused_calls + report.put_aside_calls), report.account
+def _rank(report: AccountReport) -> tuple[int, str]:
+    return -(report.refused_requests + report.skipped_requests), report.account
 
 
 def _account(report: AccountReport) -> Iterator[str]:
     plans = ", ".join(sorted(report.plans))
-    yield f"{report.account} (recorded on {plans}): {_refused_of(report)}"
-    for (limit, reason), one in sorted(report.refused.items()):
-        yield f"  {limit} ({reason}): {_refusal(one)}"
-    for limit, held in sorted(report.held.items()):
-        yield f"  {limit}: {_held(held)}"
+    yield f"{report.account} (recorded on {plans}): {_totals(report)}"
+    for (limit, reason), refused in sorted(report.refused.items()):
+        yield f"  {limit} ({reason}): {_refused(refused)}"
+    for limit, waited in sorted(report.waited.items()):
+        yield f"  {limit}: {_waited(waited)}"
     for limit, quota in sorted(report.quotas.items()):
         if quota.ran_out_us is not None:
-            yield f"  {limit}: {_ran_out(quota)}"
-    for limit, calls in sorted(report.shadowed.items()):
-        yield f"  {limit} (in shadow): would have refused {amount(calls, 'call')}"
-    for (why, about), calls in sorted(report.aside.items()):
-        yield f"  {amount(calls, 'call')} not replayed: {PUT_ASIDE[why]} ({about})"
-    yield from (f"  {line}" for line in _differences(report))
+            yield f"  {limit}: {_used_up(quota, quota.ran_out_us)}"
+    for limit, requests in sorted(report.shadowed.items()):
+        yield f"  {limit} (in shadow): would refuse {amount(requests, 'request')}"
+    for (reason, name), requests in sorted(report.skipped.items()):
+        skipped = amount(requests, "request")
+        yield f"  {skipped} not replayed: {SKIP_REASONS[reason]} ({name})"
+    yield from (f"  {line}" for line in _unit_changes(report))
 
 
-def _refused_of(report: AccountReport) -> str:
-    refused, calls = report.refused_calls, report.calls
-    share = f" ({refused * 100 / calls:.2g} %)" if refused else ""
-    text = f"{amount(calls, 'call')}, {refused:,} refused{share}"
-    aside = report.put_aside_calls
-    return f"{text}, {aside:,} not replayed" if aside else text
+def _totals(report: AccountReport) -> str:
+    refused, requests = report.refused_requests, report.requests
+    share = f" ({refused * 100 / requests:.2g} %)" if refused else ""
+    text = f"{amount(requests, 'request')}, {refused:,} refused{share}"
+    skipped = report.skipped_requests
+    return f"{text}, {skipped:,} not replayed" if skipped else text
 
 
-def _refusal(one: RefusedCount) -> str:
-    fitted = [f"{one.waits[name]:,} {_WITHIN[name]}" for name in (*_WITHIN,) if one.waits.get(name)]
-    tail = f"; the longest wait is {_lasting(one.longest_us)}" if one.longest_us else ""
-    return f"{amount(one.calls, 'call')} refused, which would fit: {', '.join(fitted)}{tail}"
+def _refused(one: RefusedCount) -> str:
+    waits = [f"{one.waits[name]:,} {_WITHIN[name]}" for name in _WITHIN if one.waits.get(name)]
+    longest = f"; longest wait: {_duration(one.longest_us)}" if one.longest_us else ""
+    return f"{amount(one.requests, 'request')} refused; would fit: {', '.join(waits)}{longest}"
 
 
-def _held(one: WaitedCount) -> str:
-    waits = f"{_lasting(one.all_us // one.calls)} on average, {_lasting(one.longest_us)} at most"
-    return f"{amount(one.calls, 'call')} held until they fit, for {waits}"
+def _waited(one: WaitedCount) -> str:
+    mean, longest = _duration(one.total_us // one.requests), _duration(one.longest_us)
+    return f"{amount(one.requests, 'request')} would wait, {mean} on average, {longest} at most"
 
 
-def _lasting(us: int) -> str:
-    """A span in the largest unit that it has two of, rounded up."""
+def _duration(us: int) -> str:
+    """Return a duration, rounded up, in the largest unit of which it has at least two."""
     seconds = -(-us // MICRO)
     for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
         if seconds >= 2 * size:
@@ -103,41 +109,41 @@ def _lasting(us: int) -> str:
     return amount(seconds, "second")
 
 
-def _ran_out(quota: Quota) -> str:
+def _used_up(quota: QuotaResult, at_us: int) -> str:
     key = f" for key {quota.key}" if quota.key is not None else ""
-    at = instant(quota.ran_out_us or 0)
-    return f"runs out{key} at {at}; at most {quota.peak:,} of {quota.units:,} used in a period"
+    return f"used up{key} at {instant(at_us)}; peak: {quota.peak:,} of {quota.units:,} per period"
 
 
-def _differences(report: AccountReport) -> Iterator[str]:
-    yield from _apart(report.units, "")
-    yield from _apart(report.overage, "overage of ")
+def _unit_changes(report: AccountReport) -> Iterator[str]:
+    yield from _changes(report.units, "")
+    yield from _changes(report.overage, "overage of ")
 
 
-def _apart(differences: Mapping[str, Difference], what: str) -> Iterator[str]:
-    for meter, one in sorted(differences.items()):
+def _changes(changes: Mapping[str, UnitChange], prefix: str) -> Iterator[str]:
+    for meter, one in sorted(changes.items()):
         if one.recorded != one.replayed:
-            by = one.replayed - one.recorded
-            yield f"{what}{meter}: {one.recorded:,} recorded, {one.replayed:,} now ({by:+,})"
+            change = one.replayed - one.recorded
+            numbers = f"{one.recorded:,} recorded, {one.replayed:,} replayed ({change:+,})"
+            yield f"{prefix}{meter}: {numbers}"
 
 
-def _gone(reports: Sequence[AccountReport]) -> Iterator[str]:
-    """Accounts whose plan the new file does not have."""
-    gone: dict[str, list[str]] = {}
+def _missing_plans(reports: Sequence[AccountReport]) -> Iterator[str]:
+    """Yield a line for each recorded plan that the new file lacks, with its accounts."""
+    missing: dict[str, list[str]] = {}
     for one in reports:
-        for why, plan in one.aside:
-            if why == "plan":
-                gone.setdefault(plan, []).append(one.account)
-    for plan, accounts in sorted(gone.items()):
-        names = ", ".join(accounts[:NAMED])
-        more = f" and {len(accounts) - NAMED:,} more" if len(accounts) > NAMED else ""
-        yield f"Plan {plan} is not in the new file: {names}{more} cannot be replayed."
+        for reason, plan in one.skipped:
+            if reason == "plan":
+                missing.setdefault(plan, []).append(one.account)
+    for plan, accounts in sorted(missing.items()):
+        names = ", ".join(accounts[:MAX_NAMES])
+        more = f" and {len(accounts) - MAX_NAMES:,} more" if len(accounts) > MAX_NAMES else ""
+        yield f"Plan {plan} is not in the new file. Not replayed: {names}{more}."
 
 
-def as_json(
-    reports: Sequence[AccountReport], found: ReadSummary, book: PlanBook, file: str
+def json_document(
+    reports: Sequence[AccountReport], events: ReadSummary, book: PlanBook, file: str
 ) -> dict[str, Any]:
-    """Everything, for programs. Instants are RFC 3339; units are integers."""
+    """Return the whole result. Instants are RFC 3339; units are integers."""
     whole = total(reports).as_json()
     for name in ("account", "quotas"):
         del whole[name]
@@ -145,12 +151,5 @@ def as_json(
         "plans": {"file": file, "version": book.version},
         "total": whole | {"accounts": len(reports)},
         "accounts": [one.as_json() for one in reports],
-        "events": {
-            "files": found.files,
-            "calls": found.calls,
-            "other_events": found.others,
-            "recorded_refusals": sum(found.refused.values()),
-            "broken_lines": found.broken,
-            "broken": [str(line) for line in found.broken_lines],
-        },
+        "events": events.as_json() | {"recorded_refusals": sum(events.refused.values())},
     }

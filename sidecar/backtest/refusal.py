@@ -1,17 +1,17 @@
-"""Which limit a replayed call is refused for, and when it would have fitted."""
+"""Which limit refuses a replayed request, and after which wait the request would fit."""
 
 from collections.abc import Iterator, Sequence
 from heapq import nsmallest
 from typing import NamedTuple
 
-from sidecar.backtest.counters import ENFORCED, Program, SlotRow, Stand, drained
-from sidecar.backtest.teams import Period, ShareRow, fits, kept, most
+from sidecar.backtest.counters import ENFORCED, ClaimSet, QuotaLevel, SlotRow, drained
+from sidecar.backtest.teams import Period, ShareRow, fits, guarantees, max_cost
 from sidecar.core.model import Limit, QuotaLimit
 from sidecar.core.reasons import Reason
 
 
 class ReplayedRefusal(NamedTuple):
-    """The limit that refuses, and after how many µs the call would fit; None: never."""
+    """The limit that refuses. `wait_us`: after how long the request would fit; None: never."""
 
     limit: Limit
     reason: Reason
@@ -21,95 +21,101 @@ class ReplayedRefusal(NamedTuple):
 _Ranked = tuple[tuple[int, int, int], ReplayedRefusal]
 
 
-def refusal(program: Program, stands: Sequence[Stand], at: int) -> ReplayedRefusal:
-    """Of all limits that refuse, the one that `decision.decide` puts first: what never recovers,
-    then what recovers last. A slot comes after these, since for the gate nobody can tell."""
-    found = [
-        *_rates(program, at),
-        *_quotas(program, stands, at),
-        *_shares(program, stands, at),
-        *_slots(program, at),
+def first_refusal(claims: ClaimSet, quotas: Sequence[QuotaLevel], at: int) -> ReplayedRefusal:
+    """Return the first_refusal that `decision.decide` puts first.
+
+    First come limits that never recover, then the one that recovers last. Slots come after these,
+    because the gate cannot know when a slot becomes free.
+    """
+    refusals = [
+        *_rates(claims, at),
+        *_quotas(claims, quotas, at),
+        *_shares(claims, quotas, at),
+        *_slots(claims, at),
     ]
-    return min(found, key=lambda one: one[0])[1]
+    return min(refusals, key=lambda one: one[0])[1]
 
 
-def held_us(program: Program, stands: Sequence[Stand], at: int) -> int | None:
-    """For how many µs a call that does not fit would be held; None: it would be refused."""
-    found = [one for _, one in (*_rates(program, at), *_slots(program, at))]
-    waits = [one.wait_us for one in found]
-    if None in waits or any((*_quotas(program, stands, at), *_shares(program, stands, at))):
+def wait_us(claims: ClaimSet, quotas: Sequence[QuotaLevel], at: int) -> int | None:
+    """Return for how long (µs) a request that does not fit would wait; None: it is refused."""
+    refusals = [one for _, one in (*_rates(claims, at), *_slots(claims, at))]
+    waits = [one.wait_us for one in refusals]
+    if None in waits or any((*_quotas(claims, quotas, at), *_shares(claims, quotas, at))):
         return None
-    patience = min(
-        0 if isinstance(one.limit, QuotaLimit) else one.limit.max_wait_us for one in found
+    max_wait_us = min(
+        0 if isinstance(one.limit, QuotaLimit) else one.limit.max_wait_us for one in refusals
     )
     longest = max(wait for wait in waits if wait is not None)
-    return longest if longest <= patience else None
+    return longest if longest <= max_wait_us else None
 
 
-def _rates(program: Program, at: int) -> Iterator[_Ranked]:
-    for row in program.rates:
+def _rates(claims: ClaimSet, at: int) -> Iterator[_Ranked]:
+    for row in claims.rates:
         over = drained(row, at)[0] + row.weight - row.cap
         if row.mode == ENFORCED and over > 0:
             wait = None if row.weight > row.cap else -(-over * row.per // row.gain)
-            guard = row.limit is program.entitlement.plan.critical_guard
-            yield _ranked(program, row.limit, Reason.ABUSE if guard else Reason.RATE, wait)
+            guard = row.limit is claims.entitlement.plan.critical_guard
+            yield _ranked(claims, row.limit, Reason.ABUSE if guard else Reason.RATE, wait)
 
 
-def _quotas(program: Program, stands: Sequence[Stand], at: int) -> Iterator[_Ranked]:
-    for row, (used, carried, _, end) in zip(program.quotas, stands, strict=True):
+def _quotas(claims: ClaimSet, quotas: Sequence[QuotaLevel], at: int) -> Iterator[_Ranked]:
+    for row, (used, carried, _, end) in zip(claims.quotas, quotas, strict=True):
         if row.mode == ENFORCED and used + row.cost > row.cap + carried:
             wait = None if row.cost > row.cap else end - at
             if wait is not None and row.counter.ran_out_us is None:
                 row.counter.ran_out_us, row.counter.units = at, row.limit.units
-            yield _ranked(program, row.limit, Reason.QUOTA, wait)
+            yield _ranked(claims, row.limit, Reason.QUOTA, wait)
 
 
-def period_of(stand: Stand, at: int) -> Period:
-    """The quota's period that `at` is in."""
-    return Period(stand[2], stand[3], at)
+def period_of(level: QuotaLevel, at: int) -> Period:
+    """Return the quota's period with the instant `at` in it."""
+    return Period(level[2], level[3], at)
 
 
-def beside_teams(program: Program, stands: Sequence[Stand], at: int) -> bool:
-    """Whether a call leaves what is kept for other teams, or need not."""
-    return next(_shares(program, stands, at), None) is None
+def leaves_guarantees(claims: ClaimSet, quotas: Sequence[QuotaLevel], at: int) -> bool:
+    """Whether a request leaves the guarantees of other teams untouched, or need not."""
+    return next(_shares(claims, quotas, at), None) is None
 
 
-def is_short(program: Program, row: ShareRow, stands: Sequence[Stand], at: int) -> bool:
-    """Whether the call leaves less than is kept for the others, and nothing for its team."""
-    left = kept(row, period_of(stands[row.quota], at))
-    room = _room(program, row, stands) - row.cost
-    return left.own <= row.cost and room < left.others
+def is_short(claims: ClaimSet, row: ShareRow, quotas: Sequence[QuotaLevel], at: int) -> bool:
+    """Whether the request uses up its team's guarantee and cuts into the guarantees of others."""
+    left = guarantees(row, period_of(quotas[row.quota], at))
+    remaining = _remaining(claims, row, quotas) - row.cost
+    return left.own <= row.cost and remaining < left.others
 
 
-def _room(program: Program, row: ShareRow, stands: Sequence[Stand]) -> int:
-    used, carried, _, _ = stands[row.quota]
-    return program.quotas[row.quota].cap + carried - used
+def _remaining(claims: ClaimSet, row: ShareRow, quotas: Sequence[QuotaLevel]) -> int:
+    used, carried, _, _ = quotas[row.quota]
+    return claims.quotas[row.quota].cap + carried - used
 
 
-def _shares(program: Program, stands: Sequence[Stand], at: int) -> Iterator[_Ranked]:
-    for row in program.shares:
-        quota, room = program.quotas[row.quota], _room(program, row, stands)
-        if quota.mode != ENFORCED or row.cost > room:
-            continue  # where the quota itself refuses, that is told
-        stand = stands[row.quota]
-        if not fits(row, kept(row, period_of(stand, at)), room):
-            wait = None if row.cost > most(row, quota.limit) else stand[3] - at
-            yield _ranked(program, quota.limit, Reason.QUOTA, wait)
+def _shares(claims: ClaimSet, quotas: Sequence[QuotaLevel], at: int) -> Iterator[_Ranked]:
+    for row in claims.shares:
+        quota, remaining = claims.quotas[row.quota], _remaining(claims, row, quotas)
+        if quota.mode != ENFORCED or row.cost > remaining:
+            continue  # the quota itself refuses
+        level = quotas[row.quota]
+        if not fits(row, guarantees(row, period_of(level, at)), remaining):
+            wait = None if row.cost > max_cost(row, quota.limit) else level[3] - at
+            yield _ranked(claims, quota.limit, Reason.QUOTA, wait)
 
 
-def _slots(program: Program, at: int) -> Iterator[_Ranked]:
-    for row in program.slots:
+def _slots(claims: ClaimSet, at: int) -> Iterator[_Ranked]:
+    for row in claims.slots:
         if row.mode == ENFORCED and len(row.taken.ends) >= row.cap:
-            place = program.order[id(row.limit)]
-            yield (2, 0, place), ReplayedRefusal(row.limit, Reason.CONCURRENCY, _slot_wait(row, at))
+            position = claims.order[id(row.limit)]
+            yield (
+                (2, 0, position),
+                ReplayedRefusal(row.limit, Reason.CONCURRENCY, _slot_wait(row, at)),
+            )
 
 
 def _slot_wait(row: SlotRow, at: int) -> int | None:
-    """In a replay it is known when a slot becomes free."""
+    """Return after how long (µs) a slot becomes free: a replay knows it, unlike the gate."""
     ends = row.taken.ends
     return nsmallest(len(ends) + 1 - row.cap, ends)[-1] - at if row.cap else None
 
 
-def _ranked(program: Program, limit: Limit, reason: Reason, wait: int | None) -> _Ranked:
+def _ranked(claims: ClaimSet, limit: Limit, reason: Reason, wait: int | None) -> _Ranked:
     rank = (0, 0) if wait is None else (1, -wait)
-    return (*rank, program.order[id(limit)]), ReplayedRefusal(limit, reason, wait)
+    return (*rank, claims.order[id(limit)]), ReplayedRefusal(limit, reason, wait)

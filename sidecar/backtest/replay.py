@@ -1,9 +1,9 @@
-"""The calls of one account once more, under another plan file, in virtual time. Pure.
+"""Replay of one account's recorded requests under another plan file, in virtual time. Pure.
 
-Decides what `core/ledger.py` and `core/decision.py` would decide, which a property test sees to,
-in a fraction of their time. A call holds its slots for as long as it took. One that would have been
-held until it fits (`max_wait`) is charged when it came and begins later. What would have been tried
-again cannot be known, so a refused call is simply gone.
+It decides as `core/account.py` and `core/decision.py` would, in a fraction of their time; a
+property test compares both. A request keeps its slots for its recorded latency. A request that
+waits (`max_wait`) is charged when it arrives and starts later. A refused request has no
+consequences, because the client's retries cannot be known.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,119 +14,122 @@ from typing import Final, NamedTuple
 from sidecar.backtest.counters import (
     ENFORCED,
     FORCED,
-    Level,
-    Program,
+    AccountCounters,
+    BucketLevel,
+    ClaimSet,
+    QuotaLevel,
     QuotaRow,
-    Stand,
-    States,
     drained,
-    free,
+    has_free_slots,
     levels,
 )
 from sidecar.backtest.refusal import (
     ReplayedRefusal,
-    beside_teams,
-    held_us,
+    first_refusal,
     is_short,
+    leaves_guarantees,
     period_of,
-    refusal,
+    wait_us,
 )
 from sidecar.backtest.report import AccountReport
 from sidecar.backtest.teams import count
 from sidecar.core import limits
-from sidecar.core.events.read import Recorded, Units
+from sidecar.core.events.read import RecordedRequest, Units
 from sidecar.core.limits import State
 from sidecar.core.model import UNBOUNDED, Account, Entitlement, Key, PlanBook
 from sidecar.core.periods import Window
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
 from sidecar.core.teams import TeamEntitlements
 
-KEPT: Final = 10_000  # programs of one account
-MILLI: Final = 1_000
-NOTHING_SENT: Final = 499  # the status of a call whose client had got nothing
+MAX_CACHED: Final = 10_000  # claim sets of one account
+MILLI_US: Final = 1_000
+NOTHING_SENT: Final = 499  # the status of a request whose client left before the response began
 
 WindowOf = Callable[[str, str, date | None, int], Window]
 
 
 class InFlight(NamedTuple):
-    """A call that is open until it ends; sorts by when that is. `since`: of the periods that it
-    was charged in; `counted`: whether each rate was charged."""
+    """A request in flight; sorts by its end.
+
+    `since`: the start of each quota's period in which it was charged. `counted`: whether each rate
+    was charged. `refunded`: whether its cost is returned when it ends.
+    """
 
     end_us: int
     number: int
-    program: Program
-    gives_back: bool
+    claims: ClaimSet
+    refunded: bool
     since: tuple[int, ...]
     counted: tuple[bool, ...]
 
 
 class Replay:
-    """One account. `call` it with its calls in the order of time; `report` is what came of it.
+    """Replay of one account: `add` its requests in order of time, then `finish`.
 
-    `account`: as the new plan file has it. With `follow`, each call is on the plan that its event
-    names instead. `windows` finds periods.
+    `account` comes from the new plan file. With `follow`, the plan of each request is the one in
+    its event instead. `windows` returns the period of an instant.
     """
 
     def __init__(
         self, book: PlanBook, account: Account, windows: WindowOf, *, follow: bool = False
     ) -> None:
-        self.states = States()
+        self.counters = AccountCounters()
         self.report = AccountReport(account.id)
         self._book = book
         self._account = account
         self._windows = windows
         self._follow = follow
-        self._programs: dict[tuple[str, str, str, str, Units], Program | str] = {}
+        self._claim_sets: dict[tuple[str, str, str, str, Units], ClaimSet | str] = {}
         self._of_team = TeamEntitlements()
         self._in_flight: list[InFlight] = []
         self._number = 0
 
-    def call(self, event: Recorded) -> ReplayedRefusal | None:
-        """The next call: it is charged, refused, or put aside with the reason in the report."""
+    def add(self, event: RecordedRequest) -> ReplayedRefusal | None:
+        """Charge, refuse or skip the next request, and report it. Returns the refusal, if any."""
         at, report = event.time_us, self.report
-        report.take(event)
-        name = event.key, event.team, event.plan, event.route, event.usage
-        program = self._programs.get(name)
-        if program is None:
-            program = self._programs[name] = self._program(event)
-        if isinstance(program, str):
-            report.put_aside(program, event)
+        report.add_recorded(event)
+        kind = event.key, event.team, event.plan, event.route, event.usage
+        claims = self._claim_sets.get(kind)
+        if claims is None:
+            claims = self._claim_sets[kind] = self._claim_set(event)
+        if isinstance(claims, str):
+            report.skip(claims, event)
             return None
         if self._in_flight:
             self.pass_time(at)
-        buckets = levels(program.rates, at)
-        stands = None if buckets is None else self._stands(program.quotas, at)
-        full = bool(program.slots) and not free(program.slots)
-        if stands is not None and program.shares and not beside_teams(program, stands, at):
+        buckets = levels(claims.rates, at)
+        quotas = None if buckets is None else self._quota_levels(claims.quotas, at)
+        full = bool(claims.slots) and not has_free_slots(claims.slots)
+        if quotas is not None and claims.shares and not leaves_guarantees(claims, quotas, at):
             full = True
-        wait_us = 0
-        if buckets is None or stands is None or full:
-            stands = [self._stand(row, at) for row in program.quotas]
-            why = refusal(program, stands, at)
-            held = held_us(program, stands, at) if program.waits else None
-            buckets = None if held is None else levels(program.rates, at, held=True)
-            if buckets is None or held is None:
-                report.refuse(why.limit, why.reason, why.wait_us)
-                return why
-            report.hold(why.limit, held)
-            wait_us = held
-        self._charge(program, event, buckets, stands, wait_us)
+        waited_us = 0
+        if buckets is None or quotas is None or full:
+            quotas = [self._quota_level(row, at) for row in claims.quotas]
+            refusal = first_refusal(claims, quotas, at)
+            wait = wait_us(claims, quotas, at) if claims.waits else None
+            buckets = None if wait is None else levels(claims.rates, at, waits=True)
+            if buckets is None or wait is None:
+                report.add_refused(refusal.limit, refusal.reason, refusal.wait_us)
+                return refusal
+            report.add_waited(refusal.limit, wait)
+            waited_us = wait
+        self._charge(claims, event, buckets, quotas, waited_us)
         return None
 
     def pass_time(self, at: int) -> None:
-        """End the calls that are over at `at`."""
+        """End the requests in flight that are over at the instant `at` (µs)."""
         while self._in_flight and self._in_flight[0].end_us <= at:
             self._end(heappop(self._in_flight))
 
-    def done(self) -> AccountReport:
-        """The report, when there are no more calls."""
-        self.report.quotas_of(self.states.counters)
+    def finish(self) -> AccountReport:
+        """Complete the report after the last request, and return it."""
+        self.report.add_quotas(self.counters.quotas)
         return self.report
 
-    def _program(self, event: Recorded) -> Program | str:
-        """What the new file says of such a call; a text says why it cannot be replayed."""
-        if len(self._programs) >= KEPT:
-            self._programs.clear()
+    def _claim_set(self, event: RecordedRequest) -> ClaimSet | str:
+        """Return the claims of such a request in the new file, or a key of `SKIP_REASONS`."""
+        if len(self._claim_sets) >= MAX_CACHED:
+            self._claim_sets.clear()
         plan = event.plan if self._follow else self._account.plan
         if plan not in self._book.plans:
             return "plan"
@@ -138,19 +141,19 @@ class Replay:
         if self._account.teams:
             key = Key(event.key, self._account, event.team)
             entitlement = self._of_team.of(entitlement, key)
-        return self.states.program(entitlement, event.key, event.usage)
+        return self.counters.claims(entitlement, event.key, event.usage)
 
-    def _stands(self, quotas: Sequence[QuotaRow], at: int) -> list[Stand] | None:
-        """The quotas as they are now; None when the call does not fit."""
-        found = []
+    def _quota_levels(self, quotas: Sequence[QuotaRow], at: int) -> list[QuotaLevel] | None:
+        """Return the levels of the quotas at the instant, or None if the request does not fit."""
+        levels = []
         for row in quotas:
-            stand = self._stand(row, at)
-            if row.mode == ENFORCED and stand[0] + row.cost > row.cap + stand[1]:
+            level = self._quota_level(row, at)
+            if row.mode == ENFORCED and level[0] + row.cost > row.cap + level[1]:
                 return None
-            found.append(stand)
-        return found
+            levels.append(level)
+        return levels
 
-    def _stand(self, row: QuotaRow, at: int) -> Stand:
+    def _quota_level(self, row: QuotaRow, at: int) -> QuotaLevel:
         counter, limit = row.counter, row.limit
         if at < counter.end and counter.period == limit.period:
             carried = counter.carried if limit.rollover else 0
@@ -163,92 +166,92 @@ class Replay:
 
     def _charge(
         self,
-        program: Program,
-        event: Recorded,
-        buckets: list[Level],
-        stands: list[Stand],
-        wait_us: int,
+        claims: ClaimSet,
+        event: RecordedRequest,
+        buckets: list[BucketLevel],
+        quotas: list[QuotaLevel],
+        waited_us: int,
     ) -> None:
         overage: dict[str, int] | None = None
         for bucket, used, since, _ in buckets:
             bucket.used, bucket.since = used, since
-        for row, stand in zip(program.quotas, stands, strict=True):
-            own = row.limit.units + stand[1]
-            used = min(stand[0] + row.cost, UNBOUNDED)
-            _keep(row, stand, used)
+        for row, level in zip(claims.quotas, quotas, strict=True):
+            own = row.limit.units + level[1]
+            used = min(level[0] + row.cost, UNBOUNDED)
+            _store(row, level, used)
             if used >= own:
                 if row.counter.ran_out_us is None:
                     row.counter.ran_out_us = event.time_us
                 if used > own:
                     over, overage = used - max(own, used - row.cost), overage or {}
                     overage[row.limit.meter] = max(over, overage.get(row.limit.meter, 0))
-        if program.shadows:
-            self._tell_shadows(program, buckets, stands, event.time_us)
-        for share in program.shares:
-            count(share, period_of(stands[share.quota], event.time_us), share.cost)
-        gives_back = program.refunds and _gives_back(program.entitlement, event)
-        if not gives_back:
-            self.report.charge(program.costs, overage)
-        if gives_back or program.slots:
-            end = event.time_us + wait_us + event.latency_ms * MILLI
-            self._hold(program, end, gives_back, buckets, stands)
+        if claims.shadows:
+            self._report_shadows(claims, buckets, quotas, event.time_us)
+        for share in claims.shares:
+            count(share, period_of(quotas[share.quota], event.time_us), share.cost)
+        refunded = claims.refunds and _is_refunded(claims.entitlement, event)
+        if not refunded:
+            self.report.add_charged(claims.costs, overage)
+        if refunded or claims.slots:
+            end = event.time_us + waited_us + event.latency_ms * MILLI_US
+            self._start(claims, end, refunded, buckets, quotas)
 
-    def _tell_shadows(
-        self, program: Program, buckets: list[Level], stands: list[Stand], at: int
+    def _report_shadows(
+        self, claims: ClaimSet, buckets: list[BucketLevel], quotas: list[QuotaLevel], at: int
     ) -> None:
-        """Limits in shadow that would have refused this call."""
-        for rate, (_, _, _, counted) in zip(program.rates, buckets, strict=True):
+        """Report the limits in shadow that would have refused this request."""
+        for rate, (_, _, _, counted) in zip(claims.rates, buckets, strict=True):
             if not counted:
-                self.report.shadow(rate.limit)
-        short = {row.quota for row in program.shares if is_short(program, row, stands, at)}
-        for place, row in enumerate(program.quotas):
-            used, carried, _, _ = stands[place]
-            over = used + row.cost > row.cap + carried or place in short
+                self.report.add_shadowed(rate.limit)
+        short = {row.quota for row in claims.shares if is_short(claims, row, quotas, at)}
+        for position, row in enumerate(claims.quotas):
+            used, carried, _, _ = quotas[position]
+            over = used + row.cost > row.cap + carried or position in short
             if over and row.limit.shadow and row.mode != FORCED:
-                self.report.shadow(row.limit)
-        for slot in program.slots:
+                self.report.add_shadowed(row.limit)
+        for slot in claims.slots:
             over = len(slot.taken.ends) >= slot.cap
             if over and slot.limit.shadow and slot.mode != FORCED:
-                self.report.shadow(slot.limit)
+                self.report.add_shadowed(slot.limit)
 
-    def _hold(
+    def _start(
         self,
-        program: Program,
+        claims: ClaimSet,
         end: int,
-        gives_back: bool,
-        buckets: list[Level],
-        stands: list[Stand],
+        refunded: bool,
+        buckets: list[BucketLevel],
+        quotas: list[QuotaLevel],
     ) -> None:
         self._number += 1
-        for slot in program.slots:
+        for slot in claims.slots:
             heappush(slot.taken.ends, end)
-        since = tuple(stand[2] for stand in stands)
-        counted = tuple(level[3] for level in buckets)
-        flight = InFlight(end, self._number, program, gives_back, since, counted)
-        heappush(self._in_flight, flight)
+        since = tuple(level[2] for level in quotas)
+        counted = tuple(bucket[3] for bucket in buckets)
+        request = InFlight(end, self._number, claims, refunded, since, counted)
+        heappush(self._in_flight, request)
 
-    def _end(self, flight: InFlight) -> None:
-        """A call is over: its slots are free, and what it cost comes back if the plan says so."""
-        at, back = flight.end_us, flight.gives_back
-        for rate, counted in zip(flight.program.rates, flight.counted, strict=True):
+    def _end(self, request: InFlight) -> None:
+        """Free the slots of a request that is over, and return its cost if it is refunded."""
+        at, refunded = request.end_us, request.refunded
+        for rate, counted in zip(request.claims.rates, request.counted, strict=True):
             used, now = drained(rate, at)
-            weight = rate.weight if back and counted else 0
+            weight = rate.weight if refunded and counted else 0
             rate.bucket.used, rate.bucket.since = max(0, used - weight), now
-        for row, since in zip(flight.program.quotas, flight.since, strict=True):
-            stand = self._stand(row, at)
-            cost = row.cost if back and stand[2] == since else 0
-            _keep(row, stand, max(0, stand[0] - cost))
-        for share in flight.program.shares if back else ():
-            stand = self._stand(flight.program.quotas[share.quota], at)
-            if stand[2] == flight.since[share.quota]:
-                count(share, period_of(stand, at), -share.cost)
-        for slot in flight.program.slots:
+        for row, since in zip(request.claims.quotas, request.since, strict=True):
+            level = self._quota_level(row, at)
+            cost = row.cost if refunded and level[2] == since else 0
+            _store(row, level, max(0, level[0] - cost))
+        for share in request.claims.shares if refunded else ():
+            level = self._quota_level(request.claims.quotas[share.quota], at)
+            if level[2] == request.since[share.quota]:
+                count(share, period_of(level, at), -share.cost)
+        for slot in request.claims.slots:
             heappop(slot.taken.ends)
 
 
-def _keep(row: QuotaRow, stand: Stand, used: int) -> None:
+def _store(row: QuotaRow, level: QuotaLevel, used: int) -> None:
     counter = row.counter
-    counter.used, (_, counter.carried, counter.since, counter.end) = used, stand
+    counter.used, (_, counter.carried, counter.since, counter.end) = used, level
     counter.period = row.limit.period
     if counter.ran_out_us is None:
         counter.units = row.limit.units
@@ -256,11 +259,11 @@ def _keep(row: QuotaRow, stand: Stand, used: int) -> None:
         counter.peak = used
 
 
-def _gives_back(entitlement: Entitlement, event: Recorded) -> bool:
-    """Whether the new plan refunds what such a call costs."""
+def _is_refunded(entitlement: Entitlement, event: RecordedRequest) -> bool:
+    """Whether the new plan refunds such a request."""
     try:
         reason = OutcomeReason(event.reason)
-    except ValueError:  # of another version of the sidecar
+    except ValueError:  # from another version of the sidecar
         return False
     begun = event.status != NOTHING_SENT
     return refunded(entitlement, Outcome(event.status, reason, event.latency_ms, 0, 0, None, begun))

@@ -1,20 +1,20 @@
-"""What a replay has to tell of one account, and of all."""
+"""The result of a backtest for one account, and for all accounts together."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sidecar.backtest.counters import Name, QuotaCounter
-from sidecar.core.events.read import Recorded, Units
+from sidecar.backtest.counters import CounterName, QuotaCounter
+from sidecar.core.events.read import RecordedRequest, Units
 from sidecar.core.model import MICRO, Limit
 from sidecar.core.reasons import Reason
 from sidecar.core.text import instant
 
-# How long a refused call would have had to wait: (at most µs, what it is called).
-WAITS: Final = ((MICRO, "1s"), (5 * MICRO, "5s"), (60 * MICRO, "60s"))
+# Ranges of the wait after which a refused request would fit: (longest wait in µs, name).
+WAIT_RANGES: Final = ((MICRO, "1s"), (5 * MICRO, "5s"), (60 * MICRO, "60s"))
 LATER, NEVER = "later", "never"
-PUT_ASIDE: Final = {
+SKIP_REASONS: Final = {
     "plan": "their plan is not in the new file",
     "route": "their route is not in the new file",
     "feature": "their plan lacks a feature that the route needs",
@@ -23,40 +23,40 @@ PUT_ASIDE: Final = {
 
 @dataclass(slots=True)
 class RefusedCount:
-    """Calls that one limit refused. `waits`: how many would have fitted within what span."""
+    """Requests that one limit refused. `waits`: their number in each range of `WAIT_RANGES`."""
 
-    calls: int = 0
+    requests: int = 0
     longest_us: int = 0
     waits: dict[str, int] = field(default_factory=dict)
 
     def add(self, wait_us: int | None) -> None:
-        """One more; None: it would never have fitted."""
-        self.calls += 1
+        """Add one request; `wait_us` None: it never fits."""
+        self.requests += 1
         within = NEVER
         if wait_us is not None:
             self.longest_us = max(self.longest_us, wait_us)
-            within = next((name for most, name in WAITS if wait_us <= most), LATER)
+            within = next((name for longest, name in WAIT_RANGES if wait_us <= longest), LATER)
         self.waits[within] = self.waits.get(within, 0) + 1
 
 
 @dataclass(slots=True)
 class WaitedCount:
-    """Calls that would have been held for one limit until they fit."""
+    """Requests that one limit would let wait until they fit."""
 
-    calls: int = 0
+    requests: int = 0
     longest_us: int = 0
-    all_us: int = 0
+    total_us: int = 0
 
-    def add(self, calls: int, longest_us: int, all_us: int) -> None:
-        """So many more, with the longest of their waits, and their sum."""
-        self.calls += calls
+    def add(self, requests: int, longest_us: int, total_us: int) -> None:
+        """Add requests, with the longest wait and the sum of their waits."""
+        self.requests += requests
         self.longest_us = max(self.longest_us, longest_us)
-        self.all_us += all_us
+        self.total_us += total_us
 
 
 @dataclass(slots=True)
-class Quota:
-    """What became of a quota; of one per key, of the key for which it ran out first."""
+class QuotaResult:
+    """The history of a quota; for a quota per key, that of the key which used it up first."""
 
     units: int
     peak: int
@@ -65,13 +65,13 @@ class Quota:
 
     @property
     def urgency(self) -> tuple[bool, int, int]:
-        """The first to run out comes first, then the fullest."""
+        """Sort key: the quota that is used up first, then the one with the highest peak."""
         return self.ran_out_us is None, self.ran_out_us or 0, -self.peak
 
 
 @dataclass(slots=True)
-class Difference:
-    """Units as they were recorded, and as they would have been charged."""
+class UnitChange:
+    """Units in the events, and units that the replay charged."""
 
     recorded: int = 0
     replayed: int = 0
@@ -79,25 +79,28 @@ class Difference:
 
 @dataclass(slots=True)
 class AccountReport:
-    """One account. `plans`: on which its calls were recorded; `aside`: calls that could not be
-    replayed, by why and what it is about (a plan or a route)."""
+    """The result for one account.
+
+    `plans`: requests by recorded plan. `refused`: by limit and reason. `waited` and `shadowed`: by
+    limit. `skipped`: requests that cannot be replayed, by key of `SKIP_REASONS` and plan or route.
+    """
 
     account: str
-    calls: int = 0
+    requests: int = 0
     first_us: int = 0
     last_us: int = 0
     plans: dict[str, int] = field(default_factory=dict)
     refused: dict[tuple[str, str], RefusedCount] = field(default_factory=dict)
-    held: dict[str, WaitedCount] = field(default_factory=dict)
-    aside: dict[tuple[str, str], int] = field(default_factory=dict)
+    waited: dict[str, WaitedCount] = field(default_factory=dict)
+    skipped: dict[tuple[str, str], int] = field(default_factory=dict)
     shadowed: dict[str, int] = field(default_factory=dict)
-    quotas: dict[str, Quota] = field(default_factory=dict)
-    units: dict[str, Difference] = field(default_factory=lambda: defaultdict(Difference))
-    overage: dict[str, Difference] = field(default_factory=lambda: defaultdict(Difference))
+    quotas: dict[str, QuotaResult] = field(default_factory=dict)
+    units: dict[str, UnitChange] = field(default_factory=lambda: defaultdict(UnitChange))
+    overage: dict[str, UnitChange] = field(default_factory=lambda: defaultdict(UnitChange))
 
-    def take(self, event: Recorded) -> None:
-        """A call as it was recorded."""
-        self.calls += 1
+    def add_recorded(self, event: RecordedRequest) -> None:
+        """Add a request with its recorded units."""
+        self.requests += 1
         self.first_us = self.first_us or event.time_us
         self.last_us = event.time_us
         self.plans[event.plan] = self.plans.get(event.plan, 0) + 1
@@ -107,87 +110,91 @@ class AccountReport:
             for meter, units in event.overage:
                 self.overage[meter].recorded += units
 
-    def charge(self, costs: Units, overage: Mapping[str, int] | None) -> None:
-        """A call that was allowed."""
+    def add_charged(self, costs: Units, overage: Mapping[str, int] | None) -> None:
+        """Add the units of an allowed request."""
         for meter, units in costs:
             self.units[meter].replayed += units
         for meter, units in overage.items() if overage else ():
             self.overage[meter].replayed += units
 
-    def refuse(self, limit: Limit, reason: Reason, wait_us: int | None) -> None:
-        """A call that was refused for this limit."""
+    def add_refused(self, limit: Limit, reason: Reason, wait_us: int | None) -> None:
+        """Add a request that this limit refused."""
         self.refused.setdefault((limit.id, str(reason)), RefusedCount()).add(wait_us)
 
-    def hold(self, limit: Limit, wait_us: int) -> None:
-        """A call that was held for this limit, and then allowed."""
-        self.held.setdefault(limit.id, WaitedCount()).add(1, wait_us, wait_us)
+    def add_waited(self, limit: Limit, wait_us: int) -> None:
+        """Add a request that waited for this limit."""
+        self.waited.setdefault(limit.id, WaitedCount()).add(1, wait_us, wait_us)
 
-    def put_aside(self, why: str, event: Recorded) -> None:
-        """A call that cannot be replayed; `why` is one of PUT_ASIDE."""
-        about = why, event.plan if why == "plan" else event.route
-        self.aside[about] = self.aside.get(about, 0) + 1
+    def skip(self, reason: str, event: RecordedRequest) -> None:
+        """Add a request that cannot be replayed; `reason` is a key of `SKIP_REASONS`."""
+        name = reason, event.plan if reason == "plan" else event.route
+        self.skipped[name] = self.skipped.get(name, 0) + 1
 
-    def shadow(self, limit: Limit) -> None:
-        """A call that a limit in shadow would have refused."""
+    def add_shadowed(self, limit: Limit) -> None:
+        """Add a request that this limit in shadow would have refused."""
         self.shadowed[limit.id] = self.shadowed.get(limit.id, 0) + 1
 
-    def quotas_of(self, counters: Mapping[Name, QuotaCounter]) -> None:
-        """The quotas at the end."""
+    def add_quotas(self, counters: Mapping[CounterName, QuotaCounter]) -> None:
+        """Add the quotas, after the last request."""
         for (limit, key), counter in counters.items():
-            quota = Quota(counter.units, counter.peak, counter.ran_out_us, key)
+            quota = QuotaResult(counter.units, counter.peak, counter.ran_out_us, key)
             known = self.quotas.get(limit)
             if known is None or quota.urgency < known.urgency:
                 self.quotas[limit] = quota
 
     @property
-    def refused_calls(self) -> int:
-        """Of all limits."""
-        return sum(one.calls for one in self.refused.values())
+    def refused_requests(self) -> int:
+        """Requests refused by all limits together."""
+        return sum(one.requests for one in self.refused.values())
 
     @property
-    def put_aside_calls(self) -> int:
-        """Of all reasons."""
-        return sum(self.aside.values())
+    def skipped_requests(self) -> int:
+        """Requests skipped for all reasons together."""
+        return sum(self.skipped.values())
 
     @property
     def changed(self) -> bool:
-        """Whether anything is different from what was recorded."""
-        apart = (*self.units.values(), *self.overage.values())
-        return bool(self.refused or self.held or self.aside or self.shadowed) or any(
-            one.recorded != one.replayed for one in apart
+        """Whether the replay differs from the recording."""
+        changes = (*self.units.values(), *self.overage.values())
+        return bool(self.refused or self.waited or self.skipped or self.shadowed) or any(
+            one.recorded != one.replayed for one in changes
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For programs: instants are RFC 3339, spans whole milliseconds."""
+        """Return the JSON members: instants in RFC 3339, durations in whole milliseconds."""
         return {
             "account": self.account,
             "plans": dict(sorted(self.plans.items())),
-            "calls": self.calls,
+            "requests": self.requests,
             "first": instant(self.first_us),
             "last": instant(self.last_us),
-            "refused": self.refused_calls,
+            "refused": self.refused_requests,
             "refusals": [
                 {
                     "limit": limit,
                     "reason": reason,
-                    "calls": one.calls,
+                    "requests": one.requests,
                     "longest_wait_ms": -(-one.longest_us // 1000),
-                    "would_have_fitted_within": one.waits,
+                    "would_fit_within": one.waits,
                 }
                 for (limit, reason), one in sorted(self.refused.items())
             ],
             "waited": [
                 {
                     "limit": limit,
-                    "calls": one.calls,
+                    "requests": one.requests,
                     "longest_wait_ms": -(-one.longest_us // 1000),
-                    "mean_wait_ms": -(-one.all_us // one.calls // 1000),
+                    "mean_wait_ms": -(-one.total_us // one.requests // 1000),
                 }
-                for limit, one in sorted(self.held.items())
+                for limit, one in sorted(self.waited.items())
             ],
             "not_replayed": [
-                {"why": PUT_ASIDE[why], why_key(why): about, "calls": calls}
-                for (why, about), calls in sorted(self.aside.items())
+                {
+                    "reason": SKIP_REASONS[reason],
+                    "plan" if reason == "plan" else "route": name,
+                    "requests": requests,
+                }
+                for (reason, name), requests in sorted(self.skipped.items())
             ],
             "shadow": dict(sorted(self.shadowed.items())),
             "quotas": [
@@ -195,8 +202,8 @@ class AccountReport:
                     "limit": limit,
                     "key": one.key,
                     "units": one.units,
-                    "most_used": one.peak,
-                    "runs_out": None if one.ran_out_us is None else instant(one.ran_out_us),
+                    "peak": one.peak,
+                    "used_up_at": None if one.ran_out_us is None else instant(one.ran_out_us),
                 }
                 for limit, one in sorted(self.quotas.items())
             ],
@@ -205,47 +212,42 @@ class AccountReport:
         }
 
 
-def why_key(why: str) -> str:
-    """What a call that is not replayed is about."""
-    return "plan" if why == "plan" else "route"
-
-
 def total(reports: Iterable[AccountReport]) -> AccountReport:
-    """All accounts as if they were one, without their quotas."""
+    """Return the sum of all accounts, without their quotas."""
     whole = AccountReport("")
     for one in reports:
-        whole.calls += one.calls
+        whole.requests += one.requests
         whole.first_us = min(filter(None, (whole.first_us, one.first_us)), default=0)
         whole.last_us = max(whole.last_us, one.last_us)
         _add(whole.plans, one.plans)
-        _add(whole.aside, one.aside)
+        _add(whole.skipped, one.skipped)
         _add(whole.shadowed, one.shadowed)
         for name, refused in one.refused.items():
-            sum_of = whole.refused.setdefault(name, RefusedCount())
-            sum_of.calls += refused.calls
-            sum_of.longest_us = max(sum_of.longest_us, refused.longest_us)
-            _add(sum_of.waits, refused.waits)
-        for limit, held in one.held.items():
-            waited = whole.held.setdefault(limit, WaitedCount())
-            waited.add(held.calls, held.longest_us, held.all_us)
-        for mine, theirs in ((whole.units, one.units), (whole.overage, one.overage)):
-            for meter, apart in theirs.items():
-                mine[meter].recorded += apart.recorded
-                mine[meter].replayed += apart.replayed
+            all_refused = whole.refused.setdefault(name, RefusedCount())
+            all_refused.requests += refused.requests
+            all_refused.longest_us = max(all_refused.longest_us, refused.longest_us)
+            _add(all_refused.waits, refused.waits)
+        for limit, waited in one.waited.items():
+            all_waited = whole.waited.setdefault(limit, WaitedCount())
+            all_waited.add(waited.requests, waited.longest_us, waited.total_us)
+        for sums, changes in ((whole.units, one.units), (whole.overage, one.overage)):
+            for meter, change in changes.items():
+                sums[meter].recorded += change.recorded
+                sums[meter].replayed += change.replayed
     return whole
 
 
-def _add(mine: dict[Any, int], theirs: Mapping[Any, int]) -> None:
-    for name, count in theirs.items():
-        mine[name] = mine.get(name, 0) + count
+def _add(sums: dict[Any, int], counts: Mapping[Any, int]) -> None:
+    for name, count in counts.items():
+        sums[name] = sums.get(name, 0) + count
 
 
-def _as_json(differences: Mapping[str, Difference]) -> dict[str, Any]:
+def _as_json(changes: Mapping[str, UnitChange]) -> dict[str, Any]:
     return {
         meter: {
             "recorded": one.recorded,
             "replayed": one.replayed,
             "difference": one.replayed - one.recorded,
         }
-        for meter, one in sorted(differences.items())
+        for meter, one in sorted(changes.items())
     }

@@ -1,4 +1,4 @@
-"""Recorded calls through another plan file, account by account."""
+"""Runs a backtest: replays recorded requests account by account."""
 
 from collections.abc import Iterable, Iterator
 from datetime import date
@@ -8,42 +8,42 @@ from typing import Final
 
 from sidecar.backtest.replay import Replay
 from sidecar.backtest.report import AccountReport
-from sidecar.core.events.read import Recorded
+from sidecar.core.events.read import RecordedRequest
 from sidecar.core.model import Account, PlanBook
 from sidecar.core.periods import Window, window_of
 
-CALENDARS: Final = 10_000
+MAX_CACHED: Final = 10_000  # calendars
 
 
-class Calendars:
-    """Finds periods, and remembers the last one of each calendar."""
+class PeriodCache:
+    """Cache of the latest period of each calendar."""
 
     def __init__(self) -> None:
         self._windows: dict[tuple[str, str, date | None], Window] = {}
 
     def window(self, period: str, timezone: str, anchor: date | None, at: int) -> Window:
-        """The period that holds `at`, and its neighbours."""
+        """Return the period that contains the instant `at` (µs), with its neighbours."""
         name = period, timezone, anchor
         window = self._windows.get(name)
         if window is None or not window.start <= at < window.end:
-            if len(self._windows) >= CALENDARS:
+            if len(self._windows) >= MAX_CACHED:
                 self._windows.clear()
             window = self._windows[name] = window_of(period, timezone, anchor, at)
         return window
 
 
-def replay(calls: Iterable[Recorded], book: PlanBook) -> Iterator[AccountReport]:
-    """A report for each account, in the order of their ids. `calls` as `in_order` gives them.
+def replay(requests: Iterable[RecordedRequest], book: PlanBook) -> Iterator[AccountReport]:
+    """Yield a report for each account, in the order of their ids.
 
-    An account that the file has is on the plan that it has there. Others are on the plan that each
-    event names, and their calendar is UTC's.
+    `requests` must have the order of `sort.in_order`. An account in the plan file has its plan
+    there. Any other account has the plan that each event names, and UTC as its time zone.
     """
-    windows = Calendars().window
-    for name, events in groupby(calls, key=itemgetter(0)):
+    windows = PeriodCache().window
+    for name, events in groupby(requests, key=itemgetter(0)):
         known = book.accounts.get(name)
         account = known or Account(name, "")
-        one = Replay(book, account, windows, follow=known is None)
-        take = one.call
+        account_replay = Replay(book, account, windows, follow=known is None)
+        add = account_replay.add
         for event in events:
-            take(event)
-        yield one.done()
+            add(event)
+        yield account_replay.finish()

@@ -1,7 +1,7 @@
-"""Teams in a replay: what each uses of a quota, and whether a call leaves what is kept for others.
+"""Teams in a replay: their use of a quota, and the guarantees of other teams.
 
-Few accounts have teams, so these are the reference's own values, and not plain integers as in
-`backtest_states.py`.
+Few accounts have teams, so the counters here are the values of `core/limits.py`, not plain
+integers as in `counters.py`.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ Teams = defaultdict[str, State]  # by team, of one quota
 
 
 class ShareRow(NamedTuple):
-    """`cost` units of a team's share of the quota that has this place among the call's quotas."""
+    """A claim of `cost` units by a team. `quota`: position among the request's quota claims."""
 
     teams: Teams
     cost: int
@@ -25,51 +25,51 @@ class ShareRow(NamedTuple):
 
 
 class Period(NamedTuple):
-    """The quota's, at an instant in it."""
+    """The period of a quota from `start` to `end`, and an instant in it (µs)."""
 
     start: int
     end: int
     at: int
 
 
-class Kept(NamedTuple):
-    """For the team itself, and for the others."""
+class Guarantees(NamedTuple):
+    """Units still guaranteed to the team itself, and to the other teams together."""
 
     own: int
     others: int
 
 
 def state_of(row: ShareRow, period: Period) -> State:
-    """The team's counter, with what is gone of its guarantee by now."""
+    """Return the team's counter at the instant, with the part of its guarantee that is spent."""
     share = row.share
     return _at(row.teams[share.team], share.units, share.lends, period)
 
 
-def kept(row: ShareRow, period: Period) -> Kept:
-    """What is kept of the quota."""
+def guarantees(row: ShareRow, period: Period) -> Guarantees:
+    """Return the units of the quota that are still guaranteed."""
     share = row.share
     others = (
         max(0, one.units - _at(row.teams[one.team], one.units, one.lends, period).told)
         for one in share.others
     )
-    return Kept(max(0, share.units - state_of(row, period).told), sum(others))
+    return Guarantees(max(0, share.units - state_of(row, period).told), sum(others))
 
 
-def fits(row: ShareRow, kept: Kept, room: int) -> bool:
-    """Whether the call does; `room` is what the quota has left."""
-    return row.cost <= kept.own or row.cost + kept.others <= room
+def fits(row: ShareRow, guaranteed: Guarantees, remaining: int) -> bool:
+    """Whether the request fits. `remaining`: units left in the quota."""
+    return row.cost <= guaranteed.own or row.cost + guaranteed.others <= remaining
 
 
 def count(row: ShareRow, period: Period, units: int) -> None:
-    """Count units, or below 0 give them back."""
+    """Charge units to the team; below 0: return them."""
     state = state_of(row, period)
     row.teams[row.share.team] = replace(
         state, used=max(0, state.used + units), told=max(0, state.told + units)
     )
 
 
-def most(row: ShareRow, quota: QuotaLimit) -> int:
-    """The largest call that the team may ever make."""
+def max_cost(row: ShareRow, quota: QuotaLimit) -> int:
+    """Return the highest cost of a request that could ever fit the team."""
     return quota.cap - sum(one.units for one in row.share.others)
 
 

@@ -1,4 +1,4 @@
-"""backtest: what recorded calls would have met under another plan file."""
+"""The command `sidecar backtest`."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ from sidecar.errors import SidecarError
 if TYPE_CHECKING:
     from sidecar.backtest.report import AccountReport
     from sidecar.core.model import PlanBook
-    from sidecar.metering.event_reader import ReadSummary, RecordedEvents
+    from sidecar.metering.event_reader import EventReader
 
 EVENTS = Annotated[
     list[Path],
     typer.Option(
         metavar="PATH",
-        help="A spool, a file that a sink wrote, or a directory of them; may be repeated.",
+        help="A spool, a file of a sink, or a directory of such files. Repeatable.",
     ),
 ]
 
@@ -26,14 +26,16 @@ def backtest(
     plans: Annotated[Path, typer.Argument(metavar="PLANS", help="The plan file to try.")],
     events: EVENTS,
     account: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only the calls of this account.")
+        str | None, typer.Option(metavar="ID", help="Only the requests of this account.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
 ) -> int:
-    """Replay recorded calls through another plan file: who would be refused, and when.
+    """Replay recorded requests with another plan file.
 
-    Nothing is asked and nothing is changed: it reads usage events and a plan file. Accounts of
-    the plan file are on the plan that they have there, others on the one that their events name.
+    Reports which requests the new limits would refuse, when quotas would be used up, and how units
+    and overage would change. Reads usage events and a plan file; contacts no server and changes
+    nothing. An account in the plan file has its plan there, any other account the plan that its
+    events name.
 
     \b
     Examples:
@@ -41,41 +43,36 @@ def backtest(
       sidecar backtest new-plans.yaml --events usage.jsonl --events old/ --account acme --json
     """
     from sidecar.backtest import output
-    from sidecar.commands.reading import tell_of_damage
+    from sidecar.commands.progress import print_warnings
     from sidecar.config.loading import load
-    from sidecar.metering.event_reader import RecordedEvents
+    from sidecar.metering.event_reader import EventReader
 
     book = load(plans)
-    history = RecordedEvents(events)
-    reports = _replay(book, history, account)
-    tell_of_damage(history.found)
+    reader = EventReader(events)
+    reports = _replay(book, reader, account)
+    print_warnings(reader.summary)
     if not reports:
-        raise SidecarError(_nothing(history.found, account))
+        of_account = "" if account is None else f" of account {account}"
+        raise SidecarError(
+            f"--events: no requests{of_account} in {reader.summary.files} files; name other files"
+        )
     if as_json:
-        told = output.as_json(reports, history.found, book, str(plans))
-        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        document = output.json_document(reports, reader.summary, book, str(plans))
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return 0
-    for line in output.in_words(reports, history.found, book, str(plans)):
+    for line in output.text_lines(reports, reader.summary, book, str(plans)):
         typer.echo(line)
     return 0
 
 
-def _replay(
-    book: "PlanBook", history: "RecordedEvents", account: str | None
-) -> "list[AccountReport]":
+def _replay(book: "PlanBook", reader: "EventReader", account: str | None) -> "list[AccountReport]":
     from sidecar.backtest.run import replay
     from sidecar.backtest.sort import in_order
-    from sidecar.commands.progress import watched, without_gc
+    from sidecar.commands.progress import gc_paused, show_progress
 
-    calls = history.new_calls()
-    calls = watched(calls, lambda number: f"read {number:,} calls")
+    requests = show_progress(reader.new_requests(), lambda number: f"read {number:,} requests")
     if account is not None:
-        calls = (call for call in calls if call.account == account)
-    ordered = watched(in_order(calls), lambda number: f"replayed {number:,} calls")
-    with without_gc():
+        requests = (one for one in requests if one.account == account)
+    ordered = show_progress(in_order(requests), lambda number: f"replayed {number:,} requests")
+    with gc_paused():
         return list(replay(ordered, book))
-
-
-def _nothing(found: "ReadSummary", account: str | None) -> str:
-    whose = "" if account is None else f" of account {account}"
-    return f"there are no calls{whose} in {found.files} files of events"

@@ -1,5 +1,6 @@
-"""events: look into the spools of a directory and prove that they are whole."""
+"""The commands `sidecar events tail` and `sidecar events verify`."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,13 +12,13 @@ from sidecar.core.text import amount
 from sidecar.errors import SpoolError
 
 if TYPE_CHECKING:
-    from sidecar.metering.verify import Report
+    from sidecar.metering.verify import SpoolReport
 
 
 def app() -> typer.Typer:
-    """The verbs of `sidecar events`."""
+    """Return the command group `sidecar events`."""
     group = typer.Typer(
-        help="Look into an event spool.", no_args_is_help=True, rich_markup_mode=None
+        help="Show and verify the events of a spool.", no_args_is_help=True, rich_markup_mode=None
     )
     group.command("tail", cls=Verb)(tail)
     group.command("verify", cls=Verb)(verify)
@@ -26,17 +27,17 @@ def app() -> typer.Typer:
 
 def tail(
     lines: Annotated[
-        int, typer.Option("-n", "--lines", min=0, metavar="N", help="How many of the last events.")
+        int, typer.Option("-n", "--lines", min=0, metavar="N", help="Number of events.")
     ] = 10,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with new events until Ctrl-C.")
+        bool, typer.Option("--follow", "-f", help="Continue with new events until Ctrl-C.")
     ] = False,
     spool: SPOOL = None,
     config: CONFIG = None,
 ) -> int:
     """Print the last usage events, one CloudEvent per line.
 
-    The spools of several workers, which are in the same directory, are read together.
+    Merges the spools of several workers in the same directory by time.
 
     \b
     Examples:
@@ -45,65 +46,73 @@ def tail(
     """
     import asyncio
 
-    from sidecar.commands.tail import print_tail
+    from sidecar.metering.tail import write_last_events
 
-    asyncio.run(print_tail(_spools(spool, config), lines, follow=follow))
+    asyncio.run(write_last_events(_spools(spool, config), lines, _print_line, follow=follow))
     return 0
 
 
-def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
-    """Prove that no event of a spool is missing, changed or torn.
+def _print_line(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
 
-    Checks sequence numbers and the hash of each line in the next one, in the spool of each
-    worker. Exit code 1 when a chain is broken. Reads only; the sidecar may be running.
+
+def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
+    """Prove that no event of a spool is missing or changed.
+
+    Checks the sequence numbers, and the hash of each line in the next one, in the spool of each
+    worker. Exit code 1: a spool is not whole. Changes nothing; the sidecar may be running.
 
     \b
     Example:
       sidecar events verify --spool /var/spool/sidecar
     """
-    from sidecar.metering.verify import verify as read_all
+    from sidecar.metering.verify import verify as verify_spool
 
     whole = True
     for directory in _spools(spool, config):
-        report = read_all(directory)
+        report = verify_spool(directory)
         for problem in (*report.gaps, *report.breaks):
             typer.echo(f"{directory}/{problem}")
-        typer.echo(f"{directory}: {_verdict(report)}")
+        typer.echo(f"{directory}: {_summary(report)}")
         whole = whole and report.ok
     return 0 if whole else 1
 
 
 def _spools(spool: str | None, config: str | None) -> Sequence[Path]:
-    """Every spool of the directory: its own, and one for each worker. Raises SpoolError."""
+    """Return the spools of the directory: its own and that of each worker. Raises SpoolError."""
     from sidecar.serve.share import leftovers
     from sidecar.settings import for_tools
 
     directory = for_tools("config", "spool", config=config, spool=spool).spool
     try:
         next(directory.iterdir(), None)
-        found = leftovers(directory, 0)  # of no workers: all of them
+        spools = leftovers(directory, 0)  # no workers run here: all spools
     except OSError as error:
-        raise SpoolError(f"The spool {directory} cannot be read: {error.strerror}.") from None
-    if not found:
         raise SpoolError(
-            f"{directory} holds no spool. Name the directory that serve has as --spool DIR "
-            "(SIDECAR_SPOOL)."
+            f"--spool: {directory} cannot be read: {error.strerror}; "
+            "name another directory with --spool DIR (SIDECAR_SPOOL)"
+        ) from None
+    if not spools:
+        raise SpoolError(
+            f"--spool: {directory} contains no spool; "
+            "name the directory of serve --spool DIR (SIDECAR_SPOOL)"
         )
-    return found
+    return spools
 
 
-def _verdict(report: "Report") -> str:
+def _summary(report: "SpoolReport") -> str:
     events = f"{amount(report.events, 'event')} in {amount(report.segments, 'file')}"
     if report.first_seq is not None:
         events += f", seq {report.first_seq} to {report.last_seq}"
     if not report.ok:
-        wrong = f"{amount(report.missing, 'event')} missing, {amount(report.broken, 'line')} broken"
-        return f"NOT whole: {wrong}; {events}"
+        missing, broken = amount(report.missing, "event"), amount(report.broken, "line")
+        return f"NOT whole: {missing} missing, {broken} broken; {events}"
     notes = [
-        (report.dropped, "event", "dropped when the spool was full"),
+        (report.dropped, "event", "dropped because the spool was full"),
         (report.torn_bytes, "byte", "of an unfinished line at the end"),
         (report.set_aside, "file", "set aside after a crash"),
         (sum(report.dead_letters.values()), "event", "in dead-letter files"),
     ]
-    told = [f"{amount(count, what)} {text}" for count, what, text in notes if count]
-    return "; ".join([f"ok: {events}", *told])
+    present = [f"{amount(count, unit)} {text}" for count, unit, text in notes if count]
+    return "; ".join([f"ok: {events}", *present])

@@ -1,38 +1,55 @@
-"""Long work says now and then on stderr how far it is."""
+"""What commands that read recorded events print on stderr: progress and warnings."""
 
 import gc
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-EVERY_S: Final = 2.0
-LOOK: Final = 5_000  # things between two looks at the clock
+import typer
 
-Thing = TypeVar("Thing")
+from sidecar.core.text import amount
+
+if TYPE_CHECKING:
+    from sidecar.metering.event_reader import ReadSummary
+
+INTERVAL_S: Final = 2.0
+BATCH: Final = 5_000  # items between two readings of the clock
+
+Item = TypeVar("Item")
 
 
-def watched(
-    things: Iterable[Thing],
-    say: Callable[[int], str],
+def show_progress(
+    items: Iterable[Item],
+    message: Callable[[int], str],
     *,
     now: Callable[[], float] = time.monotonic,
-) -> Iterator[Thing]:
-    """The same things; `say` puts into words how many have passed, every two seconds."""
+) -> Iterator[Item]:
+    """Yield the items, and print `message` of their number about every two seconds."""
     last = now()
-    for number, thing in enumerate(things, 1):
-        if number % LOOK == 0 and now() - last >= EVERY_S:
+    for number, item in enumerate(items, 1):
+        if number % BATCH == 0 and now() - last >= INTERVAL_S:
             last = now()
-            print(say(number), file=sys.stderr, flush=True)  # noqa: T201 - for whoever waits
-        yield thing
+            typer.echo(message(number), err=True)
+        yield item
 
 
 @contextmanager
-def without_gc() -> Iterator[None]:
-    """Millions of values that refer to nothing are not searched for circles again and again."""
+def gc_paused() -> Iterator[None]:
+    """Pause the garbage collector: it would scan millions of values that form no cycle."""
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+
+
+def print_warnings(events: "ReadSummary") -> None:
+    """Print the lines that are not events, and the number of files that disappeared."""
+    for line in events.broken_lines:
+        typer.echo(f"warning: {line}", err=True)
+    if events.broken > len(events.broken_lines):
+        typer.echo(f"warning: {events.broken:,} broken lines in total", err=True)
+    if events.vanished:
+        files = amount(events.vanished, "file")
+        typer.echo(f"warning: {files} shipped and deleted before they could be read", err=True)

@@ -1,4 +1,4 @@
-"""rebuild: counters that Redis has lost are restored from the recorded events."""
+"""The command `sidecar rebuild`."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from sidecar.commands.reconcile_options import (
     JSON,
     SPOOLS,
     WAIT,
-    looking,
+    open_inputs,
 )
 
 
@@ -25,10 +25,11 @@ def rebuild(
     former_plans: FORMER_PLANS = None,
     account: ACCOUNT = None,
     apply: Annotated[
-        bool, typer.Option("--apply/--dry-run", help="Do it, or only say what would be done.")
+        bool,
+        typer.Option("--apply/--dry-run", help="Change counters, or only print the changes."),
     ] = False,
     lower: Annotated[
-        bool, typer.Option("--lower", help="Also lower counters that are above their events.")
+        bool, typer.Option("--lower", help="Also lower counters that are higher than their events.")
     ] = False,
     wait: WAIT = 1.0,
     as_json: JSON = False,
@@ -36,11 +37,11 @@ def rebuild(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Raise the counters of the current periods in Redis to what the recorded events come to.
+    """Raise counters in Redis to the sum of recorded events.
 
-    For when Redis has lost data. It adds what is missing, once, and beside calls that are being
-    counted: sidecars may be running. Without --apply nothing is changed. Exit code 0: nothing to
-    do, or done; 1: something is left to do; 2: something could not be read.
+    For current periods, after Redis has lost data. Adds the missing units once; sidecars may be
+    running. Without --apply, changes nothing. Exit code 0: nothing is left to rebuild, 1: something
+    is, 2: an input could not be read.
 
     \b
     Examples:
@@ -48,19 +49,22 @@ def rebuild(
       sidecar rebuild --plans plans.yaml --spool /var/spool/sidecar --events usage.jsonl --apply
     """
     from sidecar.reconcile import json_report, text_report
-    from sidecar.reconcile.rebuild import rebuild as restore
+    from sidecar.reconcile.rebuild import rebuild as rebuild_counters
 
-    given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
-    with looking(given, spool, events, former_plans, account) as inside:
-        done = restore(
-            inside.looker, inside.inspector, apply=apply, lower=lower,
+    flags = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
+    with open_inputs(flags, spool, events, former_plans, account) as inputs:
+        report = rebuild_counters(
+            inputs.reconciler,
+            inputs.inspector,
+            apply=apply,
+            lower=lower,
             wait=lambda: time.sleep(wait),
-        )  # fmt: skip
+        )
         if as_json:
-            told = json_report.rebuilt(done, inside.found, applied=apply)
-            typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+            document = json_report.rebuild_document(report, inputs.events, applied=apply)
+            typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
         else:
-            for line in text_report.changes(done, applied=apply):
+            for line in text_report.corrections(report, applied=apply):
                 typer.echo(line)
-    undone = done.busy or done.unknown or (done.raised and not apply)
-    return 1 if undone else 0
+    left = report.busy or report.unknown or (report.corrections and not apply)
+    return 1 if left else 0

@@ -1,4 +1,4 @@
-"""reconcile: are the counters in Redis what the recorded events come to?"""
+"""The command `sidecar reconcile`."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from sidecar.commands.reconcile_options import (
     JSON,
     SPOOLS,
     WAIT,
-    looking,
+    open_inputs,
 )
 
 
@@ -29,11 +29,11 @@ def reconcile(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Compare the counters in Redis with the recorded events, and explain each difference.
+    """Compare counters in Redis with recorded events.
 
-    Give every spool, and every file that sinks wrote: copies of an event count once. Changes
-    nothing; sidecars may be running. Exit code 0: all is equal or explained, 1: differences are
-    left, 2: something could not be read.
+    Explains each difference. Name every spool and every file of a sink: copies of an event count
+    once. Changes nothing; sidecars may be running. Exit code 0: all differences are explained,
+    1: some are not, 2: an input could not be read.
 
     \b
     Examples:
@@ -41,17 +41,20 @@ def reconcile(
       sidecar reconcile --plans plans.yaml --spool /spools/a --spool /spools/b --account acme
     """
     from sidecar.reconcile import json_report, text_report
-    from sidecar.reconcile.compare import reconcile as look
+    from sidecar.reconcile.compare import reconcile as compare
 
-    given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
-    with looking(given, spool, events, former_plans, account) as inside:
-        looks = look(inside.looker, lambda: time.sleep(wait))
+    flags = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
+    with open_inputs(flags, spool, events, former_plans, account) as inputs:
+        reconciler, coverage = inputs.reconciler, inputs.coverage
+        comparisons = compare(reconciler, lambda: time.sleep(wait))
         if as_json:
-            told = json_report.reconciled(looks, inside.looker, inside.found, inside.coverage)
-            typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+            document = json_report.reconcile_document(
+                comparisons, reconciler, inputs.events, coverage
+            )
+            typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
         else:
-            for line in text_report.differences(looks):
+            for line in text_report.differences(comparisons):
                 typer.echo(line)
-            for line in text_report.summary(looks, inside.looker, inside.coverage):
+            for line in text_report.summary(comparisons, reconciler, coverage):
                 typer.echo(line)
-    return 1 if any(one.left for one in looks.values()) else 0
+    return 1 if any(one.unexplained for one in comparisons.values()) else 0

@@ -1,4 +1,4 @@
-"""What reconcile and rebuild have in common: their options, and how they get to look."""
+"""Options and inputs of the commands `sidecar reconcile` and `sidecar rebuild`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ import typer
 from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
 
 if TYPE_CHECKING:
-    from sidecar.metering.event_reader import ReadSummary, RecordedEvents
+    from sidecar.metering.event_reader import EventReader, ReadSummary
     from sidecar.metering.gaps import SequenceCoverage
     from sidecar.reconcile.compare import Reconciler
     from sidecar.settings import Settings
@@ -21,7 +21,7 @@ SPOOLS = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="DIR",
-        help="A spool, with those of its workers; may be repeated. [SIDECAR_SPOOL]",
+        help="Directory of a spool and of its workers' spools. Repeatable. [SIDECAR_SPOOL]",
         show_default=False,
     ),
 ]
@@ -29,7 +29,7 @@ EVENTS = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="PATH",
-        help="A file that a sink wrote, or a directory of them; may be repeated.",
+        help="File of a sink, or a directory of such files. Repeatable.",
         show_default=False,
     ),
 ]
@@ -37,57 +37,63 @@ FORMER_PLANS = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE",
-        help="The plan file as it was earlier in the periods; may be repeated.",
+        help="Earlier version of the plan file in the same periods. Repeatable.",
         show_default=False,
     ),
 ]
-ACCOUNT = Annotated[str | None, typer.Option(metavar="ID", help="Only this account.")]
+ACCOUNT = Annotated[
+    str | None, typer.Option(metavar="ID", help="Account ID. Default: all accounts.")
+]
 WAIT = Annotated[
     float,
     typer.Option(
-        min=0, max=3600, metavar="SECONDS",
-        help="How long calls in flight may take to end before a difference counts.",
+        min=0,
+        max=3600,
+        metavar="SECONDS",
+        help="Time for requests in flight to end before a difference counts.",
     ),
-]  # fmt: skip
+]
 JSON = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
-    """What a verb works with."""
+class ReconcileInputs:
+    """The open inputs of reconcile and rebuild."""
 
-    looker: "Reconciler"
+    reconciler: "Reconciler"
     inspector: "Inspector"
-    found: "ReadSummary"
+    events: "ReadSummary"
     coverage: "SequenceCoverage"
 
 
 @contextmanager
-def looking(
-    given: dict[str, str | None],
+def open_inputs(
+    flags: dict[str, str | None],
     spools: Sequence[Path] | None,
     events: Sequence[Path] | None,
     former_plans: Sequence[Path] | None,
     account: str | None,
-) -> Iterator[Inside]:
-    """Everything that it takes. What goes wrong with Redis inside ends the verb with exit code 2:
-    it could not look."""
-    from sidecar.commands.reading import tell_of_damage
-    from sidecar.metering.event_reader import RecordedEvents
+) -> Iterator[ReconcileInputs]:
+    """Open Redis, events and plan files, and print warnings at the end.
+
+    An error of Redis ends the command with exit code 2: it could not compare.
+    """
+    from sidecar.commands.progress import print_warnings
+    from sidecar.metering.event_reader import EventReader
     from sidecar.metering.gaps import SequenceCoverage
     from sidecar.settings import for_tools
     from sidecar.stores.inspector import Inspector
 
-    settings = for_tools("spool", *given, **given)
+    settings = for_tools("spool", *flags, **flags)
     if not spools:
         spools = [] if events else [settings.spool]
     coverage = SequenceCoverage()
-    history = RecordedEvents([*spools, *(events or ())], coverage=coverage)
+    reader = EventReader([*spools, *(events or ())], coverage=coverage)
     try:
         with Inspector(settings.redis.get_secret_value(), settings.redis_prefix) as inspector:
-            looker = _looker(settings, inspector, history, spools, former_plans, account)
-            yield Inside(looker, inspector, history.found, coverage)
-        tell_of_damage(history.found)
+            reconciler = _reconciler(settings, inspector, reader, spools, former_plans, account)
+            yield ReconcileInputs(reconciler, inspector, reader.summary, coverage)
+        print_warnings(reader.summary)
     except (ConfigError, SettingsError, SpoolError):
         raise
     except SidecarError as error:
@@ -95,24 +101,24 @@ def looking(
         raise typer.Exit(2) from None
 
 
-def _looker(
+def _reconciler(
     settings: "Settings",
     inspector: "Inspector",
-    history: "RecordedEvents",
+    reader: "EventReader",
     spools: Sequence[Path],
     former_plans: Sequence[Path] | None,
     account: str | None,
 ) -> "Reconciler":
-    from sidecar.commands.progress import watched
+    from sidecar.commands.progress import show_progress
     from sidecar.config.loading import load
     from sidecar.reconcile.compare import Reconciler
-    from sidecar.reconcile.plan_history import PlanFiles
+    from sidecar.reconcile.plan_history import PlanHistory
 
     former = [load(path) for path in former_plans or ()]
     return Reconciler(
         inspector,
-        lambda: watched(history.new_calls(), lambda number: f"read {number:,} calls"),
-        PlanFiles(load(settings.plans), former),
+        lambda: show_progress(reader.new_requests(), lambda number: f"read {number:,} requests"),
+        PlanHistory(load(settings.plans), former),
         spools,
         only=account,
     )

@@ -18,6 +18,7 @@ from pydantic import (
 from sidecar.config import limit_kinds, route_patterns, values
 from sidecar.core.json_path import PATTERN
 from sidecar.core.model import MOST_UNITS
+from sidecar.core.settlement import Refundable
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 AccountId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$")]
@@ -61,10 +62,6 @@ Enforce = Annotated[
     Literal["shadow"],
     Field(description="Decided, counted and reported, but nothing is refused."),
 ]
-Refundable = Literal[
-    "upstream_5xx", "upstream_refused", "upstream_timeout", "upstream_broken", "overloaded",
-    "client_gone", "cancelled",
-]  # fmt: skip
 Match = Annotated[str, _like(route_patterns.PATTERN, "POST /v1/items", "/v1/**")]
 Day = Annotated[
     date, PlainValidator(values.day), WithJsonSchema({"type": "string", "format": "date"})

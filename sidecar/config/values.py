@@ -10,6 +10,7 @@ from typing import Final, Literal, cast
 
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import MICRO, MOST_UNITS, UNBOUNDED, PeriodUnit
+from sidecar.core.periods import PERIODS
 
 WINDOWS_US: Final = {
     "s": MICRO,
@@ -17,7 +18,6 @@ WINDOWS_US: Final = {
     "h": 3_600 * MICRO,
     "day": 86_400 * MICRO,
 }
-PERIODS: Final = ("hour", "day", "week", "month", "cycle")
 MAX_UNITS: Final = UNBOUNDED // 1_000
 MAX_PERCENT: Final = 1_000
 RATE_PATTERN: Final = rf"^([0-9][0-9_]*)/({'|'.join(WINDOWS_US)})$"

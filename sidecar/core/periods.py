@@ -9,13 +9,23 @@ from sidecar.core.model import MICRO, Account, PeriodUnit, QuotaLimit
 
 _HOUR: Final = 3_600 * MICRO
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LONGEST_S: Final = {
-    "hour": 3_600,
-    "day": 90_000,
-    "week": 608_400,
-    "month": 2_682_000,
-    "cycle": 2_682_000,
-}  # fmt: skip; days may have 25 hours
+
+
+class PeriodLength(NamedTuple):
+    """Seconds of a period: the usual number (months count as 30 days), and the highest one."""
+
+    usual_s: int
+    longest_s: int
+
+
+# Days may have 25 hours.
+PERIODS: Final = {
+    "hour": PeriodLength(3_600, 3_600),
+    "day": PeriodLength(86_400, 90_000),
+    "week": PeriodLength(604_800, 608_400),
+    "month": PeriodLength(2_592_000, 2_682_000),
+    "cycle": PeriodLength(2_592_000, 2_682_000),
+}
 
 
 class Window(NamedTuple):
@@ -61,9 +71,14 @@ def midnight(day: date, timezone: str) -> int:
     return int((local.astimezone(UTC) - _EPOCH) / timedelta(microseconds=1))
 
 
+def usual_s(period: PeriodUnit) -> int:
+    """Return the usual length of a period in seconds."""
+    return int(period[:-1]) if period[-1] == "s" else PERIODS[period].usual_s
+
+
 def longest_s(period: PeriodUnit) -> int:
-    """How long such a period can be, in seconds."""
-    return int(period[:-1]) if period[-1] == "s" else _LONGEST_S[period]
+    """Return the greatest length of a period in seconds."""
+    return int(period[:-1]) if period[-1] == "s" else PERIODS[period].longest_s
 
 
 @lru_cache(maxsize=512)

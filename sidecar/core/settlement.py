@@ -4,7 +4,7 @@ An event is known by (source, id), never by its time: the same thing told twice 
 """
 
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 from sidecar.core.claims import claims_for
 from sidecar.core.model import Claim, Entitlement
@@ -35,16 +35,17 @@ class Outcome(NamedTuple):
     begun: bool = False  # something of the answer has gone to the client
 
 
-# What a plan may list under `refund`, and which outcome it is.
-REFUNDABLE: Final = {
-    "upstream_5xx": "the API answered with a status of 500 or above",
-    "upstream_refused": "the API could not be reached",
-    "upstream_timeout": "the API did not answer in time",
-    "upstream_broken": "the API broke its answer off",
-    "overloaded": "no connection to the API was free in time",
-    "client_gone": "the client left before the first byte of the answer",
-    "cancelled": "the sidecar was stopped first",
-}
+# The outcomes that a plan may list under `refund`.
+Refundable = Literal[
+    "upstream_5xx",  # the API answered with a status of 500 or above
+    "upstream_refused",  # the API could not be reached
+    "upstream_timeout",  # the API did not answer in time
+    "upstream_broken",  # the API broke off its answer
+    "overloaded",  # no connection to the API was free in time
+    "client_gone",  # the client left before the first byte of the answer
+    "cancelled",  # the sidecar stopped first
+]
+REFUNDABLE: Final = frozenset(get_args(Refundable))
 
 
 def refunded(entitlement: Entitlement, outcome: Outcome) -> bool:

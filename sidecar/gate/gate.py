@@ -13,7 +13,7 @@ from sidecar.core.answers import Answer
 from sidecar.core.claims import at_no_cost, estimated
 from sidecar.core.decision import crossings_of
 from sidecar.core.events.build import usage_event
-from sidecar.core.events.templates import EventForms
+from sidecar.core.events.templates import EventTemplates
 from sidecar.core.identity import ANONYMOUS
 from sidecar.core.model import Entitlement, Key, PlanBook, QuotaLimit, RequestClass, TeamShare
 from sidecar.core.overload.shedder import Shedder
@@ -93,7 +93,7 @@ class Gate:
 
     def _begin_book(self) -> None:
         self._shedder.keep({route.id for route in self.book.routes})
-        self._forms = EventForms(self._source, self.book.version)
+        self._event_templates = EventTemplates(self._source, self.book.version)
 
     @property
     def book(self) -> PlanBook:
@@ -280,7 +280,7 @@ class Gate:
     def _record(self, admission: Admission, outcome: Outcome) -> None:
         overage = admission.decision.overage
         if not overage and not admission.job:
-            written = self._forms.fill(
+            written = self._event_templates.fill(
                 id=admission.request_id,
                 time=admission.time,
                 key=admission.key,

@@ -1,1 +1,1 @@
-"""Usage events: written to a durable local spool, shipped to sinks, verified afterwards."""
+"""Usage events: written to a durable local spool, shipped to sinks, verified and read back."""

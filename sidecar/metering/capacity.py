@@ -1,74 +1,87 @@
-"""How much of the disk the spool takes, and what is said of that before it is too late."""
+"""The disk space of a spool: its bound, its use, and the log events that warn about both."""
 
 from pathlib import Path
 from typing import Final
 
 from sidecar.logs import logger
 
-ALMOST: Final = 0.8  # of the room: where it is said that the spool fills up
+WARN_AT: Final = 0.8  # of the bound
 UNBOUNDED: Final = 1 << 62
 _log = logger("spool")
 
 
-class Room:
-    """`used` and `most` are bytes; `full` says why nothing can be written now, None when it can."""
+class Capacity:
+    """Bytes in the segments (`used`) and their bound (`max_bytes`).
 
-    def __init__(self, directory: Path, most: int, policy: str) -> None:
+    `problem` says why the spool cannot write now; None: it can.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int, policy: str) -> None:
         self.used = 0
-        self.most = most
-        self.full: str | None = None
-        self.shipped = False  # whether sinks take events away
+        self.max_bytes = max_bytes
+        self.problem: str | None = None
+        self.shipped = False  # whether sinks receive the events
         self._directory = directory
         self._policy = policy
-        self._almost = False  # it has been said
+        self._warned = False
 
     @property
     def remedy(self) -> str:
-        """What makes room in the spool."""
+        """How an operator frees space in the spool."""
         if self.shipped:
             return (
-                "see which sink lags (sidecar_sink_lag_events) and why; or raise --spool-max-bytes"
+                "find the sink that lags (sidecar_sink_lag_events) and fix it, "
+                "or raise --spool-max-bytes"
             )
         return (
-            "give --sinks redis, file:PATH or stdout, so that events are shipped and then deleted"
-            " here; or raise --spool-max-bytes"
+            "set --sinks to redis, file:PATH or stdout, so that the sidecar ships and then deletes"
+            " events, or raise --spool-max-bytes"
         )
 
-    def has(self, size: int) -> bool:
-        """Whether so many bytes more are within the bound."""
-        return self.used + size <= self.most
+    def fits(self, size: int) -> bool:
+        """Whether `size` more bytes are within the bound."""
+        return self.used + size <= self.max_bytes
 
-    def took(self, size: int) -> None:
-        """Bytes were written, or were there at the start."""
+    def add(self, size: int) -> None:
+        """Count bytes that were written."""
         self.used += size
-        if not self._almost and self.used >= ALMOST * self.most:
-            self._almost = True
-            _log.warning("spool_almost_full", spool=str(self._directory), bytes=self.used,
-                         max_bytes=self.most, remedy=self.remedy)  # fmt: skip
+        if not self._warned and self.used >= WARN_AT * self.max_bytes:
+            self._warned = True
+            _log.warning(
+                "spool_almost_full",
+                spool=str(self._directory),
+                bytes=self.used,
+                max_bytes=self.max_bytes,
+                remedy=self.remedy,
+            )
 
-    def gave(self, size: int) -> None:
-        """Segments were deleted."""
+    def free(self, size: int) -> None:
+        """Count bytes of deleted segments."""
         self.used -= size
-        self._almost = self._almost and self.used >= ALMOST * self.most
+        self._warned = self._warned and self.used >= WARN_AT * self.max_bytes
 
-    def at_the_bound(self) -> None:
-        """There would be room on the disk, but not for us."""
-        self._hold(f"the spool holds {self.used} of {self.most} bytes", self.remedy)
+    def report_bound(self) -> None:
+        """Stop because the spool has reached its bound."""
+        self._stop(f"the spool contains {self.used} of {self.max_bytes} bytes", self.remedy)
 
-    def refused(self, error: BaseException) -> None:
-        """The disk did not take a write."""
-        why = getattr(error, "strerror", None) or repr(error)
-        self._hold(why, f"make room on the disk of {self._directory}, or see what is wrong with it")
+    def report_error(self, error: BaseException) -> None:
+        """Stop because the disk refused a write."""
+        problem = getattr(error, "strerror", None) or repr(error)
+        self._stop(problem, f"free space on the disk of {self._directory}, or check the disk")
 
-    def _hold(self, why: str, remedy: str) -> None:
-        """Said once."""
-        if self.full is None:
-            _log.error("spool_full", spool=str(self._directory), error=why,
-                       policy=self._policy, remedy=remedy)  # fmt: skip
-        self.full = why
+    def _stop(self, problem: str, remedy: str) -> None:
+        if self.problem is None:
+            _log.error(
+                "spool_full",
+                spool=str(self._directory),
+                error=problem,
+                policy=self._policy,
+                remedy=remedy,
+            )
+        self.problem = problem
 
-    def open_again(self) -> None:
-        """A write went well."""
-        if self.full is not None:
-            _log.info("spool_recovered", spool=str(self._directory), was=self.full)
-            self.full = None
+    def report_success(self) -> None:
+        """Resume after a successful write."""
+        if self.problem is not None:
+            _log.info("spool_recovered", spool=str(self._directory), error=self.problem)
+            self.problem = None

@@ -1,8 +1,8 @@
-"""How far a sink has come: a small file per sink, replaced whole after each delivery."""
+"""The cursor of a sink: how far it has come. One small file, replaced after each delivery."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import orjson
@@ -16,44 +16,40 @@ _log = logger("shipper")
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """`seq`: the last event delivered. `offset`: where the next line starts in the segment."""
+    """A position in a spool: the last delivered event, and the offset of the next line."""
 
     spool: str
     seq: int
     segment: int  # number of its first event
-    offset: int
+    offset: int  # in the segment, in bytes
 
 
 def cursor_path(directory: Path, sink: str) -> Path:
-    """The cursor file of a sink."""
+    """Return the cursor file of a sink."""
     return directory / f"cursor-{sink}.json"
 
 
 def save_cursor(files: Files, path: Path, cursor: Cursor) -> None:
-    """Replace the file in one step. Raises OSError."""
-    value = {
-        "spool": cursor.spool, "seq": cursor.seq,
-        "segment": cursor.segment, "offset": cursor.offset,
-    }  # fmt: skip
-    files.replace(path, orjson.dumps(value) + b"\n")
+    """Replace the cursor file atomically. Raises OSError."""
+    files.replace(path, orjson.dumps(asdict(cursor)) + b"\n")
 
 
 def load_cursor(path: Path, spool: str, next_seq: int, segments: Sequence[Segment]) -> Cursor:
-    """Where the sink goes on.
+    """Return where the sink continues.
 
-    A new sink, or a cursor that does not fit what is kept, starts at the oldest event: sent
-    twice is repaired by the event's id, never sent is not.
+    A new sink, or one whose cursor does not fit the spool, starts at the oldest event: readers
+    recognise a copy by its id, but cannot recover an event that was never sent.
     """
     saved = _read(path)
     if saved is None and not path.exists():
         return _oldest(spool, next_seq, segments)
-    why = "it cannot be read" if saved is None else _misfit(saved, spool, next_seq, segments)
-    if saved is not None and why is None:
+    problem = "unreadable" if saved is None else _problem(saved, spool, next_seq, segments)
+    if saved is not None and problem is None:
         if not segments or any(segment.first == saved.segment for segment in segments):
             return saved
         return Cursor(spool, saved.seq, segments[0].first, 0)
     start = _oldest(spool, next_seq, segments)
-    _log.error("cursor_reset", cursor=str(path), error=why, starts_at=start.seq + 1)
+    _log.error("cursor_reset", cursor=str(path), error=problem, starts_at=start.seq + 1)
     return start
 
 
@@ -72,19 +68,19 @@ def _read(path: Path) -> Cursor | None:
     return cursor if all(type(n) is int and n >= 0 for n in numbers) else None
 
 
-def _misfit(cursor: Cursor, spool: str, next_seq: int, segments: Sequence[Segment]) -> str | None:
-    """Why this cursor cannot be followed; None when it can."""
+def _problem(cursor: Cursor, spool: str, next_seq: int, segments: Sequence[Segment]) -> str | None:
+    """Return why this cursor does not fit the spool; None if it fits."""
     if cursor.spool != spool:
-        return "it belongs to another spool"
+        return "belongs to another spool"
     if cursor.seq >= next_seq:
-        return f"it is past the end: {cursor.seq} of {next_seq - 1}"
+        return f"past the end: {cursor.seq} of {next_seq - 1}"
     for segment in segments:
         if segment.first == cursor.segment:
-            return None if _at_line_start(segment, cursor.offset) else "it points inside a line"
+            return None if _at_line_start(segment, cursor.offset) else "points inside a line"
     if segments and segments[0].first > cursor.seq + 1:
-        return f"events {cursor.seq + 1} to {segments[0].first - 1} are not kept any more"
+        return f"events {cursor.seq + 1} to {segments[0].first - 1} are deleted"
     if segments and segments[0].first <= cursor.seq:
-        return "its segment is missing"
+        return "segment is missing"
     return None
 
 

@@ -1,8 +1,8 @@
-"""Events that were recorded, wherever they are: spools, what sinks wrote, rotated or compressed.
+"""Reader of recorded events: from spools and from files of sinks, also rotated or compressed ones.
 
-Files may grow, be renamed, rotated or deleted while they are read. A file is known by its inode
-and how it begins, and read from where the last reading of it ended; a last line without its newline
-is left for the next one.
+Files may grow, and be renamed, rotated or deleted between two passes. Inode and first bytes
+identify a file, and each pass continues where the last one ended. A last line without a newline
+is left for the next pass.
 """
 
 import gzip
@@ -18,25 +18,25 @@ from typing import IO, Any, Final
 
 import orjson
 
-from sidecar.core.events.read import REFUSAL, REQUEST, EventReader, NotRecorded, Recorded
+from sidecar.core.events.read import REFUSAL, REQUEST, EventParser, InvalidEvent, RecordedRequest
 from sidecar.errors import SpoolError
 from sidecar.metering.gaps import SequenceCoverage
 from sidecar.metering.segments import HEAD_NAME, MAX_LINE, read_head
 
-SHOWN: Final = 100  # broken lines that are kept with their place; all are counted
-_BEGINNING: Final = 160  # bytes: a line's place in the chain is within them
-_EVENTS: Final = re.compile(r".+\.jsonl(\.[0-9]+)?(\.gz)?")
+MAX_LISTED: Final = 100  # broken lines listed with file and line; all are counted
+_FIRST_BYTES: Final = 160  # bytes that include the position in the chain of the first line
+_EVENT_FILE: Final = re.compile(r".+\.jsonl(\.[0-9]+)?(\.gz)?")
 _WORKER: Final = re.compile(r"worker-[0-9]+")
-_Name = tuple[int, int, bytes]
 _HEADS: Final = (HEAD_NAME, f"worker-*/{HEAD_NAME}")
+_FileId = tuple[int, int, bytes]  # device, inode, first bytes
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that tells no event."""
+    """A line that is not an event."""
 
     file: str
-    line: int  # from 1; of what was read now
+    line: int  # from 1
     problem: str
 
     def __str__(self) -> str:
@@ -45,118 +45,132 @@ class BadLine:
 
 @dataclass(slots=True)
 class ReadSummary:
-    """What reading has come across. `refused` are refusals that were recorded, by account."""
+    """What all passes together have read. `refused`: recorded refusals by account."""
 
     files: int = 0
-    calls: int = 0  # with copies of one event
+    requests: int = 0  # including copies
     others: int = 0  # events of other types
     refused: dict[str, int] = field(default_factory=dict)
     broken: int = 0
     broken_lines: list[BadLine] = field(default_factory=list)
-    gone: int = 0  # files that were deleted before they could be read
+    vanished: int = 0  # files deleted before they could be read
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON members."""
+        return {
+            "files": self.files,
+            "requests": self.requests,
+            "other_events": self.others,
+            "broken_lines": self.broken,
+            "broken": [str(line) for line in self.broken_lines],
+        }
 
 
-class RecordedEvents:
-    """All events below some paths. `coverage`, if given, learns which numbers were seen."""
+class EventReader:
+    """Reader of all events below some paths. `coverage`, if given, records sequence numbers."""
 
     def __init__(self, paths: Sequence[Path], *, coverage: SequenceCoverage | None = None) -> None:
-        self.found = ReadSummary()
+        self.summary = ReadSummary()
         self._paths = paths
         self._coverage = coverage
-        self._events = EventReader()
-        self._read: dict[_Name, tuple[int, int]] = {}  # offset, lines
+        self._parser = EventParser()
+        self._read_to: dict[_FileId, tuple[int, int]] = {}  # offset, lines
 
-    def new_calls(self) -> Iterator[Recorded]:
-        """What was not read before, in no particular order; an event may come more than once.
-        Raises SpoolError."""
+    def new_requests(self) -> Iterator[RecordedRequest]:
+        """Yield the requests that no earlier pass has read, in any order, with copies.
+
+        Raises SpoolError if a path cannot be read.
+        """
         files = event_files(self._paths)
-        self._look_at_heads(files)
+        self._read_heads(files)
         for path in files:
             try:
-                with _opened(path) as (file, name):
-                    yield from self._calls(path, file, name)
+                with _opened(path) as (file, file_id):
+                    yield from self._requests(path, file, file_id)
             except FileNotFoundError:
-                self.found.gone += 1
+                self.summary.vanished += 1
             except (OSError, EOFError, zlib.error) as error:
-                why = getattr(error, "strerror", None) or str(error)
-                raise SpoolError(f"The events in {path} cannot be read: {why}.") from None
+                reason = getattr(error, "strerror", None) or str(error)
+                raise SpoolError(f"{path}: cannot be read: {reason}") from None
 
-    def _look_at_heads(self, files: Sequence[Path]) -> None:
-        """Before the events: a living spool only moves on."""
+    def _read_heads(self, files: Sequence[Path]) -> None:
+        """Read heads before events: a spool in use only moves forward."""
         if self._coverage is None:
             return
         for directory in {*self._paths, *(path.parent for path in files)}:
             try:
                 head = read_head(directory) if directory.is_dir() else None
             except OSError as error:
-                why = f"{directory / HEAD_NAME} cannot be read: {error.strerror}."
-                raise SpoolError(why) from None
+                reason = error.strerror
+                raise SpoolError(f"{directory / HEAD_NAME}: cannot be read: {reason}") from None
             if head is not None:
-                self._coverage.ends(head.spool, head.next_seq)
+                self._coverage.add_head(head.spool, head.next_seq)
 
-    def _calls(self, path: Path, file: IO[bytes], name: _Name) -> Iterator[Recorded]:
-        offset, number = self._read.get(name, (0, 0))
-        found = self.found
-        found.files += offset == 0
-        if offset:  # a pipe has no places to go to
+    def _requests(self, path: Path, file: IO[bytes], file_id: _FileId) -> Iterator[RecordedRequest]:
+        offset, number = self._read_to.get(file_id, (0, 0))
+        self.summary.files += offset == 0
+        if offset:  # a pipe cannot seek
             file.seek(offset)
         for line in iter(partial(file.readline, MAX_LINE), b""):
             if line[-1:] != b"\n" and len(line) < MAX_LINE:
-                break  # it is being written
+                break  # a sidecar is still writing it
             offset += len(line)
             number += 1
-            call = self._call(line, path, number)
-            if call is not None:
-                found.calls += 1
-                yield call
-        self._read[name] = offset, number
+            request = self._request(line, path, number)
+            if request is not None:
+                self.summary.requests += 1
+                yield request
+        self._read_to[file_id] = offset, number
 
-    def _call(self, line: bytes, path: Path, number: int) -> Recorded | None:
+    def _request(self, line: bytes, path: Path, number: int) -> RecordedRequest | None:
         try:
             event = orjson.loads(line)
             if type(event) is not dict:
-                raise NotRecorded("not an event")
+                raise InvalidEvent("not an event")
             if self._coverage is not None:
-                self._coverage.saw(event.get("spool"), event.get("seq"))
+                self._coverage.add(event.get("spool"), event.get("seq"))
             kind = event.get("type")
             if kind == REQUEST:
-                return self._events.call(event)
-            self._other(kind, event)
+                return self._parser.parse(event)
+            self._count_other(kind, event)
         except ValueError as error:
             if not line.isspace():
-                self._bad(path, number, error)
+                self._count_broken(path, number, error)
         return None
 
-    def _other(self, kind: Any, event: dict[str, Any]) -> None:
+    def _count_other(self, kind: Any, event: dict[str, Any]) -> None:
         if type(kind) is not str:
-            raise NotRecorded("not an event: it has no type")
-        self.found.others += 1
+            raise InvalidEvent("not an event: it has no type")
+        summary = self.summary
+        summary.others += 1
         account = event.get("subject")
         if kind == REFUSAL and type(account) is str:
-            self.found.refused[account] = self.found.refused.get(account, 0) + 1
+            summary.refused[account] = summary.refused.get(account, 0) + 1
 
-    def _bad(self, path: Path, number: int, error: ValueError) -> None:
-        found = self.found
-        found.broken += 1
-        if len(found.broken_lines) < SHOWN:
-            problem = str(error) if isinstance(error, NotRecorded) else f"no JSON: {error}"
-            found.broken_lines.append(BadLine(str(path), number, problem[:200]))
+    def _count_broken(self, path: Path, number: int, error: ValueError) -> None:
+        summary = self.summary
+        summary.broken += 1
+        if len(summary.broken_lines) < MAX_LISTED:
+            problem = str(error) if isinstance(error, InvalidEvent) else f"not JSON: {error}"
+            summary.broken_lines.append(BadLine(str(path), number, problem[:200]))
 
 
 def event_files(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are, and of directories what holds events there and in the spools of workers.
-    Raises SpoolError for a path with nothing of the kind."""
+    """Return files as given, and for each directory its event files and those of its workers.
+
+    Raises SpoolError if a path contains neither events nor a spool.
+    """
     files: dict[Path, None] = {}
     for path in paths:
         try:
             below = sorted(_below(path)) if path.is_dir() else [path] if path.exists() else []
             empty = not below and not any(any(path.glob(head)) for head in _HEADS)
         except OSError as error:
-            raise SpoolError(f"{path} cannot be read: {error.strerror}.") from None
+            raise SpoolError(f"{path}: cannot be read: {error.strerror}") from None
         if empty:
             raise SpoolError(
-                f"{path} holds no events. Name a spool, as serve has it with --spool DIR, a file "
-                "that a sink wrote, or a directory of such files (*.jsonl)."
+                f"{path}: contains no events; name the directory of serve --spool, a file of a "
+                "sink, or a directory of such files (*.jsonl)"
             )
         files |= dict.fromkeys(below)
     return list(files)
@@ -164,27 +178,27 @@ def event_files(paths: Iterable[Path]) -> list[Path]:
 
 def _below(directory: Path) -> Iterator[Path]:
     for path in directory.iterdir():
-        if _EVENTS.fullmatch(path.name):
+        if _EVENT_FILE.fullmatch(path.name):
             yield path
         elif _WORKER.fullmatch(path.name) and path.is_dir():
-            yield from (one for one in path.iterdir() if _EVENTS.fullmatch(one.name))
+            yield from (one for one in path.iterdir() if _EVENT_FILE.fullmatch(one.name))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], _Name]]:
-    """The file's bytes, unpacked, and what it is known by."""
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], _FileId]]:
+    """Open a file for uncompressed reading. Yields it with its identity."""
     with path.open("rb") as raw:
-        name = _name_of(raw.fileno())
+        file_id = _file_id(raw.fileno())
         if path.suffix != ".gz":
-            yield raw, name
+            yield raw, file_id
             return
         with gzip.GzipFile(fileobj=raw) as unpacked:
-            yield unpacked, name  # type: ignore[misc]
+            yield unpacked, file_id  # type: ignore[misc]
 
 
-def _name_of(descriptor: int) -> _Name:
-    """A new file may get the inode of one that was deleted; it does not begin in the same way."""
+def _file_id(descriptor: int) -> _FileId:
+    """Return the identity of a file. A new file may reuse an inode, but it begins differently."""
     status = os.fstat(descriptor)
-    with suppress(OSError):  # a pipe cannot be looked into
-        return status.st_dev, status.st_ino, os.pread(descriptor, _BEGINNING, 0)
+    with suppress(OSError):  # a pipe has no position to read from
+        return status.st_dev, status.st_ino, os.pread(descriptor, _FIRST_BYTES, 0)
     return status.st_dev, status.st_ino, b""

@@ -1,4 +1,4 @@
-"""One sink's way through the spool: read committed lines, send, move the cursor, repeat."""
+"""The lane of one sink: read committed lines, send them, move the cursor, repeat."""
 
 import asyncio
 import os
@@ -23,14 +23,15 @@ _log = logger("shipper")
 
 
 def dead_letter_path(directory: Path, sink: str) -> Path:
-    """Where the events are kept that a sink will never take."""
+    """Return the file of the events that this sink refuses for good."""
     return directory / f"{sink}.dead.jsonl"
 
 
 class Lane:
-    """Delivers everything once or, after a failure, more than once; in order, never skipping.
+    """Delivery to one sink: in order, at least once, without gaps.
 
-    `idle` is set while nothing is left to deliver or the lane has stopped for good.
+    `idle` is set while nothing is left to deliver, or after the lane has stopped for good. The
+    lane awaits `on_progress` after each delivery.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Lane:
         thread: Executor,
         sleep: Callable[[float], Awaitable[None]],
         random: Callable[[], float],
-        moved: Callable[[], Awaitable[None]],
+        on_progress: Callable[[], Awaitable[None]],
     ) -> None:
         self.sink = sink
         self.up = True
@@ -59,7 +60,7 @@ class Lane:
         self._thread = thread
         self._sleep = sleep
         self._random = random
-        self._moved = moved
+        self._on_progress = on_progress
         self._cursor_saved = True
         self._cursor_path = cursor_path(directory, sink.name)
         self._dead_path = dead_letter_path(directory, sink.name)
@@ -67,44 +68,44 @@ class Lane:
 
     @property
     def lag(self) -> int:
-        """Events that this sink has not taken yet."""
+        """Number of events that are not delivered yet."""
         return max(0, self._spool.next_seq - 1 - self.cursor.seq)
 
     async def run(self) -> None:
-        """Ship until cancelled."""
+        """Ship until cancelled, or until the lane stops for good."""
         delay = FIRST_DELAY_S
         while not self.stopped:
             self.wake.clear()
             try:
                 while await self._deliver_some():
                     delay = FIRST_DELAY_S
-                    self._came_up()
-            except Exception as error:  # noqa: BLE001 - a broken sink must neither end the lane nor go unseen
-                self._went_down(error)
+                    self._set_up()
+            except Exception as error:  # noqa: BLE001 - a faulty sink must not end the lane
+                self._set_down(error)
                 await self._sleep(delay * (0.5 + self._random() / 2))
                 delay = min(LONGEST_DELAY_S, delay * 2)
                 continue
             if not self.stopped and not self.wake.is_set() and self._segment() is None:
-                # Numbers that the spool skipped (see recovery) are nobody's events.
+                # Numbers that the spool skipped (see recovery) have no events.
                 self.cursor = replace(self.cursor, seq=self._spool.committed_seq)
-                await self._moved()
+                await self._on_progress()
                 self.idle.set()
                 await self.wake.wait()
         self.idle.set()
 
-    def _went_down(self, error: Exception) -> None:
+    def _set_down(self, error: Exception) -> None:
         self.idle.clear()
         if self.up:
             self.up = False
             _log.warning("sink_down", sink=self.sink.name, error=str(error), lag=self.lag)
 
-    def _came_up(self) -> None:
+    def _set_up(self) -> None:
         if not self.up:
             self.up = True
             _log.info("sink_up", sink=self.sink.name, lag=self.lag)
 
     def _segment(self) -> Segment | None:
-        """The segment with the next line to send; None when all committed ones are sent."""
+        """Return the segment with the next line to send; None: all committed lines are sent."""
         for segment in self._spool.segments:
             if segment.first == self.cursor.segment and segment.size > self.cursor.offset:
                 return segment
@@ -113,7 +114,10 @@ class Lane:
         return None
 
     async def _deliver_some(self) -> bool:
-        """Send one batch. False: nothing to send, or stopped. Raises what the sink raises."""
+        """Send one batch. Returns False if nothing is left or the lane stopped.
+
+        Raises what the sink raises.
+        """
         segment = self._segment()
         if segment is None or self.stopped:
             return False
@@ -129,11 +133,11 @@ class Lane:
             self.cursor = replace(self.cursor, offset=segment.size)
             return True
         await self._send(lines)
-        await self._moved()
+        await self._on_progress()
         return not self.stopped
 
     async def _send(self, lines: Sequence[bytes]) -> None:
-        """Deliver all lines, halving what the sink refuses down to the poison event."""
+        """Deliver all lines. Halves a refused batch until it finds the refused event."""
         at, size = 0, len(lines)
         while at < len(lines):
             part = lines[at : at + size]
@@ -143,7 +147,7 @@ class Lane:
                 if len(part) > 1:
                     size = len(part) // 2
                     continue
-                if not await self._bury(part[0], error):
+                if not await self._set_aside(part[0], error):
                     return
                 size = len(lines)
             await self._advance(part)
@@ -158,15 +162,15 @@ class Lane:
         try:
             await self._in_thread(save_cursor, self._files, self._cursor_path, self.cursor)
         except OSError as error:
-            # Shipping goes on: it is what makes room on a full disk. A restart sends some again.
+            # Continue: on a full disk, only shipping frees space. A restart repeats some events.
             if self._cursor_saved:
                 _log.warning("cursor_not_saved", sink=self.sink.name, error=error.strerror)
             self._cursor_saved = False
         else:
             self._cursor_saved = True
 
-    async def _bury(self, line: bytes, error: SinkRefused) -> bool:
-        """Keep a poison event in the dead-letter file. False: no room there, so the lane stops."""
+    async def _set_aside(self, line: bytes, error: SinkRefused) -> bool:
+        """Append a refused event to the dead-letter file. Returns False and stops if it is full."""
         if not await self._in_thread(
             _append_dead, self._files, self._dead_path, line, self._dead_bytes
         ):
@@ -174,12 +178,17 @@ class Lane:
             _log.error(
                 "sink_stopped",
                 sink=self.sink.name,
-                error=str(error),
-                remedy=f"{self._dead_path} is full; look into it, move it away, restart",
+                error=f"dead-letter file is full; {error}",
+                remedy=f"examine the events in {self._dead_path}, move it away, restart",
             )
             return False
-        _log.error("event_refused_by_sink", sink=self.sink.name, error=str(error),
-                   seq=_seq_of(line), kept_in=str(self._dead_path))  # fmt: skip
+        _log.error(
+            "event_refused_by_sink",
+            sink=self.sink.name,
+            error=str(error),
+            seq=_seq_of(line),
+            file=str(self._dead_path),
+        )
         return True
 
     async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
@@ -187,30 +196,30 @@ class Lane:
 
 
 def _seq_of(line: bytes) -> int | None:
-    """The number in the fixed front of a spool line; None when the line is damaged."""
+    """Return the number at the start of a spool line; None if the line is damaged."""
     _, found, rest = line[:80].partition(b'"seq":')
     digits = rest.partition(b",")[0]
     return int(digits) if found and digits.isdigit() else None
 
 
 def _read(path: Path, offset: int, end: int, batch: int) -> list[bytes]:
-    """Up to `batch` lines, at most MAX_LINE bytes of them; at least one."""
+    """Return 1 to `batch` lines, at most MAX_LINE bytes."""
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read(min(end - offset, MAX_LINE))
     if not data:
-        raise OSError(f"{path} is shorter than what was committed")
+        raise OSError(f"{path}: shorter than its committed size")
     lines = data.split(b"\n")
     if len(lines) > 1:
         return lines[: min(batch, len(lines) - 1)]
-    return lines  # damaged: longer than any line, or the file ends without a newline
+    return lines  # damaged: too long, or without a newline at the end of the file
 
 
-def _append_dead(files: Files, path: Path, line: bytes, most: int) -> bool:
+def _append_dead(files: Files, path: Path, line: bytes, max_bytes: int) -> bool:
     fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
     try:
         size = os.fstat(fd).st_size
-        if size + len(line) + 1 > most:
+        if size + len(line) + 1 > max_bytes:
             return False
         try:
             files.write_all(fd, line + b"\n")

@@ -1,9 +1,9 @@
-"""What the spool could not keep: counted, logged, and proven by an event of the spool's own.
+"""Events that the spool lost: counted, logged, and proven by a loss event in the spool.
 
-Two kinds of loss. A dropped event never had a number. A lost one had, but was not on disk when
-the process ended: its number is not used again, so the gap shows. Until the event that counts
-them is on disk, a note is: a small file that is there from the start and only ever overwritten
-in place, which a disk without any room allows.
+There are two kinds of loss. A dropped event never had a number. A lost event had a number but was
+not on disk when the process ended; its number is not reused, so the gap is visible. Until the
+loss event is on disk, a note has the count: a small file that exists from the start and is only
+overwritten in place, which a full disk allows.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from sidecar.files import Files
 from sidecar.logs import logger
 from sidecar.metering.recovery import Recovered
 
-DROPPED_TYPE: Final = "sidecar.spool.dropped.v1"
-LOG_S: Final = 1.0
+LOSS_TYPE: Final = "sidecar.spool.dropped.v1"
+LOG_INTERVAL_S: Final = 1.0
 _NOTE_NAME: Final = "losses.json"
-_NOTE_SIZE: Final = 256
+_NOTE_BYTES: Final = 256
 _log = logger("spool")
 
 
-class Note(NamedTuple):
-    """`events` of this spool are lost, and their numbers end before `next_seq`."""
+class LossNote(NamedTuple):
+    """A number of lost `events` of a spool; their numbers end before `next_seq`."""
 
     spool: str
     next_seq: int
@@ -35,7 +35,10 @@ class Note(NamedTuple):
 
 
 class Losses:
-    """`dropped` counts since the start. What is lost is *open* until it is in an event."""
+    """Losses of one spool. `dropped` counts since the start.
+
+    A loss is *unproven* until a loss event counts it.
+    """
 
     def __init__(
         self, directory: Path, files: Files, source: str, now: Callable[[], datetime]
@@ -45,90 +48,105 @@ class Losses:
         self._files = files
         self._source = source
         self._now = now
-        self._note: Note | None = None  # of losses before this start
-        self._told_at = 0  # number of the event that counts them
-        self._untold = 0  # dropped, and in no event yet
+        self._note: LossNote | None = None  # losses before this start
+        self._note_seq = 0  # number of the loss event that counts them
+        self._unproven = 0  # dropped events that no loss event counts yet
         self._unlogged = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def drop(self, why: str) -> None:
-        """One event is not kept; told in the log within a second, with the others."""
+    def drop(self, error: str) -> None:
+        """Count a dropped event. Logs all drops of one second together."""
         self.dropped += 1
-        self._untold += 1
+        self._unproven += 1
         self._unlogged += 1
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOG_S, self.tell, why)
+            self._timer = asyncio.get_running_loop().call_later(
+                LOG_INTERVAL_S, self.log_dropped, error
+            )
 
-    def tell(self, why: str) -> None:
-        """Log what was not logged yet."""
+    def log_dropped(self, error: str) -> None:
+        """Log the dropped events that are not logged yet."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._unlogged:
-            _log.error("events_dropped", events=self._unlogged, total=self.dropped, error=why,
-                       spool=str(self._directory))  # fmt: skip
+            _log.error(
+                "events_dropped",
+                events=self._unlogged,
+                total=self.dropped,
+                error=error,
+                spool=str(self._directory),
+            )
             self._unlogged = 0
 
-    # proven by events
+    # Loss events.
 
     @property
-    def open(self) -> bool:
-        """Whether something is lost that no event counts."""
-        return self._untold > 0 or (self._note is not None and not self._told_at)
+    def unproven(self) -> bool:
+        """Whether there is a loss that no loss event counts."""
+        return self._unproven > 0 or (self._note is not None and not self._note_seq)
 
     def event(self, spool: str, seq: int) -> dict[str, Any]:
-        """The event, with this number, that counts what is open: of that, what has one identity."""
-        if self._note is not None and not self._told_at:
-            self._told_at = seq
-            # The same identity at each start, until the note is gone.
+        """Return the next loss event, with this number. It counts unproven losses of one kind."""
+        if self._note is not None and not self._note_seq:
+            self._note_seq = seq
+            # The same id at each start, until the note is cleared: repeated events are copies.
             return self._event(f"{spool}-{self._note.next_seq}-lost", self._note.events)
-        count, self._untold = self._untold, 0
+        count, self._unproven = self._unproven, 0
         return self._event(f"{spool}-{seq}-dropped", count)
 
     def _event(self, identity: str, events: int) -> dict[str, Any]:
         time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {
-            "specversion": "1.0", "id": identity, "source": self._source, "type": DROPPED_TYPE,
-            "time": time, "datacontenttype": "application/json", "data": {"events": events},
-        }  # fmt: skip
+            "specversion": "1.0",
+            "id": identity,
+            "source": self._source,
+            "type": LOSS_TYPE,
+            "time": time,
+            "datacontenttype": "application/json",
+            "data": {"events": events},
+        }
 
-    def proves(self, committed_seq: int) -> bool:
-        """Whether the note has just become needless: its event is on disk."""
-        if self._note is None or not self._told_at or committed_seq < self._told_at:
+    def clears_note(self, committed_seq: int) -> bool:
+        """Whether the loss event of the note is on disk now. Forgets the note; True only once."""
+        if self._note is None or not self._note_seq or committed_seq < self._note_seq:
             return False
         self._note = None
         return True
 
-    def unproven(self, lines: Iterable[bytes]) -> int:
-        """How many events are lost with these lines and with all that is open."""
-        lost = self._untold
-        if self._note is not None and not self._told_at:
+    def total_with(self, lines: Iterable[bytes]) -> int:
+        """Return the number of unproven losses if these lines are lost too."""
+        lost = self._unproven
+        if self._note is not None and not self._note_seq:
             lost += self._note.events
         return lost + events_in(lines)
 
-    # noted on disk; these block
+    # The note on disk. These methods block.
 
-    def after(self, recovered: Recovered) -> Recovered:
-        """Go on behind the numbers of what was lost at the last end, in a segment of its own:
-        within one, a gap would be damage. Raises OSError."""
+    def continue_after(self, recovered: Recovered) -> Recovered:
+        """Skip the numbers of events that were lost when the last process ended.
+
+        The next event opens a new segment, because a gap within a segment would be damage. Raises
+        OSError.
+        """
         head, note = recovered.head, read_note(self._directory)
         if note is None or note.spool != head.spool:
-            self._write(Note(head.spool, 0, 0))  # so that there is one to overwrite
+            self._write(LossNote(head.spool, 0, 0))  # a file to overwrite later
             return recovered
         self._note = note
         if note.next_seq <= head.next_seq:
             return recovered
         return Recovered(head._replace(next_seq=note.next_seq), recovered.segments, False)
 
-    def leave_note(self, note: Note) -> None:
-        """For the next start. What cannot be noted down is at least in the log."""
+    def write_note(self, note: LossNote) -> None:
+        """Write the note for the next start. A failed write is logged."""
         try:
             self._write(note)
         except OSError as error:
             _log.error("losses_not_noted", events=note.events, error=error.strerror)
 
-    def _write(self, note: Note) -> None:
-        text = orjson.dumps(note._asdict()).ljust(_NOTE_SIZE - 1) + b"\n"
+    def _write(self, note: LossNote) -> None:
+        text = orjson.dumps(note._asdict()).ljust(_NOTE_BYTES - 1) + b"\n"
         path = self._directory / _NOTE_NAME
         fd = self._files.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
@@ -138,21 +156,21 @@ class Losses:
             os.close(fd)
 
 
-def read_note(directory: Path) -> Note | None:
-    """What was lost and is in no event yet; None when nothing is. Raises OSError."""
+def read_note(directory: Path) -> LossNote | None:
+    """Return the losses that no loss event counts yet; None: none. Raises OSError."""
     try:
         value = orjson.loads((directory / _NOTE_NAME).read_bytes())
-        note = Note(value["spool"], value["next_seq"], value["events"])
+        note = LossNote(value["spool"], value["next_seq"], value["events"])
     except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
         return None
-    whole = type(note.next_seq) is int and type(note.events) is int and note.events > 0
-    return note if whole and isinstance(note.spool, str) else None
+    valid = type(note.next_seq) is int and type(note.events) is int and note.events > 0
+    return note if valid and isinstance(note.spool, str) else None
 
 
 def events_in(lines: Iterable[bytes]) -> int:
-    """How many events these lines stand for: one of ours for all that it counts."""
+    """Return the number of events in these lines. A loss event counts for those it counts."""
     count = 0
     for line in lines:
         event = orjson.loads(line)
-        count += event["data"]["events"] if event.get("type") == DROPPED_TYPE else 1
+        count += event["data"]["events"] if event.get("type") == LOSS_TYPE else 1
     return count

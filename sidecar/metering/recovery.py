@@ -1,9 +1,9 @@
-"""What a spool does before its first append: find where the chain ends, set doubtful bytes aside.
+"""Recovery of a spool after a crash: find the end of the chain, set unproven bytes aside.
 
-A crash leaves a torn tail: bytes after the last line that the chain vouches for. They are
-moved to a `.bad` file and never appended to. Damage in the middle, with sound lines after it,
-is not a torn tail: cutting there would lose good events. Such a file is left as it is, closed,
-and the next event opens a new segment; `verify` shows the break.
+A crash can leave a torn tail: bytes after the last line that the chain proves. They move to a
+`.bad` file. Damage in the middle, before sound lines, is not a torn tail, because cutting there
+would lose good events. Such a segment stays as it is, the next event opens a new one, and
+`sidecar events verify` reports the break.
 """
 
 import os
@@ -20,9 +20,9 @@ from sidecar.metering.segments import (
     Segment,
     line_hash,
     list_segments,
+    parse_line,
     raw_lines,
     read_head,
-    read_mark,
     write_head,
 )
 
@@ -30,7 +30,7 @@ _log = logger("spool")
 
 
 class Recovered(NamedTuple):
-    """Where to go on. `appendable`: the last segment is sound and may be continued."""
+    """The end of the chain. `appendable`: the last segment is sound and may be continued."""
 
     head: Head
     segments: list[Segment]
@@ -39,19 +39,19 @@ class Recovered(NamedTuple):
 
 @dataclass(slots=True)
 class _Scan:
-    """What reading a segment to its end has shown."""
+    """The result of reading one segment."""
 
-    end: int = 0  # of the last line that the chain vouches for
+    end: int = 0  # of the last line that the chain proves
     head: Head | None = None  # after that line
-    sound: int = 0
-    doubtful: int = 0  # lines after `end`
+    sound: int = 0  # lines
+    unproven: int = 0  # lines after `end`
     breaks: int = 0  # lines before `end` that do not fit
 
 
 def recover(directory: Path, files: Files) -> Recovered:
-    """Make the directory fit to be appended to. Raises OSError."""
-    for left_over in directory.glob("*.tmp"):
-        files.remove(left_over)
+    """Repair the directory so that the spool can append to it. Raises OSError."""
+    for temporary in directory.glob("*.tmp"):
+        files.remove(temporary)
     head = read_head(directory)
     segments = list_segments(directory)
     appendable = True
@@ -69,9 +69,9 @@ def recover(directory: Path, files: Files) -> Recovered:
                 "spool_damaged",
                 file=str(segments[-1].path),
                 bad_lines=scan.breaks,
-                remedy="run `sidecar events verify`; the sound lines are shipped",
+                remedy="run sidecar events verify; sinks still get the sound lines",
             )
-    head = _choose(head, found)
+    head = _later_head(head, found)
     if found is not None and head.next_seq > found.next_seq:
         appendable = False  # a gap within a segment would look like damage
     write_head(files, directory, head)
@@ -79,8 +79,8 @@ def recover(directory: Path, files: Files) -> Recovered:
     return Recovered(head, segments, appendable)
 
 
-def _choose(head: Head | None, found: Head | None) -> Head:
-    """A sequence number is never used twice, so the head that is further wins."""
+def _later_head(head: Head | None, found: Head | None) -> Head:
+    """Return the head with the higher number, so that no sequence number is used twice."""
     if found is None:
         return head or Head(str(uuid.uuid4()), 1, NO_LINE)
     if head is None or head.spool != found.spool or head.next_seq < found.next_seq:
@@ -90,15 +90,15 @@ def _choose(head: Head | None, found: Head | None) -> Head:
             _log.error(
                 "spool_damaged",
                 last=head.next_seq - 1,
-                error="the last line was altered",
-                remedy="restore it from a backup; `sidecar events verify` reports it",
+                error="the last line was changed after it was written",
+                remedy="restore it from a backup; sidecar events verify reports it",
             )
         return head
     _log.error(
         "spool_events_missing",
         first=found.next_seq,
         last=head.next_seq - 1,
-        remedy="the end of the spool was removed or damaged; restore it from a backup",
+        remedy="restore the end of the spool from a backup: it was removed or damaged",
     )
     return head
 
@@ -108,37 +108,37 @@ def _scan(segment: Segment) -> _Scan:
     before: bytes | None = None
     seq, spool, unproven = segment.first - 1, None, 0
     for line in raw_lines(segment.path):
-        mark = read_mark(line.text) if line.whole else None
+        position = parse_line(line.text) if line.whole else None
         linked = (
-            mark is not None
-            and mark.seq == seq + 1
-            and (before is None or (mark.prev == before and mark.spool == spool))
+            position is not None
+            and position.seq == seq + 1
+            and (before is None or (position.prev == before and position.spool == spool))
         )
         before = line_hash(line.text)
-        if mark is None:
+        if position is None:
             unproven += 1
             continue
-        seq, spool = mark.seq, mark.spool
+        seq, spool = position.seq, position.spool
         if not linked:
             unproven += 1
             continue
-        # The link proves the line before as well, whatever stood in front of that.
+        # The link also proves the line before, whatever precedes that one.
         scan.breaks += unproven
         scan.sound, unproven = scan.sound + 1, 0
-        scan.end, scan.head = line.end, Head(mark.spool, mark.seq + 1, before)
-    scan.doubtful = unproven
+        scan.end, scan.head = line.end, Head(position.spool, position.seq + 1, before)
+    scan.unproven = unproven
     return scan
 
 
 def _set_aside(segment: Segment, scan: _Scan, files: Files) -> None:
-    """Move everything after the last sound line into a file of its own."""
+    """Move the bytes after the last sound line to a `.bad` file."""
     with segment.path.open("rb") as file:
         file.seek(scan.end)
-        doubtful = file.read()
+        unproven = file.read()
     number = 1
     while (aside := segment.path.with_name(f"{segment.path.name}.torn-{number}.bad")).exists():
         number += 1
-    files.replace(aside, doubtful)
+    files.replace(aside, unproven)
     files.sync_directory(segment.path.parent)
     fd = files.open(segment.path, os.O_WRONLY | os.O_CLOEXEC, 0)
     try:
@@ -147,5 +147,11 @@ def _set_aside(segment: Segment, scan: _Scan, files: Files) -> None:
     finally:
         os.close(fd)
     segment.size = scan.end
-    _log.warning("spool_torn_tail", file=str(segment.path), set_aside=str(aside),
-                 bytes=len(doubtful), lines=scan.doubtful, kept=scan.sound)  # fmt: skip
+    _log.warning(
+        "spool_torn_tail",
+        file=str(segment.path),
+        set_aside=str(aside),
+        bytes=len(unproven),
+        lines=scan.unproven,
+        sound_lines=scan.sound,
+    )

@@ -1,7 +1,7 @@
-"""What the spool's directory looks like on disk: segment files, their lines, the head file.
+"""The spool's files: segments, their lines, and the head.
 
-A segment is named after the sequence number of its first event. A line is one CloudEvent
-whose first attributes are the extension attributes of the chain:
+The name of a segment is the sequence number of its first event. A line is one CloudEvent, with
+the extension attributes of the chain first:
 
     {"spool":"<uuid>","seq":17,"prev":"<sha256 of the line before, without newline>", …event…}
 """
@@ -17,7 +17,7 @@ import orjson
 
 from sidecar.files import Files
 
-MAX_LINE: Final = 1 << 20  # bytes, newline included; no event comes near
+MAX_LINE: Final = 1 << 20  # bytes, newline included; far more than any event
 NO_LINE: Final = b"0" * 64  # `prev` of the first line of a spool
 HEAD_NAME: Final = "head.json"
 _SEGMENT_NAME: Final = re.compile(r"[0-9]{20}\.jsonl")
@@ -25,7 +25,7 @@ _SEGMENT_NAME: Final = re.compile(r"[0-9]{20}\.jsonl")
 
 @dataclass(slots=True)
 class Segment:
-    """One file of events. `size`: bytes that are committed; later ones are not there yet."""
+    """One file of events. `size`: committed bytes; a reader must ignore later ones."""
 
     first: int
     path: Path
@@ -33,7 +33,7 @@ class Segment:
 
 
 class LinePosition(NamedTuple):
-    """Where a line stands in the chain."""
+    """The position of a line in the chain, and its event."""
 
     spool: str
     seq: int
@@ -42,7 +42,7 @@ class LinePosition(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Where the next line goes: survives the deletion of all segments."""
+    """The end of the chain. Survives the deletion of all segments."""
 
     spool: str
     next_seq: int
@@ -50,7 +50,7 @@ class Head(NamedTuple):
 
 
 class RawLine(NamedTuple):
-    """Bytes of a file between newlines; `whole` is False when the newline is missing."""
+    """Bytes of a file between newlines. `whole`: whether the newline is present."""
 
     offset: int
     text: bytes
@@ -58,29 +58,29 @@ class RawLine(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The offset of the byte after it."""
+        """Offset of the byte after the line and its newline."""
         return self.offset + len(self.text) + self.whole
 
 
 def segment_path(directory: Path, first: int) -> Path:
-    """The file whose first event has this sequence number."""
+    """Return the segment file whose first event has this number."""
     return directory / f"{first:020d}.jsonl"
 
 
 def list_segments(directory: Path) -> list[Segment]:
-    """All segments, oldest first, with their size now. Raises OSError."""
-    found = []
+    """Return all segments, oldest first, with their current size. Raises OSError."""
+    segments = []
     for path in directory.iterdir():
         if _SEGMENT_NAME.fullmatch(path.name):
             try:
-                found.append(Segment(int(path.stem), path, path.stat().st_size))
-            except FileNotFoundError:  # shipped and deleted since it was listed
+                segments.append(Segment(int(path.stem), path, path.stat().st_size))
+            except FileNotFoundError:  # shipped and deleted after the listing
                 continue
-    return sorted(found, key=lambda segment: segment.first)
+    return sorted(segments, key=lambda segment: segment.first)
 
 
 def raw_lines(path: Path) -> Iterator[RawLine]:
-    """The lines of a file in bounded memory: what is longer than MAX_LINE comes in pieces."""
+    """Yield the lines of a file in bounded memory: lines beyond MAX_LINE come in pieces."""
     offset = 0
     with path.open("rb") as file:
         while piece := file.readline(MAX_LINE):
@@ -90,12 +90,12 @@ def raw_lines(path: Path) -> Iterator[RawLine]:
 
 
 def line_hash(line: bytes) -> bytes:
-    """What the next line carries as `prev`."""
+    """Return the SHA-256 of a line in hex: the `prev` of the next line."""
     return hashlib.sha256(line).hexdigest().encode()
 
 
-def read_mark(line: bytes) -> LinePosition | None:
-    """The place of a line in the chain; None when it is not an event line at all."""
+def parse_line(line: bytes) -> LinePosition | None:
+    """Return the position of a line in the chain; None if it is not an event of a spool."""
     try:
         event = orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -109,7 +109,7 @@ def read_mark(line: bytes) -> LinePosition | None:
 
 
 def read_head(directory: Path) -> Head | None:
-    """The head file; None when there is none or it cannot be read as one. Raises OSError."""
+    """Return the head; None if the file is missing or invalid. Raises OSError."""
     try:
         value = orjson.loads((directory / HEAD_NAME).read_bytes())
         spool, next_seq, prev = value["spool"], value["next_seq"], value["prev"]
@@ -121,6 +121,6 @@ def read_head(directory: Path) -> Head | None:
 
 
 def write_head(files: Files, directory: Path, head: Head) -> None:
-    """Replace the head file in one step. Raises OSError."""
+    """Replace the head file atomically. Raises OSError."""
     value = {"spool": head.spool, "next_seq": head.next_seq, "prev": head.prev.decode()}
     files.replace(directory / HEAD_NAME, orjson.dumps(value) + b"\n")

@@ -1,4 +1,4 @@
-"""Ships the spool to its sinks: one lane per sink, each at its own pace, at least once."""
+"""Shipper: sends the spool's events to the sinks, one lane per sink, at least once."""
 
 import asyncio
 import random as _random
@@ -19,10 +19,10 @@ _log = logger("shipper")
 
 
 class Shipper:
-    """Starts and stops the lanes; deletes the segments that every sink has taken.
+    """Owner of the lanes. It deletes the segments that every sink has stored.
 
-    `batch`: lines per delivery. `dead_bytes`: size of a dead-letter file at which its sink
-    stops rather than lose events. Cursors live in `directory` (default: the spool's).
+    `batch`: lines per delivery. `dead_bytes`: bound of a dead-letter file; a sink whose file is
+    full stops, so that no event is lost. Cursor files are in `directory` (default: the spool's).
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Shipper:
         names = [sink.name for sink in sinks]
         for name in names:
             if names.count(name) > 1:
-                raise SettingsError(f"The sink {name} is there twice; give each kind once.")
+                raise SettingsError(f"--sinks: {name} is listed twice; list each kind once")
         self._spool = spool
         self._sinks = sinks
         self._batch = batch
@@ -55,29 +55,36 @@ class Shipper:
 
     @property
     def lag(self) -> dict[str, int]:
-        """Per sink: events that it has not taken yet."""
+        """Number of undelivered events, by sink."""
         return {lane.sink.name: lane.lag for lane in self._lanes}
 
     @property
     def up(self) -> dict[str, bool]:
-        """Per sink: whether the last delivery went well and the sink has not been stopped."""
+        """Whether the last delivery succeeded and the lane has not stopped, by sink."""
         return {lane.sink.name: lane.up and not lane.stopped for lane in self._lanes}
 
     def start(self) -> None:
-        """Begin to ship what the spool holds. The spool must be open. Needs a running loop."""
+        """Start the lanes. Needs an open spool and a running loop."""
         if not self._sinks:
             return
         self._thread = ThreadPoolExecutor(len(self._sinks), thread_name_prefix="shipper")
         self._lanes = [
             Lane(
-                self._spool, sink, batch=self._batch, dead_bytes=self._dead_bytes,
-                directory=self._directory, files=self._files, thread=self._thread,
-                sleep=self._sleep, random=self._random, moved=self._moved,
+                self._spool,
+                sink,
+                batch=self._batch,
+                dead_bytes=self._dead_bytes,
+                directory=self._directory,
+                files=self._files,
+                thread=self._thread,
+                sleep=self._sleep,
+                random=self._random,
+                on_progress=self._release,
             )
             for sink in self._sinks
-        ]  # fmt: skip
+        ]
         self._spool.on_commit.append(self._wake)
-        self._note_progress()
+        self._update_spool()
         for lane in self._lanes:
             task = asyncio.create_task(lane.run(), name=f"ship to {lane.sink.name}")
             self._tasks.append(task)
@@ -86,15 +93,15 @@ class Shipper:
         for lane in self._lanes:
             lane.wake.set()
 
-    def _note_progress(self) -> None:
+    def _update_spool(self) -> None:
         self._spool.shipped_seq = min(lane.cursor.seq for lane in self._lanes)
 
-    async def _moved(self) -> None:
-        self._note_progress()
+    async def _release(self) -> None:
+        self._update_spool()
         await self._spool.release(min(lane.cursor.segment for lane in self._lanes))
 
     async def drain(self, timeout_s: float) -> bool:
-        """Ship what was appended before the call. False: not all of it within `timeout_s`."""
+        """Ship the events appended so far. Returns whether all are delivered in `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._spool.flush()
@@ -104,13 +111,13 @@ class Shipper:
                         lane.wake.set()
                         await lane.idle.wait()
         except (TimeoutError, SpoolError) as error:
-            problem = str(error) or f"not done within {timeout_s:g} s"
-            _log.warning("sinks_not_drained", error=problem, lag=self.lag)
+            reason = str(error) or f"not finished within {timeout_s:g} s"
+            _log.warning("sinks_not_drained", error=reason, lag=self.lag)
             return False
         return not any(self.lag.values())
 
     async def close(self) -> None:
-        """Stop the lanes and close the sinks. What was not shipped stays in the spool."""
+        """Stop the lanes and close the sinks. Undelivered events stay in the spool."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -122,7 +129,11 @@ class Shipper:
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                     await sink.close()
             except TimeoutError:
-                _log.warning("sink_not_closed", sink=sink.name, error="it took too long")
+                _log.warning(
+                    "sink_not_closed",
+                    sink=sink.name,
+                    error=f"not finished within {_CLOSE_TIMEOUT_S:g} s",
+                )
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None

@@ -1,10 +1,10 @@
-"""The durable local log of events: one JSON line each, numbered, chained, committed in groups.
+"""The spool: a durable local log of events, one JSON line each, numbered, chained, group-committed.
 
-Laws of this file. `append` only computes: it numbers, chains and buffers the line. One commit
-at a time writes what has gathered, on one worker thread; the next batch forms meanwhile. A line
-is final once it has its number, so a failed write is tried again with the same bytes. What the
-disk does not take waits in a bounded buffer; what that does not take is dropped, counted, logged
-and recorded as an event of its own.
+Laws of this file. `append` only computes: it numbers, chains and buffers a line. One commit at a
+time writes the buffered lines on a worker thread, while the next batch gathers. A line is final
+once it has its number, so a failed write is retried with the same bytes. Lines that the disk does
+not accept wait in a bounded buffer. Events beyond that bound are dropped, counted, logged, and
+recorded by a loss event.
 """
 
 import asyncio
@@ -22,26 +22,25 @@ import orjson
 from sidecar.errors import SpoolError
 from sidecar.files import Files
 from sidecar.logs import logger
-from sidecar.metering.capacity import UNBOUNDED, Room
+from sidecar.metering.capacity import UNBOUNDED, Capacity
 from sidecar.metering.lock import take_lock
-from sidecar.metering.losses import Losses, Note, events_in
+from sidecar.metering.losses import Losses, LossNote, events_in
 from sidecar.metering.recovery import Recovered, recover
 from sidecar.metering.segments import MAX_LINE, NO_LINE, Segment
 from sidecar.metering.writer import SegmentWriter
 
 WhenFull = Literal["refuse", "drop"]
-_CHUNK: Final = 4 << 20  # bytes in one write: bounds how long the loop waits to join lines
-_DROPPED_ROOM: Final = 4096  # bytes; more than a dropped event needs
+_CHUNK: Final = 4 << 20  # bytes in one write: bounds the time in which the loop joins lines
+_LOSS_BYTES: Final = 4096  # more than one loss event needs
 _dumps = orjson.dumps
 _log = logger("spool")
 
 
 class Spool:
-    """Keeps the promise of `ports.Spool`. One per directory and process; belongs to one loop.
+    """Implements `ports.Spool`. One per directory and process; belongs to one event loop.
 
-    `appended`, `committed`, `dropped` and `write_errors` count since `open`, in events (errors
-    in attempts); `next_seq` numbers the next event. Of `max_bytes` the segments hold
-    `bytes_on_disk`.
+    `appended`, `committed` and `dropped` count events since `open`, `write_errors` failed writes
+    and deletions. `next_seq` is the number of the next event. `max_bytes` bounds `bytes_on_disk`.
     """
 
     def __init__(
@@ -66,20 +65,20 @@ class Spool:
         self.segments: list[Segment] = []  # oldest first; the last one is open
         self.on_commit: list[Callable[[], None]] = []
         self._window = commit_window_s
-        # The open segment is never deleted, so it may only be a small part of the whole.
+        # The open segment cannot be deleted, so it must be a small part of the spool.
         self._segment_bytes = max(1, min(segment_bytes, max_bytes // 8))
-        self._room = Room(directory, max_bytes, when_full)
+        self._capacity = Capacity(directory, max_bytes, when_full)
         self._shipped_seq: int | None = None
         self._max_waiting = max_waiting_bytes
         self._when_full = when_full
         self._retry_s = retry_s
         self._files = files or Files()
         self._losses = Losses(directory, self._files, source, now)
-        self._capacity = -1  # of the buffer; takes nothing before `open` and after `close`
+        self._buffer_limit = -1  # bytes; -1 accepts nothing: before `open` and after `close`
         self._format = b""
         self._prev = NO_LINE
         self._waiting: list[bytes] = []
-        self._waiting_bytes = 0  # with what is being written
+        self._waiting_bytes = 0  # includes lines in the current write
         self._writing: asyncio.Future[Segment] | None = None
         self._in_flight: Sequence[bytes] = ()
         self._committed_seq = 0
@@ -91,86 +90,89 @@ class Spool:
 
     @property
     def accepting(self) -> bool:
-        """False, with `refuse`, while the disk takes nothing or the buffer is half full.
+        """Whether new requests may rely on the spool.
 
-        The other half is for critical calls and for those that were already admitted.
+        With `refuse`: False while the disk fails or the buffer is more than half full. The other
+        half is for critical requests and for requests already admitted.
         """
         if self._when_full == "drop":
-            return self._capacity > 0
-        return self._room.full is None and self._waiting_bytes * 2 <= self._capacity
+            return self._buffer_limit > 0
+        return self._capacity.problem is None and self._waiting_bytes * 2 <= self._buffer_limit
 
     @property
     def bytes_on_disk(self) -> int:
-        """What the segments hold."""
-        return self._room.used
+        """Bytes in all segments."""
+        return self._capacity.used
 
     @property
     def dropped(self) -> int:
-        """Events that were not kept, since `open`."""
+        """Events dropped since `open`."""
         return self._losses.dropped
 
     @property
     def remedy(self) -> str:
-        """What makes room in a spool that fills up."""
-        return self._room.remedy
+        """How an operator frees space in the spool."""
+        return self._capacity.remedy
 
     @property
     def shipped_seq(self) -> int | None:
-        """The last event that the slowest sink has; None without sinks."""
+        """Number of the last event that every sink has stored; None without sinks."""
         return self._shipped_seq
 
     @shipped_seq.setter
     def shipped_seq(self, seq: int) -> None:
         self._shipped_seq = seq
-        self._room.shipped = True
+        self._capacity.shipped = True
 
     @property
     def committed_seq(self) -> int:
-        """The number of the last event that is safe on disk; 0 when there is none."""
+        """Number of the last event on disk; 0: none yet."""
         return self._committed_seq
 
     @property
     def backlog(self) -> int:
-        """Events that the slowest sink has not taken yet; 0 without sinks."""
+        """Events that the slowest sink has not stored yet; 0 without sinks."""
         return 0 if self.shipped_seq is None else max(0, self.next_seq - 1 - self.shipped_seq)
 
     def open(self) -> None:
-        """Lock the directory, repair what a crash left, continue the chain. Blocks: reads one
-        segment. Raises SpoolError."""
+        """Lock the directory, repair it after a crash, and continue the chain.
+
+        Blocks: reads one segment. Raises SpoolError.
+        """
         if self._lock is not None:
-            raise SpoolError(f"The spool {self.directory} is open already.")
+            raise SpoolError(f"--spool: {self.directory} is already open")
         lock = take_lock(self.directory, self._files)
         try:
-            recovered = self._losses.after(recover(self.directory, self._files))
+            recovered = self._losses.continue_after(recover(self.directory, self._files))
             self._writer = SegmentWriter(
                 self.directory, recovered, self._segment_bytes, self._files
             )
         except OSError as error:
             os.close(lock)
             raise SpoolError(
-                f"The spool {self.directory} cannot be read and repaired: {error.strerror}."
-                " Check the disk, or give another directory with --spool."
+                f"--spool: {self.directory} cannot be read and repaired: {error.strerror}; "
+                "check the disk, or name another directory with --spool DIR (SIDECAR_SPOOL)"
             ) from None
         self._lock = lock
         self._adopt(recovered)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="spool")
-        self._capacity = self._max_waiting
+        self._buffer_limit = self._max_waiting
 
     def _adopt(self, recovered: Recovered) -> None:
         head = recovered.head
         self.spool_id, self.next_seq, self._prev = head
         self._committed_seq = head.next_seq - 1
         self.segments = recovered.segments
-        self._room.used = sum(segment.size for segment in self.segments)
+        self._capacity.used = sum(segment.size for segment in self.segments)
         self._format = b'{"spool":"%b","seq":%%d,"prev":"%%b",%%b' % head.spool.encode()
 
     # The hot path: about 4 µs.
 
     def append(self, event: dict[str, Any] | bytes) -> None:
-        """Take one CloudEvent (not empty; without attributes spool, seq, prev), or the JSON of one.
-        Never raises.
+        """Append one CloudEvent or its JSON. Never raises.
 
-        It is on disk within the commit window, or counted in `dropped`.
+        The event must not be empty, nor have the attributes spool, seq and prev. It is on disk
+        within the commit window, or counted in `dropped`.
         """
         if isinstance(event, bytes):
             text = event
@@ -184,7 +186,7 @@ class Spool:
         line = self._format % (self.next_seq, self._prev, text[1:])
         size = len(line) + 1
         waiting = self._waiting_bytes + size
-        if waiting > self._capacity or size > MAX_LINE:
+        if waiting > self._buffer_limit or size > MAX_LINE:
             self._drop()
             return
         self._prev = hexlify(sha256(line).digest())
@@ -193,14 +195,14 @@ class Spool:
         self._waiting.append(line)
         self._waiting_bytes = waiting
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._window, self._fire)
+            self._timer = asyncio.get_running_loop().call_later(self._window, self._on_timer)
 
     def _drop(self) -> None:
-        self._losses.drop(self._room.full or "the buffer is full")
+        self._losses.drop(self._capacity.problem or "the buffer is full")
 
-    # Commits: decided on the loop, carried out on the worker thread.
+    # Commits start on the loop and run on the worker thread.
 
-    def _fire(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         self._commit()
 
@@ -211,9 +213,9 @@ class Spool:
         if not self._waiting or self._worker is None or self._writer is None:
             return
         chunk, size = self._next_chunk()
-        if not self._room.has(size):
-            self._room.at_the_bound()
-            self._arm(self._retry_s)
+        if not self._capacity.fits(size):
+            self._capacity.report_bound()
+            self._schedule(self._retry_s)
             return
         first = self.next_seq - len(self._waiting)
         del self._waiting[: len(chunk)]
@@ -240,21 +242,21 @@ class Spool:
         if error is not None:
             self.write_errors += 1
             self._waiting[:0] = chunk
-            self._room.refused(error)
-            self._arm(self._retry_s)
+            self._capacity.report_error(error)
+            self._schedule(self._retry_s)
             return
-        self._count(chunk, result.result())
-        self._room.open_again()
+        self._count_written(chunk, result.result())
+        self._capacity.report_success()
         self._record_losses()
         if self._due:
             self._commit()
-        for tell in self.on_commit:
-            tell()
+        for callback in self.on_commit:
+            callback()
 
-    def _count(self, chunk: Sequence[bytes], segment: Segment) -> None:
+    def _count_written(self, chunk: Sequence[bytes], segment: Segment) -> None:
         size = sum(map(len, chunk)) + len(chunk)
         self._waiting_bytes -= size
-        self._room.took(size)
+        self._capacity.add(size)
         self.committed += len(chunk)
         self._committed_seq = self.next_seq - 1 - len(self._waiting)
         if self.segments and self.segments[-1].first == segment.first:
@@ -262,28 +264,28 @@ class Spool:
         else:
             self.segments.append(segment)
 
-    def _arm(self, delay_s: float) -> None:
+    def _schedule(self, delay_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._fire)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
 
     def _record_losses(self) -> None:
-        """Prove what is missing, as soon as there is room for the events that count it."""
-        while self._losses.open and self._waiting_bytes + _DROPPED_ROOM <= self._capacity:
+        """Append loss events, as soon as the buffer has space for them."""
+        while self._losses.unproven and self._waiting_bytes + _LOSS_BYTES <= self._buffer_limit:
             self.append(self._losses.event(self.spool_id, self.next_seq))
-        if self._losses.proves(self._committed_seq) and self._worker is not None:
-            note = Note(self.spool_id, 0, 0)
+        if self._losses.clears_note(self._committed_seq) and self._worker is not None:
+            note = LossNote(self.spool_id, 0, 0)
             loop = asyncio.get_running_loop()
-            loop.run_in_executor(self._worker, self._losses.leave_note, note)
+            loop.run_in_executor(self._worker, self._losses.write_note, note)
 
     async def release(self, first: int) -> None:
-        """Delete the segments before the one that starts at `first`: every sink has them."""
-        gone = [segment for segment in self.segments[:-1] if segment.first < first]
-        if not gone or self._releasing or self._worker is None or self._writer is None:
+        """Delete the segments before the one that starts at `first`: every sink has stored them."""
+        released = [segment for segment in self.segments[:-1] if segment.first < first]
+        if not released or self._releasing or self._worker is None or self._writer is None:
             return
         self._releasing = True
         loop = asyncio.get_running_loop()
-        paths = [segment.path for segment in gone if segment.path.exists()]
+        paths = [segment.path for segment in released if segment.path.exists()]
         try:
             await loop.run_in_executor(self._worker, self._writer.remove, paths)
         except OSError as error:
@@ -292,48 +294,51 @@ class Spool:
             return
         finally:
             self._releasing = False
-        self.segments = [segment for segment in self.segments if segment not in gone]
-        self._room.gave(sum(segment.size for segment in gone))
-        if self._room.full is not None and self._writing is None:
-            self._arm(0)
+        self.segments = [segment for segment in self.segments if segment not in released]
+        self._capacity.free(sum(segment.size for segment in released))
+        if self._capacity.problem is not None and self._writing is None:
+            self._schedule(0)
 
     async def flush(self) -> None:
-        """Wait until all that was appended before is on disk. Raises SpoolError if it cannot be."""
+        """Wait until all events appended so far are on disk. Raises SpoolError if that fails."""
         target = self.next_seq - 1
         while self._committed_seq < target:
             self._commit()
             if self._writing is not None:
                 await asyncio.wait([self._writing])
-            if self._room.full is not None:
-                why = self._room.full
-                raise SpoolError(f"The spool {self.directory} cannot be written: {why}.")
+            if self._capacity.problem is not None:
+                problem = self._capacity.problem
+                raise SpoolError(f"--spool: {self.directory} cannot be written: {problem}")
             if self._worker is None:
-                raise SpoolError(f"The spool {self.directory} was closed before all was written.")
+                raise SpoolError(f"--spool: {self.directory} was closed before the last write")
 
     async def close(self) -> None:
-        """Flush, write the head, unlock. Our own bound is none any more: what was taken is kept.
-        What the disk refuses is logged as lost, and noted for the next start. Idempotent."""
+        """Flush, write the head, and unlock the directory. Idempotent.
+
+        `max_bytes` does not apply any more, so that buffered events reach the disk. Events that
+        the disk refuses are logged as lost and noted for the next start.
+        """
         if self._lock is None or self._worker is None or self._writer is None:
             return
         lock, self._lock = self._lock, None
-        self._capacity = -1
-        self._room.most = UNBOUNDED
+        self._buffer_limit = -1
+        self._capacity.max_bytes = UNBOUNDED
         try:
             await self.flush()
-            self._capacity = _DROPPED_ROOM * 2  # for what is still to be proven
+            self._buffer_limit = _LOSS_BYTES * 2  # for loss events
             self._record_losses()
-            self._capacity = -1
+            self._buffer_limit = -1
             await self.flush()
         except SpoolError as error:
             _log.error("events_lost", events=events_in(self._waiting), error=str(error))
         thread, self._worker = self._worker, None
         if self._timer is not None:
             self._timer.cancel()
-        self._losses.tell(self._room.full or "the spool is closed")
+        self._losses.log_dropped(self._capacity.problem or "the spool is closed")
         loop = asyncio.get_running_loop()
-        if lost := self._losses.unproven(self._waiting):
-            note = Note(self.spool_id, self.next_seq, lost)
-            await loop.run_in_executor(thread, self._losses.leave_note, note)
+        if lost := self._losses.total_with(self._waiting):
+            note = LossNote(self.spool_id, self.next_seq, lost)
+            await loop.run_in_executor(thread, self._losses.write_note, note)
         try:
             await loop.run_in_executor(thread, self._writer.close)
         except OSError as refused:

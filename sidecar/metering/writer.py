@@ -1,4 +1,4 @@
-"""The open segment. Everything here runs on the spool's one worker thread and may block."""
+"""Writer of the open segment. It runs on the spool's worker thread and may block."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
 class SegmentWriter:
-    """Appends whole lines durably, or leaves the file as it was and raises OSError."""
+    """Durable appends of whole lines. A failed append leaves the segment as it was."""
 
     def __init__(
         self, directory: Path, recovered: Recovered, segment_bytes: int, files: Files
@@ -24,25 +24,26 @@ class SegmentWriter:
         self._last_line: bytes | None = None  # hashed only when the head is written
         self._fd: int | None = None
         self._segment: Segment | None = None
-        self._dirty = False  # bytes after `size` may be there: cut them before the next write
+        self._dirty = False  # bytes may follow `size`: cut them before the next write
         if recovered.segments and recovered.appendable:
             last = recovered.segments[-1]
             self._fd = files.open(last.path, _APPEND, 0o640)
             self._segment = Segment(last.first, last.path, last.size)
 
     def write(self, first: int, lines: Sequence[bytes]) -> Segment:
-        """Append lines (no newlines), the first of which has sequence number `first`.
+        """Append lines without newlines; `first` is the sequence number of the first line.
 
-        Returns the segment they are in, with its new size.
+        Returns their segment with its new size. Raises OSError.
         """
         data = b"\n".join(lines) + b"\n"
-        segment, fd = self._room_for(first, len(data))
+        segment, fd = self._segment_for(first, len(data))
         if self._dirty:
             self._files.truncate(fd, segment.size)
         self._dirty = True
         try:
             self._files.write_all(fd, data)
-            # A failed sync may have lost pages that a second one calls clean: write again, too.
+            # After a failed sync the kernel may drop dirty pages, and the next sync succeeds
+            # without them. So the retry must write the lines again.
             self._files.sync(fd)
         except OSError:
             self._files.truncate(fd, segment.size)
@@ -53,11 +54,9 @@ class SegmentWriter:
         self._head = self._head._replace(next_seq=first + len(lines))
         return Segment(segment.first, segment.path, segment.size)
 
-    def _room_for(self, first: int, size: int) -> tuple[Segment, int]:
+    def _segment_for(self, first: int, size: int) -> tuple[Segment, int]:
         segment, fd = self._segment, self._fd
-        if segment and fd is not None and (
-            segment.size == 0 or segment.size + size <= self._segment_bytes
-        ):  # fmt: skip
+        if segment is not None and fd is not None and self._fits(segment, size):
             return segment, fd
         path = segment_path(self._directory, first)
         new = self._files.open(path, _APPEND | os.O_TRUNC, 0o640)
@@ -72,15 +71,18 @@ class SegmentWriter:
         self._segment, self._fd, self._dirty = Segment(first, path, 0), new, False
         return self._segment, new
 
+    def _fits(self, segment: Segment, size: int) -> bool:
+        return segment.size == 0 or segment.size + size <= self._segment_bytes
+
     def remove(self, paths: Sequence[Path]) -> None:
-        """Delete shipped segments; the head is made durable before the first one goes."""
+        """Delete shipped segments, after the head is durable. Raises OSError."""
         write_head(self._files, self._directory, self._current_head())
         self._files.sync_directory(self._directory)
         for path in paths:
             self._files.remove(path)
 
     def close(self) -> None:
-        """Write the head and let go of the file. Raises OSError."""
+        """Write the head and close the segment. Raises OSError."""
         try:
             write_head(self._files, self._directory, self._current_head())
         finally:

@@ -1,1 +1,1 @@
-"""Counters in Redis against recorded usage events, and their repair."""
+"""Comparison of the counters in Redis with recorded usage events, and their repair."""

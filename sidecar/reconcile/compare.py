@@ -1,18 +1,18 @@
-"""Reads events and counters of a living system so that they can be compared.
+"""Reads the events and counters of a running system and compares them.
 
-Events are read before counters: what an event tells was charged by then. What was charged and has
-no event yet is in flight, and told apart by its open reservation, or by the event that comes later.
+Events are read before counters, so every event read is charged by then. A charge without an event
+is in flight: its open reservation shows it, or an event that comes later.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sidecar.core.events.read import Recorded
-from sidecar.reconcile.differences import Verdict, judge, unreadable
-from sidecar.reconcile.period_usage import Row
-from sidecar.reconcile.plan_history import PlanFiles, who
-from sidecar.reconcile.usage import CounterKey, Usage
+from sidecar.core.events.read import RecordedRequest
+from sidecar.reconcile.differences import CounterComparison, compare_counter, unreadable
+from sidecar.reconcile.period_usage import PeriodUsage
+from sidecar.reconcile.plan_history import PlanHistory, resolve_account
+from sidecar.reconcile.usage import CounterKey, RecordedUsage
 from sidecar.stores import keys
 from sidecar.stores.account_state import StoredAccount
 from sidecar.stores.inspector import Inspector
@@ -20,123 +20,141 @@ from sidecar.stores.local.uncharged import uncharged_units
 
 QUOTA: Final = "q"
 TEAM: Final = "t"
-LOOKS: Final = 3  # at a difference, until it counts as one
+ATTEMPTS: Final = 3  # readings of a counter before a difference counts
+
+Comparisons = dict[str, "AccountComparison"]  # by account
 
 
 class AccountComparison(NamedTuple):
-    """One account as it was read."""
+    """The counters of one account, and the state in Redis that they come from."""
 
-    held: StoredAccount
-    verdicts: tuple[Verdict, ...]
+    stored: StoredAccount
+    counters: tuple[CounterComparison, ...]
 
     @property
-    def left(self) -> bool:
-        """Whether there is a difference that nothing explains."""
-        return any(one.left for one in self.verdicts)
+    def unexplained(self) -> bool:
+        """Whether a counter has an unexplained difference."""
+        return any(one.unexplained for one in self.counters)
 
 
 class Reconciler:
-    """`new_calls`: those that were recorded since it was called last. `spools`: directories in
-    which journals may lie. `only`: one account; None: all.
+    """Reader of the counters and events of all accounts, or of `only` one.
 
-    `gone`: (account, field) of counters whose limit no plan has.
+    `new_requests` returns the requests recorded since the previous call. `spools`: directories
+    that may contain journals. `without_limit`: (account, field) of counters without a current
+    limit.
     """
 
     def __init__(
         self,
         inspector: Inspector,
-        new_calls: Callable[[], Iterable[Recorded]],
-        plans: PlanFiles,
+        new_requests: Callable[[], Iterable[RecordedRequest]],
+        plans: PlanHistory,
         spools: Sequence[Path],
         *,
         only: str | None = None,
     ) -> None:
-        self.gone: list[tuple[str, str]] = []
+        self.without_limit: list[tuple[str, str]] = []
         self.now_us = inspector.now_us()
-        self.usage = Usage(
+        self.usage = RecordedUsage(
             plans,
-            lambda name, plan: who(name, plan, plans.today, inspector.record),
+            lambda name, plan: resolve_account(name, plan, plans.current, inspector.record),
             keys.limit_field,
             self.now_us,
         )
         self._inspector = inspector
-        self._new_calls = new_calls
+        self._new_requests = new_requests
         self._spools = spools
         self._only = only
-        self._debts: dict[tuple[str, str], dict[int, int]] = {}
+        self._uncharged: dict[tuple[str, str], dict[int, int]] = {}  # units by start of period
 
-    def begin(self) -> list[str]:
-        """Learn which counters there are, and read the events; all accounts that have any."""
+    def start(self) -> list[str]:
+        """Find the counters, read the events, and return all accounts that have any."""
         names = {self._only} if self._only is not None else set(self._inspector.accounts())
         for name in names:
-            held = self._inspector.read(name)
-            gone = self.usage.account(name).open(_counters(held), held.state.opened)
-            self.gone += ((name, field) for field in gone)
+            stored = self._inspector.read(name)
+            fields = self.usage.account(name).add_counters(_counters(stored), stored.state.opened)
+            self.without_limit += ((name, field) for field in fields)
         self.read_events()
         return sorted(self.usage.accounts)
 
     def read_events(self) -> None:
-        """Those that have come since the last time."""
+        """Read the events recorded since the last time."""
         add, only = self.usage.add, self._only
-        for call in self._new_calls():
-            if only is None or call.account == only:
-                add(call)
+        for request in self._new_requests():
+            if only is None or request.account == only:
+                add(request)
 
-    def read_counters(self, names: Sequence[str]) -> dict[str, AccountComparison]:
-        """These accounts as they are now. Journals first: what is charged meanwhile is in both."""
-        self._debts = {}
-        for debt, units in uncharged_units(self._spools, self._inspector.charged).items():
-            self._debts.setdefault((debt.account, debt.field), {})[debt.since_us] = units
-        looks = {name: self._judged(name, self._inspector.read(name)) for name in names}
+    def read_counters(self, names: Sequence[str]) -> Comparisons:
+        """Read and compare these accounts.
+
+        Reads journals before counters: what is charged in between is in both, but never in neither.
+        """
+        self._uncharged = {}
+        for units_of, units in uncharged_units(self._spools, self._inspector.charged).items():
+            periods = self._uncharged.setdefault((units_of.account, units_of.field), {})
+            periods[units_of.since_us] = units
+        comparisons = {name: self._compare(name, self._inspector.read(name)) for name in names}
         now_us = self._inspector.now_us()
-        for name, look in looks.items():
-            self.usage.accounts[name].read(now_us, look.held.state.opened)
-        return looks
+        for name, comparison in comparisons.items():
+            self.usage.accounts[name].mark_read(now_us, comparison.stored.state.opened)
+        return comparisons
 
-    def again(self, looks: Mapping[str, AccountComparison]) -> dict[str, AccountComparison]:
-        """The same counters, judged with the events that have come since."""
-        return {name: self._judged(name, look.held, late=True) for name, look in looks.items()}
+    def with_late_events(self, comparisons: Mapping[str, AccountComparison]) -> Comparisons:
+        """Compare the same counters again, with the events read since."""
+        return {
+            name: self._compare(name, one.stored, late=True) for name, one in comparisons.items()
+        }
 
-    def _judged(self, name: str, held: StoredAccount, *, late: bool = False) -> AccountComparison:
-        verdicts = (self._verdict(row, held, late) for row in self.usage.accounts[name])
-        return AccountComparison(held, tuple(one for one in verdicts if one is not None))
+    def _compare(
+        self, name: str, stored: StoredAccount, *, late: bool = False
+    ) -> AccountComparison:
+        counters = (self._counter(usage, stored, late) for usage in self.usage.accounts[name])
+        return AccountComparison(stored, tuple(one for one in counters if one is not None))
 
-    def _verdict(self, row: Row, held: StoredAccount, late: bool) -> Verdict | None:
-        if row.field in held.problems or keys.GRANTS in held.problems:
-            return unreadable(row)
-        debts = self._debts.get((row.account, row.field), {})
-        owes = sum(units for since, units in debts.items() if row.start <= since < row.end)
-        return judge(row, held.state, owes, late=late)
+    def _counter(
+        self, usage: PeriodUsage, stored: StoredAccount, late: bool
+    ) -> CounterComparison | None:
+        if usage.field in stored.problems or keys.GRANTS in stored.problems:
+            return unreadable(usage)
+        periods = self._uncharged.get((usage.account, usage.field), {})
+        uncharged = sum(
+            units for since, units in periods.items() if usage.start <= since < usage.end
+        )
+        return compare_counter(usage, stored.state, uncharged, late=late)
 
 
-def _counters(held: StoredAccount) -> Iterator[CounterKey]:
-    """The quotas of an account, those that cannot be read too."""
-    since = {field: state.since_us for field, state in held.state.states.items()}
-    for field in sorted({*since, *held.problems}):
-        found = keys.read_field(field)
-        if found is None:
+def _counters(stored: StoredAccount) -> Iterator[CounterKey]:
+    """Yield the quotas of an account, including unreadable ones."""
+    since = {field: state.since_us for field, state in stored.state.states.items()}
+    for field in sorted({*since, *stored.problems}):
+        parts = keys.read_field(field)
+        if parts is None:
             continue
-        kind, limit_id, whose = found
+        kind, limit_id, owner = parts
         if kind == QUOTA:
-            yield CounterKey(field, limit_id, whose, since.get(field, 0))
-        elif kind == TEAM and whose:  # what keys without a team use, no event tells apart
-            yield CounterKey(field, limit_id, None, since.get(field, 0), whose)
+            yield CounterKey(field, limit_id, owner, since.get(field, 0))
+        elif kind == TEAM and owner:  # no event identifies the usage of keys without a team
+            yield CounterKey(field, limit_id, None, since.get(field, 0), owner)
 
 
-def reconcile(looker: Reconciler, wait: Callable[[], None]) -> dict[str, AccountComparison]:
-    """Every account as it was judged in the end. A difference is looked at again after `wait`:
-    the events of calls in flight come when these are over."""
-    names = looker.begin()
-    found: dict[str, AccountComparison] = {}
-    for turn in range(LOOKS):
-        looks = looker.read_counters(names)
-        found |= looks
-        doubtful = {name: look for name, look in looks.items() if look.left}
-        if not doubtful or turn == LOOKS - 1:
+def reconcile(reconciler: Reconciler, wait: Callable[[], None]) -> Comparisons:
+    """Compare all accounts.
+
+    Compares unexplained differences again after `wait`, because requests in flight record their
+    events when they end.
+    """
+    names = reconciler.start()
+    result: Comparisons = {}
+    for attempt in range(ATTEMPTS):
+        comparisons = reconciler.read_counters(names)
+        result |= comparisons
+        unexplained = {name: one for name, one in comparisons.items() if one.unexplained}
+        if not unexplained or attempt == ATTEMPTS - 1:
             break
         wait()
-        looker.read_events()
-        again = looker.again(doubtful)
-        found |= {name: look for name, look in again.items() if not look.left}
-        names = [name for name, look in again.items() if look.left]
-    return found
+        reconciler.read_events()
+        again = reconciler.with_late_events(unexplained)
+        result |= {name: one for name, one in again.items() if not one.unexplained}
+        names = [name for name, one in again.items() if one.unexplained]
+    return result

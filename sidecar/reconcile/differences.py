@@ -1,4 +1,4 @@
-"""A counter and its events: are they equal, and if not, what explains the difference?"""
+"""The difference between a counter and its events, and the causes of it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,45 +7,47 @@ from typing import NamedTuple
 
 from sidecar.core.account import AccountState
 from sidecar.core.limits import EMPTY
-from sidecar.reconcile.period_usage import Row
+from sidecar.reconcile.period_usage import PeriodUsage
 
 
-class Kind(StrEnum):
-    """Why a counter is not the sum of the events. The last three are left to be looked into."""
+class CauseKind(StrEnum):
+    """Why a counter is not the sum of its events. The last three are unexplained differences."""
 
-    IN_FLIGHT = "in_flight"  # reserved, and the call is not over
-    SETTLING = "settling"  # the call is over, its real cost is on its way to Redis
-    REFUND_DUE = "refund_due"  # the same, and it is refunded
-    PASSING = "passing"  # charged, and its event came after the counter was read
+    IN_FLIGHT = "in_flight"  # reserved, and the request is in flight
+    SETTLING = "settling"  # the request is over, but Redis does not have its actual cost yet
+    REFUND_DUE = "refund_due"  # the same for a refunded request
+    LATE_EVENTS = "late_events"  # charged, but the event came after the counter was read
     GRANTS = "paid_by_grants"
-    JOURNALLED = "journalled"  # let pass without Redis, to be charged
-    PERIOD_START = "period_start"  # so near it that the other period may have counted it
+    UNCHARGED = "uncharged"  # allowed without Redis, and still in a journal
+    PERIOD_START = "period_start"  # so near it that Redis may have counted it in the other period
     PLAN_CHANGED = "plan_changed"
-    LOST = "lost"  # the counter is too low: a failover, a flush, a restore
-    MISSING = "events_missing"  # the counter is too high: not all events were given
+    LOST = "lost"  # the counter is too low: a failover, a flush, a restored backup
+    EVENTS_MISSING = "events_missing"  # the counter is too high: not all events were read
     UNREADABLE = "unreadable"
 
 
-LEFT = frozenset({Kind.LOST, Kind.MISSING, Kind.UNREADABLE})
+UNEXPLAINED = frozenset({CauseKind.LOST, CauseKind.EVENTS_MISSING, CauseKind.UNREADABLE})
 
 
 class Cause(NamedTuple):
-    """A part of a difference. `units`: by how much the counter is above the events for it, or
-    below 0; `calls` where they are known."""
+    """A part of a difference: `units` by which the counter is above its events, or below (< 0).
 
-    kind: Kind
+    `requests`: their number, or 0 if it is unknown.
+    """
+
+    kind: CauseKind
     units: int
-    calls: int = 0
+    requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """One counter in one period."""
+class CounterComparison:
+    """One counter in one period, compared with its events."""
 
-    row: Row
+    usage: PeriodUsage
     counter: int
     events: int
-    whys: tuple[Cause, ...]
+    causes: tuple[Cause, ...]
 
     @property
     def difference(self) -> int:
@@ -53,87 +55,93 @@ class Verdict:
         return self.counter - self.events
 
     @property
-    def left(self) -> bool:
-        """Whether something of the difference is not explained."""
-        return any(why.kind in LEFT for why in self.whys)
+    def unexplained(self) -> bool:
+        """Whether a part of the difference is unexplained."""
+        return any(cause.kind in UNEXPLAINED for cause in self.causes)
 
-    def of(self, kind: Kind) -> int:
-        """Units of this kind."""
-        return sum(why.units for why in self.whys if why.kind is kind)
+    def units_of(self, kind: CauseKind) -> int:
+        """Return the units of the causes of this kind."""
+        return sum(cause.units for cause in self.causes if cause.kind is kind)
 
     @property
-    def guessed(self) -> int:
-        """Of what is lost, the units whose plan file is not at hand: it may have had no such
-        limit."""
-        return min(self.row.guessed, -self.of(Kind.LOST))
+    def uncertain(self) -> int:
+        """Lost units of requests under an unknown plan file, which may lack this limit."""
+        return min(self.usage.uncertain, -self.units_of(CauseKind.LOST))
 
 
-def judge(row: Row, ledger: AccountState, owed: int, *, late: bool = False) -> Verdict | None:
-    """None when Redis counts in a later period by now. `owed`: units in journals. `late`: what
-    is fresh came after the counter was read, and may explain it."""
-    state = ledger.states.get(row.field, EMPTY)
-    if state.since_us >= row.end:
+def compare_counter(
+    usage: PeriodUsage, state: AccountState, uncharged: int, *, late: bool = False
+) -> CounterComparison | None:
+    """Compare a counter with its events; None if Redis counts a later period already.
+
+    `uncharged`: units in journals. `late`: the fresh units of `usage` came after the counter was
+    read, and can explain a difference.
+    """
+    limit = state.states.get(usage.field, EMPTY)
+    if limit.since_us >= usage.end:
         return None
-    is_of_it = state.since_us >= row.start
-    counter = state.used if is_of_it else 0
-    events = row.units - row.fresh if late else row.units
-    open_ones = tuple(_open(row, ledger, late)) if is_of_it else ()
-    rest = counter - events - sum(why.units for why in open_ones)
+    in_period = limit.since_us >= usage.start
+    counter = limit.used if in_period else 0
+    events = usage.units - usage.fresh if late else usage.units
+    reserved = tuple(_reserved(usage, state, late)) if in_period else ()
+    rest = counter - events - sum(cause.units for cause in reserved)
     if rest < 0:
-        slack = [
-            (Kind.GRANTS, _burned(row, ledger, counter)),
-            (Kind.JOURNALLED, owed),
-            (Kind.PERIOD_START, row.edge),
+        limits = [
+            (CauseKind.GRANTS, _paid_by_grants(usage, state, counter)),
+            (CauseKind.UNCHARGED, uncharged),
+            (CauseKind.PERIOD_START, usage.edge),
         ]
     else:
-        slack = [
-            (Kind.PASSING, row.arrived if late else 0),
-            (Kind.PERIOD_START, row.before),
-            (Kind.PLAN_CHANGED, row.elsewhere),
+        limits = [
+            (CauseKind.LATE_EVENTS, usage.arrived if late else 0),
+            (CauseKind.PERIOD_START, usage.before),
+            (CauseKind.PLAN_CHANGED, usage.elsewhere),
         ]
-    return Verdict(row, counter, events, (*open_ones, *_explained(rest, slack)))
+    return CounterComparison(usage, counter, events, (*reserved, *_split(rest, limits)))
 
 
-def _explained(rest: int, slack: Sequence[tuple[Kind, int]]) -> Iterator[Cause]:
-    """As much of the rest as each kind can explain, in this order; what is left then."""
+def _split(rest: int, limits: Sequence[tuple[CauseKind, int]]) -> Iterator[Cause]:
+    """Attribute the rest to the kinds in order, each up to its limit; then as unexplained."""
     sign = -1 if rest < 0 else 1
-    for kind, most in slack:
-        units = min(abs(rest), most)
+    for kind, limit in limits:
+        units = min(abs(rest), limit)
         if units:
             yield Cause(kind, sign * units)
             rest -= sign * units
     if rest:
-        yield Cause(Kind.LOST if rest < 0 else Kind.MISSING, rest)
+        yield Cause(CauseKind.LOST if rest < 0 else CauseKind.EVENTS_MISSING, rest)
 
 
-def _open(row: Row, ledger: AccountState, late: bool) -> Iterator[Cause]:
-    """Reservations that are not settled: by their cost, the counter is ahead of the events."""
-    found: dict[Kind, tuple[int, int]] = {}
-    for name, one in ledger.opened.items():
-        for charge in one.charges:
-            if charge.kind not in ("quota", "team") or charge.field != row.field:
+def _reserved(usage: PeriodUsage, state: AccountState, late: bool) -> Iterator[Cause]:
+    """Yield the causes by open reservations: the counter has their cost, the events do not."""
+    sums: dict[CauseKind, tuple[int, int]] = {}
+    for name, reservation in state.opened.items():
+        for charge in reservation.charges:
+            if charge.kind not in ("quota", "team") or charge.field != usage.field:
                 continue
-            if not row.start <= charge.since_us < row.end:
+            if not usage.start <= charge.since_us < usage.end:
                 continue
-            told = None if late and name in row.fresh_ids else row.told.get(name)
-            kind = Kind.IN_FLIGHT if told is None else Kind.SETTLING
-            if told == 0:
-                kind = Kind.REFUND_DUE
-            units, calls = found.get(kind, (0, 0))
-            found[kind] = units + charge.cost - (told or 0), calls + 1
-    for kind, (units, calls) in sorted(found.items()):
+            recorded = None if late and name in usage.fresh_ids else usage.recorded.get(name)
+            kind = CauseKind.IN_FLIGHT if recorded is None else CauseKind.SETTLING
+            if recorded == 0:
+                kind = CauseKind.REFUND_DUE
+            units, requests = sums.get(kind, (0, 0))
+            sums[kind] = units + charge.cost - (recorded or 0), requests + 1
+    for kind, (units, requests) in sorted(sums.items()):
         if units:
-            yield Cause(kind, units, calls)
+            yield Cause(kind, units, requests)
 
 
-def _burned(row: Row, ledger: AccountState, counter: int) -> int:
-    """What grants can have paid in this period, at most: nothing while the plan's own units are
-    not used up, unless another plan file had fewer."""
-    if counter < row.limit.units and not row.guessed:
+def _paid_by_grants(usage: PeriodUsage, state: AccountState, counter: int) -> int:
+    """Return the units that grants may have paid in this period.
+
+    0 while the plan's own units are not used up, unless an unknown plan file had fewer of them.
+    """
+    if counter < usage.limit.units and not usage.uncertain:
         return 0
-    return sum(grant.used for grant in ledger.grants if grant.field == row.field)
+    return sum(grant.used for grant in state.grants if grant.field == usage.field)
 
 
-def unreadable(row: Row) -> Verdict:
-    """The verdict on a counter that cannot be read."""
-    return Verdict(row, 0, row.units, (Cause(Kind.UNREADABLE, 0),))
+def unreadable(usage: PeriodUsage) -> CounterComparison:
+    """Return the comparison of a counter that cannot be read."""
+    return CounterComparison(usage, 0, usage.units, (Cause(CauseKind.UNREADABLE, 0),))

@@ -1,104 +1,95 @@
-"""What reconcile and rebuild found, as JSON for programs. Instants are RFC 3339, units integers."""
+"""The results of reconcile and rebuild as JSON. Instants are RFC 3339, units integers."""
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from sidecar.core.model import TeamShare
 from sidecar.core.text import instant
 from sidecar.metering.event_reader import ReadSummary
 from sidecar.metering.gaps import SequenceCoverage
-from sidecar.reconcile.compare import AccountComparison, Reconciler
-from sidecar.reconcile.differences import Verdict
-from sidecar.reconcile.rebuild import Rebuilt
-from sidecar.reconcile.text_report import verdicts_of
+from sidecar.reconcile.compare import Comparisons, Reconciler
+from sidecar.reconcile.differences import CounterComparison
+from sidecar.reconcile.rebuild import RebuildReport
+from sidecar.reconcile.text_report import unknown_accounts, used_counters
 
-GAPS: Final = 100
+MAX_GAPS: Final = 100
 
 
-def reconciled(
-    looks: Mapping[str, AccountComparison],
-    looker: Reconciler,
-    found: ReadSummary,
+def reconcile_document(
+    comparisons: Comparisons,
+    reconciler: Reconciler,
+    events: ReadSummary,
     coverage: SequenceCoverage,
 ) -> dict[str, Any]:
-    """All counters, equal ones too."""
-    verdicts = verdicts_of(looks)
-    left = sum(one.left for one in verdicts)
-    explained = sum(bool(one.whys) for one in verdicts) - left
+    """Return all counters, including equal ones, and what was read."""
+    counters = used_counters(comparisons)
+    statuses = [_status(one) for one in counters]
     gaps = list(coverage.missing())
     return {
-        "equal": len(verdicts) - explained - left,
-        "explained": explained,
-        "different": left,
-        "counters": [_counter(one) for one in verdicts],
+        "equal": statuses.count("equal"),
+        "explained": statuses.count("explained"),
+        "unexplained": statuses.count("unexplained"),
+        "counters": [_counter(one) for one in counters],
         "not_compared": ["rates", "concurrency"],
         "without_limit": [
-            {"account": account, "field": field} for account, field in sorted(looker.gone)
+            {"account": account, "field": field}
+            for account, field in sorted(reconciler.without_limit)
         ],
-        "unknown_accounts": sorted(
-            name for name, one in looker.usage.accounts.items() if not one.who.known
-        ),
-        "events": events(found)
+        "unknown_accounts": unknown_accounts(reconciler),
+        "events": events.as_json()
         | {
-            "not_given": [gap._asdict() for gap in gaps[:GAPS]],
-            "not_given_in_all": sum(gap.last - gap.first + 1 for gap in gaps),
+            "missing": [gap._asdict() for gap in gaps[:MAX_GAPS]],
+            "missing_total": sum(gap.last - gap.first + 1 for gap in gaps),
         },
     }
 
 
-def events(found: ReadSummary) -> dict[str, Any]:
-    """What was read."""
-    return {
-        "files": found.files,
-        "calls": found.calls,
-        "other_events": found.others,
-        "broken_lines": found.broken,
-        "broken": [str(line) for line in found.broken_lines],
-    }
+def _status(one: CounterComparison) -> str:
+    return "unexplained" if one.unexplained else "explained" if one.causes else "equal"
 
 
-def _counter(verdict: Verdict) -> dict[str, Any]:
-    row = verdict.row
-    return _place(verdict) | {
-        "status": "different" if verdict.left else "explained" if verdict.whys else "equal",
-        "counter": verdict.counter,
-        "events": verdict.events,
-        "difference": verdict.difference,
-        "refunded": row.refunded,
-        "why": [
-            {"kind": str(why.kind), "units": why.units, "calls": why.calls or None}
-            for why in verdict.whys
+def _counter(one: CounterComparison) -> dict[str, Any]:
+    return _identity(one) | {
+        "status": _status(one),
+        "counter": one.counter,
+        "events": one.events,
+        "difference": one.difference,
+        "refunded": one.usage.refunded,
+        "causes": [
+            {"kind": str(cause.kind), "units": cause.units, "requests": cause.requests or None}
+            for cause in one.causes
         ],
-        "under_other_plan_files": row.guessed,
+        "under_unknown_plan_files": one.usage.uncertain,
     }
 
 
-def _place(verdict: Verdict) -> dict[str, Any]:
-    row = verdict.row
+def _identity(one: CounterComparison) -> dict[str, Any]:
+    usage = one.usage
     return {
-        "account": row.account,
-        "limit": row.limit.id,
-        "key": row.key,
-        "team": row.limit.team if isinstance(row.limit, TeamShare) else None,
-        "meter": row.limit.meter,
-        "period": {"start": instant(row.start), "end": instant(row.end)},
+        "account": usage.account,
+        "limit": usage.limit.id,
+        "key": usage.key,
+        "team": usage.limit.team if isinstance(usage.limit, TeamShare) else None,
+        "meter": usage.limit.meter,
+        "period": {"start": instant(usage.start), "end": instant(usage.end)},
     }
 
 
-def rebuilt(done: Rebuilt, found: ReadSummary, *, applied: bool) -> dict[str, Any]:
-    """Counters that were changed, or would be."""
+def rebuild_document(
+    report: RebuildReport, events: ReadSummary, *, applied: bool
+) -> dict[str, Any]:
+    """Return the corrections, done or planned."""
     return {
         "applied": applied,
         "changes": [
-            _place(one.verdict)
+            _identity(counter)
             | {
-                "before": one.verdict.counter,
-                "after": one.verdict.counter + one.units,
-                "under_other_plan_files": one.verdict.guessed,
+                "before": counter.counter,
+                "after": counter.counter + units,
+                "under_unknown_plan_files": counter.uncertain,
             }
-            for one in done.raised
+            for counter, units in report.corrections
         ],
-        "busy": done.busy,
-        "unknown_accounts": done.unknown,
-        "events": events(found),
+        "busy": report.busy,
+        "unknown_accounts": report.unknown,
+        "events": events.as_json(),
     }

@@ -1,4 +1,4 @@
-"""One counter in one period, by the events."""
+"""The recorded units of one counter in one period."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,20 +6,22 @@ from typing import Final
 
 from sidecar.core.model import MICRO, QuotaLimit
 
-MARGIN_US: Final = 2 * MICRO
+MARGIN_US: Final = 2 * MICRO  # the clocks of Redis and a sidecar may differ by this much
 
 
 @dataclass(slots=True)
-class Row:
-    """Units that the events tell of, from `start` to `end`.
+class PeriodUsage:
+    """The units that the events charge to one counter from `start` to `end` (µs).
 
-    `units`: all of them. Of those: `edge`, so near the start that they may have been counted in
-    the period before; `guessed`, under a plan file that is not at hand. Beside them: `before`, so
-    near before the start that they may have been counted in this one; `elsewhere`, which a plan
-    file that is not at hand may have counted here; `refunded`.
+    `units` is their sum. It includes `edge`, which is so near the start that Redis may have
+    counted it in the previous period, and `uncertain`, charged under an unknown plan file.
 
-    `fresh` came since the counter was read, and of those `arrived` may have been charged by then.
-    `told`: of calls whose reservation was open, by id; `fresh_ids` of those came since.
+    `units` excludes `before`, which is so near before the start that Redis may have counted it
+    here, `elsewhere`, which an unknown plan file may have counted here, and `refunded`.
+
+    `fresh` are units whose events came after the counter was read; Redis may have charged
+    `arrived` of them before. `recorded`: units by id of requests whose reservation was open.
+    `fresh_ids`: those among them whose events came after the counter was read.
     """
 
     account: str
@@ -30,21 +32,21 @@ class Row:
     end: int
     units: int = 0
     edge: int = 0
-    guessed: int = 0
+    uncertain: int = 0
     before: int = 0
     elsewhere: int = 0
     refunded: int = 0
     fresh: int = 0
     arrived: int = 0
-    told: dict[str, int] = dataclasses.field(default_factory=dict)
+    recorded: dict[str, int] = dataclasses.field(default_factory=dict)
     fresh_ids: set[str] = dataclasses.field(default_factory=set)
 
-    def may_hold(self, at_us: int) -> bool:
-        """Whether a call of this instant may have been counted here."""
+    def may_include(self, at_us: int) -> bool:
+        """Whether Redis may have counted a request of this instant in this period."""
         return self.start - MARGIN_US <= at_us < self.end
 
     def add(self, at_us: int, units: int, *, certain: bool, read_us: int | None) -> None:
-        """A call that counted here. `read_us`: when the counter was read, if it was."""
+        """Add the units of a request. `read_us`: when the counter was read; None: not yet."""
         if at_us < self.start:
             self.before += units
             return
@@ -52,13 +54,13 @@ class Row:
         if at_us < self.start + MARGIN_US:
             self.edge += units
         if not certain:
-            self.guessed += units
+            self.uncertain += units
         if read_us is not None:
             self.fresh += units
             if at_us < read_us + MARGIN_US:
                 self.arrived += units
 
-    def read(self) -> None:
-        """The counter is read: what comes from now on is fresh."""
+    def mark_read(self) -> None:
+        """Mark the counter as read now: events from now on are fresh."""
         self.fresh = self.arrived = 0
         self.fresh_ids.clear()

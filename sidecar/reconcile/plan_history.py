@@ -1,4 +1,4 @@
-"""What the plan files say of a recorded call, and who an account is."""
+"""The plan files in force while the events were recorded, and the accounts of the events."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -7,57 +7,64 @@ from sidecar.core.identity import ANONYMOUS
 from sidecar.core.model import Account, PlanBook, QuotaLimit
 
 
-class Counted(NamedTuple):
-    """Quotas that a call counted against. `certain`: the plan file by which it was decided says
-    so; else it is today's, which may have said something else then."""
+class ChargedQuotas(NamedTuple):
+    """The quotas that a request charged.
+
+    `certain`: they come from the plan file of the request; else from the current one.
+    """
 
     quotas: tuple[QuotaLimit, ...]
     certain: bool
 
 
-class PlanFiles:
-    """Today's plan book and former ones, each known by its version."""
+class PlanHistory:
+    """The current plan book and former ones, by version."""
 
-    def __init__(self, today: PlanBook, former: Iterable[PlanBook] = ()) -> None:
-        self.today = today
-        self._books = {book.version: book for book in (*former, today)}
+    def __init__(self, current: PlanBook, former: Iterable[PlanBook] = ()) -> None:
+        self.current = current
+        self._books = {book.version: book for book in (*former, current)}
 
-    def counted(self, version: str, plan_id: str, meters: Sequence[str]) -> Counted:
-        """What a call on this plan, with usage of these meters, counted against."""
+    def charged_quotas(self, version: str, plan_id: str, meters: Sequence[str]) -> ChargedQuotas:
+        """Return the quotas that a request on this plan with usage of these meters charged."""
         book = self._books.get(version)
-        plan = (book or self.today).plans.get(plan_id)
+        plan = (book or self.current).plans.get(plan_id)
         if plan is None:
-            return Counted((), book is not None)
+            return ChargedQuotas((), book is not None)
         quotas = tuple(
             limit
             for limit in plan.limits
             if isinstance(limit, QuotaLimit) and limit.meter in meters
         )
-        return Counted(quotas, book is not None)
+        return ChargedQuotas(quotas, book is not None)
 
     def quota(self, limit_id: str, plan_id: str) -> QuotaLimit | None:
-        """Today's limit of this id: the one of this plan, else of the first plan that has one."""
-        plans = self.today.plans
-        ordered = [plans[plan_id]] if plan_id in plans else []
-        for plan in (*ordered, *plans.values()):
+        """Return the current quota with this id: that of the plan, else of the first plan."""
+        plans = self.current.plans
+        own = [plans[plan_id]] if plan_id in plans else []
+        for plan in (*own, *plans.values()):
             for limit in plan.limits:
                 if isinstance(limit, QuotaLimit) and limit.id == limit_id:
                     return limit
         return None
 
 
-class Who(NamedTuple):
-    """An account; `known`: its time zone and anchor are not guessed."""
+class ResolvedAccount(NamedTuple):
+    """An account. `known`: its time zone and billing anchor are known, not assumed."""
 
     account: Account
     known: bool
 
 
-def who(account_id: str, plan: str, book: PlanBook, record: Callable[[str], Account | None]) -> Who:
-    """The account of the plan file or of Redis; of one that neither has, only `plan` is known."""
+def resolve_account(
+    account_id: str, plan: str, book: PlanBook, record: Callable[[str], Account | None]
+) -> ResolvedAccount:
+    """Return the account from the plan file or from its `record` in Redis.
+
+    If both lack it, only its `plan` is known, and its time zone is taken as UTC.
+    """
     if account_id in book.accounts:
-        return Who(book.accounts[account_id], True)
+        return ResolvedAccount(book.accounts[account_id], True)
     if account_id.startswith(f"{ANONYMOUS}/"):
-        return Who(Account(account_id, book.anonymous_plan or plan), True)
-    found = record(account_id)
-    return Who(found or Account(account_id, plan), found is not None)
+        return ResolvedAccount(Account(account_id, book.anonymous_plan or plan), True)
+    account = record(account_id)
+    return ResolvedAccount(account or Account(account_id, plan), account is not None)

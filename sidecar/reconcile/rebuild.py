@@ -1,101 +1,119 @@
-"""Counters are raised to what the events tell of.
+"""Raises counters to the sum of their events.
 
-Never too high: what may have been counted elsewhere, or may be charged yet, is not added. So on a
-busy system the calls in flight at that moment may be left out, and a later rebuild adds them.
+The result is never too high: units that Redis may have counted elsewhere, or may charge later, are
+not added. So on a busy system, requests in flight at that moment may be left out, and a later
+rebuild adds them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from sidecar.reconcile.compare import AccountComparison, Reconciler, reconcile
-from sidecar.reconcile.differences import Kind, Verdict
+from sidecar.reconcile.differences import CauseKind, CounterComparison
 from sidecar.stores.inspector import Inspector
 from sidecar.stores.rebuild import Change
 
-ROUNDS: Final = 3
+ATTEMPTS: Final = 3
 
 
-class Raised(NamedTuple):
-    """A counter that is, or would be, changed by `units`."""
+class Correction(NamedTuple):
+    """A change of a counter by `units`, done or planned."""
 
-    verdict: Verdict
+    comparison: CounterComparison
     units: int
 
 
 @dataclass(slots=True)
-class Rebuilt:
-    """What was done, or would be. `busy`: accounts that changed under our hands each time;
-    `unknown`: those that nobody knows the calendar of, and which are left alone."""
+class RebuildReport:
+    """The corrections, done or planned.
 
-    raised: list[Raised] = field(default_factory=list)
+    `busy`: accounts that changed during each attempt. `unknown`: accounts that stay as they are,
+    because their time zone is unknown.
+    """
+
+    corrections: list[Correction] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
 
 def rebuild(
-    looker: Reconciler,
+    reconciler: Reconciler,
     inspector: Inspector,
     *,
     apply: bool,
     lower: bool,
     wait: Callable[[], None],
-) -> Rebuilt:
-    """Look, and with `apply` change what was lost; again until nothing is. With `lower`, what is
-    too high and stays so after `wait` is taken back."""
-    done = Rebuilt()
-    looks = reconcile(looker, wait) if lower else looker.read_counters(looker.begin())
-    for _ in range(ROUNDS):
-        todo = dict(_to_do(looker, looks, done, lower))
+) -> RebuildReport:
+    """Compare, and with `apply` raise counters that lost units, until none is left.
+
+    With `lower`, also lower counters that are still too high after `wait`.
+    """
+    report = RebuildReport()
+    if lower:
+        comparisons = reconcile(reconciler, wait)
+    else:
+        comparisons = reconciler.read_counters(reconciler.start())
+    for _ in range(ATTEMPTS):
+        planned = dict(_planned(reconciler, comparisons, report, lower))
         if not apply:
-            done.raised += [one for raises in todo.values() for one in raises]
+            report.corrections += [one for corrections in planned.values() for one in corrections]
             break
-        done.busy = []
-        for name, raises in todo.items():
-            if _apply(looker, inspector, name, looks[name], raises):
-                done.raised += raises
+        report.busy = []
+        for name, corrections in planned.items():
+            if _apply(reconciler, inspector, name, comparisons[name], corrections):
+                report.corrections += corrections
             else:
-                done.busy.append(name)
-        if not todo:
+                report.busy.append(name)
+        if not planned:
             break
-        looker.read_events()
-        looks, lower = looker.read_counters(sorted(todo)), False
-    return done
+        reconciler.read_events()
+        comparisons, lower = reconciler.read_counters(sorted(planned)), False
+    return report
 
 
-def _to_do(
-    looker: Reconciler, looks: dict[str, AccountComparison], done: Rebuilt, lower: bool
-) -> Iterator[tuple[str, list[Raised]]]:
-    for name, look in sorted(looks.items()):
-        raises = [one for verdict in look.verdicts for one in _raise(looker, verdict, lower)]
-        if not raises:
+def _planned(
+    reconciler: Reconciler,
+    comparisons: Mapping[str, AccountComparison],
+    report: RebuildReport,
+    lower: bool,
+) -> Iterator[tuple[str, list[Correction]]]:
+    for name, account in sorted(comparisons.items()):
+        corrections = [
+            correction
+            for counter in account.counters
+            for correction in _corrections(reconciler, counter, lower)
+        ]
+        if not corrections:
             continue
-        if looker.usage.accounts[name].who.known:
-            yield name, raises
-        elif name not in done.unknown:
-            done.unknown.append(name)
+        if reconciler.usage.accounts[name].resolved.known:
+            yield name, corrections
+        elif name not in report.unknown:
+            report.unknown.append(name)
 
 
-def _raise(looker: Reconciler, verdict: Verdict, lower: bool) -> Iterator[Raised]:
-    """Only in the period that is now: others are closed."""
-    units = -verdict.of(Kind.LOST) - (verdict.of(Kind.MISSING) if lower else 0)
-    if units and verdict.row.start <= looker.now_us < verdict.row.end:
-        yield Raised(verdict, units)
+def _corrections(
+    reconciler: Reconciler, counter: CounterComparison, lower: bool
+) -> Iterator[Correction]:
+    """Yield the correction of a counter in the current period; past periods are closed."""
+    units = -counter.units_of(CauseKind.LOST)
+    if lower:
+        units -= counter.units_of(CauseKind.EVENTS_MISSING)
+    if units and counter.usage.start <= reconciler.now_us < counter.usage.end:
+        yield Correction(counter, units)
 
 
 def _apply(
-    looker: Reconciler,
+    reconciler: Reconciler,
     inspector: Inspector,
     name: str,
-    look: AccountComparison,
-    raises: list[Raised],
+    comparison: AccountComparison,
+    corrections: list[Correction],
 ) -> bool:
-    changes = [
-        Change(
-            one.verdict.row.limit, one.verdict.row.key, one.units, one.verdict.counter,
-            one.verdict.row.start,
-        )
-        for one in raises
-    ]  # fmt: skip
-    account = looker.usage.accounts[name].who.account
-    return inspector.rebuild(account, changes, look.held.rebuilt, looker.now_us).done
+    """Change the counters in one step. Returns False if the account has changed since."""
+    changes = []
+    for counter, units in corrections:
+        usage = counter.usage
+        changes.append(Change(usage.limit, usage.key, units, counter.counter, usage.start))
+    account = reconciler.usage.accounts[name].resolved.account
+    return inspector.rebuild(account, changes, comparison.stored.rebuilt, reconciler.now_us).done

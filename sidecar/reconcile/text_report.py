@@ -1,138 +1,150 @@
-"""What reconcile and rebuild found, in words for people."""
+"""The results of reconcile and rebuild as text for people."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from sidecar.core.model import TeamShare
 from sidecar.core.text import amount, instant
 from sidecar.metering.gaps import SequenceCoverage
-from sidecar.reconcile.compare import AccountComparison, Reconciler
-from sidecar.reconcile.differences import Cause, Kind, Verdict
-from sidecar.reconcile.period_usage import Row
-from sidecar.reconcile.rebuild import Raised, Rebuilt
+from sidecar.reconcile.compare import Comparisons, Reconciler
+from sidecar.reconcile.differences import Cause, CauseKind, CounterComparison
+from sidecar.reconcile.period_usage import PeriodUsage
+from sidecar.reconcile.rebuild import Correction, RebuildReport
 
-SHOWN: Final = 10  # gaps and names of one kind
+MAX_LISTED: Final = 10  # gaps, and names in one list
 
-_SAYS: Final = {
-    Kind.IN_FLIGHT: "reserved by {calls} that {are} not over",
-    Kind.SETTLING: "for {calls} that {are} over, and whose real cost Redis has not been told",
-    Kind.REFUND_DUE: "for {calls} that {are} refunded, which Redis has not been told",
-    Kind.PASSING: "of calls that were in flight when the counter was read",
-    Kind.GRANTS: "paid by grants",
-    Kind.JOURNALLED: "let pass without Redis: they are in a journal and will be charged",
-    Kind.PERIOD_START: "near the start of the period: dated in one period, counted in the other",
-    Kind.PLAN_CHANGED: "counted here by another version of the plan file",
-    Kind.LOST: "LOST: counted and gone again, as after a failover or a flush of Redis",
-    Kind.MISSING: "WITHOUT EVENT: counted, and no event that was given tells of it",
-    Kind.UNREADABLE: "UNREADABLE: {field} in the account's state is not what a script writes",
+_TEXTS: Final = {
+    CauseKind.IN_FLIGHT: "reserved by {requests} in flight",
+    CauseKind.SETTLING: "settlement pending for {requests}",
+    CauseKind.REFUND_DUE: "refund pending for {requests}",
+    CauseKind.LATE_EVENTS: "for requests that were in flight when the counter was read",
+    CauseKind.GRANTS: "paid by grants",
+    CauseKind.UNCHARGED: "uncharged: allowed without Redis and still in a journal",
+    CauseKind.PERIOD_START: "near the start of the period: dated in one period, counted in another",
+    CauseKind.PLAN_CHANGED: "counted under another version of the plan file",
+    CauseKind.LOST: "LOST: counted before but not any more, as after a failover or flush of Redis",
+    CauseKind.EVENTS_MISSING: "EVENTS MISSING: counted, but no event was read for it",
+    CauseKind.UNREADABLE: "UNREADABLE: field {field} in the state of the account is invalid",
 }
 
 
-def verdicts_of(looks: Mapping[str, AccountComparison]) -> list[Verdict]:
-    """All of them, in order, without those that have nothing to say."""
-    every = (one for _, look in sorted(looks.items()) for one in look.verdicts)
-    return [one for one in every if one.counter or one.events or one.whys]
+def used_counters(comparisons: Comparisons) -> list[CounterComparison]:
+    """Return the counters of all accounts in order, without unused ones."""
+    every = (counter for _, one in sorted(comparisons.items()) for counter in one.counters)
+    return [one for one in every if one.counter or one.events or one.causes]
 
 
-def differences(looks: Mapping[str, AccountComparison]) -> Iterator[str]:
-    """A line for each counter that is not the sum of its events."""
-    for verdict in verdicts_of(looks):
-        if verdict.whys:
-            parts = "; ".join(_why(verdict.row, why) for why in verdict.whys)
-            numbers = f"counter {verdict.counter:,}, events {verdict.events:,}"
-            yield f"{place(verdict.row)}: {numbers}: {parts}"
+def differences(comparisons: Comparisons) -> Iterator[str]:
+    """Yield a line for each counter that is not the sum of its events."""
+    for one in used_counters(comparisons):
+        if one.causes:
+            causes = "; ".join(_cause(one.usage, cause) for cause in one.causes)
+            numbers = f"counter {one.counter:,}, events {one.events:,}"
+            yield f"{counter_name(one.usage)}: {numbers}: {causes}"
 
 
-def place(row: Row) -> str:
-    """ "acme/k1 per-key, since 2026-11-01T00:00:00Z"; "acme team search monthly, since…"."""
-    whose = f"{row.account}/{row.key}" if row.key is not None else row.account
-    if isinstance(row.limit, TeamShare):
-        whose = f"{row.account} team {row.limit.team}"
-    return f"{whose} {row.limit.id}, since {instant(row.start)}"
+def counter_name(usage: PeriodUsage) -> str:
+    """Return "acme/k1 per-key, since 2026-11-01T00:00:00Z" or "acme team search monthly, …"."""
+    owner = f"{usage.account}/{usage.key}" if usage.key is not None else usage.account
+    if isinstance(usage.limit, TeamShare):
+        owner = f"{usage.account} team {usage.limit.team}"
+    return f"{owner} {usage.limit.id}, since {instant(usage.start)}"
 
 
-def _why(row: Row, why: Cause) -> str:
-    are, calls = "is" if why.calls == 1 else "are", amount(why.calls, "call")
-    says = _SAYS[why.kind].format(calls=calls, are=are, field=row.field)
-    return f"{why.units:+,} {says}" if why.units else says
+def _cause(usage: PeriodUsage, cause: Cause) -> str:
+    requests = amount(cause.requests, "request")
+    text = _TEXTS[cause.kind].format(requests=requests, field=usage.field)
+    return f"{cause.units:+,} {text}" if cause.units else text
 
 
 def summary(
-    looks: Mapping[str, AccountComparison], looker: Reconciler, coverage: SequenceCoverage
+    comparisons: Comparisons, reconciler: Reconciler, coverage: SequenceCoverage
 ) -> Iterator[str]:
-    """How many are equal, what was not compared, and what helps."""
-    verdicts = verdicts_of(looks)
-    left = sum(one.left for one in verdicts)
-    explained = sum(bool(one.whys) for one in verdicts) - left
+    """Yield the totals, what was not compared, and what an operator can do."""
+    counters = used_counters(comparisons)
+    accounts = len({one.usage.account for one in counters})
+    unexplained = sum(one.unexplained for one in counters)
+    explained = sum(bool(one.causes) for one in counters) - unexplained
+    equal = len(counters) - explained - unexplained
     yield (
-        f"{amount(len(verdicts), 'counter')} of {amount(_accounts(verdicts), 'account')}: "
-        f"{len(verdicts) - explained - left:,} equal, {explained:,} explained, {left:,} different."
+        f"{amount(len(counters), 'counter')} of {amount(accounts, 'account')}: "
+        f"{equal:,} equal, {explained:,} explained, {unexplained:,} unexplained."
     )
-    refunded = sum(one.row.refunded for one in verdicts)
+    refunded = sum(one.usage.refunded for one in counters)
     if refunded:
-        yield f"{refunded:,} units of refunded calls count on neither side."
+        yield f"{refunded:,} units of refunded requests count on neither side."
     yield "Rates and concurrency are not compared: they are not sums of events."
-    yield from _notes(looker)
-    yield from _help(verdicts, coverage)
+    yield from _notes(reconciler)
+    yield from _remedies(counters, coverage)
 
 
-def _accounts(verdicts: Iterable[Verdict]) -> int:
-    return len({one.row.account for one in verdicts})
-
-
-def _notes(looker: Reconciler) -> Iterator[str]:
-    if looker.gone:
-        names = _some([f"{account} {field}" for account, field in sorted(looker.gone)])
-        yield f"Left out, since no plan has such a limit (any more): {names}."
-    unknown = sorted(name for name, one in looker.usage.accounts.items() if not one.who.known)
+def _notes(reconciler: Reconciler) -> Iterator[str]:
+    if reconciler.without_limit:
+        fields = sorted(f"{account} {field}" for account, field in reconciler.without_limit)
+        yield f"Not compared, because no plan has such a limit: {_listed(fields)}."
+    unknown = unknown_accounts(reconciler)
     if unknown:
-        yield f"Neither the plan file nor Redis has these, so their time is UTC: {_some(unknown)}."
-
-
-def _help(verdicts: Sequence[Verdict], coverage: SequenceCoverage) -> Iterator[str]:
-    if any(one.of(Kind.LOST) for one in verdicts):
-        yield "What is lost is restored by: sidecar rebuild --apply, with the same options."
-        guessed = sum(one.guessed for one in verdicts)
-        if guessed:
-            yield (
-                f"Up to {guessed:,} of it may never have been counted: those calls were under "
-                "another version of the plan file. Name it with --former-plans to be sure."
-            )
-    if any(one.of(Kind.MISSING) for one in verdicts):
-        gaps = list(coverage.missing())
-        for gap in gaps[:SHOWN]:
-            yield f"Not given: {gap}. If they were shipped, name the sinks' files with --events."
-        if len(gaps) > SHOWN:
-            yield f"And {len(gaps) - SHOWN:,} more gaps."
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def changes(done: Rebuilt, *, applied: bool) -> Iterator[str]:
-    """A line for each counter that is changed, or would be."""
-    for raised in done.raised:
-        yield f"{place(raised.verdict.row)}: {_change(raised)}"
-    if done.busy:
-        yield f"Changed by others again and again, try later: {_some(done.busy)}."
-    if done.unknown:
         yield (
-            f"Left alone, since neither the plan file nor Redis has them: {_some(done.unknown)}. "
-            "Make them again with sidecar accounts set, then rebuild again."
+            "Compared in UTC, because neither the plan file nor Redis has the account: "
+            f"{_listed(unknown)}."
         )
-    counters = amount(len(done.raised), "counter")
-    if not done.raised:
+
+
+def unknown_accounts(reconciler: Reconciler) -> list[str]:
+    """Return the ids of accounts with an unknown time zone."""
+    accounts = reconciler.usage.accounts.items()
+    return sorted(name for name, usage in accounts if not usage.resolved.known)
+
+
+def _remedies(counters: Iterable[CounterComparison], coverage: SequenceCoverage) -> Iterator[str]:
+    lost = [one for one in counters if one.units_of(CauseKind.LOST)]
+    if lost:
+        yield "To restore lost units, run sidecar rebuild --apply with the same options."
+        uncertain = sum(one.uncertain for one in lost)
+        if uncertain:
+            yield (
+                f"Up to {uncertain:,} of them may never have been counted, because another version "
+                "of the plan file was in force. Name that file with --former-plans."
+            )
+    if any(one.units_of(CauseKind.EVENTS_MISSING) for one in counters):
+        gaps = list(coverage.missing())
+        for gap in gaps[:MAX_LISTED]:
+            yield f"Not read: {gap}. If they were shipped, name the files of sinks with --events."
+        if len(gaps) > MAX_LISTED:
+            yield f"Not read: {len(gaps) - MAX_LISTED:,} more gaps."
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
+
+
+def corrections(report: RebuildReport, *, applied: bool) -> Iterator[str]:
+    """Yield a line for each correction, done or planned, then what is left to do."""
+    for one in report.corrections:
+        yield f"{counter_name(one.comparison.usage)}: {_change(one)}"
+    if report.busy:
+        yield (
+            f"Not rebuilt, because they changed during each attempt: {_listed(report.busy)}. "
+            "Run sidecar rebuild again."
+        )
+    if report.unknown:
+        yield (
+            "Not rebuilt, because neither the plan file nor Redis has the account: "
+            f"{_listed(report.unknown)}. Create it with sidecar accounts set, then run sidecar "
+            "rebuild again."
+        )
+    counters = amount(len(report.corrections), "counter")
+    if not report.corrections:
         yield "Nothing to rebuild: no counter is lower than its events."
     elif applied:
         yield f"{counters} rebuilt."
     else:
-        yield f"{counters} to rebuild. Nothing was changed: do it with --apply."
+        yield f"{counters} to rebuild. Nothing was changed: add --apply to rebuild."
 
 
-def _change(raised: Raised) -> str:
-    before = raised.verdict.counter
-    guessed = raised.verdict.guessed
-    note = f", of which {guessed:,} under another version of the plan file" if guessed else ""
-    return f"{before:,} → {before + raised.units:,} ({raised.units:+,} units{note})"
+def _change(correction: Correction) -> str:
+    before, units = correction.comparison.counter, correction.units
+    uncertain = correction.comparison.uncertain
+    note = f", {uncertain:,} of them under another version of the plan file" if uncertain else ""
+    return f"{before:,} → {before + units:,} ({units:+,} units{note})"

@@ -10,6 +10,7 @@ from pathlib import Path
 from sidecar.core.jobs.webhook_signing import secret_of
 from sidecar.core.overload.adaptive_limit import AdaptiveLimit
 from sidecar.core.overload.shedder import Shedder
+from sidecar.core.sink_spec import parse_sink
 from sidecar.gate import Gate
 from sidecar.jobs.desk import Jobs
 from sidecar.jobs.runner import JobRunner
@@ -102,7 +103,7 @@ def sinks_of(settings: Settings, turns_in: Path | None) -> list[Sink]:
     url = settings.redis.get_secret_value()
     stream = keys.events(settings.redis_prefix)
     return [
-        make_sink(sink, redis_url=url, stream_key=stream, turns_in=turns_in)
+        make_sink(parse_sink(sink), redis_url=url, stream_key=stream, lock_directory=turns_in)
         for sink in settings.sinks
     ]
 

@@ -15,6 +15,7 @@ from pydantic_settings import NoDecode
 from sidecar.addresses import MAX_SOCKET_PATH, Address, Origin, UnixPath
 from sidecar.core.jobs.webhook_signing import secret_of
 from sidecar.core.paths import Allowance
+from sidecar.core.sink_spec import SINK_FORMS, parse_sink
 from sidecar.redis_address import redis_address
 
 
@@ -108,12 +109,10 @@ def _sinks(value: object) -> object:
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     if not isinstance(value, (list, tuple)):
-        raise ValueError("not a list of sinks; write stdout, file:/path or redis")
+        raise ValueError(f"not a list of sinks; write {SINK_FORMS}")
     seen: set[str] = set()
     for sink in value:
-        kind, _, path = str(sink).partition(":")
-        if sink not in ("stdout", "redis") and not (kind == "file" and path):
-            raise ValueError(f'"{sink}" is not a sink; write stdout, file:/path or redis')
+        kind = parse_sink(str(sink)).kind
         if kind in seen:
             raise ValueError(f"{kind} is there twice; one sink of a kind is served")
         seen.add(kind)

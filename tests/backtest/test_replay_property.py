@@ -1,4 +1,4 @@
-"""The lean replay decides what the ledger and the gate's decision would, on any calls."""
+"""The replay decides any requests as the reference, `core/account.py` with `decide`, would."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.backtest.replay import NOTHING_SENT, Replay
-from sidecar.backtest.run import Calendars
-from sidecar.core.events.read import Recorded
+from sidecar.backtest.run import PeriodCache
+from sidecar.core.events.read import RecordedRequest
 from sidecar.core.limits import EMPTY
 from sidecar.core.model import (
     MICRO,
@@ -29,8 +29,8 @@ from tests.support.replays import (
     START,
     Reference,
     a_book,
-    a_call,
     a_plan,
+    a_request,
     a_route,
     field_of,
 )
@@ -75,7 +75,7 @@ def books(draw: st.DrawFn) -> PlanBook:
     return a_book(plans, routes)
 
 
-CALLS = st.lists(
+REQUESTS = st.lists(
     st.builds(
         dict,
         gap=st.sampled_from([0, 1_000, 300_000, 5_000_000]) | st.integers(0, 2 * HOUR),
@@ -90,35 +90,35 @@ CALLS = st.lists(
 )
 
 
-def recorded(said: Sequence[dict[str, object]]) -> list[Recorded]:
-    at, calls = START, []
-    for number, one in enumerate(said):
+def recorded(drawn: Sequence[dict[str, object]]) -> list[RecordedRequest]:
+    at, requests = START, []
+    for number, one in enumerate(drawn):
         at += int(str(one["gap"]))
-        calls.append(a_call(number, at, **{k: v for k, v in one.items() if k != "gap"}))
-    return calls
+        requests.append(a_request(number, at, **{k: v for k, v in one.items() if k != "gap"}))
+    return requests
 
 
 @settings(max_examples=600, deadline=None)
-@given(book=books(), said=CALLS)
+@given(book=books(), drawn=REQUESTS)
 def test_I1_a_replay_decides_and_counts_as_the_reference_does(
-    book: PlanBook, said: list[dict[str, object]]
+    book: PlanBook, drawn: list[dict[str, object]]
 ) -> None:
-    replay = Replay(book, ACME, Calendars().window, follow=True)
+    replay = Replay(book, ACME, PeriodCache().window, follow=True)
     reference = Reference(book)
-    calls = recorded(said)
-    for call in calls:
-        refusal, decision = replay.call(call), reference.call(call)
+    requests = recorded(drawn)
+    for request in requests:
+        refusal, decision = replay.add(request), reference.decide(request)
         assert (refusal is None) is decision.allowed
         if refusal is not None:
-            worst = decision.violated[0]
-            assert (refusal.limit, refusal.reason) == (worst.claim.limit, decision.reason)
+            first = decision.violated[0]
+            assert (refusal.limit, refusal.reason) == (first.claim.limit, decision.reason)
             if refusal.reason is not Reason.CONCURRENCY:  # the gate cannot know
                 assert refusal.wait_us == decision.retry_us
-    last = calls[-1].time_us + 10 * HOUR if calls else START
+    last = requests[-1].time_us + 10 * HOUR if requests else START
     replay.pass_time(last)
     reference.pass_time(last)
     same_counters(replay, reference, book)
-    report = replay.done()
+    report = replay.finish()
     assert {m: one.replayed for m, one in report.units.items() if one.replayed} == {
         m: n for m, n in reference.units.items() if n
     }
@@ -136,33 +136,35 @@ OF_TEAMS = st.lists(st.sampled_from(["a", "a", "b", "", "gone"]), min_size=40, m
 
 
 @settings(max_examples=600, deadline=None)
-@given(book=books(), said=CALLS, teams=TEAMS, whose=OF_TEAMS)
-def test_I1_a_replay_keeps_the_shares_of_teams_as_the_reference_does(
-    book: PlanBook, said: list[dict[str, object]], teams: tuple[Team, ...], whose: list[str]
+@given(book=books(), drawn=REQUESTS, teams=TEAMS, team_ids=OF_TEAMS)
+def test_I1_a_replay_keeps_the_guarantees_of_teams_as_the_reference_does(
+    book: PlanBook, drawn: list[dict[str, object]], teams: tuple[Team, ...], team_ids: list[str]
 ) -> None:
     account = Account("acme", "pro", teams=teams)
-    replay = Replay(book, account, Calendars().window)
+    replay = Replay(book, account, PeriodCache().window)
     reference = Reference(book, account)
-    said = [one | {"team": team, "plan": "pro"} for one, team in zip(said, whose, strict=False)]
-    calls = recorded(said)
-    for call in calls:
-        refusal, decision = replay.call(call), reference.call(call)
+    drawn = [
+        one | {"team": team, "plan": "pro"} for one, team in zip(drawn, team_ids, strict=False)
+    ]
+    requests = recorded(drawn)
+    for request in requests:
+        refusal, decision = replay.add(request), reference.decide(request)
         assert (refusal is None) is decision.allowed
         if refusal is not None:
-            worst = decision.violated[0]
-            assert (refusal.limit, refusal.reason) == (worst.claim.limit, decision.reason)
+            first = decision.violated[0]
+            assert (refusal.limit, refusal.reason) == (first.claim.limit, decision.reason)
             if refusal.reason is not Reason.CONCURRENCY:
                 assert refusal.wait_us == decision.retry_us
-    last = calls[-1].time_us + 10 * HOUR if calls else START
+    last = requests[-1].time_us + 10 * HOUR if requests else START
     replay.pass_time(last)
     reference.pass_time(last)
     same_counters(replay, reference, book)
-    assert replay.done().shadowed == dict(reference.shadowed)
-    for quota, states in replay.states.teams.items():
+    assert replay.finish().shadowed == dict(reference.shadowed)
+    for quota, states in replay.counters.teams.items():
         for team, state in states.items():
             if state.used:
-                other = reference.ledger.states[f"{quota}/{team}"]
-                # A period that has begun since is not written down before it is used.
+                other = reference.state.states[f"{quota}/{team}"]
+                # The replay stores a new period only when it is used.
                 assert state.used == other.used or state.since_us < other.since_us
 
 
@@ -171,13 +173,13 @@ def same_counters(replay: Replay, reference: Reference, book: PlanBook) -> None:
     for limit in limits:
         for key in ("k1", "k2"):
             name = limit.id, key if limit.per == "key" else None
-            state = reference.ledger.states.get(field_of(limit, key), EMPTY)
+            state = reference.state.states.get(field_of(limit, key), EMPTY)
             if isinstance(limit, RateLimit):
-                bucket = replay.states.buckets[name]
+                bucket = replay.counters.buckets[name]
                 assert (bucket.used, bucket.since) == (state.used, state.since_us)
             elif isinstance(limit, QuotaLimit):
-                counter = replay.states.counters[name]
-                kept = (counter.used, counter.since, counter.carried)
-                assert kept == (state.used, state.since_us, state.carried)
+                counter = replay.counters.quotas[name]
+                values = (counter.used, counter.since, counter.carried)
+                assert values == (state.used, state.since_us, state.carried)
             else:
-                assert len(replay.states.slots[name].ends) == state.used
+                assert len(replay.counters.slots[name].ends) == state.used

@@ -1,4 +1,4 @@
-"""events tail and verify on a real spool."""
+"""`sidecar events tail` and `sidecar events verify` on real spools."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from sidecar.metering.spool import Spool
 
 
 def write(directory: Path, numbers: Iterable[int]) -> None:
-    """Events of these numbers, on disk, each a second after the one of the number before."""
+    """Write events with these numbers; the number is also the second of the time."""
 
     async def run() -> None:
         spool = Spool(directory)
@@ -62,13 +62,13 @@ def test_tail_follows_until_interrupted(spawn: Any, spool: Path) -> None:
         assert process.stderr.read() == ""
 
 
-def test_verify_says_ok_of_a_whole_spool(sidecar: Any, spool: Path) -> None:
+def test_verify_reports_a_whole_spool_as_ok(sidecar: Any, spool: Path) -> None:
     done = sidecar("events", "verify", "--spool", spool)
     assert done.returncode == 0
     assert f"{spool}: ok: 5 events in 1 file, seq 1 to 5\n" in done.stdout
 
 
-def test_verify_tells_a_missing_and_a_changed_event(sidecar: Any, spool: Path) -> None:
+def test_verify_reports_a_missing_and_a_changed_event(sidecar: Any, spool: Path) -> None:
     (segment,) = spool.glob("*.jsonl")
     lines = segment.read_bytes().splitlines(keepends=True)
     segment.write_bytes(b"".join([lines[0], *lines[2:]]))
@@ -84,13 +84,13 @@ def test_verify_tells_a_missing_and_a_changed_event(sidecar: Any, spool: Path) -
 
 @pytest.fixture
 def workers(tmp_path: Path) -> Path:
-    """The directory that several workers share; the calls went to one or the other."""
+    """A directory with the spools of two workers, whose events alternate."""
     write(tmp_path / "worker-0", [0, 3, 4])
     write(tmp_path / "worker-1", [1, 2, 5])
     return tmp_path
 
 
-def test_verify_looks_at_the_spool_of_every_worker(sidecar: Any, workers: Path) -> None:
+def test_verify_checks_the_spool_of_every_worker(sidecar: Any, workers: Path) -> None:
     done = sidecar("events", "verify", "--spool", workers)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -100,7 +100,7 @@ def test_verify_looks_at_the_spool_of_every_worker(sidecar: Any, workers: Path) 
 
 
 def test_one_worker_whose_spool_is_not_whole_is_named(sidecar: Any, workers: Path) -> None:
-    write(workers, [6])  # from before there were workers
+    write(workers, [6])  # the spool of a sidecar without workers
     (segment,) = (workers / "worker-1").glob("*.jsonl")
     segment.write_bytes(segment.read_bytes().replace(b"event-2", b"event-X"))
     done = sidecar("events", "verify", "--spool", workers)
@@ -112,9 +112,7 @@ def test_one_worker_whose_spool_is_not_whole_is_named(sidecar: Any, workers: Pat
     assert f"{workers}/worker-1: NOT whole" in done.stdout
 
 
-def test_tail_puts_the_events_of_all_workers_in_the_order_of_their_time(
-    sidecar: Any, workers: Path
-) -> None:
+def test_tail_merges_the_events_of_all_workers_by_time(sidecar: Any, workers: Path) -> None:
     done = sidecar("events", "tail", "-n", "4", "--spool", workers)
     assert done.returncode == 0, done.stderr
     assert ids(done.stdout) == ["event-2", "event-3", "event-4", "event-5"]
@@ -136,30 +134,30 @@ def test_tail_follows_every_worker(spawn: Any, workers: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["tail", "verify"])
-def test_a_directory_that_is_not_there_is_a_sentence(
-    sidecar: Any, tmp_path: Path, verb: str
-) -> None:
+def test_a_missing_directory_is_an_error(sidecar: Any, tmp_path: Path, verb: str) -> None:
     done = sidecar("events", verb, "--spool", tmp_path / "nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        f"error: The spool {tmp_path}/nowhere cannot be read: No such file or directory.",
-        "try: another directory with --spool DIR (SIDECAR_SPOOL)",
+        f"error: --spool: {tmp_path}/nowhere cannot be read: No such file or directory; "
+        "name another directory with --spool DIR (SIDECAR_SPOOL)",
     ]
 
 
 @pytest.mark.parametrize("verb", ["tail", "verify"])
-def test_a_directory_without_a_spool_is_a_sentence_that_says_which_one_to_name(
+def test_a_directory_without_a_spool_is_an_error_with_a_remedy(
     sidecar: Any, tmp_path: Path, verb: str
 ) -> None:
     (tmp_path / "worker-0").mkdir()
     done = sidecar("events", verb, "--spool", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        f"error: {tmp_path} holds no spool. Name the directory that serve has as --spool DIR "
-        "(SIDECAR_SPOOL)."
+        f"error: --spool: {tmp_path} contains no spool; "
+        "name the directory of serve --spool DIR (SIDECAR_SPOOL)"
     ]
 
 
-def test_a_setting_that_is_not_asked_for_is_no_obstacle(sidecar: Any, spool: Path) -> None:
+def test_a_wrong_setting_that_the_command_does_not_need_is_ignored(
+    sidecar: Any, spool: Path
+) -> None:
     done = sidecar("events", "verify", "--spool", spool, SIDECAR_LISTEN="8080")
     assert done.returncode == 0, done.stderr

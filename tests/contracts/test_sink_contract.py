@@ -1,4 +1,4 @@
-"""The promise of `ports.Sink`, kept by every sink: all of its tests, on each of them."""
+"""The contract of `ports.Sink`: every test runs on every sink."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ STREAM = "test:{events}"
 
 @dataclass
 class Case:
-    """A sink, what stands at its other end, and how that end goes away and comes back."""
+    """A sink, the lines that have arrived, and how its destination fails and recovers."""
 
     sink: Sink
     arrived: Callable[[], Sequence[bytes]]
@@ -35,7 +35,7 @@ class Case:
 
 @asynccontextmanager
 async def to_stdout(directory: Path) -> AsyncIterator[Case]:
-    """A descriptor that leads to a file; lost: it leads to a pipe that nobody reads."""
+    """A descriptor of a file; after `lose`, of a pipe without a reader."""
     path = directory / "collected"
     to_path = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     fd = os.dup(to_path)
@@ -60,22 +60,22 @@ async def to_stdout(directory: Path) -> AsyncIterator[Case]:
 
 @asynccontextmanager
 async def to_file(directory: Path) -> AsyncIterator[Case]:
-    """A file in a folder; lost: the folder was moved away."""
-    folder, away = directory / "logs", directory / "away"
+    """A file in a folder; `lose` renames the folder."""
+    folder, renamed = directory / "logs", directory / "renamed"
     folder.mkdir()
     path = folder / "events.jsonl"
     path.touch()
     yield Case(
         FileSink(path),
         lambda: path.read_bytes().splitlines(),
-        lambda: folder.rename(away),
-        lambda: away.rename(folder),
+        lambda: folder.rename(renamed),
+        lambda: renamed.rename(folder),
     )
 
 
 @asynccontextmanager
 async def to_redis(directory: Path) -> AsyncIterator[Case]:
-    """A stream in a Valkey that keeps its data on disk; lost: the server is killed."""
+    """A stream in a Valkey that keeps its data on disk; `lose` kills the server."""
     port = free_port()
     running: list[subprocess.Popen[bytes]] = []
 
@@ -102,7 +102,7 @@ async def to_redis(directory: Path) -> AsyncIterator[Case]:
 
 @asynccontextmanager
 async def to_list(_: Path) -> AsyncIterator[Case]:
-    """The sink that tests of the shipper rely on."""
+    """The sink in memory that the tests of the shipper use."""
     sink = ListSink()
     yield Case(
         sink,
@@ -132,14 +132,14 @@ def lines(first: int, last: int) -> list[bytes]:
     return [orjson.dumps(an_event(number)) for number in range(first, last + 1)]
 
 
-async def test_lines_are_there_on_return_unchanged_and_in_order(case: Case) -> None:
+async def test_lines_have_arrived_on_return_unchanged_and_in_order(case: Case) -> None:
     await case.sink.send(lines(1, 1))
     assert case.arrived() == lines(1, 1)
     await case.sink.send(lines(2, 700))
     assert case.arrived() == lines(1, 700)
 
 
-async def test_text_of_all_the_world_arrives_byte_for_byte(case: Case) -> None:
+async def test_text_in_any_language_arrives_byte_for_byte(case: Case) -> None:
     event = orjson.dumps(an_event(1, subject="Ærøskøbing 株式会社 \u2028\u0000 🦔 \\ \r\n"))
     await case.sink.send([event])
     assert b"\n" not in event and list(case.arrived()) == [event]
@@ -147,26 +147,26 @@ async def test_text_of_all_the_world_arrives_byte_for_byte(case: Case) -> None:
 
 async def test_batches_sent_without_waiting_keep_their_order(case: Case) -> None:
     await asyncio.gather(*(case.sink.send(lines(n, n + 9)) for n in range(1, 200, 10)))
-    # Each batch stays together: what sends at once agrees on no order between batches.
+    # Each batch stays together; the order between concurrent batches is undefined.
     arrived = ids(case.arrived())
     batches = [arrived[at : at + 10] for at in range(0, 200, 10)]
     assert sorted(batches) == sorted(ids(lines(n, n + 9)) for n in range(1, 200, 10))
 
 
-async def test_a_sink_that_cannot_deliver_says_so_and_goes_on_later(case: Case) -> None:
+async def test_a_sink_that_cannot_deliver_raises_and_delivers_later(case: Case) -> None:
     await case.sink.send(lines(1, 5))
     case.lose()
     for _ in range(2):
         with pytest.raises(SinkDown) as caught:
             await case.sink.send(lines(6, 9))
-        assert len(str(caught.value)) > 10  # a sentence for the person who runs the sidecar
+        assert len(str(caught.value)) > 10  # a message for the operator
     case.restore()
-    assert case.arrived() == lines(1, 5)  # safe: it outlived the loss
+    assert case.arrived() == lines(1, 5)  # durable: it survived the loss
     await case.sink.send(lines(6, 9))
     assert case.arrived() == lines(1, 9)
 
 
-async def test_a_sink_that_never_had_a_place_to_deliver_is_down(case: Case) -> None:
+async def test_a_sink_without_a_destination_from_the_start_is_down(case: Case) -> None:
     case.lose()
     with pytest.raises(SinkDown):
         await case.sink.send(lines(1, 1))
@@ -175,14 +175,14 @@ async def test_a_sink_that_never_had_a_place_to_deliver_is_down(case: Case) -> N
     assert case.arrived() == lines(1, 1)
 
 
-async def test_close_is_idempotent_and_keeps_what_was_sent(case: Case) -> None:
+async def test_close_is_idempotent_and_loses_nothing(case: Case) -> None:
     await case.sink.send(lines(1, 3))
     await case.sink.close()
     await case.sink.close()
     assert case.arrived() == lines(1, 3)
 
 
-async def test_close_needs_no_send_and_no_place_to_deliver(case: Case) -> None:
+async def test_close_needs_no_send_and_no_destination(case: Case) -> None:
     case.lose()
     await case.sink.close()
     await case.sink.close()

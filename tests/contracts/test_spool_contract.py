@@ -1,7 +1,6 @@
-"""The promise of `ports.Spool`: all of its tests, on each spool.
+"""The contract of `ports.Spool`: every test runs on every spool.
 
-What is particular to the spool on disk (chain, recovery, segments, full disks) is proven in
-tests/metering.
+tests/metering has what is specific to the spool on disk: chain, recovery, segments, full disks.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +17,7 @@ from tests.support.events import a_spool, an_event, ids, lines_in, until
 
 @dataclass
 class Case:
-    """An open spool with room for a few dozen waiting events, and what its disk holds."""
+    """An open spool whose buffer holds a few dozen events, and the lines on its disk."""
 
     spool: Spool
     on_disk: Callable[[], list[bytes]]
@@ -43,7 +42,7 @@ def names(first: int, last: int) -> list[str]:
     return [f"event-{number}" for number in range(first, last + 1)]
 
 
-async def test_what_is_appended_comes_to_the_disk_by_itself_in_order(
+async def test_appended_events_reach_the_disk_in_order_without_a_flush(
     opened: AbstractAsyncContextManager[Case],
 ) -> None:
     async with opened as case:
@@ -55,7 +54,7 @@ async def test_what_is_appended_comes_to_the_disk_by_itself_in_order(
         assert ids(case.on_disk()) == names(1, 11)
 
 
-async def test_an_event_keeps_all_that_it_says(opened: AbstractAsyncContextManager[Case]) -> None:
+async def test_an_event_keeps_all_its_attributes(opened: AbstractAsyncContextManager[Case]) -> None:
     event = an_event(1, subject='株式会社 \n "quoted"', data={"usage": {"tokens": 2**53 - 1}})
     async with opened as case:
         case.spool.append(event)
@@ -64,7 +63,7 @@ async def test_an_event_keeps_all_that_it_says(opened: AbstractAsyncContextManag
         assert event.items() <= orjson.loads(line).items()
 
 
-async def test_what_is_changed_after_append_was_not_appended(
+async def test_a_change_after_append_does_not_change_the_event(
     opened: AbstractAsyncContextManager[Case],
 ) -> None:
     event = an_event(1)
@@ -75,14 +74,14 @@ async def test_what_is_changed_after_append_was_not_appended(
         assert orjson.loads(case.on_disk()[0])["data"]["usage"] == {"requests": 1}
 
 
-async def test_I4_all_that_was_appended_while_it_accepted_is_kept(
+async def test_I4_all_events_appended_while_it_accepted_are_kept(
     opened: AbstractAsyncContextManager[Case],
 ) -> None:
     last = 0
     async with opened as case:
         for _ in range(3):
             assert case.spool.accepting
-            while case.spool.accepting and last < 10_000:  # no turn for the loop: it must fill up
+            while case.spool.accepting and last < 10_000:  # without a pause, so it fills up
                 last += 1
                 case.spool.append(an_event(last))
             assert not case.spool.accepting
@@ -90,7 +89,7 @@ async def test_I4_all_that_was_appended_while_it_accepted_is_kept(
     assert ids(case.on_disk()) == names(1, last)
 
 
-async def test_I4_what_waits_when_the_spool_is_closed_is_written(
+async def test_I4_buffered_events_are_written_when_the_spool_closes(
     opened: AbstractAsyncContextManager[Case],
 ) -> None:
     async with opened as case:
@@ -103,5 +102,5 @@ async def test_a_closed_spool_does_not_accept(opened: AbstractAsyncContextManage
     async with opened as case:
         assert case.spool.accepting
     assert not case.spool.accepting
-    case.spool.append(an_event(1))  # and says nothing: the caller is in the middle of a request
+    case.spool.append(an_event(1))  # raises nothing: append runs in the middle of a request
     assert case.on_disk() == []

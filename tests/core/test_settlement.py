@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.core.costs import Unreadable
 from sidecar.core.events.build import notice_event, refusal_event, usage_event
-from sidecar.core.events.read import EventReader
+from sidecar.core.events.read import EventParser
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     MICRO,
@@ -120,10 +120,10 @@ def test_events_say_whose_teams_usage_it_is() -> None:
         plan_version="sha256:ab", status=429, reason=Reason.QUOTA,
     )  # fmt: skip
     assert called["data"]["team"] == refused["data"]["team"] == "search"
-    assert EventReader().call(orjson.loads(orjson.dumps(called))).team == "search"
+    assert EventParser().parse(orjson.loads(orjson.dumps(called))).team == "search"
     plain = a_usage()
     assert "team" not in plain["data"]
-    assert EventReader().call(orjson.loads(orjson.dumps(plain))).team == ""
+    assert EventParser().parse(orjson.loads(orjson.dumps(plain))).team == ""
 
 
 def test_a_notice_says_what_was_crossed() -> None:

@@ -1,4 +1,4 @@
-"""Files broken on purpose: truncated at every byte, bits flipped, processes killed."""
+"""Recovery of damaged spools: files truncated at every byte, flipped bits, killed processes."""
 
 import shutil
 import subprocess
@@ -31,12 +31,12 @@ asyncio.run(main())
 """
 
 
-async def test_I4_a_line_torn_at_any_byte_is_set_aside_and_its_number_used_again(
+async def test_I4_a_line_torn_at_any_byte_is_set_aside_and_its_number_is_reused(
     tmp_path: Path,
 ) -> None:
     whole = tmp_path / "whole"
     await fill(whole, 3)
-    (whole / HEAD_NAME).unlink()  # a crash leaves it as it was at the last rotation
+    (whole / HEAD_NAME).unlink()  # after a crash, the head dates from the last rotation
     name = list_segments(whole)[0].path.name
     content = (whole / name).read_bytes()
     start = content[:-1].rindex(b"\n") + 1
@@ -54,8 +54,8 @@ async def test_I4_a_line_torn_at_any_byte_is_set_aside_and_its_number_used_again
         shutil.rmtree(torn)
 
 
-async def test_I4_a_process_killed_while_it_appends_loses_nothing_committed(tmp_path: Path) -> None:
-    told = 0
+async def test_I4_a_killed_process_loses_no_committed_event(tmp_path: Path) -> None:
+    committed = 0
     for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE
@@ -63,19 +63,19 @@ async def test_I4_a_process_killed_while_it_appends_loses_nothing_committed(tmp_
         with process:
             assert process.stdout
             try:
-                told = [int(process.stdout.readline()) for _ in range(6)][-1]
+                committed = [int(process.stdout.readline()) for _ in range(6)][-1]
             finally:
                 process.kill()
-            # What it said before it died counts as well; its very last word may be cut.
-            told = max([told, *map(int, process.stdout.read().split()[:-1])])
+            # Its remaining output counts too, except a last word that may be cut.
+            committed = max([committed, *map(int, process.stdout.read().split()[:-1])])
         async with a_spool(tmp_path) as spool:
-            assert spool.committed_seq >= told
+            assert spool.committed_seq >= committed
         assert seqs(lines_in(tmp_path)) == list(range(1, spool.next_seq))
         assert verify(tmp_path).ok
-    assert told > 500
+    assert committed > 500
 
 
-async def test_a_bit_flipped_in_the_middle_is_reported_and_costs_no_other_event(
+async def test_a_flipped_bit_in_the_middle_is_reported_and_costs_no_other_event(
     tmp_path: Path,
 ) -> None:
     await fill(tmp_path, 6)
@@ -85,11 +85,11 @@ async def test_a_bit_flipped_in_the_middle_is_reported_and_costs_no_other_event(
     path.write_bytes(content)
     await fill(tmp_path, 2, 7)
     assert seqs(lines_in(tmp_path)) == list(range(1, 9))
-    assert len(list_segments(tmp_path)) == 2  # a doubtful file is not appended to
+    assert len(list_segments(tmp_path)) == 2  # the damaged segment gets no more events
     report = verify(tmp_path)
     assert not report.ok
     assert [str(one) for one in report.breaks] == [
-        f"{path.name}:4: the line before is not the one that was written before this one"
+        f"{path.name}:4: the previous line was changed: its hash does not match"
     ]
     assert report.missing == 0
 
@@ -124,7 +124,7 @@ async def test_I4_events_cut_from_the_end_of_a_closed_spool_leave_a_proven_gap(
     assert [(gap.first, gap.last) for gap in report.gaps] == [(5, 6)]
 
 
-async def test_a_segment_of_nothing_but_noise_is_set_aside_and_the_one_before_goes_on(
+async def test_a_segment_of_noise_is_set_aside_and_the_previous_one_continues(
     tmp_path: Path,
 ) -> None:
     await fill(tmp_path, 2)
@@ -136,7 +136,7 @@ async def test_a_segment_of_nothing_but_noise_is_set_aside_and_the_one_before_go
     assert verify(tmp_path).ok
 
 
-async def test_a_head_file_that_is_damaged_is_made_anew_from_the_segments(tmp_path: Path) -> None:
+async def test_a_damaged_head_is_restored_from_the_segments(tmp_path: Path) -> None:
     await fill(tmp_path, 2)
     (tmp_path / HEAD_NAME).write_bytes(b"{")
     async with a_spool(tmp_path) as spool:

@@ -1,4 +1,4 @@
-"""From the spool to the sinks: at least once, in order, each sink at its own pace."""
+"""The shipper: delivery to each sink at its own pace, in order, at least once."""
 
 import asyncio
 import errno
@@ -47,7 +47,7 @@ async def test_events_arrive_as_they_are_committed_and_only_once(tmp_path: Path)
     assert sink.closed
 
 
-async def test_a_restart_goes_on_behind_the_last_delivery(tmp_path: Path) -> None:
+async def test_a_restart_continues_after_the_last_delivery(tmp_path: Path) -> None:
     await fill(tmp_path, 5)
     first, second = ListSink(), ListSink()
     await ship(tmp_path, first, batch=2)
@@ -56,7 +56,7 @@ async def test_a_restart_goes_on_behind_the_last_delivery(tmp_path: Path) -> Non
     assert ids(first.lines + second.lines) == expected(10)
 
 
-async def test_a_sink_that_is_down_holds_up_nobody_and_gets_everything_later(
+async def test_a_sink_that_is_down_delays_no_other_sink_and_gets_everything_later(
     tmp_path: Path,
 ) -> None:
     pauses: list[float] = []
@@ -83,7 +83,7 @@ async def test_a_sink_that_is_down_holds_up_nobody_and_gets_everything_later(
     assert ids(bad.lines) == ids(good.lines) == expected(10)
 
 
-async def test_drain_gives_up_at_its_bound_and_keeps_the_events(tmp_path: Path) -> None:
+async def test_drain_stops_at_its_timeout_and_keeps_the_events(tmp_path: Path) -> None:
     sink = ListSink()
     sink.down = True
     async with a_spool(tmp_path) as spool:
@@ -97,7 +97,7 @@ async def test_drain_gives_up_at_its_bound_and_keeps_the_events(tmp_path: Path) 
     assert ids(later.lines) == ["event-1"]
 
 
-async def test_poison_is_set_aside_alone_and_the_rest_arrives_once(tmp_path: Path) -> None:
+async def test_refused_events_are_set_aside_and_the_others_arrive_once(tmp_path: Path) -> None:
     await fill(tmp_path, 40)
     sink = ListSink()
     sink.poison = {"event-1", "event-18", "event-19", "event-40"}
@@ -120,12 +120,12 @@ async def test_a_full_dead_letter_file_stops_the_sink_rather_than_lose_events(
         assert not await shipper.drain(10)
         assert shipper.up == {"list": False} and shipper.lag == {"list": 2}
         await shipper.close()
-    (tmp_path / "list.dead.jsonl").rename(tmp_path / "looked-into")
+    (tmp_path / "list.dead.jsonl").rename(tmp_path / "examined")
     await ship(tmp_path, sink, dead_bytes=500)
     assert ids(sink.lines) == ["event-1", "event-4"]
 
 
-async def test_segments_are_deleted_when_the_slowest_sink_has_them(tmp_path: Path) -> None:
+async def test_segments_are_deleted_after_the_slowest_sink_has_stored_them(tmp_path: Path) -> None:
     await fill(tmp_path, 20, segment_bytes=1000)
     before = list_segments(tmp_path)
     fast, slow = ListSink("fast"), ListSink("slow")
@@ -161,7 +161,7 @@ async def test_without_sinks_nothing_is_deleted_and_a_sink_added_later_starts_at
     "change",
     [{"seq": 99}, {"offset": 7}, {"offset": 10**6}, {"spool": "another"}, {"seq": "x"}, None],
 )
-async def test_a_cursor_that_does_not_fit_starts_at_the_oldest(
+async def test_a_cursor_that_does_not_fit_starts_at_the_oldest_event(
     tmp_path: Path, change: dict[str, Any] | None
 ) -> None:
     await fill(tmp_path, 3)
@@ -175,7 +175,7 @@ async def test_a_cursor_that_does_not_fit_starts_at_the_oldest(
     assert ids(again.lines) == expected(3)
 
 
-async def test_a_cursor_from_before_the_last_batch_sends_that_batch_again(tmp_path: Path) -> None:
+async def test_a_cursor_older_than_the_last_batch_repeats_that_batch(tmp_path: Path) -> None:
     await fill(tmp_path, 3)
     await ship(tmp_path, ListSink())
     old = tmp_path / "old"
@@ -191,23 +191,23 @@ async def test_a_cursor_from_before_the_last_batch_sends_that_batch_again(tmp_pa
 def test_two_sinks_of_one_name_are_refused(tmp_path: Path) -> None:
     from sidecar.metering.spool import Spool
 
-    with pytest.raises(SettingsError, match="there twice"):
+    with pytest.raises(SettingsError, match="list is listed twice"):
         Shipper(Spool(tmp_path), [ListSink(), ListSink()])
 
 
-async def test_a_segment_that_somebody_removed_does_not_stop_the_ones_after_it(
+async def test_a_removed_segment_does_not_stop_later_ones(
     tmp_path: Path,
 ) -> None:
     await fill(tmp_path, 9, segment_bytes=1000)
     sink = ListSink()
     async with a_spool(tmp_path) as spool:
         shipper = Shipper(spool, [sink])
-        gone, after = spool.segments[1], spool.segments[2]
-        gone.path.unlink()
+        removed, after = spool.segments[1], spool.segments[2]
+        removed.path.unlink()
         shipper.start()
         await shipper.drain(10)
         await shipper.close()
-    assert ids(sink.lines) == expected(gone.first - 1) + expected(9, after.first)
+    assert ids(sink.lines) == expected(removed.first - 1) + expected(9, after.first)
 
 
 async def test_a_disk_too_full_for_cursors_does_not_stop_shipping(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The log itself: numbers, chain, commits, rotation, one owner."""
+"""The spool: numbers, chain, commits, rotation, one owner."""
 
 import hashlib
 import subprocess
@@ -15,7 +15,7 @@ from sidecar.metering.verify import verify
 from tests.support.events import a_spool, an_event, fill, ids, lines_in, seqs, until
 
 
-async def test_I4_every_event_is_one_numbered_line_chained_to_the_one_before(
+async def test_I4_every_event_is_one_numbered_line_chained_to_the_previous_one(
     tmp_path: Path,
 ) -> None:
     await fill(tmp_path, 5)
@@ -44,7 +44,7 @@ async def test_events_are_committed_in_one_group_without_a_flush(tmp_path: Path)
         assert spool.committed_seq == 100
 
 
-async def test_the_chain_goes_on_over_restarts_and_segments(tmp_path: Path) -> None:
+async def test_the_chain_continues_across_restarts_and_segments(tmp_path: Path) -> None:
     for start in (1, 11, 21):
         await fill(tmp_path, 10, start, segment_bytes=1000)
     assert len(list_segments(tmp_path)) > 5
@@ -56,7 +56,7 @@ async def test_the_chain_goes_on_over_restarts_and_segments(tmp_path: Path) -> N
         assert segment.first == orjson.loads(segment.path.read_bytes().split(b"\n")[0])["seq"]
 
 
-async def test_numbers_go_on_when_all_segments_are_gone(tmp_path: Path) -> None:
+async def test_numbers_continue_after_all_segments_are_deleted(tmp_path: Path) -> None:
     await fill(tmp_path, 3)
     head = read_head(tmp_path)
     for segment in list_segments(tmp_path):
@@ -67,7 +67,7 @@ async def test_numbers_go_on_when_all_segments_are_gone(tmp_path: Path) -> None:
     assert (first["seq"], first["prev"].encode(), first["spool"]) == (4, head.prev, head.spool)
 
 
-async def test_an_event_that_is_not_json_is_counted_and_stops_nothing(tmp_path: Path) -> None:
+async def test_an_event_that_is_not_json_is_counted_as_dropped(tmp_path: Path) -> None:
     async with a_spool(tmp_path) as spool:
         spool.append(an_event(1, data=object()))
         spool.append(an_event(2))
@@ -78,7 +78,7 @@ async def test_an_event_that_is_not_json_is_counted_and_stops_nothing(tmp_path: 
     assert verify(tmp_path).dropped == 2
 
 
-async def test_nothing_is_taken_before_open_and_after_close(tmp_path: Path) -> None:
+async def test_a_spool_accepts_nothing_before_open_and_after_close(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     assert not spool.accepting
     spool.open()
@@ -88,7 +88,7 @@ async def test_nothing_is_taken_before_open_and_after_close(tmp_path: Path) -> N
     assert not spool.accepting
 
 
-def test_a_second_process_on_one_directory_is_refused_with_the_owners_pid(
+def test_a_second_process_in_one_directory_is_refused_with_the_pid_of_the_owner(
     tmp_path: Path,
 ) -> None:
     code = (
@@ -103,11 +103,11 @@ def test_a_second_process_on_one_directory_is_refused_with_the_owners_pid(
         with pytest.raises(SpoolError, match=rf"in use by another process \(pid {other.pid}\)"):
             Spool(tmp_path).open()
         other.communicate()
-    Spool(tmp_path).open()  # free again
+    Spool(tmp_path).open()  # unlocked again
 
 
 @pytest.mark.parametrize("under", ["file", "file/below"])
-def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path, under: str) -> None:
+def test_a_directory_that_cannot_be_created_is_an_error(tmp_path: Path, under: str) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SpoolError, match=r"not writable: .*--spool"):
         Spool(tmp_path / under).open()

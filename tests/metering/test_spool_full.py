@@ -1,4 +1,4 @@
-"""A disk that takes no more, both policies; with failing calls and with a real file size limit."""
+"""A full disk with both policies: with failing system calls and with a real file size limit."""
 
 import errno
 import os
@@ -19,11 +19,11 @@ from tests.support.events import ListSink, a_spool, an_event, ids, lines_in, seq
 
 
 class Disk:
-    """Real file operations that fail while `error` is set; `taken` bytes are written before."""
+    """Real file operations that fail while `error` is set, after `accepted` bytes."""
 
     def __init__(self) -> None:
         self.error: int | None = None
-        self.taken = 0
+        self.accepted = 0
 
     def _or_fail(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -34,9 +34,9 @@ class Disk:
         return call
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
-        if self.error is not None and self.taken:
-            taken, self.taken = self.taken, 0
-            return os.write(fd, data[:taken])
+        if self.error is not None and self.accepted:
+            accepted, self.accepted = self.accepted, 0
+            return os.write(fd, data[:accepted])
         return int(self._or_fail(os.write)(fd, data))
 
     def files(self, failing: str) -> Files:
@@ -47,19 +47,19 @@ class Disk:
 
 @pytest.mark.parametrize("failing", ["write", "sync"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO])
-async def test_I4_refuse_stops_accepting_and_what_was_taken_is_written_once_there_is_room(
+async def test_I4_refuse_stops_accepting_and_writes_appended_events_when_there_is_space(
     tmp_path: Path, failing: str, code: int
 ) -> None:
     disk = Disk()
     async with a_spool(tmp_path, files=disk.files(failing)) as spool:
         spool.append(an_event(1))
         await spool.flush()
-        disk.error, disk.taken = code, 100
+        disk.error, disk.accepted = code, 100
         spool.append(an_event(2))
         await until(lambda: spool.write_errors > 2)
         assert not spool.accepting
         assert ids(lines_in(tmp_path)) == ["event-1"]  # never half a line
-        spool.append(an_event(3))  # a critical call
+        spool.append(an_event(3))  # of a critical request
         with pytest.raises(SpoolError, match="cannot be written"):
             await spool.flush()
         disk.error = None
@@ -69,7 +69,9 @@ async def test_I4_refuse_stops_accepting_and_what_was_taken_is_written_once_ther
     assert verify(tmp_path).ok
 
 
-async def test_I4_drop_goes_on_and_an_event_proves_how_many_were_lost(tmp_path: Path) -> None:
+async def test_I4_drop_keeps_accepting_and_a_loss_event_proves_the_number_of_lost_events(
+    tmp_path: Path,
+) -> None:
     disk = Disk()
     async with a_spool(
         tmp_path, files=disk.files("write"), when_full="drop", max_waiting_bytes=8192
@@ -89,7 +91,7 @@ async def test_I4_drop_goes_on_and_an_event_proves_how_many_were_lost(tmp_path: 
     assert report.ok and report.dropped == 100 - kept
 
 
-async def test_refuse_stops_accepting_at_half_the_buffer_and_still_takes_critical_events(
+async def test_refuse_stops_accepting_at_half_the_buffer_and_still_appends_critical_events(
     tmp_path: Path,
 ) -> None:
     async with a_spool(tmp_path, max_waiting_bytes=8192) as spool:
@@ -101,7 +103,7 @@ async def test_refuse_stops_accepting_at_half_the_buffer_and_still_takes_critica
         assert spool.accepting
 
 
-async def test_a_spool_at_its_bound_takes_events_again_once_a_sink_has_taken_the_old_ones(
+async def test_a_spool_at_its_bound_accepts_events_again_after_a_sink_has_stored_old_ones(
     tmp_path: Path,
 ) -> None:
     sink = ListSink()

@@ -1,5 +1,8 @@
-"""The end of a spool that is full: what our own bound held back is kept, and what the disk itself
-refuses leaves a gap in the numbers and an event that counts it."""
+"""Closing a full spool.
+
+Events beyond `max_bytes` still reach the disk. Events that the disk refuses leave a gap in the
+numbers, and a loss event counts them.
+"""
 
 import errno
 import fcntl
@@ -22,7 +25,7 @@ NOTE = "losses.json"
 
 
 class Full:
-    """A disk without a free block while `full`: files do not grow, what is there can be changed."""
+    """A disk without a free block while `full`: files cannot grow, but they can be overwritten."""
 
     def __init__(self) -> None:
         self.full = False
@@ -37,7 +40,7 @@ class Full:
 
 
 def losses(directory: Path) -> list[tuple[str, int]]:
-    """Identity and count of the events that prove losses."""
+    """The id and count of each loss event."""
     events = [orjson.loads(line) for line in lines_in(directory)]
     return [
         (event["id"], event["data"]["events"])
@@ -47,7 +50,7 @@ def losses(directory: Path) -> list[tuple[str, int]]:
 
 
 async def end_on_a_full_disk(directory: Path, *, kept: int, lost: int, **options: Any) -> str:
-    """So many events on disk, then so many that it did not take. Returns the spool's id."""
+    """Append `kept` events, then `lost` events on a full disk, and close. Returns the spool id."""
     disk = Full()
     async with a_spool(directory, files=disk.files, **options) as spool:
         for number in range(1, kept + 1):
@@ -60,35 +63,35 @@ async def end_on_a_full_disk(directory: Path, *, kept: int, lost: int, **options
     return spool.spool_id
 
 
-async def test_I4_an_end_at_the_spools_own_bound_loses_nothing(tmp_path: Path) -> None:
+async def test_I4_closing_a_spool_at_its_bound_loses_nothing(tmp_path: Path) -> None:
     spool = Spool(tmp_path, commit_window_s=0.001, retry_s=60, max_bytes=20_000)
     spool.open()
     while spool.accepting:
         spool.append(an_event(spool.next_seq))
         await until(lambda: spool.committed_seq == spool.next_seq - 1 or not spool.accepting)
-    for _ in range(30):  # critical calls go on
+    for _ in range(30):  # critical requests continue
         spool.append(an_event(spool.next_seq))
-    taken = spool.appended
-    assert spool.committed < taken
+    appended = spool.appended
+    assert spool.committed < appended
     await spool.close()
-    assert seqs(lines_in(tmp_path)) == list(range(1, taken + 1))
+    assert seqs(lines_in(tmp_path)) == list(range(1, appended + 1))
     report = verify(tmp_path)
     assert report.ok and report.dropped == 0
     async with a_spool(tmp_path, max_bytes=20_000) as again:
-        assert again.next_seq == taken + 1
+        assert again.next_seq == appended + 1
         again.append(an_event(again.next_seq))
-        await until(lambda: not again.accepting)  # the bound is one again
-    assert seqs(lines_in(tmp_path)) == list(range(1, taken + 2))
+        await until(lambda: not again.accepting)  # the bound applies again
+    assert seqs(lines_in(tmp_path)) == list(range(1, appended + 2))
 
 
-async def test_I4_what_a_full_disk_did_not_take_at_the_end_is_proven_by_the_next_start(
+async def test_I4_events_lost_on_a_full_disk_are_proven_at_the_next_start(
     tmp_path: Path,
 ) -> None:
     spool_id = await end_on_a_full_disk(tmp_path, kept=3, lost=5)
     assert seqs(lines_in(tmp_path)) == [1, 2, 3]
     assert verify(tmp_path).dropped == 5  # from the note
     async with a_spool(tmp_path) as spool:
-        assert spool.next_seq == 9  # no number is used twice
+        assert spool.next_seq == 9  # no number is reused
         spool.append(an_event(9))
     assert seqs(lines_in(tmp_path)) == [1, 2, 3, 9, 10]
     assert losses(tmp_path) == [(f"{spool_id}-9-lost", 5)]
@@ -101,14 +104,14 @@ async def test_I4_what_a_full_disk_did_not_take_at_the_end_is_proven_by_the_next
     assert verify(tmp_path).broken == 0
 
 
-async def test_I4_a_loss_is_proven_also_when_no_call_comes(tmp_path: Path) -> None:
+async def test_I4_a_loss_is_proven_even_without_new_events(tmp_path: Path) -> None:
     spool_id = await end_on_a_full_disk(tmp_path, kept=1, lost=2)
     async with a_spool(tmp_path):
         pass
     assert losses(tmp_path) == [(f"{spool_id}-4-lost", 2)]
 
 
-async def test_I4_a_disk_that_stays_full_adds_up_until_it_takes_something(tmp_path: Path) -> None:
+async def test_I4_losses_add_up_while_the_disk_stays_full(tmp_path: Path) -> None:
     await end_on_a_full_disk(tmp_path, kept=3, lost=5)
     disk = Full()
     async with a_spool(tmp_path, files=disk.files) as spool:
@@ -121,7 +124,7 @@ async def test_I4_a_disk_that_stays_full_adds_up_until_it_takes_something(tmp_pa
     assert [count for _, count in losses(tmp_path)] == [6]
 
 
-async def test_a_loss_that_is_told_twice_has_one_identity(tmp_path: Path) -> None:
+async def test_two_loss_events_of_one_loss_have_the_same_id(tmp_path: Path) -> None:
     await end_on_a_full_disk(tmp_path, kept=1, lost=2)
     note = (tmp_path / NOTE).read_bytes()
     await fill(tmp_path, 1, first=4)
@@ -131,14 +134,14 @@ async def test_a_loss_that_is_told_twice_has_one_identity(tmp_path: Path) -> Non
     assert first == second
 
 
-async def test_events_dropped_for_want_of_room_are_not_forgotten_at_the_end(tmp_path: Path) -> None:
+async def test_dropped_events_are_noted_when_the_spool_closes(tmp_path: Path) -> None:
     await end_on_a_full_disk(tmp_path, kept=1, lost=100, when_full="drop", max_waiting_bytes=8192)
     await fill(tmp_path, 1, first=999)
     assert [count for _, count in losses(tmp_path)] == [100]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"spool":1}', b'{"events":5}', b"\x00"])
-async def test_a_note_that_is_none_is_replaced(tmp_path: Path, content: bytes) -> None:
+async def test_an_invalid_note_is_replaced(tmp_path: Path, content: bytes) -> None:
     await fill(tmp_path, 1)
     (tmp_path / NOTE).write_bytes(content)
     await fill(tmp_path, 1, first=2)
@@ -146,7 +149,7 @@ async def test_a_note_that_is_none_is_replaced(tmp_path: Path, content: bytes) -
     assert verify(tmp_path).ok
 
 
-async def test_a_note_of_another_spool_says_nothing_of_this_one(tmp_path: Path) -> None:
+async def test_a_note_of_another_spool_is_ignored(tmp_path: Path) -> None:
     await end_on_a_full_disk(tmp_path / "other", kept=1, lost=2)
     await fill(tmp_path / "this", 1)
     (tmp_path / "this" / NOTE).write_bytes((tmp_path / "other" / NOTE).read_bytes())
@@ -177,36 +180,35 @@ asyncio.run(main())
 
 @pytest.fixture
 def ended_at_a_limit(tmp_path: Path) -> tuple[int, int]:
-    """How many events a process took that the system let write no more, and how many it kept."""
+    """Run a process with a file size limit. Returns its appended and committed events."""
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, timeout=60, check=True
     )
-    taken, kept = map(int, done.stdout.split()[-2:])
-    return taken, kept
+    appended, kept = map(int, done.stdout.split()[-2:])
+    return appended, kept
 
 
-async def test_I4_a_real_file_size_limit_at_the_end_leaves_a_gap_that_is_counted(
+async def test_I4_a_real_file_size_limit_at_close_leaves_a_counted_gap(
     tmp_path: Path, ended_at_a_limit: tuple[int, int]
 ) -> None:
-    taken, kept = ended_at_a_limit
-    assert taken > kept > 0
+    appended, kept = ended_at_a_limit
+    assert appended > kept > 0
     async with a_spool(tmp_path) as spool:
-        assert spool.next_seq == taken + 1
+        assert spool.next_seq == appended + 1
     [(_, count)] = losses(tmp_path)
-    assert count == taken - kept
+    assert count == appended - kept
     report = verify(tmp_path)
-    assert (report.missing, report.dropped) == (taken - kept, taken - kept)
+    assert (report.missing, report.dropped) == (appended - kept, appended - kept)
 
 
-async def test_a_spool_says_how_to_make_room_before_it_is_full_and_when_it_is(
+async def test_a_spool_logs_how_to_free_space_before_it_is_full_and_when_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with a_spool(tmp_path, max_bytes=20_000) as spool:
         while spool.accepting:
             spool.append(an_event(spool.next_seq))
             await until(lambda: spool.committed_seq == spool.next_seq - 1 or not spool.accepting)
-            said = "spool_almost_full" in capsys.readouterr().out
-            if said:
+            if "spool_almost_full" in capsys.readouterr().out:
                 break
         assert 16_000 <= spool.bytes_on_disk < 17_000
         assert "--sinks" in spool.remedy
@@ -216,7 +218,7 @@ async def test_a_spool_says_how_to_make_room_before_it_is_full_and_when_it_is(
         logged = capsys.readouterr().out
     assert "spool_almost_full" not in logged  # once
     assert logged.count("spool_full") == 1
-    assert "give --sinks" in logged and "--spool-max-bytes" in logged
+    assert "set --sinks" in logged and "--spool-max-bytes" in logged
     async with a_spool(tmp_path / "other", max_bytes=20_000) as spool:
         spool.shipped_seq = 0
         assert "sidecar_sink_lag_events" in spool.remedy

@@ -1,14 +1,14 @@
-"""A house for each test."""
+"""A stage for each test."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.reconcile_stage import House, a_house
+from tests.support.reconcile_stage import Stage, a_stage
 
 
 @pytest.fixture
-async def house(valkey_url: str, tmp_path: Path) -> AsyncIterator[House]:
-    async with a_house(valkey_url, tmp_path) as one:
+async def stage(valkey_url: str, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with a_stage(valkey_url, tmp_path) as one:
         yield one

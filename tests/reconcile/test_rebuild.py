@@ -1,4 +1,4 @@
-"""Counters come back from the events: all that was lost, nothing twice, beside running calls."""
+"""Rebuild restores lost units from events, each once, while requests are in flight."""
 
 import asyncio
 
@@ -6,157 +6,166 @@ from sidecar.core.model import Pack
 from sidecar.gate import Admission
 from sidecar.stores import keys
 from sidecar.stores.admin import Admin
-from tests.support.reconcile_stage import House, counters, told, why
+from tests.support.reconcile_stage import Stage, causes, counters, difference_lines
 
 STATE = keys.state("qs", "acme")
-BEFORE_THE_LOSS = 1_000  # calls; far more than can be in flight or on their way to the disk
+BEFORE_THE_LOSS = 1_000  # requests; far more than can be in flight or waiting for the disk
 
 
-async def test_I5_a_flushed_redis_gets_its_counters_back(house: House) -> None:
-    await house.call("GET /", 3)
-    await house.call("GET /dear", 2, key="k2")
-    await house.call("POST /chat", 2, tokens=40)
-    await house.call("GET /dear", status=503)
-    await house.call("GET /", 4, account="fred")
-    before = counters(house.reconcile())
-    house.client.flushdb()
-    done = house.rebuild()
-    assert len(done.raised) == 5
-    looks = house.reconcile()
-    assert (why(looks), counters(looks)) == ({}, before)
-    assert house.client.pttl(STATE) > 0
+async def test_I5_a_flushed_redis_gets_its_counters_back(stage: Stage) -> None:
+    await stage.send("GET /", 3)
+    await stage.send("GET /dear", 2, key="k2")
+    await stage.send("POST /chat", 2, tokens=40)
+    await stage.send("GET /dear", status=503)
+    await stage.send("GET /", 4, account="fred")
+    before = counters(stage.reconcile())
+    stage.client.flushdb()
+    report = stage.rebuild()
+    assert len(report.corrections) == 5
+    comparisons = stage.reconcile()
+    assert (causes(comparisons), counters(comparisons)) == ({}, before)
+    assert stage.client.pttl(STATE) > 0
 
 
-async def test_nothing_is_done_unless_it_is_wanted(house: House) -> None:
-    await house.call("GET /", 3)
-    house.client.flushdb()
-    done = house.rebuild(apply=False)
-    assert [(one.verdict.row.field, one.units) for one in done.raised] == [
+async def test_nothing_is_changed_without_apply(stage: Stage) -> None:
+    await stage.send("GET /", 3)
+    stage.client.flushdb()
+    report = stage.rebuild(apply=False)
+    assert [(one.comparison.usage.field, one.units) for one in report.corrections] == [
         ("q/monthly", 3), ("q/per-key/k1", 3)
     ]  # fmt: skip
-    assert house.client.dbsize() == 0
+    assert stage.client.dbsize() == 0
 
 
-async def test_doing_it_again_changes_nothing(house: House) -> None:
-    await house.call("GET /", 3)
-    house.client.flushdb()
-    house.rebuild()
-    before = house.client.hgetall(STATE)
-    assert house.rebuild().raised == []
-    assert house.client.hgetall(STATE) == before
+async def test_a_second_rebuild_changes_nothing(stage: Stage) -> None:
+    await stage.send("GET /", 3)
+    stage.client.flushdb()
+    stage.rebuild()
+    before = stage.client.hgetall(STATE)
+    assert stage.rebuild().corrections == []
+    assert stage.client.hgetall(STATE) == before
 
 
-async def test_I1_what_was_counted_since_the_loss_is_counted_once(house: House) -> None:
-    await house.call("GET /", 40)
-    house.client.flushdb()
-    await house.call("GET /", 5)
-    open_one = await house.admit("GET /dear")
-    house.rebuild()
-    assert why(house.reconcile()) == {"monthly": {"in_flight": 5}, "per-key/k1": {"in_flight": 5}}
-    assert await house.call("GET /", 10) == 0, "50 are used"
+async def test_I1_requests_counted_since_the_loss_are_counted_once(stage: Stage) -> None:
+    await stage.send("GET /", 40)
+    stage.client.flushdb()
+    await stage.send("GET /", 5)
+    open_one = await stage.admit("GET /dear")
+    stage.rebuild()
+    assert causes(stage.reconcile()) == {
+        "monthly": {"in_flight": 5},
+        "per-key/k1": {"in_flight": 5},
+    }
+    assert await stage.send("GET /", 10) == 0, "50 are used"
     assert isinstance(open_one, Admission)
-    house.over(open_one)
-    await house.rest()
-    assert why(house.reconcile()) == {}
+    stage.settle(open_one)
+    await stage.flush()
+    assert causes(stage.reconcile()) == {}
 
 
-async def test_a_call_that_was_open_when_data_was_lost_is_added_when_it_is_over(
-    house: House,
+async def test_a_request_in_flight_during_the_loss_is_added_after_it_ends(
+    stage: Stage,
 ) -> None:
-    lost = await house.admit("GET /dear")
-    house.client.flushdb()
-    assert house.rebuild().raised == []
+    lost = await stage.admit("GET /dear")
+    stage.client.flushdb()
+    assert stage.rebuild().corrections == []
     assert isinstance(lost, Admission)
-    house.over(lost)
-    await house.rest()
-    house.rebuild()
-    looks = house.reconcile()
-    assert (why(looks), counters(looks)) == ({}, {"monthly": 5, "per-key/k1": 5})
+    stage.settle(lost)
+    await stage.flush()
+    stage.rebuild()
+    comparisons = stage.reconcile()
+    assert (causes(comparisons), counters(comparisons)) == ({}, {"monthly": 5, "per-key/k1": 5})
 
 
-async def test_grants_that_are_given_again_pay_again(house: House) -> None:
-    account = house.gate.book.accounts["acme"]
+async def test_grants_that_are_made_again_pay_again(stage: Stage) -> None:
+    account = stage.gate.book.accounts["acme"]
     pack = Pack("boost", "monthly", "requests", 100, "month")
-    with Admin(house.url, "qs") as admin:
+    with Admin(stage.url, "qs") as admin:
         admin.grant(account, pack, "order-1")
-        assert await house.call("GET /dear", 14) == 14
-        house.client.flushdb()
+        assert await stage.send("GET /dear", 14) == 14
+        stage.client.flushdb()
         admin.grant(account, pack, "order-1")
-    house.rebuild()
-    looks = house.reconcile()
-    assert why(looks) == {"monthly": {"paid_by_grants": -20}}
-    assert looks["acme"].held.state.grants[0].used == 20
-    assert counters(looks)["monthly"] == 50
+    stage.rebuild()
+    comparisons = stage.reconcile()
+    assert causes(comparisons) == {"monthly": {"paid_by_grants": -20}}
+    assert comparisons["acme"].stored.state.grants[0].used == 20
+    assert counters(comparisons)["monthly"] == 50
 
 
-async def test_a_counter_is_lowered_only_if_that_is_wanted(house: House) -> None:
-    await house.call("GET /", 9)
-    segment = next(house.spool_at.glob("*.jsonl"))
+async def test_a_counter_is_lowered_only_with_lower(stage: Stage) -> None:
+    await stage.send("GET /", 9)
+    segment = next(stage.spool_path.glob("*.jsonl"))
     segment.write_bytes(b"".join(segment.read_bytes().splitlines(keepends=True)[4:]))
-    assert house.rebuild().raised == []
-    assert counters(house.reconcile())["monthly"] == 9
-    assert [one.units for one in house.rebuild(lower=True, apply=False).raised] == [-4, -4]
-    house.rebuild(lower=True)
-    looks = house.reconcile()
-    assert (why(looks), counters(looks)["monthly"]) == ({}, 5)
+    assert stage.rebuild().corrections == []
+    assert counters(stage.reconcile())["monthly"] == 9
+    assert [one.units for one in stage.rebuild(lower=True, apply=False).corrections] == [-4, -4]
+    stage.rebuild(lower=True)
+    comparisons = stage.reconcile()
+    assert (causes(comparisons), counters(comparisons)["monthly"]) == ({}, 5)
 
 
-async def test_a_call_in_flight_is_never_taken_back(house: House) -> None:
-    await house.call("GET /", 2)
-    await house.admit("GET /dear")
-    assert house.rebuild(lower=True).raised == []
-    assert why(house.reconcile()) == {"monthly": {"in_flight": 5}, "per-key/k1": {"in_flight": 5}}
+async def test_the_units_of_a_request_in_flight_are_never_lowered(stage: Stage) -> None:
+    await stage.send("GET /", 2)
+    await stage.admit("GET /dear")
+    assert stage.rebuild(lower=True).corrections == []
+    assert causes(stage.reconcile()) == {
+        "monthly": {"in_flight": 5},
+        "per-key/k1": {"in_flight": 5},
+    }
 
 
-async def test_only_the_accounts_that_are_meant_are_changed(house: House) -> None:
-    await house.call("GET /", 2)
-    await house.call("GET /", 2, account="fred")
-    house.client.flushdb()
-    house.rebuild(only="fred")
-    assert why(house.reconcile()) == {"monthly": {"lost": -2}, "per-key/k1": {"lost": -2}}
+async def test_only_the_selected_account_is_changed(stage: Stage) -> None:
+    await stage.send("GET /", 2)
+    await stage.send("GET /", 2, account="fred")
+    stage.client.flushdb()
+    stage.rebuild(only="fred")
+    assert causes(stage.reconcile()) == {"monthly": {"lost": -2}, "per-key/k1": {"lost": -2}}
 
 
-async def test_an_account_whose_calendar_nobody_knows_is_left_alone(house: House) -> None:
-    await house.call("GET /", 2)
-    house.client.flushdb()
-    text = house.plans.read_text()
-    house.plans.write_text(text.replace("id: acme, plan", "id: somebody, plan"))
-    done = house.rebuild()
-    assert (done.raised, done.unknown) == ([], ["acme"])
-    assert house.client.dbsize() == 0
-    assert told(house.reconcile())
+async def test_an_account_with_an_unknown_time_zone_is_not_changed(stage: Stage) -> None:
+    await stage.send("GET /", 2)
+    stage.client.flushdb()
+    text = stage.plans.read_text()
+    stage.plans.write_text(text.replace("id: acme, plan", "id: other, plan"))
+    report = stage.rebuild()
+    assert (report.corrections, report.unknown) == ([], ["acme"])
+    assert stage.client.dbsize() == 0
+    assert difference_lines(stage.reconcile())
 
 
-async def test_I5_redis_is_flushed_and_rebuilt_under_load(house: House) -> None:
-    """Callers go on all the time. What is restored meanwhile is never too much, and what was in
-    flight then is restored when they have stopped."""
+async def test_I5_redis_is_flushed_and_rebuilt_under_load(stage: Stage) -> None:
+    """Clients send requests during the rebuild.
+
+    The rebuild restores never too much. A later rebuild, after the clients have stopped, restores
+    the units of requests that were in flight.
+    """
     stop, flushed = asyncio.Event(), asyncio.Event()
-    made = 0
+    sent = 0
 
-    async def caller(number: int) -> None:
-        nonlocal made
+    async def client(number: int) -> None:
+        nonlocal sent
         while not stop.is_set():
-            result = await house.admit("GET /", account="fred", key=f"k{1 + number % 2}")
+            result = await stage.admit("GET /", account="fred", key=f"k{1 + number % 2}")
             assert isinstance(result, Admission)
-            await asyncio.sleep(0)  # others have their turn while it is under way
-            house.over(result)
-            made += 1
-            if made == BEFORE_THE_LOSS:
-                await house.spool.flush()
-                house.client.flushdb()
+            await asyncio.sleep(0)  # let other clients run while this request is in flight
+            stage.settle(result)
+            sent += 1
+            if sent == BEFORE_THE_LOSS:
+                await stage.spool.flush()
+                stage.client.flushdb()
                 flushed.set()
 
-    callers = [asyncio.create_task(caller(number)) for number in range(8)]
+    clients = [asyncio.create_task(client(number)) for number in range(8)]
     await flushed.wait()
-    restored = await asyncio.to_thread(house.rebuild)
-    during = made
+    restored = await asyncio.to_thread(stage.rebuild)
+    during = sent
     stop.set()
-    await asyncio.gather(*callers)
-    await house.rest()
+    await asyncio.gather(*clients)
+    await stage.flush()
     assert during > BEFORE_THE_LOSS
-    assert sum(one.units for one in restored.raised) > 0
-    (verdict,) = house.reconcile()["fred"].verdicts
-    assert -BEFORE_THE_LOSS < verdict.difference <= 0
-    house.rebuild()
-    looks = house.reconcile()
-    assert (why(looks), counters(looks)) == ({}, {"fred monthly": made})
+    assert sum(one.units for one in restored.corrections) > 0
+    (counter,) = stage.reconcile()["fred"].counters
+    assert -BEFORE_THE_LOSS < counter.difference <= 0
+    stage.rebuild()
+    comparisons = stage.reconcile()
+    assert (causes(comparisons), counters(comparisons)) == ({}, {"fred monthly": sent})

@@ -1,4 +1,4 @@
-"""Spools, events and sinks that work by default; a test overrides one thing."""
+"""Spools, events and sinks with working defaults; a test overrides one thing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,7 +33,7 @@ async def a_spool(directory: Path, **options: Any) -> AsyncIterator[Spool]:
 
 
 async def fill(directory: Path, count: int, first: int = 1, **options: Any) -> None:
-    """Append events first … first+count-1 and close cleanly."""
+    """Append the events `first` to `first + count - 1`, and close the spool."""
     async with a_spool(directory, **options) as spool:
         for number in range(first, first + count):
             spool.append(an_event(number))
@@ -63,13 +63,13 @@ def seqs(lines: Sequence[bytes]) -> list[int]:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Give the loop turns until it holds; the test's timeout bounds it."""
+    """Let the loop run until the condition holds; the timeout of the test bounds it."""
     while not condition():
         await asyncio.sleep(0.001)
 
 
 class ListSink:
-    """A sink in memory that goes down and refuses on demand."""
+    """A sink in memory that fails and refuses on demand."""
 
     def __init__(self, name: str = "list") -> None:
         self.name = name
@@ -82,9 +82,9 @@ class ListSink:
     async def send(self, lines: Sequence[bytes]) -> None:
         self.attempts += 1
         if self.down:
-            raise SinkDown("The test switched it off.")
+            raise SinkDown("down for the test")
         if self.poison & set(ids(lines)):
-            raise SinkRefused("There is poison in it.")
+            raise SinkRefused("poison in the batch")
         self.lines.extend(lines)
 
     async def close(self) -> None:

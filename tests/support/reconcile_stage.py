@@ -1,4 +1,4 @@
-"""A gate with a real Valkey and a real spool, and the verbs' own way of looking at both."""
+"""A gate with a real Valkey and a real spool, and reconcile and rebuild on both."""
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
@@ -14,15 +14,15 @@ from sidecar.config.loading import load
 from sidecar.core.readings import Reading
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission, Gate, Refused
-from sidecar.metering.event_reader import RecordedEvents
+from sidecar.metering.event_reader import EventReader
 from sidecar.metering.gaps import SequenceCoverage
 from sidecar.metering.spool import Spool
 from sidecar.metrics import Metrics
-from sidecar.reconcile.compare import AccountComparison, Reconciler, reconcile
-from sidecar.reconcile.differences import Verdict
-from sidecar.reconcile.plan_history import PlanFiles
-from sidecar.reconcile.rebuild import Rebuilt, rebuild
-from sidecar.reconcile.text_report import differences, verdicts_of
+from sidecar.reconcile.compare import Comparisons, Reconciler, reconcile
+from sidecar.reconcile.differences import CounterComparison
+from sidecar.reconcile.plan_history import PlanHistory
+from sidecar.reconcile.rebuild import RebuildReport, rebuild
+from sidecar.reconcile.text_report import differences, used_counters
 from sidecar.stores import RedisDirectory, RedisLimitStore, Wire
 from sidecar.stores.inspector import Inspector
 
@@ -69,7 +69,9 @@ def plans_text(*changes: tuple[str, str]) -> str:
 
 
 @dataclass
-class Asked:
+class StubRequest:
+    """A request as the gate reads it."""
+
     method: str
     target: bytes
     api_keys: list[bytes]
@@ -82,12 +84,12 @@ async def _no_body(_: Any) -> Reading:
 
 
 @dataclass
-class House:
-    """`call` is admitted and settled; `admit` only admitted."""
+class Stage:
+    """`send` admits and settles requests; `admit` only admits one."""
 
     url: str
     plans: Path
-    spool_at: Path
+    spool_path: Path
     gate: Gate
     spool: Spool
     store: RedisLimitStore
@@ -98,86 +100,86 @@ class House:
         self, what: str = "GET /", account: str = "acme", key: str = "k1"
     ) -> Admission | Refused:
         method, path = what.split()
-        asked = Asked(method, path.encode(), [f"{account}-{key}".encode()])
-        return await self.gate.admit(asked, _no_body)
+        request = StubRequest(method, path.encode(), [f"{account}-{key}".encode()])
+        return await self.gate.admit(request, _no_body)
 
-    async def call(
+    async def send(
         self,
         what: str = "GET /",
         times: int = 1,
         *,
         tokens: int | None = None,
         status: int = 200,
-        **who: str,
+        **sender: str,
     ) -> int:
-        """How many of them were admitted."""
+        """Send requests one after the other. Returns the number of admitted ones."""
         admitted = 0
         for _ in range(times):
-            result = await self.admit(what, **who)
+            result = await self.admit(what, **sender)
             if isinstance(result, Admission):
                 admitted += 1
-                self.over(result, tokens=tokens, status=status)
-        await self.rest()
+                self.settle(result, tokens=tokens, status=status)
+        await self.flush()
         return admitted
 
-    def over(self, admission: Admission, *, tokens: int | None = None, status: int = 200) -> None:
+    def settle(self, admission: Admission, *, tokens: int | None = None, status: int = 200) -> None:
         reading = None if tokens is None else Reading({"tokens": tokens}, {})
         self.gate.settle(admission, Outcome(status, OutcomeReason.OK, 1, 0, 0, reading))
 
-    async def rest(self) -> None:
-        """Everything is on disk and in Redis."""
+    async def flush(self) -> None:
+        """Wait until all events are on disk and all settlements in Redis."""
         await self.spool.flush()
         await self.store.settler.close()
 
-    def swap(self, text: str) -> None:
+    def reload(self, text: str) -> None:
         self.plans.write_text(text)
         self.gate.swap(load(self.plans))
         self.store.forget()
 
-    def looker(self, inspector: Inspector, paths: Sequence[Path], **options: Any) -> Reconciler:
-        history = RecordedEvents(paths or [self.spool_at], coverage=SequenceCoverage())
+    def reconciler(self, inspector: Inspector, paths: Sequence[Path], **options: Any) -> Reconciler:
+        reader = EventReader(paths or [self.spool_path], coverage=SequenceCoverage())
         former = [load(path) for path in options.pop("former", ())]
-        files = PlanFiles(load(self.plans), former)
-        return Reconciler(inspector, history.new_calls, files, [self.spool_at], **options)
+        plans = PlanHistory(load(self.plans), former)
+        return Reconciler(inspector, reader.new_requests, plans, [self.spool_path], **options)
 
-    def reconcile(self, *paths: Path, **options: Any) -> dict[str, AccountComparison]:
-        """Without waiting: nothing is in flight that will end."""
+    def reconcile(self, *paths: Path, **options: Any) -> Comparisons:
+        """Compare without waiting, since no request in flight will end."""
         with Inspector(self.url, "qs") as inspector:
-            return reconcile(self.looker(inspector, paths, **options), lambda: None)
+            return reconcile(self.reconciler(inspector, paths, **options), lambda: None)
 
     def rebuild(
         self, *paths: Path, apply: bool = True, lower: bool = False, **options: Any
-    ) -> Rebuilt:
+    ) -> RebuildReport:
         with Inspector(self.url, "qs") as inspector:
-            looker = self.looker(inspector, paths, **options)
-            return rebuild(looker, inspector, apply=apply, lower=lower, wait=lambda: None)
+            reconciler = self.reconciler(inspector, paths, **options)
+            return rebuild(reconciler, inspector, apply=apply, lower=lower, wait=lambda: None)
 
 
-def told(looks: dict[str, AccountComparison]) -> list[str]:
-    return list(differences(looks))
+def difference_lines(comparisons: Comparisons) -> list[str]:
+    return list(differences(comparisons))
 
 
-def why(looks: dict[str, AccountComparison]) -> dict[str, dict[str, int]]:
-    """limit (and key) → kind → units, of every counter that is not equal."""
+def causes(comparisons: Comparisons) -> dict[str, dict[str, int]]:
+    """Units by limit (and key), then by kind of cause, of every counter that is not equal."""
     return {
-        name_of(one): {str(why.kind): why.units for why in one.whys}
-        for one in verdicts_of(looks)
-        if one.whys
+        name_of(one): {str(cause.kind): cause.units for cause in one.causes}
+        for one in used_counters(comparisons)
+        if one.causes
     }
 
 
-def name_of(verdict: Verdict) -> str:
-    row = verdict.row
-    limit = row.limit.id if row.key is None else f"{row.limit.id}/{row.key}"
-    return limit if row.account == "acme" else f"{row.account} {limit}"
+def name_of(counter: CounterComparison) -> str:
+    usage = counter.usage
+    limit = usage.limit.id if usage.key is None else f"{usage.limit.id}/{usage.key}"
+    return limit if usage.account == "acme" else f"{usage.account} {limit}"
 
 
-def counters(looks: dict[str, AccountComparison]) -> dict[str, int]:
-    return {name_of(one): one.counter for one in verdicts_of(looks)}
+def counters(comparisons: Comparisons) -> dict[str, int]:
+    return {name_of(one): one.counter for one in used_counters(comparisons)}
 
 
 @asynccontextmanager
-async def a_house(url: str, directory: Path, text: str = "") -> AsyncIterator[House]:
+async def a_stage(url: str, directory: Path, text: str = "") -> AsyncIterator[Stage]:
     plans = directory / "plans.yaml"
     plans.write_text(text or plans_text())
     wire = Wire(url, timeout_s=10)
@@ -191,7 +193,7 @@ async def a_house(url: str, directory: Path, text: str = "") -> AsyncIterator[Ho
         metrics=Metrics(), clock=Clock(), source="/sidecar/test",
     )  # fmt: skip
     with redis.Redis.from_url(url) as client:
-        yield House(url, plans, directory / "spool", gate, spool, store, wire, client)
+        yield Stage(url, plans, directory / "spool", gate, spool, store, wire, client)
     await store.settler.close()
     await spool.close()
     await wire.stop()

@@ -1,4 +1,4 @@
-"""A call's event as it stands in a spool or in a sink's file, and spools that hold some."""
+"""A usage event as in a spool or a file of a sink, and spools with such events."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ NOON_US = 1_795_422_600_000_000  # 2026-11-23T08:30:00Z
 
 
 def an_event(path: str = "", value: Any = None) -> dict[str, Any]:
-    """The event with one value changed, or left out."""
+    """The event with one value changed, or removed if the value is `...`."""
     event: dict[str, Any] = json.loads(json.dumps(EVENT))
     inside = event["data"] if path.startswith("data.") else event
     name = path.rpartition(".")[2]
@@ -34,7 +34,7 @@ def an_event(path: str = "", value: Any = None) -> dict[str, Any]:
 
 
 def write_spool(directory: Path, events: Iterable[dict[str, Any]]) -> None:
-    """A real spool with these events at its end, closed. Not for a running loop."""
+    """Append these events to a real spool, and close it. Not for a running loop."""
 
     async def write() -> None:
         spool = Spool(directory)

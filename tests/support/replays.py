@@ -1,4 +1,4 @@
-"""Plans and recorded calls for backtests, and the same calls through the reference ledger."""
+"""Plans and recorded requests for backtests, and the reference that decides the same requests."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sidecar.core.answers import Hold
 from sidecar.core.claims import at_no_cost, claims_for
 from sidecar.core.decision import decide
 from sidecar.core.events.build import usage_event
-from sidecar.core.events.read import EventReader, Recorded
+from sidecar.core.events.read import EventParser, RecordedRequest
 from sidecar.core.model import (
     MICRO,
     Account,
@@ -79,30 +79,30 @@ def a_book(plans: Sequence[Plan], routes: Sequence[Route], **changes: Any) -> Pl
     return replace(book, **changes)
 
 
-def a_call(number: int = 1, at_us: int = START, **changes: Any) -> Recorded:
-    """As the spool would have it and the reader would read it, with some changes."""
-    known = {"account": "acme", "key": "k1", "plan": "pro", "route": "rest", "status": 200,
+def a_request(number: int = 1, at_us: int = START, **changes: Any) -> RecordedRequest:
+    """A recorded request with defaults: its event, built and parsed, with the changes."""
+    defaults = {"account": "acme", "key": "k1", "plan": "pro", "route": "rest", "status": 200,
              "reason": OutcomeReason.OK, "latency_ms": 0, "usage": (("requests", 1),)}  # fmt: skip
-    said = known | changes
-    entitlement = an_entitlement(a_plan((), said["plan"]), a_route(said["route"], {}))
-    outcome = Outcome(said["status"], said["reason"], said["latency_ms"], 0, 0)
+    values = defaults | changes
+    entitlement = an_entitlement(a_plan((), values["plan"]), a_route(values["route"], {}))
+    outcome = Outcome(values["status"], values["reason"], values["latency_ms"], 0, 0)
     event = usage_event(
         id=f"id-{number:06d}", source="/sidecar/test", time="2026-11-23T08:30:00.123Z",
-        key=Key(said["key"], Account(said["account"], said["plan"])), entitlement=entitlement,
+        key=Key(values["key"], Account(values["account"], values["plan"])), entitlement=entitlement,
         plan_version="sha256:old", overage=(), method="GET", outcome=outcome,
     )  # fmt: skip
-    event["data"]["usage"] = dict(said["usage"])
-    read = EventReader().call(orjson.loads(orjson.dumps(event)))._replace(time_us=at_us)
+    event["data"]["usage"] = dict(values["usage"])
+    read = EventParser().parse(orjson.loads(orjson.dumps(event)))._replace(time_us=at_us)
     return read._replace(
-        **{name: said[name] for name in ("overage", "billable", "team") if name in said}
+        **{name: values[name] for name in ("overage", "billable", "team") if name in values}
     )
 
 
 class Reference:
-    """The same account in `core/ledger.py`, decided by `core/decision.py`."""
+    """One account in `core/account.py`, with decisions by `core/decision.py`."""
 
     def __init__(self, book: PlanBook, account: Account = ACME) -> None:
-        self.ledger = NEW
+        self.state = NEW
         self._account = account
         self._of_team = TeamEntitlements()
         self.units: Counter[str] = Counter()
@@ -130,9 +130,9 @@ class Reference:
         while self._open and self._open[0][0] <= at_us:
             end, _, hold_id, key, claims = heappop(self._open)
             asks = self.asks(key, claims, end)
-            _, self.ledger = accounts.settle(self.ledger, hold_id, asks, end)
+            _, self.state = accounts.settle(self.state, hold_id, asks, end)
 
-    def call(self, event: Recorded) -> Decision:
+    def decide(self, event: RecordedRequest) -> Decision:
         self.pass_time(event.time_us)
         entitlement = self._book.entitlements[event.plan, event.route]
         if self._account.teams:
@@ -141,21 +141,21 @@ class Reference:
         claims = claims_for(entitlement, dict(entitlement.route.cost))
         outcome = Outcome(event.status, OutcomeReason(event.reason), 0, 0, 0, None,
                           event.status != NOTHING_SENT)  # fmt: skip
-        back = refunded(entitlement, outcome)
+        refund = refunded(entitlement, outcome)
         slots = any(isinstance(claim.limit, ConcurrencyLimit) for claim in claims)
-        hold = Hold(event.id, FOREVER_US) if back or slots else None
+        hold = Hold(event.id, FOREVER_US) if refund or slots else None
         asks = self.asks(event.key, claims, event.time_us)
-        answer, self.ledger = accounts.reserve(self.ledger, asks, event.time_us, hold)
+        answer, self.state = accounts.reserve(self.state, asks, event.time_us, hold)
         decision = decide(replace(entitlement, claims=claims), answer)
         if decision.allowed:
             self.shadowed.update(decision.shadowed)
-            if not back:
+            if not refund:
                 self.units.update(dict(entitlement.route.cost))
                 self.overage.update(dict(decision.overage))
         if decision.allowed and hold is not None:
             end = event.time_us + event.latency_ms * 1000
-            real = at_no_cost(claims) if back else claims
-            heappush(self._open, (end, len(self._open), event.id, event.key, real))
+            actual = at_no_cost(claims) if refund else claims
+            heappush(self._open, (end, len(self._open), event.id, event.key, actual))
         return decision
 
 

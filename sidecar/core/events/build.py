@@ -1,6 +1,6 @@
 """Usage, refusal and notice events: CloudEvents 1.0 in structured JSON, quantities as integers.
 
-An event is known by (source, id), never by its time: the same thing told twice is one event.
+(source, id) identifies an event, never its time: two events with the same pair are copies.
 """
 
 from typing import Any
@@ -25,12 +25,12 @@ def usage_event(
     method: str,
     outcome: Outcome,
 ) -> dict[str, Any]:
-    """The `api.request.v1` event of one forwarded call: what is billed.
+    """Build the `api.request.v1` event of one forwarded request: the record that is billed.
 
-    `time` is RFC 3339 in UTC; `team` is there when the key is of one; `usage` and `overage` hold
-    every meter of the route. Where the response told the real cost, it is the usage. Where it
-    should have and did not, the estimate stands, and `estimated` (meter → reason) is there to say
-    so. What the plan gives back is not billable.
+    `time` is RFC 3339 in UTC. `team` is present if the key belongs to a team. `usage` and
+    `overage` hold every meter of the route. The actual cost in the response is the usage. If the
+    response lacks it, the estimate is the usage, and `estimated` (meter → reason) says so. A
+    request that the plan refunds is not billable.
     """
     route = entitlement.route
     usage = dict(route.cost)
@@ -70,19 +70,21 @@ def usage_event(
 
 
 def _correct(data: dict[str, Any], entitlement: Entitlement, reading: Reading | None) -> None:
-    """Put what the response told in the place of the estimates, and name those that stand."""
+    """Replace estimates with the actual cost from the response, and name those that remain."""
     if reading is None:
         meters = (meter for meter, _ in entitlement.settles)
         reading = Reading.nothing(meters, Unreadable.UNANSWERED)
     usage, beyond = data["usage"], data["overage"]
     for meter, units in reading.values.items():
-        if beyond[meter]:  # the quota ended within the estimate: all that differs lies beyond it
+        if beyond[meter]:  # the estimate crossed the quota: the whole correction is overage
             beyond[meter] = max(0, beyond[meter] + units - usage[meter])
         usage[meter] = units
-    standing = dict(entitlement.guessed) | dict(reading.unreadable)
-    standing = {meter: why for meter, why in standing.items() if meter not in reading.values}
-    if standing:
-        data["estimated"] = standing
+    estimated = dict(entitlement.guessed) | dict(reading.unreadable)
+    estimated = {
+        meter: reason for meter, reason in estimated.items() if meter not in reading.values
+    }
+    if estimated:
+        data["estimated"] = estimated
 
 
 def refusal_event(
@@ -96,9 +98,9 @@ def refusal_event(
     status: int,
     reason: str,
 ) -> dict[str, Any]:
-    """The `api.refusal.v1` event of a call that was not forwarded. Never billable.
+    """Build the `api.refusal.v1` event of a request that was not forwarded. Never billable.
 
-    `route` and `class` are null when the call was refused before its route was known.
+    `route` and `class` are null if the gate refused the request before it knew the route.
     """
     route = entitlement.route if entitlement else None
     data = {
@@ -125,13 +127,13 @@ def notice_event(
     plan_version: str,
     crossing: ThresholdCrossing,
 ) -> dict[str, Any]:
-    """The `account.notice.v1` event of a threshold crossed.
+    """Build the `account.notice.v1` event of a crossed threshold.
 
-    Its id follows from account, limit, key (for a limit per key), period and percentage: a
-    threshold is told once per period, however often this event is sent.
+    Its id derives from account, limit, key (for a limit per key), period and percentage, so
+    repeated events of one threshold and period are copies.
     """
     limit, account = crossing.limit, key.account.id
-    whose = f"{limit.id}/{key.id}" if limit.per == "key" else limit.id
+    counter = f"{limit.id}/{key.id}" if limit.per == "key" else limit.id
     data: dict[str, Any] = {
         "plan": entitlement.plan.id,
         "plan_version": plan_version,
@@ -144,7 +146,7 @@ def notice_event(
     }
     if limit.per == "key":
         data["key"] = key.id
-    identity = f"notice/{account}/{whose}/{crossing.period_end_us}/{crossing.percent}"
+    identity = f"notice/{account}/{counter}/{crossing.period_end_us}/{crossing.percent}"
     return _cloud_event(identity, source, "account.notice.v1", account, time, data)
 
 

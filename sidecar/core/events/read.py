@@ -1,6 +1,6 @@
-"""A recorded call: what an `api.request.v1` event says, read strictly and fast.
+"""Parser of `api.request.v1` events: strict, fast and small in memory.
 
-Millions of these are read in one go, so texts and usages are shared between them.
+A command reads millions of events in one run, so equal texts and usages share one value.
 """
 
 from datetime import datetime
@@ -10,19 +10,19 @@ from sidecar.core.model import MICRO, UNBOUNDED
 
 REQUEST: Final = "api.request.v1"
 REFUSAL: Final = "api.refusal.v1"
-SHARED: Final = 100_000  # texts and usages that are kept to be shared
-_LATEST_US: Final = 250_000_000_000 * MICRO  # calendars end in the year 9999
-_LONGEST_MS: Final = 10**9
+MAX_SHARED: Final = 100_000  # texts, usages and overages in each cache
+_MAX_US: Final = 250_000_000_000 * MICRO  # calendars end in the year 9999
+_MAX_MS: Final = 10**9
 
 Units = tuple[tuple[str, int], ...]  # (meter, units), each meter once
 _Texts = tuple[str, ...]
 
 
-class Recorded(NamedTuple):
-    """One forwarded call. Sorts by account, then time; copies of one event end up side by side."""
+class RecordedRequest(NamedTuple):
+    """One forwarded request. Sorts by account, then time, so copies of one event are neighbours."""
 
     account: str
-    time_us: int  # when it was admitted, by the sidecar's clock
+    time_us: int  # when the gate admitted it, by the sidecar's clock
     id: str
     source: str
     key: str
@@ -30,25 +30,25 @@ class Recorded(NamedTuple):
     version: str  # of the plan file
     route: str
     usage: Units
-    overage: Units  # meters that have some
+    overage: Units  # meters with more than 0 units
     billable: bool
     status: int
     reason: str
     latency_ms: int
-    team: str = ""  # of an account with teams
+    team: str = ""  # "" for a key without a team
 
     @property
     def identity(self) -> tuple[str, str]:
-        """An event is known by this, never by its time."""
+        """Source and id: CloudEvents identifies an event by these two, never by its time."""
         return self.source, self.id
 
 
-class NotRecorded(ValueError):
-    """An event that does not say what a call's event has to say."""
+class InvalidEvent(ValueError):
+    """An event that lacks an attribute or has a wrong type in one."""
 
 
-class EventReader:
-    """Reads events one after the other; remembers what is the same in many of them."""
+class EventParser:
+    """Parser with caches of the texts and usages that many events have in common."""
 
     def __init__(self) -> None:
         self._texts: dict[_Texts, _Texts] = {}
@@ -56,33 +56,39 @@ class EventReader:
         self._overages: dict[tuple[Any, ...], Units] = {}
         self._second, self._second_us = "", 0
 
-    def call(self, event: dict[str, Any]) -> Recorded:
-        """The call of an `api.request.v1` event. Raises NotRecorded."""
+    def parse(self, event: dict[str, Any]) -> RecordedRequest:
+        """Return the request of an `api.request.v1` event. Raises InvalidEvent."""
         try:
-            return self._call(event)
-        except NotRecorded:
+            return self._request(event)
+        except InvalidEvent:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise NotRecorded(f"not a call's event: {error!r}") from None
+            raise InvalidEvent(f"not a usage event: {error!r}") from None
 
-    def _call(self, event: dict[str, Any]) -> Recorded:
+    def _request(self, event: dict[str, Any]) -> RecordedRequest:
         data = event["data"]
         texts = (
-            event["subject"], event["source"], data["key"], data["plan"], data["plan_version"],
-            data["route"], data["reason"], data.get("team", ""),
-        )  # fmt: skip
+            event["subject"],
+            event["source"],
+            data["key"],
+            data["plan"],
+            data["plan_version"],
+            data["route"],
+            data["reason"],
+            data.get("team", ""),
+        )
         account, source, key, plan, version, route, reason, team = self._texts.get(
             texts
-        ) or self._learn(texts)
+        ) or self._check_texts(texts)
         identity, billable = event["id"], data["billable"]
         status, latency = data["status"], data["latency_ms"]
         if type(identity) is not str or type(billable) is not bool:
-            raise NotRecorded("id is a text, and billable true or false")
-        if type(status) is not int or type(latency) is not int or not 0 <= latency <= _LONGEST_MS:
-            raise NotRecorded("status and latency_ms are whole numbers")
+            raise InvalidEvent("id must be a string and billable a boolean")
+        if type(status) is not int or type(latency) is not int or not 0 <= latency <= _MAX_MS:
+            raise InvalidEvent("status and latency_ms must be integers")
         usage, overage = tuple(data["usage"].items()), tuple(data["overage"].items())
         beyond = self._overages.get(overage)
-        return Recorded(
+        return RecordedRequest(
             account,
             self._time_us(event["time"]),
             identity,
@@ -100,37 +106,40 @@ class EventReader:
             team,
         )
 
-    def _learn(self, texts: tuple[Any, ...]) -> _Texts:
+    def _check_texts(self, texts: tuple[Any, ...]) -> _Texts:
         for text in texts:
             if type(text) is not str:
-                raise NotRecorded(f"{text!r} is not a text")
-        if len(self._texts) >= SHARED:
+                raise InvalidEvent(f"{text!r} is not a string")
+        if len(self._texts) >= MAX_SHARED:
             self._texts.clear()
         return self._texts.setdefault(texts, texts)
 
     def _time_us(self, text: Any) -> int:
-        """Of "2026-11-23T08:30:00.123Z": the form that we write is read without a calendar."""
+        """Parse an RFC 3339 instant.
+
+        The sidecar's own form, "2026-11-23T08:30:00.123Z", needs no calendar within one second.
+        """
         millis = text[20:23]
         if text[:19] == self._second and len(text) == 24 and text[19] == "." and text[23] == "Z":
             if not (millis.isascii() and millis.isdigit()):
-                raise NotRecorded("time is not RFC 3339")
+                raise InvalidEvent("time is not RFC 3339")
             return self._second_us + int(millis) * 1000
         at = datetime.fromisoformat(text)
         if at.tzinfo is None:
-            raise NotRecorded("time has no zone")
+            raise InvalidEvent("time has no UTC offset")
         second = round(at.replace(microsecond=0).timestamp()) * MICRO
-        if not 0 < second < _LATEST_US:
-            raise NotRecorded("time is out of bounds")
+        if not 0 < second < _MAX_US:
+            raise InvalidEvent("time is out of range")
         if len(text) == 24 and text[19] == "." and text[23] == "Z":
             self._second, self._second_us = text[:19], second
         return second + at.microsecond
 
 
-def _shared(known: dict[tuple[Any, ...], Units], items: tuple[Any, ...], least: int) -> Units:
-    """The meters with `least` units or more; the same value for the same items."""
+def _shared(cache: dict[tuple[Any, ...], Units], items: tuple[Any, ...], least: int) -> Units:
+    """Return the meters with `least` units or more, as one shared value for equal items."""
     for meter, units in items:
         if type(meter) is not str or type(units) is not int or not 0 <= units <= UNBOUNDED:
-            raise NotRecorded(f"{meter!r}: {units!r} is not a number of units")
-    if len(known) >= SHARED:
-        known.clear()
-    return known.setdefault(items, tuple(one for one in items if one[1] >= least))
+            raise InvalidEvent(f"{meter!r}: {units!r} is not a number of units")
+    if len(cache) >= MAX_SHARED:
+        cache.clear()
+    return cache.setdefault(items, tuple(one for one in items if one[1] >= least))

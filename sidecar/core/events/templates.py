@@ -1,7 +1,7 @@
-"""The event of a call as JSON, filled in: for calls of which there is nothing special to tell.
+"""Usage events as JSON from templates, for ordinary requests.
 
-Most events of a route differ in a handful of values. `usage_event` is asked once, with a mark in
-each of their places, so that it alone knows what an event looks like.
+Most events of a route differ in eight values. A template is the output of `usage_event` with a
+mark for each of these values, so only `usage_event` knows the template of an event.
 """
 
 import json
@@ -12,9 +12,9 @@ from sidecar.core.events.build import usage_event
 from sidecar.core.model import Entitlement, Key
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
 
-MOST_FORMS: Final = 4_096
-# Which values differ, in the order in which an event has them, and how each is filled in.
-_PLACES: Final = {
+MAX_TEMPLATES: Final = 4_096
+# The values that differ, in their order in the event, with the format of each.
+_FIELDS: Final = {
     "id": b'"%b"',
     "subject": b"%b",
     "time": b'"%b"',
@@ -24,11 +24,11 @@ _PLACES: Final = {
     "bytes_in": b"%d",
     "bytes_out": b"%d",
 }
-_PLAIN: Final = Outcome(0, OutcomeReason.OK, 0, 0, 0)
+_ANY_OUTCOME: Final = Outcome(0, OutcomeReason.OK, 0, 0, 0)
 
 
-class _Form:
-    """`text` has a place for each of the values."""
+class _Template:
+    """`text` has a %-format for each value of `_FIELDS`."""
 
     __slots__ = ("entitlement", "text")
 
@@ -37,13 +37,13 @@ class _Form:
         self.text = text
 
 
-class EventForms:
-    """Forms of one plan book, by route, plan and method; `source` is that of all events."""
+class EventTemplates:
+    """Templates of one plan book, by entitlement and method. `source` is that of all events."""
 
     def __init__(self, source: str, plan_version: str) -> None:
         self._source = source
         self._plan_version = plan_version
-        self._forms: dict[tuple[int, str], _Form] = {}
+        self._templates: dict[tuple[int, str], _Template] = {}
 
     def fill(
         self,
@@ -56,10 +56,12 @@ class EventForms:
         method: str,
         outcome: Outcome,
     ) -> bytes | None:
-        """The same event as `usage_event` makes, as JSON. None for one that says more: of a call
-        that failed, or was given back, or that tells its cost itself, or whose account has teams;
-        nor for another plan book's, or ids outside ASCII. Of a call without overage; `id` and
-        `time` need no escapes."""
+        """Return the event of `usage_event` as JSON, or None if no template fits.
+
+        Only for requests without overage. `id` and `time` must need no escapes. None for a failed
+        or refunded request, for costs from bodies, for an account with teams, for another plan
+        book, and for ids outside ASCII.
+        """
         account = key.account
         if (
             outcome.reason is not OutcomeReason.OK
@@ -71,10 +73,10 @@ class EventForms:
             or not (account.id.isascii() and key.id.isascii())
         ):
             return None
-        form = self._forms.get(_name(entitlement, method))
-        if form is None or form.entitlement is not entitlement:
-            form = self._make(key, entitlement, method)
-        return form.text % (
+        template = self._templates.get(_cache_key(entitlement, method))
+        if template is None or template.entitlement is not entitlement:
+            template = self._make(key, entitlement, method)
+        return template.text % (
             id.encode(),
             encode_basestring(account.id).encode(),
             time.encode(),
@@ -85,8 +87,8 @@ class EventForms:
             outcome.bytes_out,
         )
 
-    def _make(self, key: Key, entitlement: Entitlement, method: str) -> _Form:
-        marks = {name: f"\0{name}" for name in _PLACES}  # no name or id has a NUL
+    def _make(self, key: Key, entitlement: Entitlement, method: str) -> _Template:
+        marks = {name: f"\0{name}" for name in _FIELDS}  # no name or id contains a NUL
         event = usage_event(
             id=marks["id"],
             source=self._source,
@@ -96,19 +98,19 @@ class EventForms:
             plan_version=self._plan_version,
             overage=(),
             method=method,
-            outcome=_PLAIN,
+            outcome=_ANY_OUTCOME,
         )
         for part in (event, event["data"]):
             part.update({name: mark for name, mark in marks.items() if name in part})
         text = json.dumps(event, separators=(",", ":")).encode().replace(b"%", b"%%")
-        for name, place in _PLACES.items():
-            text = text.replace(json.dumps(marks[name]).encode(), place)
-        if len(self._forms) >= MOST_FORMS:
-            self._forms.clear()
-        form = _Form(entitlement, text)
-        self._forms[_name(entitlement, method)] = form
-        return form
+        for name, field in _FIELDS.items():
+            text = text.replace(json.dumps(marks[name]).encode(), field)
+        if len(self._templates) >= MAX_TEMPLATES:
+            self._templates.clear()
+        template = _Template(entitlement, text)
+        self._templates[_cache_key(entitlement, method)] = template
+        return template
 
 
-def _name(entitlement: Entitlement, method: str) -> tuple[int, str]:
+def _cache_key(entitlement: Entitlement, method: str) -> tuple[int, str]:
     return id(entitlement), method

@@ -8,22 +8,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from sidecar.core.model import MICRO, ConcurrencyLimit, Limit, PeriodUnit, RateLimit
+from sidecar.core.model import MICRO, ConcurrencyLimit, Limit, RateLimit
+from sidecar.core.periods import usual_s
 from sidecar.core.reasons import LimitStatus
-
-PERIOD_SECONDS: Final[dict[PeriodUnit, int]] = {
-    "hour": 3_600,
-    "day": 86_400,
-    "week": 604_800,
-    "month": 2_592_000,
-    "cycle": 2_592_000,
-}
-
-
-def period_seconds(period: PeriodUnit) -> int:
-    """A period's usual length; months count as 30 days."""
-    return PERIOD_SECONDS.get(period) or int(period[:-1])
-
 
 _LARGEST: Final = 999_999_999_999_999  # of a structured-field integer (RFC 9651, section 3.3.1)
 
@@ -55,7 +42,7 @@ def _policy(limit: Limit) -> bytes:
         window = -(-limit.window_us // MICRO)
         quota = limit.units * window * MICRO // limit.window_us
     else:
-        window, quota = period_seconds(limit.period), limit.units
+        window, quota = usual_s(limit.period), limit.units
     return b"%b;q=%d;w=%d" % (_string(limit.id), min(quota, _LARGEST), window)
 
 

@@ -11,8 +11,8 @@ from sidecar.core.model import (
     QuotaLimit,
     RateLimit,
 )
+from sidecar.core.periods import usual_s
 from sidecar.core.reasons import LimitStatus
-from sidecar.core.refusals.ratelimit_fields import period_seconds
 
 
 def plan_without(
@@ -52,7 +52,7 @@ def _allows_more(other: Limit, limit: Limit, cost: int) -> bool:
         faster = other.units * limit.window_us > limit.units * other.window_us
         return other.burst >= cost and (faster or other.burst > limit.burst)
     if isinstance(other, QuotaLimit) and isinstance(limit, QuotaLimit):
-        mine, theirs = period_seconds(limit.period), period_seconds(other.period)
+        mine, theirs = usual_s(limit.period), usual_s(other.period)
         return other.cap >= cost and other.cap * mine > limit.cap * theirs
     if isinstance(other, ConcurrencyLimit) and isinstance(limit, ConcurrencyLimit):
         return other.slots > limit.slots

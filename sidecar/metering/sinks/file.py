@@ -1,4 +1,4 @@
-"""Events appended to a file, durable per batch; follows logrotate's rename."""
+"""The file sink: appends events durably, and follows a rename by logrotate."""
 
 import asyncio
 import os
@@ -14,42 +14,43 @@ _OPEN = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
 class FileSink:
-    """A file that was renamed or removed is opened anew under its name before the next batch.
+    """Implements `ports.Sink`.
 
-    With `turns` several sinks may append to one file: batches never mix.
+    If the file was renamed or removed, the next batch creates a new one. With `lock`, several
+    sinks can append to one file, and their batches do not mix.
     """
 
     name = "file"
 
     def __init__(
-        self, path: Path, *, files: Files | None = None, turns: OutputLock | None = None
+        self, path: Path, *, files: Files | None = None, lock: OutputLock | None = None
     ) -> None:
         self._path = path
-        self._turns = turns
+        self._lock = lock
         self._files = files or Files()
         self._fd: int | None = None
         self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="file-sink")
 
     async def send(self, lines: Sequence[bytes]) -> None:
-        """Append and sync the lines; all of them or, as far as the disk lets us, none.
+        """Append and sync the lines: all of them or, unless the disk fails twice, none.
 
-        Raises SinkDown when the file cannot be written.
+        Raises SinkDown if the file cannot be written.
         """
         if self._closed:
-            raise SinkDown(f"The sink file {self._path} is closed.")
+            raise SinkDown(f"file sink {self._path}: closed")
         data = b"\n".join(lines) + b"\n"
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._in_turn, data)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._locked_append, data)
 
-    def _in_turn(self, data: bytes) -> None:
-        if self._turns is None:
+    def _locked_append(self, data: bytes) -> None:
+        if self._lock is None:
             self._append(data)
             return
-        self._turns.take()
+        self._lock.acquire()
         try:
             self._append(data)
         finally:
-            self._turns.end()
+            self._lock.release()
 
     def _append(self, data: bytes) -> None:
         try:
@@ -62,44 +63,42 @@ class FileSink:
                 self._files.truncate(fd, size)
                 raise
         except OSError as error:
-            self._let_go()
-            raise SinkDown(
-                f"The sink file {self._path} cannot be written: {error.strerror}."
-            ) from None
+            self._close_file()
+            raise SinkDown(f"file sink {self._path}: cannot be written: {error.strerror}") from None
 
     def _current(self) -> int:
         if self._fd is not None:
-            mine = os.fstat(self._fd)
+            opened = os.fstat(self._fd)
             try:
-                if os.path.samestat(mine, self._path.stat()):
+                if os.path.samestat(opened, self._path.stat()):
                     self._end_line(self._fd)
                     return self._fd
             except FileNotFoundError:
-                pass  # rotated away: the new file is created below
-            self._let_go()
+                pass  # rotated: create the new file below
+            self._close_file()
         self._fd = fd = self._files.open(self._path, _OPEN, 0o640)
         self._end_line(fd)
         return fd
 
     def _end_line(self, fd: int) -> None:
-        """A crash, ours or another writer's, cut a line: the next one stays whole."""
+        """End a line that a crashed writer left unfinished, so that the next line stays whole."""
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":
             self._files.write_all(fd, b"\n")
 
-    def _let_go(self) -> None:
+    def _close_file(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
-    def _leave(self) -> None:
-        self._let_go()
-        if self._turns is not None:
-            self._turns.leave()
+    def _close(self) -> None:
+        self._close_file()
+        if self._lock is not None:
+            self._lock.close()
 
     async def close(self) -> None:
-        """Close the file after the batch that is being written. Idempotent."""
+        """Close the file after the current batch. Idempotent."""
         if not self._closed:
             self._closed = True
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._leave)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
             self._thread.shutdown()

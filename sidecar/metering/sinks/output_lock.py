@@ -1,7 +1,7 @@
-"""Several spools, one output: who writes has the turn, the others wait for it.
+"""A lock between processes whose sinks write to one output.
 
-The turn is a lock on a file of its own, so it works between processes and the kernel takes it
-back from a process that dies. A mark in the file tells the next one that this happened.
+It is a lock on a separate file, so the kernel frees it when its process dies. A byte in the file
+shows the next owner that the previous one died while it wrote.
 """
 
 import fcntl
@@ -16,12 +16,12 @@ from sidecar.files import Files
 
 _BUSY: Final = b"1"
 _FREE: Final = b"0"
-_STEP_S: Final = 0.005
+_POLL_S: Final = 0.005
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
 class OutputLock:
-    """One writer's view of the turn. Belongs to one thread; its calls may block it."""
+    """The lock as one writer has it. Belongs to one thread, and may block it."""
 
     def __init__(
         self,
@@ -32,52 +32,52 @@ class OutputLock:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._path = path
-        self._steps = max(1, round(timeout_s / _STEP_S))
+        self._polls = max(1, round(timeout_s / _POLL_S))
         self._files = files or Files()
         self._sleep = sleep
         self._fd: int | None = None
-        self._mine = False
+        self._owned = False
 
-    def take(self) -> bool:
-        """Wait for the turn. Whether the one before died in the middle of it.
+    def acquire(self) -> bool:
+        """Wait for the lock. Returns whether its previous owner died while it wrote.
 
-        Raises SinkDown when it does not come, or the file cannot be had. Taking a turn that one
-        has not ended goes on with it.
+        Does nothing if this writer owns the lock already. Raises SinkDown after the timeout, or
+        if the file cannot be opened or locked.
         """
-        if self._mine:
+        if self._owned:
             return False
         try:
             if self._fd is None:
                 self._fd = self._files.open(self._path, _FLAGS, 0o640)
             self._wait(self._fd)
-            self._mine = True
+            self._owned = True
             broken = os.pread(self._fd, 1, 0) == _BUSY
             os.pwrite(self._fd, _BUSY, 0)
         except OSError as error:
-            self.leave()
-            raise SinkDown(f"{self._path} cannot be locked: {error.strerror}.") from None
+            self.close()
+            raise SinkDown(f"lock file {self._path}: cannot be locked: {error.strerror}") from None
         return broken
 
     def _wait(self, fd: int) -> None:
-        for _ in range(self._steps):
+        for _ in range(self._polls):
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._sleep(_STEP_S)
+                self._sleep(_POLL_S)
             else:
                 return
-        raise SinkDown(f"Another writer holds {self._path} and does not end its turn.")
+        raise SinkDown(f"lock file {self._path}: another writer does not release it")
 
-    def end(self) -> None:
-        """Everything is whole; the next one may write. Idempotent."""
-        if self._mine and self._fd is not None:
-            self._mine = False
+    def release(self) -> None:
+        """Release the lock after whole lines. Idempotent."""
+        if self._owned and self._fd is not None:
+            self._owned = False
             os.pwrite(self._fd, _FREE, 0)
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-    def leave(self) -> None:
-        """Give the turn back as if one had died: what is begun stays unfinished. Idempotent."""
-        self._mine = False
+    def close(self) -> None:
+        """Close the file. An owned lock looks as if its owner had died. Idempotent."""
+        self._owned = False
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

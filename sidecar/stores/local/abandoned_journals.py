@@ -12,11 +12,11 @@ from typing import Final
 
 from sidecar.core.model import Claim
 from sidecar.errors import StoreUnavailable
+from sidecar.files import Files
 from sidecar.logs import logger
 from sidecar.stores.commands import Commands, period_start
 from sidecar.stores.connection.connect import Connection
 from sidecar.stores.local.charger import Pair, Sum, charge_command
-from sidecar.stores.local.journal import Disk
 from sidecar.stores.local.journal_format import Entry, Owner
 from sidecar.stores.local.journal_reader import (
     JournalReader,
@@ -38,7 +38,7 @@ class AbandonedJournals:
     """Journals that this process has locked and has to charge. `uncharged` counts requests."""
 
     def __init__(
-        self, directory: Path, wire: Connection, commands: Commands, prefix: str, disk: Disk
+        self, directory: Path, wire: Connection, commands: Commands, prefix: str, disk: Files
     ) -> None:
         self.uncharged = 0
         self._directory = directory

@@ -17,10 +17,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from sidecar.core.model import Account, Claim, QuotaLimit
 from sidecar.core.shares import Snapshot
+from sidecar.files import Files
 from sidecar.logs import logger
 from sidecar.stores.local.journal_format import (
     Entry,
@@ -40,18 +41,6 @@ MOST_BUFFERED: Final = 8 << 20  # bytes that are not written yet
 RETRY_SECONDS: Final = 1.0
 CREATE_RETRIES: Final = 3
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-
-
-class Disk(Protocol):
-    """File operations, so that a test can make each of them fail."""
-
-    def open(self, path: Path, flags: int, mode: int, /) -> int: ...
-    def write_all(self, fd: int, data: bytes, /) -> None: ...
-    def sync(self, fd: int, /) -> None: ...
-    def truncate(self, fd: int, size: int, /) -> None: ...
-    def rename(self, old: Path, new: Path, /) -> None: ...
-    def remove(self, path: Path, /) -> None: ...
-    def sync_directory(self, directory: Path, /) -> None: ...
 
 
 @dataclass(slots=True)
@@ -76,7 +65,7 @@ class Journal:
     def __init__(
         self,
         directory: Path,
-        disk: Disk,
+        disk: Files,
         *,
         identity: str,
         max_bytes: int = 64 << 20,

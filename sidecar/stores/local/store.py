@@ -14,6 +14,7 @@ from sidecar.core.claims import at_no_cost
 from sidecar.core.model import Account, Claim, ConcurrencyLimit, QuotaLimit, WhenDown
 from sidecar.core.shares import NEVER_SEEN, Snapshot
 from sidecar.errors import StoreUnavailable
+from sidecar.files import Files
 from sidecar.stores import keys
 from sidecar.stores.commands import period_start
 from sidecar.stores.connection.connect import Connection
@@ -21,7 +22,7 @@ from sidecar.stores.local.abandoned_journals import AbandonedJournals
 from sidecar.stores.local.charger import Charger
 from sidecar.stores.local.clock import StoreClock
 from sidecar.stores.local.heartbeat import Heartbeat
-from sidecar.stores.local.journal import Disk, Journal
+from sidecar.stores.local.journal import Journal
 from sidecar.stores.local.mode import LocalMode
 from sidecar.stores.local.shares import LocalLimits
 from sidecar.stores.redis import RedisLimitStore
@@ -58,7 +59,7 @@ class FallbackStore:
     """
 
     def __init__(
-        self, wire: Connection, journal: Journal, disk: Disk, *, own_id: str, prefix: str = "qs"
+        self, wire: Connection, journal: Journal, disk: Files, *, own_id: str, prefix: str = "qs"
     ) -> None:
         self.redis = redis = RedisLimitStore(wire, prefix)
         self._allowed_locally = 0

@@ -1,23 +1,23 @@
-"""A call's event is read as it stands, or not at all."""
+"""The parser of usage events: every valid form is read, everything else is invalid."""
 
 from typing import Any
 
 import orjson
 import pytest
 
-from sidecar.core.events.read import EventReader, NotRecorded, Recorded
+from sidecar.core.events.read import EventParser, InvalidEvent, RecordedRequest
 from tests.support.recorded_events import EVENT, NOON_US, an_event
 
 
 def test_an_event_is_read() -> None:
-    assert EventReader().call(an_event()) == Recorded(
+    assert EventParser().parse(an_event()) == RecordedRequest(
         "acme", NOON_US + 123_000, "019", "/sidecar/shop", "k1", "pro", "sha256:ab", "chat",
         (("requests", 1), ("tokens", 0)), (), True, 200, "ok", 41,
     )  # fmt: skip
 
 
-def test_overage_holds_the_meters_that_have_some() -> None:
-    read = EventReader().call(an_event("data.overage", {"requests": 0, "tokens": 7}))
+def test_overage_holds_only_meters_with_units() -> None:
+    read = EventParser().parse(an_event("data.overage", {"requests": 0, "tokens": 7}))
     assert read.overage == (("tokens", 7),)
 
 
@@ -30,11 +30,11 @@ def test_overage_holds_the_meters_that_have_some() -> None:
         ("2026-11-23T08:30:00.000001+00:00", NOON_US + 1),
     ],
 )
-def test_every_form_of_an_instant_is_read(text: str, at_us: int) -> None:
-    reader = EventReader()
-    for _ in range(2):  # the second time by what is remembered
-        assert reader.call(an_event("time", text)).time_us == at_us
-        assert reader.call(an_event()).time_us == NOON_US + 123_000
+def test_every_rfc_3339_form_of_an_instant_is_read(text: str, at_us: int) -> None:
+    parser = EventParser()
+    for _ in range(2):  # the second time from the cache
+        assert parser.parse(an_event("time", text)).time_us == at_us
+        assert parser.parse(an_event()).time_us == NOON_US + 123_000
 
 
 @pytest.mark.parametrize(
@@ -55,24 +55,24 @@ def test_every_form_of_an_instant_is_read(text: str, at_us: int) -> None:
         ("time", "9999-12-31T23:59:59.000Z"), ("time", "2026-11-23T08:30:00.\u0661\u0662\u0663Z"),
     ],
 )  # fmt: skip
-def test_what_says_something_else_is_no_call(path: str, value: Any) -> None:
-    reader = EventReader()
-    reader.call(an_event())
-    with pytest.raises(NotRecorded):
-        reader.call(an_event(path, value))
-    assert reader.call(an_event()).account == "acme"
+def test_an_event_with_a_missing_or_wrong_attribute_is_invalid(path: str, value: Any) -> None:
+    parser = EventParser()
+    parser.parse(an_event())
+    with pytest.raises(InvalidEvent):
+        parser.parse(an_event(path, value))
+    assert parser.parse(an_event()).account == "acme"
 
 
-def test_what_many_events_say_is_kept_once() -> None:
-    reader = EventReader()
-    first, second = (reader.call(orjson.loads(orjson.dumps(EVENT))) for _ in range(2))
+def test_equal_texts_and_usages_of_events_share_one_value() -> None:
+    parser = EventParser()
+    first, second = (parser.parse(orjson.loads(orjson.dumps(EVENT))) for _ in range(2))
     assert first.usage is second.usage
     assert first.account is second.account
 
 
-def test_calls_sort_by_account_and_time_and_copies_stand_side_by_side() -> None:
-    reader = EventReader()
-    a, b = reader.call(an_event()), reader.call(an_event("id", "018"))
+def test_requests_sort_by_account_and_time_so_that_copies_are_neighbours() -> None:
+    parser = EventParser()
+    a, b = parser.parse(an_event()), parser.parse(an_event("id", "018"))
     later = a._replace(time_us=a.time_us + 1, id="001")
     other = a._replace(account="beta", time_us=0)
     assert sorted([other, later, a, b, a]) == [b, a, a, later, other]

@@ -1,4 +1,4 @@
-"""Sinks that write to one output: whole lines, whoever dies or stalls."""
+"""Sinks that share one output write whole lines, even if a writer dies or stalls."""
 
 import asyncio
 import os
@@ -23,28 +23,28 @@ def lines(first: int, last: int, size: int = 0) -> list[bytes]:
 
 
 @pytest.fixture
-def lock(tmp_path: Path) -> Path:
+def lock_path(tmp_path: Path) -> Path:
     return tmp_path / "sink.lock"
 
 
-def die_in_the_middle(lock: Path, output: Path) -> None:
-    """Another process that takes the turn, writes half a line, and is killed."""
+def die_in_the_middle(lock_path: Path, output: Path) -> None:
+    """Run a process that acquires the lock, writes half a line, and is killed."""
     code = (
         "import os, signal, sys, pathlib\n"
         "from sidecar.metering.sinks.output_lock import OutputLock\n"
-        "OutputLock(pathlib.Path(sys.argv[1])).take()\n"
+        "OutputLock(pathlib.Path(sys.argv[1])).acquire()\n"
         "fd = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)\n"
         'os.write(fd, b\'{"id":"cut\'); os.kill(os.getpid(), signal.SIGKILL)'
     )
-    done = subprocess.run([sys.executable, "-c", code, str(lock), str(output)], check=False)
+    done = subprocess.run([sys.executable, "-c", code, str(lock_path), str(output)], check=False)
     assert done.returncode == -9
 
 
 async def test_batches_of_several_writers_to_one_file_do_not_mix(
-    lock: Path, tmp_path: Path
+    lock_path: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "events.jsonl"
-    sinks = [FileSink(path, turns=OutputLock(lock)) for _ in range(3)]
+    sinks = [FileSink(path, lock=OutputLock(lock_path)) for _ in range(3)]
     batches = [(sink, 100 * number) for number in range(8) for sink in sinks]
     await asyncio.gather(*(sink.send(lines(at + 1, at + 50, 500)) for sink, at in batches))
     for sink in sinks:
@@ -57,23 +57,25 @@ async def test_batches_of_several_writers_to_one_file_do_not_mix(
         assert run == [f"event-{number}" for number in range(first, first + 50)]
 
 
-async def test_a_line_that_a_dead_writer_cut_is_ended_in_a_file(lock: Path, tmp_path: Path) -> None:
+async def test_an_unfinished_line_of_a_dead_writer_is_ended_in_a_file(
+    lock_path: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "events.jsonl"
-    sink = FileSink(path, turns=OutputLock(lock))
+    sink = FileSink(path, lock=OutputLock(lock_path))
     await sink.send(lines(1, 1))
-    await asyncio.to_thread(die_in_the_middle, lock, path)
+    await asyncio.to_thread(die_in_the_middle, lock_path, path)
     await sink.send(lines(2, 2))
     await sink.close()
     assert path.read_bytes().splitlines() == [*lines(1, 1), b'{"id":"cut', *lines(2, 2)]
 
 
-async def test_a_line_that_a_dead_writer_cut_is_ended_on_standard_output(
-    lock: Path, tmp_path: Path
+async def test_an_unfinished_line_of_a_dead_writer_is_ended_on_standard_output(
+    lock_path: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "out"
-    await asyncio.to_thread(die_in_the_middle, lock, path)
+    await asyncio.to_thread(die_in_the_middle, lock_path, path)
     fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-    sink = StdoutSink(fd, turns=OutputLock(lock))
+    sink = StdoutSink(fd, lock=OutputLock(lock_path))
     await sink.send(lines(1, 2))
     await sink.send(lines(3, 3))
     await sink.close()
@@ -89,21 +91,21 @@ def pipe() -> Iterator[tuple[int, int]]:
         try:
             os.close(end)
         except OSError:
-            continue  # the test has closed it
+            continue  # closed by the test
 
 
 @pytest.mark.parametrize("shared", [True, False])
-async def test_a_stalled_reader_gets_whole_lines_however_often_it_stalls(
-    lock: Path, pipe: tuple[int, int], shared: bool
+async def test_a_reader_that_stalls_repeatedly_gets_whole_lines(
+    lock_path: Path, pipe: tuple[int, int], shared: bool
 ) -> None:
     reader, writer = pipe
-    first = StdoutSink(writer, timeout_s=0.2, turns=OutputLock(lock) if shared else None)
-    for _ in range(3):  # the pipe fills inside a line, and again without room for a byte
+    first = StdoutSink(writer, timeout_s=0.2, lock=OutputLock(lock_path) if shared else None)
+    for _ in range(3):  # the pipe fills inside a line, and then accepts no byte
         with pytest.raises(SinkDown):
             await first.send(lines(1, 40, 5000))
-    second = StdoutSink(writer, timeout_s=0.2, turns=OutputLock(lock, timeout_s=0.01))
+    second = StdoutSink(writer, timeout_s=0.2, lock=OutputLock(lock_path, timeout_s=0.01))
     if shared:
-        with pytest.raises(SinkDown, match="does not end its turn"):
+        with pytest.raises(SinkDown, match="another writer does not release it"):
             await second.send(lines(100, 101))
     got = bytearray()
 
@@ -123,21 +125,21 @@ async def test_a_stalled_reader_gets_whole_lines_however_often_it_stalls(
     assert seen[-42:] == [f"event-{number}" for number in (*range(1, 41), 100, 101)]
 
 
-def test_a_turn_is_for_one_and_can_be_had_again(lock: Path) -> None:
-    one, other = OutputLock(lock), OutputLock(lock, timeout_s=0.01)
-    assert one.take() is False
-    assert one.take() is False  # goes on with it
+def test_the_lock_has_one_owner_and_can_be_acquired_again(lock_path: Path) -> None:
+    one, other = OutputLock(lock_path), OutputLock(lock_path, timeout_s=0.01)
+    assert one.acquire() is False
+    assert one.acquire() is False  # already owned
     with pytest.raises(SinkDown):
-        other.take()
-    one.end()
-    one.end()
-    assert other.take() is False
-    other.leave()
-    assert one.take() is True  # the other one left in the middle
-    one.end()
-    one.leave()
+        other.acquire()
+    one.release()
+    one.release()
+    assert other.acquire() is False
+    other.close()
+    assert one.acquire() is True  # the other one closed it without a release
+    one.release()
+    one.close()
 
 
-def test_a_lock_that_cannot_be_had_is_a_sink_that_is_down(tmp_path: Path) -> None:
+def test_a_lock_file_that_cannot_be_opened_is_a_sink_that_is_down(tmp_path: Path) -> None:
     with pytest.raises(SinkDown, match="cannot be locked: No such file"):
-        OutputLock(tmp_path / "absent" / "x.lock").take()
+        OutputLock(tmp_path / "absent" / "x.lock").acquire()
