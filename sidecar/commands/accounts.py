@@ -280,10 +280,10 @@ def list_accounts(
 
 
 def _admin(redis: str | None, redis_prefix: str | None, config: str | None) -> "Admin":
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
     from sidecar.stores.admin import Admin
 
-    settings = for_tools(
+    settings = load_subset(
         "config", "redis", "redis_prefix", redis=redis, redis_prefix=redis_prefix, config=config
     )
 

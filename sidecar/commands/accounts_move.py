@@ -38,11 +38,11 @@ def move(
     from sidecar.config.loading import load
     from sidecar.core.model import PlanChange
     from sidecar.core.text import instant
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
     from sidecar.stores.admin import Admin
 
     given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
-    settings = for_tools(*given, **given)
+    settings = load_subset(*given, **given)
     book = load(settings.plans)
     if plan not in book.plans:
         known = ", ".join(book.plans)

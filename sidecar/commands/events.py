@@ -76,9 +76,9 @@ def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
 def _spools(spool: str | None, config: str | None) -> Sequence[Path]:
     """Every spool of the directory: its own, and one for each worker. Raises SpoolError."""
     from sidecar.serve.share import leftovers
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
 
-    directory = for_tools("config", "spool", config=config, spool=spool).spool
+    directory = load_subset("config", "spool", config=config, spool=spool).spool
     try:
         next(directory.iterdir(), None)
         found = leftovers(directory, 0)  # of no workers: all of them

@@ -73,7 +73,7 @@ def explain(
     _require_path(path)
     from sidecar.config.loading import load
     from sidecar.logs import configure
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
 
     given = {
         "config": config,
@@ -85,7 +85,7 @@ def explain(
         "ignore_path_case": ignore_path_case,
         "jobs": jobs,
     }
-    settings = for_tools(*given, **given)
+    settings = load_subset(*given, **given)
     configure("error", "console")
     book = load(settings.plans)
     told = asyncio.run(_explain(settings, book, secret, account, method, path, respond_async))
@@ -146,7 +146,7 @@ async def _explain(
     wire = connect(settings.redis.get_secret_value(), timeout_s=_PATIENCE_S)
     await wire.start()
     try:
-        why = f"Redis at {settings.redis_shown} does not answer"
+        why = f"Redis at {settings.redis_label} does not answer"
         store = RedisLimitStore(wire, settings.redis_prefix) if wire.reachable else None
         key, unavailable = await _who(settings, book, secret, account)
         return await explain_call(

@@ -39,11 +39,11 @@ def grant(
     grant_id = name("--id", grant_id) if grant_id else "g" + secrets.token_hex(6)
     from sidecar.config.loading import load
     from sidecar.core.text import amount, instant
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
     from sidecar.stores.admin import Admin
 
     given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
-    settings = for_tools(*given, **given)
+    settings = load_subset(*given, **given)
     book = load(settings.plans)
     bought = _pack(book, pack)
     with Admin(settings.redis.get_secret_value(), settings.redis_prefix) as admin:

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from sidecar.settings import Described, described
+from sidecar.settings import SettingInfo, all_settings
 
 
-def flag_of(setting: Described) -> Any:
+def flag_of(setting: SettingInfo) -> Any:
     """The flag of one setting: the same name, words and default for whichever verb has it."""
     default = "required" if setting.default is None else f"default {setting.default}"
     text = f"{setting.text} [{setting.env}; {default}]"
@@ -16,7 +16,7 @@ def flag_of(setting: Described) -> Any:
     return typer.Option(names, help=text, metavar=setting.metavar or None, show_default=False)
 
 
-_FLAGS = {setting.name: flag_of(setting) for setting in described()}
+_FLAGS = {setting.name: flag_of(setting) for setting in all_settings()}
 
 CONFIG = Annotated[str | None, _FLAGS["config"]]
 PLANS = Annotated[str | None, _FLAGS["plans"]]

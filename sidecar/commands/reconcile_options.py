@@ -75,10 +75,10 @@ def looking(
     from sidecar.commands.reading import tell_of_damage
     from sidecar.metering.event_reader import RecordedEvents
     from sidecar.metering.gaps import SequenceCoverage
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
     from sidecar.stores.inspector import Inspector
 
-    settings = for_tools("spool", *given, **given)
+    settings = load_subset("spool", *given, **given)
     if not spools:
         spools = [] if events else [settings.spool]
     coverage = SequenceCoverage()

@@ -12,7 +12,7 @@ import typer
 from sidecar import __version__
 from sidecar.commands.options import flag_of
 from sidecar.errors import SettingsError
-from sidecar.settings import Settings, described, unknown_variables
+from sidecar.settings import Settings, all_settings, unknown_variables
 
 SERVE_HELP = """Run the sidecar in front of an API.
 
@@ -47,7 +47,7 @@ def _settings(flags: dict[str, Any]) -> Settings:
     be why another is missing. Raises SettingsError."""
     from sidecar.logs import configure, logger
 
-    strange = unknown_variables(os.environ, [setting.env for setting in described()])
+    strange = unknown_variables(os.environ, [setting.env for setting in all_settings()])
     try:
         settings = Settings.load(flags)
     except SettingsError as error:
@@ -67,7 +67,7 @@ def _workers(asked: str) -> int:
 def with_settings_flags(command: Callable[..., int]) -> Callable[..., int]:
     """Give a command one flag for each field of Settings: its signature is the model."""
     parameters = []
-    for setting in described():
+    for setting in all_settings():
         kind: Any = bool | None if setting.switch else str | None
         parameters.append(
             inspect.Parameter(

@@ -5,6 +5,6 @@ front loads what only the compiling needs: `loading` for plan books, `schema` fo
 """
 
 from sidecar.config.compile_apart import compile_apart
-from sidecar.config.reload import PlanKeeper
+from sidecar.config.reload import LivePlanFile
 
-__all__ = ["PlanKeeper", "compile_apart"]
+__all__ = ["LivePlanFile", "compile_apart"]

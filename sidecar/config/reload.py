@@ -22,7 +22,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class PlanKeeper:
+class LivePlanFile:
     """Has a book from `start` on, and keeps the last good one."""
 
     book: PlanBook
@@ -31,13 +31,13 @@ class PlanKeeper:
     def __init__(
         self,
         path: Path,
-        on_swap: Callable[[PlanBook], None],
+        on_change: Callable[[PlanBook], None],
         *,
         now: Callable[[], datetime] = _now,
         compile_apart: Callable[[Path], Awaitable[PlanBook]] = compile_apart,
     ) -> None:
         self._path = path
-        self._on_swap = on_swap
+        self._on_change = on_change
         self._now = now
         self._compile_apart = compile_apart
         self._tried = self._seen = _stamp(path)
@@ -54,7 +54,7 @@ class PlanKeeper:
         self.book = await self._compile_apart(self._path)
         self._live_since = self._now()
 
-    def ask(self) -> None:
+    def request_reload(self) -> None:
         """Have the file read again by `watch`, whether it looks changed or not."""
         self._asked.set()
 
@@ -64,9 +64,9 @@ class PlanKeeper:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._asked.wait()
-            await self.look()
+            await self.check()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Reload when asked to, or when the file has changed and stood still since the last look.
 
         What the path leads to is compared, not its folder watched: a watch is lost with a folder
@@ -105,7 +105,7 @@ class PlanKeeper:
             self.book = book
             self._live_since = self._now()
             self.reloads += 1
-            self._on_swap(book)
+            self._on_change(book)
             log.info("plan_file_live", version=book.version)
 
     def _refuse(self, error: ConfigError) -> None:

@@ -17,7 +17,7 @@ def guide(settings: Settings) -> str:
         "",
         f"  sidecar     {where}, control http://{settings.control}",
         f"  sample API  {settings.upstream}, behind it",
-        f"  Valkey      {settings.redis_shown}, in memory",
+        f"  Valkey      {settings.redis_label}, in memory",
         f"  plan file   {settings.plans}",
         f"  events      {settings.spool}",
         "",

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 ENV_PREFIX: Final = "SIDECAR_"
 
 
-class Described(NamedTuple):
+class SettingInfo(NamedTuple):
     """One setting as flag, variable and file key know it. `default` None: it must be given."""
 
     name: str  # also the key in the settings file
@@ -22,7 +22,7 @@ class Described(NamedTuple):
     switch: bool
 
 
-def describe(name: str, field: FieldInfo) -> Described:
+def describe(name: str, field: FieldInfo) -> SettingInfo:
     """What the model says of one field, in the words of the command line."""
     switch = field.annotation is bool
     value = field.default
@@ -39,7 +39,7 @@ def describe(name: str, field: FieldInfo) -> Described:
         shown = ",".join(value)
     else:
         shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return Described(
+    return SettingInfo(
         name=name,
         flag="--" + name.replace("_", "-"),
         env=ENV_PREFIX + name.upper(),
@@ -86,7 +86,7 @@ def sentence(error: Any, fields: Mapping[str, FieldInfo]) -> str:
     return f"{setting.flag} ({setting.env}) {_complaint(error, setting)}"
 
 
-def _complaint(error: Any, setting: Described) -> str:
+def _complaint(error: Any, setting: SettingInfo) -> str:
     kind, context = error["type"], error.get("ctx", {})
     value = "the value" if setting.name in _SECRET else f'"{error["input"]}"'
     if kind == "missing":

@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr
 from sidecar.addresses import Address
 from sidecar.redis_address import redis_address
 from sidecar.settings.combinations import check
-from sidecar.settings.describe import Described, describe
+from sidecar.settings.describe import SettingInfo, describe
 from sidecar.settings.sources import LayeredSettings
 from sidecar.settings.values import (
     Allowances,
@@ -339,11 +339,11 @@ class Settings(LayeredSettings):
         check(self)
 
     @property
-    def redis_shown(self) -> str:
+    def redis_label(self) -> str:
         """The address of Redis without user, password or query: what may be logged."""
         return str(redis_address(self.redis.get_secret_value()))
 
 
-def described() -> list[Described]:
+def all_settings() -> list[SettingInfo]:
     """All settings, in the order of the model."""
     return [describe(name, field) for name, field in Settings.model_fields.items()]

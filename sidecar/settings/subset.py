@@ -11,7 +11,7 @@ from sidecar.settings.model import Settings
 _UNASKED: Final = {"plans": "none", "upstream": "http://none"}
 
 
-def for_tools(*names: str, **flags: object) -> Settings:
+def load_subset(*names: str, **flags: object) -> Settings:
     """The settings of these names as `Settings.load` has them; what is set of others is neither
     used nor judged. Raises SettingsError."""
     unasked = {name: value for name, value in _UNASKED.items() if name not in names}

@@ -9,7 +9,7 @@ import typer
 
 from sidecar import __version__
 from sidecar.cli import build, run
-from sidecar.settings import described
+from sidecar.settings import all_settings
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "reference" / "cli.md"
 
@@ -41,7 +41,7 @@ Told = tuple[int, str, str]
 @pytest.fixture
 def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """`told("check", "x")` → (exit code, stdout, stderr) of a command line, in this process."""
-    for setting in described():
+    for setting in all_settings():
         monkeypatch.delenv(setting.env, raising=False)
 
     def call(*arguments: str) -> Told:
@@ -55,7 +55,7 @@ def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 def test_serve_has_one_flag_for_every_setting(told: Any) -> None:
     code, text, _ = told("serve", "--help")
     assert code == 0
-    for setting in described():
+    for setting in all_settings():
         assert re.search(rf"^ +{setting.flag}\b", text, re.MULTILINE), setting.flag
         assert setting.env in text
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config import PlanKeeper
+from sidecar.config import LivePlanFile
 from sidecar.config.compile_apart import compile_apart
 from sidecar.config.loading import parse
 from sidecar.core.model import PlanBook
@@ -28,7 +28,7 @@ class Kept:
     ) -> None:
         self.swapped: list[PlanBook] = []
         self.live = asyncio.Event()
-        self.keeper = PlanKeeper(path, self._swap, now=lambda: NOON, compile_apart=compiled)
+        self.keeper = LivePlanFile(path, self._swap, now=lambda: NOON, compile_apart=compiled)
 
     @classmethod
     async def started(cls, *arguments: Any) -> "Kept":
@@ -42,8 +42,8 @@ class Kept:
 
     async def look_twice(self) -> None:
         """A change is seen at the first look, and believed when it stands still at the second."""
-        await self.keeper.look()
-        await self.keeper.look()
+        await self.keeper.check()
+        await self.keeper.check()
 
     @property
     def versions(self) -> list[str]:
@@ -80,11 +80,11 @@ async def test_I7_a_changed_file_goes_live_while_it_is_watched(path: Path) -> No
 async def test_a_file_that_is_being_written_is_left_to_rest(path: Path) -> None:
     kept = await Kept.started(path)
     put(path, CHANGED[:1000])
-    await kept.keeper.look()
+    await kept.keeper.check()
     put(path, CHANGED)
-    await kept.keeper.look()
+    await kept.keeper.check()
     assert (kept.versions, kept.keeper.failures) == ([], 0)
-    await kept.keeper.look()
+    await kept.keeper.check()
     assert kept.versions == [version(CHANGED)]
 
 
@@ -175,13 +175,13 @@ async def test_I7_whatever_the_file_becomes_the_live_one_stays(path: Path, text:
 async def test_who_asks_has_it_read_at_once_though_it_looks_the_same(path: Path) -> None:
     kept = await Kept.started(path)
     put(path, BAD)
-    kept.keeper.ask()
-    await kept.keeper.look()
+    kept.keeper.request_reload()
+    await kept.keeper.check()
     assert kept.keeper.failures == 1
-    kept.keeper.ask()
-    kept.keeper.ask()
-    await kept.keeper.look()
-    await kept.keeper.look()
+    kept.keeper.request_reload()
+    kept.keeper.request_reload()
+    await kept.keeper.check()
+    await kept.keeper.check()
     assert kept.keeper.failures == 2
 
 
@@ -212,11 +212,11 @@ async def test_what_is_asked_during_a_reload_is_done_after_it(path: Path) -> Non
     kept = await Kept.started(path, slow)
     watching = asyncio.create_task(kept.keeper.watch())
     put(path, CHANGED)
-    kept.keeper.ask()
+    kept.keeper.request_reload()
     async with asyncio.timeout(60):
         await slow.compiled.wait()
         put(path, EXAMPLE)
-        kept.keeper.ask()
+        kept.keeper.request_reload()
         slow.go.set()
         while len(kept.swapped) < 2:
             kept.live.clear()
@@ -231,8 +231,8 @@ async def test_a_slow_reload_does_not_undo_a_later_one(path: Path) -> None:
     slow = Slow()
     kept = await Kept.started(path, slow)
     put(path, CHANGED)
-    kept.keeper.ask()
-    looking = asyncio.create_task(kept.keeper.look())
+    kept.keeper.request_reload()
+    looking = asyncio.create_task(kept.keeper.check())
     await slow.compiled.wait()
     newer = CHANGED + b"# again\n"
     put(path, newer)

@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.addresses import Origin
 from sidecar.errors import SettingsError
-from sidecar.settings import Address, Settings, UnixPath, described
+from sidecar.settings import Address, Settings, UnixPath, all_settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 NEEDED = {"plans": "plans.yaml", "upstream": "http://127.0.0.1:3000"}
@@ -14,7 +14,7 @@ NEEDED = {"plans": "plans.yaml", "upstream": "http://127.0.0.1:3000"}
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for setting in described():
+    for setting in all_settings():
         monkeypatch.delenv(setting.env, raising=False)
 
 
@@ -188,8 +188,8 @@ def test_a_wrong_settings_file_is_refused(
 )
 def test_the_password_of_redis_is_never_shown(url: str, shown: str) -> None:
     settings = Settings.load({**NEEDED, "redis": url})
-    assert "hunter2" not in repr(settings) + settings.redis_shown + settings.model_dump_json()
-    assert settings.redis_shown == shown
+    assert "hunter2" not in repr(settings) + settings.redis_label + settings.model_dump_json()
+    assert settings.redis_label == shown
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def rows() -> list[str]:
     return [
         f"| `{one.flag}` | `{one.env}` | "
         f"{'required' if one.default is None else f'`{one.default}`'} | {one.text} |"
-        for one in described()
+        for one in all_settings()
     ]
 
 

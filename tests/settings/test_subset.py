@@ -6,9 +6,9 @@ import pytest
 
 from sidecar.addresses import Origin
 from sidecar.errors import SettingsError
-from sidecar.settings import Settings, described, for_tools, unknown_variables
+from sidecar.settings import Settings, all_settings, load_subset, unknown_variables
 
-KNOWN = [setting.env for setting in described()]
+KNOWN = [setting.env for setting in all_settings()]
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def test_they_come_from_flag_variable_file_and_default_in_this_order(
     monkeypatch.setenv("SIDECAR_REDIS_PREFIX", "variable")
     monkeypatch.setenv("SIDECAR_SPOOL", "/variable")
     names = ("config", "redis_prefix", "spool", "reserved_prefix", "allow_in_path")
-    found = for_tools(*names, redis_prefix="flag", spool=None)
+    found = load_subset(*names, redis_prefix="flag", spool=None)
     assert (found.redis_prefix, str(found.spool)) == ("flag", "/variable")
     assert (found.reserved_prefix, found.allow_in_path) == ("/file/", ())
 
@@ -34,11 +34,11 @@ def test_they_come_from_flag_variable_file_and_default_in_this_order(
 def test_plan_file_and_upstream_are_needed_only_when_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert for_tools("spool").spool == Settings.model_fields["spool"].default
+    assert load_subset("spool").spool == Settings.model_fields["spool"].default
     with pytest.raises(SettingsError, match=r"--plans \(SIDECAR_PLANS\) is missing"):
-        for_tools("plans")
+        load_subset("plans")
     monkeypatch.setenv("SIDECAR_PLANS", "p.yaml")
-    assert str(for_tools("plans").plans) == "p.yaml"
+    assert str(load_subset("plans").plans) == "p.yaml"
 
 
 @pytest.mark.parametrize(
@@ -56,20 +56,20 @@ def test_what_is_set_of_others_is_not_judged(
 ) -> None:
     for name, value in others.items():
         monkeypatch.setenv(name, value)
-    assert for_tools("redis", "spool").upstream == Origin("http", "none", 80)
+    assert load_subset("redis", "spool").upstream == Origin("http", "none", 80)
 
 
 def test_what_is_asked_for_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDECAR_REDIS", "nonsense")
     with pytest.raises(SettingsError, match="--redis"):
-        for_tools("redis")
+        load_subset("redis")
 
 
 def test_an_unknown_setting_of_the_file_is_refused_here_too(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.yaml"
     file.write_text("spol: /x\n")
     with pytest.raises(SettingsError, match="did you mean spool"):
-        for_tools("config", "spool", config=str(file))
+        load_subset("config", "spool", config=str(file))
 
 
 def test_a_name_that_is_set_twice_in_the_file_is_refused_with_its_lines(tmp_path: Path) -> None:
