@@ -11,7 +11,7 @@ from sidecar.settings import SettingInfo, all_settings
 def flag_of(setting: SettingInfo) -> Any:
     """The flag of one setting: the same name, words and default for whichever verb has it."""
     default = "required" if setting.default is None else f"default {setting.default}"
-    text = f"{setting.text} [{setting.env}; {default}]"
+    text = f"{setting.help} [{setting.env}; {default}]"
     names = f"{setting.flag}/--no-{setting.flag[2:]}" if setting.switch else setting.flag
     return typer.Option(names, help=text, metavar=setting.metavar or None, show_default=False)
 

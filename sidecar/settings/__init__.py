@@ -1,4 +1,4 @@
-"""How this process runs: flags, then SIDECAR_… variables, then the settings file, then defaults."""
+"""Settings of a process: flags, then SIDECAR_… variables, settings file, defaults."""
 
 from sidecar.addresses import Address, UnixPath
 from sidecar.settings.describe import ENV_PREFIX, SettingInfo
