@@ -15,20 +15,22 @@ if TYPE_CHECKING:
 
 
 def grant(
-    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Who gets it.")],
-    pack: Annotated[str, typer.Argument(metavar="PACK", help="Which, as the plan file names it.")],
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Account ID.")],
+    pack: Annotated[str, typer.Argument(metavar="PACK", help="ID of the pack in the plan file.")],
     plans: PLANS = None,
     grant_id: Annotated[
         str | None,
-        typer.Option("--id", metavar="ID", help="Makes it happen once: the order's number."),
+        typer.Option(
+            "--id", metavar="ID", help="ID that grants the pack once, such as an order number."
+        ),
     ] = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Give an account a pack of extra units. It acts on the account's next call.
+    """Grant an account a pack of extra units, from its next request on.
 
-    With --id, doing it again changes nothing: use the number of the order or payment.
+    A second grant with the same --id changes nothing: use the number of the order or payment.
 
     \b
     Examples:
