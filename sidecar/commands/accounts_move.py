@@ -19,8 +19,8 @@ def move(
         str | None,
         typer.Option(
             metavar="WHEN",
-            help="Time: now, period-end, or a date such as 2026-12-15. Default: now, and for a lower "
-            "plan the time that downgrades in the plan file sets.",
+            help="Time: now, period-end, or a date such as 2026-12-15. Default: now, or for a "
+            "lower plan the time that downgrades in the plan file sets.",
         ),
     ] = None,
     plans: PLANS = None,
