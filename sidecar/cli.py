@@ -24,7 +24,7 @@ from sidecar.commands import (
     reconcile,
     serve,
 )
-from sidecar.commands.options import Verb
+from sidecar.commands.options import Command
 from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError, terminal_lines
 
 HELP = """Put plans, quotas, explained refusals and metering in front of an API.
@@ -48,17 +48,17 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback(help=HELP)(_start)
-    app.command(help=serve.SERVE_HELP, cls=Verb)(serve.with_settings_flags(serve.serve))
+    app.command(help=serve.SERVE_HELP, cls=Command)(serve.with_settings_flags(serve.serve))
     for command in (serve.demo, plans.check, plans.schema, explain.explain, grants.grant):
-        app.command(cls=Verb)(command)
+        app.command(cls=Command)(command)
     app.add_typer(accounts.keys_app(), name="keys")
     app.add_typer(accounts.accounts_app(), name="accounts")
     app.add_typer(jobs.app(), name="jobs")
     app.add_typer(events.app(), name="events")
-    app.command(cls=Verb)(reconcile.reconcile)
-    app.command(cls=Verb)(rebuild.rebuild)
-    app.command(cls=Verb)(backtest.backtest)
-    app.command(cls=Verb)(serve.version)
+    app.command(cls=Command)(reconcile.reconcile)
+    app.command(cls=Command)(rebuild.rebuild)
+    app.command(cls=Command)(backtest.backtest)
+    app.command(cls=Command)(serve.version)
     return app
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidecar.commands import accounts_move
-from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, Verb
+from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, Command
 from sidecar.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def keys_app() -> typer.Typer:
     group = typer.Typer(
         help="Manage API keys in Redis.", no_args_is_help=True, rich_markup_mode=None
     )
-    group.command("create", cls=Verb)(create)
-    group.command("list", cls=Verb)(list_keys)
-    group.command("revoke", cls=Verb)(revoke)
+    group.command("create", cls=Command)(create)
+    group.command("list", cls=Command)(list_keys)
+    group.command("revoke", cls=Command)(revoke)
     return group
 
 
@@ -48,9 +48,9 @@ def accounts_app() -> typer.Typer:
     group = typer.Typer(
         help="Manage accounts in Redis.", no_args_is_help=True, rich_markup_mode=None
     )
-    group.command("set", cls=Verb)(set_account)
-    group.command("move", cls=Verb)(accounts_move.move)
-    group.command("list", cls=Verb)(list_accounts)
+    group.command("set", cls=Command)(set_account)
+    group.command("move", cls=Command)(accounts_move.move)
+    group.command("list", cls=Command)(list_accounts)
     return group
 
 

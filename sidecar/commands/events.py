@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidecar.commands.options import CONFIG, SPOOL, Verb
+from sidecar.commands.options import CONFIG, SPOOL, Command
 from sidecar.core.text import amount
 from sidecar.errors import SpoolError
 
@@ -19,8 +19,8 @@ def app() -> typer.Typer:
     group = typer.Typer(
         help="Look into an event spool.", no_args_is_help=True, rich_markup_mode=None
     )
-    group.command("tail", cls=Verb)(tail)
-    group.command("verify", cls=Verb)(verify)
+    group.command("tail", cls=Command)(tail)
+    group.command("verify", cls=Command)(verify)
     return group
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from sidecar.commands.accounts import ACCOUNT, name
-from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, SOURCE, WEBHOOK_SECRET, Verb
+from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, SOURCE, WEBHOOK_SECRET, Command
 from sidecar.errors import SettingsError, SidecarError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ JOB = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 def app() -> typer.Typer:
     """The verbs of `sidecar jobs`."""
     group = typer.Typer(help="Deferred jobs.", no_args_is_help=True, rich_markup_mode=None)
-    group.command("list", cls=Verb)(list_jobs)
-    group.command("show", cls=Verb)(show)
-    group.command("cancel", cls=Verb)(cancel)
-    group.command("secret", cls=Verb)(secret)
+    group.command("list", cls=Command)(list_jobs)
+    group.command("show", cls=Command)(show)
+    group.command("cancel", cls=Command)(cancel)
+    group.command("secret", cls=Command)(secret)
     return group
 
 

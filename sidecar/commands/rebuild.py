@@ -25,10 +25,10 @@ def rebuild(
     former_plans: FORMER_PLANS = None,
     account: ACCOUNT = None,
     apply: Annotated[
-        bool, typer.Option("--apply/--dry-run", help="Do it, or only say what would be done.")
+        bool, typer.Option("--apply/--dry-run", help="Apply the changes, or only print them.")
     ] = False,
     lower: Annotated[
-        bool, typer.Option("--lower", help="Also lower counters that are above their events.")
+        bool, typer.Option("--lower", help="Also lower counters that exceed their events.")
     ] = False,
     wait: WAIT = 1.0,
     as_json: JSON = False,
@@ -36,11 +36,11 @@ def rebuild(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Raise the counters of the current periods in Redis to what the recorded events come to.
+    """Restore counters in Redis from the recorded events.
 
-    For when Redis has lost data. It adds what is missing, once, and beside calls that are being
-    counted: sidecars may be running. Without --apply nothing is changed. Exit code 0: nothing to
-    do, or done; 1: something is left to do; 2: something could not be read.
+    Use it after Redis has lost data. It raises the counters of the current periods by the missing
+    units, once; sidecars may be running. Without --apply, it changes nothing. Exit code 0: nothing
+    is left to do, 1: something is left to do, 2: Redis, the plan file or the events cannot be read.
 
     \b
     Examples:

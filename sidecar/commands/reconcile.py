@@ -29,11 +29,11 @@ def reconcile(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Compare the counters in Redis with the recorded events, and explain each difference.
+    """Compare the counters in Redis with the recorded events.
 
-    Give every spool, and every file that sinks wrote: copies of an event count once. Changes
-    nothing; sidecars may be running. Exit code 0: all is equal or explained, 1: differences are
-    left, 2: something could not be read.
+    Explains each difference. Give it every spool and every file of the sinks: copies of an event
+    count once. Changes nothing; sidecars may be running. Exit code 0: all differences are
+    explained, 1: some are not, 2: Redis, the plan file or the events cannot be read.
 
     \b
     Examples:

@@ -21,7 +21,7 @@ SPOOLS = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="DIR",
-        help="A spool, with those of its workers; may be repeated. [SIDECAR_SPOOL]",
+        help="Directory of a spool and of its workers' spools. Repeatable. [SIDECAR_SPOOL]",
         show_default=False,
     ),
 ]
@@ -29,7 +29,7 @@ EVENTS = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="PATH",
-        help="A file that a sink wrote, or a directory of them; may be repeated.",
+        help="File of a sink, or a directory of such files. Repeatable.",
         show_default=False,
     ),
 ]
@@ -37,16 +37,18 @@ FORMER_PLANS = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE",
-        help="The plan file as it was earlier in the periods; may be repeated.",
+        help="Earlier version of the plan file in the same periods. Repeatable.",
         show_default=False,
     ),
 ]
-ACCOUNT = Annotated[str | None, typer.Option(metavar="ID", help="Only this account.")]
+ACCOUNT = Annotated[
+    str | None, typer.Option(metavar="ID", help="Account ID. Default: all accounts.")
+]
 WAIT = Annotated[
     float,
     typer.Option(
         min=0, max=3600, metavar="SECONDS",
-        help="How long calls in flight may take to end before a difference counts.",
+        help="Time for requests in flight to end before a difference counts.",
     ),
 ]  # fmt: skip
 JSON = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
