@@ -1,8 +1,7 @@
-"""The command line. Verbs live in `sidecar.commands`; here they get names, and errors get words.
+"""The command line: the list of commands, their exit codes, and how errors are printed.
 
-What must live here: the list of verbs, exit codes, and the promise that nobody sees a traceback.
-Exit codes: 0 done, 1 a check found problems or something did not work, 2 wrong usage or
-settings, 130 interrupted.
+Exit codes: 0 success, 1 a check found problems or something failed, 2 wrong usage or invalid
+settings, 130 interrupted. No error prints a traceback, except an internal one at log level debug.
 """
 
 import os
@@ -25,21 +24,21 @@ from sidecar.commands import (
     reconcile,
     serve,
 )
-from sidecar.commands.options import Verb
-from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
+from sidecar.commands.options import Command
+from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError, terminal_lines
 
-HELP = """Plans, quotas, explained refusals and metering in front of your API.
+HELP = """Put plans, quotas, explained refusals and metering in front of an API.
 
 \b
 Start here:
-  sidecar demo                    everything on this machine, nothing to install
-  sidecar check plans.yaml        is the plan file right?
+  sidecar demo                    run everything on this machine
+  sidecar check plans.yaml        check a plan file
   sidecar serve --plans plans.yaml --upstream http://127.0.0.1:3000
 """
 
 
 def build() -> typer.Typer:
-    """The whole command line, as a Typer app."""
+    """Build the command line as a Typer app."""
     app = typer.Typer(
         name="sidecar",
         no_args_is_help=True,
@@ -49,22 +48,22 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback(help=HELP)(_start)
-    app.command(help=serve.SERVE_HELP, cls=Verb)(serve.with_settings_flags(serve.serve))
-    for verb in (serve.demo, plans.check, plans.schema, explain.explain, grants.grant):
-        app.command(cls=Verb)(verb)
+    app.command(help=serve.SERVE_HELP, cls=Command)(serve.with_settings_flags(serve.serve))
+    for command in (serve.demo, plans.check, plans.schema, explain.explain, grants.grant):
+        app.command(cls=Command)(command)
     app.add_typer(accounts.keys_app(), name="keys")
     app.add_typer(accounts.accounts_app(), name="accounts")
     app.add_typer(jobs.app(), name="jobs")
     app.add_typer(events.app(), name="events")
-    app.command(cls=Verb)(reconcile.reconcile)
-    app.command(cls=Verb)(rebuild.rebuild)
-    app.command(cls=Verb)(backtest.backtest)
-    app.command(cls=Verb)(serve.version)
+    app.command(cls=Command)(reconcile.reconcile)
+    app.command(cls=Command)(rebuild.rebuild)
+    app.command(cls=Command)(backtest.backtest)
+    app.command(cls=Command)(serve.version)
     return app
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(serve.version_line())
         raise typer.Exit
 
@@ -77,54 +76,51 @@ def _start(
         ),
     ] = False,
 ) -> None:
-    """What comes before every verb."""
+    """Accept the options that are allowed before every command."""
 
 
 def main() -> None:
-    """The command `sidecar`."""
+    """Run the command line of this process and exit."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit code. Errors are one line each on stderr."""
+    """Run one command line and return its exit code. Errors are printed to stderr."""
     try:
         code = build()(args=list(arguments), prog_name="sidecar", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
-        return _usage(error, arguments)
-    except SettingsError as error:
-        return _complain(error, 2)
-    except ConfigError as error:
-        return _complain(error, 2, "sidecar check FILE, until it says ok")
+        return _usage_error(error, arguments)
+    except (SettingsError, ConfigError) as error:
+        return _report(error, 2)
     except SpoolError as error:
-        # Most of them say themselves what to do.
-        hint = "another directory with --spool DIR (SIDECAR_SPOOL)"
-        return _complain(error, 2, None if "--spool" in str(error) else hint)
+        remedy = "set another directory with --spool DIR (SIDECAR_SPOOL)"
+        return _report(error, 2, "" if "--spool" in str(error) else remedy)
     except SidecarError as error:
-        return _complain(error, 1)
+        return _report(error, 1)
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
-        # The reader has seen enough (`| head`). Python would complain again at exit.
+        # The reader of the output ended (`| head`). Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - the last resort: a user never gets a traceback
-        return _apologise(error, arguments)
+    except Exception as error:  # noqa: BLE001 - the last resort, to print no traceback
+        return _internal_error(error, arguments)
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: typer.TyperException, arguments: Sequence[str]) -> int:
+def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> int:
     message = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
-        print(message, file=sys.stderr)  # noqa: T201 - the help text itself
+        print(message, file=sys.stderr)  # noqa: T201 - the help text
         return 2
-    _say("error", message[:1].lower() + message[1:])
-    _say("try", f"{_verb(arguments)} --help")
+    _print(f"error: {message[:1].lower() + message[1:]}")
+    _print(f"try: {_command(arguments)} --help")
     return 2
 
 
-def _verb(arguments: Sequence[str]) -> str:
-    """The verb that was meant: an error of the parser itself does not tell."""
+def _command(arguments: Sequence[str]) -> str:
+    """The command of a command line, such as `sidecar keys list`; the parser's error lacks it."""
     command, path = typer.main.get_command(build()), ["sidecar"]
     for word in arguments:
         inner = getattr(command, "commands", {}).get(word)
@@ -135,20 +131,15 @@ def _verb(arguments: Sequence[str]) -> str:
     return " ".join(path)
 
 
-def _complain(error: SidecarError, code: int, hint: str | None = None) -> int:
-    for line in str(error).splitlines():
-        _say("error", line)
-    if hint is not None:
-        _say("try", hint)
+def _report(error: SidecarError, code: int, remedy: str = "") -> int:
+    for line in terminal_lines(error, remedy):
+        _print(line)
     return code
 
 
-def _apologise(error: Exception, arguments: Sequence[str]) -> int:
-    _say(
-        "error",
-        f"sorry, this is a fault of the sidecar: {type(error).__name__}; please report it, "
-        "with the output at --log-level debug (SIDECAR_LOG_LEVEL=debug)",
-    )
+def _internal_error(error: Exception, arguments: Sequence[str]) -> int:
+    _print(f"error: internal error ({type(error).__name__})")
+    _print("try: run it again with SIDECAR_LOG_LEVEL=debug, and report the output")
     level = os.environ.get("SIDECAR_LOG_LEVEL", "").lower()
     flag = " ".join(arguments).replace("=", " ")
     if level == "debug" or "--log-level debug" in flag:
@@ -156,5 +147,5 @@ def _apologise(error: Exception, arguments: Sequence[str]) -> int:
     return 1
 
 
-def _say(kind: str, text: str) -> None:
-    print(f"{kind}: {text}", file=sys.stderr)  # noqa: T201 - stderr is where people read it
+def _print(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201 - errors of a command line belong on stderr

@@ -1,23 +1,23 @@
-"""Every error this package raises on purpose.
+"""Every error that this package raises on purpose.
 
-"No" is a value (a `Refusal`), "can't tell" is an exception: nothing here is raised
-because a customer ran out of quota.
+A decision, such as a refusal, is a value. An error means that the sidecar cannot decide or cannot
+run: a used up quota never raises one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
 class SidecarError(Exception):
-    """Base class. `str(error)` is a sentence for the person who runs the sidecar."""
+    """Base class. `str(error)` has one line per problem: `WHERE: WHAT; WHAT TO DO`."""
 
 
 class SettingsError(SidecarError):
-    """A flag, environment variable or settings file is wrong: exit code 2."""
+    """A flag, environment variable or settings file is invalid: exit code 2."""
 
 
 class StoreUnavailable(SidecarError):
-    """Redis did not answer in time, or not in a way that can be trusted."""
+    """Redis did not answer in time, or its answer cannot be trusted."""
 
 
 class SpoolError(SidecarError):
@@ -25,16 +25,16 @@ class SpoolError(SidecarError):
 
 
 class SinkDown(SidecarError):
-    """A sink cannot take events now; the batch stays in the spool and is tried again."""
+    """A sink cannot store events now. The batch stays in the spool and is shipped again."""
 
 
 class SinkRefused(SidecarError):
-    """A sink says that it will never take this batch (a poison event is in it)."""
+    """A sink will never store this batch, because one of its events is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong in a plan file, and what to write instead."""
+    """One problem of a plan file, and its remedy."""
 
     file: str
     line: int  # from 1
@@ -48,8 +48,25 @@ class Problem:
 
 
 class ConfigError(SidecarError):
-    """A plan file is wrong. Carries every problem found, in the order of the file."""
+    """A plan file is invalid. `problems` has all of its problems, in the order of the file."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def terminal_lines(error: SidecarError, remedy: str = "") -> Iterator[str]:
+    """The lines `error: WHERE: WHAT` and `try: WHAT TO DO` of an error, for a terminal.
+
+    `remedy` is for a line that has none. The problems of a plan file stay one line each, as
+    `sidecar check` prints them, and have one remedy in common.
+    """
+    if isinstance(error, ConfigError):
+        yield from (f"error: {problem}" for problem in error.problems)
+        yield "try: run sidecar check FILE until it prints ok"
+        return
+    for line in str(error).splitlines():
+        problem, separator, advice = line.rpartition("; ")
+        yield f"error: {problem if separator else line}"
+        if separator or remedy:
+            yield f"try: {advice if separator else remedy}"

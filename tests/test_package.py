@@ -1,4 +1,4 @@
-"""What a user installs: version, files of the wheel, pinned dependencies, help of the Makefile."""
+"""The installed package: version, files of the wheel, pinned dependencies, help of make."""
 
 import re
 import subprocess
@@ -18,12 +18,12 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 
 
 def canonical(name: str) -> str:
-    """A distribution's name as PEP 503 compares it."""
+    """The normalised name of a distribution (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def named_in(requirements: list[str]) -> set[str]:
-    """The distributions that a list of requirements asks for, without our own extras."""
+def distributions_in(requirements: list[str]) -> set[str]:
+    """The distributions in a list of requirements, without this package."""
     names = {canonical(re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0]) for line in requirements}
     return names - {PROJECT["name"]}
 
@@ -51,14 +51,14 @@ def test_the_installed_version_is_the_packages_version() -> None:
     assert version("quota-sidecar") == sidecar.__version__
 
 
-def test_the_wheel_carries_every_script_and_the_type_marker(wheel: set[str]) -> None:
+def test_the_wheel_has_every_script_and_the_type_marker(wheel: set[str]) -> None:
     scripts = {str(path.relative_to(ROOT)) for path in (ROOT / "sidecar").rglob("*.lua")}
     assert scripts, "the limit scripts are not where the package keeps them"
     assert scripts <= wheel
     assert "sidecar/py.typed" in wheel
 
 
-def test_the_wheel_carries_every_module_and_nothing_of_the_tests(wheel: set[str]) -> None:
+def test_the_wheel_has_every_module_and_no_tests(wheel: set[str]) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "sidecar").rglob("*.py")}
     assert modules <= wheel
     assert {name.split("/")[0] for name in wheel} == {
@@ -70,14 +70,14 @@ def test_the_wheel_carries_every_module_and_nothing_of_the_tests(wheel: set[str]
 def test_every_extra_is_in_the_lock() -> None:
     pinned = pinned_in("requirements.lock")
     for extra, requirements in PROJECT["optional-dependencies"].items():
-        assert named_in(requirements) <= pinned, f"extra {extra!r}: run make lock"
+        assert distributions_in(requirements) <= pinned, f"extra {extra!r}: run make lock"
 
 
-def test_the_runtime_lock_has_what_the_product_needs_and_no_tool() -> None:
+def test_the_runtime_lock_has_the_dependencies_and_no_tools() -> None:
     extras = PROJECT["optional-dependencies"]
     pinned = pinned_in("requirements-runtime.lock")
-    assert named_in(PROJECT["dependencies"]) <= pinned
-    tools = set().union(*(named_in(extras[extra]) for extra in extras))
+    assert distributions_in(PROJECT["dependencies"]) <= pinned
+    tools = set().union(*(distributions_in(extras[extra]) for extra in extras))
     assert not tools & pinned
 
 
@@ -86,8 +86,8 @@ def test_the_runtime_lock_has_what_the_product_needs_and_no_tool() -> None:
 )
 def test_all_locks_agree_on_versions(lock: str) -> None:
     pins = re.compile(r"^[\w.-]+==[^\\]+", re.MULTILINE)
-    everything = set(pins.findall((ROOT / "requirements.lock").read_text()))
-    assert set(pins.findall((ROOT / lock).read_text())) <= everything
+    every_pin = set(pins.findall((ROOT / "requirements.lock").read_text()))
+    assert set(pins.findall((ROOT / lock).read_text())) <= every_pin
 
 
 @pytest.mark.parametrize("lock", sorted(path.name for path in ROOT.glob("requirements*.lock")))

@@ -1,1 +1,1 @@
-"""The verbs of the command line, one file per group. Each imports what it needs when it runs."""
+"""Commands of the command line, one module per group. Each imports what it needs when it runs."""

@@ -8,47 +8,49 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidecar.commands import accounts_move
-from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, Verb
+from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, Command
 from sidecar.errors import SettingsError
 
 if TYPE_CHECKING:
     from sidecar.stores.admin import Admin
 
-ACCOUNT = Annotated[str, typer.Option(metavar="ID", help="The account.")]
-PLAN = Annotated[
-    str | None, typer.Option(metavar="PLAN", help="The account's plan, as the plan file names it.")
-]
+ACCOUNT = Annotated[str, typer.Option(metavar="ID", help="Account ID.")]
+PLAN = Annotated[str | None, typer.Option(metavar="PLAN", help="ID of the plan in the plan file.")]
 TIMEZONE = Annotated[
-    str | None, typer.Option(metavar="ZONE", help="Where its periods begin, like Europe/Paris.")
+    str | None, typer.Option(metavar="ZONE", help="Time zone, such as Europe/Paris.")
 ]
 ANCHOR = Annotated[
-    str | None, typer.Option(metavar="DATE", help="A day on which a billing cycle starts.")
+    str | None, typer.Option(metavar="DATE", help="Billing anchor, such as 2026-01-15.")
 ]
 
 TEAMS = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
-        help="Its teams and their shares: search=40%,ads=30%:keep; none takes them away.",
+        help="Teams and their shares, such as search=40%,ads=30%:keep; none: no teams.",
     ),
 ]
 
 
 def keys_app() -> typer.Typer:
     """The verbs of `sidecar keys`."""
-    group = typer.Typer(help="API keys in Redis.", no_args_is_help=True, rich_markup_mode=None)
-    group.command("create", cls=Verb)(create)
-    group.command("list", cls=Verb)(list_keys)
-    group.command("revoke", cls=Verb)(revoke)
+    group = typer.Typer(
+        help="Manage API keys in Redis.", no_args_is_help=True, rich_markup_mode=None
+    )
+    group.command("create", cls=Command)(create)
+    group.command("list", cls=Command)(list_keys)
+    group.command("revoke", cls=Command)(revoke)
     return group
 
 
 def accounts_app() -> typer.Typer:
     """The verbs of `sidecar accounts`."""
-    group = typer.Typer(help="Accounts in Redis.", no_args_is_help=True, rich_markup_mode=None)
-    group.command("set", cls=Verb)(set_account)
-    group.command("move", cls=Verb)(accounts_move.move)
-    group.command("list", cls=Verb)(list_accounts)
+    group = typer.Typer(
+        help="Manage accounts in Redis.", no_args_is_help=True, rich_markup_mode=None
+    )
+    group.command("set", cls=Command)(set_account)
+    group.command("move", cls=Command)(accounts_move.move)
+    group.command("list", cls=Command)(list_accounts)
     return group
 
 
@@ -108,27 +110,25 @@ def teams_of(text: str | None) -> str | None:
 def create(
     account: ACCOUNT,
     key_id: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="The key's id; random if left out.")
+        str | None, typer.Option("--id", metavar="ID", help="ID of the API key. Default: random.")
     ] = None,
     plan: PLAN = None,
     timezone: TIMEZONE = None,
     anchor: ANCHOR = None,
     teams: TEAMS = None,
-    team: Annotated[
-        str | None, typer.Option(metavar="TEAM", help="The key's team, one of the account's.")
-    ] = None,
+    team: Annotated[str | None, typer.Option(metavar="TEAM", help="Team of the API key.")] = None,
     expires: Annotated[
         str | None,
-        typer.Option(metavar="SPAN", help="When it ends: 365d, 12h, 90m; ten years if left out."),
+        typer.Option(metavar="SPAN", help="Lifetime, such as 365d, 12h or 90m. Default: 10 years."),
     ] = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Create an API key and print its secret: only now, it is not kept.
+    """Create an API key and print its secret, which is not stored.
 
-    With --plan the account is created or changed too; without, it must be in Redis or in the
-    plan file already. The secret alone goes to stdout.
+    With --plan, the command also creates or changes the account. Without, the account must be in
+    Redis or in the plan file. Only the secret is printed to stdout.
 
     \b
     Examples:
@@ -175,13 +175,13 @@ def _require_team(admin: "Admin", account: str, team: str) -> None:
 
 def list_keys(
     account: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only the keys of this account.")
+        str | None, typer.Option(metavar="ID", help="Account ID. Default: all accounts.")
     ] = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """List the API keys in Redis: account, id, start of the SHA-256, days left, team.
+    """List the API keys in Redis: account, ID, SHA-256, days left, team.
 
     \b
     Example:
@@ -197,12 +197,12 @@ def list_keys(
 
 def revoke(
     account: ACCOUNT,
-    key_id: Annotated[str, typer.Option("--id", metavar="ID", help="The key's id.")],
+    key_id: Annotated[str, typer.Option("--id", metavar="ID", help="ID of the API key.")],
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Revoke an API key. It stops working on every sidecar within a second.
+    """Revoke an API key, on every sidecar within 1 s.
 
     \b
     Example:
@@ -221,18 +221,20 @@ def set_account(
     anchor: ANCHOR = None,
     suspend: Annotated[
         bool | None,
-        typer.Option("--suspend/--resume", help="Answer its calls with 402, or serve it again."),
+        typer.Option(
+            "--suspend/--resume", help="Suspend: answer requests with 402. Resume: serve them."
+        ),
     ] = None,
     teams: TEAMS = None,
     webhook: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Is told how its jobs end, by POST; empty: nobody is."),
+        typer.Option(metavar="URL", help="URL that receives a POST when a job ends. Empty: none."),
     ] = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Create an account in Redis, or change what is given. Acts within a second.
+    """Create or change an account in Redis, within 1 s.
 
     \b
     Examples:
@@ -266,7 +268,7 @@ def set_account(
 def list_accounts(
     redis: REDIS = None, redis_prefix: REDIS_PREFIX = None, config: CONFIG = None
 ) -> int:
-    """List the accounts in Redis with their plan, time zone, anchor and status.
+    """List the accounts in Redis: plan, time zone, anchor, status.
 
     \b
     Example:
@@ -280,10 +282,10 @@ def list_accounts(
 
 
 def _admin(redis: str | None, redis_prefix: str | None, config: str | None) -> "Admin":
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
     from sidecar.stores.admin import Admin
 
-    settings = for_tools(
+    settings = load_subset(
         "config", "redis", "redis_prefix", redis=redis, redis_prefix=redis_prefix, config=config
     )
 

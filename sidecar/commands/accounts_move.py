@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def move(
-    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Who moves.")],
-    plan: Annotated[str, typer.Argument(metavar="PLAN", help="Where to.")],
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Account ID.")],
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="ID of the new plan.")],
     when: Annotated[
         str | None,
         typer.Option(
             metavar="WHEN",
-            help="When: now, period-end or a day like 2026-12-15. Default: now, and for a lower "
-            "plan what the plan file says under downgrades.",
+            help="Time: now, period-end, or a date such as 2026-12-15. Default: now, or for a "
+            "lower plan the time that downgrades in the plan file sets.",
         ),
     ] = None,
     plans: PLANS = None,
@@ -28,7 +28,9 @@ def move(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Move an account in Redis to another plan. What it has used in its periods stays used.
+    """Move an account in Redis to another plan.
+
+    Units that the account has used in its current periods stay used.
 
     \b
     Examples:
@@ -38,11 +40,11 @@ def move(
     from sidecar.config.loading import load
     from sidecar.core.model import PlanChange
     from sidecar.core.text import instant
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
     from sidecar.stores.admin import Admin
 
     given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
-    settings = for_tools(*given, **given)
+    settings = load_subset(*given, **given)
     book = load(settings.plans)
     if plan not in book.plans:
         known = ", ".join(book.plans)

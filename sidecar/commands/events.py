@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidecar.commands.options import CONFIG, SPOOL, Verb
+from sidecar.commands.options import CONFIG, SPOOL, Command
 from sidecar.core.text import amount
 from sidecar.errors import SpoolError
 
@@ -20,8 +20,8 @@ def app() -> typer.Typer:
     group = typer.Typer(
         help="Show and verify the events of a spool.", no_args_is_help=True, rich_markup_mode=None
     )
-    group.command("tail", cls=Verb)(tail)
-    group.command("verify", cls=Verb)(verify)
+    group.command("tail", cls=Command)(tail)
+    group.command("verify", cls=Command)(verify)
     return group
 
 
@@ -82,9 +82,9 @@ def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
 def _spools(spool: str | None, config: str | None) -> Sequence[Path]:
     """Return the spools of the directory: its own and that of each worker. Raises SpoolError."""
     from sidecar.serve.share import leftovers
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
 
-    directory = for_tools("config", "spool", config=config, spool=spool).spool
+    directory = load_subset("config", "spool", config=config, spool=spool).spool
     try:
         next(directory.iterdir(), None)
         spools = leftovers(directory, 0)  # no workers run here: all spools

@@ -29,8 +29,8 @@ _ANY: Final = b"any credential"
 
 
 def explain(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="GET, POST…")],
-    path: Annotated[str, typer.Argument(metavar="/PATH", help="The request's path.")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="HTTP method, such as GET.")],
+    path: Annotated[str, typer.Argument(metavar="/PATH", help="Path of the request.")],
     plans: PLANS = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
@@ -41,25 +41,25 @@ def explain(
     config: CONFIG = None,
     key: Annotated[
         str | None,
-        typer.Option(metavar="SECRET", help="The caller's API key; prefer --key-env."),
+        typer.Option(metavar="SECRET", help="API key; prefer --key-env."),
     ] = None,
     key_env: Annotated[
         str | None,
-        typer.Option(metavar="VAR", help="The environment variable that holds the API key."),
+        typer.Option(metavar="VAR", help="Environment variable with the API key."),
     ] = None,
     account: Annotated[
-        str | None, typer.Option(metavar="ID", help="An account, instead of a key.")
+        str | None, typer.Option(metavar="ID", help="Account ID, instead of an API key.")
     ] = None,
     respond_async: Annotated[
-        bool, typer.Option("--respond-async", help="The client sends Prefer: respond-async.")
+        bool, typer.Option("--respond-async", help="Assume the header Prefer: respond-async.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
 ) -> int:
-    """Say what decides a call: identity, route, class, features, limits. Spends nothing.
+    """Explain the decision about a request, without charging it.
 
-    Without a key or an account the caller is anonymous. Without Redis the static part is
-    explained, and the state is called unknown. Give it the settings that serve has: they may
-    decide too.
+    Shows identity, route, class, features and limits. Without an API key or account, the client is
+    anonymous. If Redis is unavailable, the state of the limits is unknown. Give the command the
+    same settings as serve, because they can change the decision.
 
     \b
     Examples:
@@ -73,7 +73,7 @@ def explain(
     _require_path(path)
     from sidecar.config.loading import load
     from sidecar.logs import configure
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
 
     given = {
         "config": config,
@@ -85,7 +85,7 @@ def explain(
         "ignore_path_case": ignore_path_case,
         "jobs": jobs,
     }
-    settings = for_tools(*given, **given)
+    settings = load_subset(*given, **given)
     configure("error", "console")
     book = load(settings.plans)
     told = asyncio.run(_explain(settings, book, secret, account, method, path, respond_async))
@@ -146,7 +146,7 @@ async def _explain(
     wire = connect(settings.redis.get_secret_value(), timeout_s=_PATIENCE_S)
     await wire.start()
     try:
-        why = f"Redis at {settings.redis_shown} does not answer"
+        why = f"Redis at {settings.redis_label} does not answer"
         store = RedisLimitStore(wire, settings.redis_prefix) if wire.reachable else None
         key, unavailable = await _who(settings, book, secret, account)
         return await explain_call(

@@ -15,20 +15,22 @@ if TYPE_CHECKING:
 
 
 def grant(
-    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Who gets it.")],
-    pack: Annotated[str, typer.Argument(metavar="PACK", help="Which, as the plan file names it.")],
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Account ID.")],
+    pack: Annotated[str, typer.Argument(metavar="PACK", help="ID of the pack in the plan file.")],
     plans: PLANS = None,
     grant_id: Annotated[
         str | None,
-        typer.Option("--id", metavar="ID", help="Makes it happen once: the order's number."),
+        typer.Option(
+            "--id", metavar="ID", help="ID that grants the pack once, such as an order number."
+        ),
     ] = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Give an account a pack of extra units. It acts on the account's next call.
+    """Grant an account a pack of extra units, from its next request on.
 
-    With --id, doing it again changes nothing: use the number of the order or payment.
+    A second grant with the same --id changes nothing: use the number of the order or payment.
 
     \b
     Examples:
@@ -39,11 +41,11 @@ def grant(
     grant_id = name("--id", grant_id) if grant_id else "g" + secrets.token_hex(6)
     from sidecar.config.loading import load
     from sidecar.core.text import amount, instant
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
     from sidecar.stores.admin import Admin
 
     given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
-    settings = for_tools(*given, **given)
+    settings = load_subset(*given, **given)
     book = load(settings.plans)
     bought = _pack(book, pack)
     with Admin(settings.redis.get_secret_value(), settings.redis_prefix) as admin:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from sidecar.commands.accounts import ACCOUNT, name
-from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, SOURCE, WEBHOOK_SECRET, Verb
+from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, SOURCE, WEBHOOK_SECRET, Command
 from sidecar.errors import SettingsError, SidecarError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ JOB = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 def app() -> typer.Typer:
     """The verbs of `sidecar jobs`."""
     group = typer.Typer(help="Deferred jobs.", no_args_is_help=True, rich_markup_mode=None)
-    group.command("list", cls=Verb)(list_jobs)
-    group.command("show", cls=Verb)(show)
-    group.command("cancel", cls=Verb)(cancel)
-    group.command("secret", cls=Verb)(secret)
+    group.command("list", cls=Command)(list_jobs)
+    group.command("show", cls=Command)(show)
+    group.command("cancel", cls=Command)(cancel)
+    group.command("secret", cls=Command)(secret)
     return group
 
 
@@ -118,10 +118,10 @@ def secret(account: ACCOUNT, webhook_secret: WEBHOOK_SECRET = None, config: CONF
       sidecar jobs secret --account acme
     """
     from sidecar.core.jobs.webhook_signing import secret_for, secret_of
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
 
     name("--account", account)
-    settings = for_tools("config", "webhook_secret", webhook_secret=webhook_secret, config=config)
+    settings = load_subset("config", "webhook_secret", webhook_secret=webhook_secret, config=config)
     if settings.webhook_secret is None:
         raise SettingsError("--webhook-secret (SIDECAR_WEBHOOK_SECRET) is not set")
     typer.echo(secret_for(secret_of(settings.webhook_secret.get_secret_value()), account))
@@ -156,9 +156,11 @@ _ASKED = (
 def _settings(
     source: str | None, redis: str | None, redis_prefix: str | None, config: str | None
 ) -> "Settings":
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
 
-    return for_tools(*_ASKED, source=source, redis=redis, redis_prefix=redis_prefix, config=config)
+    return load_subset(
+        *_ASKED, source=source, redis=redis, redis_prefix=redis_prefix, config=config
+    )
 
 
 def _ask(settings: "Settings", question: "Callable[[RedisJobs], Awaitable[T]]") -> T:

@@ -1,22 +1,22 @@
-"""What the verbs have in common: flags that are settings, and a help in words for people."""
+"""Parts that commands share: options that are settings, and help without Python types."""
 
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from sidecar.settings import Described, described
+from sidecar.settings import SettingInfo, all_settings
 
 
-def flag_of(setting: Described) -> Any:
-    """The flag of one setting: the same name, words and default for whichever verb has it."""
+def flag_of(setting: SettingInfo) -> Any:
+    """The option of a setting, with the same name, help and default in every command."""
     default = "required" if setting.default is None else f"default {setting.default}"
-    text = f"{setting.text} [{setting.env}; {default}]"
+    text = f"{setting.help} [{setting.env}; {default}]"
     names = f"{setting.flag}/--no-{setting.flag[2:]}" if setting.switch else setting.flag
     return typer.Option(names, help=text, metavar=setting.metavar or None, show_default=False)
 
 
-_FLAGS = {setting.name: flag_of(setting) for setting in described()}
+_FLAGS = {setting.name: flag_of(setting) for setting in all_settings()}
 
 CONFIG = Annotated[str | None, _FLAGS["config"]]
 PLANS = Annotated[str | None, _FLAGS["plans"]]
@@ -32,17 +32,17 @@ IGNORE_PATH_CASE = Annotated[bool | None, _FLAGS["ignore_path_case"]]
 
 
 class _Argument(TyperArgument):
-    """An argument that is shown by its name alone, without its Python type."""
+    """An argument that help shows by its name, without its Python type."""
 
     def display_type_rich(self, ctx: Any) -> None:
-        """Nothing."""
+        """Show no type."""
 
-    def get_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class's
+    def get_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002 - a parameter of the base class
         return [self.display_name_raw + ("..." if self.nargs != 1 else "")]
 
 
-class Verb(TyperCommand):
-    """A command whose help tells what to write."""
+class Command(TyperCommand):
+    """A command whose help shows names instead of Python types."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

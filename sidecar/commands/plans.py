@@ -1,4 +1,4 @@
-"""check and schema: for whoever writes the plan file."""
+"""Commands for plan files: check and schema."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Plan files.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Paths of plan files.")],
 ) -> int:
-    """Check plan files; for people and for CI.
+    """Check plan files and print every problem.
 
-    Prints every problem as file:line:column: path: what is wrong; what to write instead.
-    Exit code 0: all are fine, 1: at least one has a problem.
+    Each problem is a line: file:line:column: path: what is wrong; what to write instead.
+    Exit code 0: all files are valid, 1: at least one file has a problem.
 
     \b
     Example:
@@ -25,19 +25,19 @@ def check(
     from sidecar.config.loading import load
     from sidecar.errors import ConfigError
 
-    wrong = 0
+    invalid = 0
     for file in files:
         try:
             typer.echo(f"{file}: ok: {summary(load(file))}")
         except ConfigError as error:
-            wrong += 1
+            invalid += 1
             for problem in error.problems:
                 typer.echo(str(problem))
-    return 1 if wrong else 0
+    return 1 if invalid else 0
 
 
 def summary(book: "PlanBook") -> str:
-    """What a plan book holds, in one line: "4 plans, 9 routes, …, sha256:…"."""
+    """The numbers of parts and the version of a plan book: "4 plans, 9 routes, …, sha256:…"."""
     counts = {
         "plan": len(book.plans),
         "route": len(book.routes),
@@ -50,12 +50,12 @@ def summary(book: "PlanBook") -> str:
 
 
 def schema() -> int:
-    """Print the JSON Schema of plan files, for editors that complete and check.
+    """Print the JSON Schema of plan files, for editors.
 
     \b
     Example:
       sidecar schema > plans.schema.json
-      # and as the first line of plans.yaml:
+      # then, as the first line of plans.yaml:
       # yaml-language-server: $schema=plans.schema.json
     """
     from sidecar.config.schema import schema as plan_schema

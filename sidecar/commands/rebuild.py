@@ -25,11 +25,10 @@ def rebuild(
     former_plans: FORMER_PLANS = None,
     account: ACCOUNT = None,
     apply: Annotated[
-        bool,
-        typer.Option("--apply/--dry-run", help="Change counters, or only print the changes."),
+        bool, typer.Option("--apply/--dry-run", help="Apply the changes, or only print them.")
     ] = False,
     lower: Annotated[
-        bool, typer.Option("--lower", help="Also lower counters that are higher than their events.")
+        bool, typer.Option("--lower", help="Also lower counters that exceed their events.")
     ] = False,
     wait: WAIT = 1.0,
     as_json: JSON = False,
@@ -37,11 +36,11 @@ def rebuild(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Raise counters in Redis to the sum of recorded events.
+    """Restore counters in Redis from the recorded events.
 
-    For current periods, after Redis has lost data. Adds the missing units once; sidecars may be
-    running. Without --apply, changes nothing. Exit code 0: nothing is left to rebuild, 1: something
-    is, 2: an input could not be read.
+    Use it after Redis has lost data. It raises the counters of the current periods by the missing
+    units, once; sidecars may be running. Without --apply, it changes nothing. Exit code 0: nothing
+    is left to do, 1: something is left to do, 2: Redis, the plan file or the events cannot be read.
 
     \b
     Examples:

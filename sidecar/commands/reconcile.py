@@ -29,11 +29,11 @@ def reconcile(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Compare counters in Redis with recorded events.
+    """Compare the counters in Redis with the recorded events.
 
-    Explains each difference. Name every spool and every file of a sink: copies of an event count
-    once. Changes nothing; sidecars may be running. Exit code 0: all differences are explained,
-    1: some are not, 2: an input could not be read.
+    Explains each difference. Give it every spool and every file of the sinks: copies of an event
+    count once. Changes nothing; sidecars may be running. Exit code 0: all differences are
+    explained, 1: some are not, 2: Redis, the plan file or the events cannot be read.
 
     \b
     Examples:

@@ -81,10 +81,10 @@ def open_inputs(
     from sidecar.commands.progress import print_warnings
     from sidecar.metering.event_reader import EventReader
     from sidecar.metering.gaps import SequenceCoverage
-    from sidecar.settings import for_tools
+    from sidecar.settings import load_subset
     from sidecar.stores.inspector import Inspector
 
-    settings = for_tools("spool", *flags, **flags)
+    settings = load_subset("spool", *flags, **flags)
     if not spools:
         spools = [] if events else [settings.spool]
     coverage = SequenceCoverage()

@@ -1,4 +1,4 @@
-"""serve, demo and version."""
+"""Commands that run a sidecar: serve and demo; and version."""
 
 import inspect
 import os
@@ -12,12 +12,12 @@ import typer
 from sidecar import __version__
 from sidecar.commands.options import flag_of
 from sidecar.errors import SettingsError
-from sidecar.settings import Settings, described, unknown_variables
+from sidecar.settings import Settings, all_settings, unknown_variables
 
 SERVE_HELP = """Run the sidecar in front of an API.
 
-Every setting is a flag, a variable and a key of the settings file; the first of these that
-is given counts. SIGHUP reads plan file and certificate again, SIGTERM drains and stops.
+Each setting is an option, an environment variable and a key of the settings file. The first of
+these that is given applies. SIGHUP reloads plan file and certificate, SIGTERM drains and stops.
 
 \b
 Examples:
@@ -30,7 +30,10 @@ Examples:
 
 
 def serve(**flags: Any) -> int:
-    """Returns the exit code of the process; raises SettingsError, ConfigError, SpoolError."""
+    """Run a sidecar and return its exit code.
+
+    Raises SettingsError, ConfigError or SpoolError if it cannot start.
+    """
     settings = _settings(flags)
     count = _workers(settings.workers)
     if count == 1:
@@ -43,31 +46,33 @@ def serve(**flags: Any) -> int:
 
 
 def _settings(flags: dict[str, Any]) -> Settings:
-    """Settings, and a warning for each variable that was perhaps meant to be one of them: it may
-    be why another is missing. Raises SettingsError."""
+    """The settings, after a warning for each unknown variable.
+
+    Raises SettingsError with the unknown variables too: a misspelt one may be the missing one.
+    """
     from sidecar.logs import configure, logger
 
-    strange = unknown_variables(os.environ, [setting.env for setting in described()])
+    unknown = unknown_variables(os.environ, [setting.env for setting in all_settings()])
     try:
         settings = Settings.load(flags)
     except SettingsError as error:
-        raise SettingsError("\n".join([str(error), *strange])) from None
+        raise SettingsError("\n".join([str(error), *unknown])) from None
     configure(settings.log_level, settings.log_format)
-    for problem in strange:
-        logger("settings").warning("unknown_variable", error=problem)
+    for message in unknown:
+        logger("settings").warning("unknown_variable", error=message)
     return settings
 
 
-def _workers(asked: str) -> int:
+def _workers(setting: str) -> int:
     from sidecar.serve.workers import cpus
 
-    return cpus.allowed() if asked == "auto" else int(asked)
+    return cpus.allowed() if setting == "auto" else int(setting)
 
 
 def with_settings_flags(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command one flag for each field of Settings: its signature is the model."""
+    """Give a command one option per setting, by replacing its signature."""
     parameters = []
-    for setting in described():
+    for setting in all_settings():
         kind: Any = bool | None if setting.switch else str | None
         parameters.append(
             inspect.Parameter(
@@ -78,25 +83,25 @@ def with_settings_flags(command: Callable[..., int]) -> Callable[..., int]:
             )
         )
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
 def demo(
     listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where the API is called; also unix:/PATH.")
+        str, typer.Option(metavar="HOST:PORT", help="Address of the sidecar, or unix:/PATH.")
     ] = "127.0.0.1:8080",
     control: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where health, metrics and config answer.")
+        str, typer.Option(metavar="HOST:PORT", help="Address of the control port.")
     ] = "127.0.0.1:9090",
     plans: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="A changed copy of examples/plans.yaml."),
+        typer.Option(metavar="FILE", help="Path of a plan file. Default: examples/plans.yaml."),
     ] = None,
 ) -> int:
-    """Run the sidecar, a sample API and a Valkey on this machine; Ctrl-C stops them all.
+    """Run the sidecar, a sample API and Valkey on this machine.
 
-    Prints curl lines to try, and shows each decision as it is made.
+    Prints commands to paste into another terminal, and each decision. Ctrl-C stops everything.
 
     \b
     Examples:
@@ -109,15 +114,15 @@ def demo(
 
 
 def is_compiled() -> bool:
-    """Whether what is installed was built with SIDECAR_COMPILE=1."""
-    found = find_spec("sidecar.metrics")
-    return found is not None and not (found.origin or ".py").endswith(".py")
+    """Whether this installation was built with SIDECAR_COMPILE=1."""
+    spec = find_spec("sidecar.metrics")
+    return spec is not None and not (spec.origin or ".py").endswith(".py")
 
 
 def version_line() -> str:
-    """Ours, Python's, and whether the data path is compiled."""
-    path = ", compiled" if is_compiled() else ""
-    return f"quota-sidecar {__version__} (Python {platform.python_version()}{path})"
+    """The version of the package, that of Python, and whether the data path is compiled."""
+    compiled = ", compiled" if is_compiled() else ""
+    return f"quota-sidecar {__version__} (Python {platform.python_version()}{compiled})"
 
 
 def version() -> int:

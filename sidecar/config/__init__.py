@@ -1,10 +1,10 @@
-"""The plan file: read, checked, compiled, and swapped while calls go on.
+"""The plan file: read, check, compile, and reload it without dropping a request.
 
-A process that serves has plan files compiled apart (`compiling`). Neither it nor this package's
-front loads what only the compiling needs: `loading` for plan books, `schema` for editors.
+A serving process compiles plan files in a child process (`compile_apart`), so this package does
+not import what only compilation needs: `loading` and `schema`.
 """
 
 from sidecar.config.compile_apart import compile_apart
-from sidecar.config.reload import PlanKeeper
+from sidecar.config.reload import LivePlanFile
 
-__all__ = ["PlanKeeper", "compile_apart"]
+__all__ = ["LivePlanFile", "compile_apart"]

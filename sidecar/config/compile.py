@@ -1,4 +1,4 @@
-"""A valid file → the plan book: plain values, and every plan's word on every route."""
+"""Compile a valid plan file into a plan book, with an entitlement per plan and route."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -32,14 +32,15 @@ from sidecar.core.model import (
 from sidecar.core.periods import midnight
 from sidecar.core.refusals.ratelimit_fields import policy_field
 
-Sized = Literal["request", "response", "both"]
+SizeOf = Literal["request", "response", "both"]
+Estimates = tuple[tuple[str, Reserve], ...]  # by meter
 GUARD_RATE: Final = "1000/s"
 GUARD_BURST: Final = 5_000
-STILL_AVAILABLE: Final = 8  # a refusal lists this many routes at most
+MOST_AVAILABLE: Final = 8  # routes that a refusal lists as still available
 
 
 def compile_book(file: models.FileModel, version: str) -> PlanBook:
-    """The book of a file that `check` found sound."""
+    """The plan book of a file in which `check` has found nothing."""
     meters = {name: _meter(name, model) for name, model in file.meters.items()}
     routes = tuple(_route(model, meters) for model in file.routes)
     estimates = {model.id: _estimates(model, meters) for model in file.routes}
@@ -51,9 +52,7 @@ def compile_book(file: models.FileModel, version: str) -> PlanBook:
         routes=routes,
         plans=plans,
         entitlements={
-            (plan.id, route.id): _held(
-                _known_late(_entitlement(plan, route, routes, plans), estimates[route.id], meters)
-            )
+            (plan.id, route.id): _entitlement(plan, route, routes, plans, estimates, meters)
             for plan in plans.values()
             for route in routes
         },
@@ -65,13 +64,13 @@ def compile_book(file: models.FileModel, version: str) -> PlanBook:
         },
         anonymous_plan=file.anonymous.plan if file.anonymous else None,
         links=Links(file.links.upgrade, file.links.docs, file.links.packs),
-        packs=packs_of(file.packs, file.plans.values()),
+        packs=_packs(file.packs, file.plans.values()),
         downgrades=file.downgrades,
     )
 
 
 def lineage(plan_id: str, plans: dict[str, models.PlanModel]) -> Iterator[models.PlanModel]:
-    """A plan and what it extends, the oldest first."""
+    """A plan and the plans that it extends, directly or not; the outermost first."""
     chain = []
     at: str | None = plan_id
     while at is not None:
@@ -91,35 +90,37 @@ def _meter(name: str, model: models.MeterModel) -> Meter:
 
 
 def _reserve(model: models.ReserveModel) -> Reserve:
-    source = _source(model.path, model.header, None)
-    assert not isinstance(source, BodySize)  # noqa: S101 - a request's size is no estimate
+    source = _text_source(model.path, model.header)
     return Reserve(source, model.default, model.max_bytes if model.header is None else 0)
 
 
-def _source(path: str | None, header: str | None, size: Sized | None) -> Source:
-    """The one of the three that is there: the models see to that."""
-    if header is not None:
-        return HeaderSource(header.lower().encode())
-    if size is not None:
-        return BodySize(size)
-    return JsonPath.parse(path or "")
+def _source(path: str | None, header: str | None, size: SizeOf | None) -> Source:
+    """The source that is set; the models allow exactly one."""
+    return _text_source(path, header) if size is None else BodySize(size)
+
+
+def _text_source(path: str | None, header: str | None) -> HeaderSource | JsonPath:
+    return JsonPath.parse(path or "") if header is None else HeaderSource(header.lower().encode())
 
 
 def _route(model: models.RouteModel, meters: dict[str, Meter]) -> Route:
     method, pattern = split_match(model.match)
     costs = {meter: units for meter, units in model.cost.items() if units != "reserve"}
-    # A cost of 0 is none, but where the real one is told later.
+    # A cost of 0 is dropped, except where the response may raise it.
     costs = {meter: units for meter, units in costs.items() if units or meters[meter].settle}
     costs |= {meter: reserve.default for meter, reserve in _estimates(model, meters)}
     return Route(
-        model.id, model.match, method, pattern, RequestClass(model.request_class),
-        frozenset(model.needs), tuple(sorted(costs.items())),
-    )  # fmt: skip
+        model.id,
+        model.match,
+        method,
+        pattern,
+        RequestClass(model.request_class),
+        frozenset(model.needs),
+        tuple(sorted(costs.items())),
+    )
 
 
-def _estimates(
-    model: models.RouteModel, meters: dict[str, Meter]
-) -> tuple[tuple[str, Reserve], ...]:
+def _estimates(model: models.RouteModel, meters: dict[str, Meter]) -> Estimates:
     reserves = {
         meter: meters[meter].reserve for meter, cost in model.cost.items() if cost == "reserve"
     }
@@ -130,7 +131,7 @@ def _plan(plan_id: str, rank: int, plans: dict[str, models.PlanModel]) -> Plan:
     features: tuple[str, ...] = ()
     limits: dict[str, Limit] = {}
     guard = models.GuardModel(rate=GUARD_RATE, burst=GUARD_BURST)
-    down: StoreDownMode = "local"
+    store_down: StoreDownMode = "local"
     tunnels: str = "keep"
     orphans: Orphans = "charge"
     refunds: tuple[str, ...] = ()
@@ -139,7 +140,7 @@ def _plan(plan_id: str, rank: int, plans: dict[str, models.PlanModel]) -> Plan:
         features = features if model.features is None else model.features
         limits |= {limit.id: _limit(limit) for limit in model.limits}
         guard = model.critical or guard
-        down = model.when_store_is_down or down
+        store_down = model.when_store_is_down or store_down
         tunnels = model.tunnels_at_quota or tunnels
         orphans = model.when_sidecar_dies or orphans
         refunds = refunds if model.refund is None else model.refund
@@ -151,51 +152,62 @@ def _plan(plan_id: str, rank: int, plans: dict[str, models.PlanModel]) -> Plan:
         "critical", "calls", units, window, guard.burst or units, values.refill(units, window)
     )
     return Plan(
-        plan_id, rank, frozenset(features), tuple(limits.values()), bucket,
-        down, tunnels == "close", frozenset(refunds), orphans,
-    )  # fmt: skip
+        plan_id,
+        rank,
+        frozenset(features),
+        tuple(limits.values()),
+        bucket,
+        store_down,
+        tunnels == "close",
+        frozenset(refunds),
+        orphans,
+    )
 
 
 def _limit(model: models.LimitModel) -> Limit:
     shadow = model.enforce == "shadow"
-    held = values.max_wait(model.max_wait) if model.max_wait else 0
+    wait_us = values.max_wait(model.max_wait) if model.max_wait else 0
     if model.concurrency is not None:
-        return ConcurrencyLimit(model.id, model.concurrency, model.per, shadow, max_wait_us=held)
+        return ConcurrencyLimit(model.id, model.concurrency, model.per, shadow, max_wait_us=wait_us)
     meter = model.meter or ""
     if model.rate is not None:
         units, window = values.rate(model.rate)
         refill = values.refill(units, window)
         burst = model.burst or units
-        return RateLimit(model.id, meter, units, window, burst, refill, model.per, shadow, held)
+        return RateLimit(model.id, meter, units, window, burst, refill, model.per, shadow, wait_us)
     units, period = values.quota(model.quota)
-    notices, reject = limit_kinds.behaviour(model.at)
+    notices, reject = limit_kinds.thresholds(model.at)
     cap = UNBOUNDED if reject is None else units * reject // 100
     carried = units * values.rollover(model.rollover) // 100 if model.rollover else 0
     return QuotaLimit(model.id, meter, units, period, cap, notices, model.per, carried, shadow)
 
 
-def packs_of(
+def _packs(
     packs: Mapping[str, models.PackModel], plans: Iterable[models.PlanModel]
 ) -> dict[str, Pack]:
-    """Of a file that `check` found sound."""
     quotas = quotas_of(plans)
     return {
         name: Pack(
-            name, model.limit or next(iter(quotas[model.meter])), model.meter, model.units,
-            model.lasts, model.price, model.priority,
+            name,
+            model.limit or next(iter(quotas[model.meter])),
+            model.meter,
+            model.units,
+            model.lasts,
+            model.price,
+            model.priority,
         )
         for name, model in packs.items()
-    }  # fmt: skip
+    }
 
 
 def quotas_of(plans: Iterable[models.PlanModel]) -> dict[str, dict[str, None]]:
-    """Meter → ids of the quotas that count accounts by it, in the order of the file."""
-    found: dict[str, dict[str, None]] = {}
+    """Meter → ids of its quotas per account, in the order of the file."""
+    quotas: dict[str, dict[str, None]] = {}
     for plan in plans:
         for limit in plan.limits:
             if limit.quota is not None and limit.meter is not None and limit.per == "account":
-                found.setdefault(limit.meter, {})[limit.id] = None
-    return found
+                quotas.setdefault(limit.meter, {})[limit.id] = None
+    return quotas
 
 
 def _account(model: models.AccountModel) -> Account:
@@ -203,47 +215,54 @@ def _account(model: models.AccountModel) -> Account:
     teams = tuple(
         Team(name, values.share(team.share), team.lend) for name, team in model.teams.items()
     )
-    then = None
+    change = None
     if model.then is not None:
-        then = PlanChange(model.then.plan, midnight(model.then.day, model.timezone))
+        change = PlanChange(model.then.plan, midnight(model.then.day, model.timezone))
     return Account(
-        model.id, model.plan, model.timezone, model.anchor, suspended, teams, model.webhook, then
+        model.id, model.plan, model.timezone, model.anchor, suspended, teams, model.webhook, change
     )
 
 
 def _entitlement(
-    plan: Plan, route: Route, routes: tuple[Route, ...], plans: dict[str, Plan]
+    plan: Plan,
+    route: Route,
+    routes: tuple[Route, ...],
+    plans: dict[str, Plan],
+    estimates: Mapping[str, Estimates],
+    meters: Mapping[str, Meter],
 ) -> Entitlement:
     costs = dict(route.cost)
     critical = route.request_class is RequestClass.CRITICAL
-    touched = tuple(limit for limit in plan.limits if _counts(limit, costs))
-    claims = tuple(Claim(limit, costs.get(limit.meter, 1), critical) for limit in touched)
+    applied = tuple(limit for limit in plan.limits if _applies(limit, costs))
+    claims = tuple(Claim(limit, costs.get(limit.meter, 1), critical) for limit in applied)
     if critical:
         claims += (Claim(plan.critical_guard, 1, False),)
-    ladder = sorted(plans.values(), key=lambda other: (other.rank < plan.rank, other.rank))
-    has_all = (other.id for other in ladder if route.needs <= other.features)
+    higher_first = sorted(plans.values(), key=lambda other: (other.rank < plan.rank, other.rank))
+    with_all = (other.id for other in higher_first if route.needs <= other.features)
     missing = tuple(sorted(route.needs - plan.features))
-    return Entitlement(
+    base = Entitlement(
         plan=plan,
         route=route,
         claims=claims,
         missing=missing,
-        missing_in=next(has_all, None) if missing else None,
-        policy_field=policy_field(touched),
-        still_available=tuple(_open(plan, routes))[:STILL_AVAILABLE],
+        missing_in=next(with_all, None) if missing else None,
+        policy_field=policy_field(applied),
+        still_available=tuple(_available(plan, routes))[:MOST_AVAILABLE],
     )
+    return _with_settlement(_with_late_costs(base, estimates[route.id], meters))
 
 
-def _counts(limit: Limit, costs: Mapping[str, int]) -> bool:
-    """A call that costs nothing takes no slot either."""
+def _applies(limit: Limit, costs: Mapping[str, int]) -> bool:
+    """Whether a limit counts a request with these costs. Without a cost it takes no slot either."""
     return limit.meter in costs or (isinstance(limit, ConcurrencyLimit) and bool(costs))
 
 
-def _known_late(
-    entitlement: Entitlement, estimates: tuple[tuple[str, Reserve], ...], meters: dict[str, Meter]
+def _with_late_costs(
+    entitlement: Entitlement, estimates: Estimates, meters: Mapping[str, Meter]
 ) -> Entitlement:
-    told = ((meter, meters[meter].settle) for meter, _ in entitlement.route.cost)
-    settles = tuple((meter, source) for meter, source in told if source)
+    """The entitlement with what it estimates from the request and reads from the response."""
+    sources = ((meter, meters[meter].settle) for meter, _ in entitlement.route.cost)
+    settles = tuple((meter, source) for meter, source in sources if source)
     return replace(
         entitlement,
         estimates=estimates,
@@ -253,15 +272,16 @@ def _known_late(
     )
 
 
-def _held(entitlement: Entitlement) -> Entitlement:
-    """Whether there may be something to correct when the call is over, or a slot to give back."""
+def _with_settlement(entitlement: Entitlement) -> Entitlement:
+    """The entitlement with `held` set if a request's end may correct a cost or release a slot."""
     plan = entitlement.plan
     slots = any(isinstance(claim.limit, ConcurrencyLimit) for claim in entitlement.claims)
     held = bool(entitlement.settles or plan.refunds or plan.orphans == "release" or slots)
     return replace(entitlement, held=held and bool(entitlement.claims))
 
 
-def _open(plan: Plan, routes: tuple[Route, ...]) -> Iterator[str]:
+def _available(plan: Plan, routes: tuple[Route, ...]) -> Iterator[str]:
+    """The routes that no limit of the plan can refuse."""
     limited = {limit.meter for limit in plan.limits}
     for route in routes:
         free = not limited & {meter for meter, _ in route.cost}

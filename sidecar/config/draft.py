@@ -1,4 +1,4 @@
-"""The parts of a file that are sound in themselves, whatever its other parts are like."""
+"""The valid parts of a plan file, whether or not its other parts are valid."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Draft:
-    """What can be held against each other, so that one wrong line hides no other.
+    """The parts that can be checked against each other, so that one wrong line hides no other.
 
-    Routes and accounts have the number of their place in the file. `complete` names the sections
-    that are sound as a whole. `known` has the names of all meters and plans, sound or not: to
-    refer to one that is not is no mistake. It lacks a section that cannot be read at all.
+    Routes and accounts are keyed by their index in the file. `complete` names the sections that
+    are valid as a whole. `known` has the names of all meters and plans, valid or not, because a
+    reference to an invalid one is not an error. It lacks a section that cannot be read at all.
     """
 
     meters: dict[str, MeterModel]
@@ -43,8 +43,8 @@ class Draft:
         return section in self.known and name not in self.known[section]
 
 
-def draft_of(file: FileModel) -> Draft:
-    """Of a file in which everything is sound in itself."""
+def whole_draft(file: FileModel) -> Draft:
+    """The draft of a file whose parts are all valid."""
     return Draft(
         file.meters,
         dict(enumerate(file.routes)),
@@ -57,28 +57,28 @@ def draft_of(file: FileModel) -> Draft:
     )
 
 
-def what_stands(data: Any, wrong: Collection[Path]) -> Draft:
-    """Of a file in which something is wrong at each of these paths."""
+def partial_draft(data: Any, invalid: Collection[Path]) -> Draft:
+    """The draft of a file that has an error at each of the `invalid` paths."""
     sections: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
-    spoiled = {path[:depth] for path in wrong for depth in (1, 2)}
+    affected = {path[:depth] for path in invalid for depth in (1, 2)}
 
-    def sound(section: str, model: type[Model]) -> dict[Any, Model]:
+    def valid_parts(section: str, model: type[Model]) -> dict[Any, Model]:
         return {
             name: model.model_validate(part)
             for name, part in _parts(sections.get(section))
-            if (section, name) not in spoiled and (section,) not in wrong
+            if (section, name) not in affected and (section,) not in invalid
         }
 
     return Draft(
-        sound("meters", MeterModel),
-        sound("routes", RouteModel),
-        sound("plans", PlanModel),
-        sound("accounts", AccountModel),
-        sound("packs", PackModel),
+        valid_parts("meters", MeterModel),
+        valid_parts("routes", RouteModel),
+        valid_parts("plans", PlanModel),
+        valid_parts("accounts", AccountModel),
+        valid_parts("packs", PackModel),
         AnonymousModel.model_validate(sections["anonymous"])
-        if sections.get("anonymous") is not None and ("anonymous",) not in spoiled
+        if sections.get("anonymous") is not None and ("anonymous",) not in affected
         else None,
-        {section for section in FileModel.model_fields if (section,) not in spoiled},
+        {section for section in FileModel.model_fields if (section,) not in affected},
         {
             section: sections[section].keys()
             for section in ("meters", "plans")

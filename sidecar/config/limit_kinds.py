@@ -1,6 +1,6 @@
-"""What the keys of one limit say of each other: it is of one kind, and some keys are for one only.
+"""The kinds of limits: which keys go together, and in which order thresholds may be.
 
-Looks at the limit as it is written, so that it tells of this even where a value is wrong too.
+This reads a limit as it is written, so a wrong value elsewhere in it hides no finding.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,73 +10,76 @@ from sidecar.config import values
 from sidecar.config.positions import Finding, Path
 
 KINDS: Final = ("rate", "quota", "concurrency")
-BELONGS: Final[dict[str, tuple[str, ...]]] = {
+KINDS_WITH: Final[dict[str, tuple[str, ...]]] = {
     "burst": ("rate",), "at": ("quota",), "rollover": ("quota",), "meter": ("rate", "quota"),
     "max_wait": ("rate", "concurrency"),
 }  # fmt: skip
-STEPS: Final = ("notice", "overage", "reject")
+ACTIONS: Final = ("notice", "overage", "reject")
 
 
-def findings(here: Path, limit: Mapping[str, Any]) -> Iterator[Finding]:
-    """What is wrong with the limit at `here`; what to write instead."""
-    has = [kind for kind in KINDS if limit.get(kind) is not None]
-    if len(has) != 1:
-        yield here, f"has to be one of {', '.join(KINDS)}; write one of them"
-    elif limit.get("meter") is None and has != ["concurrency"]:
-        yield here, "does not say what it counts; add meter: requests, or another one"
-    for key, homes in BELONGS.items():
-        if limit.get(key) is not None and has and not set(homes) & set(has):
-            home = " or a ".join(homes)
-            yield (*here, key), f"belongs to a {home}; remove it from this {has[0]}"
+def findings(path: Path, limit: Mapping[str, Any]) -> Iterator[Finding]:
+    """What is wrong with the limit at `path`; what to write instead."""
+    kinds = [kind for kind in KINDS if limit.get(kind) is not None]
+    if len(kinds) != 1:
+        yield path, f"must have exactly one of {', '.join(KINDS)}; write one of them"
+    elif limit.get("meter") is None and kinds != ["concurrency"]:
+        yield path, "has no meter; add meter: requests, or another one"
+    for key, allowed in KINDS_WITH.items():
+        if limit.get(key) is not None and kinds and not set(allowed) & set(kinds):
+            expected = " or a ".join(allowed)
+            yield (*path, key), f"belongs to a {expected}; remove it from this {kinds[0]}"
     steps = _steps(limit.get("at"))
     if steps:
-        yield from _misplaced((*here, "at"), steps)
+        yield from _step_findings((*path, "at"), steps)
 
 
-def behaviour(at: Mapping[str, str] | None) -> tuple[tuple[int, ...], int | None]:
-    """(notice percentages, percentage at which calls are refused; None: never), of a sound `at`."""
+def thresholds(at: Mapping[str, str] | None) -> tuple[tuple[int, ...], int | None]:
+    """The notice percentages and the percentage at which requests are refused, of a valid `at`.
+
+    None for the latter: no request is refused, because overage has no cap.
+    """
     steps = _steps(at)
-    notices = tuple(sorted(percent for percent, (_, what) in steps.items() if what == "notice"))
-    reject = [percent for percent, (_, what) in steps.items() if what == "reject"]
-    overage = any(what == "overage" for _, what in steps.values())
+    notices = tuple(sorted(percent for percent, (_, action) in steps.items() if action == "notice"))
+    reject = [percent for percent, (_, action) in steps.items() if action == "reject"]
+    overage = any(action == "overage" for _, action in steps.values())
     return notices, reject[0] if reject else None if overage else 100
 
 
 def _steps(at: object) -> dict[int, tuple[str, str]]:
-    """Percent → (as it is written, what happens). Empty when a part of it cannot be read: that
-    is told where it is read."""
-    if not isinstance(at, Mapping) or not all(step in STEPS for step in at.values()):
+    """Percent → (its text, its action). Empty if a part is invalid: the models report that."""
+    if not isinstance(at, Mapping) or not all(action in ACTIONS for action in at.values()):
         return {}
     try:
-        return {values.percent(text): (text, step) for text, step in at.items()}
+        return {values.percent(text): (text, action) for text, action in at.items()}
     except ValueError:
         return {}
 
 
-def _misplaced(at: Path, steps: dict[int, tuple[str, str]]) -> Iterator[Finding]:
-    overage = [percent for percent, (_, step) in steps.items() if step == "overage"]
-    reject = [percent for percent, (_, step) in steps.items() if step == "reject"]
+def _step_findings(at: Path, steps: dict[int, tuple[str, str]]) -> Iterator[Finding]:
+    overage = [percent for percent, (_, action) in steps.items() if action == "overage"]
+    reject = [percent for percent, (_, action) in steps.items() if action == "reject"]
     for percent in overage:
         if percent != 100:
             yield (*at, steps[percent][0]), "overage begins at 100%; write 100%: overage"
     caps = [percent for percent in reject if percent >= 100]
     for percent in reject:
-        here = (*at, steps[percent][0])
+        path = (*at, steps[percent][0])
         if percent < 100:
-            yield here, "reject stands at 100% or above; lower the quota instead"
+            yield path, "reject must be at 100% or above; lower the quota instead"
         elif percent != caps[0]:
-            yield here, f"reject is there twice; keep this one or {caps[0]}%: reject"
+            yield path, f"reject is there twice; keep this one or {caps[0]}%: reject"
         elif percent > 100 and not overage:
-            yield here, "a reject above 100% needs 100%: overage; add it"
+            yield path, "a reject above 100% needs 100%: overage; add 100%: overage"
 
 
-def schema(limit: dict[str, Any]) -> None:
-    """Says in a limit's JSON Schema what JSON Schema can say of this."""
+def add_rules_to_schema(limit: dict[str, Any]) -> None:
+    """Add these rules to the JSON Schema of a limit, as far as JSON Schema can express them."""
     limit["oneOf"] = [
         {"required": [kind] if kind == "concurrency" else [kind, "meter"]} for kind in KINDS
     ]
     limit["dependentSchemas"] = {
-        key: {"anyOf": [{"required": [home]} for home in homes]} for key, homes in BELONGS.items()
+        key: {"anyOf": [{"required": [kind]} for kind in kinds]}
+        for key, kinds in KINDS_WITH.items()
     }
     limit["properties"]["id"]["not"] = {"const": "critical"}
     steps = {"^[0-9]{1,2}%$": {"const": "notice"}, "^(?!100%)": {"not": {"const": "overage"}}}

@@ -1,4 +1,4 @@
-"""The plan file's shape. Validated here, compiled elsewhere, never seen by a request."""
+"""The shape of a plan file, as pydantic models. `compile` turns them into a plan book."""
 
 from collections.abc import Callable
 from datetime import date
@@ -33,17 +33,17 @@ Scope = Literal["account", "key"]
 
 
 def _read_by(reader: Callable[[str], object]) -> AfterValidator:
-    """Keeps a text as it is written, if `reader` can read it."""
+    """A validator that returns a string unchanged if `reader` accepts it."""
 
-    def same(text: str) -> str:
+    def validate(text: str) -> str:
         reader(text)
         return text
 
-    return AfterValidator(same)
+    return AfterValidator(validate)
 
 
 def _like(pattern: str, *examples: str) -> Any:
-    """What editors are told of a text that has a reader of its own."""
+    """Pattern and examples, for editors, of a string that a reader validates."""
     return Field(json_schema_extra={"pattern": pattern, "examples": list(examples)})
 
 
@@ -60,7 +60,7 @@ Lasts = Annotated[
 ]
 Enforce = Annotated[
     Literal["shadow"],
-    Field(description="Decided, counted and reported, but nothing is refused."),
+    Field(description="The limit counts and reports, but refuses nothing."),
 ]
 Match = Annotated[str, _like(route_patterns.PATTERN, "POST /v1/items", "/v1/**")]
 Day = Annotated[
@@ -70,14 +70,14 @@ Json = Annotated[
     str,
     AfterValidator(values.json_path),
     Field(
-        description="A path into the JSON: names joined by dots, numbers for arrays.",
+        description="Path into the JSON: names joined by dots, numbers for arrays.",
         json_schema_extra={"pattern": PATTERN, "examples": ["usage.total_tokens"]},
     ),
 ]
 
 
 class Strict(BaseModel):
-    """Unknown keys are refused: a misspelt limit must not be no limit."""
+    """A model that rejects unknown keys: a misspelt limit must not disable the limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -86,219 +86,243 @@ HeaderName = Annotated[
     str,
     Field(
         pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$",
-        description="A header field that holds a whole number.",
+        description="Header field that contains a whole number.",
         json_schema_extra={"examples": ["X-Credits"]},
     ),
 ]
-_WAYS: Final = "has to say in one way where the cost is told; write one of"
+_ONE_SOURCE: Final = "must have exactly one source of the cost; write one of"
 
 
 class ReserveModel(Strict):
-    """Where a request tells an estimate of its cost: in its JSON, or in a header field."""
+    """Source of a request's estimated cost: its JSON body, or a header field."""
 
     path: Json | None = Field(None, alias="json")
     header: HeaderName | None = None
     default: int = Field(
-        ge=0, le=MOST_UNITS, strict=True, description="Units, where the request does not tell."
+        ge=0, le=MOST_UNITS, strict=True, description="Units if the request has no estimate."
     )
     max_bytes: int = Field(
-        262_144, ge=1, le=1 << 20, strict=True, description="The largest body that is held to look."
+        262_144,
+        ge=1,
+        le=1 << 20,
+        strict=True,
+        description="Largest body that is read for the estimate, in bytes.",
     )
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _require_one_source(self) -> Self:
         if (self.path is None) == (self.header is None):
-            raise ValueError(f"{_WAYS} json: max_tokens, header: X-Credits")
+            raise ValueError(f"{_ONE_SOURCE} json: max_tokens, header: X-Credits")
         if self.header is not None and "max_bytes" in self.model_fields_set:
-            raise ValueError("max_bytes is for json: no body is held for a header; remove it")
+            raise ValueError("max_bytes applies to json, not to header; remove it")
         return self
 
 
 class SettleModel(Strict):
-    """Where the real cost is told: in the response's JSON (or the last SSE data that has it), in a
-    header field of it, or by how many bytes of body there were."""
+    """Source of a request's actual cost.
+
+    It is the JSON of the response (or the last SSE data that has it), a header field of the
+    response, or the size of a body.
+    """
 
     path: Json | None = Field(None, alias="json")
     header: HeaderName | None = None
     size: Literal["request", "response", "both"] | None = Field(None, alias="bytes")
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if sum(way is not None for way in (self.path, self.header, self.size)) != 1:
-            raise ValueError(f"{_WAYS} json: usage.total_tokens, header: X-Credits, bytes: both")
+    def _require_one_source(self) -> Self:
+        if sum(source is not None for source in (self.path, self.header, self.size)) != 1:
+            raise ValueError(
+                f"{_ONE_SOURCE} json: usage.total_tokens, header: X-Credits, bytes: both"
+            )
         return self
 
 
 class MeterModel(Strict):
-    """What is counted."""
+    """A meter: what is counted."""
 
-    unit: str = Field(pattern=r"^[a-z][a-z ]{0,31}$", description="Singular, like request.")
+    unit: str = Field(
+        pattern=r"^[a-z][a-z ]{0,31}$",
+        description="Name of one unit, in the singular, like request.",
+    )
     reserve: ReserveModel | None = None
     settle: SettleModel | None = None
 
 
 class RouteModel(Strict):
-    """Which calls it is about, how much they matter and what they cost. First match wins."""
+    """A route: which requests match, their class and their cost. The first match applies."""
 
     id: Id
     match: Match = Field(
-        description="METHOD /path, or /path for every method; * and ** as wildcards"
+        description="METHOD /path, or /path for every method; * and ** are wildcards."
     )
     request_class: Literal["critical", "standard", "deferrable"] = Field("standard", alias="class")
     needs: tuple[Id, ...] = Field((), description="Features that the plan must have.")
     cost: dict[Id, Cost] = Field(
         default={"requests": 1},
-        description="Units per meter, or reserve: as the request tells. {} costs nothing.",
+        description="Units per meter, or reserve for the estimate. {} costs nothing.",
     )
 
 
 class LimitModel(Strict):
-    """A rate (token bucket), a quota (units per period), or how many calls at once."""
+    """A rate (token bucket), a quota (units per period), or a number of requests in flight."""
 
-    # Which keys go together is for `kinds` to say.
-    model_config = ConfigDict(json_schema_extra=limit_kinds.schema)
+    # `limit_kinds` checks which keys go together.
+    model_config = ConfigDict(json_schema_extra=limit_kinds.add_rules_to_schema)
 
     id: Id
-    meter: Id | None = Field(None, description="What a rate or quota counts.")
+    meter: Id | None = Field(None, description="Meter that a rate or quota counts.")
     rate: Rate | None = None
-    burst: int | None = Field(None, ge=1, strict=True, description="Default: the rate's units.")
+    burst: int | None = Field(
+        None, ge=1, strict=True, description="Bucket size. Default: the units of the rate."
+    )
     quota: Quota | None = None
     at: dict[Percent, Literal["notice", "overage", "reject"]] | None = Field(
-        None, description="What happens at a percentage of the quota."
+        None, description="Percentage of the quota → what happens there."
     )
     rollover: Rollover | None = Field(
-        None, description="How much of a quota is carried into the next period, if it is left."
+        None, description="Largest part of the quota that is carried into the next period."
     )
     concurrency: int | None = Field(
-        None, ge=1, le=1_000_000, strict=True, description="How many calls may be in flight."
+        None, ge=1, le=1_000_000, strict=True, description="Requests that may be in flight."
     )
     max_wait: MaxWait | None = Field(
-        None, description="How long a call may be held until it fits, instead of being refused."
+        None, description="Longest time that a request waits until it fits, before it is refused."
     )
     enforce: Enforce | None = None
-    per: Scope = Field("account", description="Counted per account, or per key of it.")
+    per: Scope = Field(
+        "account", description="Whether the limit applies per account, or per API key."
+    )
 
 
 class PackModel(Strict):
-    """Extra units for one quota, for a while."""
+    """A pack: extra units for one quota, for a limited time."""
 
     meter: Id
     limit: Id | None = Field(
-        None, description="The quota that it is for; not needed when the meter has one."
+        None, description="ID of the quota. Not needed if the meter has one quota."
     )
     units: int = Field(ge=1, le=values.MAX_UNITS, strict=True)
     lasts: Lasts = Field(
-        description="To the end of a period of the account, for a while, or through a day (UTC)."
+        description="End of a period of the account, a duration, or the last day (UTC)."
     )
-    price: str = Field("", pattern=r"^[ -~]{0,64}$", description="For people.")
-    priority: int = Field(0, ge=-100, le=100, strict=True, description="Lower ones are used first.")
+    price: str = Field("", pattern=r"^[ -~]{0,64}$", description="Price, for people.")
+    priority: int = Field(
+        0, ge=-100, le=100, strict=True, description="Packs with a lower priority are used first."
+    )
 
 
 class GuardModel(Strict):
-    """The bucket that keeps critical calls from being abused."""
+    """The token bucket that limits requests to critical routes, against abuse."""
 
     rate: Rate = "1000/s"
     burst: int | None = Field(None, ge=1, strict=True)
 
 
 class PlanModel(Strict):
-    """What is sold."""
+    """A plan: what is sold."""
 
-    extends: Id | None = Field(None, description="A plan to inherit from.")
+    extends: Id | None = Field(None, description="Plan to inherit from.")
     features: tuple[Id, ...] | None = None
-    limits: tuple[LimitModel, ...] = Field((), description="Merged with the parent's by id.")
+    limits: tuple[LimitModel, ...] = Field(
+        (), description="Merged with the limits of the parent, by id."
+    )
     critical: GuardModel | None = None
     when_store_is_down: Literal["local", "allow", "deny"] | None = Field(
         None,
-        description="What becomes of calls while Redis is gone: they pass within this sidecar's "
-        "share of each limit (local, the default), pass (allow), or are refused (deny). Critical "
-        "ones always pass.",
+        description="What happens to requests while Redis is unavailable: each sidecar enforces "
+        "its local share of each limit (local, the default), allows all (allow) or refuses all "
+        "(deny). Requests to critical routes are always allowed.",
     )
     refund: tuple[Refundable, ...] | None = Field(
-        None, description="Outcomes that cost the customer nothing."
+        None, description="Outcomes that refund the cost of the request."
     )
     when_sidecar_dies: Literal["charge", "release"] | None = Field(
-        None, description="What becomes of calls whose sidecar died before they ended."
+        None, description="Whether to charge requests that were in flight when their sidecar died."
     )
     enforce: Enforce | None = None
     tunnels_at_quota: Literal["keep", "close"] | None = Field(
         None,
-        description="What becomes of open WebSockets when a quota of theirs is spent. "
-        "Default: keep. Those of critical routes are always kept.",
+        description="What happens to open WebSockets when one of their quotas is used up. "
+        "Default: keep. WebSockets of critical routes always stay open.",
     )
 
 
 class LinksModel(Strict):
-    """Addresses that refusals point at."""
+    """Links in refusals."""
 
     upgrade: str | None = Field(None, pattern=r"^https?://[!-~]+$")
     docs: str | None = Field(None, pattern=r"^https?://[!-~]+$")
     packs: str | None = Field(
         None,
         pattern=r"^https?://[!-~]+$",
-        description="Where packs are bought; {pack} stands for the id of one.",
+        description="Page that sells packs. {pack} is replaced by the id of the pack.",
     )
 
 
 class AnonymousModel(Strict):
-    """Calls without a credential: one account per client address."""
+    """Requests without an API key: one account per client address."""
 
     plan: Id
     per: Literal["address"] = "address"
 
 
 class TeamModel(Strict):
-    """A part of an account, with a guaranteed share of each of its quotas."""
+    """A team: a part of an account, with a guaranteed share of each quota of the account."""
 
     share: Share
     lend: bool = Field(
         True,
         strict=True,
-        description="Others may use what the team leaves of its share as time passes.",
+        description="Whether others may use what the team leaves unused as time passes.",
     )
 
 
-def _spelled_out(given: object) -> object:
-    """`40%` is `{share: 40%}`."""
-    return {"share": given} if isinstance(given, str) and values.share(given) else given
+def _expand_share(value: object) -> object:
+    """Turn the short form `40%` into `{share: 40%}`."""
+    return {"share": value} if isinstance(value, str) and values.share(value) else value
 
 
 Teams = dict[
     Id,
     Annotated[
         TeamModel,
-        BeforeValidator(_spelled_out, json_schema_input_type=Share | TeamModel),
+        BeforeValidator(_expand_share, json_schema_input_type=Share | TeamModel),
     ],
 ]
 
 
 class KeyModel(Strict):
-    """A credential, by its SHA-256."""
+    """An API key, by its SHA-256."""
 
     id: Id
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    team: Id | None = Field(None, description="One of the account's teams.")
+    team: Id | None = Field(None, description="Team of the account.")
 
 
 class ThenModel(Strict):
-    """Where an account moves, and when."""
+    """A move of an account to another plan, on a day."""
 
     plan: Id
-    day: Day = Field(alias="from", description="The day, in the account's time zone.")
+    day: Day = Field(
+        alias="from", description="First day on the plan, in the time zone of the account."
+    )
 
 
 class AccountModel(Strict):
-    """Who pays."""
+    """An account: the party that pays."""
 
     id: AccountId
     plan: Id
-    anchor: Day | None = Field(None, description="A day on which a billing cycle starts.")
+    anchor: Day | None = Field(None, description="Billing anchor: a day on which a cycle starts.")
     timezone: str = "UTC"
     status: Literal["active", "suspended"] = "active"
-    then: ThenModel | None = Field(None, description="The plan that it moves to, and from when.")
-    teams: Teams = Field(default={}, description="Team → the share that is guaranteed to it.")
+    then: ThenModel | None = Field(None, description="Plan to move to, and from which day.")
+    teams: Teams = Field(default={}, description="Team → its guaranteed share of each quota.")
     webhook: str | None = Field(
-        None, pattern=r"^https?://[!-~]{1,2000}$", description="Is told how deferred jobs end."
+        None,
+        pattern=r"^https?://[!-~]{1,2000}$",
+        description="URL that receives a POST when a deferred job ends.",
     )
     keys: tuple[KeyModel, ...] = ()
 
@@ -309,12 +333,14 @@ class FileModel(Strict):
     version: Literal[1]
     meters: dict[Id, MeterModel] = Field(min_length=1)
     routes: tuple[RouteModel, ...] = Field(min_length=1)
-    plans: dict[Id, PlanModel] = Field(min_length=1, description="In the order of the ladder.")
+    plans: dict[Id, PlanModel] = Field(
+        min_length=1, description="Plans, from the lowest to the highest."
+    )
     links: LinksModel = LinksModel()
     packs: dict[Id, PackModel] = Field(default={})
     anonymous: AnonymousModel | None = None
     downgrades: Literal["at_once", "at_period_end"] = Field(
         "at_once",
-        description="When sidecar accounts move brings an account to a lower plan, unless told.",
+        description="When sidecar accounts move applies a lower plan, without --when.",
     )
     accounts: tuple[AccountModel, ...] = ()

@@ -1,4 +1,4 @@
-"""Keeps the live plan book: a new file is wholly live or wholly refused (invariant I7)."""
+"""The live plan file: a changed file goes live as a whole, or not at all (invariant I7)."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from sidecar.logs import logger
 
 log = logger("config")
 
-LOOK_SECONDS: Final = 0.5
+CHECK_EVERY_S: Final = 0.5
 _Stamp = tuple[str, int, int, int, int] | None
 
 
@@ -22,8 +22,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class PlanKeeper:
-    """Has a book from `start` on, and keeps the last good one."""
+class LivePlanFile:
+    """The plan book in use, from `start` on. An invalid file leaves the last valid one live."""
 
     book: PlanBook
     _live_since: datetime
@@ -31,84 +31,86 @@ class PlanKeeper:
     def __init__(
         self,
         path: Path,
-        on_swap: Callable[[PlanBook], None],
+        on_change: Callable[[PlanBook], None],
         *,
         now: Callable[[], datetime] = _now,
         compile_apart: Callable[[Path], Awaitable[PlanBook]] = compile_apart,
     ) -> None:
         self._path = path
-        self._on_swap = on_swap
+        self._on_change = on_change
         self._now = now
         self._compile_apart = compile_apart
-        self._tried = self._seen = _stamp(path)
-        self._turn = 0  # counts attempts: the last one that began is the one that counts
-        self._asked = asyncio.Event()
+        self._loaded_stamp = self._last_stamp = _stamp(path)
+        self._attempt = 0  # the attempt that began last decides what is live
+        self._requested = asyncio.Event()
         self._failed_since: datetime | None = None
         self._problems: list[str] = []
         self.reloads = 0
         self.failures = 0
 
     async def start(self) -> None:
-        """Read the file for the first time. Raises ConfigError."""
+        """Load the file for the first time. Raises ConfigError if it is invalid."""
         self._begin()
         self.book = await self._compile_apart(self._path)
         self._live_since = self._now()
 
-    def ask(self) -> None:
-        """Have the file read again by `watch`, whether it looks changed or not."""
-        self._asked.set()
+    def request_reload(self) -> None:
+        """Let `watch` reload the file at once, whether it has changed or not."""
+        self._requested.set()
 
     async def watch(self) -> None:
-        """Look at the file until cancelled, twice a second and when asked to."""
+        """Check the file twice a second and on request, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._asked.wait()
-            await self.look()
+                async with asyncio.timeout(CHECK_EVERY_S):
+                    await self._requested.wait()
+            await self.check()
 
-    async def look(self) -> None:
-        """Reload when asked to, or when the file has changed and stood still since the last look.
+    async def check(self) -> None:
+        """Reload on request, or if the file has changed and is the same as at the last check.
 
-        What the path leads to is compared, not its folder watched: a watch is lost with a folder
-        that is made anew, and sees nothing behind a link into another one. A file that is being
-        written is left to rest.
+        A file that changes between two checks is still being written. Polling follows the path
+        through symlinks: a watch on the folder is lost with the folder, and does not see a change
+        behind a symlink into another folder.
         """
         stamp = _stamp(self._path)
-        rested, self._seen = stamp == self._seen, stamp
-        if self._asked.is_set() or (rested and stamp != self._tried):
-            self._asked.clear()
+        stable, self._last_stamp = stamp == self._last_stamp, stamp
+        if self._requested.is_set() or (stable and stamp != self._loaded_stamp):
+            self._requested.clear()
             await self.reload()
 
     async def reload(self) -> bool:
-        """Read the file again now; a reload that began later has the last word. Whether what is
-        live is what was last read."""
-        turn = self._begin()
+        """Load the file now; return whether the live plans are those of the file.
+
+        If a later reload begins before it ends, its result counts and this one is dropped.
+        """
+        attempt = self._begin()
         try:
             book = await self._compile_apart(self._path)
         except ConfigError as error:
-            if turn == self._turn:
-                self._refuse(error)
+            if attempt == self._attempt:
+                self._reject(error)
         else:
-            if turn == self._turn:
-                self._take(book)
+            if attempt == self._attempt:
+                self._accept(book)
         return self._failed_since is None
 
     def _begin(self) -> int:
-        # Before reading: a change meanwhile is seen at the next look.
-        self._tried = _stamp(self._path)
-        self._turn += 1
-        return self._turn
+        # The stamp is taken before reading, so the next check sees a change during the reading.
+        self._loaded_stamp = _stamp(self._path)
+        self._attempt += 1
+        return self._attempt
 
-    def _take(self, book: PlanBook) -> None:
+    def _accept(self, book: PlanBook) -> None:
         self._failed_since, self._problems = None, []
         if book.version != self.book.version:
             self.book = book
             self._live_since = self._now()
             self.reloads += 1
-            self._on_swap(book)
+            self._on_change(book)
             log.info("plan_file_live", version=book.version)
 
-    def _refuse(self, error: ConfigError) -> None:
+    def _reject(self, error: ConfigError) -> None:
         self.failures += 1
         self._failed_since = self._failed_since or self._now()
         self._problems = [str(problem) for problem in error.problems]
@@ -119,7 +121,7 @@ class PlanKeeper:
         )
 
     def status(self) -> dict[str, Any]:
-        """Which version is live since when, and what failed since when."""
+        """The live version and since when; since when reloads fail, and why."""
         return {
             "file": str(self._path),
             "version": self.book.version,
@@ -132,10 +134,10 @@ class PlanKeeper:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """What tells a file from what was there before; None where there is none."""
+    """What identifies the content of a file without reading it. None if the file is absent."""
     try:
         real = path.resolve(strict=True)
-        found = real.stat()
-    except (OSError, RuntimeError):  # a loop of links is the latter
+        stat = real.stat()
+    except (OSError, RuntimeError):  # RuntimeError: symlinks in a circle
         return None
-    return str(real), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return str(real), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

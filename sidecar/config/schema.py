@@ -1,4 +1,4 @@
-"""The plan file's JSON Schema, so that editors complete and check."""
+"""The JSON Schema of plan files, with which editors complete and check them."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from sidecar.config.models import FileModel
 
 
 def schema() -> dict[str, Any]:
-    """Draft 2020-12. Says of the file's shape what can be said without looking elsewhere in it."""
+    """The schema, draft 2020-12. It covers the shape of a file, not references inside it."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_strict(FileModel.model_json_schema(by_alias=True)),
@@ -15,14 +15,17 @@ def schema() -> dict[str, Any]:
 
 
 def _strict(part: Any) -> Any:
-    """pydantic writes names of somebody's choice as `patternProperties`, and so lets through
-    those that fit no pattern."""
+    """A schema that rejects invalid names.
+
+    pydantic writes the pattern of free names as `patternProperties`, which allows every name
+    that does not match.
+    """
     if isinstance(part, list):
-        return [_strict(one) for one in part]
+        return [_strict(item) for item in part]
     if not isinstance(part, dict):
         return part
-    told = {name: _strict(value) for name, value in part.items()}
-    if told.get("type") == "object" and "patternProperties" in told:
-        [(pattern, value)] = told.pop("patternProperties").items()
-        told |= {"propertyNames": {"pattern": pattern}, "additionalProperties": value}
-    return told
+    schema = {name: _strict(value) for name, value in part.items()}
+    if schema.get("type") == "object" and "patternProperties" in schema:
+        [(pattern, value)] = schema.pop("patternProperties").items()
+        schema |= {"propertyNames": {"pattern": pattern}, "additionalProperties": value}
+    return schema

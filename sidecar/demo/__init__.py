@@ -1,6 +1,6 @@
-"""`sidecar demo`: a Valkey, a sample API and the sidecar in front of it, on this machine only.
+"""`sidecar demo`: Valkey, a sample API and the sidecar in front of it, on this machine only.
 
-What must live here: the order in which they start and stop. Nothing outlives the demo.
+This module starts and stops them in order. Nothing outlives the demo.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from sidecar.settings import Settings, UnixPath
 
 
 def run(*, listen: str, control: str, plans: str | None) -> int:
-    """Run until Ctrl-C or SIGTERM. Returns 0; raises SidecarError when something cannot start."""
+    """Run until Ctrl-C or SIGTERM and return 0. Raises SidecarError if a part cannot start."""
     import uvloop
 
     from sidecar.demo.valkey import Valkey, free_port
@@ -51,9 +51,9 @@ def run(*, listen: str, control: str, plans: str | None) -> int:
 
 
 def _require_free(flag: str, address: Where) -> None:
-    """Raises SettingsError when nothing can listen there, before anything is started."""
+    """Raise SettingsError if the address cannot be listened on."""
     if isinstance(address, UnixPath):
-        return  # the data port says so itself, and in time: a socket's file is no port
+        return  # the data port reports that itself
     try:
         family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family) as probe:
@@ -61,16 +61,16 @@ def _require_free(flag: str, address: Where) -> None:
             probe.bind(address)
     except OSError as error:
         in_use = "Address already in use" in str(error)
-        what = "is in use" if in_use else f"cannot be used: {error.strerror or error}"
+        problem = "is in use" if in_use else f"cannot be used: {error.strerror or error}"
         raise SettingsError(
-            f"{address} {what}; choose another with {flag} HOST:PORT "
+            f"{flag}: {address} {problem}; choose another with {flag} HOST:PORT "
             f'(make demo ARGS="{flag} HOST:PORT")'
         ) from None
 
 
 async def _serve(settings: Settings) -> int:
     from sidecar.demo.api import SampleApi
-    from sidecar.demo.screen import screen
+    from sidecar.demo.screen import decision_view
     from sidecar.logs import configure
     from sidecar.serve.app import App
 
@@ -79,7 +79,7 @@ async def _serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    view = screen()
+    view = decision_view()
     async with contextlib.AsyncExitStack() as stack:
         api = SampleApi(settings.upstream.port)
         await api.start()
@@ -88,6 +88,6 @@ async def _serve(settings: Settings) -> int:
         await app.start()
         stack.push_async_callback(app.stop)
         print(guide(settings), flush=True)  # noqa: T201
-        await view.until(stopped)
+        await view.run_until(stopped)
         print("\nStopping.", flush=True)  # noqa: T201
     return 0

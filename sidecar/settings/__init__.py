@@ -1,18 +1,18 @@
-"""How this process runs: flags, then SIDECAR_… variables, then the settings file, then defaults."""
+"""Settings of a process: flags, then SIDECAR_… variables, settings file, defaults."""
 
 from sidecar.addresses import Address, UnixPath
-from sidecar.settings.describe import ENV_PREFIX, Described
-from sidecar.settings.model import Settings, described
-from sidecar.settings.subset import for_tools
+from sidecar.settings.describe import ENV_PREFIX, SettingInfo
+from sidecar.settings.model import Settings, all_settings
+from sidecar.settings.subset import load_subset
 from sidecar.settings.unknown_variables import unknown_variables
 
 __all__ = [
     "ENV_PREFIX",
     "Address",
-    "Described",
+    "SettingInfo",
     "Settings",
     "UnixPath",
-    "described",
-    "for_tools",
+    "all_settings",
+    "load_subset",
     "unknown_variables",
 ]

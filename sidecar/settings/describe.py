@@ -1,4 +1,4 @@
-"""Settings as people meet them: flag, variable, default, help, and what is said of a wrong one."""
+"""Descriptions of settings: flag, variable, default, help; and messages about wrong values."""
 
 import difflib
 from collections.abc import Mapping
@@ -8,49 +8,53 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 ENV_PREFIX: Final = "SIDECAR_"
+SETTINGS_PAGE: Final = "docs/reference/settings.md"
 
 
-class Described(NamedTuple):
-    """One setting as flag, variable and file key know it. `default` None: it must be given."""
+class SettingInfo(NamedTuple):
+    """One setting as flag, environment variable and key of the settings file."""
 
     name: str  # also the key in the settings file
     flag: str
     env: str
-    default: str | None
-    text: str
+    default: str | None  # None: required
+    help: str
     metavar: str  # "" for a switch
     switch: bool
 
 
-def describe(name: str, field: FieldInfo) -> Described:
-    """What the model says of one field, in the words of the command line."""
+def env_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + name.upper()
+
+
+def describe(name: str, field: FieldInfo) -> SettingInfo:
+    """The description of one field of the model."""
     switch = field.annotation is bool
-    value = field.default
-    shown: str | None
-    if field.is_required():
-        shown = None
-    elif isinstance(value, bool):
-        shown = "on" if value else "off"
-    elif isinstance(value, SecretStr):
-        shown = value.get_secret_value()
-    elif value is None or value == ():
-        shown = "none"
-    elif type(value) is tuple:
-        shown = ",".join(value)
-    else:
-        shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return Described(
+    return SettingInfo(
         name=name,
         flag="--" + name.replace("_", "-"),
-        env=ENV_PREFIX + name.upper(),
-        default=shown,
-        text=field.description or "",
+        env=env_of(name),
+        default=None if field.is_required() else _default(field.default),
+        help=" ".join((field.description or "").split()),
         metavar="" if switch else _metavar(name, field.annotation),
         switch=switch,
     )
 
 
-_METAVARS = {
+def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if value is None or value == ():
+        return "none"
+    if type(value) is tuple:
+        return ",".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+_METAVARS: Final = {
     "config": "FILE", "plans": "FILE", "upstream": "URL", "redis": "URL", "spool": "DIR",
     "listen": "HOST:PORT", "control": "HOST:PORT", "sinks": "LIST", "listen_mode": "OCTAL",
     "tls_cert": "FILE", "tls_key": "FILE", "tls_client_ca": "FILE", "workers": "N|auto",
@@ -60,8 +64,8 @@ _METAVARS = {
     "max_connection_age_s": "SECONDS", "redis_prefix": "PREFIX", "source": "NAME",
     "shed": "adaptive|off|N", "webhook_secret": "SECRET",
 }  # fmt: skip
-_SECRET = frozenset({"redis", "webhook_secret"})  # whose values no error repeats
-_UNITS = {"ms": "MS", "bytes": "BYTES", "s": "SECONDS"}  # by the last word of the name
+_SECRET: Final = frozenset({"redis", "webhook_secret"})  # messages do not repeat their values
+_UNITS: Final = {"ms": "MS", "bytes": "BYTES", "s": "SECONDS"}  # by the last word of the name
 
 
 def _metavar(name: str, annotation: Any) -> str:
@@ -71,36 +75,37 @@ def _metavar(name: str, annotation: Any) -> str:
     return _METAVARS.get(name) or _UNITS.get(name.rpartition("_")[2], "N")
 
 
-def sentence(error: Any, fields: Mapping[str, FieldInfo]) -> str:
-    """One pydantic error as a sentence: where it can be set, what is wrong, what to write."""
+def message(error: Any, fields: Mapping[str, FieldInfo]) -> str:
+    """The message for one pydantic error: flag and variable, what is wrong; what to write."""
     name = str(error["loc"][0])
     if name not in fields:
         near = difflib.get_close_matches(name, fields, n=1)
-        hint = (
-            f"; did you mean {near[0]}?"
-            if near
-            else "; docs/reference/settings.md lists all settings"
-        )
-        return f'the settings file has an unknown setting "{name}"{hint}'
+        remedy = f"write {near[0]}, or remove it" if near else f"see {SETTINGS_PAGE}"
+        return f'the settings file has an unknown setting "{name}"; {remedy}'
     setting = describe(name, fields[name])
-    return f"{setting.flag} ({setting.env}) {_complaint(error, setting)}"
+    return f"{setting.flag} ({setting.env}): {_problem(error, setting)}"
 
 
-def _complaint(error: Any, setting: Described) -> str:
+def _bound(context: Mapping[str, Any], name: str) -> str:
+    bound = context.get(name, 0)
+    return str(int(bound) if bound == int(bound) else bound)
+
+
+def _problem(error: Any, setting: SettingInfo) -> str:
     kind, context = error["type"], error.get("ctx", {})
     value = "the value" if setting.name in _SECRET else f'"{error["input"]}"'
     if kind == "missing":
-        return f"is missing. {setting.text}"
+        return f"is missing; write {setting.flag} {setting.metavar}, or set {setting.env}"
     if kind == "value_error":
-        return f"is wrong: {context['error']}"
-    ways = {
-        "greater_than_equal": f"{value} is too small; at least {context.get('ge')}",
-        "less_than_equal": f"{value} is too large; at most {context.get('le')}",
-        "literal_error": f"{value} is not known; write {context.get('expected')}",
-        "int_parsing": f"{value} is not a whole number",
-        "int_from_float": f"{value} is not a whole number",
-        "float_parsing": f"{value} is not a number",
-        "bool_parsing": f"{value} is neither true nor false",
-        "string_pattern_mismatch": f"{value} has characters that cannot stand there",
+        return str(context["error"])
+    problems = {
+        "greater_than_equal": f"{value} is too small; write at least {_bound(context, 'ge')}",
+        "less_than_equal": f"{value} is too large; write at most {_bound(context, 'le')}",
+        "literal_error": f"{value} is not allowed here; write {context.get('expected')}",
+        "int_parsing": f"{value} is not a whole number; write one",
+        "int_from_float": f"{value} is not a whole number; write one",
+        "float_parsing": f"{value} is not a number; write one",
+        "bool_parsing": f"{value} is not a boolean; write true or false",
+        "string_pattern_mismatch": f"{value} does not match the format; see {SETTINGS_PAGE}",
     }
-    return f"is wrong: {ways.get(kind, f'{value} cannot be used here')}. {setting.text}"
+    return problems.get(kind, f"{value} cannot be used here; see {SETTINGS_PAGE}")

@@ -1,9 +1,9 @@
-"""Where settings come from: flags, then variables, then the settings file, then defaults."""
+"""The sources of settings: flags, then environment variables, then the settings file."""
 
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import (
@@ -15,14 +15,20 @@ from pydantic_settings import (
 
 from sidecar.addresses import Address, Origin, UnixPath
 from sidecar.errors import SettingsError
-from sidecar.settings.describe import ENV_PREFIX, sentence
+from sidecar.settings.describe import ENV_PREFIX, message
+
+_CONFIG: Final = "--config (SIDECAR_CONFIG)"
 
 
 class LayeredSettings(BaseSettings):
-    """Settings that are read from all four. Immutable."""
+    """Immutable settings from flags, environment, settings file and defaults."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     @classmethod
@@ -34,7 +40,7 @@ class LayeredSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used here
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used here
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, settings file; the file is the one that the first two name."""
+        """Flags, environment, and the settings file that one of these names."""
         path = init_settings().get("config") or env_settings().get("config")
         if not path:
             return init_settings, env_settings
@@ -45,30 +51,28 @@ class LayeredSettings(BaseSettings):
     def load(cls, flags: Mapping[str, object]) -> Self:
         """Settings from flags (None: not given), environment, file and defaults.
 
-        Raises SettingsError with one sentence a line, each naming the flag and the variable.
+        Raises SettingsError with one line per invalid setting, which names flag and variable.
         """
+        given = {name: value for name, value in flags.items() if value is not None}
         try:
-            settings = cls(**_given(flags))  # type: ignore[arg-type]  # validated by pydantic
+            settings = cls(**given)  # type: ignore[arg-type]  # pydantic validates them
         except ValidationError as error:
-            lines = [sentence(one, cls.model_fields) for one in error.errors(include_url=False)]
+            parts = error.errors(include_url=False)
+            lines = [message(part, cls.model_fields) for part in parts]
             raise SettingsError("\n".join(dict.fromkeys(lines))) from None
         settings._check()
         return settings
 
     def _check(self) -> None:
-        """Raises SettingsError for settings that do not go together."""
+        """Raise SettingsError if settings exclude each other."""
 
     def as_flags(self) -> dict[str, str]:
-        """What to give to `load`, without environment and file, to get the same settings.
+        """Flags from which `load` makes the same settings, without environment and file.
 
-        Holds the password of Redis.
+        They contain the password of Redis.
         """
         values = {name: getattr(self, name) for name in type(self).model_fields if name != "config"}
         return {name: _flag(value) for name, value in values.items() if value is not None}
-
-
-def _given(flags: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in flags.items() if value is not None}
 
 
 def _flag(value: object) -> str:
@@ -80,29 +84,27 @@ def _flag(value: object) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The settings in the file. Raises SettingsError."""
+    """The settings of the file. Raises SettingsError if it is unreadable or invalid."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsError(f"--config (SIDECAR_CONFIG): cannot read {path}: {why}") from None
+        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f"{_CONFIG}: cannot read {path}: {cause}") from None
     try:
         values = tomllib.loads(text) if path.suffix == ".toml" else _yaml(text)
     except ValueError as error:
-        lines = [f"--config (SIDECAR_CONFIG): {path}: {line}" for line in str(error).splitlines()]
+        lines = [f"{_CONFIG}: {path}: {line}" for line in str(error).splitlines()]
         raise SettingsError("\n".join(lines)) from None
     if not isinstance(values, dict):
-        raise SettingsError(
-            f"--config (SIDECAR_CONFIG): {path} must hold settings as NAME: VALUE lines"
-        )
+        raise SettingsError(f"{_CONFIG}: {path}: is not a mapping; write lines like NAME: VALUE")
     if "config" in values:
-        raise SettingsError(f"{path}: a settings file cannot name another one; remove config")
+        raise SettingsError(f"{_CONFIG}: {path}: config cannot name another file; remove it")
     return {str(name): value for name, value in values.items() if value is not None}
 
 
 def _yaml(text: str) -> Any:
-    """Raises ValueError; a line each for what is wrong."""
-    import yaml  # only a process with a settings file pays for it
+    """The data of a YAML file. Raises ValueError with one line per problem."""
+    import yaml  # only if there is a settings file, to save memory
 
     loader = yaml.SafeLoader(text)
     try:
@@ -113,21 +115,24 @@ def _yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or "not readable"
-        raise ValueError(f"not valid YAML: {where}{problem}") from None
+        problem = getattr(error, "problem", None) or "cannot be read"
+        raise ValueError(f"{where}not valid YAML: {problem}") from None
     finally:
         loader.dispose()
 
 
 def _require_once(keys: list[tuple[Any, int]]) -> None:
-    """YAML takes the last of several: which one is meant cannot be told. `keys`: with lines."""
+    """Raise ValueError if a key repeats: YAML would silently use the last one.
+
+    `keys` has each key with its line.
+    """
     lines: dict[str, list[int]] = {}
     for name, line in keys:
         lines.setdefault(str(name), []).append(line)
-    twice = [
+    repeated = [
         f"{name} is set on lines {' and '.join(map(str, at))}; keep one of them"
         for name, at in lines.items()
         if len(at) > 1
     ]
-    if twice:
-        raise ValueError("\n".join(twice))
+    if repeated:
+        raise ValueError("\n".join(repeated))

@@ -1,4 +1,4 @@
-"""The settings of verbs that serve nothing: those that they ask for, from the same places."""
+"""Subsets of the settings, for commands that do not serve, from the same sources."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -7,29 +7,32 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from sidecar.settings.model import Settings
 
-# What `serve` must be given and a tool may do without.
-_UNASKED: Final = {"plans": "none", "upstream": "http://none"}
+# Placeholders for settings that are required by `serve` and not by other commands.
+_UNUSED: Final = {"plans": "none", "upstream": "http://none"}
 
 
-def for_tools(*names: str, **flags: object) -> Settings:
-    """The settings of these names as `Settings.load` has them; what is set of others is neither
-    used nor judged. Raises SettingsError."""
-    unasked = {name: value for name, value in _UNASKED.items() if name not in names}
+def load_subset(*names: str, **flags: object) -> Settings:
+    """The settings with these names, as `Settings.load` reads them; others have their defaults.
 
-    class Few(Settings):
+    Other settings are ignored even if they are invalid. Raises SettingsError if one of `names` is
+    invalid.
+    """
+    unused = {name: value for name, value in _UNUSED.items() if name not in names}
+
+    class Subset(Settings):
         @classmethod
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *sources: Any, **named: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            found = super().settings_customise_sources(settings_cls, *sources, **named)
-            values = [_only(names, source()) for source in found]
-            return tuple(InitSettingsSource(settings_cls, each) for each in (*values, unasked))
+            every = super().settings_customise_sources(settings_cls, *sources, **named)
+            values = [_select(names, source()) for source in every]
+            return tuple(InitSettingsSource(settings_cls, each) for each in (*values, unused))
 
-    return Few.load(flags)
+    return Subset.load(flags)
 
 
-def _only(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the settings that nobody asked for; a name that is none stays, to be refused."""
+def _select(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `names`, and of unknown names, which the model rejects."""
     return {
         name: value
         for name, value in values.items()

@@ -1,7 +1,7 @@
-"""What a setting's text may be: each check takes text, from wherever it came, and gives a value.
+"""Types of settings: each validator reads a string, from any source, and returns a value.
 
-A check raises ValueError with what is wrong and what to write instead; what is not text is
-passed on for the model to judge.
+A validator raises ValueError with what is wrong and what to write. It returns anything that is
+not a string unchanged, and the model checks that.
 """
 
 import re
@@ -36,11 +36,11 @@ def _listen(value: object) -> object:
     path = value.removeprefix("unix:")
     if not path.startswith("/") or path.endswith("/") or "\0" in path:
         raise ValueError(
-            f'"{value}" names no socket; write unix:/PATH, like unix:/run/sidecar/http.sock'
+            f'"{value}" is not a unix socket; write unix:/PATH, like unix:/run/sidecar/http.sock'
         )
     if len(path.encode()) > MAX_SOCKET_PATH:
         raise ValueError(
-            f'the path in "{value}" is too long for a socket; at most {MAX_SOCKET_PATH} bytes'
+            f'the path in "{value}" is too long; write at most {MAX_SOCKET_PATH} bytes'
         )
     return UnixPath(path)
 
@@ -51,30 +51,30 @@ def _upstream(value: object) -> object:
     if value.startswith("unix:"):
         path = _listen(value)
         return Origin("unix", "", 0, path.path) if isinstance(path, UnixPath) else path
-    wrong = "is not an upstream; write http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+    problem = "is not an upstream; write http://HOST:PORT, https://HOST:PORT or unix:/PATH"
     try:
         url = urlsplit(value)
         port = url.port
     except ValueError:
-        raise ValueError(f"the value {wrong}") from None
+        raise ValueError(f"the value {problem}") from None
     if url.username is not None or url.password is not None:
-        raise ValueError("credentials do not belong into the upstream's address; leave them out")
+        raise ValueError("an upstream cannot have a user or password; remove them")
     plain = url.path in ("", "/") and not url.query and not url.fragment
     if url.scheme not in ("http", "https") or not url.hostname or not plain or port == 0:
-        raise ValueError(f'"{value}" {wrong}, without a path')
+        raise ValueError(f'"{value}" {problem}, without a path')
     return Origin(url.scheme, url.hostname, port or (443 if url.scheme == "https" else 80))
 
 
-def _words(value: object) -> object:
+def _split(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
 
 
 def _networks(value: object) -> object:
-    value = _words(value)
+    value = _split(value)
     if not isinstance(value, (list, tuple)):
-        raise ValueError("not a list of networks; write 10.0.0.0/8,192.168.1.7 or unix")
+        raise ValueError("is not a list of networks; write 10.0.0.0/8,192.168.1.7 or unix")
     for one in value:
         try:
             valid = one == "unix" or bool(ip_network(str(one), strict=False))
@@ -86,14 +86,16 @@ def _networks(value: object) -> object:
 
 
 def _upgrades(value: object) -> object:
-    value = _words(value)
+    value = _split(value)
     if not isinstance(value, (list, tuple)):
-        raise ValueError("not a list of protocols; write websocket")
+        raise ValueError("is not a list of protocols; write websocket")
     for one in value:
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(/[0-9.]+)?", str(one)):
             raise ValueError(f'"{one}" is not a protocol; write it like websocket')
         if str(one).lower().startswith("h2"):
-            raise ValueError("HTTP/2 cannot be upgraded to here; it would pass unmetered")
+            raise ValueError(
+                "an upgrade to HTTP/2 is not allowed, as it would bypass metering; remove it"
+            )
     return tuple(str(one).lower() for one in value)
 
 
@@ -106,35 +108,35 @@ def _redis(value: object) -> object:
 
 
 def _sinks(value: object) -> object:
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
+    value = _split(value)
     if not isinstance(value, (list, tuple)):
-        raise ValueError(f"not a list of sinks; write {SINK_FORMS}")
+        raise ValueError(f"is not a list of sinks; write {SINK_FORMS}")
     seen: set[str] = set()
     for sink in value:
         kind = parse_sink(str(sink)).kind
         if kind in seen:
-            raise ValueError(f"{kind} is there twice; one sink of a kind is served")
+            raise ValueError(f"there are two sinks of the kind {kind}; remove one")
         seen.add(kind)
     return tuple(value)
 
 
 def _allowances(value: object) -> object:
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
+    value = _split(value)
     known = ", ".join(Allowance)
     if not isinstance(value, (list, tuple)):
-        raise ValueError(f"not a list; write some of {known}")
+        raise ValueError(f"is not a list; write one or more of {known}")
     for one in value:
         if str(one) not in set(Allowance):
-            raise ValueError(f'"{one}" cannot be allowed; write some of {known}')
+            raise ValueError(f'"{one}" cannot be allowed; write one or more of {known}')
     return tuple(Allowance(str(one)) for one in value)
 
 
 def _workers(value: object) -> object:
     text = str(value)
     if text != "auto" and not (re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= 256):
-        raise ValueError(f'"{text}" is not a number of workers; write 1 to 256, or auto')
+        raise ValueError(
+            f'"{text}" is not a number of workers; write a number from 1 to 256, or auto'
+        )
     return text
 
 
@@ -142,7 +144,9 @@ def _shed(value: object) -> object:
     text = str(value)
     number = re.fullmatch(r"[0-9]{1,6}", text) and 1 <= int(text) <= 100_000
     if text not in ("off", "adaptive") and not number:
-        raise ValueError(f'"{text}" is no limit; write adaptive, off or a number up to 100000')
+        raise ValueError(
+            f'"{text}" is not a limit; write adaptive, off, or a number from 1 to 100000'
+        )
     return text
 
 
@@ -152,10 +156,6 @@ def _mode(value: object) -> object:
     return str(value)
 
 
-Upstream = Annotated[Origin, NoDecode, BeforeValidator(_upstream)]
-Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
-
-
 def _webhook_secret(value: object) -> object:
     if isinstance(value, str):
         secret_of(value)
@@ -163,6 +163,8 @@ def _webhook_secret(value: object) -> object:
     return value
 
 
+Upstream = Annotated[Origin, NoDecode, BeforeValidator(_upstream)]
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 Upgrades = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_upgrades)]
 Tcp = Annotated[Address, NoDecode, BeforeValidator(_address)]
 Listen = Annotated[Address | UnixPath, NoDecode, BeforeValidator(_listen)]

@@ -1,4 +1,4 @@
-"""The image's health check: it finds the control port wherever SIDECAR_CONTROL has it."""
+"""The health check of the image, which takes the control port from SIDECAR_CONTROL."""
 
 import json
 import re
@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def command() -> list[str]:
-    """What the Dockerfile has, with our own Python."""
-    found = re.search(
+    """The command in the Dockerfile, with the Python of the tests."""
+    match = re.search(
         r"^HEALTHCHECK .*\\\n *CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE
     )
-    assert found is not None
-    python, *rest = json.loads(found[1])
+    assert match is not None
+    python, *rest = json.loads(match[1])
     assert python == "python"
     return [sys.executable, *rest]
 
@@ -37,7 +37,7 @@ def check(environment: dict[str, str]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
-def test_a_sidecar_that_serves_is_healthy_at_any_control_address(
+def test_a_serving_sidecar_is_healthy_at_any_control_address(
     spawn: Any, environment: Any, tmp_path: Path, host: str
 ) -> None:
     variables = {
@@ -53,41 +53,41 @@ def test_a_sidecar_that_serves_is_healthy_at_any_control_address(
 
 
 @pytest.fixture
-def sick() -> Iterator[str]:
-    """The address of a control port that says that the process should be started again."""
+def unhealthy() -> Iterator[str]:
+    """The address of a control port that answers 503."""
 
-    class Sick(BaseHTTPRequestHandler):
+    class Unhealthy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(503)
             self.end_headers()
             self.wfile.write(b"worker 1: does not answer")
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Sick)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Unhealthy)
     threading.Thread(target=server.serve_forever, args=(0.01,)).start()
     yield f"127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
 
 
-def test_one_that_says_so_is_not_healthy(environment: Any, sick: str) -> None:
-    told = f"SIDECAR_CONTROL={sick}: 503 worker 1: does not answer\n"
-    assert check(environment(SIDECAR_CONTROL=sick)) == (1, told)
+def test_a_503_is_not_healthy(environment: Any, unhealthy: str) -> None:
+    message = f"SIDECAR_CONTROL={unhealthy}: 503 worker 1: does not answer\n"
+    assert check(environment(SIDECAR_CONTROL=unhealthy)) == (1, message)
 
 
 @pytest.mark.parametrize("control", ["127.0.0.1:1", "nonsense", "127.0.0.1:x"])
-def test_one_that_cannot_be_asked_is_not_healthy(environment: Any, control: str) -> None:
-    code, told = check(environment(SIDECAR_CONTROL=control))
+def test_an_unreachable_control_port_is_not_healthy(environment: Any, control: str) -> None:
+    code, message = check(environment(SIDECAR_CONTROL=control))
     assert code == 1
-    assert told.startswith(f"SIDECAR_CONTROL={control}: ")
-    assert "Traceback" not in told
+    assert message.startswith(f"SIDECAR_CONTROL={control}: ")
+    assert "Traceback" not in message
 
 
-def test_it_is_cheap(environment: Any) -> None:
-    asked = [sys.executable, "-c", "import sys, sidecar.commands.health; print(*sys.modules)"]
+def test_the_health_check_imports_little(environment: Any) -> None:
+    command = [sys.executable, "-c", "import sys, sidecar.commands.health; print(*sys.modules)"]
     done = subprocess.run(
-        asked, env=environment(), capture_output=True, text=True, timeout=30, check=True
+        command, env=environment(), capture_output=True, text=True, timeout=30, check=True
     )
     assert not {"pydantic", "typer", "asyncio", "sidecar.settings"} & set(done.stdout.split())

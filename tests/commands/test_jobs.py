@@ -1,4 +1,4 @@
-"""sidecar jobs against a real Valkey."""
+"""`sidecar jobs` with a real Valkey."""
 
 import asyncio
 import base64
@@ -19,7 +19,7 @@ SOURCE = "/sidecar/prod/shop"
 
 
 def put(url: str, job_id: str, source: str) -> None:
-    """Queue a job as a sidecar of this source would."""
+    """Queue a job as a sidecar with this source does."""
     settings = Settings.load({"plans": "p.yaml", "upstream": "http://a", "source": source})
     job = Job(
         id=job_id, account="acme", key="k1", digest=b"\x01" * 32, delivery="at-least-once",
@@ -50,27 +50,30 @@ def test_jobs_are_listed_shown_and_cancelled(sidecar: Any, valkey_url: str) -> N
     assert rows[0][5] == "POST /exports/1"
     shown = json.loads(sidecar("jobs", "show", "0199-2", "--account", "acme", **where).stdout)
     assert (shown["id"], shown["position"], shown["href"]) == ("0199-2", 2, "/-/jobs/0199-2")
-    gone = sidecar("jobs", "cancel", "0199-1", "--account", "acme", **where)
-    assert (gone.returncode, gone.stdout) == (0, "Job 0199-1 of account acme is cancelled.\n")
+    cancelled = sidecar("jobs", "cancel", "0199-1", "--account", "acme", **where)
+    assert (cancelled.returncode, cancelled.stdout) == (
+        0,
+        "Job 0199-1 of account acme is cancelled.\n",
+    )
     shown = json.loads(sidecar("jobs", "show", "0199-1", "--account", "acme", **where).stdout)
     assert shown["state"] == "cancelled"
     assert len(sidecar("jobs", "list", "--limit", "5", **where).stdout.splitlines()) == 1
 
 
-@pytest.mark.parametrize("verb", ["show", "cancel"])
-def test_a_job_that_is_not_there_is_told(sidecar: Any, valkey_url: str, verb: str) -> None:
-    said = sidecar("jobs", verb, "0199", "--account", "acme", "--redis", valkey_url)
-    assert said.returncode == 1
-    assert "has no job 0199" in said.stderr
+@pytest.mark.parametrize("command", ["show", "cancel"])
+def test_an_unknown_job_is_an_error(sidecar: Any, valkey_url: str, command: str) -> None:
+    done = sidecar("jobs", command, "0199", "--account", "acme", "--redis", valkey_url)
+    assert done.returncode == 1
+    assert "has no job 0199" in done.stderr
 
 
-def test_without_redis_it_says_so(sidecar: Any) -> None:
-    said = sidecar("jobs", "list", "--redis", "redis://127.0.0.1:1/0")
-    assert said.returncode == 1
-    assert "Redis cannot be asked" in said.stderr
+def test_unavailable_redis_is_an_error(sidecar: Any) -> None:
+    done = sidecar("jobs", "list", "--redis", "redis://127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert "Redis cannot be asked" in done.stderr
 
 
-def test_the_secret_of_an_account_is_made_from_ours(sidecar: Any) -> None:
+def test_the_secret_of_an_account_is_derived_from_the_setting(sidecar: Any) -> None:
     master = "whsec_" + base64.b64encode(b"m" * 32).decode()
     made = sidecar("jobs", "secret", "--account", "acme", SIDECAR_WEBHOOK_SECRET=master)
     assert made.stdout.strip() == secret_for(secret_of(master), "acme")
@@ -80,7 +83,7 @@ def test_the_secret_of_an_account_is_made_from_ours(sidecar: Any) -> None:
     assert "hush" not in wrong.stderr
 
 
-def test_an_accounts_webhook_is_set(sidecar: Any, valkey_url: str) -> None:
+def test_the_webhook_of_an_account_is_set(sidecar: Any, valkey_url: str) -> None:
     url = "https://example.com/hook"
     done = sidecar(
         "accounts", "set", "--account", "a", "--plan", "p", "--webhook", url, "--redis", valkey_url

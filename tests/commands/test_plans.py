@@ -18,8 +18,8 @@ PLANS = Path(__file__).parent.parent.parent / "examples" / "plans.yaml"
 KEY = "demo-free-key"
 
 
-def spend(url: str, calls: int) -> None:
-    """Calls of the free account that were admitted before, on the same counters."""
+def spend(url: str, requests: int) -> None:
+    """Charge requests of the free account to its counters."""
 
     async def run() -> None:
         book = load(PLANS)
@@ -28,7 +28,7 @@ def spend(url: str, calls: int) -> None:
         wire = Wire(url, timeout_s=5)
         await wire.start()
         store = RedisLimitStore(wire)
-        for _ in range(calls):
+        for _ in range(requests):
             await store.reserve(key.account, key.id, claims)
         await wire.stop()
 
@@ -40,7 +40,7 @@ def test_the_demo_has_the_example_plan_file() -> None:
     assert packaged.read_bytes() == PLANS.read_bytes()
 
 
-def test_check_sums_up_a_right_file(sidecar: Any) -> None:
+def test_check_summarises_a_valid_file(sidecar: Any) -> None:
     done = sidecar("check", PLANS)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{PLANS}: ok: 4 plans, 7 routes, 2 meters, 4 accounts, 4 keys")
@@ -59,7 +59,7 @@ def test_check_prints_every_problem_of_every_file(sidecar: Any, tmp_path: Path) 
     assert str(tmp_path / "none.yaml") in done.stdout
 
 
-def test_schema_is_valid_and_knows_every_part_of_the_example(sidecar: Any) -> None:
+def test_schema_is_valid_and_has_every_section_of_the_example(sidecar: Any) -> None:
     done = sidecar("schema")
     assert done.returncode == 0
     schema = json.loads(done.stdout)
@@ -73,56 +73,54 @@ def explain(sidecar: Any, url: str, *arguments: str, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_I2_explain_tells_the_state_and_changes_none(sidecar: Any, valkey_url: str) -> None:
+def test_I2_explain_shows_the_state_and_changes_nothing(sidecar: Any, valkey_url: str) -> None:
     spend(valkey_url, 3)
     client = redis.Redis.from_url(valkey_url)
     before = {name: client.hgetall(name) for name in client.scan_iter()}
-    told = explain(sidecar, valkey_url, "--key", KEY, "GET", "/v1/items")
-    assert told["identity"]["account"] == "fred"
-    assert told["route"]["id"] == "rest"
-    assert told["class"] == "standard"
-    monthly = next(row for row in told["limits"] if row["id"] == "monthly")
+    answer = explain(sidecar, valkey_url, "--key", KEY, "GET", "/v1/items")
+    assert answer["identity"]["account"] == "fred"
+    assert answer["route"]["id"] == "rest"
+    assert answer["class"] == "standard"
+    monthly = next(row for row in answer["limits"] if row["id"] == "monthly")
     assert (monthly["used"], monthly["remaining"], monthly["limit"]) == (3, 997, 1000)
     assert monthly["resets_at"].endswith("-01T00:00:00Z")
-    assert told["decision"] == {"allowed": True, "reason": "ok", "overage": {}, "notices": []}
+    assert answer["decision"] == {"allowed": True, "reason": "ok", "overage": {}, "notices": []}
     assert {name: client.hgetall(name) for name in client.scan_iter()} == before
     client.close()
 
 
-def test_explain_tells_why_a_call_would_be_refused(sidecar: Any, valkey_url: str) -> None:
-    told = explain(sidecar, valkey_url, "POST", "/v1/exports", "--key-env", "K", K=KEY)
-    assert told["decision"]["status"] == 403
-    assert told["features"]["missing_in"] == "pro"
-    assert "request_id" not in told["decision"]["problem"]
+def test_explain_shows_why_a_request_would_be_refused(sidecar: Any, valkey_url: str) -> None:
+    answer = explain(sidecar, valkey_url, "POST", "/v1/exports", "--key-env", "K", K=KEY)
+    assert answer["decision"]["status"] == 403
+    assert answer["features"]["missing_in"] == "pro"
+    assert "request_id" not in answer["decision"]["problem"]
 
 
-def test_explain_knows_keys_and_accounts_of_redis(sidecar: Any, valkey_url: str) -> None:
+def test_explain_finds_keys_and_accounts_in_redis(sidecar: Any, valkey_url: str) -> None:
     secret = sidecar(
         "keys", "create", "--account", "zoe", "--plan", "pro", "--redis", valkey_url
     ).stdout.strip()
-    told = explain(sidecar, valkey_url, "--key", secret, "POST", "/v1/exports")
-    assert (told["identity"]["account"], told["identity"]["known_from"]) == ("zoe", "redis")
-    assert told["decision"]["allowed"] is True
-    told = explain(sidecar, valkey_url, "--account", "zoe", "POST", "/v1/exports")
-    assert told["identity"]["plan"] == "pro"
+    answer = explain(sidecar, valkey_url, "--key", secret, "POST", "/v1/exports")
+    assert (answer["identity"]["account"], answer["identity"]["known_from"]) == ("zoe", "redis")
+    assert answer["decision"]["allowed"] is True
+    answer = explain(sidecar, valkey_url, "--account", "zoe", "POST", "/v1/exports")
+    assert answer["identity"]["plan"] == "pro"
 
 
-def test_explain_of_an_unknown_key_says_so_without_repeating_it(
-    sidecar: Any, valkey_url: str
-) -> None:
-    told = explain(sidecar, valkey_url, "--key", "wrong-key", "GET", "/v1/items")
-    assert told["identity"] is None
-    assert (told["decision"]["status"], told["decision"]["reason"]) == (401, "unknown-key")
-    assert "wrong-key" not in json.dumps(told)
+def test_explain_does_not_repeat_an_unknown_key(sidecar: Any, valkey_url: str) -> None:
+    answer = explain(sidecar, valkey_url, "--key", "wrong-key", "GET", "/v1/items")
+    assert answer["identity"] is None
+    assert (answer["decision"]["status"], answer["decision"]["reason"]) == (401, "unknown-key")
+    assert "wrong-key" not in json.dumps(answer)
 
 
-def test_explain_of_a_caller_without_a_key_is_anonymous(sidecar: Any, valkey_url: str) -> None:
-    told = explain(sidecar, valkey_url, "GET", "/v1/items")
-    assert told["identity"]["account"] == "anonymous/127.0.0.1"
-    assert told["decision"]["allowed"] is True
+def test_explain_without_a_key_is_anonymous(sidecar: Any, valkey_url: str) -> None:
+    answer = explain(sidecar, valkey_url, "GET", "/v1/items")
+    assert answer["identity"]["account"] == "anonymous/127.0.0.1"
+    assert answer["decision"]["allowed"] is True
 
 
-def test_explain_without_redis_tells_the_static_part(sidecar: Any) -> None:
+def test_explain_without_redis_shows_the_static_part(sidecar: Any) -> None:
     done = sidecar(
         "explain", "--plans", PLANS, "--redis", "redis://u:hunter2@127.0.0.1:1",
         "--key", KEY, "GET", "/v1/items",
@@ -135,17 +133,21 @@ def test_explain_without_redis_tells_the_static_part(sidecar: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "sentence"),
+    ("arguments", "code", "message"),
     [
         (["--plans", "none.yaml", "GET", "/"], 2, "none.yaml"),
-        (["--plans", str(PLANS), "--account", "nobody", "GET", "/"], 1, "neither in the plan file"),
+        (
+            ["--plans", str(PLANS), "--account", "unknown", "GET", "/"],
+            1,
+            "neither in the plan file",
+        ),
     ],
 )
-def test_what_explain_cannot_do_is_a_sentence(
-    sidecar: Any, valkey_url: str, arguments: list[str], code: int, sentence: str
+def test_explain_reports_what_it_cannot_do(
+    sidecar: Any, valkey_url: str, arguments: list[str], code: int, message: str
 ) -> None:
     done = sidecar("explain", "--redis", valkey_url, *arguments)
     assert done.returncode == code
     assert done.stderr.startswith("error: ")
-    assert sentence in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Verbs, help, and what wrong input is answered with."""
+"""Commands, their help, and the errors for wrong usage."""
 
 import re
 from pathlib import Path
@@ -9,106 +9,108 @@ import typer
 
 from sidecar import __version__
 from sidecar.cli import build, run
-from sidecar.settings import described
+from sidecar.settings import all_settings
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "reference" / "cli.md"
 
 
-def verbs() -> list[str]:
-    """Every verb as it is typed: "serve", "keys create"…"""
-    found = []
+def commands() -> list[str]:
+    """Every command as it is typed: "serve", "keys create"…"""
+    names = []
 
     def walk(command: Any, path: list[str]) -> None:
         inner = getattr(command, "commands", None)
         if inner is None:
-            found.append(" ".join(path))
+            names.append(" ".join(path))
             return
-        for name, one in inner.items():
-            walk(one, [*path, name])
+        for name, subcommand in inner.items():
+            walk(subcommand, [*path, name])
 
     walk(typer.main.get_command(build()), [])
-    return found
+    return names
 
 
-def test_the_docs_list_every_verb_and_no_other() -> None:
+def test_the_docs_list_every_command_and_no_other() -> None:
     written = re.findall(r"^\| `sidecar ([^`]+)` \|", DOCS.read_text(), re.MULTILINE)
-    assert sorted(written) == sorted(verbs())
+    assert sorted(written) == sorted(commands())
 
 
-Told = tuple[int, str, str]
+Result = tuple[int, str, str]
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`told("check", "x")` → (exit code, stdout, stderr) of a command line, in this process."""
-    for setting in described():
+def run_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`run_line("check", "x")` → (exit code, stdout, stderr) of a command line, in this process."""
+    for setting in all_settings():
         monkeypatch.delenv(setting.env, raising=False)
 
-    def call(*arguments: str) -> Told:
+    def execute(*arguments: str) -> Result:
         code = run(arguments)
         shown = capsys.readouterr()
         return code, shown.out, shown.err
 
-    return call
+    return execute
 
 
-def test_serve_has_one_flag_for_every_setting(told: Any) -> None:
-    code, text, _ = told("serve", "--help")
+def test_serve_has_one_option_per_setting(run_line: Any) -> None:
+    code, text, _ = run_line("serve", "--help")
     assert code == 0
-    for setting in described():
+    for setting in all_settings():
         assert re.search(rf"^ +{setting.flag}\b", text, re.MULTILINE), setting.flag
         assert setting.env in text
 
 
-@pytest.mark.parametrize("verb", verbs())
-def test_the_help_of_every_verb_has_an_example(told: Any, verb: str) -> None:
-    code, text, _ = told(*verb.split(), "--help")
+@pytest.mark.parametrize("command", commands())
+def test_the_help_of_every_command_has_an_example(run_line: Any, command: str) -> None:
+    code, text, _ = run_line(*command.split(), "--help")
     assert code == 0
-    assert re.search(rf"^ +\S*(SIDECAR_\S+ |KEY=\$\()?sidecar {verb}", text, re.MULTILINE)
+    assert re.search(rf"^ +\S*(SIDECAR_\S+ |KEY=\$\()?sidecar {command}", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("verb", ["", *verbs()])
-def test_the_help_says_what_to_write_and_what_for(told: Any, verb: str) -> None:
-    command = typer.main.get_command(build())
-    for word in verb.split():
-        command = command.commands[word]  # type: ignore[attr-defined]
-    for parameter in command.params:
+@pytest.mark.parametrize("command", ["", *commands()])
+def test_the_help_describes_every_parameter_without_python_types(
+    run_line: Any, command: str
+) -> None:
+    parser = typer.main.get_command(build())
+    for word in command.split():
+        parser = parser.commands[word]  # type: ignore[attr-defined]
+    for parameter in parser.params:
         assert re.match(r"[A-Z][^\[]{5,}", parameter.help or ""), parameter.name
-    _, text, _ = told(*verb.split(), "--help")
+    _, text, _ = run_line(*command.split(), "--help")
     assert not re.search(r"<\w+|\bTEXT\b|\b(str|int|float)\b", text)
 
 
-def test_no_verb_at_all_prints_the_help(told: Any) -> None:
-    code, out, text = told()
+def test_no_command_prints_the_help(run_line: Any) -> None:
+    code, out, text = run_line()
     assert (code, out) == (2, "")
     assert "sidecar demo" in text
 
 
 @pytest.mark.parametrize("how", ["version", "--version"])
-def test_the_installed_command_says_its_version(sidecar: Any, how: str) -> None:
+def test_the_installed_command_prints_its_version(sidecar: Any, how: str) -> None:
     done = sidecar(how)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"quota-sidecar {__version__} (Python 3.")
 
 
-def test_the_installed_command_answers_wrong_settings_with_exit_code_2(sidecar: Any) -> None:
+def test_the_installed_command_ends_with_exit_code_2_for_invalid_settings(sidecar: Any) -> None:
     done = sidecar("serve", SIDECAR_LISTEN="8080")
     assert done.returncode == 2
-    assert '--listen (SIDECAR_LISTEN) is wrong: "8080" is not an address' in done.stderr
-    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+    assert 'error: --listen (SIDECAR_LISTEN): "8080" is not an address' in done.stderr
+    assert all(line.startswith(("error: ", "try: ")) for line in done.stderr.splitlines())
 
 
 @pytest.mark.parametrize(
-    ("line", "sentence", "hint"),
+    ("line", "message", "remedy"),
     [
         ("srve", "no such command 'srve'", "sidecar --help"),
         ("serve --lisen x", "no such option", "sidecar serve --help"),
-        ("serve", "--plans (SIDECAR_PLANS) is missing", None),
+        ("serve", "--plans (SIDECAR_PLANS): is missing", None),
         ("serve --plans p.yaml --upstream ftp://a", "is not an upstream", None),
-        ("demo --listen 99", '--listen (SIDECAR_LISTEN) is wrong: "99"', None),
+        ("demo --listen 99", '--listen (SIDECAR_LISTEN): "99"', None),
         ("check", "missing argument", "sidecar check --help"),
         ("schema x", "unexpected extra argument", "sidecar schema --help"),
-        ("explain GET /x", "--plans (SIDECAR_PLANS) is missing", None),
+        ("explain GET /x", "--plans (SIDECAR_PLANS): is missing", None),
         ("explain --plans p.yaml GET", "missing argument", "sidecar explain --help"),
         ("explain --key a --account b GET /x", "give one of --key, --key-env", None),
         ("explain --key-env NOT_SET GET /x", "the variable NOT_SET is not set", None),
@@ -124,28 +126,31 @@ def test_the_installed_command_answers_wrong_settings_with_exit_code_2(sidecar: 
         ("version x", "unexpected extra argument", "sidecar version --help"),
     ],
 )
-def test_wrong_usage_is_a_sentence_and_exit_code_2(
-    told: Any, line: str, sentence: str, hint: str | None
+def test_wrong_usage_is_an_error_with_exit_code_2(
+    run_line: Any, line: str, message: str, remedy: str | None
 ) -> None:
-    code, out, errors = told(*line.split())
+    code, out, errors = run_line(*line.split())
     assert (code, out) == (2, "")
     assert errors.startswith("error: ")
-    assert sentence in errors
+    assert message in errors
     assert "Traceback" not in errors
-    if hint is not None:
-        assert errors.splitlines()[1:] == [f"try: {hint}"]
+    if remedy is not None:
+        assert errors.splitlines()[1:] == [f"try: {remedy}"]
 
 
 @pytest.mark.parametrize(("level", "traceback"), [("info", False), ("debug", True)])
-def test_a_fault_of_ours_is_an_apology_and_a_traceback_only_for_debug(
-    told: Any, monkeypatch: pytest.MonkeyPatch, level: str, traceback: bool
+def test_an_internal_error_has_a_traceback_only_at_log_level_debug(
+    run_line: Any, monkeypatch: pytest.MonkeyPatch, level: str, traceback: bool
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setenv("SIDECAR_LOG_LEVEL", level)
     monkeypatch.setattr("sidecar.config.schema.schema", broken)
-    code, out, errors = told("schema")
+    code, out, errors = run_line("schema")
     assert (code, out) == (1, "")
-    assert errors.startswith("error: sorry, this is a fault of the sidecar: ZeroDivisionError")
+    assert errors.splitlines()[:2] == [
+        "error: internal error (ZeroDivisionError)",
+        "try: run it again with SIDECAR_LOG_LEVEL=debug, and report the output",
+    ]
     assert ("Traceback" in errors) is traceback

@@ -1,4 +1,4 @@
-"""The process that compiles: what it hands over, and every way in which it may end."""
+"""The child process that compiles: its result, and every way in which it can end."""
 
 import asyncio
 import hashlib
@@ -19,7 +19,7 @@ EXAMPLE = (Path(__file__).parents[2] / "examples" / "plans.yaml").read_text()
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A plan file with so many accounts that they come in several pieces."""
+    """A plan file with enough accounts for several pieces."""
     digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(500)]
     accounts = [
         f"  - {{id: c{number}, plan: pro, keys: [{{id: k1, sha256: {digest}}}]}}\n"
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Path:
-    """A plan file that nobody ever writes: whoever reads it waits."""
+    """A plan file that blocks its reader, because it is never written."""
     path = tmp_path / "pipe.yaml"
     os.mkfifo(path)
     return path
@@ -46,7 +46,7 @@ def children() -> set[int]:
     }
 
 
-async def test_I7_what_is_compiled_apart_is_what_is_compiled_here(path: Path) -> None:
+async def test_I7_compiling_apart_gives_the_same_book(path: Path) -> None:
     apart, here = await compile_apart(path), load(path)
     assert apart == here
     assert len(apart.accounts) == 504
@@ -54,19 +54,19 @@ async def test_I7_what_is_compiled_apart_is_what_is_compiled_here(path: Path) ->
     assert all(one.plan is apart.plans[plan] for (plan, _), one in apart.entitlements.items())
 
 
-def test_who_serves_does_not_load_what_only_the_compiling_needs() -> None:
-    asked = [
+def test_a_serving_process_does_not_import_what_only_compilation_needs() -> None:
+    command = [
         sys.executable,
         "-c",
         "import sys, sidecar.cli, sidecar.serve.app; print(*sys.modules)",
     ]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     loaded = set(done.stdout.split())
     assert "sidecar.config.compile_apart" in loaded
     assert not {"yaml", "sidecar.config.loading", "sidecar.config.models"} & loaded
 
 
-async def test_others_have_turns_while_a_book_is_handed_over(path: Path) -> None:
+async def test_other_tasks_run_while_a_book_is_received(path: Path) -> None:
     turns = 0
 
     async def count() -> None:
@@ -81,7 +81,7 @@ async def test_others_have_turns_while_a_book_is_handed_over(path: Path) -> None
     assert turns > 6, "three pieces of accounts, three of keys"
 
 
-async def test_a_bad_file_has_the_problems_that_it_has_here(path: Path) -> None:
+async def test_an_invalid_file_has_the_same_problems(path: Path) -> None:
     bad = path.with_name("bad.yaml")
     await asyncio.to_thread(bad.write_text, EXAMPLE.replace("5/s", "5ps").replace("/cycle", ""))
     with pytest.raises(ConfigError) as here:
@@ -91,19 +91,19 @@ async def test_a_bad_file_has_the_problems_that_it_has_here(path: Path) -> None:
     assert apart.value.problems == here.value.problems
 
 
-async def test_a_process_that_is_too_slow_is_ended(pipe: Path) -> None:
+async def test_a_child_that_is_too_slow_is_killed(pipe: Path) -> None:
     before = children()
     with pytest.raises(
-        ConfigError, match=r"it takes more than 0 s.*try again .SIGHUP or a restart"
+        ConfigError, match=r"it takes more than 0 s.*try again with SIGHUP or a restart"
     ):
-        await compile_apart(pipe, patience_s=0)
+        await compile_apart(pipe, timeout_s=0)
     assert children() <= before
 
 
-async def test_who_is_cancelled_leaves_no_process(pipe: Path) -> None:
+async def test_a_cancelled_compilation_leaves_no_process(pipe: Path) -> None:
     before = children()
     compiling = asyncio.create_task(compile_apart(pipe))
-    writer = await asyncio.to_thread(pipe.open, "wb", 0)  # returns when the process reads
+    writer = await asyncio.to_thread(pipe.open, "wb", 0)  # returns when the child opens the pipe
     assert children() > before
     compiling.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -113,7 +113,7 @@ async def test_who_is_cancelled_leaves_no_process(pipe: Path) -> None:
         writer.write(b"version: 1")
 
 
-async def test_a_process_that_is_killed_is_a_problem(pipe: Path) -> None:
+async def test_a_killed_child_is_a_problem(pipe: Path) -> None:
     before = children()
     compiling = asyncio.create_task(compile_apart(pipe))
     with await asyncio.to_thread(pipe.open, "wb"):
@@ -123,7 +123,9 @@ async def test_a_process_that_is_killed_is_a_problem(pipe: Path) -> None:
             await compiling
 
 
-async def test_no_process_at_all_is_a_problem(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_that_cannot_start_is_a_problem(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    with pytest.raises(ConfigError, match="no process could be started: No such file"):
+    with pytest.raises(ConfigError, match="cannot start a process: No such file"):
         await compile_apart(path)

@@ -1,4 +1,4 @@
-"""The plan files that people start from: sound, known to the schema, and meaning what they say."""
+"""The example plan files: valid, accepted by the schema, compiled as their comments say."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ ALL = sorted(EXAMPLES.glob("*.yaml"))
 
 
 class WithoutDates(yaml.SafeLoader):
-    """YAML as JSON sees it: a date stays the text it was written as."""
+    """YAML loader that leaves dates as strings, as JSON does."""
 
 
 WithoutDates.add_constructor("tag:yaml.org,2002:timestamp", WithoutDates.construct_yaml_str)
@@ -34,14 +34,14 @@ def test_every_example_passes_check(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
-def test_every_example_fits_the_schema(path: Path) -> None:
+def test_the_schema_accepts_every_example(path: Path) -> None:
     validator = jsonschema.Draft202012Validator(schema())
     validator.check_schema(schema())
     example = yaml.load(path.read_text(), WithoutDates)  # noqa: S506 - a SafeLoader
     assert list(validator.iter_errors(example)) == []
 
 
-def test_the_saas_example_says_what_its_plans_mean() -> None:
+def test_the_saas_example_compiles_to_its_plans() -> None:
     book = load(EXAMPLES / "plans.yaml")
     pro = book.plans["pro"]
     assert [limit.id for limit in pro.limits] == [
@@ -83,7 +83,7 @@ def test_the_ai_example_reserves_and_settles_tokens() -> None:
     assert dict(embeddings.route.cost)["tokens"] == 500
 
 
-def test_what_is_not_paid_by_the_token_reads_no_body() -> None:
+def test_a_route_without_token_cost_reads_no_body() -> None:
     book = load(EXAMPLES / "ai.yaml")
     for route in ("models", "images", "health", "rest"):
         one = book.entitlements["pro", route]

@@ -1,4 +1,4 @@
-"""Costs that the request or the response tells: how they stand in the compiled book."""
+"""Estimated costs of requests and actual costs of responses in the compiled plan book."""
 
 from sidecar.config.loading import parse
 from sidecar.core.model import Entitlement
@@ -34,7 +34,7 @@ def test_the_body_is_read_up_to_the_widest_bound_of_its_meters() -> None:
     assert both.read_up_to == 262_144
 
 
-def test_a_default_of_nothing_still_claims_its_limits() -> None:
+def test_a_default_of_zero_still_claims_its_limits() -> None:
     both = entitlement("both")
     assert both.route.cost == (("seconds", 60), ("tokens", 0))
     assert [(claim.limit.id, claim.cost) for claim in both.claims] == [
@@ -43,19 +43,19 @@ def test_a_default_of_nothing_still_claims_its_limits() -> None:
     ]
 
 
-def test_a_cost_of_nothing_stays_only_where_the_response_tells_the_real_one() -> None:
+def test_a_cost_of_zero_stays_only_where_the_response_has_the_actual_cost() -> None:
     later = entitlement("later")
     assert later.route.cost == (("tokens", 0),)
     assert [claim.limit.id for claim in later.claims] == ["tokens"]
     assert [meter for meter, _ in later.settles] == ["tokens"]
 
 
-def test_a_meter_with_both_settles_and_one_without_does_not() -> None:
+def test_only_a_meter_with_settle_settles() -> None:
     assert [(meter, path.text) for meter, path in entitlement("both").settles] == [
         ("tokens", "usage.total")
     ]
 
 
-def test_other_routes_know_nothing_of_late_costs() -> None:
+def test_other_routes_have_no_late_costs() -> None:
     rest = entitlement("rest")
     assert (rest.estimates, rest.read_up_to, rest.settles, rest.guessed) == ((), 0, (), ())

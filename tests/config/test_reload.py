@@ -1,4 +1,4 @@
-"""A plan file that changes while calls go on: wholly live or wholly refused."""
+"""A plan file that changes while the sidecar serves: it goes live as a whole, or not at all."""
 
 import asyncio
 import shutil
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config import PlanKeeper
+from sidecar.config import LivePlanFile
 from sidecar.config.compile_apart import compile_apart
 from sidecar.config.loading import parse
 from sidecar.core.model import PlanBook
@@ -20,34 +20,34 @@ BAD = EXAMPLE.replace(b"5/s", b"5ps")
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
-class Kept:
-    """A keeper of one file, and what it has swapped in."""
+class Watched:
+    """A live plan file, and each plan book that went live after the start."""
 
     def __init__(
         self, path: Path, compiled: Callable[[Path], Awaitable[PlanBook]] = compile_apart
     ) -> None:
-        self.swapped: list[PlanBook] = []
-        self.live = asyncio.Event()
-        self.keeper = PlanKeeper(path, self._swap, now=lambda: NOON, compile_apart=compiled)
+        self.changes: list[PlanBook] = []
+        self.changed = asyncio.Event()
+        self.file = LivePlanFile(path, self._on_change, now=lambda: NOON, compile_apart=compiled)
 
     @classmethod
-    async def started(cls, *arguments: Any) -> "Kept":
-        kept = cls(*arguments)
-        await kept.keeper.start()
-        return kept
+    async def started(cls, *arguments: Any) -> "Watched":
+        watched = cls(*arguments)
+        await watched.file.start()
+        return watched
 
-    def _swap(self, book: PlanBook) -> None:
-        self.swapped.append(book)
-        self.live.set()
+    def _on_change(self, book: PlanBook) -> None:
+        self.changes.append(book)
+        self.changed.set()
 
-    async def look_twice(self) -> None:
-        """A change is seen at the first look, and believed when it stands still at the second."""
-        await self.keeper.look()
-        await self.keeper.look()
+    async def check_twice(self) -> None:
+        """Let a change be seen at the first check, and be loaded at the second."""
+        await self.file.check()
+        await self.file.check()
 
     @property
     def versions(self) -> list[str]:
-        return [book.version for book in self.swapped]
+        return [book.version for book in self.changes]
 
 
 @pytest.fixture
@@ -67,25 +67,25 @@ def version(text: bytes) -> str:
 
 
 async def test_I7_a_changed_file_goes_live_while_it_is_watched(path: Path) -> None:
-    kept = await Kept.started(path)
-    watching = asyncio.create_task(kept.keeper.watch())
+    watched = await Watched.started(path)
+    task = asyncio.create_task(watched.file.watch())
     put(path, CHANGED)
     async with asyncio.timeout(60):
-        await kept.live.wait()
-    watching.cancel()
-    await asyncio.wait([watching])
-    assert kept.versions == [version(CHANGED)]
+        await watched.changed.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert watched.versions == [version(CHANGED)]
 
 
-async def test_a_file_that_is_being_written_is_left_to_rest(path: Path) -> None:
-    kept = await Kept.started(path)
+async def test_a_file_is_not_loaded_while_it_is_being_written(path: Path) -> None:
+    watched = await Watched.started(path)
     put(path, CHANGED[:1000])
-    await kept.keeper.look()
+    await watched.file.check()
     put(path, CHANGED)
-    await kept.keeper.look()
-    assert (kept.versions, kept.keeper.failures) == ([], 0)
-    await kept.keeper.look()
-    assert kept.versions == [version(CHANGED)]
+    await watched.file.check()
+    assert (watched.versions, watched.file.failures) == ([], 0)
+    await watched.file.check()
+    assert watched.versions == [version(CHANGED)]
 
 
 async def test_I7_a_configmap_swap_goes_live(tmp_path: Path) -> None:
@@ -95,45 +95,45 @@ async def test_I7_a_configmap_swap_goes_live(tmp_path: Path) -> None:
         (tmp_path / name / "plans.yaml").write_bytes(text)
     (tmp_path / "..data").symlink_to("..1")
     (tmp_path / "plans.yaml").symlink_to("..data/plans.yaml")
-    kept = await Kept.started(tmp_path / "plans.yaml")
+    watched = await Watched.started(tmp_path / "plans.yaml")
     (tmp_path / "..tmp").symlink_to("..2")
     (tmp_path / "..tmp").rename(tmp_path / "..data")
-    await kept.look_twice()
-    assert kept.versions == [version(CHANGED)]
+    await watched.check_twice()
+    assert watched.versions == [version(CHANGED)]
 
 
-async def test_I7_what_a_link_leads_to_in_another_folder_is_looked_at(
+async def test_I7_a_change_behind_a_symlink_into_another_folder_goes_live(
     path: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mount").mkdir()
     (tmp_path / "mount" / "plans.yaml").symlink_to(path)
-    kept = await Kept.started(tmp_path / "mount" / "plans.yaml")
+    watched = await Watched.started(tmp_path / "mount" / "plans.yaml")
     put(path, CHANGED)
-    await kept.look_twice()
-    assert kept.versions == [version(CHANGED)]
+    await watched.check_twice()
+    assert watched.versions == [version(CHANGED)]
 
 
-async def test_I7_a_folder_that_is_removed_and_made_anew_is_found_again(path: Path) -> None:
-    kept = await Kept.started(path)
+async def test_I7_a_file_in_a_recreated_folder_goes_live(path: Path) -> None:
+    watched = await Watched.started(path)
     shutil.rmtree(path.parent)
-    await kept.look_twice()
-    [problem] = kept.keeper.status()["problems"]
+    await watched.check_twice()
+    [problem] = watched.file.status()["problems"]
     assert "No such file or directory" in problem
     put(path, CHANGED)
-    await kept.look_twice()
-    assert kept.versions == [version(CHANGED)]
-    assert kept.keeper.status()["failed_since"] is None
+    await watched.check_twice()
+    assert watched.versions == [version(CHANGED)]
+    assert watched.file.status()["failed_since"] is None
 
 
 async def test_I7_another_file_of_the_same_size_and_age_goes_live(path: Path) -> None:
-    kept = await Kept.started(path)
+    watched = await Watched.started(path)
     replace_by(path, EXAMPLE.replace(b"1000/month", b"2000/month"))
-    await kept.look_twice()
-    assert len(kept.swapped) == 1
+    await watched.check_twice()
+    assert len(watched.changes) == 1
 
 
 def replace_by(path: Path, text: bytes) -> None:
-    """As an editor does that keeps times; the text has the length of the old one."""
+    """Replace the file as an editor that keeps times does; both texts have the same length."""
     before, other = path.stat(), path.with_name("other")
     other.write_bytes(text)
     shutil.copystat(path, other)
@@ -142,51 +142,53 @@ def replace_by(path: Path, text: bytes) -> None:
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-async def test_I7_a_bad_file_keeps_the_last_good_one_and_says_since_when(path: Path) -> None:
-    kept = await Kept.started(path)
-    keeper, good = kept.keeper, kept.keeper.book
+async def test_I7_an_invalid_file_keeps_the_last_valid_one_and_reports_since_when(
+    path: Path,
+) -> None:
+    watched = await Watched.started(path)
+    file, good = watched.file, watched.file.book
     put(path, BAD)
-    assert not await keeper.reload()
-    assert keeper.book is good
-    status = keeper.status()
+    assert not await file.reload()
+    assert file.book is good
+    status = file.status()
     assert status["failed_since"] == "2026-11-23T12:00:00+00:00"
     assert "is not a rate" in status["problems"][0]
     put(path, EXAMPLE)
-    assert await keeper.reload()
-    assert keeper.status()["failed_since"] is None
-    assert not kept.swapped, "the same content is the same version"
+    assert await file.reload()
+    assert file.status()["failed_since"] is None
+    assert not watched.changes, "the same content is the same version"
 
 
 @pytest.mark.parametrize(
     "text", [BAD, b"", b"\xff", b"a: " + b"[" * 40_000 + b"]" * 40_000], ids=len
 )
-async def test_I7_whatever_the_file_becomes_the_live_one_stays(path: Path, text: bytes) -> None:
-    kept = await Kept.started(path)
-    good = kept.keeper.book
+async def test_I7_an_invalid_file_of_any_kind_leaves_the_live_one(path: Path, text: bytes) -> None:
+    watched = await Watched.started(path)
+    good = watched.file.book
     put(path, text)
-    await kept.look_twice()
-    assert kept.keeper.book is good
-    assert (kept.swapped, kept.keeper.failures) == ([], 1)
-    assert kept.keeper.status()["problems"]
-    await kept.look_twice()
-    assert kept.keeper.failures == 1, "it is tried once"
+    await watched.check_twice()
+    assert watched.file.book is good
+    assert (watched.changes, watched.file.failures) == ([], 1)
+    assert watched.file.status()["problems"]
+    await watched.check_twice()
+    assert watched.file.failures == 1, "it is loaded once"
 
 
-async def test_who_asks_has_it_read_at_once_though_it_looks_the_same(path: Path) -> None:
-    kept = await Kept.started(path)
+async def test_a_requested_reload_happens_at_once_even_without_a_change(path: Path) -> None:
+    watched = await Watched.started(path)
     put(path, BAD)
-    kept.keeper.ask()
-    await kept.keeper.look()
-    assert kept.keeper.failures == 1
-    kept.keeper.ask()
-    kept.keeper.ask()
-    await kept.keeper.look()
-    await kept.keeper.look()
-    assert kept.keeper.failures == 2
+    watched.file.request_reload()
+    await watched.file.check()
+    assert watched.file.failures == 1
+    watched.file.request_reload()
+    watched.file.request_reload()
+    await watched.file.check()
+    await watched.file.check()
+    assert watched.file.failures == 2
 
 
 class Slow:
-    """Compiles as ever, but hands the second book over when it is told to."""
+    """A compiler that returns the second book only when `go` is set."""
 
     def __init__(self) -> None:
         self.compiled = asyncio.Event()
@@ -207,36 +209,36 @@ class Slow:
             self.under_way -= 1
 
 
-async def test_what_is_asked_during_a_reload_is_done_after_it(path: Path) -> None:
+async def test_a_reload_requested_during_another_happens_after_it(path: Path) -> None:
     slow = Slow()
-    kept = await Kept.started(path, slow)
-    watching = asyncio.create_task(kept.keeper.watch())
+    watched = await Watched.started(path, slow)
+    task = asyncio.create_task(watched.file.watch())
     put(path, CHANGED)
-    kept.keeper.ask()
+    watched.file.request_reload()
     async with asyncio.timeout(60):
         await slow.compiled.wait()
         put(path, EXAMPLE)
-        kept.keeper.ask()
+        watched.file.request_reload()
         slow.go.set()
-        while len(kept.swapped) < 2:
-            kept.live.clear()
-            await kept.live.wait()
-    watching.cancel()
-    await asyncio.wait([watching])
+        while len(watched.changes) < 2:
+            watched.changed.clear()
+            await watched.changed.wait()
+    task.cancel()
+    await asyncio.wait([task])
     assert slow.most == 1
-    assert kept.versions == [version(CHANGED), version(EXAMPLE)]
+    assert watched.versions == [version(CHANGED), version(EXAMPLE)]
 
 
 async def test_a_slow_reload_does_not_undo_a_later_one(path: Path) -> None:
     slow = Slow()
-    kept = await Kept.started(path, slow)
+    watched = await Watched.started(path, slow)
     put(path, CHANGED)
-    kept.keeper.ask()
-    looking = asyncio.create_task(kept.keeper.look())
+    watched.file.request_reload()
+    checking = asyncio.create_task(watched.file.check())
     await slow.compiled.wait()
     newer = CHANGED + b"# again\n"
     put(path, newer)
-    assert await kept.keeper.reload()
+    assert await watched.file.reload()
     slow.go.set()
-    await looking
-    assert kept.versions == [version(newer)]
+    await checking
+    assert watched.versions == [version(newer)]

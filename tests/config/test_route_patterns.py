@@ -1,4 +1,4 @@
-"""Which calls a `match` names: what it says is what the route table finds, or it is refused."""
+"""Which requests a `match` covers: those that the route table finds, or it is rejected."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.config.loading import parse
-from sidecar.config.route_patterns import split_match, unreached, wrong
+from sidecar.config.route_patterns import error, split_match, unreached
 from sidecar.core.model import RequestClass, Route
 from sidecar.core.paths import Allowance, Normaliser
 from sidecar.core.routing import RouteTable
@@ -41,16 +41,16 @@ plans: {free: {}}
         ("/a;b", "GET", b"/a;b", (Allowance.SEMICOLON,)),
     ],
 )
-def test_a_path_is_named_as_it_is_compared(
+def test_a_pattern_matches_the_path_after_decoding(
     match: str, method: str, target: bytes, allowed: tuple[Allowance, ...]
 ) -> None:
     book = parse((PLANS % match).encode(), "plans.yaml")
-    found = RouteTable(book.routes, Normaliser(frozenset(allowed))).find(method, target)
-    assert found is not None
-    assert found.id == "named"
+    route = RouteTable(book.routes, Normaliser(frozenset(allowed))).find(method, target)
+    assert route is not None
+    assert route.id == "named"
 
 
-def test_a_last_route_does_not_take_what_is_asked_of_the_server() -> None:
+def test_a_final_wildcard_does_not_match_options_asterisk() -> None:
     book = parse((PLANS % "/a").encode(), "plans.yaml")
     assert RouteTable(book.routes).find("OPTIONS", b"*") is None
 
@@ -62,18 +62,18 @@ SEGMENTS = st.text(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(SEGMENTS, min_size=1, max_size=3))
-def test_what_is_not_refused_matches_a_call_that_can_be_made(segments: list[str]) -> None:
+def test_an_accepted_pattern_matches_a_request_that_a_client_can_send(segments: list[str]) -> None:
     match = "/" + "/".join(segments)
-    if wrong(match) is not None:
+    if error(match) is not None:
         return
     route = a_route(match)
     table = RouteTable([route, a_route("/**")], Normaliser(frozenset(Allowance)))
-    path = "/".join("x" if one in ("{id}", "**") else one.replace("*", "x") for one in segments)
+    path = "/".join("x" if part in ("{id}", "**") else part.replace("*", "x") for part in segments)
     assert table.find("GET", as_sent("/" + path)) is route
 
 
 def as_sent(path: str) -> bytes:
-    """Encoded by a client, but for the one escape that may stand in a pattern of these."""
+    """Encoded as a client does, except the one escape that these patterns may contain."""
     return b"%2F".join(quote(part).encode() for part in path.split("%2F"))
 
 
@@ -104,7 +104,7 @@ def a_route(match: str) -> Route:
         (["OPTIONS *", "OPTIONS *", "OPTIONS /**"], [(1, [0])]),
     ],
 )
-def test_a_route_that_others_cover_is_never_reached(
+def test_a_route_that_earlier_routes_cover_is_never_reached(
     matches: list[str], expected: list[tuple[int, list[int]]]
 ) -> None:
     assert list(unreached(matches)) == expected
@@ -119,7 +119,7 @@ PATTERNS = st.builds(
 )
 
 
-def calls() -> Iterator[tuple[str, str]]:
+def requests() -> Iterator[tuple[str, str]]:
     names = ["a", "b", "ab", "axb", "xb", "ax", "x"]
     for depth in range(4):
         for parts in product(names, repeat=depth):
@@ -129,9 +129,9 @@ def calls() -> Iterator[tuple[str, str]]:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(PATTERNS, min_size=2, max_size=5))
-def test_a_route_is_called_unreached_just_when_no_call_reaches_it(matches: list[str]) -> None:
+def test_a_route_is_unreached_exactly_if_no_request_reaches_it(matches: list[str]) -> None:
     routes = [a_route(match) for match in matches]
     table = RouteTable(routes)
-    reached = {id(table.match(method, path)) for method, path in calls()}
+    reached = {id(table.match(method, path)) for method, path in requests()}
     never = [number for number, route in enumerate(routes) if id(route) not in reached]
-    assert [which for which, _ in unreached(matches)] == never
+    assert [number for number, _ in unreached(matches)] == never

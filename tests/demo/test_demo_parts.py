@@ -1,4 +1,4 @@
-"""The parts of the demo, each by itself."""
+"""Unit tests of the parts of the demo."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 
 from sidecar.demo.api import SampleApi
-from sidecar.demo.screen import ROWS, Lines, Table
+from sidecar.demo.screen import ROWS, LineView, TableView
 from sidecar.demo.valkey import Valkey, free_port
 
-STARTS_ONE = """
+START_VALKEY = """
 import sys
 from pathlib import Path
 from sidecar.demo.valkey import Valkey
@@ -27,17 +27,17 @@ sys.stdin.read()
 """
 
 
-def gone(pid: int) -> bool:
-    """Whether a process ended; a zombie that nobody reaped has ended too."""
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended; a zombie has."""
     try:
         return " Z " in Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         return True
 
 
-def wait_until_gone(pid: int) -> bool:
+def wait_for_end(pid: int) -> bool:
     for _ in range(500):
-        if gone(pid):
+        if has_ended(pid):
             return True
         time.sleep(0.01)
     return False
@@ -58,7 +58,7 @@ def test_valkey_answers_on_loopback_only_and_stops(tmp_path: Path) -> None:
 
 def test_valkey_does_not_survive_kill_9_of_the_demo(tmp_path: Path) -> None:
     demo = subprocess.Popen(
-        [sys.executable, "-c", STARTS_ONE, str(tmp_path)],
+        [sys.executable, "-c", START_VALKEY, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -68,17 +68,17 @@ def test_valkey_does_not_survive_kill_9_of_the_demo(tmp_path: Path) -> None:
         pid, port = map(int, demo.stdout.readline().split())
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
         demo.send_signal(signal.SIGKILL)
-    assert wait_until_gone(pid)
+    assert wait_for_end(pid)
 
 
-async def test_the_sample_api_answers_and_shows_who_called() -> None:
+async def test_the_sample_api_answers_with_the_account() -> None:
     api = SampleApi(free_port())
     await api.start()
     try:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{api.port}") as session:
             async with session.get("/v1/status", headers={"X-Account-Id": "acme"}) as answer:
                 body = await answer.json()
-                assert (answer.status, body["called_by"]) == (200, "acme")
+                assert (answer.status, body["account"]) == (200, "acme")
             async with session.post("/v1/exports") as answer:
                 assert answer.status == 201
             async with session.get("/nothing") as answer:
@@ -97,14 +97,14 @@ class Decision:
 
 
 def test_without_a_terminal_each_decision_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    Lines().show(Decision(decision="429 rate"))
+    LineView().show(Decision(decision="429 rate"))
     assert capsys.readouterr().out.split() == [
         "acme", "items", "standard", "429", "rate", "9", "(per-second)",
     ]  # fmt: skip
 
 
-def test_the_table_keeps_a_bounded_number_of_rows_and_counts_all() -> None:
-    table = Table()
+def test_the_table_has_a_bounded_number_of_rows_and_counts_all() -> None:
+    table = TableView()
     for number in range(1000):
         table.show(Decision(account=f"account-{number}"))
     drawn = table._drawing()

@@ -1,4 +1,4 @@
-"""That what is written is so: links lead somewhere, names exist, and nothing is left out."""
+"""The docs agree with the code: links work, names exist, and every command is documented."""
 
 import re
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ def name_of(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """The headings of a page, as they are linked to."""
+    """The anchors of the headings of a page."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for path, anchor in LINK.findall(page.read_text()):
         target = (page.parent / path) if path else page
         assert target.exists(), path
@@ -49,61 +49,62 @@ def test_every_make_target_that_is_named_exists(page: Path) -> None:
     assert set(named) <= targets
 
 
-def verbs(command: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:
-    """Each verb with its options: ("keys list", {"--account", …})."""
+def commands_of(command: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Each command with its options: ("keys list", {"--account", …})."""
     inner = getattr(command, "commands", None)
     if inner is not None:
-        for word, one in inner.items():
-            yield from verbs(one, f"{path} {word}".strip())
+        for word, subcommand in inner.items():
+            yield from commands_of(subcommand, f"{path} {word}".strip())
         return
-    options = [one for one in command.params if one.param_type_name == "option"]
-    yield path, {name for one in options for name in (*one.opts, *one.secondary_opts)}
+    options = [param for param in command.params if param.param_type_name == "option"]
+    yield path, {name for option in options for name in (*option.opts, *option.secondary_opts)}
 
 
-VERBS = dict(verbs(typer.main.get_command(build())))
+COMMANDS = dict(commands_of(typer.main.get_command(build())))
 
 
-def section(verb: str) -> str:
+def section(command: str) -> str:
     """The section of docs/reference/cli.md for the command or its group."""
     page = (DOCS / "reference" / "cli.md").read_text()
     for part in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
-        if verb.split()[0] in re.split(r"\W+", part.splitlines()[0]):
+        if command.split()[0] in re.split(r"\W+", part.splitlines()[0]):
             return part
     return ""
 
 
-def documented(verb: str) -> dict[str, str]:
-    """Option → the verbs of the section that its row says it is of."""
-    found = {}
-    for row in section(verb).splitlines():
+def documented(command: str) -> dict[str, str]:
+    """Option → the cell with the commands that have it, "all" without such a cell."""
+    options = {}
+    for row in section(command).splitlines():
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         if cells[0].startswith("`-"):
-            whose = cells[1] if len(cells) == 3 else "all"
-            found |= dict.fromkeys(re.findall(r"`(--?[\w-]+)", cells[0]), whose)
-    return found
+            scope = cells[1] if len(cells) == 3 else "all"
+            options |= dict.fromkeys(re.findall(r"`(--?[\w-]+)", cells[0]), scope)
+    return options
 
 
-def is_of(verb: str, whose: str) -> bool:
-    if whose.startswith(("all", "both")):
-        return f"but `{verb}`" not in whose
-    return f"`{verb}`" in whose
+def covers(scope: str, command: str) -> bool:
+    if scope.startswith(("all", "both")):
+        return f"but `{command}`" not in scope
+    return f"`{command}`" in scope
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {"serve"}))
-def test_a_verb_has_the_options_that_are_documented_and_no_others(verb: str) -> None:
-    written = {option for option, whose in documented(verb).items() if is_of(verb, whose)}
-    assert written == VERBS[verb]
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"serve"}))
+def test_the_docs_have_exactly_the_options_of_a_command(command: str) -> None:
+    written = {name for name, scope in documented(command).items() if covers(scope, command)}
+    assert written == COMMANDS[command]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_command_line_is_one_that_can_be_typed(page: Path) -> None:
+def test_every_command_line_on_a_page_is_valid(page: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
     for line in re.findall(r"^    \$? ?(?:\w+=\S+ )?sidecar (.+)$", text, re.MULTILINE):
         words = re.split(r"\s+#|\s+[>|…]", line)[0].split()
-        verb = next((one for one in (" ".join(words[:2]), words[0]) if one in VERBS), None)
-        assert verb is not None, line
+        names = (" ".join(words[:2]), words[0])
+        command = next((name for name in names if name in COMMANDS), None)
+        assert command is not None, line
         options = {word.split("=")[0] for word in words if word.startswith("-")}
-        assert options <= VERBS[verb], line
+        assert options <= COMMANDS[command], line
 
 
 # The life of a request
@@ -112,7 +113,7 @@ LIFE = DOCS / "explanation" / "architecture.md"
 NAMED = re.compile(r"\[`([\w.]+)`\]\(\.\./\.\./([\w/.]+)\)")
 
 
-def test_the_life_of_a_request_names_what_is_in_the_files() -> None:
+def test_the_life_of_a_request_names_existing_code() -> None:
     for name, path in NAMED.findall(LIFE.read_text()):
         text = (ROOT / path).read_text()
         if name != Path(path).name:

@@ -1,4 +1,4 @@
-"""Where settings come from, what is refused, and that docs/reference/settings.md lists them all."""
+"""Sources of settings, messages about invalid ones, and docs/reference/settings.md."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.addresses import Origin
 from sidecar.errors import SettingsError
-from sidecar.settings import Address, Settings, UnixPath, described
+from sidecar.settings import Address, Settings, UnixPath, all_settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 NEEDED = {"plans": "plans.yaml", "upstream": "http://127.0.0.1:3000"}
@@ -14,11 +14,11 @@ NEEDED = {"plans": "plans.yaml", "upstream": "http://127.0.0.1:3000"}
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for setting in described():
+    for setting in all_settings():
         monkeypatch.delenv(setting.env, raising=False)
 
 
-def test_defaults_are_loopback_and_need_only_plans_and_upstream() -> None:
+def test_defaults_are_on_loopback_and_only_plans_and_upstream_are_required() -> None:
     settings = Settings.load(NEEDED)
     assert settings.listen == Address("127.0.0.1", 8080)
     assert settings.control == Address("127.0.0.1", 9090)
@@ -44,7 +44,7 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(
     assert settings.sinks == ("stdout", "redis")
 
 
-def test_a_toml_file_is_read_too(tmp_path: Path) -> None:
+def test_a_toml_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.toml"
     file.write_text('plans = "p.yaml"\nupstream = "http://api"\naccess_log = true\n')
     settings = Settings.load({"config": str(file)})
@@ -70,41 +70,59 @@ def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("flags", "sentence"),
+    ("flags", "message"),
     [
-        ({"plans": None}, "--plans (SIDECAR_PLANS) is missing. The plan file."),
-        ({"upstream": None}, "--upstream (SIDECAR_UPSTREAM) is missing."),
+        (
+            {"plans": None},
+            "--plans (SIDECAR_PLANS): is missing; write --plans FILE, or set SIDECAR_PLANS",
+        ),
+        ({"upstream": None}, "--upstream (SIDECAR_UPSTREAM): is missing; write --upstream URL"),
         (
             {"upstream": "ftp://api"},
             "is not an upstream; write http://HOST:PORT, https://HOST:PORT",
         ),
-        ({"upstream": "unix:run/api.sock"}, "names no socket; write unix:/PATH"),
+        ({"upstream": "unix:run/api.sock"}, "is not a unix socket; write unix:/PATH"),
         ({"upstream": "http://api:3000/v1"}, "without a path"),
-        ({"upstream_cert": "a.pem"}, "--upstream-cert and --upstream-key go together"),
-        ({"upstream_ca": "a.pem"}, "are for https:// upstreams"),
+        ({"upstream_cert": "a.pem"}, "--upstream-cert and --upstream-key: need each other"),
+        ({"upstream_ca": "a.pem"}, "need an https:// upstream"),
         ({"trusted_proxies": "10.0.0.0/8,me"}, '"me" is not a network; write it like 10.0.0.0/8'),
-        ({"upgrades": "websocket,h2c"}, "HTTP/2 cannot be upgraded to here"),
+        ({"upgrades": "websocket,h2c"}, "an upgrade to HTTP/2 is not allowed"),
         ({"upgrades": "web socket"}, "is not a protocol"),
-        ({"allow_in_path": "slash"}, '"slash" cannot be allowed; write some of encoded-slash'),
+        (
+            {"allow_in_path": "slash"},
+            '"slash" cannot be allowed; write one or more of encoded-slash',
+        ),
         ({"redis": "unix:run/redis.sock"}, "not a Redis URL"),
         ({"upstream": "http://api:99999"}, "is not an upstream"),
-        ({"upstream": "http://u:hidden@api"}, "credentials do not belong into the upstream's "),
-        ({"listen": "8080"}, '--listen (SIDECAR_LISTEN) is wrong: "8080" is not an address'),
+        (
+            {"upstream": "http://u:hidden@api"},
+            "an upstream cannot have a user or password; remove them",
+        ),
+        ({"listen": "8080"}, '--listen (SIDECAR_LISTEN): "8080" is not an address'),
         ({"listen": "::1:8080"}, "write HOST:PORT"),
         ({"listen": "unix:relative.sock"}, "write unix:/PATH"),
-        ({"listen": "unix:/run/"}, "names no socket"),
-        ({"listen": f"unix:/{'x' * 100}"}, "is too long for a socket; at most 100 bytes"),
+        ({"listen": "unix:/run/"}, "is not a unix socket"),
+        ({"listen": f"unix:/{'x' * 100}"}, "is too long; write at most 100 bytes"),
         ({"listen_mode": "888"}, "is not a file mode; write it in octal, like 660"),
-        ({"control": "unix:/run/x.sock"}, "--control (SIDECAR_CONTROL) is wrong"),
-        ({"workers": "0"}, '"0" is not a number of workers; write 1 to 256, or auto'),
-        ({"shed": "0"}, '"0" is no limit; write adaptive, off or a number up to 100000'),
-        ({"shed": "100001"}, "--shed (SIDECAR_SHED) is wrong"),
-        ({"shed_min": "0"}, '"0" is too small; at least 1'),
-        ({"workers": "many"}, "--workers (SIDECAR_WORKERS) is wrong"),
-        ({"tls_cert": "c.pem"}, "--tls-key (SIDECAR_TLS_KEY) must be given too"),
-        ({"tls_key": "k.pem"}, "--tls-cert (SIDECAR_TLS_CERT) must be given too"),
+        (
+            {"control": "unix:/run/x.sock"},
+            '--control (SIDECAR_CONTROL): "unix:/run/x.sock" is not an address',
+        ),
+        ({"workers": "0"}, '"0" is not a number of workers; write a number from 1 to 256, or auto'),
+        ({"shed": "0"}, '"0" is not a limit; write adaptive, off, or a number from 1 to 100000'),
+        ({"shed": "100001"}, '--shed (SIDECAR_SHED): "100001" is not a limit'),
+        ({"shed_min": "0"}, '"0" is too small; write at least 1'),
+        ({"workers": "many"}, '--workers (SIDECAR_WORKERS): "many" is not a number of workers'),
+        (
+            {"tls_cert": "c.pem"},
+            "--tls-key (SIDECAR_TLS_KEY): missing, and TLS needs certificate and key",
+        ),
+        (
+            {"tls_key": "k.pem"},
+            "--tls-cert (SIDECAR_TLS_CERT): missing, and TLS needs certificate and key",
+        ),
         ({"tls_client_ca": "ca.pem"}, "--tls-cert (SIDECAR_TLS_CERT) and --tls-key"),
-        ({"max_connection_age_s": "-1"}, '"-1" is too small; at least 0'),
+        ({"max_connection_age_s": "-1"}, '"-1" is too small; write at least 0'),
         ({"control": "127.0.0.1:70000"}, "--control (SIDECAR_CONTROL)"),
         ({"redis": "localhost:6379"}, "not a Redis URL; write redis://"),
         ({"redis": "redis://localhost/x"}, "not a Redis URL"),
@@ -115,32 +133,32 @@ def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> 
         ({"redis": "redis://h?ssl_ca_certs=/ca.pem"}, "after the ? is not known; db may stand"),
         ({"redis": "rediss://h?ssl_certfile=/c.pem"}, "ssl_certfile and ssl_keyfile go together"),
         ({"redis": "rediss://h?ssl_check_hostname=no"}, "ssl_check_hostname is true or false"),
-        ({"redis_timeout_ms": "0"}, '"0" is too small; at least 1'),
+        ({"redis_timeout_ms": "0"}, '"0" is too small; write at least 1'),
         ({"redis_timeout_ms": "a"}, '"a" is not a whole number'),
         ({"redis_prefix": "{x}"}, "--redis-prefix (SIDECAR_REDIS_PREFIX)"),
         ({"spool_full": "panic"}, "write 'refuse' or 'drop'"),
         ({"sinks": "kafka"}, '"kafka" is not a sink; write stdout, file:/path or redis'),
-        ({"sinks": "stdout,stdout"}, "stdout is there twice"),
+        ({"sinks": "stdout,stdout"}, "there are two sinks of the kind stdout"),
         ({"drain_timeout_s": "nan"}, "--drain-timeout-s (SIDECAR_DRAIN_TIMEOUT_S)"),
-        ({"max_headers": "1000000"}, "is too large; at most 10000"),
+        ({"max_headers": "1000000"}, "is too large; write at most 10000"),
         ({"reserved_prefix": "/"}, "--reserved-prefix (SIDECAR_RESERVED_PREFIX)"),
         ({"log_level": "loud"}, "--log-level (SIDECAR_LOG_LEVEL)"),
         ({"config": "/nowhere/x.yaml"}, "--config (SIDECAR_CONFIG): cannot read /nowhere/x.yaml"),
     ],
 )
-def test_a_wrong_value_is_a_sentence_that_names_flag_and_variable(
-    flags: dict[str, object], sentence: str
+def test_an_invalid_value_has_a_message_with_flag_and_variable(
+    flags: dict[str, object], message: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.load({**NEEDED, **flags})
-    assert sentence in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_all_wrong_values_are_told_at_once() -> None:
+def test_all_invalid_values_are_reported_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.load({"listen": "x", "max_headers": "y"})
-    told = str(caught.value).splitlines()
-    assert [line.split()[0] for line in told] == [
+    lines = str(caught.value).splitlines()
+    assert [line.split()[0] for line in lines] == [
         "--plans",
         "--upstream",
         "--listen",
@@ -149,28 +167,28 @@ def test_all_wrong_values_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "sentence"),
+    ("name", "text", "message"),
     [
-        ("s.yaml", "lisen: 127.0.0.1:1", 'unknown setting "lisen"; did you mean listen?'),
+        ("s.yaml", "lisen: 127.0.0.1:1", 'unknown setting "lisen"; write listen, or remove it'),
         (
             "s.yaml",
             "zzz: 1",
-            'unknown setting "zzz"; docs/reference/settings.md lists all settings',
+            'unknown setting "zzz"; see docs/reference/settings.md',
         ),
-        ("s.yaml", "listen: [", "not valid YAML: line 1"),
-        ("s.yaml", "- listen", "must hold settings as NAME: VALUE lines"),
-        ("s.yaml", "config: other.yaml", "cannot name another one"),
+        ("s.yaml", "listen: [", "line 1: not valid YAML"),
+        ("s.yaml", "- listen", "is not a mapping; write lines like NAME: VALUE"),
+        ("s.yaml", "config: other.yaml", "config cannot name another file"),
         ("s.toml", "listen = ", "--config (SIDECAR_CONFIG)"),
     ],
 )
-def test_a_wrong_settings_file_is_refused(
-    tmp_path: Path, name: str, text: str, sentence: str
+def test_an_invalid_settings_file_is_rejected(
+    tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     file = tmp_path / name
     file.write_text(text)
     with pytest.raises(SettingsError) as caught:
         Settings.load({**NEEDED, "config": str(file)})
-    assert sentence in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +206,8 @@ def test_a_wrong_settings_file_is_refused(
 )
 def test_the_password_of_redis_is_never_shown(url: str, shown: str) -> None:
     settings = Settings.load({**NEEDED, "redis": url})
-    assert "hunter2" not in repr(settings) + settings.redis_shown + settings.model_dump_json()
-    assert settings.redis_shown == shown
+    assert "hunter2" not in repr(settings) + settings.redis_label + settings.model_dump_json()
+    assert settings.redis_label == shown
 
 
 @pytest.mark.parametrize(
@@ -204,7 +222,7 @@ def test_the_password_of_redis_is_never_shown(url: str, shown: str) -> None:
         "redis+cluster://u:hunter2@h/main",
     ],
 )
-def test_the_password_of_redis_is_not_shown_by_the_error_about_it(url: str) -> None:
+def test_an_error_about_redis_does_not_show_its_password(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.load({**NEEDED, "redis": url})
     assert "hunter2" not in str(caught.value)
@@ -217,14 +235,14 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def rows() -> list[str]:
-    """The table of docs/reference/settings.md, from the model."""
+    """The rows of the table in docs/reference/settings.md, from the model."""
     return [
-        f"| `{one.flag}` | `{one.env}` | "
-        f"{'required' if one.default is None else f'`{one.default}`'} | {one.text} |"
-        for one in described()
+        f"| `{info.flag}` | `{info.env}` | "
+        f"{'required' if info.default is None else f'`{info.default}`'} | {info.help} |"
+        for info in all_settings()
     ]
 
 
-def test_the_docs_list_every_setting_as_the_model_has_it() -> None:
+def test_the_docs_have_the_table_of_settings() -> None:
     written = [line for line in DOCS.read_text().splitlines() if line.startswith("| `--")]
     assert written == rows()

@@ -1,4 +1,4 @@
-"""Settings for verbs that serve nothing: those asked for, from the same places, and no others."""
+"""Subsets of settings: only those asked for, from the same sources."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import pytest
 
 from sidecar.addresses import Origin
 from sidecar.errors import SettingsError
-from sidecar.settings import Settings, described, for_tools, unknown_variables
+from sidecar.settings import Settings, all_settings, load_subset, unknown_variables
 
-KNOWN = [setting.env for setting in described()]
+KNOWN = [setting.env for setting in all_settings()]
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_they_come_from_flag_variable_file_and_default_in_this_order(
+def test_sources_are_flag_variable_file_and_default_in_this_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "sidecar.yaml"
@@ -26,19 +26,19 @@ def test_they_come_from_flag_variable_file_and_default_in_this_order(
     monkeypatch.setenv("SIDECAR_REDIS_PREFIX", "variable")
     monkeypatch.setenv("SIDECAR_SPOOL", "/variable")
     names = ("config", "redis_prefix", "spool", "reserved_prefix", "allow_in_path")
-    found = for_tools(*names, redis_prefix="flag", spool=None)
-    assert (found.redis_prefix, str(found.spool)) == ("flag", "/variable")
-    assert (found.reserved_prefix, found.allow_in_path) == ("/file/", ())
+    settings = load_subset(*names, redis_prefix="flag", spool=None)
+    assert (settings.redis_prefix, str(settings.spool)) == ("flag", "/variable")
+    assert (settings.reserved_prefix, settings.allow_in_path) == ("/file/", ())
 
 
-def test_plan_file_and_upstream_are_needed_only_when_asked_for(
+def test_plan_file_and_upstream_are_required_only_if_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert for_tools("spool").spool == Settings.model_fields["spool"].default
-    with pytest.raises(SettingsError, match=r"--plans \(SIDECAR_PLANS\) is missing"):
-        for_tools("plans")
+    assert load_subset("spool").spool == Settings.model_fields["spool"].default
+    with pytest.raises(SettingsError, match=r"--plans \(SIDECAR_PLANS\): is missing"):
+        load_subset("plans")
     monkeypatch.setenv("SIDECAR_PLANS", "p.yaml")
-    assert str(for_tools("plans").plans) == "p.yaml"
+    assert str(load_subset("plans").plans) == "p.yaml"
 
 
 @pytest.mark.parametrize(
@@ -51,28 +51,28 @@ def test_plan_file_and_upstream_are_needed_only_when_asked_for(
         {"SIDECAR_CONTROL": "127.0.0.1:8080"},
     ],
 )
-def test_what_is_set_of_others_is_not_judged(
+def test_other_settings_are_not_checked(
     monkeypatch: pytest.MonkeyPatch, others: dict[str, str]
 ) -> None:
     for name, value in others.items():
         monkeypatch.setenv(name, value)
-    assert for_tools("redis", "spool").upstream == Origin("http", "none", 80)
+    assert load_subset("redis", "spool").upstream == Origin("http", "none", 80)
 
 
-def test_what_is_asked_for_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_asked_for_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDECAR_REDIS", "nonsense")
     with pytest.raises(SettingsError, match="--redis"):
-        for_tools("redis")
+        load_subset("redis")
 
 
-def test_an_unknown_setting_of_the_file_is_refused_here_too(tmp_path: Path) -> None:
+def test_an_unknown_setting_in_the_file_is_rejected(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.yaml"
     file.write_text("spol: /x\n")
-    with pytest.raises(SettingsError, match="did you mean spool"):
-        for_tools("config", "spool", config=str(file))
+    with pytest.raises(SettingsError, match="write spool, or remove it"):
+        load_subset("config", "spool", config=str(file))
 
 
-def test_a_name_that_is_set_twice_in_the_file_is_refused_with_its_lines(tmp_path: Path) -> None:
+def test_a_setting_that_is_twice_in_the_file_is_rejected_with_its_lines(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.yaml"
     file.write_text("spool: /a\nlisten: 127.0.0.1:1\n# here\nspool: /b\nlisten: 127.0.0.1:2\n")
     with pytest.raises(SettingsError) as caught:
@@ -83,7 +83,7 @@ def test_a_name_that_is_set_twice_in_the_file_is_refused_with_its_lines(tmp_path
     ]
 
 
-def test_a_name_that_is_set_twice_in_toml_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_a_setting_that_is_twice_in_toml_is_rejected_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.toml"
     file.write_text('spool = "/a"\nspool = "/b"\n')
     with pytest.raises(SettingsError, match=r"at line 2"):
@@ -100,7 +100,7 @@ def test_a_name_that_is_set_twice_in_toml_is_refused_with_its_line(tmp_path: Pat
 )
 def test_listen_and_control_must_differ(listen: str, control: str) -> None:
     flags = {"plans": "p", "upstream": "http://api", "listen": listen, "control": control}
-    with pytest.raises(SettingsError, match=r"--listen .* and --control .* must differ"):
+    with pytest.raises(SettingsError, match=r"--listen .* and --control .*: must differ"):
         Settings.load(flags)
 
 
@@ -113,20 +113,19 @@ def test_listen_and_control_must_differ(listen: str, control: str) -> None:
         ("unix:/run/a.sock", "127.0.0.1:8080"),
     ],
 )
-def test_addresses_that_do_differ_are_taken(listen: str, control: str) -> None:
+def test_different_addresses_are_accepted(listen: str, control: str) -> None:
     flags = {"plans": "p", "upstream": "http://api", "listen": listen, "control": control}
     assert str(Settings.load(flags).control) == control
 
 
-def test_a_variable_that_is_no_setting_is_told_with_what_may_be_meant() -> None:
-    told = unknown_variables(
+def test_an_unknown_variable_has_a_message_with_the_nearest_setting() -> None:
+    messages = unknown_variables(
         ["SIDECAR_LISEN", "SIDECAR_ZZZ", "sidecar_spol", "PATH", *KNOWN], KNOWN
     )
-    assert told == [
-        "SIDECAR_LISEN is not a setting and does nothing; did you mean SIDECAR_LISTEN?",
-        "SIDECAR_ZZZ is not a setting and does nothing; "
-        "docs/reference/settings.md lists all settings",
-        "sidecar_spol is not a setting and does nothing; did you mean SIDECAR_SPOOL?",
+    assert messages == [
+        "SIDECAR_LISEN is not a setting and has no effect; write SIDECAR_LISTEN, or remove it",
+        "SIDECAR_ZZZ is not a setting and has no effect; see docs/reference/settings.md",
+        "sidecar_spol is not a setting and has no effect; write SIDECAR_SPOOL, or remove it",
     ]
 
 
@@ -141,5 +140,5 @@ def test_a_variable_that_is_no_setting_is_told_with_what_may_be_meant() -> None:
         "sidecar_listen",
     ],
 )
-def test_what_the_platform_sets_and_small_letters_are_nothing_to_tell(name: str) -> None:
+def test_variables_of_the_platform_and_lower_case_names_have_no_message(name: str) -> None:
     assert unknown_variables([name], KNOWN) == []

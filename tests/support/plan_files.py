@@ -1,5 +1,7 @@
-"""Plan files compiled in the test's own process, which has all of the compiler loaded: hundreds of
-sidecars start in a run. That a process of its own makes the same book is tested in tests/config."""
+"""Compilation of plan files in the test process, which is faster than a child process per sidecar.
+
+tests/config checks that a child process compiles the same plan book.
+"""
 
 from pathlib import Path
 
@@ -8,5 +10,5 @@ from sidecar.core.model import PlanBook
 
 
 async def compiled_here(path: Path) -> PlanBook:
-    """Raises ConfigError."""
+    """The plan book of a file. Raises ConfigError."""
     return load(path)
