@@ -50,12 +50,10 @@ def configure(level: str = "info", fmt: LogFormat = "json") -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
 
 
-def unexpected(_loop: object, context: dict[str, Any]) -> None:
-    """What a loop says of exceptions that nobody caught, as one line like all others.
-
-    For `loop.set_exception_handler`.
-    """
-    logger("loop").error(context["message"], exc_info=context.get("exception"))
+def unhandled(_loop: object, context: dict[str, Any]) -> None:
+    """Log an exception that no code caught, for `loop.set_exception_handler`."""
+    error, exception = context["message"], context.get("exception")
+    logger("loop").error("unhandled_exception", error=error, exc_info=exception)
 
 
 def logger(name: str) -> Any:

@@ -14,7 +14,7 @@ log = logs.logger("test")
 
 async def main():
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(logs.unexpected)
+    loop.set_exception_handler(logs.unhandled)
     loop.call_soon(lambda: 1 / 0)
     await asyncio.sleep(0)
     await asyncio.sleep(0)

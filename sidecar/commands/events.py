@@ -75,13 +75,13 @@ def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
 
 def _spools(spool: str | None, config: str | None) -> Sequence[Path]:
     """Every spool of the directory: its own, and one for each worker. Raises SpoolError."""
-    from sidecar.serve.share import leftovers
+    from sidecar.serve.share import find_orphan_spools
     from sidecar.settings import for_tools
 
     directory = for_tools("config", "spool", config=config, spool=spool).spool
     try:
         next(directory.iterdir(), None)
-        found = leftovers(directory, 0)  # of no workers: all of them
+        found = find_orphan_spools(directory, 0)  # of no workers: all of them
     except OSError as error:
         raise SpoolError(f"The spool {directory} cannot be read: {error.strerror}.") from None
     if not found:

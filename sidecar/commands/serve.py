@@ -59,9 +59,9 @@ def _settings(flags: dict[str, Any]) -> Settings:
 
 
 def _workers(asked: str) -> int:
-    from sidecar.serve.workers import cpus
+    from sidecar.serve.workers.cpus import allowed_cpus
 
-    return cpus.allowed() if asked == "auto" else int(asked)
+    return allowed_cpus() if asked == "auto" else int(asked)
 
 
 def with_settings_flags(command: Callable[..., int]) -> Callable[..., int]:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from sidecar.errors import SettingsError
-from sidecar.serve.control_port import ControlServer
+from sidecar.serve.control_port import ControlPort
 from sidecar.serve.readiness import Readiness
 
 
@@ -30,8 +30,8 @@ def state() -> State:
     return State()
 
 
-def a_server(state: State, port: int = 0) -> ControlServer:
-    return ControlServer(
+def a_server(state: State, port: int = 0) -> ControlPort:
+    return ControlPort(
         ("127.0.0.1", port),
         registry=state.registry,
         ready=lambda: state.ready,
@@ -133,7 +133,7 @@ async def test_a_port_in_use_names_the_flag(state: State) -> None:
 
 
 async def test_an_address_that_is_not_here_names_the_flag(state: State) -> None:
-    server = ControlServer(
+    server = ControlPort(
         ("192.0.2.1", 0),
         registry=state.registry,
         ready=lambda: Readiness([], []),

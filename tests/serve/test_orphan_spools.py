@@ -9,7 +9,7 @@ from tests.support.events import ListSink, a_spool, fill, ids, until
 
 
 def leftovers(spools: list[Path], sink: ListSink) -> OrphanSpools:
-    return OrphanSpools(spools, lambda: [sink], max_bytes=1 << 30, busy_s=0.001)
+    return OrphanSpools(spools, lambda: [sink], max_bytes=1 << 30, retry_s=0.001)
 
 
 async def test_every_spool_is_shipped_and_stays_verifiable(tmp_path: Path) -> None:

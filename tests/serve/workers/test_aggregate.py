@@ -10,9 +10,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from sidecar.metrics import Metrics
-from sidecar.serve.readiness import Readiness
-from sidecar.serve.readiness import merged as merged_readiness
-from sidecar.serve.workers.aggregate import MergedMetrics, families_of, merged_config
+from sidecar.serve.readiness import Readiness, merge
+from sidecar.serve.workers.aggregate import MergedMetrics, families_of, merge_config
 
 
 def a_worker(
@@ -73,8 +72,8 @@ def test_of_what_says_since_when_the_earliest_counts_and_0_says_that_it_is_not_s
 
 def test_readiness_is_one_when_all_are_and_what_one_is_without_takes_none_away() -> None:
     fine, lost = Readiness([], []), Readiness([], ["redis: gone"])
-    assert merged_readiness({0: fine, 1: lost}, {}) == ([], ["worker 1: redis: gone"])
-    told = merged_readiness({0: lost, 2: Readiness(["draining"], [])}, {1: "starting"})
+    assert merge({0: fine, 1: lost}, {}) == ([], ["worker 1: redis: gone"])
+    told = merge({0: lost, 2: Readiness(["draining"], [])}, {1: "starting"})
     assert told.reasons == ["worker 1: starting", "worker 2: draining"]
     assert told.degraded == ["worker 0: redis: gone"]
 
@@ -137,7 +136,7 @@ def a_config(version: str, **other: Any) -> dict[str, Any]:
 
 def test_the_config_is_one_when_all_agree() -> None:
     bad = {"failed_since": "2026-11-23T08:30:00Z", "problems": ["plans.yaml:1:1: wrong"]}
-    status = merged_config({0: a_config("a"), 1: a_config("a", **bad)})
+    status = merge_config({0: a_config("a"), 1: a_config("a", **bad)})
     assert (status["agree"], status["version"]) == (True, "a")
     assert status["problems"] == bad["problems"]  # one worker that complains is enough
     assert set(status["workers"]) == {"0", "1"}
@@ -145,7 +144,7 @@ def test_the_config_is_one_when_all_agree() -> None:
 
 def test_the_config_says_so_when_not_all_agree() -> None:
     for other in (a_config("b"), None):
-        status = merged_config({0: a_config("a"), 1: other})
+        status = merge_config({0: a_config("a"), 1: other})
         assert status["agree"] is False
         assert "version" not in status
         assert status["workers"] == {"0": a_config("a"), "1": other}

@@ -69,6 +69,6 @@ def test_workers_that_die_before_they_serve_end_the_whole(serve: Any) -> None:
     code, text, _ = here.end()
     assert code == 1
     [error] = errors_of(text)
-    assert "ended 3 times in a row before it served, at last with exit code -9" in error
+    assert "ended 3 times in a row before it served, last with exit code -9" in error
     assert 3 <= len(seen) <= 6
     assert not any(alive(pid) for pid in seen)
