@@ -112,11 +112,8 @@ class PlanKeeper:
         self.failures += 1
         self._failed_since = self._failed_since or self._now()
         self._problems = [str(problem) for problem in error.problems]
-        log.error(
-            "plan_file_rejected",
-            problems=self._problems[:20],
-            live=self.book.version,
-        )
+        errors, live = self._problems[:20], self.book.version
+        log.error("plan_file_rejected", errors=errors, live_version=live)
 
     def status(self) -> dict[str, Any]:
         """Which version is live since when, and what failed since when."""

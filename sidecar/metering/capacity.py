@@ -43,7 +43,7 @@ class Room:
         self.used += size
         if not self._almost and self.used >= ALMOST * self.most:
             self._almost = True
-            _log.warning("spool_almost_full", spool=str(self._directory), bytes=self.used,
+            _log.warning("spool_almost_full", spool=str(self._directory), used_bytes=self.used,
                          max_bytes=self.most, remedy=self.remedy)  # fmt: skip
 
     def gave(self, size: int) -> None:
@@ -70,5 +70,5 @@ class Room:
     def open_again(self) -> None:
         """A write went well."""
         if self.full is not None:
-            _log.info("spool_recovered", spool=str(self._directory), was=self.full)
+            _log.info("spool_recovered", spool=str(self._directory), error=self.full)
             self.full = None

@@ -96,12 +96,13 @@ class Lane:
         self.idle.clear()
         if self.up:
             self.up = False
-            _log.warning("sink_down", sink=self.sink.name, error=str(error), lag=self.lag)
+            _log.warning("sink_down", sink=self.sink.name, error=str(error),
+                         lag_events=self.lag)  # fmt: skip
 
     def _came_up(self) -> None:
         if not self.up:
             self.up = True
-            _log.info("sink_up", sink=self.sink.name, lag=self.lag)
+            _log.info("sink_up", sink=self.sink.name, lag_events=self.lag)
 
     def _segment(self) -> Segment | None:
         """The segment with the next line to send; None when all committed ones are sent."""
@@ -179,7 +180,7 @@ class Lane:
             )
             return False
         _log.error("event_refused_by_sink", sink=self.sink.name, error=str(error),
-                   seq=_seq_of(line), kept_in=str(self._dead_path))  # fmt: skip
+                   seq=_seq_of(line), dead_letter_file=str(self._dead_path))  # fmt: skip
         return True
 
     async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:

@@ -68,7 +68,7 @@ def recover(directory: Path, files: Files) -> Recovered:
             _log.error(
                 "spool_damaged",
                 file=str(segments[-1].path),
-                bad_lines=scan.breaks,
+                invalid_lines=scan.breaks,
                 remedy="run `sidecar events verify`; the sound lines are shipped",
             )
     head = _choose(head, found)
@@ -88,16 +88,15 @@ def _choose(head: Head | None, found: Head | None) -> Head:
     if head.next_seq == found.next_seq:
         if head.prev != found.prev:
             _log.error(
-                "spool_damaged",
-                last=head.next_seq - 1,
-                error="the last line was altered",
+                "spool_last_line_altered",
+                last_seq=head.next_seq - 1,
                 remedy="restore it from a backup; `sidecar events verify` reports it",
             )
         return head
     _log.error(
         "spool_events_missing",
-        first=found.next_seq,
-        last=head.next_seq - 1,
+        first_seq=found.next_seq,
+        last_seq=head.next_seq - 1,
         remedy="the end of the spool was removed or damaged; restore it from a backup",
     )
     return head
@@ -147,5 +146,6 @@ def _set_aside(segment: Segment, scan: _Scan, files: Files) -> None:
     finally:
         os.close(fd)
     segment.size = scan.end
-    _log.warning("spool_torn_tail", file=str(segment.path), set_aside=str(aside),
-                 bytes=len(doubtful), lines=scan.doubtful, kept=scan.sound)  # fmt: skip
+    _log.warning("spool_tail_torn", file=str(segment.path), set_aside=str(aside),
+                 removed_bytes=len(doubtful), removed_lines=scan.doubtful,
+                 kept_lines=scan.sound)  # fmt: skip

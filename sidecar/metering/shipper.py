@@ -105,7 +105,7 @@ class Shipper:
                         await lane.idle.wait()
         except (TimeoutError, SpoolError) as error:
             problem = str(error) or f"not done within {timeout_s:g} s"
-            _log.warning("sinks_not_drained", error=problem, lag=self.lag)
+            _log.warning("sinks_not_drained", error=problem, lag_events=self.lag)
             return False
         return not any(self.lag.values())
 

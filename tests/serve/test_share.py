@@ -57,9 +57,7 @@ def test_spools_without_an_owner_are_the_first_workers(tmp_path: Path) -> None:
     whole = settings(spool)
     assert worker_share(whole, 0, 2, None).orphan_spools == (spool, *made[2:])
     assert worker_share(whole, 1, 2, None).orphan_spools == ()
-    assert (
-        single_share(whole).lock_directory == spool
-    )  # two spools, one output
+    assert single_share(whole).lock_directory == spool  # two spools, one output
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:8080", "[::1]:0", "unix:/run/x.sock"])
