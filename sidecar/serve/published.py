@@ -1,4 +1,4 @@
-"""The metrics of a sidecar's parts, read at each scrape; docs/reference/metrics.md lists them all."""
+"""The metrics of a sidecar's parts, read at each scrape; see docs/reference/metrics.md."""
 
 import asyncio
 from collections.abc import Callable, Mapping
