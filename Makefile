@@ -18,6 +18,7 @@ BENCH_READY := $(VENV)/.bench-ready
 COMPILED := build/compiled
 COMPILED_READY := $(COMPILED)/.ready
 COMPILED_TESTS := tests/core tests/config tests/proxy tests/stores tests/metering tests/clients tests/e2e
+WORDS := sidecar/serve sidecar/logs.py sidecar/metrics.py tests/serve tests/docs hatch_build.py Dockerfile Makefile
 CODE := sidecar tests loadtests hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
@@ -40,11 +41,12 @@ fast: $(DEV_READY) ## Run the tests that need no server, in under a minute
 compiled: $(COMPILED_READY) ## Compile the data path and test what comes out (needs a C compiler)
 	@cd $(COMPILED) && PYTHONPATH=$$PWD $(CURDIR)/$(BIN)/pytest -n 2 $(or $(ARGS),$(COMPILED_TESTS))
 
-check: $(DEV_READY) ## Lint, format, types, import rules, Dockerfile
+check: $(DEV_READY) ## Lint, format, types, import rules, words, Dockerfile
 	@echo "ruff check";   $(BIN)/ruff check $(CODE)
 	@echo "ruff format";  $(BIN)/ruff format --check $(CODE)
 	@echo "mypy";         $(BIN)/mypy
 	@echo "lint-imports"; $(BIN)/lint-imports
+	@echo "words";        $(BIN)/python .ci/words $(WORDS)
 	@echo "hadolint";     $(BIN)/hadolint Dockerfile && echo "Dockerfile: no problems"
 
 fmt: $(DEV_READY) ## Format the code and repair what ruff can repair

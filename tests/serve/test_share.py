@@ -1,4 +1,4 @@
-"""What each worker gets of the whole, and which spools have no owner."""
+"""The shares of workers, orphan spools, and the number of CPUs."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def a_spool(path: Path) -> Path:
     return path
 
 
-def test_bounds_of_the_whole_are_divided(tmp_path: Path) -> None:
+def test_bounds_are_divided_among_workers(tmp_path: Path) -> None:
     whole = settings(
         tmp_path, max_connections="10", upstream_connections="5", spool_max_bytes=str(9 << 20),
         shed="100",
@@ -40,17 +40,17 @@ def test_bounds_of_the_whole_are_divided(tmp_path: Path) -> None:
     assert worker_settings(settings(tmp_path, spool_max_bytes=str(1 << 20)), 0, 3).spool_max_bytes
 
 
-def test_the_only_worker_keeps_the_spool_itself_and_shares_nothing(tmp_path: Path) -> None:
+def test_a_single_process_uses_the_spool_directory_itself(tmp_path: Path) -> None:
     a_spool(tmp_path / "spool")
     share = single_share(settings(tmp_path / "spool"))
     assert (share.worker, share.orphan_spools, share.lock_directory) == (None, (), None)
 
 
-def test_spools_without_an_owner_are_the_first_workers(tmp_path: Path) -> None:
+def test_worker_0_ships_the_orphan_spools(tmp_path: Path) -> None:
     spool = a_spool(tmp_path / "spool")
     made = [a_spool(spool / f"worker-{number}") for number in (0, 1, 2, 10)]
-    (spool / "worker-7").mkdir()  # nothing in it
-    a_spool(spool / "worker-old")  # not ours
+    (spool / "worker-7").mkdir()  # empty
+    a_spool(spool / "worker-old")  # not a worker
     assert find_orphan_spools(spool, 1) == tuple(made)
     assert find_orphan_spools(spool, 2) == (spool, *made[2:])
     assert find_orphan_spools(spool, 11) == (spool,)
@@ -61,7 +61,7 @@ def test_spools_without_an_owner_are_the_first_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:8080", "[::1]:0", "unix:/run/x.sock"])
-def test_settings_travel_as_flags_without_loss(tmp_path: Path, listen: str) -> None:
+def test_settings_as_flags_lose_nothing(tmp_path: Path, listen: str) -> None:
     given = settings(
         tmp_path, listen=listen, redis="redis://u:hunter2@h:1/3", sinks="stdout,file:/x/y,redis",
         access_log="true", idle_timeout_s="0.25", tls_cert="c", tls_key="k", workers="3",
@@ -70,7 +70,7 @@ def test_settings_travel_as_flags_without_loss(tmp_path: Path, listen: str) -> N
     assert Settings.load(given.as_flags()) == given
 
 
-def test_the_cpus_are_those_of_the_affinity_and_every_quota(tmp_path: Path) -> None:
+def test_cpus_are_bounded_by_the_affinity_and_every_quota(tmp_path: Path) -> None:
     own, root = tmp_path / "own", tmp_path / "cgroup"
     (root / "pod" / "box").mkdir(parents=True)
     own.write_text("1:cpu:/x\n0::/pod/box\n")
@@ -83,7 +83,7 @@ def test_the_cpus_are_those_of_the_affinity_and_every_quota(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [("-1", None), ("150000", 2), ("100", 1)])
-def test_version_1_of_control_groups_has_quotas_too(
+def test_cpus_are_bounded_by_quotas_of_cgroups_version_1(
     tmp_path: Path, quota: str, cpus: int | None
 ) -> None:
     own, root = tmp_path / "own", tmp_path / "cgroup"

@@ -86,7 +86,7 @@ class Supervisor:
         log_serving(self._settings, self._count)
 
     def _reserve_address(self) -> int | None:
-        """Hold the address until `stop`. Return the descriptor of a unix socket, which is shared.
+        """Hold the address until `stop`. Return the descriptor of a unix socket, which all share.
 
         On TCP each worker has a listening socket of its own, so that the connections queued for
         a dead worker do not hold up the others. The socket bound here does not listen, so it
