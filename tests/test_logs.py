@@ -38,8 +38,10 @@ def lines() -> list[dict[str, Any]]:
 def test_tracebacks_and_unhandled_exceptions_are_one_json_object_each() -> None:
     failed, hello, unhandled = lines()
     assert (failed["event"], failed["level"], failed["request_id"]) == (
-        "request_failed", "error", "1"
-    )  # fmt: skip
+        "request_failed",
+        "error",
+        "1",
+    )
     assert failed["exception"].startswith("Traceback ")
     assert failed["exception"].endswith("\nValueError: wrong")
     assert (hello["token"], hello["password"]) == ("[hidden]", "[hidden]")

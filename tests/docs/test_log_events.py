@@ -56,9 +56,10 @@ def log_calls() -> Iterator[LogCall]:
                     f"{path.relative_to(ROOT)}:{node.lineno}",
                     literal if isinstance(literal, str) else "",
                     node.func.attr,
-                    frozenset("exception" if k.arg == "exc_info" else k.arg or "**"
-                              for k in node.keywords),
-                )  # fmt: skip
+                    frozenset(
+                        "exception" if k.arg == "exc_info" else k.arg or "**" for k in node.keywords
+                    ),
+                )
 
 
 LOG_CALLS = list(log_calls())

@@ -26,9 +26,12 @@ def a_spool(path: Path) -> Path:
 
 def test_bounds_are_divided_among_workers(tmp_path: Path) -> None:
     whole = settings(
-        tmp_path, max_connections="10", upstream_connections="5", spool_max_bytes=str(9 << 20),
+        tmp_path,
+        max_connections="10",
+        upstream_connections="5",
+        spool_max_bytes=str(9 << 20),
         shed="100",
-    )  # fmt: skip
+    )
     parts = [worker_settings(whole, number, 3) for number in range(3)]
     assert [part.spool for part in parts] == [tmp_path / f"worker-{n}" for n in range(3)]
     assert {part.max_connections for part in parts} == {4}
@@ -63,10 +66,17 @@ def test_worker_0_ships_the_orphan_spools(tmp_path: Path) -> None:
 @pytest.mark.parametrize("listen", ["127.0.0.1:8080", "[::1]:0", "unix:/run/x.sock"])
 def test_settings_as_flags_lose_nothing(tmp_path: Path, listen: str) -> None:
     given = settings(
-        tmp_path, listen=listen, redis="redis://u:hunter2@h:1/3", sinks="stdout,file:/x/y,redis",
-        access_log="true", idle_timeout_s="0.25", tls_cert="c", tls_key="k", workers="3",
+        tmp_path,
+        listen=listen,
+        redis="redis://u:hunter2@h:1/3",
+        sinks="stdout,file:/x/y,redis",
+        access_log="true",
+        idle_timeout_s="0.25",
+        tls_cert="c",
+        tls_key="k",
+        workers="3",
         upstream="http://[::1]:3000",
-    )  # fmt: skip
+    )
     assert Settings.load(given.as_flags()) == given
 
 

@@ -110,16 +110,24 @@ class Several:
         plans.parent.mkdir(exist_ok=True)
         plans.write_text(plans_text())
         given = {
-            "plans": plans, "upstream": f"http://127.0.0.1:{self.api.port}",
-            "listen": f"127.0.0.1:{self.port}", "control": f"127.0.0.1:{self.control}",
-            "redis": self.redis, "redis-timeout-ms": 5000, "spool": self.spool,
-            "workers": self.workers, "drain-timeout-s": 10,
-        } | self.flags  # fmt: skip
+            "plans": plans,
+            "upstream": f"http://127.0.0.1:{self.api.port}",
+            "listen": f"127.0.0.1:{self.port}",
+            "control": f"127.0.0.1:{self.control}",
+            "redis": self.redis,
+            "redis-timeout-ms": 5000,
+            "spool": self.spool,
+            "workers": self.workers,
+            "drain-timeout-s": 10,
+        } | self.flags
         kept = {k: v for k, v in os.environ.items() if not k.startswith("SIDECAR_")}
         self.process = subprocess.Popen(
             [SIDECAR, "serve", *(str(part) for k, v in given.items() for part in (f"--{k}", v))],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=kept,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=kept,
+        )
 
     def ready(self) -> "Several":
         """Wait until it is ready."""
