@@ -1,13 +1,13 @@
 # syntax=docker/dockerfile:1
-# The data path, compiled, in one small image: no shell tools, no compiler, no root.
+# A small image with the compiled data path: no compiler, no build tools, no root.
 
-# The full image has a C compiler, and the same Python.
+# The full image has a C compiler and the same Python.
 FROM python:3.13-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
 WORKDIR /src
 RUN python -m venv /opt/build && python -m venv --without-pip /opt/sidecar
 COPY requirements-build.lock requirements-runtime.lock ./
-# The build backend comes from the lock too, into an environment that stays behind.
+# The build backend is locked too, and installed in an environment that the image does not contain.
 RUN /opt/build/bin/pip install --require-hashes -r requirements-build.lock \
  && /opt/build/bin/pip --python /opt/sidecar/bin/python install --require-hashes -r requirements-runtime.lock
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
@@ -20,14 +20,14 @@ RUN SIDECAR_COMPILE=1 /opt/build/bin/pip wheel --no-deps --no-build-isolation --
 FROM python:3.13-slim-bookworm
 LABEL org.opencontainers.image.title="quota-sidecar" \
       org.opencontainers.image.licenses="Apache-2.0"
-# Calls come in from other containers; the control port stays inside unless SIDECAR_CONTROL opens it.
+# Other containers send requests to 8080. The control port is local unless SIDECAR_CONTROL opens it.
 ENV PATH=/opt/sidecar/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     SIDECAR_LISTEN=0.0.0.0:8080 \
     SIDECAR_CONTROL=127.0.0.1:9090 \
     SIDECAR_SPOOL=/var/spool/sidecar
 COPY --from=build /opt/sidecar /opt/sidecar
 COPY --from=build --chown=65532:65532 /var/spool/sidecar /var/spool/sidecar
-# Numeric, so that Kubernetes can verify runAsNonRoot.
+# A number, so that Kubernetes can verify runAsNonRoot.
 USER 65532:65532
 WORKDIR /var/spool/sidecar
 VOLUME ["/var/spool/sidecar"]

@@ -1,4 +1,4 @@
-# Everything a person or CI does here. `make` alone lists it.
+# All tasks of people and CI. `make` lists them.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -18,36 +18,38 @@ BENCH_READY := $(VENV)/.bench-ready
 COMPILED := build/compiled
 COMPILED_READY := $(COMPILED)/.ready
 COMPILED_TESTS := tests/core tests/config tests/proxy tests/stores tests/metering tests/clients tests/e2e
+WORDS := sidecar/serve sidecar/logs.py sidecar/metrics.py tests/serve tests/docs hatch_build.py Dockerfile Makefile
 CODE := sidecar tests loadtests hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
 .PHONY: help demo test fast compiled cost check fmt bench load scripts slow soak faults lock clean
 
-help: ## List what can be made
+help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-# Ctrl-C is for the demo alone, which then ends well; what ends this shell ends the demo too.
+# Ctrl-C reaches only the demo, which then stops cleanly. The end of this shell ends the demo, too.
 demo: $(DEMO_READY) ## Run the sidecar, a sample API and a Valkey here (ARGS="--listen 127.0.0.1:8181")
 	@set -m; trap 'kill $$(jobs -p) 2>/dev/null || true' EXIT; $(BIN)/sidecar demo $(ARGS); exit $$?
 
-test: $(DEV_READY) ## Run the whole test suite against a real Valkey
+test: $(DEV_READY) ## Run all tests against a real Valkey
 	@$(BIN)/pytest -n 2 tests
 
 fast: $(DEV_READY) ## Run the tests that need no server, in under a minute
 	@$(BIN)/pytest -q -n 2 $(wildcard $(FAST_TESTS))
 
-compiled: $(COMPILED_READY) ## Compile the data path and test what comes out (needs a C compiler)
+compiled: $(COMPILED_READY) ## Compile the data path and test the result (needs a C compiler)
 	@cd $(COMPILED) && PYTHONPATH=$$PWD $(CURDIR)/$(BIN)/pytest -n 2 $(or $(ARGS),$(COMPILED_TESTS))
 
-check: $(DEV_READY) ## Lint, format, types, import rules, Dockerfile
+check: $(DEV_READY) ## Lint, format, types, import rules, words, Dockerfile
 	@echo "ruff check";   $(BIN)/ruff check $(CODE)
 	@echo "ruff format";  $(BIN)/ruff format --check $(CODE)
 	@echo "mypy";         $(BIN)/mypy
 	@echo "lint-imports"; $(BIN)/lint-imports
+	@echo "words";        $(BIN)/python .ci/words $(WORDS)
 	@echo "hadolint";     $(BIN)/hadolint Dockerfile && echo "Dockerfile: no problems"
 
-fmt: $(DEV_READY) ## Format the code and repair what ruff can repair
+fmt: $(DEV_READY) ## Format the code and apply the fixes of ruff
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
@@ -55,25 +57,25 @@ bench: $(BENCH_READY) ## Compare with nginx, Envoy and Traefik on one core (ARGS
 	@$(MAKE) --no-print-directory $(COMPILED_READY) || echo "Not compiled; make bench skips that row."
 	@$(BIN)/python -m loadtests.compare $(ARGS)
 
-cost: $(DEV_READY) ## CPU time per request, of this tree and of others (ARGS="build/compiled")
+cost: $(DEV_READY) ## Measure CPU time per request of this tree and others (ARGS="build/compiled")
 	@$(BIN)/python -m loadtests.compare.cost $(ARGS)
 
-load: $(DEV_READY) ## Try what is promised under load (ARGS="--scenario crowd")
+load: $(DEV_READY) ## Check the guarantees under load (ARGS="--scenario crowd")
 	@$(BIN)/python -m loadtests.run $(ARGS)
 
-scripts: $(DEV_READY) ## What each Lua script costs Valkey, with five limits
+scripts: $(DEV_READY) ## Measure the cost of each Lua script in Valkey, with five limits
 	@$(BIN)/python -m loadtests.scripts $(ARGS)
 
-slow: $(DEV_READY) ## Hold a thousand slow connections and look at a normal client (needs slowhttptest)
+slow: $(DEV_READY) ## Measure a normal client next to 1,000 slow connections (needs slowhttptest)
 	@$(BIN)/python -m loadtests.slow $(ARGS)
 
-soak: $(DEV_READY) ## Ten minutes of mixed traffic with faults (ARGS="--seconds 60")
+soak: $(DEV_READY) ## Run ten minutes of mixed traffic with faults (ARGS="--seconds 60")
 	@$(BIN)/python -m loadtests.soak $(ARGS)
 
-faults: $(DEV_READY) ## Redis breaks in every way under load: what passes, what is counted (ARGS="--only killed")
+faults: $(DEV_READY) ## Break Redis under load and check what is allowed and counted (ARGS="--only killed")
 	@$(BIN)/python -m loadtests.faults $(ARGS)
 
-# The widest lock is resolved first; the narrower ones take their versions from it.
+# The lock with the most packages comes first; the others take their versions from it.
 lock: $(BIN)/python ## Write the lock files (UPGRADE=1: newest version of everything)
 	@echo "Resolving pyproject.toml into $(LOCKS)"
 	@$(PIP) install uv==$(UV_VERSION)
@@ -88,8 +90,8 @@ clean: ## Remove the virtual environment and everything generated
 	@rm -rf $(VENV) .demo dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One environment, filled in two steps: the demo does not wait for the developers' tools.
-# Order-only on python: a link's age says nothing about what is installed.
+# One environment, filled in two steps, so that the demo does not wait for the developers' tools.
+# Order-only on python: the age of the link does not show what is installed.
 $(BIN)/python:
 	@.ci/venv $(VENV) $(PYTHON)
 
@@ -104,7 +106,7 @@ $(DEV_READY): requirements.lock $(DEMO_READY)
 	@$(PIP) install --require-hashes -r requirements.lock
 	@touch $@
 
-# A tree of its own, in which the tests find the compiled modules before their sources.
+# A separate tree, where the tests import the compiled modules instead of the sources.
 $(COMPILED_READY): $(DEV_READY) hatch_build.py $(shell find sidecar tests -name '*.py' -o -name '*.lua')
 	@echo "Compiling the data path into $(COMPILED) (a minute or two)"
 	@rm -rf $(COMPILED) && mkdir -p $(COMPILED)

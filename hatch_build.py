@@ -1,7 +1,7 @@
-"""The build's one choice: with SIDECAR_COMPILE=1 the wheel carries the data path compiled by mypyc.
+"""The build hook: with SIDECAR_COMPILE=1, the wheel has the data path compiled by mypyc.
 
-The sources stay in it, for tracebacks. Without the variable nothing is compiled, and the wheel is
-the same for every platform.
+The sources stay in the wheel, for tracebacks. Without the variable, nothing is compiled and the
+wheel fits every platform.
 """
 
 import os
@@ -11,8 +11,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# What every request runs through. A class in here has no subclass outside of it, and does not care
-# how it is pickled: `config/compile_apart.py` writes plan books as calls of their classes.
+# The modules of the data path. A class in them has no subclass elsewhere. It need not be picklable:
+# `config/compile_apart.py` pickles plan books as calls of their classes.
 MODULES = (
     "clock", "core.answers", "core.claims", "core.decision", "core.events.templates",
     "core.identity", "core.model", "core.overload.adaptive_limit", "core.overload.baseline",
@@ -30,12 +30,12 @@ MODULES = (
 
 
 class CompiledDataPath(BuildHookInterface):
-    """Adds the extension modules beside their sources."""
+    """Adds the extension modules next to their sources."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Called by hatchling before it builds a wheel; an editable one is never compiled."""
+        """Compile before hatchling builds a wheel, except for an editable one."""
         if not wanted() or version == "editable":
             return
         directory = Path(tempfile.mkdtemp(prefix="sidecar-compile-"))
@@ -45,7 +45,7 @@ class CompiledDataPath(BuildHookInterface):
         build_data["infer_tag"] = True
 
     def dependencies(self) -> list[str]:
-        """What an isolated build installs: mypyc, and what our types are made of."""
+        """Dependencies of an isolated build: mypyc, and the packages that define the types."""
         if not wanted():
             return []
         core = self.metadata.core
@@ -53,13 +53,15 @@ class CompiledDataPath(BuildHookInterface):
 
 
 def wanted() -> bool:
-    """Whether whoever builds has asked for it."""
+    """Whether the environment asks for a compiled data path."""
     return os.environ.get("SIDECAR_COMPILE") == "1"
 
 
 def compiled(root: Path, directory: Path) -> list[Path]:
-    """The extension modules, built below `directory`/lib. Needs mypy, setuptools and a C compiler;
-    what is wrong with the sources ends the process, as mypyc has it."""
+    """Build the extension modules below `directory`/lib.
+
+    Needs mypy, setuptools and a C compiler. On an error in the sources, mypyc ends the process.
+    """
     from mypyc.build import mypycify
     from setuptools import Distribution
     from setuptools.command.build_ext import build_ext

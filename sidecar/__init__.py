@@ -1,3 +1,3 @@
-"""Quota Sidecar: turns an API into a business, one request at a time."""
+"""Quota Sidecar: quotas, entitlements and metering for an HTTP API."""
 
 __version__ = "0.1.0"

@@ -1,11 +1,11 @@
-"""Structured logs: one JSON object a line on stderr, with no secret in it."""
+"""Structured logs: one JSON object per line on stderr, without secrets."""
 
 import logging
 import sys
 from typing import Any, Final, Literal
 
-# structlog draws tracebacks with rich where it finds it: 5 MB in every serving process, for
-# something that JSON logs never show.
+# structlog imports rich, if it is installed, to format tracebacks. That costs 5 MB in every serving
+# process, and JSON logs never use it.
 _RICH: Final = sys.modules.pop("rich", None)
 sys.modules["rich"] = None  # type: ignore[assignment]
 try:
@@ -18,7 +18,7 @@ finally:
 LogFormat = Literal["json", "console"]
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-# Values under these names are never written, whoever logs them.
+# The values of fields with these names are never written.
 _SECRET: Final = frozenset(
     {"key", "secret", "token", "password", "authorization", "x-api-key", "x_api_key", "cookie"}
 )
@@ -31,7 +31,7 @@ def _hide_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict)
 
 
 def configure(level: str = "info", fmt: LogFormat = "json") -> None:
-    """Set up logging for the process. Level is one of LEVELS."""
+    """Set up logging for the process; `level` is a key of LEVELS."""
     renderer: Any = structlog.processors.JSONRenderer()
     if fmt == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
@@ -50,14 +50,12 @@ def configure(level: str = "info", fmt: LogFormat = "json") -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
 
 
-def unexpected(_loop: object, context: dict[str, Any]) -> None:
-    """What a loop says of exceptions that nobody caught, as one line like all others.
-
-    For `loop.set_exception_handler`.
-    """
-    logger("loop").error(context["message"], exc_info=context.get("exception"))
+def unhandled(_loop: object, context: dict[str, Any]) -> None:
+    """Log an exception that no code caught, for `loop.set_exception_handler`."""
+    error, exception = context["message"], context.get("exception")
+    logger("loop").error("unhandled_exception", error=error, exc_info=exception)
 
 
 def logger(name: str) -> Any:
-    """A logger whose lines carry `part=name`. Use as `log.info("event", field=value)`."""
+    """A logger that adds `part=name`. Use it as `log.info("subject_participle", field=value)`."""
     return structlog.get_logger(part=name)

@@ -1,7 +1,7 @@
-"""What Prometheus sees. No label holds an account, a key, a path or anything a client chose.
+"""Metrics for Prometheus. No label holds an account, an API key, a path or other client input.
 
-The request path adds to plain integers and lists (a fifth of the cost of the client
-library's locked children); one collector turns them into families when scraped.
+The request path adds to plain integers and lists, at a fifth of the cost of the client library's
+locked children. One collector makes metric families of them at each scrape.
 """
 
 from bisect import bisect_right
@@ -21,16 +21,16 @@ BUCKETS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
-_TOGETHER: Final = 256
+_BATCH: Final = 256  # spans that are sorted into buckets at once
 REQUEST_LABELS: Final = ("route", "class", "plan", "outcome")
-INTERNAL_ERROR: Final = "internal-error"  # the outcome of calls that we failed ourselves
-ReadAll = Callable[[], dict[tuple[str, ...], float]]  # numbers by the values of their labels
+INTERNAL_ERROR: Final = "internal-error"  # the outcome of requests that the sidecar failed
+ReadAll = Callable[[], dict[tuple[str, ...], float]]  # numbers by label values
 
 
 class Histogram:
-    """Counts of seconds in BUCKETS; single-threaded, as the event loop is.
+    """A histogram of spans in seconds, with BUCKETS; not thread-safe.
 
-    Spans are put into buckets some hundreds at a time: sorted, they take a third of the time.
+    Spans are sorted and counted in batches, in a third of the time.
     """
 
     __slots__ = ("_counts", "_new", "_total")
@@ -41,9 +41,9 @@ class Histogram:
         self._new: list[float] = []  # not counted yet
 
     def observe(self, seconds: float) -> None:
-        """Add one span of `seconds`."""
+        """Add one span."""
         self._new.append(seconds)
-        if len(self._new) == _TOGETHER:
+        if len(self._new) == _BATCH:
             self._count()
 
     def _count(self) -> None:
@@ -60,12 +60,12 @@ class Histogram:
 
     @property
     def total(self) -> float:
-        """Of all spans, in seconds."""
+        """The sum of all spans, in seconds."""
         self._count()
         return self._total
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """Buckets as Prometheus wants them: cumulative, the last one `+Inf`."""
+        """Cumulative counts by upper bound, the last one `+Inf`."""
         self._count()
         rows: list[tuple[str, float]] = []
         running = 0
@@ -76,7 +76,7 @@ class Histogram:
 
 
 class Metrics(Collector):
-    """All of the process's metrics. `registry` is what the control port serves."""
+    """All metrics of the process; the control port serves `registry`."""
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, str, str, str], int] = {}
@@ -90,9 +90,11 @@ class Metrics(Collector):
         self._labelled: list[tuple[str, str, tuple[str, ...], ReadAll]] = []
         self._labelled_counters: list[tuple[str, str, tuple[str, ...], ReadAll]] = []
         self.labelled_counter(
-            "sidecar_shadow_refusals", "Calls that a limit in shadow would have refused.",
-            ("plan", "limit"), lambda: self.shadowed,
-        )  # fmt: skip
+            "sidecar_shadow_refusals",
+            "Requests that a limit in shadow mode would have refused.",
+            ("plan", "limit"),
+            lambda: self.shadowed,
+        )
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -100,49 +102,45 @@ class Metrics(Collector):
         GCCollector(registry=self.registry)
 
     def count(self, route: str, request_class: str, plan: str, outcome: str) -> None:
-        """One request ended. Every argument comes from the plan book or a finite enum."""
+        """Count a request that has ended. Each argument is from the plan book or a finite enum."""
         labels = (route, request_class, plan, outcome)
         self.requests[labels] = self.requests.get(labels, 0) + 1
 
     def shadow(self, plan: str, limit: str) -> None:
-        """One call went on that a limit in shadow would have refused."""
+        """Count a request that was allowed although a limit in shadow mode would refuse it."""
         self.shadowed[plan, limit] = self.shadowed.get((plan, limit), 0.0) + 1
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Publish a number that some part keeps; `read` is called at each scrape."""
+        """Publish a number, which `read` returns at each scrape."""
         self._gauges.append((name, text, read))
 
     def counter(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Publish a number that only grows; `_total` is added to the name."""
+        """Publish a number that only grows; the client library adds `_total` to the name."""
         self._counters.append((name, text, read))
 
     def labelled_gauge(self, name: str, text: str, labels: tuple[str, ...], read: ReadAll) -> None:
-        """Publish numbers by a finite set of label values."""
+        """Publish numbers by label values, which must be a finite set."""
         self._labelled.append((name, text, labels, read))
 
     def labelled_counter(
         self, name: str, text: str, labels: tuple[str, ...], read: ReadAll
     ) -> None:
-        """The same for numbers that only grow; `_total` is added to the name."""
+        """Publish numbers that only grow, by label values."""
         self._labelled_counters.append((name, text, labels, read))
 
     def collect(self) -> Iterable[Metric]:
-        """Called by the registry at each scrape."""
+        """Yield all metric families. The registry calls this at each scrape."""
         requests = CounterMetricFamily(
-            "sidecar_requests", "Requests by how they ended.", labels=REQUEST_LABELS
+            "sidecar_requests", "Requests by outcome.", labels=REQUEST_LABELS
         )
         for labels, count in self.requests.items():
             requests.add_metric(labels, count)
         yield requests
         for name, text, histogram in (
-            ("sidecar_overhead_seconds", "Time spent before the upstream was asked.", self.added),
-            (
-                "sidecar_upstream_seconds",
-                "From asking the upstream to its last byte.",
-                self.upstream,
-            ),
-            ("sidecar_store_seconds", "Time one reserve took, Redis and queue.", self.store),
-            ("sidecar_wait_seconds", "Time for which calls were held.", self.waited),
+            ("sidecar_overhead_seconds", "Time before a request is forwarded.", self.added),
+            ("sidecar_upstream_seconds", "Time until the last byte of the answer.", self.upstream),
+            ("sidecar_store_seconds", "Time to reserve in Redis, with queueing.", self.store),
+            ("sidecar_wait_seconds", "Time for which requests waited.", self.waited),
         ):
             family = HistogramMetricFamily(name, text)
             family.add_metric([], histogram.cumulative(), histogram.total)

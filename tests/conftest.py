@@ -1,5 +1,4 @@
-"""Fixtures that every suite shares: a real Valkey, alone, as a cluster and behind sentinels, and
-nothing that outlives the run."""
+"""Fixtures that all tests share: real Valkey servers, which end with the test run."""
 
 from collections.abc import Iterator
 
@@ -27,7 +26,7 @@ def _valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def valkey_url(_valkey: str) -> str:
-    """Address of this worker's own Valkey, emptied before the test."""
+    """URL of this test worker's Valkey, emptied before the test."""
     client = redis.Redis.from_url(_valkey)
     client.flushall()
     client.script_flush()
@@ -43,8 +42,10 @@ def _cluster() -> Iterator[ACluster]:
 
 @pytest.fixture
 def cluster(_cluster: ACluster) -> ACluster:
-    """This worker's own cluster of three masters and three replicas, whole and emptied. A test
-    that ends a node starts it again."""
+    """This test worker's cluster of three masters and three replicas, repaired and emptied.
+
+    A test that ends a node restarts it.
+    """
     _cluster.site.revive()
     _cluster.until_whole()
     _cluster.flush()
@@ -59,7 +60,7 @@ def _guarded() -> Iterator[Guarded]:
 
 @pytest.fixture
 def sentinels(_guarded: Guarded) -> Guarded:
-    """This worker's own master and replica with three sentinels, whole and emptied."""
+    """This test worker's master and replica with three sentinels, repaired and emptied."""
     _guarded.site.revive()
     _guarded.flush()
     return _guarded

@@ -1,4 +1,4 @@
-"""Identifiers and instants, as they stand in events and headers."""
+"""Identifiers and timestamps in events and headers."""
 
 import uuid
 
@@ -9,7 +9,7 @@ from sidecar.clock import Clock
 NOW = 1_795_509_000_123_456_789  # 2026-11-24T08:30:00.123Z
 
 
-def test_ids_are_uuids_of_version_7_and_no_two_are_the_same() -> None:
+def test_ids_are_unique_uuids_of_version_7() -> None:
     clock = Clock()
     ids = [clock.request_id(NOW) for _ in range(5_000)]
     assert len(set(ids)) == len(ids)
@@ -40,7 +40,7 @@ def test_ids_sort_by_time() -> None:
         (-124_000_000, "2026-11-24T08:29:59.999Z"),
     ],
 )
-def test_instants_are_told_in_milliseconds(later_ns: int, text: str) -> None:
+def test_timestamps_have_milliseconds(later_ns: int, text: str) -> None:
     clock = Clock()
     clock.timestamp(NOW)
     assert clock.timestamp(NOW + later_ns) == text

@@ -1,4 +1,4 @@
-"""The sources mean the same to every Python and to mypyc, and stay away from where these differ."""
+"""The compiled modules avoid code that mypyc runs in another way than Python."""
 
 import ast
 import importlib
@@ -34,7 +34,7 @@ def classes(tree: ast.Module) -> Iterator[ast.ClassDef]:
 
 
 def is_native(cls: ast.ClassDef) -> bool:
-    """Whether mypyc makes a struct of it; its dataclasses keep their defaults as Python does."""
+    """Whether mypyc compiles the class to a struct; dataclasses keep Python's defaults."""
     others = {"Protocol", "NamedTuple", "StrEnum", "Exception", "ValueError"}
     return not cls.decorator_list and not bases(cls) & others
 
@@ -43,8 +43,8 @@ NATIVE = {cls.name for tree in TREES.values() for cls in classes(tree) if is_nat
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_default_of_none_stands_only_for_what_mypyc_knows(module: str) -> None:
-    """Of other types mypyc forgets it, and the attribute is not there."""
+def test_only_types_known_to_mypyc_have_a_default_of_none(module: str) -> None:
+    """With other types, mypyc drops the default, and the attribute does not exist."""
     for cls in classes(TREES[module]):
         for line in cls.body if is_native(cls) else ():
             if isinstance(line, ast.AnnAssign) and ast.unparse(line.value or line) == "None":
@@ -63,8 +63,8 @@ def test_a_default_on_a_class_is_a_constant(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_function_has_one_name_for_two_kinds_of_exception(module: str) -> None:
-    """To mypyc the name has one type, and the second kind of exception is a TypeError."""
+def test_no_function_uses_one_name_for_two_kinds_of_exception(module: str) -> None:
+    """In mypyc a name has one type, and the second kind of exception is a TypeError."""
     for function in ast.walk(TREES[module]):
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -76,7 +76,7 @@ def test_no_function_has_one_name_for_two_kinds_of_exception(module: str) -> Non
                 assert kinds.setdefault(node.name, kind) == kind, where
 
 
-def test_no_class_outside_is_derived_from_one_that_is_compiled() -> None:
+def test_no_interpreted_class_is_derived_from_a_compiled_one() -> None:
     compiled = {ROOT / f"sidecar/{name.replace('.', '/')}.py" for name in MODULES}
     for path in (ROOT / "sidecar").rglob("*.py"):
         if path not in compiled:
@@ -85,7 +85,7 @@ def test_no_class_outside_is_derived_from_one_that_is_compiled() -> None:
 
 
 def blocks(tree: ast.AST) -> Iterator[list[ast.stmt]]:
-    """Statements that follow each other, of all functions that may wait."""
+    """The blocks of statements of all coroutine functions."""
     for function in ast.walk(tree):
         if isinstance(function, ast.AsyncFunctionDef):
             for node in ast.walk(function):
@@ -96,8 +96,8 @@ def blocks(tree: ast.AST) -> Iterator[list[ast.stmt]]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_attribute_is_read_after_none_was_put_into_it(module: str) -> None:
-    """To mypyc it is None until the block ends, whatever others put into it during an await."""
+def test_no_attribute_is_read_after_none_was_assigned_to_it(module: str) -> None:
+    """Mypyc takes it for None until the block ends, although it may change during an await."""
     for block in blocks(TREES[module]):
         emptied: set[str] = set()
         for statement in block:
@@ -109,7 +109,7 @@ def test_no_attribute_is_read_after_none_was_put_into_it(module: str) -> None:
 
 
 def patterns() -> Iterator[re.Pattern[Any]]:
-    """Every regular expression that a module of ours holds."""
+    """Every regular expression in a global of the package."""
     for file in (ROOT / "sidecar").rglob("*.py"):
         name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         held = vars(importlib.import_module(name)).values()
@@ -117,7 +117,7 @@ def patterns() -> Iterator[re.Pattern[Any]]:
 
 
 def possessive_groups(parsed: Any) -> Iterator[Any]:
-    """Those that repeat more than one character or one set of them, at any depth."""
+    """Possessive repeats of more than one character or set, at any depth."""
     if isinstance(parsed, list | tuple) or hasattr(parsed, "getwidth"):
         parts = list(parsed)
         if str(parts[:1]) == "[POSSESSIVE_REPEAT]" and len(list(parts[1][2])) > 1:
@@ -127,8 +127,10 @@ def possessive_groups(parsed: Any) -> Iterator[Any]:
 
 
 def test_no_regular_expression_has_a_possessive_group() -> None:
-    """Up to Python 3.11.4, Debian's among them, one keeps what its last, failed turn has read
-    (python/cpython#106052): a path with a dot at its end then passes for a clean one."""
+    """Up to Python 3.11.4, such a group keeps what its last, failed repeat has matched.
+
+    See python/cpython#106052. There, a path that ends in a dot would count as clean.
+    """
     parse = importlib.import_module("re._parser").parse
     assert list(possessive_groups(parse(r"/(?:x|(?>a(?:a[.b]*+(?<!\.))*+))?")))
     found = list(patterns())

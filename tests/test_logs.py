@@ -1,11 +1,11 @@
-"""Lines of the log: one JSON object each, whatever is in them."""
+"""Each log event is one line with one JSON object."""
 
 import json
 import subprocess
 import sys
 from typing import Any
 
-SAYS = """
+PROGRAM = """
 import asyncio
 from sidecar import logs
 
@@ -14,7 +14,7 @@ log = logs.logger("test")
 
 async def main():
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(logs.unexpected)
+    loop.set_exception_handler(logs.unhandled)
     loop.call_soon(lambda: 1 / 0)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -30,20 +30,21 @@ asyncio.run(main())
 
 def lines() -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-c", SAYS], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True
     )
     return [json.loads(line) for line in done.stderr.splitlines()]
 
 
-def test_each_line_is_a_json_object_also_one_with_a_traceback_and_one_that_asyncio_has_to_say() -> (
-    None
-):
-    failed, hello, uncaught = lines()
+def test_tracebacks_and_unhandled_exceptions_are_one_json_object_each() -> None:
+    failed, hello, unhandled = lines()
     assert (failed["event"], failed["level"], failed["request_id"]) == (
-        "request_failed", "error", "1"
-    )  # fmt: skip
+        "request_failed",
+        "error",
+        "1",
+    )
     assert failed["exception"].startswith("Traceback ")
     assert failed["exception"].endswith("\nValueError: wrong")
     assert (hello["token"], hello["password"]) == ("[hidden]", "[hidden]")
-    assert uncaught["part"] == "loop"
-    assert "ZeroDivisionError" in uncaught["exception"]
+    assert (unhandled["part"], unhandled["event"]) == ("loop", "unhandled_exception")
+    assert unhandled["error"].startswith("Exception in callback")
+    assert "ZeroDivisionError" in unhandled["exception"]

@@ -1,4 +1,4 @@
-"""Histograms, which are counted some hundreds at a time."""
+"""Histograms count spans in batches."""
 
 import math
 from bisect import bisect_left
@@ -12,7 +12,9 @@ SPANS = st.floats(0, 1e6) | st.sampled_from(BUCKETS)
 
 
 @given(st.lists(st.lists(SPANS, max_size=700), max_size=3))
-def test_each_span_is_in_the_first_bucket_that_holds_it(scrapes: list[list[float]]) -> None:
+def test_each_span_is_in_the_first_bucket_that_includes_it(
+    scrapes: list[list[float]],
+) -> None:
     histogram, counts, total = Histogram(), [0] * (len(BUCKETS) + 1), 0.0
     for spans in scrapes:
         for span in spans:

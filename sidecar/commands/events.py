@@ -81,13 +81,13 @@ def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
 
 def _spools(spool: str | None, config: str | None) -> Sequence[Path]:
     """Return the spools of the directory: its own and that of each worker. Raises SpoolError."""
-    from sidecar.serve.share import leftovers
+    from sidecar.serve.share import find_orphan_spools
     from sidecar.settings import load_subset
 
     directory = load_subset("config", "spool", config=config, spool=spool).spool
     try:
         next(directory.iterdir(), None)
-        spools = leftovers(directory, 0)  # no workers run here: all spools
+        spools = find_orphan_spools(directory, 0)  # no workers run here: all spools
     except OSError as error:
         raise SpoolError(
             f"--spool: {directory} cannot be read: {error.strerror}; "

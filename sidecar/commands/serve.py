@@ -64,9 +64,9 @@ def _settings(flags: dict[str, Any]) -> Settings:
 
 
 def _workers(setting: str) -> int:
-    from sidecar.serve.workers import cpus
+    from sidecar.serve.workers.cpus import allowed_cpus
 
-    return cpus.allowed() if setting == "auto" else int(setting)
+    return allowed_cpus() if setting == "auto" else int(setting)
 
 
 def with_settings_flags(command: Callable[..., int]) -> Callable[..., int]:

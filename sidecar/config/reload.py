@@ -114,11 +114,8 @@ class LivePlanFile:
         self.failures += 1
         self._failed_since = self._failed_since or self._now()
         self._problems = [str(problem) for problem in error.problems]
-        log.error(
-            "plan_file_rejected",
-            problems=self._problems[:20],
-            live=self.book.version,
-        )
+        errors, live = self._problems[:20], self.book.version
+        log.error("plan_file_rejected", errors=errors, live_version=live)
 
     def status(self) -> dict[str, Any]:
         """The live version and since when; since when reloads fail, and why."""

@@ -136,6 +136,8 @@ class JobRunner:
     async def _start(self, most: int) -> None:
         try:
             turns = await self._store.take(most)
+            if self._down:
+                log.info("job_queue_reachable")
             self._down = False
         except StoreUnavailable as error:
             if not self._down:
@@ -150,7 +152,7 @@ class JobRunner:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("job_poll_failed", exc_info=task.exception())
+            log.error("job_task_died", exc_info=task.exception())
         self.look()
 
     async def _turn(self, turn: Turn) -> None:

@@ -66,7 +66,7 @@ class WebhookSender:
                     turns = await self._store.untold(AT_ONCE)
                     await asyncio.gather(*(self._tell(turn, session) for turn in turns))
                 except StoreUnavailable as error:
-                    log.debug("webhook_queue_unreachable", error=str(error))
+                    log.debug("webhook_poll_failed", error=str(error))
                 await asyncio.sleep(POLL_SECONDS)
         finally:
             await session.close()
@@ -80,13 +80,13 @@ class WebhookSender:
             await self._store.told(turn, None)
             return
         why = await self._post(session, url, found.job)
-        self._counted["failed" if why else "told"] += 1
+        self._counted["failed" if why else "delivered"] += 1
         if not why:
             await self._store.told(turn, None)
             return
         again = again_us(turn.now_us - found.job.ended_us)
         log.warning("webhook_failed", job=job_id, account=account_id, error=why,
-                    again_in_s=again and again // 1_000_000)  # fmt: skip
+                    retry_in_s=again and again // 1_000_000)  # fmt: skip
         await self._store.told(turn, again)
 
     async def _post(self, session: "aiohttp.ClientSession", url: str, job: Job) -> str:

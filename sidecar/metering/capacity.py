@@ -50,7 +50,7 @@ class Capacity:
             _log.warning(
                 "spool_almost_full",
                 spool=str(self._directory),
-                bytes=self.used,
+                used_bytes=self.used,
                 max_bytes=self.max_bytes,
                 remedy=self.remedy,
             )

@@ -49,7 +49,7 @@ def load_cursor(path: Path, spool: str, next_seq: int, segments: Sequence[Segmen
             return saved
         return Cursor(spool, saved.seq, segments[0].first, 0)
     start = _oldest(spool, next_seq, segments)
-    _log.error("cursor_reset", cursor=str(path), error=problem, starts_at=start.seq + 1)
+    _log.error("cursor_reset", cursor=str(path), error=problem, next_seq=start.seq + 1)
     return start
 
 

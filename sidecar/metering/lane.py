@@ -97,12 +97,13 @@ class Lane:
         self.idle.clear()
         if self.up:
             self.up = False
-            _log.warning("sink_down", sink=self.sink.name, error=str(error), lag=self.lag)
+            _log.warning("sink_down", sink=self.sink.name, error=str(error),
+                         lag_events=self.lag)  # fmt: skip
 
     def _set_up(self) -> None:
         if not self.up:
             self.up = True
-            _log.info("sink_up", sink=self.sink.name, lag=self.lag)
+            _log.info("sink_up", sink=self.sink.name, lag_events=self.lag)
 
     def _segment(self) -> Segment | None:
         """Return the segment with the next line to send; None: all committed lines are sent."""
@@ -187,7 +188,7 @@ class Lane:
             sink=self.sink.name,
             error=str(error),
             seq=_seq_of(line),
-            file=str(self._dead_path),
+            dead_letter_file=str(self._dead_path),
         )
         return True
 

@@ -143,7 +143,7 @@ class Losses:
         try:
             self._write(note)
         except OSError as error:
-            _log.error("losses_not_noted", events=note.events, error=error.strerror)
+            _log.error("losses_not_recorded", events=note.events, error=error.strerror)
 
     def _write(self, note: LossNote) -> None:
         text = orjson.dumps(note._asdict()).ljust(_NOTE_BYTES - 1) + b"\n"

@@ -68,8 +68,8 @@ def recover(directory: Path, files: Files) -> Recovered:
             _log.error(
                 "spool_damaged",
                 file=str(segments[-1].path),
-                bad_lines=scan.breaks,
-                remedy="run sidecar events verify; sinks still get the sound lines",
+                invalid_lines=scan.breaks,
+                remedy="run `sidecar events verify`; the sound lines are shipped",
             )
     head = _later_head(head, found)
     if found is not None and head.next_seq > found.next_seq:
@@ -88,17 +88,16 @@ def _later_head(head: Head | None, found: Head | None) -> Head:
     if head.next_seq == found.next_seq:
         if head.prev != found.prev:
             _log.error(
-                "spool_damaged",
-                last=head.next_seq - 1,
-                error="the last line was changed after it was written",
-                remedy="restore it from a backup; sidecar events verify reports it",
+                "spool_last_line_altered",
+                last_seq=head.next_seq - 1,
+                remedy="restore it from a backup; `sidecar events verify` reports it",
             )
         return head
     _log.error(
         "spool_events_missing",
-        first=found.next_seq,
-        last=head.next_seq - 1,
-        remedy="restore the end of the spool from a backup: it was removed or damaged",
+        first_seq=found.next_seq,
+        last_seq=head.next_seq - 1,
+        remedy="the end of the spool was removed or damaged; restore it from a backup",
     )
     return head
 
@@ -148,10 +147,10 @@ def _set_aside(segment: Segment, scan: _Scan, files: Files) -> None:
         os.close(fd)
     segment.size = scan.end
     _log.warning(
-        "spool_torn_tail",
+        "spool_tail_torn",
         file=str(segment.path),
         set_aside=str(aside),
-        bytes=len(unproven),
-        lines=scan.unproven,
-        sound_lines=scan.sound,
+        removed_bytes=len(unproven),
+        removed_lines=scan.unproven,
+        kept_lines=scan.sound,
     )

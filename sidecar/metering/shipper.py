@@ -112,7 +112,7 @@ class Shipper:
                         await lane.idle.wait()
         except (TimeoutError, SpoolError) as error:
             reason = str(error) or f"not finished within {timeout_s:g} s"
-            _log.warning("sinks_not_drained", error=reason, lag=self.lag)
+            _log.warning("sinks_not_drained", error=reason, lag_events=self.lag)
             return False
         return not any(self.lag.values())
 

@@ -40,7 +40,7 @@ def log_request(
         method=request.method or NOBODY,
         target=request.target.split(b"?", 1)[0].decode("latin-1")[:MAX_TARGET],
         status=status,
-        ms=round((time.perf_counter() - started) * 1000, 1),
+        duration_ms=round((time.perf_counter() - started) * 1000, 1),
         reason=reason,
         account=key.account.id if key else NOBODY,
         plan=entitlement.plan.id if entitlement else NOBODY,

@@ -1,4 +1,4 @@
-"""The control port. It answers probes, Prometheus and people; it never sees a customer's call."""
+"""The control port: probes, metrics and the state of the plan file. No customer reaches it."""
 
 import errno
 import inspect
@@ -15,115 +15,112 @@ from sidecar.core.refusals.rendering import render_json
 from sidecar.errors import SettingsError
 from sidecar.serve.readiness import Readiness
 
-_ANSWER_WITHIN_S: Final = 2.0  # what stop() leaves to answers under way
+_STOP_TIMEOUT_S: Final = 2.0  # for answers that `stop` finds under way
 _T = TypeVar("_T")
-Asked = Callable[[], _T | Awaitable[_T]]  # a function or a coroutine function
+Source = Callable[[], _T | Awaitable[_T]]  # a function or a coroutine function
 
 
-class ControlServer:
+class ControlPort:
     """Serves /healthz, /readyz, /metrics and /config on one address.
 
-    `registry` holds the metrics; `ready` returns whether the process should get traffic, and what
-    it is without; `config_status` a JSON object; `sick` why the process should be started again,
-    which nobody who can answer for himself alone has to say. All are read per request and must
-    not block.
+    It reads every source once per request, and none may block. `registry`: the metrics. `ready`:
+    the readiness of the process. `config_status`: a JSON object. `faults`: reasons to restart the
+    process; a process that answers for itself alone has none.
     """
 
     def __init__(
         self,
         listen: tuple[str, int],
         *,
-        registry: CollectorRegistry | Asked[CollectorRegistry],
-        ready: Asked[Readiness],
-        config_status: Asked[dict[str, Any]],
-        sick: Asked[list[str]] = list,
+        registry: CollectorRegistry | Source[CollectorRegistry],
+        ready: Source[Readiness],
+        config_status: Source[dict[str, Any]],
+        faults: Source[list[str]] = list,
     ) -> None:
         self._host, self._port = listen
         self._registry = registry
         self._ready = ready
         self._config_status = config_status
-        self._sick = sick
+        self._faults = faults
         self._runner: web.AppRunner | None = None
 
     @property
     def port(self) -> int:
-        """The port that is listened on; the chosen one once started with port 0."""
+        """The port; after a start with port 0, the one that the kernel chose."""
         if self._runner is not None and self._runner.addresses:
             return int(self._runner.addresses[0][1])
         return self._port
 
     async def start(self) -> None:
-        """Listen. Raises SettingsError that names --control when the address cannot be had."""
+        """Listen. Raises SettingsError, which names --control, if the address cannot be used."""
         app = web.Application(middlewares=[_problems])
-        app.on_response_prepare.append(_unnamed)
+        app.on_response_prepare.append(_hide_server)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/config", self._config)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_ANSWER_WITHIN_S)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_TIMEOUT_S)
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port).start()
         except OSError as error:
             await runner.cleanup()
-            raise SettingsError(_why_not(self._host, self._port, error)) from None
+            raise SettingsError(_listen_error(self._host, self._port, error)) from None
         self._runner = runner
 
     async def stop(self) -> None:
-        """Stop listening, let answers under way finish. Idempotent."""
+        """Stop listening and let answers under way finish. Idempotent."""
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
 
     async def _healthz(self, _request: web.Request) -> web.Response:
-        reasons = await _told(self._sick)
-        if reasons:
-            return web.Response(status=503, text="\n".join(reasons))
+        faults = await _read(self._faults)
+        if faults:
+            return web.Response(status=503, text="\n".join(faults))
         return web.Response(text="ok")
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        reasons, degraded = await _told(self._ready)
+        reasons, degraded = await _read(self._ready)
         body = {"ready": not reasons, "reasons": reasons, "degraded": degraded}
         return web.json_response(body, status=503 if reasons else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        # OpenMetrics for a client that asks for it, else Prometheus text.
+        # OpenMetrics for a client that accepts it, else Prometheus text.
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         registry = self._registry
         if not isinstance(registry, CollectorRegistry):
-            registry = await _told(registry)
+            registry = await _read(registry)
         body = encode(registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _config(self, _request: web.Request) -> web.Response:
-        return web.json_response(await _told(self._config_status))
+        return web.json_response(await _read(self._config_status))
 
 
-async def _told(asked: Asked[_T]) -> _T:
-    answer = asked()
-    if inspect.isawaitable(answer):
-        return await cast("Awaitable[_T]", answer)
-    return answer
+async def _read(source: Source[_T]) -> _T:
+    value = source()
+    if inspect.isawaitable(value):
+        return await cast("Awaitable[_T]", value)
+    return value
 
 
-def _why_not(host: str, port: int, error: OSError) -> str:
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _listen_error(host: str, port: int, error: OSError) -> str:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    remedy = "choose another with --control HOST:PORT (SIDECAR_CONTROL)"
     if error.errno == errno.EADDRINUSE:
-        return f"{shown} is in use; choose another with --control HOST:PORT (SIDECAR_CONTROL)"
-    why = (error.strerror or str(error)).lower()
-    return (
-        f"cannot listen on {shown}: {why}; choose another with --control HOST:PORT "
-        "(SIDECAR_CONTROL)"
-    )
+        return f"{address} is in use; {remedy}"
+    return f"cannot listen on {address}: {(error.strerror or str(error)).lower()}; {remedy}"
 
 
 @web.middleware
 async def _problems(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Answer errors of aiohttp's router with problem details (RFC 9457)."""
     try:
         response: web.StreamResponse = await handler(request)
     except web.HTTPNotFound:
-        title, detail = "Not found", "Here are /healthz, /readyz, /metrics and /config."
-        return _problem(404, title, detail, {})
+        detail = "The control port has /healthz, /readyz, /metrics and /config."
+        return _problem(404, "Not found", detail, {})
     except web.HTTPMethodNotAllowed as error:
         allow = ", ".join(sorted(error.allowed_methods))
         return _problem(405, "Method not allowed", f"Use {allow}.", {"Allow": allow})
@@ -139,6 +136,5 @@ def _problem(status: int, title: str, detail: str, headers: dict[str, str]) -> w
     )
 
 
-async def _unnamed(_request: web.Request, response: web.StreamResponse) -> None:
-    """Tell nobody which server and version this is."""
+async def _hide_server(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.popall("Server", None)

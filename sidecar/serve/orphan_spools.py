@@ -13,15 +13,15 @@ from sidecar.ports import Sink
 
 log = logger("spool")
 
-BUSY_S: Final = 5.0  # before a spool that another process still holds is tried again
-_DRAIN_S: Final = 60.0  # of one attempt; they go on as long as events are left
+RETRY_S: Final = 5.0  # before the next attempt on a spool that is in use or not yet shipped
+_DRAIN_S: Final = 60.0  # one attempt to ship what is left
 
 
 class OrphanSpools:
-    """One spool after the other. `backlog`: events of the current one that a sink has not got.
+    """Ships one orphan spool after the other.
 
-    The spools stay where they are: the chain and its events can still be verified, and a worker
-    of that number that comes back goes on with it.
+    The spools stay on disk: their hash chains can still be verified, and a later worker of the
+    same number appends to them.
     """
 
     def __init__(
@@ -30,37 +30,36 @@ class OrphanSpools:
         make_sinks: Callable[[], Sequence[Sink]],
         *,
         max_bytes: int,
-        busy_s: float = BUSY_S,
+        retry_s: float = RETRY_S,
     ) -> None:
         self.waiting = list(spools)
         self._make_sinks = make_sinks
         self._max_bytes = max_bytes
-        self._busy_s = busy_s
+        self._retry_s = retry_s
         self._spool: Spool | None = None
 
     @property
     def backlog(self) -> int:
-        """0 also between two spools."""
+        """Events of the current spool that a sink does not have yet; 0 between two spools."""
         return self._spool.backlog if self._spool else 0
 
     async def run(self) -> None:
-        """Until nothing is left. Cancelled: what is left waits for the next start."""
+        """Ship every spool. If cancelled, the next start ships the rest."""
         while self.waiting:
             path = self.waiting[0]
             try:
                 await self._ship(path)
             except SpoolError as error:
-                log.warning("orphan_spool_not_shipped", spool=str(path),
-                            error=str(error))  # fmt: skip
-                await asyncio.sleep(self._busy_s)
+                log.warning("orphan_spool_not_shipped", spool=str(path), error=str(error))
+                await asyncio.sleep(self._retry_s)
                 self.waiting.append(self.waiting.pop(0))
             else:
                 self.waiting.remove(path)
 
     async def _ship(self, path: Path) -> None:
-        """Raises SpoolError when the spool is in use or cannot be read."""
+        """Ship one spool. Raises SpoolError if it is in use or cannot be read."""
         spool = Spool(path, max_bytes=self._max_bytes)
-        await asyncio.to_thread(spool.open)  # it reads a segment, and calls are being served
+        await asyncio.to_thread(spool.open)  # reads a segment, while requests are served
         shipper = Shipper(spool, self._make_sinks())
         shipper.start()
         self._spool = spool
@@ -68,12 +67,17 @@ class OrphanSpools:
         try:
             if events:
                 log.info("orphan_spool_found", spool=str(path), events=events)
-            # A lane that has stopped for good does not wait: pause between attempts.
-            while not await shipper.drain(_DRAIN_S):  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(self._busy_s)
+            await self._drain(shipper)
             if events:
                 log.info("orphan_spool_shipped", spool=str(path), events=events)
         finally:
             self._spool = None
             await shipper.close()
             await spool.close()
+
+    async def _drain(self, shipper: Shipper) -> None:
+        # A lane that has stopped for good returns at once: pause between attempts.
+        drained = await shipper.drain(_DRAIN_S)
+        while not drained:
+            await asyncio.sleep(self._retry_s)
+            drained = await shipper.drain(_DRAIN_S)

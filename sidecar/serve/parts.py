@@ -1,12 +1,13 @@
-"""From the settings to the values that the parts of the data path are given."""
+"""Builds the parts of the sidecar from the settings; each `…_of` returns one, not started."""
 
 import hashlib
 import socket
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidecar.clock import Clock
+from sidecar.core.jobs.job import Delivery
 from sidecar.core.jobs.webhook_signing import secret_of
 from sidecar.core.overload.adaptive_limit import AdaptiveLimit
 from sidecar.core.overload.shedder import Shedder
@@ -35,16 +36,16 @@ from sidecar.waiting.room import WaitingRoom
 
 
 def upstream_of(settings: Settings) -> Upstream:
-    """Where the API is. Raises SettingsError for certificates that cannot be used."""
-    to = settings.upstream
+    """The API's address and TLS. Raises SettingsError if its certificates cannot be used."""
+    url = settings.upstream
     context = None
-    if to.scheme == "https":
+    if url.scheme == "https":
         context = tls_context(settings.upstream_ca, settings.upstream_cert, settings.upstream_key)
-    return Upstream(to.host, to.port, to.path or None, context, settings.upstream_server_name)
+    return Upstream(url.host, url.port, url.path or None, context, settings.upstream_server_name)
 
 
 def bounds_of(settings: Settings) -> Bounds:
-    """The bounds of the data path."""
+    """The bounds of the data port, both to clients and to the upstream."""
     return Bounds(
         max_target=settings.max_target_bytes,
         max_header=settings.max_header_bytes,
@@ -70,8 +71,11 @@ def bounds_of(settings: Settings) -> Bounds:
 
 
 def listener_of(settings: Settings, descriptor: int | None, *, shared: bool) -> Listener:
-    """Where calls come in. `descriptor`: a socket that listens already; `shared`: other processes
-    listen on the same address. Raises SettingsError for certificates that cannot be used."""
+    """The listener of the data port.
+
+    `descriptor`: a socket that listens already. `shared`: other processes listen on the same
+    address. Raises SettingsError if the certificate cannot be used.
+    """
     certificate = None
     if settings.tls_cert and settings.tls_key:
         certificate = Certificate(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
@@ -87,7 +91,7 @@ def listener_of(settings: Settings, descriptor: int | None, *, shared: bool) -> 
 
 
 def spool_of(settings: Settings) -> Spool:
-    """Where events are written; not open yet."""
+    """The spool of usage events, not open yet."""
     return Spool(
         settings.spool,
         commit_window_s=settings.commit_window_ms / 1000,
@@ -97,19 +101,18 @@ def spool_of(settings: Settings) -> Spool:
     )
 
 
-def sinks_of(settings: Settings, turns_in: Path | None) -> list[Sink]:
-    """Where they are shipped. `turns_in`: the directory where sinks of several processes that share
-    an output take turns."""
+def sinks_of(settings: Settings, lock_directory: Path | None) -> list[Sink]:
+    """The sinks. `lock_directory`: for the locks of sinks of several processes on one output."""
     url = settings.redis.get_secret_value()
     stream = keys.events(settings.redis_prefix)
     return [
-        make_sink(parse_sink(sink), redis_url=url, stream_key=stream, lock_directory=turns_in)
+        make_sink(parse_sink(sink), redis_url=url, stream_key=stream, lock_directory=lock_directory)
         for sink in settings.sinks
     ]
 
 
-def room_of(settings: Settings, metrics: Metrics) -> WaitingRoom:
-    """Where calls are held that come a little too early."""
+def waiting_room_of(settings: Settings, metrics: Metrics) -> WaitingRoom:
+    """The wait queue of requests that are over a limit for a short time."""
     return WaitingRoom(
         most=settings.waiting_requests,
         most_bytes=settings.waiting_bytes,
@@ -118,7 +121,7 @@ def room_of(settings: Settings, metrics: Metrics) -> WaitingRoom:
 
 
 def shedder_of(settings: Settings) -> Shedder:
-    """Who is refused when the API is overloaded, and what says that it is."""
+    """The shedder with the configured limit of requests in flight: none, fixed or adaptive."""
     if settings.shed == "off":
         return Shedder()
     if settings.shed == "adaptive":
@@ -126,8 +129,8 @@ def shedder_of(settings: Settings) -> Shedder:
     return Shedder(fixed=int(settings.shed))
 
 
-def manners_of(settings: Settings, scheme: bytes) -> ProxyOptions:
-    """How the data port speaks; `scheme` is that of its listener."""
+def options_of(settings: Settings, scheme: bytes) -> ProxyOptions:
+    """Options of the data port; `scheme`: "http" or "https", as clients use it."""
     return ProxyOptions(
         via=(settings.via_name or f"sidecar-{workload_of(settings)}").encode(),
         scheme=scheme,
@@ -140,22 +143,22 @@ def manners_of(settings: Settings, scheme: bytes) -> ProxyOptions:
 
 @dataclass(frozen=True, slots=True)
 class JobParts:
-    """What deferred jobs are made of. `counted` and `webhooks` are what they have counted."""
+    """The parts of deferred jobs. `counted`: jobs by state; `webhooks`: attempts by outcome."""
 
     deferral: Deferral
     runner: JobRunner
-    teller: WebhookSender | None
+    webhook_sender: WebhookSender | None
     counted: Counter[str]
     webhooks: dict[str, int]
 
 
 def workload_of(settings: Settings) -> str:
-    """A short name of the workload: its sidecars share their jobs, and no others."""
+    """A short name of the workload, whose sidecars share their jobs."""
     return hashlib.sha256(settings.source.encode()).hexdigest()[:12]
 
 
 def job_terms_of(settings: Settings) -> JobTerms:
-    """How many jobs there may be, and for how long."""
+    """The bounds of the job queue."""
     return JobTerms(
         per_account=settings.jobs_per_account,
         in_all=settings.jobs_in_all,
@@ -168,40 +171,49 @@ def job_terms_of(settings: Settings) -> JobTerms:
 
 def jobs_of(
     settings: Settings,
+    delivery: Delivery,
     wire: Connection,
     gate: Gate,
     pool: UpstreamPool,
     options: ProxyOptions,
     directory: RedisDirectory,
-    new_id: Callable[[], str],
-    now_s: Callable[[], int],
-) -> JobParts | None:
-    """The parts, not running yet; None when jobs are off."""
-    if settings.jobs == "off":
-        return None
+    clock: Clock,
+) -> JobParts:
+    """The parts of deferred jobs."""
+
+    def new_id() -> str:
+        return clock.request_id(clock.now_ns())
+
     prefix = settings.reserved_prefix
     store = RedisJobs(wire, settings.redis_prefix, workload_of(settings), job_terms_of(settings))
     counted: Counter[str] = Counter()
-    webhooks = {"told": 0, "failed": 0}
-    errands = JobForwarder(
-        gate, pool, options,
-        max_result=settings.job_result_bytes, timeout_s=settings.job_timeout_s,
-    )  # fmt: skip
+    webhooks = {"delivered": 0, "failed": 0}
+    forwarder = JobForwarder(
+        gate,
+        pool,
+        options,
+        max_result=settings.job_result_bytes,
+        timeout_s=settings.job_timeout_s,
+    )
     runner = JobRunner(
-        store, errands, at_once=settings.jobs_at_once, lease_s=settings.job_lease_s,
-        new_id=new_id, counted=counted,
-    )  # fmt: skip
-    jobs = Jobs(store, delivery=settings.jobs, new_id=new_id, counted=counted, changed=runner.look)
-    teller = None
+        store,
+        forwarder,
+        at_once=settings.jobs_at_once,
+        lease_s=settings.job_lease_s,
+        new_id=new_id,
+        counted=counted,
+    )
+    jobs = Jobs(store, delivery=delivery, new_id=new_id, counted=counted, changed=runner.look)
+    sender = None
     if settings.webhook_secret is not None:
-        teller = WebhookSender(
+        sender = WebhookSender(
             store,
             directory.account,
             master=secret_of(settings.webhook_secret.get_secret_value()),
             allow_private=settings.webhook_private,
             href=lambda job_id: f"{prefix}jobs/{job_id}",
-            now_s=now_s,
+            now_s=lambda: clock.now_ns() // 1_000_000_000,
             counted=webhooks,
         )
     deferral = Deferral(gate, jobs, prefix=prefix.encode(), max_body=settings.job_body_bytes)
-    return JobParts(deferral, runner, teller, counted, webhooks)
+    return JobParts(deferral, runner, sender, counted, webhooks)

@@ -1,46 +1,63 @@
-"""What every process that serves does with itself, alone or as a worker."""
+"""The life of a serving process: signals, exceptions that no code caught, log events.
+
+The single process, the workers and the supervisor share it. It does not import the app at run
+time, so that the supervisor stays small.
+"""
 
 import asyncio
 import contextlib
 import gc
 import signal
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from sidecar import logs
-from sidecar.serve.app import App
+from sidecar.serve.shutdown import Shutdown
+from sidecar.settings import Settings
+
+if TYPE_CHECKING:
+    from sidecar.serve.app import App
+
+log = logs.logger("process")
 
 GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 
-def prepare() -> None:
-    """Before the sidecar starts: what nobody foresaw is logged, and SIGHUP does not end us."""
+def prepare(on_hangup: Callable[[], None] = lambda: None) -> None:
+    """Log exceptions that no code catches, and call `on_hangup` on SIGHUP.
+
+    The default keeps SIGHUP from ending a process that still starts.
+    """
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(logs.unexpected)
-    loop.add_signal_handler(signal.SIGHUP, _nothing)
+    loop.set_exception_handler(logs.unhandled)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
 
 
-async def started(app: App) -> bool:
-    """Start it. False: it was asked to end before it served, and all of it is down again. Raises
-    what `App.start` raises."""
+async def start(app: "App") -> bool:
+    """Start the app and return whether it serves.
+
+    False: shutdown was requested first, and everything is stopped again. Raises the errors of
+    `App.start`.
+    """
     starting = asyncio.ensure_future(app.start())
-    asked = asyncio.ensure_future(app.ending.asked.wait())
-    await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
+    requested = asyncio.ensure_future(app.shutdown.requested.wait())
+    await asyncio.wait([starting, requested], return_when=asyncio.FIRST_COMPLETED)
+    requested.cancel()
     if not starting.done():
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await starting
-            await app.stop()  # it was up before it heard of that
+            await app.stop()  # it had started before the cancellation arrived
         return False
     await starting
     return True
 
 
-def settle_in(app: App) -> None:
-    """Once the sidecar serves: SIGHUP has it read its files again.
+def settle(app: "App") -> None:
+    """Adapt the process to an app that serves: SIGHUP reloads its files.
 
-    Requests leave no cycles behind, so collections find nothing: let them come rarely, and not
-    look again at what was there at the start.
+    Requests leave no reference cycles, so garbage collections find nothing. From now on they are
+    rare, and skip the objects made at the start.
     """
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload)
     gc.collect()
@@ -48,5 +65,25 @@ def settle_in(app: App) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def _nothing() -> None:
-    pass
+def log_serving(settings: Settings, workers: int) -> None:
+    """Log once that the whole sidecar serves."""
+    log.info(
+        "sidecar_serving",
+        listen=str(settings.listen),
+        control=str(settings.control),
+        upstream=str(settings.upstream),
+        plans=str(settings.plans),
+        workers=workers,
+    )
+
+
+def log_drain_started() -> None:
+    """Log that the process stops as soon as its requests have ended."""
+    log.info("drain_started")
+
+
+def log_stopped(shutdown: Shutdown) -> None:
+    """Log the end of a process that has served."""
+    if shutdown.hurried.is_set():
+        log.info("drain_cut_short")
+    log.info("sidecar_stopped")

@@ -1,7 +1,8 @@
-"""What a probe is told: whether calls should be sent here, and what they would miss.
+"""What a readiness probe reports.
 
-Who is not ready gets no calls. So only what concerns this process alone may make it not ready:
-what is gone for all of them at once (Redis) would take the critical calls along.
+A platform sends no requests to a process that is not ready. So only a fault of this process alone
+may make it not ready. A shared fault, such as a Redis outage, would take the critical requests
+of all sidecars away.
 """
 
 from collections.abc import Mapping
@@ -9,18 +10,20 @@ from typing import NamedTuple
 
 
 class Readiness(NamedTuple):
-    """`reasons`: why no calls should be sent here; empty when they should. `degraded`: what calls
-    are without meanwhile; nobody need be sent elsewhere for that."""
+    """The state of a process: not ready if there are `reasons`; `degraded` lists what it lacks."""
 
     reasons: list[str]
     degraded: list[str]
 
 
-def merged(told: Mapping[int, Readiness], silent: Mapping[int, str]) -> Readiness:
-    """One word for all workers: each has to be ready. `silent`: why one said nothing."""
-    reasons = [f"worker {number}: {why}" for number, why in sorted(silent.items())]
+def merge(answers: Mapping[int, Readiness], silent: Mapping[int, str]) -> Readiness:
+    """Merge the workers' answers: the whole is ready if each worker is.
+
+    `silent`: why a worker did not answer.
+    """
+    reasons = [f"worker {number}: {reason}" for number, reason in sorted(silent.items())]
     degraded = []
-    for number, one in sorted(told.items()):
-        reasons += [f"worker {number}: {reason}" for reason in one.reasons]
-        degraded += [f"worker {number}: {what}" for what in one.degraded]
+    for number, answer in sorted(answers.items()):
+        reasons += [f"worker {number}: {reason}" for reason in answer.reasons]
+        degraded += [f"worker {number}: {fault}" for fault in answer.degraded]
     return Readiness(reasons, degraded)

@@ -1,7 +1,7 @@
-"""How a process was asked to end, and how much patience it has left.
+"""A request to shut down, and how long the process may take for it.
 
-SIGTERM comes from a platform: calls are taken for a while yet. SIGINT comes from a person,
-who does not wait for that. A second signal of either kind ends all that is waited for.
+A platform sends SIGTERM: the process accepts requests for a while longer. A person sends SIGINT
+and does not wait for that. A second signal of either kind ends every wait.
 """
 
 import asyncio
@@ -12,26 +12,30 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Shutdown:
-    """`asked` is set by the first signal, `hurry` by the second; `at_once` skips the delay."""
+    """The state of a shutdown.
+
+    The first signal sets `requested`, the second `hurried`. `skip_delay`: the drain starts
+    without the delay in which requests are still accepted.
+    """
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.hurry = asyncio.Event()
-        self.at_once = False
+        self.requested = asyncio.Event()
+        self.hurried = asyncio.Event()
+        self.skip_delay = False
 
-    def listen(self) -> None:
-        """Obey the process's signals from now on."""
+    def handle_signals(self) -> None:
+        """Take over SIGTERM and SIGINT of this process."""
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
-            loop.add_signal_handler(number, self._heard, number)
+            loop.add_signal_handler(number, self._on_signal, number)
 
-    def _heard(self, number: signal.Signals) -> None:
-        self.ask(at_once=number is signal.SIGINT)
+    def _on_signal(self, number: signal.Signals) -> None:
+        self.request(skip_delay=number is signal.SIGINT)
 
-    def ask(self, *, at_once: bool = False) -> None:
-        """Once: end. Twice: now."""
-        if self.asked.is_set():
-            self.hurry.set()
+    def request(self, *, skip_delay: bool = False) -> None:
+        """Request the shutdown; the second time, hurry it."""
+        if self.requested.is_set():
+            self.hurried.set()
         else:
-            self.at_once = at_once
-            self.asked.set()
+            self.skip_delay = skip_delay
+            self.requested.set()

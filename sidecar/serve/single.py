@@ -1,17 +1,24 @@
-"""One process that is the whole sidecar."""
+"""The sidecar in a single process."""
 
 import uvloop
 
 from sidecar import logs
 from sidecar.serve.app import App
-from sidecar.serve.process import prepare, settle_in, started
+from sidecar.serve.process import (
+    log_drain_started,
+    log_serving,
+    log_stopped,
+    prepare,
+    settle,
+    start,
+)
 from sidecar.settings import Settings
 
-log = logs.logger("app")
+log = logs.logger("process")
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, then drain. Returns the exit code, 0."""
+    """Serve until SIGTERM or SIGINT, then drain. Return exit code 0."""
     logs.configure(settings.log_level, settings.log_format)
     uvloop.run(_serve(settings))
     return 0
@@ -20,15 +27,13 @@ def run(settings: Settings) -> int:
 async def _serve(settings: Settings) -> None:
     prepare()
     app = App(settings)
-    app.ending.listen()
-    if not await started(app):
+    app.shutdown.handle_signals()
+    if not await start(app):
         log.info("start_cancelled")
         return
-    settle_in(app)
-    await app.ending.asked.wait()
-    log.info("drain_started")
+    settle(app)
+    log_serving(settings, workers=1)
+    await app.shutdown.requested.wait()
+    log_drain_started()
     await app.stop()
-    if app.ending.hurry.is_set():
-        log.info("drain_cut_short")
-    else:
-        log.info("sidecar_stopped")
+    log_stopped(app.shutdown)

@@ -1,4 +1,4 @@
-"""Makes the whole sidecar and its process known to this folder's tests."""
+"""Fixtures of this folder: a whole sidecar, in this process or in one of its own."""
 
 from tests.support.processes import serving
 from tests.support.stage import stage

@@ -1,4 +1,4 @@
-"""The example in docs/reference/headers.md is what a customer gets for the limit that it names."""
+"""The example in docs/reference/headers.md is the answer for the limit that it names."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ EXAMPLE = re.compile(r"^    (RateLimit(?:-Policy)?: .*)$", re.MULTILINE)
 QUOTA = re.compile(r"quota: \d+/month, at: \{.*?\}")
 
 
-async def test_the_example_is_what_the_first_call_of_a_rate_with_a_burst_is_told(
+async def test_the_example_is_the_answer_to_the_first_request_of_a_rate_with_a_burst(
     stage: StartStage,
 ) -> None:
     policy, standing = EXAMPLE.findall(DOCS)

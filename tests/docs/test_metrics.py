@@ -35,7 +35,7 @@ def documented() -> Found:
 
 
 def published(text: str) -> Found:
-    """What a scrape holds: `le` belongs to every histogram and is left out."""
+    """The metrics of a scrape, without `le`, which every histogram has."""
     found: Found = {}
     for family in text_string_to_metric_families(text):
         name = family.name + ("_total" if family.type == "counter" else "")
@@ -66,13 +66,13 @@ def certificate(tmp_path: Path) -> dict[str, str]:
     return {"tls_cert": str(cert), "tls_key": str(key)}
 
 
-async def test_every_metric_is_documented_and_every_documented_one_is_published(
+async def test_the_documented_metrics_are_those_published(
     stage: StartStage, serving: StartServing, certificate: dict[str, str], tmp_path: Path
 ) -> None:
     sinks = f"file:{tmp_path / 'events'},redis"
     control = free_port()
     plain = await stage(control=f"127.0.0.1:{control}", sinks=sinks)
-    shadow = "enforce: shadow, quota: 1/month"  # counts what it would refuse: the second call
+    shadow = "enforce: shadow, quota: 1/month"  # the second request counts as a shadow refusal
     plain.plans.write_text(re.sub(r"quota: \d+/month", shadow, plain.plans.read_text()))
     assert await plain.app.keeper.reload()
     for _ in range(2):
@@ -83,7 +83,7 @@ async def test_every_metric_is_documented_and_every_documented_one_is_published(
         upstream=f"http://127.0.0.1:{plain.upstream.port}", workers=2, sinks=sinks, **certificate
     )
     both = published(await scrape(several.control))
-    quiet = {"sidecar_requests_total", "sidecar_shadow_refusals_total"}  # nobody called there
+    quiet = {"sidecar_requests_total", "sidecar_shadow_refusals_total"}  # without requests there
     for name in one.keys() & both.keys() - quiet:
         assert both[name] == one[name]
     assert one.keys() < both.keys()
@@ -106,7 +106,7 @@ def first_cells(below: str) -> Iterator[str]:
         yield row.split("`")[1]
 
 
-def test_the_documented_outcomes_are_those_that_are_counted() -> None:
+def test_the_documented_outcomes_are_those_counted() -> None:
     forwarded = list(first_cells("Outcomes of forwarded calls:"))
     refused = backticked(paragraph("Outcomes of refused calls"))
     local = backticked(paragraph("Outcomes of what was answered before")) - {
@@ -114,11 +114,11 @@ def test_the_documented_outcomes_are_those_that_are_counted() -> None:
     }  # fmt: skip
     assert refused & set(forwarded) == {INTERNAL_ERROR}
     assert refused | set(forwarded) == {*Reason, *OutcomeReason, INTERNAL_ERROR}
-    of_the_api = {500, 502, 503, 504}  # the first is ours and goes by another name
+    of_the_api = {500, 502, 503, 504}  # 500 is internal-error
     assert local == {f"http-{status}" for status in HTTP_STATUSES - of_the_api | {200, 204}}
 
 
-def test_the_documented_classes_and_sinks_are_those_there_are() -> None:
+def test_the_documented_classes_and_sinks_are_those_of_the_code() -> None:
     [row] = [line for line in DOCS.splitlines() if line.startswith("| `class` |")]
     assert backticked(row) == {*RequestClass, "class", "-", "route"}
     sinks = backticked(paragraph("`sink` is")) - {"sink"}
@@ -126,7 +126,7 @@ def test_the_documented_classes_and_sinks_are_those_there_are() -> None:
     assert sinks == {sink.partition(":")[0] for sink in Settings.load(flags).sinks}
 
 
-async def test_the_documented_reasons_for_a_refused_connection_are_those_that_are_counted(
+async def test_the_documented_reasons_for_a_refused_connection_are_those_counted(
     stage: StartStage,
 ) -> None:
     control = free_port()
@@ -153,7 +153,7 @@ def test_every_metric_in_a_query_is_documented() -> None:
     assert set(re.findall(r"sidecar_\w+", "\n".join(queries))) <= series
 
 
-def test_the_dashboard_asks_only_for_what_is_published() -> None:
+def test_the_dashboard_queries_only_documented_metrics() -> None:
     dashboard = json.loads((ROOT / "examples" / "grafana" / "sidecar.json").read_text())
     targets = [target for panel in dashboard["panels"] for target in panel.get("targets", ())]
     known = documented()

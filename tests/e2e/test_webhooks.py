@@ -107,7 +107,7 @@ async def test_a_cancelled_job_is_told_too_and_what_was_not_taken_again(
     assert told["type"] == "job.cancelled"
     jobs = here.app.jobs
     assert jobs is not None
-    assert jobs.teller is not None
+    assert jobs.webhook_sender is not None
     for tried in (1, 2):
         async with asyncio.timeout(ROOM):
             while jobs.webhooks["failed"] < tried:

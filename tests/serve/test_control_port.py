@@ -9,17 +9,17 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from sidecar.errors import SettingsError
-from sidecar.serve.control_port import ControlServer
+from sidecar.serve.control_port import ControlPort
 from sidecar.serve.readiness import Readiness
 
 
 class State:
-    """What the process would say of itself."""
+    """The sources that the control port reads."""
 
     def __init__(self) -> None:
         self.ready = Readiness([], [])
         self.registry = CollectorRegistry()
-        Counter("sidecar_tries", "Tries.", registry=self.registry).inc(3)
+        Counter("sidecar_attempts", "Attempts.", registry=self.registry).inc(3)
 
     def config(self) -> dict[str, Any]:
         return {"version": "sha256:abc", "live_since": "2026-11-23T08:30:00Z"}
@@ -30,8 +30,8 @@ def state() -> State:
     return State()
 
 
-def a_server(state: State, port: int = 0) -> ControlServer:
-    return ControlServer(
+def a_control_port(state: State, port: int = 0) -> ControlPort:
+    return ControlPort(
         ("127.0.0.1", port),
         registry=state.registry,
         ready=lambda: state.ready,
@@ -44,7 +44,7 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 async def ask(state: State) -> AsyncIterator[Ask]:
-    server = a_server(state)
+    server = a_control_port(state)
     await server.start()
     async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
 
@@ -58,7 +58,7 @@ async def ask(state: State) -> AsyncIterator[Ask]:
     await server.stop()
 
 
-async def test_healthz_says_ok(ask: Ask) -> None:
+async def test_healthz_is_ok(ask: Ask) -> None:
     status, _, text, headers = await ask("/healthz")
     assert (status, text) == (200, "ok")
     assert "Server" not in headers
@@ -68,25 +68,25 @@ async def test_healthz_says_ok(ask: Ask) -> None:
     ("reasons", "degraded", "code"),
     [
         ([], [], 200),
-        ([], ["redis: gone"], 200),
+        ([], ["redis: unreachable"], 200),
         (["draining"], [], 503),
-        (["draining"], ["redis: gone"], 503),
+        (["draining"], ["redis: unreachable"], 503),
     ],
 )
-async def test_readyz_is_503_with_reasons_and_200_without_whatever_is_degraded(
+async def test_readyz_is_503_only_with_reasons_not_if_degraded(
     ask: Ask, state: State, reasons: list[str], degraded: list[str], code: int
 ) -> None:
     state.ready = Readiness(reasons, degraded)
     status, _, text, _ = await ask("/readyz")
-    told = {"ready": not reasons, "reasons": reasons, "degraded": degraded}
-    assert (status, json.loads(text)) == (code, told)
+    body = {"ready": not reasons, "reasons": reasons, "degraded": degraded}
+    assert (status, json.loads(text)) == (code, body)
 
 
-async def test_metrics_come_in_the_format_that_is_asked_for(ask: Ask) -> None:
+async def test_metrics_have_the_format_that_the_client_accepts(ask: Ask) -> None:
     status, headers, text, _ = await ask("/metrics")
     assert status == 200
     assert headers["Content-Type"].startswith("text/plain; version=")
-    assert "sidecar_tries_total 3.0" in text
+    assert "sidecar_attempts_total 3.0" in text
     _, headers, text, _ = await ask(
         "/metrics", Accept="application/openmetrics-text; version=1.0.0"
     )
@@ -94,7 +94,7 @@ async def test_metrics_come_in_the_format_that_is_asked_for(ask: Ask) -> None:
     assert text.endswith("# EOF\n")
 
 
-async def test_config_tells_what_is_live(ask: Ask, state: State) -> None:
+async def test_config_is_the_live_status(ask: Ask, state: State) -> None:
     status, headers, text, _ = await ask("/config")
     assert (status, json.loads(text)) == (200, state.config())
     assert headers["Content-Type"].startswith("application/json")
@@ -116,24 +116,24 @@ async def test_an_unknown_path_is_a_404_problem(ask: Ask) -> None:
     assert "/metrics" in problem["detail"]
 
 
-async def test_another_method_is_a_405_problem_that_names_the_right_one(ask: Ask) -> None:
+async def test_another_method_is_a_405_problem_that_names_the_allowed_ones(ask: Ask) -> None:
     status, headers, text, _ = await ask("/healthz", method="POST")
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
     assert json.loads(text)["detail"] == "Use GET, HEAD."
 
 
 async def test_a_port_in_use_names_the_flag(state: State) -> None:
-    first = a_server(state)
+    first = a_control_port(state)
     await first.start()
     try:
         with pytest.raises(SettingsError, match=rf"127\.0\.0\.1:{first.port} is in use.*--control"):
-            await a_server(state, first.port).start()
+            await a_control_port(state, first.port).start()
     finally:
         await first.stop()
 
 
-async def test_an_address_that_is_not_here_names_the_flag(state: State) -> None:
-    server = ControlServer(
+async def test_an_address_of_another_host_names_the_flag(state: State) -> None:
+    server = ControlPort(
         ("192.0.2.1", 0),
         registry=state.registry,
         ready=lambda: Readiness([], []),
@@ -143,13 +143,13 @@ async def test_an_address_that_is_not_here_names_the_flag(state: State) -> None:
         await server.start()
 
 
-async def test_stop_may_be_called_twice_and_frees_the_port(state: State) -> None:
-    first = a_server(state)
+async def test_stop_is_idempotent_and_frees_the_port(state: State) -> None:
+    first = a_control_port(state)
     await first.start()
     port = first.port
     await first.stop()
     await first.stop()
-    second = a_server(state, port)
+    second = a_control_port(state, port)
     await second.start()
     assert second.port == port
     await second.stop()

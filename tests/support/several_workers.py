@@ -1,4 +1,4 @@
-"""`sidecar serve --workers N` in real processes, with an API behind it."""
+"""`sidecar serve --workers N` in real processes, in front of a sample API."""
 
 import hashlib
 import http.client
@@ -32,12 +32,12 @@ accounts: [{{id: acme, plan: free, keys: [{{id: k1, sha256: {digest}}}]}}]
 
 
 def plans_text() -> str:
-    """One account, whose key is its name."""
+    """A plan file with one account; its name is its API key."""
     return PLANS.format(digest=hashlib.sha256(b"acme").hexdigest())
 
 
 def until(true: Callable[[], Any], what: str, seconds: float = 30) -> Any:
-    """What `true` returns, as soon as that is something; it looks at other processes."""
+    """Wait for other processes until `true` returns a true value, and return it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = true()
@@ -48,7 +48,7 @@ def until(true: Callable[[], Any], what: str, seconds: float = 30) -> Any:
 
 
 class Api:
-    """Answers every GET with `ok`; holds those of /slow until `released`."""
+    """Answers every GET with `ok`; answers to /slow wait until `released`."""
 
     def __init__(self) -> None:
         api = self
@@ -58,7 +58,7 @@ class Api:
 
             def do_GET(self) -> None:
                 if self.path == "/slow":
-                    api.held.set()
+                    api.waiting.set()
                     api.released.wait(30)
                 self.send_response(200)
                 self.send_header("Content-Length", "2")
@@ -66,9 +66,9 @@ class Api:
                 self.wfile.write(b"ok")
 
             def log_message(self, *_: object) -> None:
-                """Nothing."""
+                """Log nothing."""
 
-        self.held, self.released = threading.Event(), threading.Event()
+        self.waiting, self.released = threading.Event(), threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_port
@@ -83,7 +83,7 @@ class Api:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; a dead one that nobody waited for does not."""
+    """Whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -110,19 +110,27 @@ class Several:
         plans.parent.mkdir(exist_ok=True)
         plans.write_text(plans_text())
         given = {
-            "plans": plans, "upstream": f"http://127.0.0.1:{self.api.port}",
-            "listen": f"127.0.0.1:{self.port}", "control": f"127.0.0.1:{self.control}",
-            "redis": self.redis, "redis-timeout-ms": 5000, "spool": self.spool,
-            "workers": self.workers, "drain-timeout-s": 10,
-        } | self.flags  # fmt: skip
+            "plans": plans,
+            "upstream": f"http://127.0.0.1:{self.api.port}",
+            "listen": f"127.0.0.1:{self.port}",
+            "control": f"127.0.0.1:{self.control}",
+            "redis": self.redis,
+            "redis-timeout-ms": 5000,
+            "spool": self.spool,
+            "workers": self.workers,
+            "drain-timeout-s": 10,
+        } | self.flags
         kept = {k: v for k, v in os.environ.items() if not k.startswith("SIDECAR_")}
         self.process = subprocess.Popen(
             [SIDECAR, "serve", *(str(part) for k, v in given.items() for part in (f"--{k}", v))],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=kept,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=kept,
+        )
 
     def ready(self) -> "Several":
-        """Wait until it is."""
+        """Wait until it is ready."""
         until(lambda: self.ask("/readyz")[0] == 200 or self._must_run(), "ready")
         return self
 
@@ -131,7 +139,7 @@ class Several:
         return False
 
     def ask(self, path: str) -> tuple[int, str]:
-        """The control port's answer; 0 while nobody listens."""
+        """Status and body from the control port; status 0 if it does not listen."""
         connection = http.client.HTTPConnection("127.0.0.1", self.control, timeout=10)
         try:
             connection.request("GET", path)
@@ -143,7 +151,7 @@ class Several:
             connection.close()
 
     def call(self, path: str = "/items") -> int:
-        """One call on a connection of its own; its status, 0 for a broken connection."""
+        """The status of a request on a new connection; 0 if the connection breaks."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             connection.request("GET", path, headers={"X-Api-Key": "acme"})
@@ -167,12 +175,12 @@ class Several:
         return total
 
     def pids(self) -> list[int]:
-        """The workers' processes."""
+        """Process ids of the workers."""
         task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in task.read_text().split()]
 
     def events(self) -> list[dict[str, Any]]:
-        """What all spools hold."""
+        """The events of all spools."""
         return [
             json.loads(line)
             for file in sorted(self.spool.rglob("*.jsonl"))
@@ -183,17 +191,17 @@ class Several:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str, str]:
-        """Wait for the end: exit code, stderr, stdout."""
+        """Wait for the end, and return exit code, stderr and stdout."""
         out, errors = self.process.communicate(timeout=40)
         return self.process.returncode, errors, out
 
     def stop(self) -> tuple[int, str, str]:
-        """SIGTERM, then the same."""
+        """Send SIGTERM, and wait for the end."""
         self.send(signal.SIGTERM)
         return self.end()
 
     def kill(self) -> None:
-        """For teardown: nothing of it is left."""
+        """Kill it, and wait until its workers have ended."""
         pids = self.pids() if self.process.poll() is None else []
         self.process.kill()
         self.process.wait()
@@ -201,4 +209,4 @@ class Several:
             assert stream is not None
             stream.close()
         for pid in pids:
-            until(lambda pid=pid: not alive(pid), f"worker {pid} is gone")
+            until(lambda pid=pid: not alive(pid), f"worker {pid} has ended")

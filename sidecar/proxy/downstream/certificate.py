@@ -52,7 +52,7 @@ class Certificate:
             raise SettingsError(
                 f"--tls-cert (SIDECAR_TLS_CERT): {self._error_text(error)}"
             ) from None
-        log.info("certificate_live", **self._fields())
+        log.info("certificate_live", file=str(self._cert), expires_at=_date(self.not_after))
         self._warn_if_expired()
 
     def reload(self) -> bool:
@@ -66,12 +66,12 @@ class Certificate:
             log.error(
                 "certificate_rejected",
                 error=self._error_text(error),
-                live_until=_date(self.not_after),
+                live_expires_at=_date(self.not_after),
             )
             return False
         self.reloads += 1
         self.current = True
-        log.info("certificate_replaced", **self._fields())
+        log.info("certificate_replaced", file=str(self._cert), expires_at=_date(self.not_after))
         self._warn_if_expired()
         return True
 
@@ -108,12 +108,10 @@ class Certificate:
             context.verify_mode = ssl.CERT_REQUIRED
         return context, not_after(self._cert.read_text(encoding="ascii", errors="replace"))
 
-    def _fields(self) -> dict[str, str]:
-        return {"file": str(self._cert), "expires": _date(self.not_after)}
-
     def _warn_if_expired(self) -> None:
         if self.not_after <= self._now():
-            log.error("certificate_expired", file=str(self._cert), expired=_date(self.not_after))
+            expired_at = _date(self.not_after)
+            log.error("certificate_expired", file=str(self._cert), expired_at=expired_at)
 
     def _error_text(self, error: Exception) -> str:
         files = f"{self._cert} and {self._key}"

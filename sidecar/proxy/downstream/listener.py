@@ -312,7 +312,7 @@ def remove_unix(address: UnixPath, own: tuple[int, int]) -> None:
         if (status.st_dev, status.st_ino) == own:
             path.unlink()
     except FileNotFoundError:
-        log.warning("socket_removed", path=address.path)
+        log.warning("socket_file_missing", path=address.path)
 
 
 def _error_text(address: Where, error: OSError) -> str:

@@ -34,7 +34,7 @@ class Reachability:
             log.info(
                 "upstream_reachable",
                 upstream=self._upstream,
-                failed=self._failed,
+                failed_attempts=self._failed,
                 duration_s=round(self._now() - self._since, 1),
             )
             self._failed = 0

@@ -1,1 +1,1 @@
-"""Several processes behind one address: a supervisor that serves nothing, and its workers."""
+"""Several processes on one address: workers that serve, and a supervisor that runs them."""

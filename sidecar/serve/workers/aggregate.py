@@ -1,11 +1,14 @@
-"""One answer out of many: the workers' metrics added up, their plan files compared.
+"""Merges the workers' metrics and plan-file states into one answer.
 
-Counters and histograms are added. Of gauges that say yes or no, or until when something lasts
-(`_up`, `_accepting`, `_ok`, `_timestamp_seconds`), the least counts: what is wrong with one is
-wrong. Of those that say since when (`_since_timestamp_seconds`) it is the earliest, and 0 is no
-instant but says that it is not so. Of `_info`, and of what Redis tells each of them alike (`_jobs`,
-`_jobs_oldest_age_seconds`), the greatest counts, and all other gauges are added.
-What describes a process (`process_…`, `python_…`) stays apart, under the label `worker`.
+Rules by kind and name of a metric:
+
+- Counters and histograms: the sum.
+- `_since_timestamp_seconds`: the earliest; 0 is not a time but means "not so".
+- `_up`, `_accepting`, `_ok`, other `_timestamp_seconds`: the least, that of the worst worker.
+- `_info`, `_jobs`, `_jobs_oldest_age_seconds`: the greatest. All workers read the latter two from
+  Redis, and nearly agree.
+- Other gauges: the sum.
+- `process_…` and `python_…`: not merged; each sample gets the label `worker`.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,18 +18,18 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-_GROWING: Final = frozenset({"counter", "histogram", "summary"})
-_SINCE: Final = "_since_timestamp_seconds"
+_CUMULATIVE: Final = frozenset({"counter", "histogram", "summary"})
+_EARLIEST: Final = "_since_timestamp_seconds"
 _LEAST: Final = ("_up", "_accepting", "_ok", "_timestamp_seconds")
 _GREATEST: Final = ("_info", "_jobs", "_jobs_oldest_age_seconds")
-_OWN: Final = ("process_", "python_")
+_PER_PROCESS: Final = ("process_", "python_")
 
 Family = dict[str, Any]  # name, help, type, samples: [name, labels, value]
-_Key = tuple[str, str, tuple[tuple[str, str], ...]]  # family, sample, labels
+_SampleKey = tuple[str, tuple[tuple[str, str], ...]]  # sample, labels
 
 
 def families_of(registry: CollectorRegistry) -> list[Family]:
-    """Everything in a registry, as JSON can carry it."""
+    """All metrics of a registry, as JSON can carry them."""
     return [
         {
             "name": metric.name,
@@ -39,78 +42,82 @@ def families_of(registry: CollectorRegistry) -> list[Family]:
 
 
 class MergedMetrics:
-    """What all workers have counted, also those that are gone: a sum never falls.
+    """The metrics of all workers, with the counts of workers that have ended: no sum falls.
 
-    Otherwise Prometheus would take the restart of one worker for a reset of all, and count what
-    the others had counted a second time.
+    If a sum fell, Prometheus would take the restart of one worker for a reset of all, and count
+    the others' requests twice.
     """
 
     def __init__(self) -> None:
-        self._last: dict[str, list[Family]] = {}
-        self._gone: dict[_Key, float] = {}
+        self._last: dict[str, list[Family]] = {}  # by worker
+        self._ended: dict[tuple[str, _SampleKey], float] = {}  # sums by family and sample
 
     def update(self, worker: str, families: list[Family]) -> None:
-        """What the worker says now."""
+        """Replace the worker's metrics."""
         self._last[worker] = families
 
     def retire(self, worker: str) -> None:
-        """The worker's process has ended; the next one counts from zero."""
+        """Keep the counts of a process that has ended; its successor counts from zero."""
         for family in self._last.pop(worker, []):
-            if _is_growing(family):
+            if _is_cumulative(family):
                 for key, value in _samples(family):
-                    self._gone[key] = self._gone.get(key, 0.0) + value
+                    at = family["name"], key
+                    self._ended[at] = self._ended.get(at, 0.0) + value
 
     def registry(self, present: Collection[str], own: Iterable[Family]) -> CollectorRegistry:
-        """All of it, to be encoded. Of a worker that is not `present` only what it had counted
-        is taken. `own` are the families of the supervisor."""
-        merged = _Merged()
+        """A registry of the merged metrics and `own`, those of the supervisor.
+
+        A worker that is not in `present` contributes its last counts, and no gauge.
+        """
+        merge = _Merge()
         for worker, families in self._last.items():
             for family in families:
-                if worker in present or _is_growing(family):
-                    merged.add(worker, family)
+                if worker in present or _is_cumulative(family):
+                    merge.add(worker, family)
         for family in own:
-            merged.add("supervisor", family)
-        for (name, sample, labels), value in self._gone.items():
-            merged.grow(name, (sample, labels), value)
+            merge.add("supervisor", family)
+        for (name, key), value in self._ended.items():
+            merge.add_ended(name, key, value)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(merged)
+        registry.register(merge)
         return registry
 
 
-def _is_growing(family: Family) -> bool:
-    return family["type"] in _GROWING and not _is_own(family)
+def _is_cumulative(family: Family) -> bool:
+    return family["type"] in _CUMULATIVE and not _is_per_process(family)
 
 
-def _is_own(family: Family) -> bool:
-    return f"{family['name']}_".startswith(_OWN)
+def _is_per_process(family: Family) -> bool:
+    return f"{family['name']}_".startswith(_PER_PROCESS)
 
 
-def _samples(family: Family) -> Iterable[tuple[_Key, float]]:
+def _samples(family: Family) -> Iterable[tuple[_SampleKey, float]]:
     for name, labels, value in family["samples"]:
-        yield (family["name"], name, tuple(labels.items())), value
+        yield (name, tuple(labels.items())), value
 
 
-class _Merged(Collector):
-    """Keeps the order in which samples came: buckets of a histogram stay together."""
+class _Merge(Collector):
+    """Merged families; samples keep their order, so that buckets of a histogram stay together."""
 
     def __init__(self) -> None:
         self._families: dict[str, Family] = {}
-        self._values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+        self._values: dict[str, dict[_SampleKey, float]] = {}
 
     def add(self, worker: str, family: Family) -> None:
         name = family["name"]
         self._families.setdefault(name, family)
         values = self._values.setdefault(name, {})
-        for (_, sample, labels), value in _samples(family):
-            if _is_own(family):
+        for key, value in _samples(family):
+            if _is_per_process(family):
+                sample, labels = key
                 values[sample, (*labels, ("worker", worker))] = value
-            elif (sample, labels) not in values:
-                values[sample, labels] = value
+            elif key in values:
+                values[key] = _merge_values(family, values[key], value)
             else:
-                values[sample, labels] = _joined(family, values[sample, labels], value)
+                values[key] = value
 
-    def grow(self, name: str, key: tuple[str, tuple[tuple[str, str], ...]], value: float) -> None:
-        """Add to a family that is there; others come back when a worker has them again."""
+    def add_ended(self, name: str, key: _SampleKey, value: float) -> None:
+        """Add counts of ended workers, unless no present worker has the family."""
         if name in self._values:
             self._values[name][key] = self._values[name].get(key, 0.0) + value
 
@@ -122,10 +129,10 @@ class _Merged(Collector):
             yield metric
 
 
-def _joined(family: Family, one: float, other: float) -> float:
-    if family["type"] in _GROWING:
+def _merge_values(family: Family, one: float, other: float) -> float:
+    if family["type"] in _CUMULATIVE:
         return one + other
-    if family["name"].endswith(_SINCE):
+    if family["name"].endswith(_EARLIEST):
         return min(one, other) or max(one, other)
     if family["name"].endswith(_LEAST):
         return min(one, other)
@@ -134,18 +141,18 @@ def _joined(family: Family, one: float, other: float) -> float:
     return one + other
 
 
-def merged_config(answers: Mapping[int, dict[str, Any] | None]) -> dict[str, Any]:
-    """One status for all: what they agree on, or that they do not, with what each says.
+def merge_config(answers: Mapping[int, dict[str, Any] | None]) -> dict[str, Any]:
+    """One plan-file state for all workers, and each worker's own below `workers`.
 
-    None stands for a worker that does not answer.
+    If workers run different versions, or one does not answer (None), `agree` is false and the
+    common state is left out. If they agree, a worker with a rejected plan file represents all.
     """
-    told = {number: answer for number, answer in answers.items() if answer is not None}
-    versions = {answer.get("version") for answer in told.values()}
-    agree = len(versions) == 1 and len(told) == len(answers)
+    answered = {number: answer for number, answer in answers.items() if answer is not None}
+    versions = {answer.get("version") for answer in answered.values()}
+    agree = len(versions) == 1 and len(answered) == len(answers)
     status: dict[str, Any] = {"agree": agree}
     if agree:
-        first = min(told)
-        failed = [number for number in told if told[number].get("failed_since")]
-        status |= told[min(failed, default=first)]
+        failed = [number for number in answered if answered[number].get("failed_since")]
+        status |= answered[min(failed, default=min(answered))]
     status["workers"] = {str(number): answer for number, answer in answers.items()}
     return status

@@ -1,6 +1,6 @@
-"""What supervisor and worker say to each other: JSON objects over a socket pair.
+"""The channel between supervisor and worker: JSON objects over a socket pair.
 
-The pair is also how each learns that the other is gone, however it ended: the kernel closes it.
+Each end also notices the other's death by it, because the kernel then closes the pair.
 """
 
 import asyncio
@@ -9,13 +9,13 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-_LENGTH: Final = 4  # bytes in front of each message
-_MOST: Final = 64 << 20  # bytes of a message: far more than any worker's metrics
+_LENGTH_BYTES: Final = 4  # in front of each message
+_MAX_BYTES: Final = 64 << 20  # of one message: far more than any worker's metrics
 Message = dict[str, Any]
 
 
 class Channel:
-    """One end of the pair."""
+    """One end of the socket pair."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -23,27 +23,27 @@ class Channel:
 
     @classmethod
     async def over(cls, sock: socket.socket) -> "Channel":
-        """Takes the socket over."""
+        """A channel that owns the socket."""
         sock.setblocking(False)
         return cls(*await asyncio.open_connection(sock=sock))
 
     def send(self, message: Message) -> None:
-        """Queue a message. What the other end does not live to read is lost."""
+        """Queue a message. It is lost if the other end dies before it reads the message."""
         text = json.dumps(message).encode()
-        self._writer.write(len(text).to_bytes(_LENGTH, "big") + text)
+        self._writer.write(len(text).to_bytes(_LENGTH_BYTES, "big") + text)
 
     async def flush(self) -> None:
-        """Wait until what was sent is with the kernel, or the other end is gone."""
+        """Wait until the kernel has all messages, or the other end is closed."""
         try:
             await self._writer.drain()
         except ConnectionError:
             return
 
     async def receive(self) -> Message | None:
-        """The next message; None when the other end is gone."""
+        """The next message; None if the other end is closed."""
         try:
-            length = int.from_bytes(await self._reader.readexactly(_LENGTH), "big")
-            if length > _MOST:
+            length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
+            if length > _MAX_BYTES:
                 return None
             message: Message = json.loads(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -51,10 +51,10 @@ class Channel:
         return message
 
     async def messages(self) -> AsyncIterator[Message]:
-        """All that come, until the other end is gone."""
+        """All messages until the other end is closed."""
         while (message := await self.receive()) is not None:
             yield message
 
     def close(self) -> None:
-        """Let go of the socket. Idempotent."""
+        """Close the socket. Idempotent."""
         self._writer.close()

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: its affinity, and the quota of its control groups."""
+"""The number of CPUs that this process may use: its affinity, and the quota of its cgroups."""
 
 import math
 import os
@@ -8,33 +8,33 @@ _ROOT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 
 
-def allowed(root: Path = _ROOT, own: Path = _OWN) -> int:
-    """At least 1. A container's `cpu` limit shows in the quota only, rounded up here."""
+def allowed_cpus(root: Path = _ROOT, own: Path = _OWN) -> int:
+    """CPUs, at least 1. A container's `cpu` limit shows in the quota only and is rounded up."""
     return max(1, min([len(os.sched_getaffinity(0)), *_quotas(root, own)]))
 
 
 def _quotas(root: Path, own: Path) -> list[int]:
-    """The quota of our group and of each above it (cgroups(7); version 2, then version 1)."""
-    found = []
+    """Quotas of this process's cgroup and of each above it (cgroups(7)), version 2 and 1."""
+    quotas = []
     for group in _groups(own):
-        found += _quota_of_two(root / group / "cpu.max")
+        quotas += _quota_v2(root / group / "cpu.max")
     v1 = root / "cpu"
     quota, period = _number(v1 / "cpu.cfs_quota_us"), _number(v1 / "cpu.cfs_period_us")
     if quota and period and quota > 0:
-        found.append(math.ceil(quota / period))
-    return found
+        quotas.append(math.ceil(quota / period))
+    return quotas
 
 
 def _groups(own: Path) -> list[str]:
     for line in _text(own).splitlines():
         hierarchy, _, path = line.partition("::")
         if hierarchy == "0":
-            ours = PurePosixPath(path.lstrip("/"))
-            return list(dict.fromkeys(str(group) for group in (ours, *ours.parents)))
+            group = PurePosixPath(path.lstrip("/"))
+            return list(dict.fromkeys(str(one) for one in (group, *group.parents)))
     return ["."]
 
 
-def _quota_of_two(file: Path) -> list[int]:
+def _quota_v2(file: Path) -> list[int]:
     quota, _, period = _text(file).strip().partition(" ")
     if not (quota.isdecimal() and period.isdecimal() and int(period)):
         return []  # "max 100000": no quota

@@ -1,7 +1,7 @@
-"""A worker: a whole sidecar without a control port, that obeys and answers its supervisor.
+"""A worker: a whole sidecar without a control port, run by the supervisor.
 
-Started as `python -m sidecar.serve.workers.main DESCRIPTOR`; everything else comes through the
-channel. When that closes, the supervisor is gone and the worker drains and ends.
+Starts as `python -m sidecar.serve.workers.main DESCRIPTOR`; everything else comes through the
+channel. When the channel closes, the supervisor has ended, and the worker drains and ends.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import uvloop
 from sidecar import logs
 from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
 from sidecar.serve.app import App
-from sidecar.serve.process import prepare, settle_in, started
+from sidecar.serve.process import prepare, settle, start
 from sidecar.serve.share import WorkerShare
 from sidecar.serve.shutdown import Shutdown
 from sidecar.serve.workers.aggregate import families_of
@@ -25,33 +25,33 @@ from sidecar.settings import Settings
 
 
 def main() -> None:
-    """Serve until told to stop, then drain. Exit code 0; 1 or 2 when it could not start."""
-    sys.exit(uvloop.run(_work(int(sys.argv[1]))))
+    """Serve until shutdown, then drain. Exit with 0; with 1 or 2 if the worker cannot start."""
+    sys.exit(uvloop.run(_serve(int(sys.argv[1]))))
 
 
-async def _work(descriptor: int) -> int:
+async def _serve(descriptor: int) -> int:
     channel = await Channel.over(socket.socket(fileno=descriptor))
-    ending = Shutdown()
-    ending.listen()
+    shutdown = Shutdown()
+    shutdown.handle_signals()
     prepare()
-    task = await channel.receive()
-    if task is None:
+    setup = await channel.receive()
+    if setup is None:
         return 0
     try:
-        settings = Settings.load(task["flags"])
+        settings = Settings.load(setup["flags"])
         logs.configure(settings.log_level, settings.log_format)
-        app = App(settings, share=_share(task["share"]), ending=ending)
-        if not await started(app):
+        app = App(settings, share=_share(setup["share"]), shutdown=shutdown)
+        if not await start(app):
             return 0
     except SidecarError as error:
         channel.send({"failed": _failure(error)})
         await channel.flush()
         return 2 if isinstance(error, SettingsError | ConfigError | SpoolError) else 1
-    settle_in(app)
+    settle(app)
     channel.send({"serving": True})
     obeying = asyncio.create_task(_obey(channel, app))
-    await ending.asked.wait()
-    await app.stop()  # the supervisor may go on asking meanwhile
+    await shutdown.requested.wait()
+    await app.stop()  # the worker still answers the supervisor's questions
     obeying.cancel()
     return 0
 
@@ -59,14 +59,14 @@ async def _work(descriptor: int) -> int:
 def _share(value: Message) -> WorkerShare:
     return WorkerShare(
         worker=value["worker"],
-        leftovers=tuple(Path(path) for path in value["leftovers"]),
-        turns_in=Path(value["turns_in"]),
+        orphan_spools=tuple(Path(path) for path in value["orphan_spools"]),
+        lock_directory=Path(value["lock_directory"]),
         descriptor=value["descriptor"],
     )
 
 
 def _failure(error: SidecarError) -> Message:
-    """As the supervisor can raise it again."""
+    """The error, in a form from which the supervisor can raise it again."""
     problems = error.problems if isinstance(error, ConfigError) else ()
     return {
         "kind": type(error).__name__,
@@ -76,21 +76,22 @@ def _failure(error: SidecarError) -> Message:
 
 
 async def _obey(channel: Channel, app: App) -> None:
+    """Carry out the supervisor's commands and answer its questions, until the channel closes."""
     async for message in channel.messages():
         if message.get("do") == "reload":
             app.reload()
         elif message.get("do") == "stop":
-            app.ending.ask(at_once=message["at_once"])
+            app.shutdown.request(skip_delay=message["skip_delay"])
         else:
             channel.send({"id": message["id"], "answer": _answer(app, message["ask"])})
-    if not app.ending.asked.is_set():
-        app.ending.ask()
+    if not app.shutdown.requested.is_set():
+        app.shutdown.request()
 
 
-def _answer(app: App, what: str) -> Any:
-    if what == "metrics":
+def _answer(app: App, question: str) -> Any:
+    if question == "metrics":
         return families_of(app.metrics.registry)
-    if what == "config":
+    if question == "config":
         return app.keeper.status()
     return app.readiness()
 

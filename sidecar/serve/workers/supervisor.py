@@ -1,12 +1,10 @@
-"""The process that serves nothing: it starts the workers, answers for them, and drains them.
+"""The supervisor: it serves no requests, but runs the workers, answers for them and drains them.
 
-What must live here: the address that all of them share, the one control port, and the rule
-when to give up. A worker that ends is started again; when it could not even start and nobody
-else serves, or at the very beginning, the whole ends with what that worker said.
+It holds the address that all workers share and the one control port. It restarts a worker that
+ends, and gives up if workers cannot start: at the beginning, or while no other worker serves.
 """
 
 import asyncio
-import signal
 import socket
 from pathlib import Path
 from typing import Any, Final
@@ -19,168 +17,179 @@ from sidecar.addresses import Address, UnixPath
 from sidecar.errors import SidecarError
 from sidecar.metrics import Metrics
 from sidecar.proxy.downstream.listener import bind_tcp, bind_unix, remove_unix
-from sidecar.serve.control_port import ControlServer
+from sidecar.serve import readiness
+from sidecar.serve.control_port import ControlPort
+from sidecar.serve.process import log_drain_started, log_serving, log_stopped, prepare
 from sidecar.serve.readiness import Readiness
-from sidecar.serve.readiness import merged as merged_readiness
-from sidecar.serve.share import one_of, settings_of
+from sidecar.serve.share import worker_settings, worker_share
 from sidecar.serve.shutdown import Shutdown
-from sidecar.serve.workers.aggregate import MergedMetrics, families_of, merged_config
+from sidecar.serve.workers.aggregate import MergedMetrics, families_of, merge_config
 from sidecar.serve.workers.channel import Message
-from sidecar.serve.workers.worker import WRONG, Worker
+from sidecar.serve.workers.worker import CANNOT_START, Worker
 from sidecar.settings import Settings
 
 log = logs.logger("workers")
 
-FAILED_STARTS: Final = 3  # in a row
-STOP_MARGIN_S: Final = 15.0  # beyond the drain: shipping, the spool's last write
+MAX_FAILED_STARTS: Final = 3  # in a row
+STOP_MARGIN_S: Final = 15.0  # beyond the drain: to ship events and close the spool
 
 
 class Supervisor:
-    """Owns the workers. `start` returns when all of them serve, `stop` when none is left."""
+    """Owns the workers. `start` returns when all of them serve, `stop` when all have ended."""
 
     def __init__(self, settings: Settings, count: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.workers: list[Worker] = []
+        self.gave_up: asyncio.Future[SidecarError] = loop.create_future()
         self._settings = settings
         self._count = count
         self._merged = MergedMetrics()
-        self._reserved: list[socket.socket] = []
-        self._own_file: tuple[int, int] | None = None
+        self._sockets: list[socket.socket] = []  # hold the address
+        self._socket_file: tuple[int, int] | None = None  # device and inode
         self._stopping = False
-        self._begun = False  # all have served
-        self._all_serve: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.gave_up: asyncio.Future[SidecarError] = asyncio.get_running_loop().create_future()
+        self._all_have_served = False
+        self._all_serve: asyncio.Future[None] = loop.create_future()
         self._tasks: list[asyncio.Task[None]] = []
-        self.workers: list[Worker] = []
-        self._control: ControlServer | None = None
-        self._own = Metrics()
+        self._control: ControlPort | None = None
+        self._metrics = Metrics()
         self._publish()
 
     def _publish(self) -> None:
-        metrics = self._own
-        metrics.gauge("sidecar_workers", "Processes that ought to serve.", lambda: self._count)
-        metrics.gauge("sidecar_workers_serving", "Processes that do serve.",
-                      lambda: sum(worker.serving for worker in self.workers))  # fmt: skip
-        metrics.counter("sidecar_worker_restarts", "Processes that were started again.",
-                        lambda: sum(worker.restarts for worker in self.workers))  # fmt: skip
+        workers = self.workers
+        self._metrics.gauge("sidecar_workers", "Configured workers.", lambda: self._count)
+        self._metrics.gauge(
+            "sidecar_workers_serving",
+            "Workers that serve.",
+            lambda: sum(worker.serving for worker in workers),
+        )
+        self._metrics.counter(
+            "sidecar_worker_restarts",
+            "Workers that ended and were restarted.",
+            lambda: sum(worker.restarts for worker in workers),
+        )
 
     async def start(self) -> None:
-        """Bring everything up. Raises SidecarError, with nothing left running, when it cannot."""
-        descriptor = self._reserve()
+        """Start the control port and the workers. Raises SidecarError, with all stopped again."""
+        descriptor = self._reserve_address()
         try:
-            self._control = ControlServer(
-                self._settings.control,
-                registry=self._metrics,
-                ready=self._readiness,
-                config_status=self._config,
-                sick=self._silent,
-            )
-            await self._control.start()
-            self._spawn(descriptor)
+            await self._start_control()
+            self._start_workers(descriptor)
             outcomes: list[asyncio.Future[Any]] = [self._all_serve, self.gave_up]
             await asyncio.wait(outcomes, return_when="FIRST_COMPLETED")
             if self.gave_up.done():
                 raise self.gave_up.result()
         except BaseException:
-            ending = Shutdown()
-            ending.ask(at_once=True)
-            await self.stop(ending)
+            shutdown = Shutdown()
+            shutdown.request(skip_delay=True)
+            await self.stop(shutdown)
             raise
-        log.info(
-            "sidecar_serving",
-            listen=str(self._settings.listen),
-            control=str(self._settings.control),
-            upstream=str(self._settings.upstream),
-            workers=self._count,
-        )
+        log_serving(self._settings, self._count)
 
-    def _reserve(self) -> int | None:
-        """Hold the address for as long as we live. Returns the descriptor of a unix socket.
+    def _reserve_address(self) -> int | None:
+        """Hold the address until `stop`. Return the descriptor of a unix socket, which all share.
 
-        Each worker listens on TCP for itself: what is queued for one that died is not lost to
-        those that live. A socket that is bound and does not listen gets no connections.
+        On TCP each worker has a listening socket of its own, so that the connections queued for
+        a dead worker do not hold up the others. The socket bound here does not listen, so it
+        gets no connections.
         """
         listen = self._settings.listen
         if isinstance(listen, UnixPath):
             mode = int(self._settings.listen_mode, 8)
             sock = bind_unix(listen, mode, self._settings.listen_backlog)
-            found = Path(listen.path).stat()
-            self._own_file = (found.st_dev, found.st_ino)
-            self._reserved = [sock]
+            status = Path(listen.path).stat()
+            self._socket_file = (status.st_dev, status.st_ino)
+            self._sockets = [sock]
             return sock.fileno()
         if listen.port:
-            # Sharing a port is open to all processes of a user: find out who is there before.
+            # Any process of this user may share the port: first fail if another one has it.
             for sock in bind_tcp(listen, reuse_port=False):
                 sock.close()
-        self._reserved = bind_tcp(listen, reuse_port=True)
-        port = int(self._reserved[0].getsockname()[1])
+        self._sockets = bind_tcp(listen, reuse_port=True)
+        port = int(self._sockets[0].getsockname()[1])
         self._settings = self._settings.model_copy(update={"listen": Address(listen.host, port)})
         return None
 
-    def _spawn(self, descriptor: int | None) -> None:
+    async def _start_control(self) -> None:
+        self._control = ControlPort(
+            self._settings.control,
+            registry=self._registry,
+            ready=self._readiness,
+            config_status=self._config,
+            faults=self._faults,
+        )
+        await self._control.start()
+
+    def _start_workers(self, descriptor: int | None) -> None:
         for number in range(self._count):
 
-            def task(number: int = number) -> Message:
-                return self._task(number, descriptor)
+            def make_setup(number: int = number) -> Message:
+                return self._setup(number, descriptor)
 
-            worker = Worker(number, task, descriptor=descriptor,
-                            changed=self._changed, ended=self._ended)  # fmt: skip
+            worker = Worker(
+                number,
+                make_setup,
+                descriptor=descriptor,
+                on_change=self._on_change,
+                on_end=self._on_end,
+            )
             self.workers.append(worker)
-        for worker in self.workers:
-            self._tasks.append(asyncio.create_task(worker.run()))
+        self._tasks = [asyncio.create_task(worker.run()) for worker in self.workers]
 
-    def _task(self, number: int, descriptor: int | None) -> Message:
-        share = one_of(self._settings, number, self._count, descriptor)
+    def _setup(self, number: int, descriptor: int | None) -> Message:
+        share = worker_share(self._settings, number, self._count, descriptor)
         return {
-            "flags": settings_of(self._settings, number, self._count).as_flags(),
+            "flags": worker_settings(self._settings, number, self._count).as_flags(),
             "share": {
                 "worker": share.worker,
-                "leftovers": [str(path) for path in share.leftovers],
-                "turns_in": str(share.turns_in),
+                "orphan_spools": [str(path) for path in share.orphan_spools],
+                "lock_directory": str(share.lock_directory),
                 "descriptor": share.descriptor,
             },
         }
 
-    def _ended(self, worker: Worker) -> None:
+    def _on_end(self, worker: Worker) -> None:
         self._merged.retire(str(worker.number))
 
-    def _changed(self, worker: Worker) -> None:
+    def _on_change(self, worker: Worker) -> None:
         if all(each.serving for each in self.workers):
-            self._begun = True
+            self._all_have_served = True
             if not self._all_serve.done():
                 self._all_serve.set_result(None)
-        nobody = not any(each.serving for each in self.workers)
-        often = worker.failed_starts >= FAILED_STARTS and (nobody or not self._begun)
-        wrong = worker.failed_starts and worker.exit_code == WRONG and not self._begun
-        if often or wrong:
-            self._give_up(worker)
-
-    def _give_up(self, worker: Worker) -> None:
-        if not self.gave_up.done():
+        if self._is_hopeless(worker) and not self.gave_up.done():
             self.gave_up.set_result(
                 worker.failure
                 or SidecarError(
                     f"worker {worker.number} ended {worker.failed_starts} times in a row before "
-                    f"it served, at last with exit code {worker.exit_code}; its lines above say why"
+                    f"it served, last with exit code {worker.exit_code}; see its log events above"
                 )
             )
 
+    def _is_hopeless(self, worker: Worker) -> bool:
+        """Whether no restart helps, or too many in a row did not."""
+        if worker.failed_starts and worker.exit_code == CANNOT_START and not self._all_have_served:
+            return True
+        none_serves = not any(each.serving for each in self.workers)
+        needed = none_serves or not self._all_have_served
+        return needed and worker.failed_starts >= MAX_FAILED_STARTS
+
     # for the control port
 
-    async def _ask(self, what: str) -> dict[int, Any]:
-        answers = await asyncio.gather(*(worker.ask(what) for worker in self.workers))
+    async def _ask(self, question: str) -> dict[int, Any]:
+        answers = await asyncio.gather(*(worker.ask(question) for worker in self.workers))
         return {worker.number: answer for worker, answer in zip(self.workers, answers, strict=True)}
 
     async def _readiness(self) -> Readiness:
         answers = await self._ask("ready")
-        told = {number: Readiness(*answer) for number, answer in answers.items() if answer}
+        answered = {number: Readiness(*answer) for number, answer in answers.items() if answer}
         silent = {
             worker.number: "does not answer" if worker.serving else worker.state
             for worker in self.workers
-            if worker.number not in told
+            if worker.number not in answered
         }
-        reasons, degraded = merged_readiness(told, silent)
+        reasons, degraded = readiness.merge(answered, silent)
         return Readiness(["draining"] * self._stopping + reasons, degraded)
 
-    async def _silent(self) -> list[str]:
+    async def _faults(self) -> list[str]:
         answers = await self._ask("ready")
         return [
             f"worker {worker.number}: does not answer"
@@ -189,68 +198,76 @@ class Supervisor:
         ]
 
     async def _config(self) -> dict[str, Any]:
-        return merged_config(await self._ask("config"))
+        return merge_config(await self._ask("config"))
 
-    async def _metrics(self) -> CollectorRegistry:
+    async def _registry(self) -> CollectorRegistry:
         answers = await self._ask("metrics")
         for number, families in answers.items():
             if families is not None:
                 self._merged.update(str(number), families)
         present = {str(number) for number, families in answers.items() if families is not None}
-        return self._merged.registry(present, families_of(self._own.registry))
+        return self._merged.registry(present, families_of(self._metrics.registry))
 
-    # until the end
+    # reload and stop
 
     def reload(self) -> None:
-        """Have all workers read their plan file and certificate again."""
+        """Make all workers reload their plan file and certificate."""
         for worker in self.workers:
             worker.reload()
 
-    async def stop(self, ending: Shutdown) -> bool:
-        """One drain over all, with the patience that `ending` says. Whether every worker drained
-        and ended by itself. Idempotent."""
+    async def stop(self, shutdown: Shutdown) -> bool:
+        """Drain all workers at the same time. Return whether each ended in time with exit code 0.
+
+        Idempotent.
+        """
         self._stopping = True
         running = [worker for worker in self.workers if worker.pid is not None]
         for worker in self.workers:
-            worker.stop(at_once=ending.at_once)
-        hurrying = asyncio.create_task(self._hurry(ending))
-        if not ending.at_once:
-            await self._gone_within(self._settings.drain_delay_s)
-        self._let_go()
-        late = await self._gone_within(self._settings.drain_timeout_s + STOP_MARGIN_S)
+            worker.stop(skip_delay=shutdown.skip_delay)
+        hurrying = asyncio.create_task(self._hurry(shutdown))
+        if not shutdown.skip_delay:
+            await self._wait_for_workers(self._settings.drain_delay_s)
+        self._release_address()
+        ended = await self._wait_for_workers(self._settings.drain_timeout_s + STOP_MARGIN_S)
         hurrying.cancel()
-        for worker in self.workers if late else ():
-            log.error("worker_drain_timed_out", worker=worker.number, pid=worker.pid)
-            worker.kill()
+        if not ended:
+            self._kill_workers()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         control, self._control = self._control, None
         if control is not None:
             await control.stop()
-        return not late and all(worker.exit_code == 0 for worker in running)
+        return ended and all(worker.exit_code == 0 for worker in running)
 
-    async def _hurry(self, ending: Shutdown) -> None:
-        await ending.hurry.wait()
+    async def _hurry(self, shutdown: Shutdown) -> None:
+        await shutdown.hurried.wait()
         for worker in self.workers:
             worker.stop()
 
-    async def _gone_within(self, seconds: float) -> bool:
-        """Whether workers are left that have not ended by then."""
-        return bool(self._tasks and (await asyncio.wait(self._tasks, timeout=seconds))[1])
+    async def _wait_for_workers(self, timeout_s: float) -> bool:
+        """Wait until all workers have ended. Return whether they have."""
+        if not self._tasks:
+            return True
+        _, pending = await asyncio.wait(self._tasks, timeout=timeout_s)
+        return not pending
 
-    def _let_go(self) -> None:
-        """Nobody can find us any more."""
-        if isinstance(self._settings.listen, UnixPath) and self._own_file is not None:
-            remove_unix(self._settings.listen, self._own_file)
-            self._own_file = None
-        for sock in self._reserved:
+    def _kill_workers(self) -> None:
+        for worker in self.workers:
+            log.error("worker_drain_timed_out", worker=worker.number, pid=worker.pid)
+            worker.kill()
+
+    def _release_address(self) -> None:
+        if isinstance(self._settings.listen, UnixPath) and self._socket_file is not None:
+            remove_unix(self._settings.listen, self._socket_file)
+            self._socket_file = None
+        for sock in self._sockets:
             sock.close()
 
 
 def run(settings: Settings, count: int) -> int:
-    """Serve with `count` processes until SIGTERM or SIGINT, then drain.
+    """Serve with `count` workers until SIGTERM or SIGINT, then drain.
 
-    Returns 0 when all of them drained, else 1. Raises SidecarError when they cannot serve.
+    Returns 0 if all workers drained, else 1. Raises SidecarError if they cannot serve.
     """
     logs.configure(settings.log_level, settings.log_format)
     return int(uvloop.run(_serve(settings, count)))
@@ -258,26 +275,21 @@ def run(settings: Settings, count: int) -> int:
 
 async def _serve(settings: Settings, count: int) -> int:
     supervisor = Supervisor(settings, count)
-    ending = Shutdown()
-    ending.listen()
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(logs.unexpected)
-    loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
-    starting = loop.create_task(supervisor.start())
-    stopped = loop.create_task(ending.asked.wait())
-    await asyncio.wait([starting, stopped], return_when="FIRST_COMPLETED")
+    shutdown = Shutdown()
+    shutdown.handle_signals()
+    prepare(on_hangup=supervisor.reload)
+    starting = asyncio.create_task(supervisor.start())
+    requested = asyncio.create_task(shutdown.requested.wait())
+    await asyncio.wait([starting, requested], return_when="FIRST_COMPLETED")
     if starting.done():
         await starting
-        outcomes: list[asyncio.Future[Any]] = [stopped, supervisor.gave_up]
+        outcomes: list[asyncio.Future[Any]] = [requested, supervisor.gave_up]
         await asyncio.wait(outcomes, return_when="FIRST_COMPLETED")
-    log.info("drain_started")
-    drained = await supervisor.stop(ending)
+    log_drain_started()
+    drained = await supervisor.stop(shutdown)
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
-    if ending.hurry.is_set():
-        log.info("drain_cut_short")
-    else:
-        log.info("sidecar_stopped")
+    log_stopped(shutdown)
     if supervisor.gave_up.done():
         raise supervisor.gave_up.result()
     return 0 if drained else 1

@@ -72,7 +72,7 @@ async def test_each_request_is_logged_without_a_secret(
     assert sorted(map(shape, lines)) == sorted(told)
     for line in lines:
         assert line["level"] == "info"
-        assert line["ms"] >= 0
+        assert line["duration_ms"] >= 0
         assert not [secret for secret in SECRETS if secret in str(line)]
 
 

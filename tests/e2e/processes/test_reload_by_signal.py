@@ -87,7 +87,7 @@ async def test_I7_a_signal_reloads_a_valid_file_and_rejects_an_invalid_one(
     here.process.send_signal(signal.SIGHUP)  # the same file: only the signal starts a reload
     await until(lambda: len(here.said("plan_file_rejected")) == 2)
     refused, _ = here.said("plan_file_rejected")
-    assert (refused["level"], refused["live"]) == ("error", second["version"])
+    assert (refused["level"], refused["live_version"]) == ("error", second["version"])
     assert (await here.call("/a"))[0] == 429
     assert (await here.ask("/readyz"))[0] == 200
     assert await samples(here) == {

@@ -21,7 +21,7 @@ async def test_the_log_says_when_the_api_is_unreachable_and_reachable_again(
     try:
         assert (await here.call("/items"))[0] == 200
         [back] = here.said("upstream_reachable")
-        assert (back["failed"], back["upstream"]) == (4, f"127.0.0.1:{port}")
+        assert (back["failed_attempts"], back["upstream"]) == (4, f"127.0.0.1:{port}")
         api.hold = True
         assert [(await here.call("/items"))[0] for _ in range(3)] == [504] * 3
         [slow] = here.said("upstream_no_response")  # the next ones are logged later, as a sum

@@ -35,7 +35,7 @@ def test_a_change_is_logged_once_for_any_number_of_requests(film: Film) -> None:
     film.api.connected()
     [line] = film.lines()
     assert line.startswith("upstream_reachable")
-    assert "failed=5" in line and "duration_s=7.0" in line
+    assert "failed_attempts=5" in line and "duration_s=7.0" in line
 
 
 def test_missing_responses_are_logged_at_once_and_then_in_sums(film: Film) -> None:

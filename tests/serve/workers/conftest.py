@@ -1,4 +1,4 @@
-"""Starts sidecars with several workers; none outlives its test."""
+"""Sidecars with several workers, which end with their test."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture
 def serve(valkey_url: str, tmp_path: Path, api: Api) -> Iterator[Serve]:
-    """`serve(workers=2, sinks="stdout")`: flags with `_`; not yet ready when it returns."""
+    """`serve(workers=2, sinks="stdout")` starts a sidecar; call `ready()` to wait for it."""
     running: list[Several] = []
 
     def start(*, workers: int = 2, **flags: object) -> Several:

@@ -1,4 +1,4 @@
-"""One answer out of many: sums that never fall, the least of what must hold for all."""
+"""Merged answers of workers: sums that never fall, and the worst state."""
 
 from typing import Any
 
@@ -10,9 +10,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from sidecar.metrics import Metrics
-from sidecar.serve.readiness import Readiness
-from sidecar.serve.readiness import merged as merged_readiness
-from sidecar.serve.workers.aggregate import MergedMetrics, families_of, merged_config
+from sidecar.serve.readiness import Readiness, merge
+from sidecar.serve.workers.aggregate import MergedMetrics, families_of, merge_config
 
 
 def a_worker(
@@ -42,7 +41,7 @@ def values(registry: CollectorRegistry) -> dict[tuple[str, frozenset[tuple[str, 
     }
 
 
-def test_each_kind_is_merged_by_its_rule() -> None:
+def test_each_kind_of_metric_is_merged_by_its_rule() -> None:
     merged = MergedMetrics()
     merged.update("0", a_worker(3))
     merged.update("1", a_worker(4, up=0, version="b"))
@@ -60,7 +59,7 @@ def test_each_kind_is_merged_by_its_rule() -> None:
     assert read("python_info", {"version": "3", "worker": "1"}) == 1
 
 
-def test_of_what_says_since_when_the_earliest_counts_and_0_says_that_it_is_not_so() -> None:
+def test_the_earliest_since_timestamp_wins_and_0_means_not_so() -> None:
     merged = MergedMetrics()
     merged.update("0", a_worker(1, live=50, failed=0, fine=0))
     merged.update("1", a_worker(1, live=40, failed=70, fine=0))
@@ -71,19 +70,19 @@ def test_of_what_says_since_when_the_earliest_counts_and_0_says_that_it_is_not_s
     assert read("fine_since_timestamp_seconds") == 0
 
 
-def test_readiness_is_one_when_all_are_and_what_one_is_without_takes_none_away() -> None:
-    fine, lost = Readiness([], []), Readiness([], ["redis: gone"])
-    assert merged_readiness({0: fine, 1: lost}, {}) == ([], ["worker 1: redis: gone"])
-    told = merged_readiness({0: lost, 2: Readiness(["draining"], [])}, {1: "starting"})
-    assert told.reasons == ["worker 1: starting", "worker 2: draining"]
-    assert told.degraded == ["worker 0: redis: gone"]
+def test_the_whole_is_ready_if_each_worker_is_even_if_degraded() -> None:
+    healthy, degraded = Readiness([], []), Readiness([], ["redis: unreachable"])
+    assert merge({0: healthy, 1: degraded}, {}) == ([], ["worker 1: redis: unreachable"])
+    merged = merge({0: degraded, 2: Readiness(["draining"], [])}, {1: "starting"})
+    assert merged.reasons == ["worker 1: starting", "worker 2: draining"]
+    assert merged.degraded == ["worker 0: redis: unreachable"]
 
 
-def test_the_merged_text_is_what_prometheus_reads() -> None:
+def test_prometheus_reads_the_merged_text() -> None:
     merged = MergedMetrics()
     for worker in ("0", "1"):
         metrics = Metrics()
-        metrics.count("rest", "standard", worker, "ok")  # each has series that the other lacks
+        metrics.count("rest", "standard", worker, "ok")  # each worker has a series of its own
         merged.update(worker, families_of(metrics.registry))
     registry = merged.registry({"0", "1"}, families_of(Metrics().registry))
     text = generate_latest(registry).decode()
@@ -93,7 +92,7 @@ def test_the_merged_text_is_what_prometheus_reads() -> None:
     assert "worker" in families["process_resident_memory_bytes"].samples[0].labels
 
 
-def test_a_worker_without_answer_lends_its_counts_and_no_gauge() -> None:
+def test_a_worker_that_does_not_answer_contributes_counts_and_no_gauge() -> None:
     merged = MergedMetrics()
     merged.update("0", a_worker(3))
     merged.update("1", a_worker(4, up=0))
@@ -109,7 +108,7 @@ Steps = st.lists(
 
 
 @given(Steps)
-def test_no_sum_falls_whatever_dies_or_is_silent(steps: list[tuple[str, str, int]]) -> None:
+def test_no_sum_falls_when_workers_die_or_do_not_answer(steps: list[tuple[str, str, int]]) -> None:
     merged, counts, total = MergedMetrics(), {"0": 0, "1": 0}, 0
     before: dict[Any, float] = {}
     for worker, what, number in steps:
@@ -135,17 +134,17 @@ def a_config(version: str, **other: Any) -> dict[str, Any]:
     return {"version": version, "failed_since": None, "problems": [], **other}
 
 
-def test_the_config_is_one_when_all_agree() -> None:
+def test_workers_that_agree_have_one_config() -> None:
     bad = {"failed_since": "2026-11-23T08:30:00Z", "problems": ["plans.yaml:1:1: wrong"]}
-    status = merged_config({0: a_config("a"), 1: a_config("a", **bad)})
+    status = merge_config({0: a_config("a"), 1: a_config("a", **bad)})
     assert (status["agree"], status["version"]) == (True, "a")
-    assert status["problems"] == bad["problems"]  # one worker that complains is enough
+    assert status["problems"] == bad["problems"]  # of one worker
     assert set(status["workers"]) == {"0", "1"}
 
 
-def test_the_config_says_so_when_not_all_agree() -> None:
+def test_workers_that_disagree_have_no_common_config() -> None:
     for other in (a_config("b"), None):
-        status = merged_config({0: a_config("a"), 1: other})
+        status = merge_config({0: a_config("a"), 1: other})
         assert status["agree"] is False
         assert "version" not in status
         assert status["workers"] == {"0": a_config("a"), "1": other}

@@ -1,4 +1,4 @@
-"""How long calls are still taken after a signal, and how a person cuts that short."""
+"""The delay after a signal in which requests are accepted, and how to skip it."""
 
 import os
 import signal
@@ -10,14 +10,16 @@ import pytest
 
 from tests.support.several_workers import alive, until
 
-LONG = 3_600  # seconds: no test outlives it, so what ends did so for another reason
+LONG = 3_600  # seconds: longer than any test, so the delay itself never ends
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_calls_are_taken_during_the_delay_until_a_second_signal(serve: Any, workers: int) -> None:
+def test_requests_are_accepted_during_the_delay_until_a_second_signal(
+    serve: Any, workers: int
+) -> None:
     here = serve(workers=workers, drain_delay_s=LONG).ready()
     here.send(signal.SIGTERM)
-    until(lambda: "draining" in here.ask("/readyz")[1], "it says that it drains")
+    until(lambda: "draining" in here.ask("/readyz")[1], "it drains")
     assert [here.call() for _ in range(10)] == [200] * 10
     here.send(signal.SIGTERM)
     code, errors, _ = here.end()
@@ -27,7 +29,7 @@ def test_calls_are_taken_during_the_delay_until_a_second_signal(serve: Any, work
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_person_does_not_wait_for_the_delay(serve: Any, workers: int) -> None:
+def test_SIGINT_skips_the_delay(serve: Any, workers: int) -> None:
     here = serve(workers=workers, drain_delay_s=LONG).ready()
     assert here.call() == 200
     here.send(signal.SIGINT)
@@ -36,13 +38,13 @@ def test_a_person_does_not_wait_for_the_delay(serve: Any, workers: int) -> None:
     assert "drain_cut_short" not in errors
 
 
-def test_a_unix_socket_can_be_found_during_the_delay(
+def test_a_unix_socket_exists_during_the_delay(
     serve: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("s") / "x.sock"
     here = serve(workers=2, listen=f"unix:{path}", drain_delay_s=LONG).ready()
     here.send(signal.SIGTERM)
-    until(lambda: "draining" in here.ask("/readyz")[1], "it says that it drains")
+    until(lambda: "draining" in here.ask("/readyz")[1], "it drains")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         client.sendall(b"GET /items HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n")
@@ -52,15 +54,15 @@ def test_a_unix_socket_can_be_found_during_the_delay(
     assert not Path(path).exists()
 
 
-def test_workers_whose_supervisor_is_gone_do_not_hurry(serve: Any) -> None:
+def test_workers_keep_the_delay_when_the_supervisor_dies(serve: Any) -> None:
     here = serve(workers=2, drain_delay_s=LONG).ready()
     pids = here.pids()
     here.send(signal.SIGTERM)
-    until(lambda: "draining" in here.ask("/readyz")[1], "it says that it drains")
+    until(lambda: "draining" in here.ask("/readyz")[1], "it drains")
     here.process.kill()
     here.process.wait()
     assert here.call() == 200
     for pid in pids:
-        os.kill(pid, signal.SIGINT)  # the second time that they are asked
+        os.kill(pid, signal.SIGINT)  # the second request to stop
     for pid in pids:
-        until(lambda pid=pid: not alive(pid), f"worker {pid} is gone")
+        until(lambda pid=pid: not alive(pid), f"worker {pid} has ended")

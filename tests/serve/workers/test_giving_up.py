@@ -1,4 +1,4 @@
-"""When several workers cannot start: one message, the right exit code, nobody left."""
+"""Workers that cannot start: one message, the right exit code, no process left."""
 
 import os
 import signal
@@ -28,14 +28,14 @@ def test_an_address_in_use_names_the_flag(serve: Any, flag: str) -> None:
     assert f"--{flag}" in error
 
 
-def test_the_port_of_another_sidecar_is_in_use_though_workers_share_ports(serve: Any) -> None:
+def test_the_port_of_another_sidecar_is_in_use_although_workers_share_ports(serve: Any) -> None:
     first = serve(workers=2).ready()
     code, text, _ = serve(workers=2, listen=f"127.0.0.1:{first.port}").end()
     assert code == 2
     assert "is in use" in errors_of(text)[0]
 
 
-def test_what_a_worker_cannot_start_with_is_told_once(serve: Any, tmp_path: Path) -> None:
+def test_an_error_of_all_workers_is_reported_once(serve: Any, tmp_path: Path) -> None:
     file = tmp_path / "a-file"
     file.write_text("")
     code, text, _ = serve(workers=2, spool=file / "spool").end()
@@ -46,7 +46,7 @@ def test_what_a_worker_cannot_start_with_is_told_once(serve: Any, tmp_path: Path
     assert "Traceback" not in text
 
 
-def test_a_wrong_plan_file_is_told_like_check_does(serve: Any, tmp_path: Path) -> None:
+def test_an_invalid_plan_file_is_reported_as_by_sidecar_check(serve: Any, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("version: 1\nrouts: []\n")
     code, text, _ = serve(workers=2, plans=bad).end()
@@ -55,7 +55,7 @@ def test_a_wrong_plan_file_is_told_like_check_does(serve: Any, tmp_path: Path) -
     assert text.count("try: sidecar check FILE") == 1
 
 
-def test_workers_that_die_before_they_serve_end_the_whole(serve: Any) -> None:
+def test_workers_that_die_before_they_serve_end_the_sidecar(serve: Any) -> None:
     here = serve(workers=2)
     seen: set[int] = set()
     while here.process.poll() is None:
@@ -69,6 +69,6 @@ def test_workers_that_die_before_they_serve_end_the_whole(serve: Any) -> None:
     code, text, _ = here.end()
     assert code == 1
     [error] = errors_of(text)
-    assert "ended 3 times in a row before it served, at last with exit code -9" in error
+    assert "ended 3 times in a row before it served, last with exit code -9" in error
     assert 3 <= len(seen) <= 6
     assert not any(alive(pid) for pid in seen)

@@ -1,4 +1,4 @@
-"""Several processes behind one address: served, counted, restarted and drained as one."""
+"""Several processes on one address serve, count, restart and drain as one."""
 
 import json
 import os
@@ -14,16 +14,16 @@ import pytest
 from sidecar.metering.verify import verify
 from tests.support.several_workers import Api, alive, until
 
-CALLS = 40
+REQUESTS = 40
 
 
-def test_all_workers_serve_and_their_metrics_are_added_up(serve: Any) -> None:
+def test_all_workers_serve_and_their_metrics_are_merged(serve: Any) -> None:
     here = serve(workers=2).ready()
-    assert [here.call() for _ in range(CALLS)] == [200] * CALLS
-    assert here.metric("sidecar_requests_total", outcome="ok") == CALLS
-    assert here.metric("sidecar_overhead_seconds_count") == CALLS
-    assert here.metric("sidecar_overhead_seconds_bucket", le="+Inf") == CALLS
-    assert here.metric("sidecar_spool_events_total") == CALLS
+    assert [here.call() for _ in range(REQUESTS)] == [200] * REQUESTS
+    assert here.metric("sidecar_requests_total", outcome="ok") == REQUESTS
+    assert here.metric("sidecar_overhead_seconds_count") == REQUESTS
+    assert here.metric("sidecar_overhead_seconds_bucket", le="+Inf") == REQUESTS
+    assert here.metric("sidecar_spool_events_total") == REQUESTS
     assert here.metric("sidecar_workers_serving") == here.metric("sidecar_workers") == 2
     assert here.metric("sidecar_store_up") == 1
     for worker in ("0", "1", "supervisor"):
@@ -36,36 +36,36 @@ def test_all_workers_serve_and_their_metrics_are_added_up(serve: Any) -> None:
     assert code == 0, errors
     spools = Counter(event["spool"] for event in here.events())
     assert len(spools) == 2
-    assert sum(spools.values()) == len({event["id"] for event in here.events()}) == CALLS
+    assert sum(spools.values()) == len({event["id"] for event in here.events()}) == REQUESTS
     assert {event["source"] for event in here.events()} == {"/sidecar/default"}
 
 
-def test_I4_a_killed_worker_comes_back_with_its_spool_and_no_count_falls(serve: Any) -> None:
+def test_I4_a_killed_worker_restarts_with_its_spool_and_no_count_falls(serve: Any) -> None:
     here = serve(workers=2, commit_window_ms=1).ready()
-    assert [here.call() for _ in range(CALLS)] == [200] * CALLS
-    until(lambda: len(here.events()) == CALLS, "all events are on disk")
-    assert here.metric("sidecar_requests_total") == CALLS
+    assert [here.call() for _ in range(REQUESTS)] == [200] * REQUESTS
+    until(lambda: len(here.events()) == REQUESTS, "all events are on disk")
+    assert here.metric("sidecar_requests_total") == REQUESTS
     pids = here.pids()
     os.kill(pids[0], signal.SIGKILL)
     until(lambda: here.pids() != pids and len(here.pids()) == 2, "another process")
-    assert here.metric("sidecar_requests_total") == CALLS
+    assert here.metric("sidecar_requests_total") == REQUESTS
     assert here.ready().pids()[0] == pids[1]
     assert here.metric("sidecar_worker_restarts_total") == 1
-    assert [here.call() for _ in range(CALLS)] == [200] * CALLS
-    assert here.metric("sidecar_requests_total") == 2 * CALLS
+    assert [here.call() for _ in range(REQUESTS)] == [200] * REQUESTS
+    assert here.metric("sidecar_requests_total") == 2 * REQUESTS
     code, errors, _ = here.stop()
     assert code == 0, errors
     assert not any(alive(pid) for pid in pids)
-    assert len({event["id"] for event in here.events()}) == 2 * CALLS
+    assert len({event["id"] for event in here.events()}) == 2 * REQUESTS
     reports = [verify(here.spool / f"worker-{number}") for number in (0, 1)]
     assert [report.ok for report in reports] == [True, True]
-    assert sum(report.events for report in reports) == 2 * CALLS
+    assert sum(report.events for report in reports) == 2 * REQUESTS
 
 
-def test_readiness_says_which_worker_is_missing(serve: Any) -> None:
+def test_readiness_names_the_worker_that_does_not_answer(serve: Any) -> None:
     here = serve(workers=2).ready()
     stopped = here.pids()[1]
-    os.kill(stopped, signal.SIGSTOP)  # a hung worker: it lives, and does not answer
+    os.kill(stopped, signal.SIGSTOP)  # it lives, but does not answer
     try:
         status, text = here.ask("/readyz")
         assert (status, json.loads(text)["ready"]) == (503, False)
@@ -78,16 +78,16 @@ def test_readiness_says_which_worker_is_missing(serve: Any) -> None:
     here.ready()
 
 
-def test_SIGTERM_is_one_drain_over_all(serve: Any, api: Api) -> None:
+def test_SIGTERM_drains_all_workers(serve: Any, api: Api) -> None:
     here = serve(workers=3).ready()
     pids = here.pids()
     answers: list[int] = []
     calls = [threading.Thread(target=lambda: answers.append(here.call("/slow"))) for _ in range(6)]
     for call in calls:
         call.start()
-    until(lambda: here.metric("sidecar_upstream_connections") == 6, "all are under way")
+    until(lambda: here.metric("sidecar_upstream_connections") == 6, "all are in flight")
     here.send(signal.SIGTERM)
-    until(lambda: "draining" in here.ask("/readyz")[1], "it says that it drains")
+    until(lambda: "draining" in here.ask("/readyz")[1], "it drains")
     api.released.set()
     for call in calls:
         call.join()
@@ -99,18 +99,18 @@ def test_SIGTERM_is_one_drain_over_all(serve: Any, api: Api) -> None:
 
 def test_no_worker_outlives_its_supervisor(serve: Any) -> None:
     here = serve(workers=3).ready()
-    assert [here.call() for _ in range(CALLS)] == [200] * CALLS
+    assert [here.call() for _ in range(REQUESTS)] == [200] * REQUESTS
     pids = here.pids()
     assert len(pids) == 3
     here.process.kill()
     for pid in pids:
-        until(lambda pid=pid: not alive(pid), f"worker {pid} is gone")
-    assert len(here.events()) == CALLS  # they drained: nothing was lost
+        until(lambda pid=pid: not alive(pid), f"worker {pid} has ended")
+    assert len(here.events()) == REQUESTS  # they drained
     for number in range(3):
         assert not verify(here.spool / f"worker-{number}").torn_bytes
 
 
-def test_a_worker_that_is_told_to_end_drains_and_is_replaced(serve: Any) -> None:
+def test_a_worker_that_gets_SIGTERM_drains_and_is_replaced(serve: Any) -> None:
     here = serve(workers=2).ready()
     pids = here.pids()
     os.kill(pids[0], signal.SIGTERM)
@@ -119,36 +119,36 @@ def test_a_worker_that_is_told_to_end_drains_and_is_replaced(serve: Any) -> None
     assert here.stop()[0] == 0
 
 
-def test_a_unix_socket_is_shared(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_workers_share_a_unix_socket(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("s") / "x.sock"
     here = serve(workers=2, listen=f"unix:{path}").ready()
-    for _ in range(CALLS):
+    for _ in range(REQUESTS):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
             client.sendall(b"GET /items HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n")
             assert client.recv(12) == b"HTTP/1.1 200"
-    # The last client may be gone before its answer is: the call is over a little later.
-    until(lambda: here.metric("sidecar_requests_total") == CALLS, "all are counted")
+    # The last client may close before its whole answer is sent: its request ends a little later.
+    until(lambda: here.metric("sidecar_requests_total") == REQUESTS, "all are counted")
     code, errors, _ = here.stop()
     assert code == 0, errors
     assert not path.exists()
-    assert len(here.events()) == CALLS
+    assert len(here.events()) == REQUESTS
 
 
-def test_sinks_that_share_an_output_do_not_mix_lines(serve: Any, tmp_path: Path) -> None:
+def test_sinks_on_one_output_do_not_mix_lines(serve: Any, tmp_path: Path) -> None:
     shared = tmp_path / "events.jsonl"
     here = serve(workers=3, sinks=f"stdout,file:{shared},redis").ready()
-    assert [here.call() for _ in range(CALLS)] == [200] * CALLS
+    assert [here.call() for _ in range(REQUESTS)] == [200] * REQUESTS
     code, errors, out = here.stop()
     assert code == 0, errors
     expected = {event["id"] for event in here.events()}
-    assert len(expected) == CALLS
+    assert len(expected) == REQUESTS
     for text in (out, shared.read_text()):
         assert {json.loads(line)["id"] for line in text.splitlines()} == expected
-        assert len(text.splitlines()) == CALLS
+        assert len(text.splitlines()) == REQUESTS
 
 
-def test_a_changed_number_of_workers_leaves_no_event_behind(serve: Any, tmp_path: Path) -> None:
+def test_a_changed_number_of_workers_loses_no_event(serve: Any, tmp_path: Path) -> None:
     shared = tmp_path / "shipped.jsonl"
 
     def shipped() -> list[str]:
@@ -173,6 +173,6 @@ def test_SIGHUP_reaches_every_worker(serve: Any, tmp_path: Path) -> None:
     pair = Authority(tmp_path / "authority").issue("leaf")
     here = serve(workers=2, tls_cert=pair.cert, tls_key=pair.key).ready()
     here.send(signal.SIGHUP)
-    until(lambda: here.metric("sidecar_tls_reloads_total") == 2, "both have read it again")
+    until(lambda: here.metric("sidecar_tls_reloads_total") == 2, "both have reloaded it")
     assert here.metric("sidecar_tls_certificate_ok") == 1
     assert here.stop()[0] == 0
