@@ -14,7 +14,7 @@ async def test_the_example_is_the_answer_to_the_first_request_of_a_rate_with_a_b
     stage: StartStage,
 ) -> None:
     policy, standing = EXAMPLE.findall(DOCS)
-    found = re.search(r"`(rate: [^`]*burst: \d+)`, after one call", DOCS)
+    found = re.search(r"`(rate: [^`]*burst: \d+)`, after one request", DOCS)
     assert found is not None
     here = await stage(legacy_headers=True)
     text = here.plans.read_text().replace("id: monthly,", "id: per-second,")

@@ -107,9 +107,9 @@ def first_cells(below: str) -> Iterator[str]:
 
 
 def test_the_documented_outcomes_are_those_counted() -> None:
-    forwarded = list(first_cells("Outcomes of forwarded calls:"))
-    refused = backticked(paragraph("Outcomes of refused calls"))
-    local = backticked(paragraph("Outcomes of what was answered before")) - {
+    forwarded = list(first_cells("Outcomes of forwarded requests:"))
+    refused = backticked(paragraph("Outcomes of refused requests"))
+    local = backticked(paragraph("Outcomes of requests that were answered before")) - {
         "route", "class", "plan", "-"
     }  # fmt: skip
     assert refused & set(forwarded) == {INTERNAL_ERROR}

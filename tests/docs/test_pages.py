@@ -43,6 +43,20 @@ def test_the_readme_links_to_the_index_and_the_index_to_every_page() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_link_to_a_decision_has_the_number_of_its_page(page: Path) -> None:
+    text = re.sub(r"\s+", " ", page.read_text())
+    for number, path in re.findall(r"\[decision (\d+)[^\]]*\]\(([^)]+)\)", text):
+        assert Path(path).name.startswith(f"{number}-"), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_that_is_named_exists(page: Path) -> None:
+    named = r"`((?:sidecar|tests|loadtests|examples|docs)/[\w./-]*\w(?:\.\w+)?)`"
+    for path in re.findall(named, page.read_text()):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_make_target_that_is_named_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = re.findall(r"(?:^    |`)make ([a-z]+)", page.read_text(), re.MULTILINE)

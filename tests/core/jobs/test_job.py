@@ -22,7 +22,7 @@ from sidecar.core.jobs.job import (
 from sidecar.core.model import MICRO
 
 JOB = Job("0199", "acme", "k1", b"\x01" * 32, "at-least-once", "POST", b"/x?y=%20")
-DOCS = Path(__file__).parents[3] / "docs" / "how-to" / "defer-requests.md"
+DOCS = Path(__file__).parents[3] / "docs" / "reference" / "jobs.md"
 NOW = 1_796_083_200 * MICRO
 
 
