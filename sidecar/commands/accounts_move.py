@@ -48,7 +48,7 @@ def move(
     book = load(settings.plans)
     if plan not in book.plans:
         known = ", ".join(book.plans)
-        raise SettingsError(f'the plan file has no plan "{plan}"; it has {known}')
+        raise SettingsError(f'the plan file has no plan "{plan}"; write one of: {known}')
     with Admin(settings.redis.get_secret_value(), settings.redis_prefix) as admin:
         who = _account(book, admin.account(account), account)
         now_us = admin.now_us()

@@ -125,8 +125,7 @@ def _method(text: str) -> str:
 def _require_path(text: str) -> None:
     if not text.startswith("/") and text != "*":
         raise SettingsError(
-            f'/PATH: "{text}" is not a path; a path starts with /, without scheme and host: '
-            "/v1/items"
+            f'/PATH: "{text}" is not a path; write one such as /v1/items, without scheme and host'
         )
 
 

@@ -63,7 +63,7 @@ def _pack(book: "PlanBook", pack: str) -> "Pack":
     found = book.packs.get(pack)
     if found is None:
         known = ", ".join(book.packs) or "none"
-        raise SettingsError(f'the plan file has no pack "{pack}"; it has {known}')
+        raise SettingsError(f'the plan file has no pack "{pack}"; write one of: {known}')
     return found
 
 

@@ -138,8 +138,8 @@ def test_a_missing_directory_is_an_error(sidecar: Any, tmp_path: Path, verb: str
     done = sidecar("events", verb, "--spool", tmp_path / "nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        f"error: --spool: {tmp_path}/nowhere cannot be read: No such file or directory; "
-        "name another directory with --spool DIR (SIDECAR_SPOOL)",
+        f"error: --spool: {tmp_path}/nowhere cannot be read: No such file or directory",
+        "try: name another directory with --spool DIR (SIDECAR_SPOOL)",
     ]
 
 
@@ -151,8 +151,8 @@ def test_a_directory_without_a_spool_is_an_error_with_a_remedy(
     done = sidecar("events", verb, "--spool", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        f"error: --spool: {tmp_path} contains no spool; "
-        "name the directory of serve --spool DIR (SIDECAR_SPOOL)"
+        f"error: --spool: {tmp_path} contains no spool",
+        "try: name the directory of serve --spool DIR (SIDECAR_SPOOL)",
     ]
 
 

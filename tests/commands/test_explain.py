@@ -188,11 +188,17 @@ def test_flags_and_the_settings_file_decide_as_variables_do(
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (("BAD METHOD", "/x"), '"BAD METHOD" is not a method that is forwarded; write one like'),
-        (("FETCH", "/x"), '"FETCH" is not a method that is forwarded; write one like GET or POST'),
+        (
+            ("BAD METHOD", "/x"),
+            '"BAD METHOD" is not a method that is forwarded\ntry: write one like',
+        ),
+        (
+            ("FETCH", "/x"),
+            '"FETCH" is not a method that is forwarded\ntry: write one like GET or POST',
+        ),
         (("TRACE", "/x"), '"TRACE" is not a method'),
-        (("GET", "v1/items"), '"v1/items" is not a path; a path starts with /'),
-        (("GET", "http://api/v1"), "a path starts with /, without scheme and host"),
+        (("GET", "v1/items"), '"v1/items" is not a path\ntry: write one such as /v1/items'),
+        (("GET", "http://api/v1"), "try: write one such as /v1/items, without scheme and host"),
     ],
 )
 def test_what_is_no_call_is_a_sentence(sidecar: Any, call: tuple[str, str], sentence: str) -> None:

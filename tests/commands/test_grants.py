@@ -42,7 +42,7 @@ def test_an_account_of_redis_can_be_given_a_pack(
     ("arguments", "code", "said"),
     [
         (("nobody", "boost"), 1, "account nobody is neither in the plan file nor in Redis"),
-        (("metered", "none"), 2, 'the plan file has no pack "none"; it has boost'),
+        (("metered", "none"), 2, 'the plan file has no pack "none"\ntry: write one of: boost'),
         (("metered", "boost", "--id", "a b"), 2, '--id: "a b" is not an id'),
     ],
 )
