@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError
+from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError, terminal_lines
 
 if TYPE_CHECKING:
     from sidecar.metering.event_reader import EventReader, ReadSummary
@@ -97,7 +97,8 @@ def open_inputs(
     except (ConfigError, SettingsError, SpoolError):
         raise
     except SidecarError as error:
-        typer.echo(f"error: {error}", err=True)
+        for line in terminal_lines(error):
+            typer.echo(line, err=True)
         raise typer.Exit(2) from None
 
 
