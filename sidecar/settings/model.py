@@ -45,26 +45,26 @@ class Settings(LayeredSettings):
     unix:/PATH."""
 
     upstream_ca: Path | None = None
-    """PEM file of the CAs that may sign the upstream's certificate. Default: the system's CAs."""
+    """PEM file of the CAs that may sign the upstream's certificate. Unset: the system's CAs."""
 
     upstream_cert: Path | None = None
-    """PEM file of the client certificate for the upstream. Default: no client certificate."""
+    """PEM file of the client certificate for the upstream. Unset: no client certificate."""
 
     upstream_key: Path | None = None
     """PEM file of the key of that client certificate, not encrypted."""
 
     upstream_server_name: str | None = Field(None, pattern=r"^[A-Za-z0-9.-]{1,253}$")
-    """Name that the upstream's certificate must have. Default: the host in --upstream."""
+    """Name that the upstream's certificate must have. Unset: the host in --upstream."""
 
     upstream_host: str | None = Field(None, pattern=r"^[A-Za-z0-9.:\[\]-]{1,260}$")
-    """Host field of requests to the upstream. Default: the client's."""
+    """Host field of requests to the upstream. Unset: the client's."""
 
     trusted_proxies: Networks = ()
     """Networks of the proxies whose Forwarded and X-Forwarded-* fields are trusted and extended,
     comma-separated; unix for the peers of a unix socket. Empty: no proxy is trusted."""
 
     via_name: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    """This sidecar's name in the Via field, which detects loops. Default: made from --source."""
+    """This sidecar's name in the Via field, which detects loops. Unset: made from --source."""
 
     upgrades: Upgrades = ("websocket",)
     """Protocols that clients may upgrade to, comma-separated. Empty: no upgrades."""
@@ -79,13 +79,13 @@ class Settings(LayeredSettings):
     """File mode of the unix socket, in octal."""
 
     tls_cert: Path | None = None
-    """PEM file of the server certificate and its chain. Default: no TLS."""
+    """PEM file of the server certificate and its chain. Unset: no TLS."""
 
     tls_key: Path | None = None
     """PEM file of the key of that certificate, not encrypted."""
 
     tls_client_ca: Path | None = None
-    """PEM file of CAs; clients must have a certificate of one of them. Default: clients need no
+    """PEM file of CAs; clients must have a certificate of one of them. Unset: clients need no
     certificate."""
 
     workers: Workers = "1"
@@ -177,7 +177,7 @@ class Settings(LayeredSettings):
 
     webhook_secret: WebhookSecret | None = None
     """Secret from which each account's webhook secret is derived: whsec_ and at least 24 bytes in
-    base64. Default: no webhooks."""
+    base64. Unset: no webhooks."""
 
     webhook_private: bool = False
     """Allow webhooks to private addresses, and over plain HTTP."""
