@@ -40,7 +40,7 @@ def list_jobs(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """List the jobs that have not ended, the oldest first: id, account, state, place, call.
+    """List open jobs, oldest first, with state, position, time and request.
 
     \b
     Example:
@@ -111,7 +111,7 @@ def _unknown(account: str, job: str) -> SidecarError:
 
 
 def secret(account: ACCOUNT, webhook_secret: WEBHOOK_SECRET = None, config: CONFIG = None) -> int:
-    """Print the secret that the webhooks of an account are signed with: give it to the account.
+    """Print the secret that signs an account's webhooks.
 
     \b
     Example:

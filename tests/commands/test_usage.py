@@ -67,6 +67,16 @@ def test_the_help_of_every_command_has_an_example(run_line: Any, command: str) -
     assert re.search(rf"^ +\S*(SIDECAR_\S+ |KEY=\$\()?sidecar {command}", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("command", commands())
+def test_the_help_begins_with_one_short_sentence(command: str) -> None:
+    parser = typer.main.get_command(build())
+    for word in command.split():
+        parser = parser.commands[word]  # type: ignore[attr-defined]
+    first, _, _ = (parser.help or "").partition("\n")
+    assert first.endswith(".")
+    assert len(first) <= 72
+
+
 @pytest.mark.parametrize("command", ["", *commands()])
 def test_the_help_describes_every_parameter_without_python_types(
     run_line: Any, command: str
