@@ -5,20 +5,20 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.jobs.job import (
-    Accepted,
-    Claimed,
+    AcceptedJob,
+    ClaimedJob,
+    IdempotencyKey,
     Job,
+    JobOutcome,
+    JobRefusal,
     JobState,
     JobStatus,
-    NotAccepted,
-    Once,
-    Over,
 )
 from sidecar.core.model import Account, Claim, Key, WhenDown
 from sidecar.core.reasons import Decision
 
-# Asks again for what was refused: the decision, and what the store said if it was asked.
-Try = Callable[[], Awaitable[tuple[Decision, Answer | None]]]
+# Repeats a refused reservation: the decision, and the store's answer unless it was not asked.
+Retry = Callable[[], Awaitable[tuple[Decision, Answer | None]]]
 
 
 class LimitStore(Protocol):
@@ -82,51 +82,55 @@ class KeyDirectory(Protocol):
         ...
 
 
-DRAINED: Final = "drained"  # why a call is held no more: nobody is, as this sidecar ends
+DRAINED: Final = "drained"  # the sidecar shuts down, so all waits end
 
 
 class WaitResult(NamedTuple):
-    """How holding a call ended. `decision`: the last one; `waited_us`: for how long it was held;
-    `left`: why it is held no more ("served", "timed-out", "drained", "refused"; "" when there was
-    no place or no time for it)."""
+    """End of a wait. `decision` is the last one, `waited_us` the span of the wait.
+
+    `end` says why it ended: "served", "timed-out", "drained" or "refused"; "" if the request did
+    not wait, since the queue was full or the wait too long.
+    """
 
     decision: Decision
     waited_us: int
-    left: str
+    end: str
 
 
 class WaitingRoom(Protocol):
-    """Where calls are held that do not fit now and will soon."""
+    """The wait queues, for requests that do not fit now and will soon."""
 
-    waiting: int  # calls that are held
+    waiting: int  # requests that wait
 
-    def ahead(self, key: Key, claims: Sequence[Claim]) -> Decision | None:
-        """The refusal, with the wait that is to be expected, of a call that others wait before;
-        None when nobody does, so that the store has to be asked."""
+    def refusal_behind_queue(self, key: Key, claims: Sequence[Claim]) -> Decision | None:
+        """Return the refusal of a request that queues behind others, with the wait to expect.
+
+        None: no request waits for these limits, so the store decides.
+        """
         ...
 
-    def hold(
+    def wait(
         self,
         key: Key,
         claims: Sequence[Claim],
         decision: Decision,
-        attempt: Try,
+        retry: Retry,
         *,
         arrival: int,
         size: int = 0,
         patience_us: int | None = None,
     ) -> Awaitable[WaitResult]:
-        """Hold a call whose `decision` has a wait, and try again in its turn.
+        """Let a request wait whose `decision` has a wait, and try again when it fits.
 
-        `arrival`: a number that grows from call to call: others may have been held while this one
-        asked the store, and those that came after it stand behind it. `size`: bytes that it keeps
-        in memory meanwhile. `patience_us`: the longest that the client wants to wait; None: as long
-        as its plan lets it. What `attempt` raises passes through.
+        `arrival` grows with each request. It orders requests whose first answer from the store took
+        different times. `size` is the memory that the request holds, in bytes. `patience_us` is the
+        longest wait that the client accepts; None: as long as its plan allows. Exceptions of
+        `retry` pass through.
         """
         ...
 
-    def heard(self, key: Key, claims: Sequence[Claim], answer: Answer) -> None:
-        """What the store just said of these limits of an account: somebody's turn may come."""
+    def update(self, key: Key, claims: Sequence[Claim], answer: Answer) -> None:
+        """Update the queues of these limits from the store's answer; waiting requests may fit."""
         ...
 
 
@@ -163,18 +167,23 @@ class Sink(Protocol):
         ...
 
 
-class Turn(NamedTuple):
-    """Something that is due now, and until when others do not see it (µs of Redis time)."""
+class DueItem(NamedTuple):
+    """An account or a webhook that is due, and the instant until which it is hidden from others.
 
-    who: str
-    until_us: int
+    Instants are µs of Redis time.
+    """
+
+    name: str
+    hidden_until_us: int
     now_us: int
 
 
 class JobCounts(NamedTuple):
-    """How many jobs of the workload are open, and of those running; since when the oldest is open
-    (0: there is none), by the time of Redis. `overdue`: ids and accounts of those that have been
-    open for too long."""
+    """Numbers of open jobs of the workload; instants are µs of Redis time.
+
+    `running` of the `open` jobs run. `oldest_us` is when the oldest was accepted, 0 without jobs.
+    `overdue` holds (id, account) of jobs that have been open for more than the maximum age.
+    """
 
     now_us: int = 0
     open: int = 0
@@ -184,69 +193,85 @@ class JobCounts(NamedTuple):
 
 
 class JobStore(Protocol):
-    """Where deferred jobs are kept, durably and for all sidecars of the workload. Every change is
-    atomic, on the store's own clock. All of it raises StoreUnavailable."""
+    """Durable deferred jobs, shared by all sidecars of the workload.
 
-    async def add(self, job: Job, once: Once | None, *, look_in_us: int) -> Accepted | NotAccepted:
-        """Queue a job behind those of its account. With `once` the same call is queued once;
-        `look_in_us`: a span after which it may fit."""
+    Each change is atomic, on the store's own clock. Each method raises StoreUnavailable if the
+    store does not answer.
+    """
+
+    async def add(
+        self, job: Job, key: IdempotencyKey | None, *, due_in_us: int
+    ) -> AcceptedJob | JobRefusal:
+        """Queue a job behind the account's other jobs; it may fit after `due_in_us`.
+
+        With `key`, the same request is queued only once.
+        """
         ...
 
-    async def known(self, account_id: str, name: str) -> tuple[str, str] | None:
-        """The job that a `Once` of this name stands for, and the print of its call; None: none."""
+    async def find_by_key(self, account_id: str, digest: str) -> tuple[str, str] | None:
+        """Return the job ID and the request digest of an Idempotency-Key; None if it is unknown."""
         ...
 
     async def find(self, account_id: str, job_id: str) -> JobStatus | None:
-        """A job as it stands, without its call."""
+        """Return a job without its request; None if the account has no such job."""
         ...
 
-    async def take(self, most: int) -> list[Turn]:
-        """Accounts whose jobs should be looked at now; they are nobody else's for a while."""
+    async def take_due_accounts(self, limit: int) -> list[DueItem]:
+        """Return accounts whose jobs are due, and hide them from other sidecars for a while."""
         ...
 
-    async def claim(self, account_id: str, owner: str) -> Claimed | int:
-        """The account's next job, which is `owner`'s until its lease is over. Without one: how
-        many the account has that others run."""
+    async def claim(self, account_id: str, owner: str) -> ClaimedJob | int:
+        """Claim the account's next job for `owner`, for the span of a job lease.
+
+        Without a job to claim, return how many open jobs the account has.
+        """
         ...
 
-    async def keep(self, job: Job, owner: str) -> bool:
-        """Renew the lease. False: the job is not the owner's any more."""
+    async def renew(self, job: Job, owner: str) -> bool:
+        """Renew the job lease. False: the owner has lost the job."""
         ...
 
-    async def give_back(self, job: Job, owner: str) -> bool:
-        """Put the job back to where it was in the queue; whether it was the owner's."""
+    async def requeue(self, job: Job, owner: str) -> bool:
+        """Return the job to its old position in the queue. False: the owner has lost the job."""
         ...
 
-    async def end(self, account_id: str, job_id: str, owner: str, over: Over) -> JobState | None:
-        """End a job that `owner` runs or, with "", that waits. The state in which it is now:
-        another one than `over` says, if it was not; None when it is not known."""
+    async def end(
+        self, account_id: str, job_id: str, owner: str, outcome: JobOutcome
+    ) -> JobState | None:
+        """End a job that `owner` runs or, with "", a job that waits.
+
+        Return the state of the job now; None if it is unknown. If the job was not the owner's, the
+        state is not that of `outcome`.
+        """
         ...
 
-    async def next_turn(self, turn: Turn, in_us: int | None) -> None:
-        """Say when the account is to be looked at again; None: not before it has a new job.
-        Whoever wanted it sooner meanwhile gets his way."""
+    async def schedule(self, account: DueItem, in_us: int | None) -> None:
+        """Make the account due again after `in_us`; None: when it gets its next job.
+
+        Another sidecar may have woken the account; then nothing changes.
+        """
         ...
 
     async def wake(self, account_id: str) -> None:
-        """Look at the account at once, if it has jobs."""
+        """Make the account due now, if it has jobs."""
         ...
 
-    async def hurry(self) -> None:
-        """Look at all accounts that have jobs, spread over some seconds."""
+    async def wake_all(self) -> None:
+        """Make all accounts with jobs due, spread over some seconds."""
         ...
 
     async def count(self) -> JobCounts:
-        """How many there are."""
+        """Return the numbers of open jobs."""
         ...
 
-    async def open_ones(self, most: int) -> list[tuple[str, str]]:
-        """Ids and accounts of the jobs that have not ended, the oldest first."""
+    async def list_open(self, limit: int) -> list[tuple[str, str]]:
+        """Return (id, account) of open jobs, the oldest first."""
         ...
 
-    async def untold(self, most: int) -> list[Turn]:
-        """Ended jobs ("id/account") whose end is to be told now; nobody else does for a while."""
+    async def take_due_webhooks(self, limit: int) -> list[DueItem]:
+        """Return ended jobs ("id/account") whose webhook is due, and hide them for a while."""
         ...
 
-    async def told(self, turn: Turn, again_in_us: int | None) -> None:
-        """Say when to try again; None: it is told, or given up."""
+    async def schedule_webhook(self, webhook: DueItem, in_us: int | None) -> None:
+        """Make the webhook due again after `in_us`; None: it is delivered or given up."""
         ...

@@ -1,4 +1,4 @@
-"""jobs: what waits, how one stands, and to cancel it; and the secret of an account's webhooks."""
+"""The commands `sidecar jobs`: list, show and cancel deferred jobs, and print webhook secrets."""
 
 import asyncio
 import json
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TIMEOUT_S = 5.0
-JOB = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+JOB = Annotated[str, typer.Argument(metavar="JOB", help="Job ID.")]
 
 
 def app() -> typer.Typer:
-    """The verbs of `sidecar jobs`."""
+    """Return the command group `sidecar jobs`."""
     group = typer.Typer(help="Deferred jobs.", no_args_is_help=True, rich_markup_mode=None)
     group.command("list", cls=Command)(list_jobs)
     group.command("show", cls=Command)(show)
@@ -33,7 +33,7 @@ def app() -> typer.Typer:
 
 def list_jobs(
     limit: Annotated[
-        int, typer.Option(metavar="N", min=1, max=10_000, help="How many are shown at the most.")
+        int, typer.Option(metavar="N", min=1, max=10_000, help="Maximum number of jobs.")
     ] = 100,
     source: SOURCE = None,
     redis: REDIS = None,
@@ -47,13 +47,13 @@ def list_jobs(
       sidecar jobs list --source /sidecar/prod/shop/api
     """
 
-    async def ask(store: "RedisJobs") -> None:
-        for job_id, account in await store.open_ones(limit):
-            found = await store.find(account, job_id)
-            if found is not None:
-                typer.echo(_line(found))
+    async def print_jobs(store: "RedisJobs") -> None:
+        for job_id, account in await store.list_open(limit):
+            status = await store.find(account, job_id)
+            if status is not None:
+                typer.echo(_line(status))
 
-    _ask(_settings(source, redis, redis_prefix, config), ask)
+    _query(_settings(source, redis, redis_prefix, config), print_jobs)
     return 0
 
 
@@ -65,17 +65,17 @@ def show(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Print how a job stands, and the API's answer if it has run, as JSON.
+    """Print a job and the response of the upstream, as JSON.
 
     \b
     Example:
       sidecar jobs show 019bd2e0-4c1f-7a10-9c4e-2f9f3a1b5c6d --account acme
     """
     settings = _settings(source, redis, redis_prefix, config)
-    found = _ask(settings, lambda store: store.find(account, job))
-    if found is None:
+    status = _query(settings, lambda store: store.find(account, job))
+    if status is None:
         raise _unknown(account, job)
-    typer.echo(json.dumps(_document(found, settings.reserved_prefix), indent=2))
+    typer.echo(json.dumps(_document(status, settings.reserved_prefix), indent=2))
     return 0
 
 
@@ -93,21 +93,21 @@ def cancel(
     Example:
       sidecar jobs cancel 019bd2e0-4c1f-7a10-9c4e-2f9f3a1b5c6d --account acme
     """
-    from sidecar.core.jobs.job import JobState, Over
+    from sidecar.core.jobs.job import JobOutcome, JobState
 
-    over = Over(JobState.CANCELLED, JobState.CANCELLED)
+    outcome = JobOutcome(JobState.CANCELLED, JobState.CANCELLED)
     settings = _settings(source, redis, redis_prefix, config)
-    state = _ask(settings, lambda store: store.end(account, job, "", over))
+    state = _query(settings, lambda store: store.end(account, job, "", outcome))
     if state is None:
         raise _unknown(account, job)
     if state is not JobState.CANCELLED:
-        raise SidecarError(f"job {job} is {state}, so it cannot be cancelled any more")
+        raise SidecarError(f'job "{job}" is {state}; only waiting jobs can be cancelled')
     typer.echo(f"Job {job} of account {account} is cancelled.")
     return 0
 
 
 def _unknown(account: str, job: str) -> SidecarError:
-    return SidecarError(f"account {account} has no job {job}, or it ended too long ago")
+    return SidecarError(f'account "{account}" has no job "{job}", or it ended too long ago')
 
 
 def secret(account: ACCOUNT, webhook_secret: WEBHOOK_SECRET = None, config: CONFIG = None) -> int:
@@ -117,37 +117,37 @@ def secret(account: ACCOUNT, webhook_secret: WEBHOOK_SECRET = None, config: CONF
     Example:
       sidecar jobs secret --account acme
     """
-    from sidecar.core.jobs.webhook_signing import secret_for, secret_of
+    from sidecar.core.jobs.webhook_signing import account_secret, parse_secret
     from sidecar.settings import load_subset
 
     name("--account", account)
     settings = load_subset("config", "webhook_secret", webhook_secret=webhook_secret, config=config)
     if settings.webhook_secret is None:
-        raise SettingsError("--webhook-secret (SIDECAR_WEBHOOK_SECRET) is not set")
-    typer.echo(secret_for(secret_of(settings.webhook_secret.get_secret_value()), account))
+        raise SettingsError("--webhook-secret: no value; set it or SIDECAR_WEBHOOK_SECRET")
+    typer.echo(account_secret(parse_secret(settings.webhook_secret.get_secret_value()), account))
     return 0
 
 
-def _line(found: "JobStatus") -> str:
+def _line(status: "JobStatus") -> str:
     from sidecar.core.text import instant
 
-    job = found.job
+    job = status.job
     target = job.target.split(b"?", 1)[0].decode("latin-1")
-    cells = [job.id, job.account, job.state, str(found.position), instant(job.accepted_us)]
+    cells = [job.id, job.account, job.state, str(status.position), instant(job.accepted_us)]
     return "\t".join([*cells, f"{job.method} {target}"])
 
 
-def _document(found: "JobStatus", prefix: str) -> dict[str, Any]:
+def _document(status: "JobStatus", prefix: str) -> dict[str, Any]:
     from sidecar.core.jobs.document import job_document, result_document
 
-    job = found.job
-    document = job_document(job, f"{prefix}jobs/{job.id}", found.position)
+    job = status.job
+    document = job_document(job, f"{prefix}jobs/{job.id}", status.position)
     if job.result is not None:
         document["result"] = result_document(job.result)
     return document
 
 
-_ASKED = (
+_SETTINGS = (
     "config", "redis", "redis_prefix", "source", "reserved_prefix", "webhook_secret",
     "job_max_age_s", "job_result_ttl_s",
 )  # fmt: skip
@@ -159,12 +159,12 @@ def _settings(
     from sidecar.settings import load_subset
 
     return load_subset(
-        *_ASKED, source=source, redis=redis, redis_prefix=redis_prefix, config=config
+        *_SETTINGS, source=source, redis=redis, redis_prefix=redis_prefix, config=config
     )
 
 
-def _ask(settings: "Settings", question: "Callable[[RedisJobs], Awaitable[T]]") -> T:
-    """What the jobs of the workload say. Raises StoreUnavailable."""
+def _query(settings: "Settings", query: "Callable[[RedisJobs], Awaitable[T]]") -> T:
+    """Return the result of a query of the workload's jobs. Raises StoreUnavailable."""
     from sidecar.serve.parts import job_terms_of, workload_of
     from sidecar.stores import connect
     from sidecar.stores.jobs import RedisJobs
@@ -174,11 +174,10 @@ def _ask(settings: "Settings", question: "Callable[[RedisJobs], Awaitable[T]]") 
         await wire.start()
         try:
             if not wire.reachable:
-                raise StoreUnavailable(f"Redis cannot be asked: {wire.last_error}")
+                raise StoreUnavailable(f"Redis is unavailable: {wire.last_error}")
             terms = job_terms_of(settings)
-            return await question(
-                RedisJobs(wire, settings.redis_prefix, workload_of(settings), terms)
-            )
+            workload = workload_of(settings)
+            return await query(RedisJobs(wire, settings.redis_prefix, workload, terms))
         finally:
             await wire.stop()
 

@@ -312,7 +312,7 @@ class Gate:
 
         def told(answer: Answer) -> None:
             if self._room is not None and self._room.waiting:
-                self._room.heard(admission.key, claims, answer)
+                self._room.update(admission.key, claims, answer)
             crossings = crossings_of(claims, answer)
             if crossings:
                 self._telling.notices(admission, crossings)

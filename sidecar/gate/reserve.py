@@ -105,7 +105,7 @@ class Reserver:
         room = self._room
         if room is None or not room.waiting or asking.for_job:
             return None
-        return room.ahead(asking.key, asking.found.claims)
+        return room.refusal_behind_queue(asking.key, asking.found.claims)
 
     async def hold(self, call: InboundRequest, asking: Attempt, refused: Decision) -> WaitResult:
         """Another try after a wait, if there is room and time for it. Raises as `reserve` does."""
@@ -119,7 +119,7 @@ class Reserver:
 
         call.waiting = True
         try:
-            return await room.hold(
+            return await room.wait(
                 key, asking.found.claims, refused, again,
                 arrival=asking.arrival, size=call.size, patience_us=call.patience_us,
             )  # fmt: skip

@@ -1,1 +1,1 @@
-"""Deferred jobs in this process: running them, and sending their webhooks."""
+"""Runs deferred jobs, and sends webhooks when they end."""

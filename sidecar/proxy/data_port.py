@@ -23,11 +23,11 @@ class RunningJobs(Protocol):
 
     @property
     def running(self) -> int: ...
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Start no further job."""
         ...
 
-    async def cut(self) -> None:
+    async def cancel(self) -> None:
         """Cancel the running jobs."""
         ...
 
@@ -96,7 +96,7 @@ class DataPort:
         """
         self.draining = True
         if self._jobs is not None:
-            self._jobs.hold()
+            self._jobs.pause()
         await _wait_until(self._loop.time() + delay, hurry, lambda: False)
         self._limits.closed = True
         if self._listener is not None:
@@ -111,7 +111,7 @@ class DataPort:
         for connection in self._limits.all():
             connection.abort()
         if self._jobs is not None:
-            await self._jobs.cut()
+            await self._jobs.cancel()
         await asyncio.sleep(0)
         if self._sweeper is not None:
             self._sweeper.cancel()

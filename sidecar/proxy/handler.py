@@ -17,7 +17,7 @@ from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR, Metrics
 from sidecar.proxy.access_log import log_request
 from sidecar.proxy.bounds import Bounds
-from sidecar.proxy.deferral import Deferral, Known
+from sidecar.proxy.deferral import Deferral, ExistingJob
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.faults import Fault
 from sidecar.proxy.downstream.request import Request
@@ -77,10 +77,14 @@ class Handler:
         read, deferral = partial(_read_costs, request, connection), self._deferral
         try:
             if request.idempotency_keys and deferral is not None:
-                known = await deferral.known(request, connection)
-                if known is not None:
-                    return await self._reply_known(deferral, request, connection, known, started)
-            admitted = await self._gate.admit(request, read, deferral.may if deferral else None)
+                existing = await deferral.find_existing(request, connection)
+                if existing is not None:
+                    return await self._reply_existing(
+                        deferral, request, connection, existing, started
+                    )
+            admitted = await self._gate.admit(
+                request, read, deferral.is_deferrable if deferral else None
+            )
             if isinstance(admitted, Deferred):
                 return await self._defer(request, connection, admitted, started)
             if isinstance(admitted, Refused):
@@ -128,24 +132,24 @@ class Handler:
 
     # deferred jobs
 
-    async def _reply_known(
+    async def _reply_existing(
         self,
         deferral: Deferral,
         request: Request,
         connection: ClientConnection,
-        known: Known,
+        existing: ExistingJob | Refused,
         started: float,
     ) -> bool:
         """Reply to a repeated Idempotency-Key: 202 for the same request, a refusal for another."""
-        if isinstance(known, Refused):
-            return self._reply(request, connection, _refused_reply(known), started)
+        if isinstance(existing, Refused):
+            return self._reply(request, connection, _refused_reply(existing), started)
         request_id = self._new_id()
         refusal = simple_refusal(Reason.OTHER_CALL, request_id)
-        deferred = Deferred(request_id, refusal, known.key, known.entitlement, NO_DECISION)
+        deferred = Deferred(request_id, refusal, existing.key, existing.entitlement, NO_DECISION)
         result: LocalReply | Refusal = refusal
-        if known.job_id is not None:
+        if existing.job_id is not None:
             try:
-                result = await deferral.accepted(request, deferred, known.job_id)
+                result = await deferral.accepted(request, deferred, existing.job_id)
             except StoreUnavailable:
                 result = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
         return self._reply_deferred(request, connection, deferred, result, started)
@@ -178,7 +182,7 @@ class Handler:
     ) -> bool:
         """Serve a request below the reserved prefix: an account's requests about its jobs."""
         deferral = self._deferral
-        job_id = deferral.job_named(request.target) if deferral is not None else None
+        job_id = deferral.job_id_of(request.target) if deferral is not None else None
         request_id = self._new_id()
         if deferral is None or job_id is None:
             prefix = self._reserved_prefix.decode()

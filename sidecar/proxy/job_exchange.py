@@ -1,23 +1,23 @@
-"""The way to the API for a deferred job: an exchange without a client at its other end.
+"""Forwards a deferred job: an exchange without a client.
 
-Admission, connection, timeouts, metering and event are those of every call.
+Admission, connection, timeouts, metering and usage event are those of every request.
 """
 
 import asyncio
 from typing import Final, cast
 
-from sidecar.core.jobs.deferral import is_credential, with_own_key
+from sidecar.core.jobs.deferral import is_credential, with_idempotency_key
 from sidecar.core.jobs.job import (
-    LOOK_AGAIN_US,
+    RECHECK_US,
     UNSENT_RETRY_US,
     Field,
     Job,
-    JobCall,
-    JobEnd,
+    JobFailure,
+    JobOutcome,
+    JobRequest,
+    JobResult,
     JobState,
-    NotNow,
-    Over,
-    Result,
+    Postponed,
 )
 from sidecar.core.model import Entitlement
 from sidecar.core.readings import Reading
@@ -43,7 +43,7 @@ _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
 class JobForwarder:
-    """Keeps `waiting.runner.Door`."""
+    """Implements `jobs.runner.JobGate`."""
 
     def __init__(
         self,
@@ -60,34 +60,34 @@ class JobForwarder:
         self._max_result = max_result
         self._timeout_s = timeout_s
 
-    async def admit(self, job: Job) -> "JobRun | NotNow | Over":
-        """Ask the gate, as the key that the job is of. A job that may go on is reserved."""
-        call = job.call
-        if call is None:
-            return Over(JobState.FAILED, JobEnd.LOST)
-        request = request_of(call, job.id)
+    async def admit(self, job: Job) -> "JobRun | Postponed | JobOutcome":
+        """Ask the gate with the job's API key. The reservation of an admitted job is open."""
+        stored = job.request
+        if stored is None:
+            return JobOutcome(JobState.FAILED, JobFailure.LOST)
+        request = request_of(stored, job.id)
 
-        async def read(found: Entitlement) -> Reading:
-            if len(call.body) > found.read_up_to:  # as when it was sent, it is not looked at
-                return reading_of(request, found, complete=False)
-            return reading_of(request, found, call.body)
+        async def read(entitlement: Entitlement) -> Reading:
+            if len(stored.body) > entitlement.read_up_to:  # not read, as for a client's request
+                return reading_of(request, entitlement, complete=False)
+            return reading_of(request, entitlement, stored.body)
 
-        said = await self._gate.admit(request, read, _later, job.digest)
-        if isinstance(said, Deferred):
-            return _not_yet(said.decision)
-        if isinstance(said, Refused):
-            return _refused(said.refusal)
-        if said.key.account.id != job.account:  # the key is another's by now
-            self._gate.abandon(said)
-            return Over(JobState.FAILED, JobEnd.KEY_REVOKED)
-        said.job = job.id
-        exchange = JobExchange(request, said, self._pool, self._options, self._max_result)
+        admission = await self._gate.admit(request, read, _defer, job.digest)
+        if isinstance(admission, Deferred):
+            return _postponed(admission.decision)
+        if isinstance(admission, Refused):
+            return _refused(admission.refusal)
+        if admission.key.account.id != job.account:  # the key now belongs to another account
+            self._gate.abandon(admission)
+            return JobOutcome(JobState.FAILED, JobFailure.KEY_REVOKED)
+        admission.job = job.id
+        exchange = JobExchange(request, admission, self._pool, self._options, self._max_result)
         exchange.total_timeout = self._timeout_s
-        return JobRun(job, self._gate, said, exchange)
+        return JobRun(job, self._gate, admission, exchange)
 
 
 class JobRun:
-    """Keeps `waiting.runner.Going`."""
+    """Implements `jobs.runner.AdmittedJob`."""
 
     def __init__(self, job: Job, gate: Gate, admission: Admission, exchange: "JobExchange") -> None:
         self._job = job
@@ -96,29 +96,32 @@ class JobRun:
         self._exchange = exchange
 
     def abandon(self) -> None:
-        """Give the reservation back."""
+        """Cancel the reservation."""
         self._gate.abandon(self._admission)
 
-    async def run(self) -> Over | NotNow:
-        """Send it, and settle on every way out. What runs again costs nothing this time."""
+    async def run(self) -> JobOutcome | Postponed:
+        """Forward the request, and settle however it ends.
+
+        A cancelled run is not charged if the job may run again.
+        """
         exchange = self._exchange
-        again = self._job.delivery == "at-least-once"
+        may_repeat = self._job.delivery == "at-least-once"
         try:
             outcome = await exchange.run()
         except asyncio.CancelledError:
-            self.abandon() if again else self._settle()
+            self.abandon() if may_repeat else self._settle()
             raise
         except Exception as error:
             log.error("job_request_failed", request_id=self._admission.request_id, exc_info=error)
             self._settle()
-            return Over(JobState.FAILED, INTERNAL_ERROR)
+            return JobOutcome(JobState.FAILED, INTERNAL_ERROR)
         if outcome.reason in _UNSENT:
             self.abandon()
-            return NotNow(UNSENT_RETRY_US)
+            return Postponed(UNSENT_RETRY_US)
         self._settle()
         if outcome.reason is not OutcomeReason.OK:
-            return Over(JobState.FAILED, outcome.reason)
-        return Over(JobState.DONE, OutcomeReason.OK, exchange.result)
+            return JobOutcome(JobState.FAILED, outcome.reason)
+        return JobOutcome(JobState.DONE, OutcomeReason.OK, exchange.result)
 
     def _settle(self) -> None:
         exchange = self._exchange
@@ -126,7 +129,7 @@ class JobRun:
 
 
 class JobExchange(Exchange):
-    """An exchange whose answer is kept, up to a bound, instead of relayed."""
+    """An exchange that stores the response, up to `max_body` bytes, instead of relaying it."""
 
     def __init__(
         self,
@@ -134,43 +137,45 @@ class JobExchange(Exchange):
         admission: Admission,
         pool: UpstreamPool,
         options: ProxyOptions,
-        most: int,
+        max_body: int,
     ) -> None:
-        nowhere = cast("ConnectionOwner", NullOwner(pool.bounds))
-        nobody = ClientConnection(nowhere, asyncio.get_running_loop())
-        super().__init__(request, admission, nobody, pool, options)
-        self._most = most
+        owner = cast("ConnectionOwner", NullOwner(pool.bounds))
+        connection = ClientConnection(owner, asyncio.get_running_loop())
+        super().__init__(request, admission, connection, pool, options)
+        self._max_body = max_body
         self._fields: tuple[Field, ...] = ()
         self._body = bytearray()
 
     @property
-    def result(self) -> Result:
-        """The API's answer as it is kept: without credentials."""
-        cut = self._bytes_out > len(self._body)
-        return Result(self.status, self._fields, bytes(self._body), cut)
+    def result(self) -> JobResult:
+        """The stored response, without credentials."""
+        truncated = self._bytes_out > len(self._body)
+        return JobResult(self.status, self._fields, bytes(self._body), truncated)
 
     def response_head(self, head: ResponseHead) -> None:
-        """Keep it."""
+        """Store the fields, and read costs from the head."""
         self._head_received = True
         self.status = head.status
         self._fields = tuple(field for field in head.fields if not is_credential(field[0]))
         self._read_costs(head)
 
     def response_body(self, data: bytes) -> None:
-        """Keep what there is room for."""
+        """Store the body up to the bound."""
         self._bytes_out += len(data)
-        self._body += data[: self._most - len(self._body)]
+        self._body += data[: self._max_body - len(self._body)]
         if self._reader is not None and self._reader.wanted:
             self._reader.feed(data)
 
     def response_flush(self) -> None:
-        """From here on there is an answer, if only a part of one."""
+        """Mark the response as begun."""
         self._head_sent = self._request.begun = True
 
 
 class NullOwner:
-    """What a connection that nobody has made asks of its front. Without a transport it is always
-    there, never slow, and what is written to it is gone."""
+    """A stand-in owner for the connection of an exchange without a client.
+
+    A connection without a transport is never slow, and drops what is written to it.
+    """
 
     draining = False
 
@@ -178,40 +183,40 @@ class NullOwner:
         self.bounds = bounds
 
 
-def request_of(call: JobCall, job_id: str) -> Request:
-    """The stored call as a request that has come in whole."""
-    request = Request(call.address)
-    request.method = call.method
-    request.target = call.target
-    request.host = (call.host,) if call.host else ()
-    request.fields = list(with_own_key(call.fields, job_id))
-    request.content_type = call.content_type
-    request.content_encoding = call.content_encoding
-    if call.body or call.method in _WITH_BODY:
-        request.content_length = len(call.body)
-    if call.body:
-        request.feed(call.body)
+def request_of(stored: JobRequest, job_id: str) -> Request:
+    """Return the stored request as one that is complete."""
+    request = Request(stored.address)
+    request.method = stored.method
+    request.target = stored.target
+    request.host = (stored.host,) if stored.host else ()
+    request.fields = list(with_idempotency_key(stored.fields, job_id))
+    request.content_type = stored.content_type
+    request.content_encoding = stored.content_encoding
+    if stored.body or stored.method in _WITH_BODY:
+        request.content_length = len(stored.body)
+    if stored.body:
+        request.feed(stored.body)
     request.end()
     return request
 
 
-def _later(_request: Request, _found: Entitlement, _decision: Decision) -> bool:
-    """A job that does not fit is no refused call: it goes on waiting."""
+def _defer(_request: Request, _entitlement: Entitlement, _decision: Decision) -> bool:
+    """Whether the gate defers instead of refusing: a job that does not fit waits."""
     return True
 
 
-def _not_yet(decision: Decision) -> NotNow | Over:
+def _postponed(decision: Decision) -> Postponed | JobOutcome:
     if decision.retry_us is None:
-        return Over(JobState.FAILED, JobEnd.NEVER_FITS)
-    return NotNow(decision.retry_us)
+        return JobOutcome(JobState.FAILED, JobFailure.NEVER_FITS)
+    return Postponed(decision.retry_us)
 
 
-def _refused(refusal: Refusal) -> NotNow | Over:
-    """What passes by itself is waited for: a lack on our side, an invoice to be paid."""
+def _refused(refusal: Refusal) -> Postponed | JobOutcome:
+    """Return what a refusal means for a job. It waits if the cause is temporary."""
     if refusal.status == 503:
-        return NotNow(UNSENT_RETRY_US)
+        return Postponed(UNSENT_RETRY_US)
     if refusal.reason == Reason.SUSPENDED:
-        return NotNow(LOOK_AGAIN_US)
+        return Postponed(RECHECK_US)
     if refusal.reason == Reason.UNKNOWN_KEY:
-        return Over(JobState.FAILED, JobEnd.KEY_REVOKED)
-    return Over(JobState.FAILED, refusal.reason)
+        return JobOutcome(JobState.FAILED, JobFailure.KEY_REVOKED)
+    return JobOutcome(JobState.FAILED, refusal.reason)

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from sidecar.clock import Clock
 from sidecar.core.jobs.job import Delivery
-from sidecar.core.jobs.webhook_signing import secret_of
+from sidecar.core.jobs.webhook_signing import parse_secret
 from sidecar.core.overload.adaptive_limit import AdaptiveLimit
 from sidecar.core.overload.shedder import Shedder
 from sidecar.core.sink_spec import parse_sink
 from sidecar.gate import Gate
-from sidecar.jobs.desk import Jobs
 from sidecar.jobs.runner import JobRunner
-from sidecar.jobs.webhooks import WebhookSender
+from sidecar.jobs.webhooks import DELIVERED, FAILED, WebhookSender
 from sidecar.metering.sinks import make_sink
 from sidecar.metering.spool import Spool
 from sidecar.metrics import Metrics
@@ -114,8 +113,8 @@ def sinks_of(settings: Settings, lock_directory: Path | None) -> list[Sink]:
 def waiting_room_of(settings: Settings, metrics: Metrics) -> WaitingRoom:
     """The wait queue of requests that are over a limit for a short time."""
     return WaitingRoom(
-        most=settings.waiting_requests,
-        most_bytes=settings.waiting_bytes,
+        max_requests=settings.waiting_requests,
+        max_bytes=settings.waiting_bytes,
         observe=metrics.waited.observe,
     )
 
@@ -165,7 +164,7 @@ def job_terms_of(settings: Settings) -> JobTerms:
         max_age_s=settings.job_max_age_s,
         result_ttl_s=settings.job_result_ttl_s,
         lease_s=settings.job_lease_s,
-        told=settings.webhook_secret is not None,
+        webhooks=settings.webhook_secret is not None,
     )
 
 
@@ -187,7 +186,7 @@ def jobs_of(
     prefix = settings.reserved_prefix
     store = RedisJobs(wire, settings.redis_prefix, workload_of(settings), job_terms_of(settings))
     counted: Counter[str] = Counter()
-    webhooks = {"delivered": 0, "failed": 0}
+    webhooks = {DELIVERED: 0, FAILED: 0}
     forwarder = JobForwarder(
         gate,
         pool,
@@ -203,17 +202,25 @@ def jobs_of(
         new_id=new_id,
         counted=counted,
     )
-    jobs = Jobs(store, delivery=delivery, new_id=new_id, counted=counted, changed=runner.look)
     sender = None
     if settings.webhook_secret is not None:
         sender = WebhookSender(
             store,
             directory.account,
-            master=secret_of(settings.webhook_secret.get_secret_value()),
+            master=parse_secret(settings.webhook_secret.get_secret_value()),
             allow_private=settings.webhook_private,
             href=lambda job_id: f"{prefix}jobs/{job_id}",
             now_s=lambda: clock.now_ns() // 1_000_000_000,
             counted=webhooks,
         )
-    deferral = Deferral(gate, jobs, prefix=prefix.encode(), max_body=settings.job_body_bytes)
+    deferral = Deferral(
+        gate,
+        store,
+        prefix=prefix.encode(),
+        max_body=settings.job_body_bytes,
+        delivery=delivery,
+        new_id=new_id,
+        counted=counted,
+        on_accepted=runner.poll,
+    )
     return JobParts(deferral, runner, sender, counted, webhooks)

@@ -205,13 +205,13 @@ def publish_waiting(metrics: Metrics, room: WaitingRoom) -> None:
     metrics.counter(
         "sidecar_wait_queue_full",
         "Requests refused because the wait queue was full.",
-        lambda: room.turned_away,
+        lambda: room.overflows,
     )
     metrics.labelled_counter(
         "sidecar_waits_ended",
         "Requests that waited, by the reason why the wait ended.",
         ("reason",),
-        _by_label(lambda: room.left),
+        _by_label(lambda: room.ended),
     )
 
 

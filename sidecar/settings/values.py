@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from sidecar.addresses import MAX_SOCKET_PATH, Address, Origin, UnixPath
-from sidecar.core.jobs.webhook_signing import secret_of
+from sidecar.core.jobs.webhook_signing import parse_secret
 from sidecar.core.paths import Allowance
 from sidecar.core.sink_spec import SINK_FORMS, parse_sink
 from sidecar.redis_address import redis_address
@@ -158,7 +158,7 @@ def _mode(value: object) -> object:
 
 def _webhook_secret(value: object) -> object:
     if isinstance(value, str):
-        secret_of(value)
+        parse_secret(value)
         return SecretStr(value)
     return value
 

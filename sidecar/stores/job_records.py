@@ -3,47 +3,51 @@
 import json
 from typing import Any, Final
 
-from sidecar.core.jobs.job import Field, Job, JobCall, JobState, Over, Result
+from sidecar.core.jobs.job import Field, Job, JobOutcome, JobRequest, JobResult, JobState
 from sidecar.errors import StoreUnavailable
 
 Pairs = list[bytes | str | int]
 _END: Final = b"\r\n"
 
 
-def written(job: Job) -> Pairs:
-    """What is stored of a new job, name and value in turn. The script adds state and time."""
-    call = job.call
-    assert call is not None  # noqa: S101 - a new job has one
+def job_pairs(job: Job) -> Pairs:
+    """Return the names and values of a new job's hash, in turn; the script adds state and time.
+
+    Raises ValueError if the job has no request.
+    """
+    request = job.request
+    if request is None:
+        raise ValueError("a new job needs its request")
     return [
         "id", job.id, "account", job.account, "key", job.key, "digest", job.digest.hex(),
-        "delivery", job.delivery, "method", call.method, "target", call.target,
-        "host", call.host, "address", call.address, "type", call.content_type,
-        "encoding", call.content_encoding, "fields", _lines(call.fields), "body", call.body,
+        "delivery", job.delivery, "method", request.method, "target", request.target,
+        "host", request.host, "address", request.address, "type", request.content_type,
+        "encoding", request.content_encoding, "fields", _lines(request.fields),
+        "body", request.body,
     ]  # fmt: skip
 
 
-def ended(over: Over) -> Pairs:
-    """What is stored of how a job ended."""
-    pairs: Pairs = ["reason", over.reason]
-    if over.result is not None:
-        kept = json.dumps({"status": over.result.status, "truncated": over.result.truncated})
-        pairs += ["result", kept, "answer", _lines(over.result.fields), "said", over.result.body]
+def outcome_pairs(outcome: JobOutcome) -> Pairs:
+    """Return the names and values that an ended job's hash gets, in turn."""
+    pairs: Pairs = ["reason", outcome.reason]
+    result = outcome.result
+    if result is not None:
+        head = json.dumps({"status": result.status, "truncated": result.truncated})
+        pairs += ["result", head, "result_fields", _lines(result.fields)]
+        pairs += ["result_body", result.body]
     return pairs
 
 
-def read(flat: Any) -> Job:
-    """A record as a value. Raises StoreUnavailable for what is none."""
+def read_job(flat: Any) -> Job:
+    """Return the job of a hash as HGETALL replies it. Raises StoreUnavailable if it is invalid."""
     try:
-        return _read({name.decode(): value for name, value in zip(*_halves(flat), strict=True)})
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return _job({name.decode(): value for name, value in pairs})
     except (LookupError, ValueError, TypeError, AttributeError) as error:
-        raise StoreUnavailable(f"a job's record makes no sense: {error!r}") from None
+        raise StoreUnavailable(f"the record of a job is invalid: {error!r}") from None
 
 
-def _halves(flat: Any) -> tuple[Any, Any]:
-    return flat[::2], flat[1::2]
-
-
-def _read(record: dict[str, bytes]) -> Job:
+def _job(record: dict[str, bytes]) -> Job:
     state = JobState(record["state"].decode())
     return Job(
         id=record["id"].decode(),
@@ -59,13 +63,13 @@ def _read(record: dict[str, bytes]) -> Job:
         started_us=int(record.get("started", 0)),
         ended_us=int(record.get("ended", 0)),
         reason=record.get("reason", b"").decode(),
-        call=_call(record) if state.is_open and "body" in record else None,
+        request=_request(record) if state.is_open and "body" in record else None,
         result=_result(record) if "result" in record else None,
     )
 
 
-def _call(record: dict[str, bytes]) -> JobCall:
-    return JobCall(
+def _request(record: dict[str, bytes]) -> JobRequest:
+    return JobRequest(
         method=record["method"].decode(),
         target=record["target"],
         host=record["host"],
@@ -77,9 +81,10 @@ def _call(record: dict[str, bytes]) -> JobCall:
     )
 
 
-def _result(record: dict[str, bytes]) -> Result:
-    kept = json.loads(record["result"])
-    return Result(kept["status"], _fields(record["answer"]), record["said"], kept["truncated"])
+def _result(record: dict[str, bytes]) -> JobResult:
+    head = json.loads(record["result"])
+    fields = _fields(record["result_fields"])
+    return JobResult(head["status"], fields, record["result_body"], head["truncated"])
 
 
 def _lines(fields: tuple[Field, ...]) -> bytes:

@@ -1,54 +1,56 @@
-"""Deferred jobs in Redis. Keeps `ports.JobStore`.
+"""Deferred jobs in Redis. Implements `ports.JobStore`.
 
-An account's open jobs are a stream with a consumer group, in the account's own slot: what one
-runner has read is pending, and its idle time there is the lease. Beside it four sorted sets, of
-all accounts: what is open, what runs, whose turn it is, whose end is to be told. They are in
-another slot on a cluster, so each step is safe to stop after: a turn without a job is dropped, a
-job without a turn is found by the turn that was noted before it.
+An account's open jobs are a stream with a consumer group, in the account's slot. A claimed job is
+pending there, and its idle time is the job lease. Four sorted sets cover all accounts: open jobs,
+running jobs, due accounts and due webhooks. On a cluster they are in another slot, so a change
+takes several steps, and a failure after any of them is safe:
+
+- A due account without a job is removed when it is next due.
+- A job whose account was not scheduled is found by the instant that `register` has set before.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sidecar.core.jobs.job import (
-    Accepted,
-    Claimed,
+    AcceptedJob,
+    ClaimedJob,
+    IdempotencyKey,
     Job,
+    JobOutcome,
+    JobRefusal,
     JobState,
     JobStatus,
-    NotAccepted,
-    Once,
-    Over,
 )
 from sidecar.core.model import MICRO
 from sidecar.errors import StoreUnavailable
-from sidecar.ports import JobCounts, Turn
+from sidecar.ports import DueItem, JobCounts
 from sidecar.stores import keys
 from sidecar.stores.connection.connect import Connection
 from sidecar.stores.connection.slots import slot_of
 from sidecar.stores.connection.wire import ReplyError, encode
-from sidecar.stores.job_records import Pairs, ended, read, written
+from sidecar.stores.job_records import Pairs, job_pairs, outcome_pairs, read_job
 from sidecar.stores.scripts import run
 
-GRACE_US: Final = 5 * MICRO  # when a turn shows that nobody has named an instant for
-HIDE_US: Final = 20 * MICRO  # longer than it takes to ask whether a job fits
-TELL_US: Final = 60 * MICRO  # longer than a webhook may take
-HURRY_US: Final = 10 * MICRO
-HURRIED: Final = 10_000  # accounts; others wait for their turn
-OVERDUE: Final = 100  # that are told at once
-_NEVER: Final = -1
+GRACE_US: Final = 5 * MICRO  # until a registered account is due, unless it is scheduled
+ACCOUNT_HIDDEN_US: Final = 20 * MICRO  # longer than it takes to admit a job
+WEBHOOK_HIDDEN_US: Final = 60 * MICRO  # longer than one try of a webhook may take
+WAKE_ALL_WITHIN_US: Final = 10 * MICRO
+WAKE_ALL_LIMIT: Final = 10_000  # accounts; others keep their instant
+OVERDUE_LIMIT: Final = 100  # jobs per count
+_REMOVE: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
 class JobTerms:
-    """How many jobs there may be, and for how long. Spans in seconds."""
+    """Bounds on the number and age of jobs. Spans in seconds."""
 
     per_account: int = 1_000
     in_all: int = 10_000
     max_age_s: int = 40 * 86_400
     result_ttl_s: int = 86_400
     lease_s: float = 30.0
-    told: bool = False  # ends are told: there are webhooks
+    webhooks: bool = False  # ended jobs have webhooks
 
 
 class RedisJobs:
@@ -61,180 +63,195 @@ class RedisJobs:
         self._terms = terms
         self._lease_ms = int(terms.lease_s * 1000)
         self._ttl_ms = (terms.max_age_s + terms.result_ttl_s) * 1000
-        self._open, self._running, self._turns, self._told = (
+        self._open, self._running, self._accounts, self._webhooks = (
             keys.jobs_of_all(prefix, workload, what)
-            for what in ("open", "running", "turns", "told")
+            for what in ("open", "running", "accounts", "webhooks")
         )
 
     # accept
 
-    async def add(self, job: Job, once: Once | None, *, look_in_us: int) -> Accepted | NotAccepted:
-        """Queue a job; see `ports.JobStore`."""
+    async def add(
+        self, job: Job, key: IdempotencyKey | None, *, due_in_us: int
+    ) -> AcceptedJob | JobRefusal:
+        """Implements `ports.JobStore`."""
         account, member, terms = job.account, f"{job.id}/{job.account}", self._terms
-        noted, *_ = await run(
-            self._wire, "jobs/place", (self._open, self._turns),
+        registered, *_ = await self._run(
+            "jobs/register", (self._open, self._accounts),
             member, account, terms.in_all, GRACE_US, self._ttl_ms,
         )  # fmt: skip
-        if noted != 1:
-            known = await self.known(account, once.name) if once else None
-            return _same(known, once) if known and once else NotAccepted.ALL_FULL
+        if registered != 1:
+            existing = await self.find_by_key(account, key.digest) if key else None
+            return _existing(existing, key) if existing and key else JobRefusal.ALL_FULL
         names = self._names(account, job.id)
-        if once is not None:
-            names = (*names, keys.job_once(self._prefix, account, self._workload, once.name))
-        pairs = written(job)
-        status, _, text = await run(
-            self._wire, "jobs/add", names, self._ttl_ms, terms.per_account, job.id,
-            once.print if once else "", len(pairs), *pairs,
+        if key is not None:
+            names = (*names, self._key_name(account, key.digest))
+        pairs = job_pairs(job)
+        status, _, text = await self._run(
+            "jobs/add", names, self._ttl_ms, terms.per_account, job.id,
+            key.request_digest if key else "", len(pairs), *pairs,
         )  # fmt: skip
         if status == 1:
-            await self._turn(self._turns, account, "sooner", look_in_us)
-            return Accepted(job.id)
-        await self._drop(self._open, member)
-        if status == 2 and once is not None:
-            return _same(_parts(text), once)
-        return NotAccepted.FULL
+            await self._schedule(self._accounts, account, "sooner", due_in_us)
+            return AcceptedJob(job.id)
+        await self._remove(self._open, member)
+        if status == 2 and key is not None:
+            return _existing(_parts(text), key)
+        return JobRefusal.FULL
 
-    async def known(self, account_id: str, name: str) -> tuple[str, str] | None:
-        """What an Idempotency-Key stands for; see `ports.JobStore`."""
-        key = keys.job_once(self._prefix, account_id, self._workload, name)
-        reply = await self._wire.execute(encode("GET", key), None, slot_of(key))
-        if isinstance(reply, ReplyError):
-            raise StoreUnavailable(f"Redis refused to tell: {reply.text}")
+    async def find_by_key(self, account_id: str, digest: str) -> tuple[str, str] | None:
+        """Implements `ports.JobStore`."""
+        reply = await self._read("GET", self._key_name(account_id, digest))
         return _parts(reply) if reply else None
 
     async def find(self, account_id: str, job_id: str) -> JobStatus | None:
-        """A job as it stands; see `ports.JobStore`."""
-        status, _, position, record = await run(
-            self._wire, "jobs/look", self._names(account_id, job_id)
-        )
-        return JobStatus(read(record), position) if status == 1 else None
+        """Implements `ports.JobStore`."""
+        status, _, position, record = await self._run("jobs/find", self._names(account_id, job_id))
+        return JobStatus(read_job(record), position) if status == 1 else None
 
     # run
 
-    async def take(self, most: int) -> list[Turn]:
-        """Accounts that are due; see `ports.JobStore`."""
-        return await self._take(self._turns, most, HIDE_US)
-
-    async def claim(self, account_id: str, owner: str) -> Claimed | int:
-        """The account's next job; see `ports.JobStore`."""
-        status, _, open_ones, _, record = await run(
-            self._wire, "jobs/claim", self._names(account_id, ""), owner, self._lease_ms
+    async def claim(self, account_id: str, owner: str) -> ClaimedJob | int:
+        """Implements `ports.JobStore`."""
+        status, _, count, _, record = await self._run(
+            "jobs/claim", self._names(account_id, ""), owner, self._lease_ms
         )
         if status == 0:
-            return int(open_ones)
-        job = read(record)
-        await self._runs(job)
-        return Claimed(job, orphan=status == 2)
+            return int(count)
+        job = read_job(record)
+        await self._note_running(job)
+        return ClaimedJob(job, orphan=status == 2)
 
-    async def keep(self, job: Job, owner: str) -> bool:
-        """Renew the lease; see `ports.JobStore`."""
-        kept, _ = await self._move(job.account, job.id, owner, JobState.RUNNING)
-        if kept:
-            await self._runs(job)
-        return kept
+    async def renew(self, job: Job, owner: str) -> bool:
+        """Implements `ports.JobStore`."""
+        renewed, _ = await self._move(job.account, job.id, owner, JobState.RUNNING)
+        if renewed:
+            await self._note_running(job)
+        return renewed
 
-    async def give_back(self, job: Job, owner: str) -> bool:
-        """Put the job back; see `ports.JobStore`."""
-        given, _ = await self._move(job.account, job.id, owner, JobState.WAITING)
-        if given:
-            await self._drop(self._running, f"{job.id}/{job.account}")
-        return given
+    async def requeue(self, job: Job, owner: str) -> bool:
+        """Implements `ports.JobStore`."""
+        requeued, _ = await self._move(job.account, job.id, owner, JobState.WAITING)
+        if requeued:
+            await self._remove(self._running, f"{job.id}/{job.account}")
+        return requeued
 
-    async def end(self, account_id: str, job_id: str, owner: str, over: Over) -> JobState | None:
-        """End a job; see `ports.JobStore`."""
-        moved, now = await self._move(account_id, job_id, owner, over.state, ended(over))
+    async def end(
+        self, account_id: str, job_id: str, owner: str, outcome: JobOutcome
+    ) -> JobState | None:
+        """Implements `ports.JobStore`."""
+        pairs = outcome_pairs(outcome)
+        moved, state = await self._move(account_id, job_id, owner, outcome.state, pairs)
         member = f"{job_id}/{account_id}"
-        if now is None or not now.is_open:
-            await self._drop(self._open, member)
-            await self._drop(self._running, member)
-        if moved and self._terms.told:
-            await self._turn(self._told, member, "sooner", 0)
-        return now
+        if state is None or not state.is_open:
+            await self._remove(self._open, member)
+            await self._remove(self._running, member)
+        if moved and self._terms.webhooks:
+            await self._schedule(self._webhooks, member, "sooner", 0)
+        return state
 
-    async def _runs(self, job: Job) -> None:
-        await self._turn(self._running, f"{job.id}/{job.account}", "any", self._lease_ms * 1000)
+    async def _note_running(self, job: Job) -> None:
+        member = f"{job.id}/{job.account}"
+        await self._schedule(self._running, member, "any", self._lease_ms * 1000)
 
     async def _move(
         self, account_id: str, job_id: str, owner: str, to: JobState, pairs: Pairs | None = None
     ) -> tuple[bool, JobState | None]:
-        """Whether it was done, and the state that the job is in now."""
+        """Return whether the job has moved, and its state now."""
         pairs = pairs or []
-        status, _, state = await run(
-            self._wire, "jobs/move", self._names(account_id, job_id), owner, to, self._lease_ms,
+        status, _, state = await self._run(
+            "jobs/move", self._names(account_id, job_id), owner, to, self._lease_ms,
             self._terms.result_ttl_s * 1000, len(pairs), *pairs,
         )  # fmt: skip
         return status == 1, None if status == -1 else JobState(state.decode())
 
-    # whose turn it is
+    # due accounts and webhooks
 
-    async def next_turn(self, turn: Turn, in_us: int | None) -> None:
-        """When to look again; see `ports.JobStore`."""
-        await self._turn(self._turns, turn.who, turn.until_us, in_us)
+    async def take_due_accounts(self, limit: int) -> list[DueItem]:
+        """Implements `ports.JobStore`."""
+        return await self._take(self._accounts, limit, ACCOUNT_HIDDEN_US)
+
+    async def schedule(self, account: DueItem, in_us: int | None) -> None:
+        """Implements `ports.JobStore`."""
+        await self._schedule(self._accounts, account.name, account.hidden_until_us, in_us)
 
     async def wake(self, account_id: str) -> None:
-        """Look at once; see `ports.JobStore`."""
-        await self._turn(self._turns, account_id, "there", 0)
+        """Implements `ports.JobStore`."""
+        await self._schedule(self._accounts, account_id, "present", 0)
 
-    async def hurry(self) -> None:
-        """Look at all accounts soon; see `ports.JobStore`."""
-        await run(self._wire, "jobs/hurry", (self._turns,), HURRY_US, HURRIED)
+    async def wake_all(self) -> None:
+        """Implements `ports.JobStore`."""
+        await self._run("jobs/wake_all", (self._accounts,), WAKE_ALL_WITHIN_US, WAKE_ALL_LIMIT)
 
-    async def untold(self, most: int) -> list[Turn]:
-        """Ends to be told; see `ports.JobStore`."""
-        return await self._take(self._told, most, TELL_US)
+    async def take_due_webhooks(self, limit: int) -> list[DueItem]:
+        """Implements `ports.JobStore`."""
+        return await self._take(self._webhooks, limit, WEBHOOK_HIDDEN_US)
 
-    async def told(self, turn: Turn, again_in_us: int | None) -> None:
-        """When to try again; see `ports.JobStore`."""
-        await self._turn(self._told, turn.who, turn.until_us, again_in_us)
+    async def schedule_webhook(self, webhook: DueItem, in_us: int | None) -> None:
+        """Implements `ports.JobStore`."""
+        await self._schedule(self._webhooks, webhook.name, webhook.hidden_until_us, in_us)
+
+    async def _take(self, name: str, limit: int, hide_us: int) -> list[DueItem]:
+        _, now_us, hidden_until_us, *due = await self._run(
+            "jobs/take", (name,), limit, hide_us, self._ttl_ms
+        )
+        return [DueItem(member.decode(), hidden_until_us, now_us) for member in due]
+
+    async def _schedule(self, name: str, member: str, when: str | int, in_us: int | None) -> None:
+        span = _REMOVE if in_us is None else in_us
+        await self._run("jobs/schedule", (name,), member, when, span, self._ttl_ms)
+
+    async def _remove(self, name: str, member: str) -> None:
+        await self._schedule(name, member, "present", None)
+
+    # numbers and lists
 
     async def count(self) -> JobCounts:
-        """How many there are; see `ports.JobStore`."""
-        open_ones, now, running, oldest, *overdue = await run(
-            self._wire, "jobs/count", (self._open, self._running),
-            self._terms.max_age_s * MICRO, OVERDUE,
+        """Implements `ports.JobStore`."""
+        count, now_us, running, oldest_us, *overdue = await self._run(
+            "jobs/count", (self._open, self._running),
+            self._terms.max_age_s * MICRO, OVERDUE_LIMIT,
         )  # fmt: skip
-        told = tuple(parted(member.decode()) for member in overdue)
-        return JobCounts(now, open_ones, running, oldest, told)
+        members = tuple(_split(member.decode()) for member in overdue)
+        return JobCounts(now_us, count, running, oldest_us, members)
 
-    async def open_ones(self, most: int) -> list[tuple[str, str]]:
-        """The oldest open jobs; see `ports.JobStore`."""
-        command = encode("ZRANGE", self._open, 0, most - 1)
-        members = await self._wire.execute(command, None, slot_of(self._open))
-        if isinstance(members, ReplyError):
-            raise StoreUnavailable(f"Redis refused to tell: {members.text}")
-        return [parted(member.decode()) for member in members]
+    async def list_open(self, limit: int) -> list[tuple[str, str]]:
+        """Implements `ports.JobStore`."""
+        members = await self._read("ZRANGE", self._open, 0, limit - 1)
+        return [_split(member.decode()) for member in members]
 
-    # what they share
+    # Redis
 
-    async def _take(self, name: str, most: int, hide_us: int) -> list[Turn]:
-        _, now_us, until_us, *due = await run(
-            self._wire, "jobs/take", (name,), most, hide_us, self._ttl_ms
-        )
-        return [Turn(who.decode(), until_us, now_us) for who in due]
+    async def _run(self, script: str, names: tuple[str, ...], *arguments: str | bytes | int) -> Any:
+        return await run(self._wire, script, names, *arguments)
 
-    async def _turn(self, name: str, who: str, seen: str | int, in_us: int | None) -> None:
-        span = _NEVER if in_us is None else in_us
-        await run(self._wire, "jobs/turn", (name,), who, seen, span, self._ttl_ms)
-
-    async def _drop(self, name: str, member: str) -> None:
-        await run(self._wire, "jobs/turn", (name,), member, "there", _NEVER, self._ttl_ms)
+    async def _read(self, command: str, name: str, *arguments: int) -> Any:
+        sent = encode(command, name, *arguments)
+        reply = await self._wire.execute(sent, None, slot_of(name))
+        if isinstance(reply, ReplyError):
+            raise StoreUnavailable(f"Redis refused {command}: {reply.text}")
+        return reply
 
     def _names(self, account_id: str, job_id: str) -> tuple[str, ...]:
         records = keys.job_records(self._prefix, account_id, self._workload)
         return keys.job_queue(self._prefix, account_id, self._workload), records + job_id
 
+    def _key_name(self, account_id: str, digest: str) -> str:
+        return keys.job_idempotency(self._prefix, account_id, self._workload, digest)
 
-def parted(member: str) -> tuple[str, str]:
-    """The id and the account of "id/account"."""
+
+def _split(member: str) -> tuple[str, str]:
+    """Return the ID and the account of "id/account"."""
     job_id, _, account = member.partition("/")
     return job_id, account
 
 
 def _parts(text: bytes) -> tuple[str, str]:
-    job_id, _, told = text.decode().partition(" ")
-    return job_id, told
+    job_id, _, request_digest = text.decode().partition(" ")
+    return job_id, request_digest
 
 
-def _same(known: tuple[str, str], once: Once) -> Accepted | NotAccepted:
-    job_id, told = known
-    return Accepted(job_id, known=True) if told == once.print else NotAccepted.OTHER_CALL
+def _existing(existing: tuple[str, str], key: IdempotencyKey) -> AcceptedJob | JobRefusal:
+    job_id, request_digest = existing
+    if request_digest != key.request_digest:
+        return JobRefusal.OTHER_REQUEST
+    return AcceptedJob(job_id, existing=True)

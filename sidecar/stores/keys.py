@@ -145,11 +145,11 @@ def job_records(prefix: str, account_id: str, workload: str) -> str:
     return f"{prefix}:{_tag(account_id)}:jobs:{workload}:job:"
 
 
-def job_once(prefix: str, account_id: str, workload: str, name: str) -> str:
+def job_idempotency(prefix: str, account_id: str, workload: str, name: str) -> str:
     """What an Idempotency-Key of the account stands for; `name` is its digest."""
-    return f"{prefix}:{_tag(account_id)}:jobs:{workload}:once:{name}"
+    return f"{prefix}:{_tag(account_id)}:jobs:{workload}:idempotency:{name}"
 
 
 def jobs_of_all(prefix: str, workload: str, what: str) -> str:
-    """A sorted set about the jobs of all accounts: "open", "running", "turns" or "told"."""
+    """A sorted set about the jobs of all accounts: "open", "running", "accounts" or "webhooks"."""
     return f"{prefix}:{{jobs}}:{workload}:{what}"

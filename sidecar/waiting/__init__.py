@@ -1,1 +1,1 @@
-"""What becomes of calls that cannot go on at once."""
+"""Wait queues, for requests that do not fit into a limit now and will soon."""

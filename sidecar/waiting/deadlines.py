@@ -1,6 +1,6 @@
-"""When each waiting call loses patience: one timer for all of them.
+"""Deadlines of waiting requests, with one timer for all of them.
 
-A timer of the loop for each would cost more memory than all the rest of what waits.
+One timer of the loop per request would need more memory than the rest of its wait.
 """
 
 import asyncio
@@ -9,46 +9,46 @@ from typing import Final
 
 from sidecar.waiting.queue import Ticket
 
-STALE: Final = 1_000  # entries of calls that have left, before the heap is cleared of them
+STALE: Final = 1_000  # entries of ended waits in the heap, before it is rebuilt
 
 
 class Deadlines:
-    """Sends tickets away at their deadlines."""
+    """Ends waits at their deadlines, with the reason `end`."""
 
-    def __init__(self, why: str) -> None:
-        self._why = why
+    def __init__(self, end: str) -> None:
+        self._end = end
         self._heap: list[tuple[float, int, Ticket]] = []
         self._live = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
     def add(self, ticket: Ticket, loop: asyncio.AbstractEventLoop) -> None:
-        """Mind this one too."""
+        """Watch a ticket."""
         self._live += 1
         heappush(self._heap, (ticket.deadline, ticket.number, ticket))
-        self._wind(loop)
+        self._arm(loop)
 
-    def drop(self, ticket: Ticket) -> None:
-        """It has left. Called once for each that was added."""
-        ticket.over = True
+    def remove(self, ticket: Ticket) -> None:
+        """Stop watching a ticket. Must run once for each one that was added."""
+        ticket.closed = True
         self._live -= 1
         if len(self._heap) > self._live * 2 + STALE:
-            self._heap = [entry for entry in self._heap if not entry[2].over]
+            self._heap = [entry for entry in self._heap if not entry[2].closed]
             heapify(self._heap)
 
-    def _wind(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
         first = self._heap[0][0]
         if self._timer is not None:
             if self._timer_at <= first:
                 return
             self._timer.cancel()
         self._timer_at = first
-        self._timer = loop.call_at(first, self._due, loop)
+        self._timer = loop.call_at(first, self._expire, loop)
 
-    def _due(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         heap, now = self._heap, loop.time()
-        while heap and (heap[0][2].over or heap[0][0] <= now):
-            heappop(heap)[2].send_away(self._why)
+        while heap and (heap[0][2].closed or heap[0][0] <= now):
+            heappop(heap)[2].dismiss(self._end)
         if heap:
-            self._wind(loop)
+            self._arm(loop)

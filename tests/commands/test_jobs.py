@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.jobs.job import Accepted, Job, JobCall
-from sidecar.core.jobs.webhook_signing import secret_for, secret_of
+from sidecar.core.jobs.job import AcceptedJob, Job, JobRequest
+from sidecar.core.jobs.webhook_signing import account_secret, parse_secret
 from sidecar.serve.parts import workload_of
 from sidecar.settings import Settings
 from sidecar.stores import Wire
 from sidecar.stores.jobs import JobTerms, RedisJobs
 
-CALL = JobCall("POST", b"/exports/1?token=hush", b"a.test", "10.0.0.1", (), b"body")
+REQUEST = JobRequest("POST", b"/exports/1?token=hush", b"a.test", "10.0.0.1", (), b"body")
 SOURCE = "/sidecar/prod/shop"
 
 
@@ -23,14 +23,14 @@ def put(url: str, job_id: str, source: str) -> None:
     settings = Settings.load({"plans": "p.yaml", "upstream": "http://a", "source": source})
     job = Job(
         id=job_id, account="acme", key="k1", digest=b"\x01" * 32, delivery="at-least-once",
-        method=CALL.method, target=CALL.target, call=CALL,
+        method=REQUEST.method, target=REQUEST.target, request=REQUEST,
     )  # fmt: skip
 
     async def add() -> None:
         wire = Wire(url, timeout_s=10)
         await wire.start()
         store = RedisJobs(wire, "qs", workload_of(settings), JobTerms())
-        assert await store.add(job, None, look_in_us=0) == Accepted(job_id)
+        assert await store.add(job, None, due_in_us=0) == AcceptedJob(job_id)
         await wire.stop()
 
     asyncio.run(add())
@@ -64,20 +64,20 @@ def test_jobs_are_listed_shown_and_cancelled(sidecar: Any, valkey_url: str) -> N
 def test_an_unknown_job_is_an_error(sidecar: Any, valkey_url: str, command: str) -> None:
     done = sidecar("jobs", command, "0199", "--account", "acme", "--redis", valkey_url)
     assert done.returncode == 1
-    assert "has no job 0199" in done.stderr
+    assert 'has no job "0199"' in done.stderr
 
 
 def test_unavailable_redis_is_an_error(sidecar: Any) -> None:
     done = sidecar("jobs", "list", "--redis", "redis://127.0.0.1:1/0")
     assert done.returncode == 1
-    assert "Redis cannot be asked" in done.stderr
+    assert "Redis is unavailable" in done.stderr
 
 
-def test_the_secret_of_an_account_is_derived_from_the_setting(sidecar: Any) -> None:
+def test_the_parse_secret_an_account_is_derived_from_the_setting(sidecar: Any) -> None:
     master = "whsec_" + base64.b64encode(b"m" * 32).decode()
     made = sidecar("jobs", "secret", "--account", "acme", SIDECAR_WEBHOOK_SECRET=master)
-    assert made.stdout.strip() == secret_for(secret_of(master), "acme")
-    assert "not set" in sidecar("jobs", "secret", "--account", "acme").stderr
+    assert made.stdout.strip() == account_secret(parse_secret(master), "acme")
+    assert "--webhook-secret: no value" in sidecar("jobs", "secret", "--account", "acme").stderr
     wrong = sidecar("jobs", "secret", "--account", "acme", SIDECAR_WEBHOOK_SECRET="hush")
     assert wrong.returncode == 2
     assert "hush" not in wrong.stderr

@@ -57,7 +57,7 @@ async def waiting(app: App, number: int) -> None:
 async def held_once(app: App, number: int) -> None:
     """Return when so many calls are held or were."""
     async with asyncio.timeout(ROOM):
-        while app.room.waiting + sum(app.room.left.values()) < number:
+        while app.room.waiting + sum(app.room.ended.values()) < number:
             await asyncio.sleep(0.001)
 
 
@@ -87,7 +87,7 @@ async def test_a_burst_is_held_and_forwarded_in_order(here: Stage) -> None:
     held = [queued_ms(answer) for answer in answers[2:]]
     assert all(ms is not None and ms > 0 for ms in held)
     assert b"\r\nServer-Timing: queued;dur=%d\r\n" % held[0] in answers[2]
-    assert here.app.room.left["served"] == 6
+    assert here.app.room.ended["served"] == 6
     assert len([e for e in await here.events() if e["type"] == "api.request.v1"]) == 8
 
 
@@ -143,7 +143,7 @@ async def test_a_client_that_leaves_frees_its_place(here: Stage, head: bytes) ->
     await waiting(here.app, 1)
     writer.close()
     await waiting(here.app, 0)
-    assert here.app.room.left["gone"] == 1
+    assert here.app.room.ended["gone"] == 1
     assert here.app.room.bytes == 0
     assert b"/b" not in here.upstream.received
 
@@ -174,7 +174,7 @@ async def test_draining_answers_those_that_wait(here: Stage) -> None:
         assert problem(answer)["title"] == "Shutting down"
         assert b"\r\nRetry-After: 1\r\n" in answer
         assert queued_ms(answer) is not None
-    assert here.app.room.left["drained"] == 3
+    assert here.app.room.ended["drained"] == 3
 
 
 async def test_a_reload_does_not_touch_those_that_wait(here: Stage) -> None:

@@ -1,4 +1,4 @@
-"""Accounts are told how their jobs ended: signed, again until it is taken, and never inside."""
+"""Webhooks of ended jobs: signed, retried, and never sent to private addresses."""
 
 import asyncio
 import base64
@@ -13,7 +13,7 @@ import pytest
 import redis
 from aiohttp import web
 
-from sidecar.core.jobs.webhook_signing import secret_for, secret_of
+from sidecar.core.jobs.webhook_signing import account_secret, parse_secret
 from sidecar.core.model import Account, Pack
 from sidecar.jobs.webhooks import WebhookRejected, check
 from sidecar.stores.admin import Admin
@@ -24,7 +24,7 @@ MASTER = "whsec_" + base64.b64encode(b"m" * 32).decode()
 
 
 class Customer:
-    """A customer's server: keeps what it was sent, answers what it is told to."""
+    """A customer's server that records webhooks; `answers` are its next statuses."""
 
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
@@ -40,7 +40,7 @@ class Customer:
         return web.Response(status=status, headers=headers)
 
     async def next(self) -> tuple[dict[str, str], Any]:
-        """Fields and document of the next webhook."""
+        """Return the fields and the document of the next webhook."""
         async with asyncio.timeout(ROOM):
             await self.came.wait()
         self.came.clear()
@@ -69,14 +69,14 @@ def buy(valkey_url: str) -> None:
 
 
 def verify(secret: str, fields: dict[str, str], body: bytes) -> bool:
-    """As the specification says, by hand."""
+    """Whether the signature is right, computed from the specification."""
     content = f"{fields['webhook-id']}.{fields['webhook-timestamp']}.".encode() + body
     key = base64.b64decode(secret.removeprefix("whsec_"))
     expected = base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
     return fields["webhook-signature"] == f"v1,{expected}"
 
 
-async def test_the_end_of_a_job_is_told_and_signed(
+async def test_an_ended_job_sends_a_signed_webhook(
     stage: StartStage, customer: Customer, valkey_url: str
 ) -> None:
     here = await a_stage(
@@ -84,27 +84,27 @@ async def test_the_end_of_a_job_is_told_and_signed(
     )
     job = (await ask(here, "POST", "/exports/1")).json
     buy(valkey_url)
-    fields, told = await customer.next()
-    assert told["type"] == "job.done"
-    assert (told["data"]["id"], told["data"]["state"]) == (job["id"], "done")
-    assert told["data"]["href"] == job["href"]
-    assert "result" not in told["data"]
+    fields, document = await customer.next()
+    assert document["type"] == "job.done"
+    assert (document["data"]["id"], document["data"]["state"]) == (job["id"], "done")
+    assert document["data"]["href"] == job["href"]
+    assert "result" not in document["data"]
     assert fields["webhook-id"] == f"{job['id']}.ended"
     assert abs(int(fields["webhook-timestamp"]) - time.time()) < 3_600
-    secret = secret_for(secret_of(MASTER), "acme")
+    secret = account_secret(parse_secret(MASTER), "acme")
     assert verify(secret, fields, customer.got[0][1])
-    assert not verify(secret_for(secret_of(MASTER), "other"), fields, customer.got[0][1])
+    assert not verify(account_secret(parse_secret(MASTER), "other"), fields, customer.got[0][1])
 
 
-async def test_a_cancelled_job_is_told_too_and_what_was_not_taken_again(
+async def test_a_cancelled_job_sends_a_webhook_which_is_retried(
     stage: StartStage, customer: Customer, valkey_url: str
 ) -> None:
     customer.answers = [500, 302, 204]
     here = await a_stage(stage, webhook=customer.url, webhook_secret=MASTER, webhook_private=True)
     href = (await ask(here, "POST", "/exports/1")).json["href"]
     await ask(here, "DELETE", href)
-    first, told = await customer.next()
-    assert told["type"] == "job.cancelled"
+    first, document = await customer.next()
+    assert document["type"] == "job.cancelled"
     jobs = here.app.jobs
     assert jobs is not None
     assert jobs.webhook_sender is not None
@@ -113,17 +113,17 @@ async def test_a_cancelled_job_is_told_too_and_what_was_not_taken_again(
             while jobs.webhooks["failed"] < tried:
                 await asyncio.sleep(0.01)
         customer.came.clear()
-        # It is due again later: for a test, now.
+        # Make it due now instead of later.
         with redis.Redis.from_url(valkey_url) as client:
-            [told_set] = client.keys("qs:{jobs}:*:told")
-            client.zadd(told_set, dict.fromkeys(client.zrange(told_set, 0, -1), 0))
+            [webhooks] = client.keys("qs:{jobs}:*:webhooks")
+            client.zadd(webhooks, dict.fromkeys(client.zrange(webhooks, 0, -1), 0))
         second, again = await customer.next()
-    assert (again, second["webhook-id"]) == (told, first["webhook-id"])
+    assert (again, second["webhook-id"]) == (document, first["webhook-id"])
     assert "elsewhere" not in str(customer.got)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "https://127.0.0.1", "https://localhost"])
-async def test_no_address_of_our_own_network_is_called(
+async def test_private_addresses_get_no_webhook(
     stage: StartStage, customer: Customer, url: str
 ) -> None:
     port = customer.url.rpartition(":")[2]
@@ -143,11 +143,11 @@ async def test_no_address_of_our_own_network_is_called(
     ["http://example.com/", "https://10.0.0.1/", "https://[::1]/", "https://user@example.com/",
      "https:///x", "ftp://example.com/", "https://169.254.169.254/latest"],
 )  # fmt: skip
-def test_an_address_that_is_not_called_is_known_before(url: str) -> None:
+def test_an_invalid_url_is_rejected_before_any_request(url: str) -> None:
     with pytest.raises(WebhookRejected):
         check(url, allow_private=False)
 
 
-def test_a_public_address_is_called() -> None:
+def test_a_public_address_is_accepted() -> None:
     check("https://example.com/hook", allow_private=False)
     check("https://8.8.8.8/hook", allow_private=False)

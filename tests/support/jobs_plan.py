@@ -1,4 +1,4 @@
-"""A plan file for deferred jobs, an API that says what it was asked, and calls by JSON."""
+"""A plan file for deferred jobs, and requests with JSON answers."""
 
 import asyncio
 import hashlib
@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.support.stage import Stage, StartStage, status
 
-ROOM = 30  # seconds after which what does not happen will not
+ROOM = 30  # seconds until a test gives up
 PLANS = """
 version: 1
 meters: {{requests: {{unit: request}}}}
@@ -33,7 +33,7 @@ PLAN_OF = {"acme": "free", "other": "free", "slots": "slots"}
 
 
 def jobs_plan(quota: int = 1, boost: int = 3, webhook: str = "") -> str:
-    """The keys are the accounts' names."""
+    """Return the plan file; the API keys are the accounts' names."""
     more = f', webhook: "{webhook}"' if webhook else ""
     accounts = [
         f"  - {{id: {name}, plan: {plan}{more}, keys: [{{id: k1, sha256: "
@@ -45,7 +45,7 @@ def jobs_plan(quota: int = 1, boost: int = 3, webhook: str = "") -> str:
 
 @dataclass
 class Answer:
-    """One answer, taken apart."""
+    """One parsed answer."""
 
     status: int
     headers: dict[str, str]
@@ -65,7 +65,7 @@ def answer_of(raw: bytes) -> Answer:
 async def ask(
     here: Stage, method: str, path: str, body: bytes = b"", key: str = "acme", **fields: str
 ) -> Answer:
-    """One request, with a body if there is one."""
+    """Send one request."""
     head = f"{method} {path} HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: {key}\r\n"
     if body or method == "POST":
         head += f"Content-Length: {len(body)}\r\n"
@@ -74,23 +74,23 @@ async def ask(
 
 
 async def until_job(here: Stage, href: str, *states: str, key: str = "acme") -> Any:
-    """The job's document, once it is in one of these states."""
+    """Return the job's document when it is in one of these states."""
     async with asyncio.timeout(ROOM):
         while True:
-            told = await ask(here, "GET", href, key=key)
-            assert told.status == 200, told
-            if told.json["state"] in states:
-                return told.json
+            answer = await ask(here, "GET", href, key=key)
+            assert answer.status == 200, answer
+            if answer.json["state"] in states:
+                return answer.json
             await asyncio.sleep(0.01)
 
 
-async def a_stage(stage: StartStage, *, spent: bool = True, **flags: Any) -> Stage:
-    """A running sidecar whose account acme has used up its quota of 1."""
+async def a_stage(stage: StartStage, *, used_up: bool = True, **flags: Any) -> Stage:
+    """Return a running sidecar; the quota of account acme is used up unless `used_up` is false."""
     plan = {name: flags.pop(name) for name in ("quota", "boost", "webhook") if name in flags}
     here = await stage(**flags)
     here.plans.write_text(jobs_plan(**plan))
     assert await here.app.keeper.reload()
-    if spent:
+    if used_up:
         for number in range(plan.get("quota", 1)):
             assert (await ask(here, "GET", f"/first/{number}")).status == 200
     return here

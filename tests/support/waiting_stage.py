@@ -62,7 +62,7 @@ class House:
     def __init__(self, *, most: int = 10_000, most_bytes: int = 1 << 20) -> None:
         self._loop = asyncio.get_running_loop()
         self.store = MemoryLimitStore(self.now_us)
-        self.room = WaitingRoom(most=most, most_bytes=most_bytes)
+        self.room = WaitingRoom(max_requests=most, max_bytes=most_bytes)
         self.arrivals = 0
         self.asked = 0  # times that the store was
         self.served: list[tuple[float, str]] = []  # when, and what
@@ -91,16 +91,16 @@ class House:
             answer = await self.store.reserve(who.account, who.id, found.claims, hold=hold)
             return decide(found, answer), answer
 
-        behind = self.room.ahead(who, found.claims) if self.room.waiting else None
+        behind = self.room.refusal_behind_queue(who, found.claims) if self.room.waiting else None
         decision, left = behind or (await ask())[0], ""
         if answered is not None:
             await answered.wait()
         if decision.wait is not None:
-            held = await self.room.hold(
+            held = await self.room.wait(
                 who, found.claims, decision, ask,
                 arrival=arrival, size=size, patience_us=patience_us,
             )  # fmt: skip
-            decision, left = held.decision, held.left
+            decision, left = held.decision, held.end
         if decision.allowed:
             self.served.append((round(self._loop.time(), 2), name))
         return decision, left
@@ -109,7 +109,7 @@ class House:
         """The call gives back what it held."""
 
         def told(answer: Answer) -> None:
-            self.room.heard(who, found.claims, answer)
+            self.room.update(who, found.claims, answer)
 
         self.store.settle(who.account, who.id, found.claims, name, told)
 

@@ -12,7 +12,15 @@ import orjson
 import pytest
 
 from sidecar.core.identity import fingerprint
-from sidecar.core.jobs.job import Accepted, Claimed, Job, JobCall, JobState, Once, Over
+from sidecar.core.jobs.job import (
+    AcceptedJob,
+    ClaimedJob,
+    IdempotencyKey,
+    Job,
+    JobOutcome,
+    JobRequest,
+    JobState,
+)
 from sidecar.core.model import Pack, QuotaLimit
 from sidecar.core.periods import window_at
 from sidecar.errors import SidecarError
@@ -69,23 +77,34 @@ async def serve(url: str) -> None:
 
 async def defer(redis: Connection) -> None:
     """What becomes of one deferred job, from its acceptance to its webhook."""
-    jobs = RedisJobs(redis, "qs", "shop", JobTerms(told=True))
-    call = JobCall("GET", b"/x", b"a.test", "10.0.0.1", (), b"")
-    job = Job("0199", ACCOUNT.id, "k1", b"", "at-least-once", call.method, call.target, call=call)
-    assert await jobs.add(job, Once("name", "print"), look_in_us=0) == Accepted(job.id)
-    assert await jobs.known(ACCOUNT.id, "name") == (job.id, "print")
+    jobs = RedisJobs(redis, "qs", "shop", JobTerms(webhooks=True))
+    request = JobRequest("GET", b"/x", b"a.test", "10.0.0.1", (), b"")
+    job = Job(
+        "0199",
+        ACCOUNT.id,
+        "k1",
+        b"",
+        "at-least-once",
+        request.method,
+        request.target,
+        request=request,
+    )
+    assert await jobs.add(job, IdempotencyKey("name", "print"), due_in_us=0) == AcceptedJob(job.id)
+    assert await jobs.find_by_key(ACCOUNT.id, "name") == (job.id, "print")
     assert await jobs.find(ACCOUNT.id, job.id) is not None
-    assert await jobs.open_ones(1) == [(job.id, ACCOUNT.id)]
-    [turn] = await jobs.take(1)
-    assert isinstance(await jobs.claim(ACCOUNT.id, "me"), Claimed)
-    assert await jobs.keep(job, "me")
-    assert await jobs.give_back(job, "me")
-    assert isinstance(await jobs.claim(ACCOUNT.id, "me"), Claimed)
+    assert await jobs.list_open(1) == [(job.id, ACCOUNT.id)]
+    [turn] = await jobs.take_due_accounts(1)
+    assert isinstance(await jobs.claim(ACCOUNT.id, "me"), ClaimedJob)
+    assert await jobs.renew(job, "me")
+    assert await jobs.requeue(job, "me")
+    assert isinstance(await jobs.claim(ACCOUNT.id, "me"), ClaimedJob)
     assert (await jobs.count()).open == 1
-    assert await jobs.end(ACCOUNT.id, job.id, "me", Over(JobState.DONE, "ok")) is JobState.DONE
-    await jobs.next_turn(turn, None)
-    await jobs.hurry()
-    assert len(await jobs.untold(1)) == 1
+    assert (
+        await jobs.end(ACCOUNT.id, job.id, "me", JobOutcome(JobState.DONE, "ok")) is JobState.DONE
+    )
+    await jobs.schedule(turn, None)
+    await jobs.wake_all()
+    assert len(await jobs.take_due_webhooks(1)) == 1
 
 
 async def follow(redis: Connection) -> None:

@@ -44,7 +44,7 @@ async def test_a_burst_is_served_in_order_at_the_rate() -> None:
     assert times[5:] == pytest.approx([0.2 * n for n in range(1, 26)], abs=0.05)
     assert house.room.waiting == 0
     assert house.room.bytes == 0
-    assert house.room._lines == {}
+    assert house.room._queues == {}
 
 
 @film
@@ -126,7 +126,7 @@ async def test_a_client_that_leaves_frees_its_place_at_once() -> None:
     await asyncio.gather(*calls, return_exceptions=True)
     assert [name for _, name in house.served] == ["0", "2", "3"]
     assert house.served[1][0] == pytest.approx(1.0, abs=0.01)  # in the place that became free
-    assert house.room.left["gone"] == 1
+    assert house.room.ended["gone"] == 1
 
 
 @film
@@ -146,7 +146,7 @@ async def test_who_leaves_during_its_try_does_not_stop_the_line() -> None:
     calls[1].cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     assert [name for _, name in house.served] == ["0", "2"]
-    assert house.room._lines == {}
+    assert house.room._queues == {}
 
 
 @film
@@ -241,7 +241,7 @@ async def test_two_limits_in_the_way_are_waited_for_one_after_the_other() -> Non
     assert all(decision.allowed for decision, _ in results)
     slow_at = [time for time, name in house.served if name.startswith("b")]
     assert slow_at == pytest.approx([0.0, 1.0, 2.0], abs=0.6)
-    assert house.room._lines == {}
+    assert house.room._queues == {}
 
 
 @film
@@ -254,7 +254,7 @@ async def test_one_account_gets_half_of_the_room_at_most() -> None:
     calls = [asyncio.ensure_future(house.call(other, found, f"o{n}")) for n in range(10)]
     await asyncio.sleep(0.1)
     assert house.room.waiting == 59  # one of ten went on at once
-    assert house.room.turned_away == 149
+    assert house.room.overflows == 149
     await asyncio.gather(*flood, *calls)
 
 
@@ -306,7 +306,7 @@ async def test_a_store_that_is_lost_meanwhile_ends_the_wait() -> None:
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(result) for result in results] == [StoreUnavailable] * 3
     assert house.room.waiting == 0
-    assert house.room._lines == {}
+    assert house.room._queues == {}
 
 
 @film
@@ -322,7 +322,7 @@ async def test_a_fault_of_ours_during_a_try_is_told_as_it_is() -> None:
     house.store.reserve = broken  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="a fault"):
         await call
-    assert (house.room.waiting, house.room.left["refused"]) == (0, 1)
+    assert (house.room.waiting, house.room.ended["refused"]) == (0, 1)
 
 
 @film
@@ -337,5 +337,5 @@ async def test_many_that_fit_at_once_go_on_at_once() -> None:
 
 
 def test_nobody_waits_in_an_empty_room() -> None:
-    room = WaitingRoom(most=10, most_bytes=10)
-    assert room.ahead(ACME, entitlement(rate(1, 1, max_wait_s=1)).claims) is None
+    room = WaitingRoom(max_requests=10, max_bytes=10)
+    assert room.refusal_behind_queue(ACME, entitlement(rate(1, 1, max_wait_s=1)).claims) is None

@@ -1,1 +1,1 @@
-"""Deferred jobs: their states, times, documents and headers. Pure."""
+"""Deferred jobs: states, estimates, JSON documents and header fields. Pure."""

@@ -1,6 +1,6 @@
-"""Which calls may run later, and what is kept of them.
+"""Requests that may become jobs, and the part of a request that a job stores.
 
-Idempotency-Key is the IETF's draft of that name; Prefer is read in `preferences.py`.
+Idempotency-Key follows draft-ietf-httpapi-idempotency-key-header.
 """
 
 import re
@@ -9,77 +9,78 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Final
 
-from sidecar.core.jobs.job import Field, JobCall, Once
-from sidecar.core.jobs.prefer import RESPOND_ASYNC, members, name_of
+from sidecar.core.jobs.job import Field, IdempotencyKey, JobRequest
+from sidecar.core.jobs.prefer import RESPOND_ASYNC, preference_name, preferences
 from sidecar.core.model import Entitlement, RequestClass
 from sidecar.core.reasons import Decision, Reason
 
-LONGEST_KEY: Final = 256  # bytes of an Idempotency-Key
+MAX_KEY_BYTES: Final = 256  # of an Idempotency-Key
 _LIMITS: Final = (Reason.RATE, Reason.QUOTA, Reason.CONCURRENCY)
-_WORDS: Final = re.compile(rb"[-_]")
-# Fields whose names have one of these words carry what proves who somebody is.
+_APPLIED: Final = (RESPOND_ASYNC, b"wait", b"")  # preferences that the sidecar applies itself
+_SEPARATOR: Final = re.compile(rb"[-_]")
+# A field whose name contains one of these words may carry a credential.
 _CREDENTIALS: Final = frozenset(
     {b"authorization", b"authentication", b"auth", b"cookie", b"token", b"secret", b"password",
      b"passwd", b"credential", b"credentials", b"session", b"apikey", b"jwt", b"assertion"}
 )  # fmt: skip
 
 
-def may_run_later(found: Entitlement, *, asked: bool) -> bool:
-    """Whether a call of this route may become a job; `asked`: its client wants it to."""
-    request_class = found.route.request_class
+def may_run_later(entitlement: Entitlement, *, asked: bool) -> bool:
+    """Whether a request of this route may become a job; `asked`: the client prefers it."""
+    request_class = entitlement.route.request_class
     return request_class is RequestClass.DEFERRABLE or (
         asked and request_class is not RequestClass.CRITICAL
     )
 
 
 def fits_later(decision: Decision) -> bool:
-    """Whether limits refuse the call now, and will not for ever."""
+    """Whether limits refuse the request now and will allow it later."""
     return decision.reason in _LIMITS and decision.retry_us is not None
 
 
 def is_credential(name: bytes) -> bool:
-    """Whether a field (its lower-case name) may carry a credential: it is never stored."""
-    words = _WORDS.split(name)
+    """Whether a field with this lower-case name may carry a credential and must not be stored."""
+    words = _SEPARATOR.split(name)
     pairs = {b"".join(pair) for pair in pairwise(words)}
     return not _CREDENTIALS.isdisjoint({*words, *pairs})
 
 
-def kept_fields(fields: Iterable[Field]) -> tuple[Field, ...]:
-    """The fields of a call that are stored with its job: no credential, and of Prefer only what
-    the API may still want to hear."""
-    kept = []
+def stored_fields(fields: Iterable[Field]) -> tuple[Field, ...]:
+    """Return the fields that a job stores.
+
+    Credentials are left out, and so are the preferences that the sidecar has applied.
+    """
+    stored = []
     for name, line in fields:
         if name == b"prefer":
             value = line.partition(b":")[2].strip(b" \t\r\n")
-            left = [one for one in members(value) if name_of(one) not in _APPLIED]
-            if not left:
-                continue
-            kept.append((name, b"Prefer: %b\r\n" % b", ".join(left)))
+            rest = [one for one in preferences(value) if preference_name(one) not in _APPLIED]
+            if rest:
+                stored.append((name, b"Prefer: %b\r\n" % b", ".join(rest)))
         elif not is_credential(name):
-            kept.append((name, line))
-    return tuple(kept)
+            stored.append((name, line))
+    return tuple(stored)
 
 
-_APPLIED: Final = (RESPOND_ASYNC, b"wait", b"")
+def with_idempotency_key(fields: tuple[Field, ...], job_id: str) -> tuple[Field, ...]:
+    """Return the fields with an Idempotency-Key: the client's, or else the job's ID.
 
-
-def with_own_key(fields: tuple[Field, ...], job_id: str) -> tuple[Field, ...]:
-    """The fields that the API gets: with an Idempotency-Key, the client's or else the job's id, so
-    that it can tell a job that runs again."""
+    The API recognises by it a job that runs again.
+    """
     if any(name == b"idempotency-key" for name, _ in fields):
         return fields
     return (*fields, (b"idempotency-key", b'Idempotency-Key: "%b"\r\n' % job_id.encode()))
 
 
-def once_name(key_id: str, value: bytes) -> str:
-    """How an Idempotency-Key is remembered: it is for one key of the account. A digest."""
+def idempotency_digest(key_id: str, value: bytes) -> str:
+    """Return the digest of an Idempotency-Key, which is valid for one API key of the account."""
     return sha256(key_id.encode() + b"\0" + value).hexdigest()
 
 
-def once_of(key_id: str, value: bytes, call: JobCall) -> Once:
-    """An Idempotency-Key with what it was sent for: method, target, type and body."""
-    told = sha256()
-    for part in (call.method.encode(), call.target, call.content_type, call.body):
-        told.update(b"%d:" % len(part))
-        told.update(part)
-    return Once(once_name(key_id, value), told.hexdigest())
+def idempotency_key(key_id: str, value: bytes, request: JobRequest) -> IdempotencyKey:
+    """Return both digests; that of the request covers method, target, content type and body."""
+    digest = sha256()
+    for part in (request.method.encode(), request.target, request.content_type, request.body):
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return IdempotencyKey(idempotency_digest(key_id, value), digest.hexdigest())

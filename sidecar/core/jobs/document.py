@@ -1,20 +1,20 @@
-"""A job as its account sees it: JSON for `/-/jobs/{id}`, for `202 Accepted` and for webhooks."""
+"""JSON documents of a job, for `/-/jobs/{id}`, `202 Accepted` and webhooks."""
 
 import base64
 from typing import Any
 
-from sidecar.core.jobs.job import Job, Result
+from sidecar.core.jobs.job import Job, JobResult, JobState
 from sidecar.core.text import instant
 
 
 def job_document(
     job: Job, href: str, position: int = 0, eta_us: int | None = None
 ) -> dict[str, Any]:
-    """What is told of a job, without the call's body. Instants are RFC 3339 in UTC.
+    """Return a job without its request's body. Instants are RFC 3339 in UTC.
 
-    `position` and `eta` are null for a job that does not wait; `eta` also when nobody can tell.
+    `position` and `eta` are null unless the job waits; `eta` is also null if it is unknown.
     """
-    waits = job.state == "waiting"
+    waits = job.state is JobState.WAITING
     return {
         "id": job.id,
         "state": job.state,
@@ -32,8 +32,8 @@ def job_document(
     }
 
 
-def result_document(result: Result) -> dict[str, Any]:
-    """What the API answered. The body is text where it is UTF-8, else base64."""
+def result_document(result: JobResult) -> dict[str, Any]:
+    """Return the upstream's response. The body is text if it is UTF-8, else base64."""
     headers: dict[str, list[str]] = {}
     for name, line in result.fields:
         value = line.partition(b":")[2].strip(b" \t\r\n")

@@ -1,25 +1,20 @@
-"""When a job may run: arithmetic on how its account's limits stand, with those ahead of it."""
+"""Estimated start of a job, from the state of its account's limits and the jobs before it."""
 
 from collections.abc import Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import (
-    MICRO,
-    Claim,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.model import MICRO, Claim, QuotaLimit, RateLimit
 from sidecar.core.periods import longest_s
 
-FARTHEST_US: Final = 10 * 366 * 86_400 * MICRO
+MAX_ETA_US: Final = 10 * 366 * 86_400 * MICRO
 
 
 def eta_us(claims: Sequence[Claim], answer: Answer, ahead: int) -> int | None:
-    """The instant at which a job with these claims fits, if the `ahead` jobs before it cost the
-    same; None when it never does. An estimate: other calls of the account use the limits too.
+    """Return the instant at which a job with these claims fits; None if it never does.
 
-    Of concurrency nobody can tell, so it counts as free.
+    The estimate assumes that each of the `ahead` jobs before it costs the same, and that no other
+    request uses the limits. Concurrency limits are assumed to be free.
     """
     waits = [
         _wait_us(claim, answer, at, ahead)
@@ -49,7 +44,7 @@ def _wait_us(claim: Claim, answer: Answer, at: int, ahead: int) -> int | None:
     left = limit.cap + extra - used
     if (ahead + 1) * cost <= left:
         return 0
-    later = ahead + 1 - (max(0, left) // cost if cost else 0)  # its place in the coming periods
-    periods = -(-later // max(1, limit.cap // cost)) - 1
+    rank = ahead + 1 - (max(0, left) // cost if cost else 0)  # among the jobs of later periods
+    periods = -(-rank // max(1, limit.cap // cost)) - 1
     reset = answer.ends_us[at] - answer.now_us
-    return min(reset + periods * longest_s(limit.period) * MICRO, FARTHEST_US)
+    return min(reset + periods * longest_s(limit.period) * MICRO, MAX_ETA_US)

@@ -1,4 +1,4 @@
-"""Deferred jobs: what is kept of a call that runs later, its states, and what may become of it.
+"""Deferred jobs: the stored request, the states of a job, and when it may run.
 
 A job waits until its account's limits allow it, runs, and ends. Instants are µs of Redis time.
 """
@@ -12,38 +12,38 @@ from sidecar.core.model import MICRO
 Delivery = Literal["at-least-once", "at-most-once"]
 Field = tuple[bytes, bytes]  # lower-case name, whole line
 
-MOST_TRIES: Final = 5  # of a job whose sidecars die: it may be what kills them
-LOOK_AGAIN_US: Final = 300 * MICRO  # what makes room and nobody tells of is found so soon
-UNSENT_RETRY_US: Final = 5 * MICRO  # nothing could be sent: the API or Redis is away
+MAX_TRIES: Final = 5  # of a job whose sidecars die: the job itself may kill them
+RECHECK_US: Final = 300 * MICRO  # finds free capacity that no event has announced
+UNSENT_RETRY_US: Final = 5 * MICRO  # the upstream or Redis was unavailable
 
 
 class JobState(StrEnum):
-    """Where a job is. A finite set: metrics use it as a label."""
+    """State of a job; a label value of metrics."""
 
     WAITING = "waiting"
     RUNNING = "running"
-    DONE = "done"  # the API answered, whatever it said
+    DONE = "done"  # the upstream responded, with any status
     FAILED = "failed"
     CANCELLED = "cancelled"  # by its account, before it ran
 
     @property
     def is_open(self) -> bool:
-        """Whether more will happen to it."""
+        """Whether the job has not ended."""
         return self in (JobState.WAITING, JobState.RUNNING)
 
 
-class JobEnd(StrEnum):
-    """Why a job failed that no refusal and no outcome of a call explains."""
+class JobFailure(StrEnum):
+    """Reasons of failed jobs, beside the reasons of refusals and of outcomes."""
 
-    EXPIRED = "expired"  # it waited for as long as jobs may
+    EXPIRED = "expired"  # it was open for the maximum age
     LOST = "lost"  # its sidecar died while it ran, and it may not run again
     KEY_REVOKED = "key-revoked"
     NEVER_FITS = "never-fits"  # it costs more than a limit ever allows
 
 
 @dataclass(frozen=True, slots=True)
-class JobCall:
-    """The call itself, without credentials. `digest` is the key's fingerprint, as Redis has it."""
+class JobRequest:
+    """The stored request, without credentials."""
 
     method: str
     target: bytes
@@ -56,8 +56,8 @@ class JobCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What the API answered. `truncated`: the body was longer than is kept."""
+class JobResult:
+    """The upstream's response. `truncated`: the body was longer than the stored part."""
 
     status: int
     fields: tuple[Field, ...] = ()
@@ -67,11 +67,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job as it is kept. `call` is None once it has ended, `result` until it has."""
+    """One stored job.
+
+    `digest` is the SHA-256 of its API key. An ended job has no request, an open job no result.
+    """
 
     id: str
     account: str
-    key: str  # its id
+    key: str  # ID of its API key
     digest: bytes
     delivery: Delivery
     method: str
@@ -82,71 +85,74 @@ class Job:
     started_us: int = 0
     ended_us: int = 0
     reason: str = ""
-    call: JobCall | None = None
-    result: Result | None = None
+    request: JobRequest | None = None
+    result: JobResult | None = None
 
 
-class Once(NamedTuple):
-    """An Idempotency-Key: `name` says whose and which, `print` what call it was for. Digests."""
+class IdempotencyKey(NamedTuple):
+    """Digests of an Idempotency-Key (with its API key) and of the request that it was sent with."""
 
-    name: str
-    print: str
+    digest: str
+    request_digest: str
 
 
-class Accepted(NamedTuple):
-    """The job that stands for a call: a new one, or one that was there (`known`)."""
+class AcceptedJob(NamedTuple):
+    """The job of a request. `existing`: an earlier request with the same key has created it."""
 
     job_id: str
-    known: bool = False
+    existing: bool = False
 
 
-class NotAccepted(StrEnum):
-    """Why no job was made of a call."""
+class JobRefusal(StrEnum):
+    """Why a request did not become a job."""
 
-    FULL = "full"  # the account's queue
-    ALL_FULL = "all-full"  # that of all accounts
-    OTHER_CALL = "other-call"  # the Idempotency-Key was used for another one
+    FULL = "full"  # the account's job queue
+    ALL_FULL = "all-full"  # the job queues of all accounts together
+    OTHER_REQUEST = "other-request"  # its Idempotency-Key belongs to another request
 
 
 class JobStatus(NamedTuple):
-    """A job as it stands. `position`: 1 for the account's first that has not ended; 0: ended."""
+    """A job and its position among the account's open jobs, from 1; 0 for an ended job."""
 
     job: Job
     position: int
 
 
-class Claimed(NamedTuple):
-    """A job that is one's own for as long as its lease is renewed. `orphan`: it ran before, and
-    its sidecar died."""
+class ClaimedJob(NamedTuple):
+    """A job with a job lease. `orphan`: it ran before, and its sidecar died."""
 
     job: Job
     orphan: bool
 
 
-class NotNow(NamedTuple):
-    """The job does not fit yet; `retry_us`: a span after which it may."""
+class Postponed(NamedTuple):
+    """The job cannot run now; `retry_us` is the span until the next try."""
 
     retry_us: int
 
 
-class Over(NamedTuple):
-    """The job will never run, or has run: how it ends."""
+class JobOutcome(NamedTuple):
+    """Final state of a job, with the reason and the stored response."""
 
     state: JobState
     reason: str
-    result: Result | None = None
+    result: JobResult | None = None
 
 
-def may_run(claimed: Claimed) -> bool:
-    """Whether a claimed job is run: an orphan only if it may run more than once, and not for
-    ever."""
+def may_run(claimed: ClaimedJob) -> bool:
+    """Whether a claimed job may run.
+
+    An orphan runs again only with at-least-once delivery, up to `MAX_TRIES` times.
+    """
     job = claimed.job
     if not claimed.orphan:
         return True
-    return job.delivery == "at-least-once" and job.tries <= MOST_TRIES
+    return job.delivery == "at-least-once" and job.tries <= MAX_TRIES
 
 
-def next_look_us(retry_us: int) -> int:
-    """After which span an account's first job is tried again. What changes its limits is mostly
-    told at once; the rest is found by looking."""
-    return max(0, min(retry_us, LOOK_AGAIN_US))
+def next_check_us(retry_us: int) -> int:
+    """Return the span until an account's first job is tried again.
+
+    Most changes of limits wake the account; `RECHECK_US` bounds the delay of the others.
+    """
+    return max(0, min(retry_us, RECHECK_US))

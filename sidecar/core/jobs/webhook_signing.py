@@ -1,4 +1,4 @@
-"""Signatures of webhooks, as Standard Webhooks has them, and when a webhook is tried again.
+"""Signatures of webhooks after Standard Webhooks, their retries, and addresses that they may reach.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -13,47 +13,52 @@ from typing import Final
 from sidecar.core.model import MICRO
 
 PREFIX: Final = "whsec_"
+MIN_SECRET_BYTES: Final = 24  # the specification's minimum
+RETRY_SPANS_US: Final = tuple(s * MICRO for s in (5, 30, 120, 600, 3_600))
 _NAT64: Final = IPv6Network("64:ff9b::/96")  # RFC 6052
-LEAST_SECRET: Final = 24  # bytes, as the specification asks for
-AGAIN_US: Final = tuple(s * MICRO for s in (5, 30, 120, 600, 3_600))
 
 
-def secret_of(text: str) -> bytes:
-    """The bytes of "whsec_…". Raises ValueError for what is no such secret."""
+def parse_secret(text: str) -> bytes:
+    """Return the bytes of "whsec_…". Raises ValueError, without the text, if it is invalid."""
     try:
         secret = base64.b64decode(text.removeprefix(PREFIX), validate=True)
     except binascii.Error:
         secret = b""
-    if not text.startswith(PREFIX) or len(secret) < LEAST_SECRET:
+    if not text.startswith(PREFIX) or len(secret) < MIN_SECRET_BYTES:
         raise ValueError(
-            f"is no secret of webhooks; write {PREFIX} and {LEAST_SECRET} bytes or more in base64"
+            f"not a webhook secret; write {PREFIX} and {MIN_SECRET_BYTES} bytes or more in base64"
         )
     return secret
 
 
-def secret_for(master: bytes, account_id: str) -> str:
-    """The secret that one account's webhooks are signed with, as the account gets it: made of
-    ours, so that no account can sign for another and none is stored."""
-    made = hmac.new(master, b"account:" + account_id.encode(), sha256).digest()
-    return PREFIX + base64.b64encode(made).decode()
+def account_secret(master: bytes, account_id: str) -> str:
+    """Return the secret that signs one account's webhooks.
+
+    It is derived from the master secret, so no secret is stored and no account can sign for
+    another.
+    """
+    derived = hmac.new(master, b"account:" + account_id.encode(), sha256).digest()
+    return PREFIX + base64.b64encode(derived).decode()
 
 
-def signed(secret: str, message_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
-    """The three fields of a webhook. Raises ValueError for what is no secret."""
+def signature_fields(secret: str, message_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
+    """Return the three header fields of a webhook. Raises ValueError if the secret is invalid."""
     content = b"%b.%d.%b" % (message_id.encode(), timestamp_s, body)
-    made = hmac.new(secret_of(secret), content, sha256).digest()
+    digest = hmac.new(parse_secret(secret), content, sha256).digest()
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp_s),
-        "webhook-signature": "v1," + base64.b64encode(made).decode(),
+        "webhook-signature": "v1," + base64.b64encode(digest).decode(),
     }
 
 
-def again_us(since_us: int) -> int | None:
-    """The span after which a webhook that fails `since_us` after what it tells is tried again;
-    None: no more. Nobody has to count the tries."""
+def next_retry_us(since_us: int) -> int | None:
+    """Return the span until the next try of a webhook; None: give up.
+
+    `since_us` is the span from the end of the job to the failed try. So tries need no counter.
+    """
     until = 0
-    for span in AGAIN_US:
+    for span in RETRY_SPANS_US:
         until += span
         if since_us < until:
             return span
@@ -61,14 +66,16 @@ def again_us(since_us: int) -> int | None:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet: what a stranger's URL may lead to.
-    One that stands for an IPv4 address is as public as that. Raises ValueError for a name."""
-    one = ip_address(address.partition("%")[0])
-    if isinstance(one, IPv6Address):
-        if one.ipv4_mapped is not None:
-            one = one.ipv4_mapped
-        elif one in _NAT64:
-            one = IPv4Address(int(one) & 0xFFFFFFFF)
-        elif one.sixtofour is not None or one.teredo is not None:
-            return False  # routers decide where these lead
-    return one.is_global and not one.is_multicast
+    """Whether an IP address belongs to the public internet. Raises ValueError for a host name.
+
+    An IPv6 address that embeds an IPv4 address counts as that IPv4 address.
+    """
+    ip = ip_address(address.partition("%")[0])
+    if isinstance(ip, IPv6Address):
+        if ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        elif ip in _NAT64:
+            ip = IPv4Address(int(ip) & 0xFFFFFFFF)
+        elif ip.sixtofour is not None or ip.teredo is not None:
+            return False  # routers decide the destination
+    return ip.is_global and not ip.is_multicast

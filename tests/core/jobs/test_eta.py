@@ -1,9 +1,9 @@
-"""When a job may run, with those ahead of it."""
+"""The estimated start of a job, with jobs before it."""
 
 import pytest
 
 from sidecar.core.answers import Answer, QuotaDetail
-from sidecar.core.jobs.eta import FARTHEST_US, eta_us
+from sidecar.core.jobs.eta import MAX_ETA_US, eta_us
 from sidecar.core.model import (
     MICRO,
     Claim,
@@ -18,11 +18,11 @@ RESET = NOW + 3_600 * MICRO
 RATE = RateLimit("rate", "requests", 5, MICRO, 10, (5, 1))
 QUOTA = QuotaLimit("daily", "requests", 10, "day", 10)
 SLOTS = ConcurrencyLimit("slots", 1)
-DAY_US = 25 * 3_600 * MICRO  # the longest there is
+DAY_US = 25 * 3_600 * MICRO  # the longest day
 
 
 def eta(limit: Limit, used: int, ahead: int, cost: int = 1, **more: object) -> int | None:
-    """Microseconds from now."""
+    """Return the span from now, in µs."""
     ends = RESET if isinstance(limit, QuotaLimit) else 0
     answer = Answer(False, NOW, (used,), (ends,), **more)  # type: ignore[arg-type]
     at = eta_us((Claim(limit, cost, False),), answer, ahead)
@@ -41,7 +41,9 @@ def eta(limit: Limit, used: int, ahead: int, cost: int = 1, **more: object) -> i
         (0, 0, 11, None),
     ],
 )
-def test_a_rate_gives_as_it_flows(used: int, ahead: int, cost: int, expected: int | None) -> None:
+def test_jobs_start_as_a_rate_refills(
+    used: int, ahead: int, cost: int, expected: int | None
+) -> None:
     assert eta(RATE, used, ahead, cost) == expected
 
 
@@ -50,21 +52,21 @@ def test_a_rate_gives_as_it_flows(used: int, ahead: int, cost: int, expected: in
     [(10, 0, 1, 0), (10, 9, 1, 0), (10, 10, 1, 1), (10, 20, 1, 2), (9, 1, 1, 0), (9, 11, 1, 1),
      (4, 1, 4, 0), (4, 2, 4, 0), (4, 3, 4, 1), (12, 0, 1, 0)],
 )  # fmt: skip
-def test_a_quota_gives_as_much_in_each_period(
+def test_each_period_of_a_quota_starts_what_fits(
     used: int, ahead: int, cost: int, periods: int
 ) -> None:
     assert eta(QUOTA, used, ahead, cost) == RESET - NOW + periods * DAY_US
 
 
-def test_what_is_left_of_a_quota_and_of_packs_is_for_the_first() -> None:
+def test_the_first_jobs_use_the_rest_of_the_quota_and_of_packs() -> None:
     assert eta(QUOTA, 9, 0) == 0
     assert eta(QUOTA, 10, 1, besides=(QuotaDetail(left=2),)) == 0
     assert eta(QUOTA, 10, 2, besides=(QuotaDetail(left=2),)) == RESET - NOW
     assert eta(QUOTA, 0, 0, cost=11) is None
-    assert eta(QUOTA, 10, 10**9) == FARTHEST_US
+    assert eta(QUOTA, 10, 10**9) == MAX_ETA_US
 
 
-def test_of_slots_nobody_can_tell_and_the_last_limit_counts() -> None:
+def test_slots_count_as_free_and_the_latest_limit_decides() -> None:
     assert eta(SLOTS, 1, 5) == 0
     claims = (Claim(RATE, 1, False), Claim(QUOTA, 1, False), Claim(SLOTS, 1, False))
     answer = Answer(False, NOW, (10 * MICRO, 10, 1), (0, RESET, 0))

@@ -1,4 +1,4 @@
-"""Which claimed jobs run, when an account is looked at again, and what is told of a job."""
+"""Which claimed jobs run, when an account is due again, and the JSON documents of a job."""
 
 import re
 from dataclasses import replace
@@ -8,16 +8,16 @@ import pytest
 
 from sidecar.core.jobs.document import job_document, result_document
 from sidecar.core.jobs.job import (
-    LOOK_AGAIN_US,
-    MOST_TRIES,
-    Claimed,
+    MAX_TRIES,
+    RECHECK_US,
+    ClaimedJob,
     Delivery,
     Job,
-    JobEnd,
+    JobFailure,
+    JobResult,
     JobState,
-    Result,
     may_run,
-    next_look_us,
+    next_check_us,
 )
 from sidecar.core.model import MICRO
 
@@ -33,24 +33,24 @@ NOW = 1_796_083_200 * MICRO
         ("at-most-once", False, 1, True),
         ("at-most-once", True, 2, False),
         ("at-least-once", True, 2, True),
-        ("at-least-once", True, MOST_TRIES, True),
-        ("at-least-once", True, MOST_TRIES + 1, False),
+        ("at-least-once", True, MAX_TRIES, True),
+        ("at-least-once", True, MAX_TRIES + 1, False),
     ],
 )
-def test_a_job_whose_sidecar_died_runs_as_often_as_it_may(
+def test_a_job_whose_sidecar_died_runs_again_up_to_its_bound(
     delivery: Delivery, orphan: bool, tries: int, runs: bool
 ) -> None:
     job = replace(JOB, delivery=delivery, tries=tries)
-    assert may_run(Claimed(job, orphan)) is runs
+    assert may_run(ClaimedJob(job, orphan)) is runs
 
 
-def test_an_account_is_looked_at_when_the_limit_says_so_and_at_least_every_five_minutes() -> None:
-    assert next_look_us(17) == 17
-    assert next_look_us(-1) == 0
-    assert next_look_us(30 * 86_400 * MICRO) == LOOK_AGAIN_US == 300 * MICRO
+def test_an_account_is_due_when_its_limit_recovers_and_at_least_every_five_minutes() -> None:
+    assert next_check_us(17) == 17
+    assert next_check_us(-1) == 0
+    assert next_check_us(30 * 86_400 * MICRO) == RECHECK_US == 300 * MICRO
 
 
-def test_what_is_told_of_a_job_depends_on_its_state() -> None:
+def test_position_and_eta_are_null_unless_the_job_waits() -> None:
     waits = job_document(replace(JOB, accepted_us=NOW), "/-/jobs/0199", 3, NOW + 1)
     assert (waits["position"], waits["eta"]) == (3, "2026-12-01T00:00:01Z")
     assert (waits["accepted_at"], waits["started_at"]) == ("2026-12-01T00:00:00Z", None)
@@ -60,16 +60,16 @@ def test_what_is_told_of_a_job_depends_on_its_state() -> None:
     assert JOB.digest.hex() not in str(waits)
 
 
-def test_an_answer_is_told_as_text_or_else_in_base64() -> None:
+def test_a_response_body_is_text_or_else_base64() -> None:
     fields = ((b"x-a", b"X-A: 1\r\n"), (b"x-a", b"X-A:  2 \r\n"), (b"etag", b'ETag: "\xe9"\r\n'))
-    text = result_document(Result(200, fields, "né".encode()))
+    text = result_document(JobResult(200, fields, "né".encode()))
     assert text["headers"] == {"x-a": ["1", "2"], "etag": ['"é"']}
     assert (text["body"], text["body_encoding"], text["status"]) == ("né", "utf-8", 200)
-    raw = result_document(Result(200, (), b"\xff", truncated=True))
+    raw = result_document(JobResult(200, (), b"\xff", truncated=True))
     assert (raw["body"], raw["body_encoding"], raw["truncated"]) == ("/w==", "base64", True)
 
 
 def test_every_state_and_every_end_is_documented() -> None:
     rows = [line.split("|")[1] for line in DOCS.read_text().splitlines() if line.startswith("| `")]
     written = set(re.findall(r"`([\w-]+)`", "".join(rows)))
-    assert {*JobState, *JobEnd} <= written
+    assert {*JobState, *JobFailure} <= written

@@ -1,8 +1,8 @@
-"""What is read of Prefer: what RFC 7240 has, and nothing of what is malformed."""
+"""Prefer after RFC 7240; malformed preferences are ignored."""
 
 import pytest
 
-from sidecar.core.jobs.prefer import members, name_of, wait_preference, wants_async
+from sidecar.core.jobs.prefer import preference_name, preferences, wait_preference, wants_async
 
 
 @pytest.mark.parametrize(
@@ -20,16 +20,16 @@ from sidecar.core.jobs.prefer import members, name_of, wait_preference, wants_as
         ([b'foo="a, respond-async, b"'], False),
         ([b'foo="\\", respond-async"'], False),
         ([b", ,;=,"], False),
-        ([b"respond-async," + b'"\\' * 300], False),  # longer than is read
+        ([b"respond-async," + b'"\\' * 300], False),  # longer than the bound
     ],
 )
-def test_whether_a_client_prefers_to_be_answered_later(values: list[bytes], wanted: bool) -> None:
+def test_respond_async_is_recognised(values: list[bytes], wanted: bool) -> None:
     assert wants_async(values) is wanted
 
 
-def test_the_names_of_preferences_are_read_as_rfc_7240_has_them() -> None:
+def test_names_of_preferences_follow_rfc_7240() -> None:
     value = b'a; b="c,d", E = "f", g'
-    assert [name_of(member) for member in members(value)] == [b"a", b"e", b"g"]
+    assert [preference_name(member) for member in preferences(value)] == [b"a", b"e", b"g"]
 
 
 @pytest.mark.parametrize(
@@ -49,5 +49,5 @@ def test_the_names_of_preferences_are_read_as_rfc_7240_has_them() -> None:
         ([b"waiting=2"], None),
     ],
 )
-def test_for_how_long_a_client_would_wait(values: list[bytes], seconds: int | None) -> None:
+def test_the_wait_preference_is_read_in_seconds(values: list[bytes], seconds: int | None) -> None:
     assert wait_preference(values) == (None if seconds is None else seconds * 1_000_000)

@@ -1,4 +1,4 @@
-"""Signatures as Standard Webhooks has them, and who may be called."""
+"""Signatures after Standard Webhooks, retries, and public addresses."""
 
 import base64
 import hashlib
@@ -7,51 +7,51 @@ import hmac
 import pytest
 
 from sidecar.core.jobs.webhook_signing import (
-    AGAIN_US,
-    again_us,
+    RETRY_SPANS_US,
+    account_secret,
     is_public,
-    secret_for,
-    secret_of,
-    signed,
+    next_retry_us,
+    parse_secret,
+    signature_fields,
 )
 
-# What the specification's own library (standardwebhooks 1.1.0) makes of them.
+# Reference values of the specification's library, standardwebhooks 1.1.0.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 MESSAGE, SENT, BODY = "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}'
 SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_a_signature_is_that_of_the_specifications_library() -> None:
-    assert signed(SECRET, MESSAGE, SENT, BODY) == {
+def test_a_signature_equals_that_of_the_reference_library() -> None:
+    assert signature_fields(SECRET, MESSAGE, SENT, BODY) == {
         "webhook-id": MESSAGE, "webhook-timestamp": str(SENT), "webhook-signature": SIGNATURE,
     }  # fmt: skip
 
 
-def test_each_account_has_a_secret_of_its_own_that_can_be_used_alone() -> None:
-    one, other = secret_for(b"m" * 32, "acme"), secret_for(b"m" * 32, "other")
+def test_each_account_has_its_own_secret_which_verifies_signatures() -> None:
+    one, other = account_secret(b"m" * 32, "acme"), account_secret(b"m" * 32, "other")
     assert one != other
-    assert len(secret_of(one)) == 32
+    assert len(parse_secret(one)) == 32
     content = b"id.7.body"
     digest = hmac.new(base64.b64decode(one[6:]), content, hashlib.sha256).digest()
-    assert signed(one, "id", 7, b"body")["webhook-signature"] == (
+    assert signature_fields(one, "id", 7, b"body")["webhook-signature"] == (
         "v1," + base64.b64encode(digest).decode()
     )
 
 
 @pytest.mark.parametrize("text", ["", "whsec_", "whsec_!!!", "whsec_c2hvcnQ=", SECRET[6:]])
-def test_what_is_no_secret_is_refused_and_not_repeated(text: str) -> None:
+def test_an_invalid_secret_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(ValueError, match="whsec_ and 24 bytes") as refused:
-        secret_of(text)
+        parse_secret(text)
     assert not text or text == "whsec_" or text not in str(refused.value)
 
 
-def test_a_webhook_is_tried_again_for_about_an_hour() -> None:
+def test_a_webhook_is_retried_for_about_an_hour() -> None:
     at, spans = 0, []
-    while (span := again_us(at)) is not None:
+    while (span := next_retry_us(at)) is not None:
         spans.append(span)
         at += span
-    assert tuple(spans) == AGAIN_US
-    assert again_us(at) is None
+    assert tuple(spans) == RETRY_SPANS_US
+    assert next_retry_us(at) is None
 
 
 @pytest.mark.parametrize(
@@ -63,5 +63,5 @@ def test_a_webhook_is_tried_again_for_about_an_hour() -> None:
      ("224.0.0.1", False), ("64:ff9b::7f00:1", False), ("64:ff9b::808:808", True),
      ("2002:7f00:1::", False)],
 )  # fmt: skip
-def test_only_public_addresses_are_called(address: str, public: bool) -> None:
+def test_private_addresses_are_not_public(address: str, public: bool) -> None:
     assert is_public(address) is public

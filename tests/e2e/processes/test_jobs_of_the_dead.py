@@ -1,4 +1,4 @@
-"""Deferred jobs when sidecars die or are stopped: none is lost, or none runs twice, as set."""
+"""Deferred jobs when sidecars die or stop, with at-least-once and at-most-once delivery."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def buy(valkey_url: str) -> None:
 
 
 async def accept(here: Serving, slow_api: SlowApi, count: int) -> list[str]:
-    """Spend the quota, and have `count` calls accepted as jobs."""
+    """Use up the quota, and return the hrefs of `count` accepted jobs."""
     slow_api.release.set()
     assert (await here.call("/first"))[0] == 200
     slow_api.release.clear()
@@ -44,7 +44,7 @@ async def accept(here: Serving, slow_api: SlowApi, count: int) -> list[str]:
 
 
 async def ended(here: Serving, hrefs: list[str]) -> list[Any]:
-    """The jobs, once all have ended."""
+    """Return the jobs when all have ended."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             jobs = [json.loads((await here.call(href))[1]) for href in hrefs]
@@ -74,10 +74,10 @@ async def test_no_job_is_lost_when_a_sidecar_is_killed(
     jobs = await ended(other, hrefs)
     assert [job["state"] for job in jobs] == ["done"] * JOBS
     assert {job["result"]["body"] for job in jobs} == {"first-second"}
-    await until(lambda: len(usage(one, other)) == JOBS)  # metered once each
+    await until(lambda: len(usage(one, other)) == JOBS)  # one usage event each
 
 
-async def test_no_job_runs_twice_when_it_may_run_only_once(
+async def test_no_job_runs_twice_with_at_most_once_delivery(
     serving: StartServing, slow_api: SlowApi, plans: Path, valkey_url: str
 ) -> None:
     flags = QUICK | {
@@ -99,7 +99,7 @@ async def test_no_job_runs_twice_when_it_may_run_only_once(
     assert await asyncio.to_thread(lambda: len(usage(other))) <= 4
 
 
-async def test_what_runs_when_a_sidecar_is_stopped_ends_there(
+async def test_a_stopping_sidecar_finishes_its_running_jobs(
     serving: StartServing, slow_api: SlowApi, plans: Path, valkey_url: str
 ) -> None:
     one = await serving(upstream=f"http://127.0.0.1:{slow_api.port}", plans=plans, jobs_at_once=2)
@@ -116,7 +116,7 @@ async def test_what_runs_when_a_sidecar_is_stopped_ends_there(
     assert (job["state"], job["result"]["body"]) == ("done", "first-second")
 
 
-async def test_what_takes_longer_than_the_drain_is_given_back_and_run_by_another(
+async def test_a_job_that_outlasts_the_drain_is_requeued_and_run_elsewhere(
     serving: StartServing, slow_api: SlowApi, plans: Path, valkey_url: str
 ) -> None:
     upstream = f"http://127.0.0.1:{slow_api.port}"

@@ -7,8 +7,8 @@ from typing import Any
 
 FOLDER = files("sidecar.stores") / "lua"
 OF_JOBS = (
-    "jobs/add", "jobs/claim", "jobs/count", "jobs/hurry", "jobs/look", "jobs/move", "jobs/place",
-    "jobs/take", "jobs/turn",
+    "jobs/add", "jobs/claim", "jobs/count", "jobs/find", "jobs/move", "jobs/register",
+    "jobs/schedule", "jobs/take", "jobs/wake_all",
 )  # fmt: skip
 OPERATIONS = (
     "beat", "charge", "grant", "peek", "rebuild", "refund", "renew", "reserve", "settle", *OF_JOBS,

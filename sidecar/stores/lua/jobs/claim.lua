@@ -1,13 +1,13 @@
--- claim: make the account's next job one's own.
--- Guarantee: atomic; a job has one owner, until its lease is over; in the order of acceptance, and first those that were given back or whose owner is gone; only Redis time is used.
--- KEYS[1]  the account's queue, a stream with the consumer group "runners"
--- KEYS[2]  what the names of its jobs' records begin with
--- ARGV[1]  owner: names this claim
--- ARGV[2]  lease_ms: until when the owner is believed to be alive, from now on, milliseconds
--- Returns {1 claimed | 2 claimed from an owner that is gone | 0 nothing to claim, now_us, open, job, record}; open: jobs
+-- claim: claim the account's next job for an owner.
+-- Guarantee: atomic; a job has one owner until its lease ends; order of acceptance, after jobs that were requeued or whose lease has ended; only Redis time is used.
+-- KEYS[1]  the account's job queue, a stream with the consumer group "runners"
+-- KEYS[2]  prefix of the names of its jobs' records
+-- ARGV[1]  owner: name of this claim
+-- ARGV[2]  lease_ms: span of the job lease, milliseconds
+-- Returns {1 claimed | 2 claimed after a lost lease | 0 nothing to claim, now_us, open, job, record}; open: number of jobs
 --   in the queue, this one included; record: its names and values.
 local queue, now = KEYS[1], now_us()
-local GROUP_NAME, CONSUMER, LOOKS = 'runners', 'runner', 16
+local GROUP_NAME, CONSUMER, MAX_ENTRIES = 'runners', 'runner', 16
 if redis.call('EXISTS', queue) == 0 then return { 0, now, 0, '', {} } end
 
 local function next_entry()
@@ -17,7 +17,7 @@ local function next_entry()
   if read then return read[1][2][1], read[1][2][1][1] end
 end
 
-for _ = 1, LOOKS do
+for _ = 1, MAX_ENTRIES do
   local entry, id = next_entry()
   if not id then break end
   local job = entry and entry[2] and entry[2][2]
@@ -29,7 +29,7 @@ for _ = 1, LOOKS do
     local open, flat = redis.call('XLEN', queue), redis.call('HGETALL', record)
     return { state == 'running' and 2 or 1, now, open, job, flat }
   end
-  redis.call('XACK', queue, GROUP_NAME, id) -- its record is gone
+  redis.call('XACK', queue, GROUP_NAME, id) -- its record has expired
   redis.call('XDEL', queue, id)
 end
 return { 0, now, redis.call('XLEN', queue), '', {} }

@@ -1,11 +1,11 @@
--- count: how many jobs there are, and which have waited for too long.
--- Guarantee: atomic; forgets only runs whose lease is over; only Redis time is used.
--- KEYS[1]  the open jobs of all accounts, a sorted set: id/account, when it was accepted (µs)
--- KEYS[2]  those that run, a sorted set: id/account, until when its owner is believed in (µs)
--- ARGV[1]  max_age_us: for how long a job may be open
--- ARGV[2]  most: how many overdue ones are told
--- Returns {open, now_us, running, oldest_us, …}; oldest_us: when the oldest was accepted, 0 without any; then one for
---   each that is overdue: id/account.
+-- count: count open jobs and list overdue ones.
+-- Guarantee: atomic; removes only running jobs whose lease has ended; only Redis time is used.
+-- KEYS[1]  open jobs of all accounts, a sorted set: id/account, instant of acceptance (µs)
+-- KEYS[2]  running jobs, a sorted set: id/account, end of the lease (µs)
+-- ARGV[1]  max_age_us: maximum age of an open job
+-- ARGV[2]  most: maximum number of overdue jobs in the reply
+-- Returns {open, now_us, running, oldest_us, …}; oldest_us: when the oldest job was accepted, 0 without jobs; then
+--   id/account of each overdue job.
 local now = now_us()
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', int(now))
 local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')

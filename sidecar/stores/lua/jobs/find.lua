@@ -1,9 +1,9 @@
--- look: how a job stands.
+-- find: read a job and its position.
 -- Guarantee: atomic; changes nothing; only Redis time is used.
--- KEYS[1]  the account's queue, a stream
+-- KEYS[1]  the account's job queue, a stream
 -- KEYS[2]  the job's record, a hash
 -- Returns {1 found | 0 not known, now_us, position, record}; position: 1 for the first in the queue, 0
---   for a job that has ended; record: names and values, without the call's body.
+--   for an ended job; record: names and values, without the request's body.
 local queue, record, now = KEYS[1], KEYS[2], now_us()
 local names = {}
 for _, name in ipairs(redis.call('HKEYS', record)) do
