@@ -16,7 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 MODULES = (
     "clock", "core.answers", "core.claims", "core.decision", "core.events.templates",
     "core.identity", "core.model", "core.overload.adaptive_limit", "core.overload.baseline",
-    "core.overload.shedder", "core.paths", "core.readings", "core.reasons",
+    "core.overload.shedder", "core.overload.window", "core.paths", "core.readings", "core.reasons",
     "core.refusals.ratelimit_fields", "core.routing", "core.settlement", "gate.calls",
     "gate.entitle", "gate.gate", "gate.recorder", "gate.reserve", "metering.spool", "metrics",
     "proxy.data_port", "proxy.downstream.connection", "proxy.downstream.connection_limits",

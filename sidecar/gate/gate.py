@@ -92,7 +92,7 @@ class Gate:
         self._begin_book()
 
     def _begin_book(self) -> None:
-        self._shedder.keep({route.id for route in self.book.routes})
+        self._shedder.retain_routes({route.id for route in self.book.routes})
         self._event_templates = EventTemplates(self._source, self.book.version)
 
     @property
@@ -264,7 +264,7 @@ class Gate:
         admission.place.leave(
             time.perf_counter(),
             dropped=reason in _UNANSWERED,
-            given_up=reason is OutcomeReason.CLIENT_GONE,
+            client_gone=reason is OutcomeReason.CLIENT_GONE,
         )
         entitlement = admission.entitlement
         route = entitlement.route

@@ -139,13 +139,13 @@ class Reserver:
 
     def _shed(self, asking: Attempt, jitter: int) -> Refusal:
         shedder = self._shedder
-        if shedder.begins():
+        if shedder.pop_started():
             log.warning(
                 "shedding_started",
                 limit=int(shedder.limit),
                 in_flight=shedder.in_flight,
             )
-        wait_s = shedder.wait_s(asking.found.route.request_class)
+        wait_s = shedder.retry_after_s(asking.found.route.request_class)
         return shed_refusal(asking.found, asking.request_id, wait_s, jitter)
 
 

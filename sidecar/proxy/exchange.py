@@ -64,7 +64,7 @@ class Exchange(Relay):
 
     async def run(self) -> Outcome:
         """Forward the request and relay the response. Returns the outcome."""
-        started = self._admission.place.asked_at = time.perf_counter()
+        started = self._admission.place.sent_at = time.perf_counter()
         reason = OutcomeReason.CANCELLED
         timer = None
         if self.total_timeout:
@@ -129,11 +129,11 @@ class Exchange(Relay):
             upstream = pool.take_idle(critical=critical)
             if upstream is None:
                 account, place = self._admission.key.account.id, self._admission.place
-                place.asked_at = None  # the upstream has no request while this one is queued
+                place.sent_at = None  # the upstream has no request while this one is queued
                 upstream = await pool.acquire(
                     critical=critical, deferrable=deferrable, account=account
                 )
-                place.asked_at = time.perf_counter()
+                place.sent_at = time.perf_counter()
             self._send(upstream)
             await self._done
             if self._failure is not None and self._may_retry(upstream):
@@ -171,7 +171,7 @@ class Exchange(Relay):
         now = self._pool.now()
         upstream.start(self, b"".join(parts), now + self._pool.bounds.response_timeout)
         if not request.complete:
-            self._admission.place.asked_at = None  # the upstream has half a request
+            self._admission.place.sent_at = None  # the upstream has half a request
             request.attach(self)
             self._client.await_body(request)
             self._client.resume_reading()
@@ -198,7 +198,7 @@ class Exchange(Relay):
     def body_end(self, trailers: Fields) -> None:
         """Write the end of the body."""
         self._client.deadline = 0.0
-        self._admission.place.asked_at = time.perf_counter()
+        self._admission.place.sent_at = time.perf_counter()
         parts = self._framed()
         if self._request.chunked:
             parts.append(last_chunk(trailers))

@@ -61,7 +61,7 @@ class Relay:
         """Queue the head for the client."""
         self._head_received = True
         self.status = status = head.status
-        self._admission.place.answered(status, time.perf_counter())
+        self._admission.place.on_response(status, time.perf_counter())
         request, client = self._request, self._client
         out = self._to_client
         out.append(b"HTTP/1.1 %d %b\r\n" % (status, head.phrase))

@@ -124,7 +124,7 @@ def shedder_of(settings: Settings) -> Shedder:
     if settings.shed == "off":
         return Shedder()
     if settings.shed == "adaptive":
-        return Shedder(found=AdaptiveLimit(settings.shed_min))
+        return Shedder(adaptive=AdaptiveLimit(settings.shed_min))
     return Shedder(fixed=int(settings.shed))
 
 

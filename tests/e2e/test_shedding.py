@@ -1,4 +1,4 @@
-"""Shedding over real sockets: who is refused at a fixed limit, what it costs, when it is over."""
+"""Shedding over real sockets: the order of classes, its cost, and the end of each request."""
 
 import asyncio
 import re
@@ -22,7 +22,7 @@ CREDITS = "  credits: {unit: credit, reserve: {json: credits, default: 1}}\n"
 
 
 async def a_stage(stage: StartStage, **settings: Any) -> Stage:
-    """With a deferrable route, and one whose cost the request's body tells."""
+    """Start a sidecar with a deferrable route, and one whose cost is in the request's body."""
     here = await stage(**{"shed": "4", "refusal_events": True, **settings})
     text = here.plans.read_text()
     text = text.replace("meters: {requests: {unit: request}}",
@@ -36,7 +36,7 @@ async def a_stage(stage: StartStage, **settings: Any) -> Stage:
 
 @asynccontextmanager
 async def held(here: Stage, api: SlowApi, *paths: str) -> AsyncIterator[list[asyncio.Task[bytes]]]:
-    """Calls that are in flight at the API, until it is told to go on."""
+    """Keep requests in flight at the API until the block ends."""
     before = api.arrived
     calls = [asyncio.ensure_future(here.call("GET", path)) for path in paths]
     await until(lambda: api.arrived == before + len(paths))
@@ -79,21 +79,22 @@ async def test_I3_deferrable_is_shed_first_then_standard_and_critical_never(
     assert status(await here.call("POST", "/export")) == 200
 
 
-async def test_I10_the_refusal_says_that_it_is_the_api_and_when_to_come_back(
+async def test_I10_the_refusal_names_the_api_and_has_retry_after(
     stage: StartStage, slow_api: SlowApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = await a_stage(stage, upstream=url(slow_api), shed="1")
     async with held(here, slow_api, "/a"):
         answers = [await here.call("GET", "/b") for _ in range(30)]
         text = await here.call("GET", "/b", Accept="text/plain")
-    told = problem(answers[0])
+    document = problem(answers[0])
     assert (
-        told["type"] == "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+        document["type"]
+        == "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
     )
-    assert "not about your quota" in told["detail"]
-    assert {"GET /status", "POST /login"} <= set(told["still_available"])
+    assert "not about your quota" in document["detail"]
+    assert {"GET /status", "POST /login"} <= set(document["still_available"])
     waits = {int(re.search(rb"Retry-After: (\d+)\r\n", one)[1]) for one in answers}  # type: ignore[index]
-    assert len(waits) > 1  # they do not all come back together
+    assert len(waits) > 1  # so that clients do not retry together
     assert waits <= set(range(1, 64))
     assert b"Cache-Control: no-store" in answers[0]
     assert b"RateLimit" not in answers[0]
@@ -101,7 +102,7 @@ async def test_I10_the_refusal_says_that_it_is_the_api_and_when_to_come_back(
     assert capsys.readouterr().out.count("shedding_started") == 1
 
 
-async def test_I2_I4_a_shed_call_costs_nothing_and_is_no_event_of_usage(
+async def test_I2_I4_a_shed_request_costs_nothing_and_has_no_usage_event(
     stage: StartStage, slow_api: SlowApi, valkey_url: str
 ) -> None:
     here = await a_stage(stage, upstream=url(slow_api))
@@ -120,7 +121,7 @@ async def test_I2_I4_a_shed_call_costs_nothing_and_is_no_event_of_usage(
     assert kinds.count(("api.request.v1", "ok")) == 4
 
 
-async def test_a_shed_upload_is_not_asked_for_not_even_to_learn_its_cost(
+async def test_the_body_of_a_shed_request_is_not_requested_even_for_its_cost(
     stage: StartStage, slow_api: SlowApi
 ) -> None:
     here = await a_stage(stage, upstream=url(slow_api))
@@ -129,14 +130,14 @@ async def test_a_shed_upload_is_not_asked_for_not_even_to_learn_its_cost(
         b"Content-Length: 14\r\nExpect: 100-continue\r\n\r\n"
     )
     async with held(here, slow_api, "/a", "/b", "/c", "/d"):
-        assert status(await here.raw(head)) == 503  # and no 100 in front of it
+        assert status(await here.raw(head)) == 503  # without a 100 before it
     assert (await here.raw(head)).startswith(b"HTTP/1.1 100 ")
 
 
-# Every way out gives the place back
+# Each way in which a request ends
 
 
-async def client_gone(here: Stage) -> None:
+async def client_leaves(here: Stage) -> None:
     here.upstream.hold = True
     _, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
     writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n")
@@ -144,12 +145,12 @@ async def client_gone(here: Stage) -> None:
     writer.transport.abort()
 
 
-async def broken_answer(here: Stage) -> None:
+async def broken_response(here: Stage) -> None:
     here.upstream.answer = b"nonsense\r\n\r\n"
     assert status(await here.call("GET", "/x")) == 502
 
 
-async def error_of_the_api(here: Stage) -> None:
+async def api_error(here: Stage) -> None:
     here.upstream.answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
     assert status(await here.call("GET", "/x")) == 503
 
@@ -169,14 +170,14 @@ async def body_too_large(here: Stage) -> None:
     writer.close()
 
 
-async def unforeseen(here: Stage) -> None:
+async def internal_error(here: Stage) -> None:
     handler = here.app.data_port._handler
     object.__setattr__(handler.options, "trusts", None)
     assert status(await here.call("GET", "/x")) == 500
 
 
-async def unforeseen_in_the_gate(here: Stage) -> None:
-    def fails(_seen: object) -> None:
+async def internal_error_in_the_gate(here: Stage) -> None:
+    def fails(_decision: object) -> None:
         raise RuntimeError
 
     here.app.gate._telling.on_decision = fails
@@ -193,7 +194,7 @@ async def no_store(here: Stage) -> None:
     assert status(await here.call("GET", "/x")) == 503
 
 
-async def gone_while_it_is_decided(here: Stage) -> None:
+async def client_leaves_during_admission(here: Stage) -> None:
     async def never(*_args: object, **_options: object) -> None:
         await asyncio.Event().wait()
 
@@ -204,26 +205,26 @@ async def gone_while_it_is_decided(here: Stage) -> None:
     writer.transport.abort()
 
 
-replaced = pytest.mark.skipif(is_compiled(), reason="what is compiled cannot be replaced")
+replaced = pytest.mark.skipif(is_compiled(), reason="compiled methods cannot be replaced")
 
 
 @pytest.mark.parametrize("shed", ["2", "adaptive", "off"])
 @pytest.mark.parametrize(
-    "way_out",
-    [client_gone, broken_answer, error_of_the_api, silent_api, body_too_large, unforeseen,
-     unforeseen_in_the_gate, refused_by_a_limit, no_store,
-     pytest.param(gone_while_it_is_decided, marks=replaced)],
+    "end",
+    [client_leaves, broken_response, api_error, silent_api, body_too_large, internal_error,
+     internal_error_in_the_gate, refused_by_a_limit, no_store,
+     pytest.param(client_leaves_during_admission, marks=replaced)],
 )  # fmt: skip
-async def test_a_place_is_given_back_on_every_way_out(
-    stage: StartStage, way_out: Callable[[Stage], Any], shed: str
+async def test_every_request_leaves_however_it_ends(
+    stage: StartStage, end: Callable[[Stage], Any], shed: str
 ) -> None:
     here = await stage(shed=shed, quota=2, response_timeout_s="0.5", max_body_bytes="100")
-    await way_out(here)
+    await end(here)
     await until(lambda: here.app.shedder.in_flight == 0)
     assert here.app.shedder.waiting == 0
 
 
-async def test_what_streams_holds_its_place_and_is_no_slow_answer(
+async def test_a_streaming_response_is_in_flight_and_not_slow(
     stage: StartStage, slow_api: SlowApi
 ) -> None:
     here = await a_stage(stage, upstream=url(slow_api), shed="adaptive")
@@ -233,7 +234,7 @@ async def test_what_streams_holds_its_place_and_is_no_slow_answer(
         assert metric(here, "sidecar_inflight_limit") == 0
 
 
-async def test_who_waits_for_a_connection_tells_nothing_of_the_api(
+async def test_waiting_for_a_connection_does_not_count_as_response_time(
     stage: StartStage, slow_api: SlowApi
 ) -> None:
     here = await a_stage(
@@ -241,26 +242,26 @@ async def test_who_waits_for_a_connection_tells_nothing_of_the_api(
         critical_connections="0", connect_timeout_s="0.5",
     )  # fmt: skip
     slow_api.release.set()
-    for _ in range(40):  # so that it is known how long an answer takes
+    for _ in range(40):  # until the route has a baseline
         assert status(await here.call("GET", "/x")) == 200
     slow_api.release.clear()
-    pool, found = here.app.data_port._pool, here.app.shedder.found
-    assert found is not None
+    pool, adaptive = here.app.data_port._pool, here.app.shedder.adaptive
+    assert adaptive is not None
     async with held(here, slow_api, "/first"):
-        await until(lambda: here.app.shedder.waiting == 0)  # its answer has begun
-        window = found._window
-        before = window.calls, window.drops
+        await until(lambda: here.app.shedder.waiting == 0)  # its response has begun
+        window = adaptive._window
+        before = window.responses, window.drops
         _, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
         writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n")
         await until(lambda: pool.waiting)
         writer.transport.abort()
         await until(lambda: not pool.waiting)
         assert status(await here.call("GET", "/x")) == 503
-        assert found._window is window
-        assert (window.calls, window.drops) == before
+        assert adaptive._window is window
+        assert (window.responses, window.drops) == before
 
 
-async def test_I3_of_who_waits_for_a_connection_critical_goes_first_and_deferrable_last(
+async def test_I3_critical_requests_get_a_connection_first_and_deferrable_ones_last(
     stage: StartStage, slow_api: SlowApi
 ) -> None:
     here = await a_stage(

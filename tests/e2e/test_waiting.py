@@ -1,4 +1,4 @@
-"""Calls that are held instead of refused, over real sockets and a real Valkey."""
+"""Requests that wait instead of being refused, over real sockets and a real Valkey."""
 
 import asyncio
 import hashlib
@@ -27,13 +27,13 @@ accounts:
   - {{id: slow, plan: slow, keys: [{{id: k1, sha256: {slow}}}]}}
   - {{id: slots, plan: slots, keys: [{{id: k1, sha256: {slots}}}]}}
 """
-ASKS = b"GET /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: slots\r\n\r\n"
-SMALL = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-ROOM = 30  # seconds after which what does not happen will not
+REQUEST = b"GET /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: slots\r\n\r\n"
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+TIMEOUT_S = 30
 
 
 async def plan_for(started: Stage) -> Stage:
-    """The same sidecar, with the plans above."""
+    """Give the sidecar the plans above."""
     digests = {
         name: hashlib.sha256(name.encode()).hexdigest() for name in ("paced", "slow", "slots")
     }
@@ -48,58 +48,58 @@ async def here(stage: StartStage) -> Stage:
 
 
 async def waiting(app: App, number: int) -> None:
-    """Return when so many calls are held."""
-    async with asyncio.timeout(ROOM):
+    """Return when so many requests wait."""
+    async with asyncio.timeout(TIMEOUT_S):
         while app.room.waiting != number:
             await asyncio.sleep(0.01)
 
 
-async def held_once(app: App, number: int) -> None:
-    """Return when so many calls are held or were."""
-    async with asyncio.timeout(ROOM):
+async def waited_or_waiting(app: App, number: int) -> None:
+    """Return when so many requests wait or have waited."""
+    async with asyncio.timeout(TIMEOUT_S):
         while app.room.waiting + sum(app.room.ended.values()) < number:
             await asyncio.sleep(0.001)
 
 
 async def forwarded(here: Stage, number: int) -> None:
-    """Return when the API has got so many calls."""
-    async with asyncio.timeout(ROOM):
+    """Return when the API has received so many requests."""
+    async with asyncio.timeout(TIMEOUT_S):
         while here.upstream.received.count(b"HTTP/1.1\r\n") < number:
             await asyncio.sleep(0.01)
 
 
 def queued_ms(answer: bytes) -> int | None:
-    """What X-Queued-Ms says; None without it."""
+    """Return X-Queued-Ms; None without it."""
     _, found, rest = answer.partition(b"\r\nX-Queued-Ms: ")
     return int(rest.partition(b"\r\n")[0]) if found else None
 
 
-async def test_a_burst_is_held_and_forwarded_in_order(here: Stage) -> None:
-    calls = []
+async def test_a_burst_waits_and_is_forwarded_in_order(here: Stage) -> None:
+    requests = []
     for n in range(8):
-        calls.append(asyncio.ensure_future(here.call("GET", f"/n{n}", "paced")))
-        await (forwarded(here, n + 1) if n < 2 else held_once(here.app, n - 1))
-    answers = await asyncio.gather(*calls)
+        requests.append(asyncio.ensure_future(here.call("GET", f"/n{n}", "paced")))
+        await (forwarded(here, n + 1) if n < 2 else waited_or_waiting(here.app, n - 1))
+    answers = await asyncio.gather(*requests)
     assert [status(answer) for answer in answers] == [200] * 8
-    places = [here.upstream.received.index(b"GET /n%d " % n) for n in range(8)]
-    assert places == sorted(places)
+    positions = [here.upstream.received.index(b"GET /n%d " % n) for n in range(8)]
+    assert positions == sorted(positions)
     assert queued_ms(answers[0]) is None
-    held = [queued_ms(answer) for answer in answers[2:]]
-    assert all(ms is not None and ms > 0 for ms in held)
-    assert b"\r\nServer-Timing: queued;dur=%d\r\n" % held[0] in answers[2]
+    spans = [queued_ms(answer) for answer in answers[2:]]
+    assert all(ms is not None and ms > 0 for ms in spans)
+    assert b"\r\nServer-Timing: queued;dur=%d\r\n" % spans[0] in answers[2]
     assert here.app.room.ended["served"] == 6
     assert len([e for e in await here.events() if e["type"] == "api.request.v1"]) == 8
 
 
-async def test_I3_a_critical_call_passes_those_that_wait(here: Stage) -> None:
+async def test_I3_a_critical_request_passes_waiting_ones(here: Stage) -> None:
     assert status(await here.call("GET", "/a", "slow")) == 200
-    held = asyncio.ensure_future(here.call("GET", "/b", "slow"))
+    waiters = asyncio.ensure_future(here.call("GET", "/b", "slow"))
     await waiting(here.app, 1)
     answer = await here.call("POST", "/login", "slow", Content_Length="0")
     assert (status(answer), queued_ms(answer)) == (200, None)
     assert here.app.room.waiting == 1
-    held.cancel()
-    await asyncio.gather(held, return_exceptions=True)
+    waiters.cancel()
+    await asyncio.gather(waiters, return_exceptions=True)
 
 
 async def test_the_client_may_refuse_to_wait(here: Stage) -> None:
@@ -111,20 +111,20 @@ async def test_the_client_may_refuse_to_wait(here: Stage) -> None:
     assert (await here.call("GET", "/b", "slow", Prefer="wait=1")).startswith(b"HTTP/1.1 429")
 
 
-async def test_a_slot_is_handed_on_when_its_call_has_ended(stage: StartStage) -> None:
+async def test_a_slot_goes_to_a_waiting_request_when_its_request_ends(stage: StartStage) -> None:
     ends = Ends()
     await ends.start()
     here = await plan_for(await stage(upstream=ends.url))
     first, second = await ends.client(here), await ends.client(here)
-    await first.send(ASKS)
+    await first.send(REQUEST)
     upstream = await ends.upstream()
     await upstream.head()
-    await second.send(ASKS)
+    await second.send(REQUEST)
     await waiting(here.app, 1)
-    await upstream.send(SMALL)
+    await upstream.send(RESPONSE)
     assert status(await first.answer()) == 200
-    await upstream.head()  # on the connection that became free
-    await upstream.send(SMALL)
+    await upstream.head()  # on the same connection
+    await upstream.send(RESPONSE)
     answer = await second.answer()
     assert (status(answer), (queued_ms(answer) or 0) > 0) == (200, True)
     await ends.stop()
@@ -136,7 +136,7 @@ async def test_a_slot_is_handed_on_when_its_call_has_ended(stage: StartStage) ->
     b"POST /b HTTP/1.1\r\nHost: a\r\nX-Api-Key: slow\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"5\r\nbegun",
 ])  # fmt: skip
-async def test_a_client_that_leaves_frees_its_place(here: Stage, head: bytes) -> None:
+async def test_a_client_that_leaves_ends_its_wait(here: Stage, head: bytes) -> None:
     assert status(await here.call("GET", "/a", "slow")) == 200
     _, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
     writer.write(head)
@@ -148,7 +148,7 @@ async def test_a_client_that_leaves_frees_its_place(here: Stage, head: bytes) ->
     assert b"/b" not in here.upstream.received
 
 
-async def test_the_body_is_asked_for_after_the_wait(here: Stage) -> None:
+async def test_100_continue_is_sent_after_the_wait(here: Stage) -> None:
     for _ in range(2):
         assert status(await here.call("GET", "/a", "paced")) == 200
     reader, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
@@ -156,7 +156,7 @@ async def test_the_body_is_asked_for_after_the_wait(here: Stage) -> None:
         b"POST /up HTTP/1.1\r\nHost: a\r\nX-Api-Key: paced\r\nContent-Length: 4\r\n"
         b"Expect: 100-continue\r\n\r\n"
     )
-    async with asyncio.timeout(ROOM):
+    async with asyncio.timeout(TIMEOUT_S):
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
         assert here.app.room.waiting == 0
         writer.write(b"body")
@@ -164,12 +164,12 @@ async def test_the_body_is_asked_for_after_the_wait(here: Stage) -> None:
     writer.close()
 
 
-async def test_draining_answers_those_that_wait(here: Stage) -> None:
+async def test_draining_answers_waiting_requests(here: Stage) -> None:
     assert status(await here.call("GET", "/a", "slow")) == 200
-    held = [asyncio.ensure_future(here.call("GET", "/b", "slow")) for _ in range(3)]
+    waiters = [asyncio.ensure_future(here.call("GET", "/b", "slow")) for _ in range(3)]
     await waiting(here.app, 3)
     here.app.room.close()
-    for answer in await asyncio.gather(*held):
+    for answer in await asyncio.gather(*waiters):
         assert status(answer) == 503
         assert problem(answer)["title"] == "Shutting down"
         assert b"\r\nRetry-After: 1\r\n" in answer
@@ -177,9 +177,9 @@ async def test_draining_answers_those_that_wait(here: Stage) -> None:
     assert here.app.room.ended["drained"] == 3
 
 
-async def test_a_reload_does_not_touch_those_that_wait(here: Stage) -> None:
+async def test_a_reload_does_not_affect_waiting_requests(here: Stage) -> None:
     for _ in range(2):
         assert status(await here.call("GET", "/a", "paced")) == 200
-    held = [asyncio.ensure_future(here.call("GET", "/b", "paced")) for _ in range(5)]
+    waiters = [asyncio.ensure_future(here.call("GET", "/b", "paced")) for _ in range(5)]
     await here.app.keeper.reload()
-    assert [status(answer) for answer in await asyncio.gather(*held)] == [200] * 5
+    assert [status(answer) for answer in await asyncio.gather(*waiters)] == [200] * 5

@@ -1,4 +1,4 @@
-"""An API as a queue in virtual time, behind a shedder and a bounded number of connections."""
+"""A simulated upstream with a queue, behind a shedder and a bounded number of connections."""
 
 import heapq
 import random
@@ -12,7 +12,7 @@ from sidecar.core.model import RequestClass, Route
 from sidecar.core.overload.adaptive_limit import AdaptiveLimit
 from sidecar.core.overload.shedder import InFlightRequest, Shedder
 
-CONNECTIONS, KEPT_FOR_CRITICAL = 256, 16
+CONNECTIONS, CRITICAL_CONNECTIONS = 256, 16
 
 
 def a_route(name: str, request_class: RequestClass) -> Route:
@@ -20,7 +20,7 @@ def a_route(name: str, request_class: RequestClass) -> Route:
 
 
 class Kind(NamedTuple):
-    """Calls of one sort: `weight` of all, `seconds` of work each, on average."""
+    """A kind of requests: its weight among all, and the mean work of one in seconds."""
 
     route: Route
     weight: float
@@ -28,52 +28,52 @@ class Kind(NamedTuple):
 
 
 @dataclass
-class Call:
+class Sent:
     kind: Kind
-    came: float
-    place: InFlightRequest
+    arrived: float
+    in_flight: InFlightRequest
     answered: float | None = None
 
     @property
-    def took(self) -> float:
+    def seconds(self) -> float:
         assert self.answered is not None
-        return self.answered - self.came
+        return self.answered - self.arrived
 
 
 @dataclass
 class World:
-    """`servers` work on one call each, the others queue. Everything that happened is kept."""
+    """A simulation: each of `servers` works on one request, others queue. It records all events."""
 
     kinds: list[Kind]
     servers: int = 20
-    least: int = 20
+    minimum: int = 20
     seed: int = 1
     slower: Callable[[float], float] = lambda _now: 1.0  # factor on all work, by time
     now: float = 0.0
-    calls: list[Call] = field(default_factory=list)
+    requests: list[Sent] = field(default_factory=list)
     shed: list[tuple[float, RequestClass]] = field(default_factory=list)
     limits: list[tuple[float, float]] = field(default_factory=list)  # every half second
 
     def __post_init__(self) -> None:
-        self.shedder = Shedder(found=AdaptiveLimit(self.least))
+        self.shedder = Shedder(adaptive=AdaptiveLimit(self.minimum))
         self._random = random.Random(self.seed)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._ids = count()
-        self._unsent: tuple[deque[Call], deque[Call]] = (deque(), deque())  # critical, others
+        self._unsent: tuple[deque[Sent], deque[Sent]] = (deque(), deque())  # critical, others
         self._sent = 0
-        self._queue: deque[Call] = deque()
+        self._queue: deque[Sent] = deque()
         self._busy = 0
         self._rate = 0.0
-        self._at(0.0, self._look)
+        self._at(0.0, self._sample)
 
     @property
     def capacity(self) -> float:
-        """Calls per second that the servers can do, of this mix, at the usual speed."""
+        """Requests of this mix per second that all servers can answer at normal speed."""
         weights = sum(kind.weight for kind in self.kinds)
         return self.servers * weights / sum(kind.weight * kind.seconds for kind in self.kinds)
 
     def run(self, seconds: float, load: float) -> None:
-        """So much time passes under `load` times the capacity."""
+        """Advance by so many seconds, with `load` times the capacity."""
         end = self.now + seconds
         self._rate = load * self.capacity
         generation = next(self._ids)
@@ -87,9 +87,9 @@ class World:
     def _at(self, when: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._ids), happen))
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         self.limits.append((self.now, self.shedder.limit))
-        self._at(self.now + 0.5, self._look)
+        self._at(self.now + 0.5, self._sample)
 
     def _arrive_later(self, generation: int) -> None:
         if self._rate:
@@ -101,61 +101,61 @@ class World:
             return
         self._arrive_later(generation)
         [kind] = self._random.choices(self.kinds, [one.weight for one in self.kinds])
-        place = self.shedder.enter(kind.route, self.now)
-        if place is None:
+        in_flight = self.shedder.enter(kind.route, self.now)
+        if in_flight is None:
             self.shed.append((self.now, kind.route.request_class))
             return
-        call = Call(kind, self.now, place)
-        self.calls.append(call)
-        self._unsent[kind.route.request_class is not RequestClass.CRITICAL].append(call)
+        request = Sent(kind, self.now, in_flight)
+        self.requests.append(request)
+        self._unsent[kind.route.request_class is not RequestClass.CRITICAL].append(request)
         self._send()
 
     def _send(self) -> None:
         for unsent, most in zip(
-            self._unsent, (CONNECTIONS, CONNECTIONS - KEPT_FOR_CRITICAL), strict=True
+            self._unsent, (CONNECTIONS, CONNECTIONS - CRITICAL_CONNECTIONS), strict=True
         ):
             while unsent and self._sent < most:
                 self._sent += 1
                 self._queue.append(unsent.popleft())
         while self._queue and self._busy < self.servers:
             self._busy += 1
-            call = self._queue.popleft()
-            work = self._random.expovariate(1 / call.kind.seconds) * self.slower(self.now)
-            self._at(self.now + work, lambda call=call: self._answer(call))  # type: ignore[misc]
+            request = self._queue.popleft()
+            work = self._random.expovariate(1 / request.kind.seconds) * self.slower(self.now)
+            self._at(self.now + work, lambda request=request: self._answer(request))  # type: ignore[misc]
 
-    def _answer(self, call: Call) -> None:
+    def _answer(self, request: Sent) -> None:
         self._busy -= 1
         self._sent -= 1
-        call.answered = self.now
-        call.place.answered(200, self.now)
-        call.place.leave(self.now)
+        request.answered = self.now
+        request.in_flight.on_response(200, self.now)
+        request.in_flight.leave(self.now)
         self._send()
 
-    # what there is to see, between two instants
+    # results, between two instants
 
-    def answered(self, start: float, end: float, *classes: RequestClass) -> list[Call]:
-        """Calls that were answered then."""
+    def answered(self, start: float, end: float, *classes: RequestClass) -> list[Sent]:
+        """Return requests that were answered then."""
         return [
             one
-            for one in self.calls
+            for one in self.requests
             if one.answered is not None
             and start <= one.answered < end
             and (not classes or one.kind.route.request_class in classes)
         ]
 
     def work(self, start: float, end: float) -> float:
-        """Share of what the servers can do that was done."""
+        """Return the share of the servers' time that was used for work."""
         done = sum(one.kind.seconds for one in self.answered(start, end))
         return done / (self.servers * (end - start))
 
     def shed_share(self, start: float, end: float, request_class: RequestClass) -> float:
-        """Of the calls of this class that came."""
+        """Return the share of requests of this class that were shed."""
         shed = sum(start <= when < end and one is request_class for when, one in self.shed)
-        taken = sum(
-            start <= one.came < end and one.kind.route.request_class is request_class
-            for one in self.calls
+        entered = sum(
+            start <= one.arrived < end and one.kind.route.request_class is request_class
+            for one in self.requests
         )
-        return shed / ((shed + taken) or 1)
+        return shed / ((shed + entered) or 1)
 
     def limits_between(self, start: float, end: float) -> list[float]:
         return [limit for when, limit in self.limits if start <= when < end]

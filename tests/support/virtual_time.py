@@ -1,4 +1,4 @@
-"""An event loop whose clock stands still while anything happens, and jumps to the next timer."""
+"""An event loop with a virtual clock, which only moves from one timer to the next."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Hours pass in milliseconds, and in the same order every time."""
+    """Event loop that runs hours in milliseconds, always in the same order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,6 +22,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def in_virtual_time(work: Coroutine[Any, Any, Any]) -> Any:
-    """What `work` returns; nothing else runs on its loop."""
+    """Run `work` on its own virtual loop, and return its result."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(work)

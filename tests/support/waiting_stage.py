@@ -1,4 +1,4 @@
-"""A waiting room before a store that counts exactly, in virtual time."""
+"""Wait queues with an exact store in memory, in virtual time."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ def key(account: str, name: str = "k1") -> Key:
 
 
 def entitlement(*limits: Limit, cost: int = 1, critical: bool = False) -> Entitlement:
-    """What a call asks of these limits; its claims are the same object every time."""
+    """Return the entitlement of a request with these limits."""
     plan = Plan("pro", 0, frozenset(), limits, GUARD, "deny")
     kind = RequestClass.CRITICAL if critical else RequestClass.STANDARD
     route = Route("rest", "/**", None, "/**", kind, frozenset(), (("requests", cost),))
@@ -56,63 +56,67 @@ def entitlement(*limits: Limit, cost: int = 1, critical: bool = False) -> Entitl
     return Entitlement(plan, route, claims, (), None, b"", ())
 
 
-class House:
-    """Calls as the gate makes them: behind those that wait, or asked for and held."""
+class WaitingStage:
+    """Makes requests as the gate does: they queue behind others, or try and wait."""
 
     def __init__(self, *, most: int = 10_000, most_bytes: int = 1 << 20) -> None:
         self._loop = asyncio.get_running_loop()
         self.store = MemoryLimitStore(self.now_us)
         self.room = WaitingRoom(max_requests=most, max_bytes=most_bytes)
         self.arrivals = 0
-        self.asked = 0  # times that the store was
-        self.served: list[tuple[float, str]] = []  # when, and what
+        self.tries = 0  # reservations that the store has tried
+        self.served: list[tuple[float, str]] = []  # (loop time, name)
 
     def now_us(self) -> int:
         return START_US + round(self._loop.time() * MICRO)
 
-    async def call(
+    async def request(
         self,
-        who: Key,
-        found: Entitlement,
+        key: Key,
+        entitlement: Entitlement,
         name: str = "",
         *,
         size: int = 0,
         patience_us: int | None = None,
         answered: asyncio.Event | None = None,
     ) -> tuple[Decision, str]:
-        """(the decision, why it was held no more; "" when it was not held). `answered`: when the
-        store's first answer gets here."""
+        """Return the decision and the end of the wait, "" without one.
+
+        `answered` delays the store's first answer.
+        """
         self.arrivals += 1
         arrival = self.arrivals
 
-        async def ask() -> tuple[Decision, Answer]:
-            self.asked += 1
-            hold = Hold(name, 30 * MICRO) if _holds(found) else None
-            answer = await self.store.reserve(who.account, who.id, found.claims, hold=hold)
-            return decide(found, answer), answer
+        async def attempt() -> tuple[Decision, Answer]:
+            self.tries += 1
+            hold = Hold(name, 30 * MICRO) if _has_slots(entitlement) else None
+            answer = await self.store.reserve(key.account, key.id, entitlement.claims, hold=hold)
+            return decide(entitlement, answer), answer
 
-        behind = self.room.refusal_behind_queue(who, found.claims) if self.room.waiting else None
-        decision, left = behind or (await ask())[0], ""
+        behind = (
+            self.room.refusal_behind_queue(key, entitlement.claims) if self.room.waiting else None
+        )
+        decision, end = behind or (await attempt())[0], ""
         if answered is not None:
             await answered.wait()
         if decision.wait is not None:
-            held = await self.room.wait(
-                who, found.claims, decision, ask,
+            result = await self.room.wait(
+                key, entitlement.claims, decision, attempt,
                 arrival=arrival, size=size, patience_us=patience_us,
             )  # fmt: skip
-            decision, left = held.decision, held.end
+            decision, end = result.decision, result.end
         if decision.allowed:
             self.served.append((round(self._loop.time(), 2), name))
-        return decision, left
+        return decision, end
 
-    def end(self, who: Key, found: Entitlement, name: str) -> None:
-        """The call gives back what it held."""
+    def end(self, key: Key, entitlement: Entitlement, name: str) -> None:
+        """Settle the request, which returns its slots."""
 
-        def told(answer: Answer) -> None:
-            self.room.update(who, found.claims, answer)
+        def on_settled(answer: Answer) -> None:
+            self.room.update(key, entitlement.claims, answer)
 
-        self.store.settle(who.account, who.id, found.claims, name, told)
+        self.store.settle(key.account, key.id, entitlement.claims, name, on_settled)
 
 
-def _holds(found: Entitlement) -> bool:
-    return any(isinstance(claim.limit, ConcurrencyLimit) for claim in found.claims)
+def _has_slots(entitlement: Entitlement) -> bool:
+    return any(isinstance(claim.limit, ConcurrencyLimit) for claim in entitlement.claims)

@@ -1,4 +1,4 @@
-"""Who waits for how long, in which order, and what it costs the store. In virtual time."""
+"""Order, length and end of waits, and the tries that they cost. In virtual time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,13 +11,13 @@ from sidecar.core.reasons import Decision, Reason
 from sidecar.errors import StoreUnavailable
 from sidecar.waiting.room import WaitingRoom
 from tests.support.virtual_time import in_virtual_time
-from tests.support.waiting_stage import House, entitlement, key, rate, slots
+from tests.support.waiting_stage import WaitingStage, entitlement, key, rate, slots
 
 ACME = key("acme")
-Film = Callable[[], Awaitable[Any]]
+Work = Callable[[], Awaitable[Any]]
 
 
-def film(work: Film) -> Callable[[], None]:
+def virtual(work: Work) -> Callable[[], None]:
     """Run a test in virtual time."""
 
     def run() -> None:
@@ -28,314 +28,318 @@ def film(work: Film) -> Callable[[], None]:
     return run
 
 
-def reasons(results: list[tuple[Decision, str]]) -> list[str]:
-    return [left for _, left in results]
+def ends(results: list[tuple[Decision, str]]) -> list[str]:
+    return [end for _, end in results]
 
 
-@film
+@virtual
 async def test_a_burst_is_served_in_order_at_the_rate() -> None:
-    house, found = House(), entitlement(rate(5, 5, max_wait_s=10))
+    stage, entitled = WaitingStage(), entitlement(rate(5, 5, max_wait_s=10))
     names = [f"c{n}" for n in range(30)]
-    results = await asyncio.gather(*(house.call(ACME, found, name) for name in names))
+    results = await asyncio.gather(*(stage.request(ACME, entitled, name) for name in names))
     assert all(decision.allowed for decision, _ in results)
-    assert [name for _, name in house.served] == names
-    times = [time for time, _ in house.served]
+    assert [name for _, name in stage.served] == names
+    times = [time for time, _ in stage.served]
     assert times[:5] == [0.0] * 5
     assert times[5:] == pytest.approx([0.2 * n for n in range(1, 26)], abs=0.05)
-    assert house.room.waiting == 0
-    assert house.room.bytes == 0
-    assert house.room._queues == {}
+    assert stage.room.waiting == 0
+    assert stage.room.bytes == 0
+    assert stage.room._queues == {}
 
 
-@film
-async def test_the_store_is_asked_once_a_call_and_not_polled() -> None:
-    house, found = House(), entitlement(rate(5, 5, max_wait_s=60))
-    await asyncio.gather(*(house.call(ACME, found, str(n)) for n in range(100)))
-    # Once when it came, as all come at once, and once in its turn.
-    assert house.asked <= 5 + 95 * 2
+@virtual
+async def test_waiting_requests_do_not_poll_the_store() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(5, 5, max_wait_s=60))
+    await asyncio.gather(*(stage.request(ACME, entitled, str(n)) for n in range(100)))
+    # One try on arrival, as all arrive together, and one when it fits.
+    assert stage.tries <= 5 + 95 * 2
 
 
-@film
-async def test_who_asks_the_store_is_not_overtaken_by_who_finds_others_waiting() -> None:
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=60))
+@virtual
+async def test_a_slow_first_answer_does_not_cost_a_request_its_position() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=60))
     slow, later = asyncio.Event(), asyncio.Event()
 
-    async def call(name: str, answered: asyncio.Event | None = None) -> None:
-        await house.call(ACME, found, name, answered=answered)
+    async def request(name: str, answered: asyncio.Event | None = None) -> None:
+        await stage.request(ACME, entitled, name, answered=answered)
 
-    calls = [asyncio.ensure_future(call("spends"))]
-    calls.append(asyncio.ensure_future(call("held")))
-    calls += [asyncio.ensure_future(call(name, slow)) for name in ("asks", "asks too")]
+    requests = [asyncio.ensure_future(request("spends"))]
+    requests.append(asyncio.ensure_future(request("held")))
+    requests += [asyncio.ensure_future(request(name, slow)) for name in ("asks", "asks too")]
     await asyncio.sleep(0)
-    while house.room.waiting < 1:
+    while stage.room.waiting < 1:
         await asyncio.sleep(0)
-    calls.append(asyncio.ensure_future(call("finds", later)))
+    requests.append(asyncio.ensure_future(request("finds", later)))
     later.set()
-    while house.room.waiting < 2:
+    while stage.room.waiting < 2:
         await asyncio.sleep(0)
     slow.set()
-    await asyncio.gather(*calls)
-    assert [name for _, name in house.served] == ["spends", "held", "asks", "asks too", "finds"]
+    await asyncio.gather(*requests)
+    assert [name for _, name in stage.served] == ["spends", "held", "asks", "asks too", "finds"]
 
 
-@film
-async def test_who_comes_later_does_not_overtake() -> None:
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=60))
-    calls = [asyncio.ensure_future(house.call(ACME, found, str(n))) for n in range(3)]
+@virtual
+async def test_a_later_request_does_not_overtake() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=60))
+    requests = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(3)]
     await asyncio.sleep(0.5)
-    asked = house.asked
-    late = asyncio.ensure_future(house.call(ACME, found, "late"))
+    tries = stage.tries
+    late = asyncio.ensure_future(stage.request(ACME, entitled, "late"))
     await asyncio.sleep(0)
-    assert house.asked == asked  # there are others before it: nobody need be asked
-    await asyncio.gather(*calls, late)
-    assert [name for _, name in house.served] == ["0", "1", "2", "late"]
+    assert stage.tries == tries  # others wait before it, so the store is not asked
+    await asyncio.gather(*requests, late)
+    assert [name for _, name in stage.served] == ["0", "1", "2", "late"]
 
 
-@film
-async def test_a_wait_that_does_not_fit_is_refused_at_once_and_says_how_long() -> None:
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=3))
-    results = [asyncio.ensure_future(house.call(ACME, found, str(n))) for n in range(4)]
+@virtual
+async def test_too_long_a_wait_is_refused_at_once_with_its_length() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=3))
+    results = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(4)]
     await asyncio.sleep(0.01)
-    decision, left = await house.call(ACME, found, "fifth")
-    assert (decision.allowed, decision.reason, left) == (False, Reason.RATE, "")
+    decision, end = await stage.request(ACME, entitled, "fifth")
+    assert (decision.allowed, decision.reason, end) == (False, Reason.RATE, "")
     assert decision.retry_us is not None
     assert 3.9 * MICRO < decision.retry_us < 4.1 * MICRO
     await asyncio.gather(*results)
-    assert [name for _, name in house.served] == ["0", "1", "2", "3"]
+    assert [name for _, name in stage.served] == ["0", "1", "2", "3"]
 
 
-@film
-async def test_the_client_may_want_to_wait_less_but_not_longer() -> None:
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=3))
-    await house.call(ACME, found, "first")
-    decision, left = await house.call(ACME, found, "hasty", patience_us=0)
-    assert (decision.allowed, left) == (False, "")
-    calls = [house.call(ACME, found, str(n), patience_us=100 * MICRO) for n in range(5)]
-    assert reasons(await asyncio.gather(*calls)) == ["served"] * 3 + [""] * 2
+@virtual
+async def test_the_client_can_shorten_the_wait_but_not_extend_it() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=3))
+    await stage.request(ACME, entitled, "first")
+    decision, end = await stage.request(ACME, entitled, "hasty", patience_us=0)
+    assert (decision.allowed, end) == (False, "")
+    requests = [stage.request(ACME, entitled, str(n), patience_us=100 * MICRO) for n in range(5)]
+    assert ends(await asyncio.gather(*requests)) == ["served"] * 3 + [""] * 2
 
 
-@film
-async def test_a_client_that_leaves_frees_its_place_at_once() -> None:
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=60))
-    calls = [asyncio.ensure_future(house.call(ACME, found, str(n), size=100)) for n in range(4)]
+@virtual
+async def test_a_client_that_leaves_frees_its_capacity_at_once() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=60))
+    requests = [
+        asyncio.ensure_future(stage.request(ACME, entitled, str(n), size=100)) for n in range(4)
+    ]
     await asyncio.sleep(0.5)
-    assert (house.room.waiting, house.room.bytes) == (3, 300)
-    calls[1].cancel()
+    assert (stage.room.waiting, stage.room.bytes) == (3, 300)
+    requests[1].cancel()
     await asyncio.sleep(0)
-    assert (house.room.waiting, house.room.bytes) == (2, 200)
-    await asyncio.gather(*calls, return_exceptions=True)
-    assert [name for _, name in house.served] == ["0", "2", "3"]
-    assert house.served[1][0] == pytest.approx(1.0, abs=0.01)  # in the place that became free
-    assert house.room.ended["gone"] == 1
+    assert (stage.room.waiting, stage.room.bytes) == (2, 200)
+    await asyncio.gather(*requests, return_exceptions=True)
+    assert [name for _, name in stage.served] == ["0", "2", "3"]
+    assert stage.served[1][0] == pytest.approx(1.0, abs=0.01)  # in the freed position
+    assert stage.room.ended["gone"] == 1
 
 
-@film
-async def test_who_leaves_during_its_try_does_not_stop_the_line() -> None:
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=60))
-    real = house.store.reserve
+@virtual
+async def test_a_client_that_leaves_during_its_try_does_not_stop_the_queue() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=60))
+    real = stage.store.reserve
     stuck = asyncio.Event()
 
     async def slow(*args: Any, **options: Any) -> Any:
-        if house.asked == 3:  # the first that had its turn
+        if stage.tries == 3:  # the first try after a wait
             await stuck.wait()
         return await real(*args, **options)
 
-    house.store.reserve = slow  # type: ignore[method-assign]
-    calls = [asyncio.ensure_future(house.call(ACME, found, str(n))) for n in range(3)]
+    stage.store.reserve = slow  # type: ignore[method-assign]
+    requests = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(3)]
     await asyncio.sleep(1.5)
-    calls[1].cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
-    assert [name for _, name in house.served] == ["0", "2"]
-    assert house.room._queues == {}
+    requests[1].cancel()
+    await asyncio.gather(*requests, return_exceptions=True)
+    assert [name for _, name in stage.served] == ["0", "2"]
+    assert stage.room._queues == {}
 
 
-@film
-async def test_draining_sends_away_whoever_waits_and_takes_nobody() -> None:
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=60))
-    calls = [asyncio.ensure_future(house.call(ACME, found, str(n))) for n in range(3)]
+@virtual
+async def test_draining_ends_all_waits_and_queues_no_more() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=60))
+    requests = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(3)]
     await asyncio.sleep(0.5)
-    house.room.close()
-    assert reasons(await asyncio.gather(*calls)) == ["", "drained", "drained"]
-    decision, left = await house.call(ACME, found, "late")
-    assert (decision.allowed, left) == (False, "")
+    stage.room.close()
+    assert ends(await asyncio.gather(*requests)) == ["", "drained", "drained"]
+    decision, end = await stage.request(ACME, entitled, "late")
+    assert (decision.allowed, end) == (False, "")
 
 
-@film
-async def test_a_critical_call_never_stands_behind_a_waiting_one() -> None:
+@virtual
+async def test_a_critical_request_never_queues() -> None:
     limit = rate(1, 1, max_wait_s=60)
-    house, found = House(), entitlement(limit)
-    calls = [asyncio.ensure_future(house.call(ACME, found, str(n))) for n in range(3)]
+    stage, entitled = WaitingStage(), entitlement(limit)
+    requests = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(3)]
     await asyncio.sleep(0.5)
-    decision, left = await house.call(ACME, entitlement(limit, critical=True), "critical")
-    assert (decision.allowed, left) == (True, "")
-    assert house.served[-1] == (0.5, "critical")
-    await asyncio.gather(*calls)
+    decision, end = await stage.request(ACME, entitlement(limit, critical=True), "critical")
+    assert (decision.allowed, end) == (True, "")
+    assert stage.served[-1] == (0.5, "critical")
+    await asyncio.gather(*requests)
 
 
-@film
-async def test_a_quota_lets_nobody_wait() -> None:
+@virtual
+async def test_a_quota_has_no_wait() -> None:
     quota = QuotaLimit("monthly", "requests", 1, "month", 1)
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=60), quota)
-    await house.call(ACME, found, "first")
-    decision, left = await house.call(ACME, found, "second")
-    assert (decision.reason, decision.wait, left) == (Reason.QUOTA, None, "")
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=60), quota)
+    await stage.request(ACME, entitled, "first")
+    decision, end = await stage.request(ACME, entitled, "second")
+    assert (decision.reason, decision.wait, end) == (Reason.QUOTA, None, "")
 
 
-@film
-async def test_a_quota_that_is_spent_meanwhile_ends_the_wait() -> None:
+@virtual
+async def test_a_quota_that_is_used_up_during_the_wait_ends_it() -> None:
     quota = QuotaLimit("monthly", "requests", 2, "month", 2)
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=60), quota)
-    calls = [asyncio.ensure_future(house.call(ACME, found, str(n))) for n in range(4)]
-    results = await asyncio.gather(*calls)
-    assert reasons(results) == ["", "served", "refused", "refused"]
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=60), quota)
+    requests = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(4)]
+    results = await asyncio.gather(*requests)
+    assert ends(results) == ["", "served", "refused", "refused"]
     assert results[-1][0].reason is Reason.QUOTA
 
 
-@film
-async def test_slots_are_handed_on_when_a_call_ends() -> None:
-    house, found = House(), entitlement(slots(2, max_wait_s=60))
-    calls = [asyncio.ensure_future(house.call(ACME, found, str(n))) for n in range(4)]
+@virtual
+async def test_a_freed_slot_goes_to_a_waiting_request() -> None:
+    stage, entitled = WaitingStage(), entitlement(slots(2, max_wait_s=60))
+    requests = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(4)]
     await asyncio.sleep(0.03)
-    assert [name for _, name in house.served] == ["0", "1"]
-    house.end(ACME, found, "1")
+    assert [name for _, name in stage.served] == ["0", "1"]
+    stage.end(ACME, entitled, "1")
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert house.served[2:] == [(0.03, "2")]
-    house.end(ACME, found, "0")
-    await asyncio.gather(*calls)
-    assert [name for _, name in house.served] == ["0", "1", "2", "3"]
+    assert stage.served[2:] == [(0.03, "2")]
+    stage.end(ACME, entitled, "0")
+    await asyncio.gather(*requests)
+    assert [name for _, name in stage.served] == ["0", "1", "2", "3"]
 
 
-@film
-async def test_slots_that_nobody_gives_back_end_the_wait_in_time() -> None:
-    house, found = House(), entitlement(slots(1, max_wait_s=2))
-    await house.call(ACME, found, "first")
+@virtual
+async def test_a_wait_for_slots_ends_at_its_deadline() -> None:
+    stage, entitled = WaitingStage(), entitlement(slots(1, max_wait_s=2))
+    await stage.request(ACME, entitled, "first")
     began = asyncio.get_running_loop().time()
-    decision, left = await house.call(ACME, found, "second")
-    assert (decision.reason, left) == (Reason.CONCURRENCY, "timed-out")
+    decision, end = await stage.request(ACME, entitled, "second")
+    assert (decision.reason, end) == (Reason.CONCURRENCY, "timed-out")
     assert asyncio.get_running_loop().time() - began <= 2.06
-    assert house.asked <= 2 + 2 * 10  # ten looks a second
+    assert stage.tries <= 2 + 2 * 10  # ten tries per second
 
 
-@film
-async def test_a_slot_that_another_sidecar_frees_is_found() -> None:
-    house, found = House(), entitlement(slots(1, max_wait_s=60))
-    await house.call(ACME, found, "elsewhere")
-    call = asyncio.ensure_future(house.call(ACME, found, "here"))
+@virtual
+async def test_a_slot_that_another_sidecar_frees_is_used() -> None:
+    stage, entitled = WaitingStage(), entitlement(slots(1, max_wait_s=60))
+    await stage.request(ACME, entitled, "elsewhere")
+    request = asyncio.ensure_future(stage.request(ACME, entitled, "here"))
     await asyncio.sleep(5)
-    house.store.settle(ACME.account, ACME.id, found.claims, "elsewhere")
-    await call
-    assert house.served[1][0] == pytest.approx(5.05, abs=0.06)
+    stage.store.settle(ACME.account, ACME.id, entitled.claims, "elsewhere")
+    await request
+    assert stage.served[1][0] == pytest.approx(5.05, abs=0.06)
 
 
-@film
-async def test_two_limits_in_the_way_are_waited_for_one_after_the_other() -> None:
+@virtual
+async def test_a_request_waits_for_two_limits_one_after_the_other() -> None:
     slow = rate(1, 1, max_wait_s=60, name="slow")
     fast = rate(4, 1, max_wait_s=60, name="fast")
-    house = House()
+    stage = WaitingStage()
     both, one = entitlement(slow, fast), entitlement(fast)
-    calls = [asyncio.ensure_future(house.call(ACME, both, f"b{n}")) for n in range(3)]
-    calls += [asyncio.ensure_future(house.call(ACME, one, f"o{n}")) for n in range(8)]
-    results = await asyncio.gather(*calls)
+    requests = [asyncio.ensure_future(stage.request(ACME, both, f"b{n}")) for n in range(3)]
+    requests += [asyncio.ensure_future(stage.request(ACME, one, f"o{n}")) for n in range(8)]
+    results = await asyncio.gather(*requests)
     assert all(decision.allowed for decision, _ in results)
-    slow_at = [time for time, name in house.served if name.startswith("b")]
+    slow_at = [time for time, name in stage.served if name.startswith("b")]
     assert slow_at == pytest.approx([0.0, 1.0, 2.0], abs=0.6)
-    assert house.room._queues == {}
+    assert stage.room._queues == {}
 
 
-@film
-async def test_one_account_gets_half_of_the_room_at_most() -> None:
-    house, found = House(most=100), entitlement(rate(1, 1, max_wait_s=300))
-    flood = [asyncio.ensure_future(house.call(ACME, found, str(n))) for n in range(200)]
+@virtual
+async def test_one_account_gets_at_most_half_of_the_capacity() -> None:
+    stage, entitled = WaitingStage(most=100), entitlement(rate(1, 1, max_wait_s=300))
+    flood = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(200)]
     await asyncio.sleep(0.1)
-    assert house.room.waiting == 50
+    assert stage.room.waiting == 50
     other = key("other")
-    calls = [asyncio.ensure_future(house.call(other, found, f"o{n}")) for n in range(10)]
+    requests = [asyncio.ensure_future(stage.request(other, entitled, f"o{n}")) for n in range(10)]
     await asyncio.sleep(0.1)
-    assert house.room.waiting == 59  # one of ten went on at once
-    assert house.room.overflows == 149
-    await asyncio.gather(*flood, *calls)
+    assert stage.room.waiting == 59  # one of ten was allowed at once
+    assert stage.room.overflows == 149
+    await asyncio.gather(*flood, *requests)
 
 
-@film
+@virtual
 async def test_bytes_are_bounded_too() -> None:
-    house, found = House(most_bytes=1000), entitlement(rate(1, 1, max_wait_s=300))
-    calls = [asyncio.ensure_future(house.call(ACME, found, str(n), size=200)) for n in range(9)]
+    stage, entitled = WaitingStage(most_bytes=1000), entitlement(rate(1, 1, max_wait_s=300))
+    requests = [
+        asyncio.ensure_future(stage.request(ACME, entitled, str(n), size=200)) for n in range(9)
+    ]
     await asyncio.sleep(0.1)
-    assert house.room.bytes == 400  # as much as would still be free
-    await asyncio.gather(*calls)
+    assert stage.room.bytes == 400  # as much as is still free
+    await asyncio.gather(*requests)
 
 
-@film
-async def test_accounts_do_not_stand_behind_each_other() -> None:
-    house, found = House(), entitlement(rate(10, 1, max_wait_s=300))
-    flood = [asyncio.ensure_future(house.call(ACME, found, "flood")) for _ in range(500)]
+@virtual
+async def test_accounts_do_not_delay_each_other() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(10, 1, max_wait_s=300))
+    flood = [asyncio.ensure_future(stage.request(ACME, entitled, "flood")) for _ in range(500)]
     other = key("other")
-    calls = [asyncio.ensure_future(house.call(other, found, f"o{n}")) for n in range(10)]
-    await asyncio.gather(*calls)
+    requests = [asyncio.ensure_future(stage.request(other, entitled, f"o{n}")) for n in range(10)]
+    await asyncio.gather(*requests)
     assert asyncio.get_running_loop().time() == pytest.approx(0.9, abs=0.1)
-    for call in flood:
-        call.cancel()
+    for request in flood:
+        request.cancel()
     await asyncio.gather(*flood, return_exceptions=True)
-    assert house.room.waiting == 0
+    assert stage.room.waiting == 0
 
 
-@film
-async def test_keys_of_an_account_have_lines_of_their_own_for_limits_per_key() -> None:
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=60, per="key"))
-    first = [asyncio.ensure_future(house.call(ACME, found, f"a{n}")) for n in range(4)]
+@virtual
+async def test_limits_per_key_have_their_own_queues() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=60, per="key"))
+    first = [asyncio.ensure_future(stage.request(ACME, entitled, f"a{n}")) for n in range(4)]
     await asyncio.sleep(0.1)
     second = key("acme", "k2")
-    decision, left = await house.call(second, found, "b0")
-    assert (decision.allowed, left) == (True, "")
+    decision, end = await stage.request(second, entitled, "b0")
+    assert (decision.allowed, end) == (True, "")
     await asyncio.gather(*first)
 
 
-@film
-async def test_a_store_that_is_lost_meanwhile_ends_the_wait() -> None:
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=60))
-    await house.call(ACME, found, "first")
-    calls = [asyncio.ensure_future(house.call(ACME, found, str(n))) for n in range(3)]
+@virtual
+async def test_an_unavailable_store_ends_the_wait() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=60))
+    await stage.request(ACME, entitled, "first")
+    requests = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(3)]
     await asyncio.sleep(0.1)
 
-    async def gone(*_args: Any, **_options: Any) -> Any:
-        raise StoreUnavailable("gone")
+    async def unavailable(*_args: Any, **_options: Any) -> Any:
+        raise StoreUnavailable("no answer")
 
-    house.store.reserve = gone  # type: ignore[method-assign]
-    results = await asyncio.gather(*calls, return_exceptions=True)
+    stage.store.reserve = unavailable  # type: ignore[method-assign]
+    results = await asyncio.gather(*requests, return_exceptions=True)
     assert [type(result) for result in results] == [StoreUnavailable] * 3
-    assert house.room.waiting == 0
-    assert house.room._queues == {}
+    assert stage.room.waiting == 0
+    assert stage.room._queues == {}
 
 
-@film
-async def test_a_fault_of_ours_during_a_try_is_told_as_it_is() -> None:
-    house, found = House(), entitlement(rate(1, 1, max_wait_s=60))
-    await house.call(ACME, found, "first")
-    call = asyncio.ensure_future(house.call(ACME, found, "second"))
+@virtual
+async def test_an_exception_during_a_try_passes_through() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=60))
+    await stage.request(ACME, entitled, "first")
+    request = asyncio.ensure_future(stage.request(ACME, entitled, "second"))
     await asyncio.sleep(0.1)
 
     async def broken(*_args: Any, **_options: Any) -> Any:
         raise RuntimeError("a fault")
 
-    house.store.reserve = broken  # type: ignore[method-assign]
+    stage.store.reserve = broken  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="a fault"):
-        await call
-    assert (house.room.waiting, house.room.ended["refused"]) == (0, 1)
+        await request
+    assert (stage.room.waiting, stage.room.ended["refused"]) == (0, 1)
 
 
-@film
-async def test_many_that_fit_at_once_go_on_at_once() -> None:
-    """After a pause, a bucket holds enough for many: they do not go one by one."""
-    house, found = House(), entitlement(rate(1000, 1000, max_wait_s=60))
-    calls = [asyncio.ensure_future(house.call(ACME, found, str(n))) for n in range(5000)]
-    results = await asyncio.gather(*calls)
+@virtual
+async def test_many_that_fit_are_allowed_together() -> None:
+    """A full bucket allows many requests at once, not one by one."""
+    stage, entitled = WaitingStage(), entitlement(rate(1000, 1000, max_wait_s=60))
+    requests = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(5000)]
+    results = await asyncio.gather(*requests)
     assert all(decision.allowed for decision, _ in results)
     assert asyncio.get_running_loop().time() == pytest.approx(4.0, abs=0.1)
-    assert [name for _, name in house.served] == [str(n) for n in range(5000)]
+    assert [name for _, name in stage.served] == [str(n) for n in range(5000)]
 
 
-def test_nobody_waits_in_an_empty_room() -> None:
+def test_without_waiting_requests_the_store_decides() -> None:
     room = WaitingRoom(max_requests=10, max_bytes=10)
     assert room.refusal_behind_queue(ACME, entitlement(rate(1, 1, max_wait_s=1)).claims) is None

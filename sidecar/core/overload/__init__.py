@@ -1,1 +1,1 @@
-"""How much the API can take, and which requests are refused when it is too much. Pure."""
+"""The upstream's capacity, and the requests that are shed when it is overloaded. Pure."""

@@ -1,243 +1,345 @@
-"""How many calls the API can answer at once, found from how long its answers take.
+"""The adaptive limit: how many requests the upstream can answer in time.
 
-There is no limit until the API is overloaded, which is: in two or three windows on end the calls
-took more than twice what is usual on their routes, and 100 ms more at least, all in all and more
-than half of them each. (Of no distribution is more than half beyond twice the mean: Markov's
-inequality. So variance, however large, is no overload.) Or a tenth of them got no answer, but
-not nearly all: then the API is down, and fewer calls are of no help.
+Laws
+----
 
-The limit then is what keeps the times below that: by Little's law the calls that are answered
-per second, times what each may take. It shrinks at once, grows by 3 % a window while it is used
-and answers come in time, later by 10 %, and goes when nobody was shed for ten seconds. An API
-that is slow for another reason is told apart (`trial.py`): its times become the usual ones.
+*Little's law.* In flight = throughput × response time. A saturated upstream has a fixed
+throughput, so each further request in flight only makes all responses slower. And a number in
+flight follows from a tolerated response time: the responses per second times what each may take.
+
+*Markov's inequality.* At most half of a distribution lies beyond twice its mean. If more than half
+of the responses take more than twice the baseline, the mean itself has moved; variance alone never
+does that (`window.py`).
+
+*Feedback.* In an overload, response times follow the number in flight. If another number in flight
+changes nothing, the upstream is slow for another reason, such as its database (`experiment.py`).
+
+States
+------
+
+Time is divided into windows of at least `WINDOW_S` and `MIN_SAMPLES` requests. A window is
+overloaded if it is slow, or if its share of drops is above `OVERLOAD_DROPS`. Above `DOWN_DROPS` the
+upstream is down, and fewer requests do not help. With fewer than `minimum` requests in flight no
+window is overloaded.
+
+    CALM       No limit. The baseline follows the responses.
+    SUSPECTED  No limit. The last windows were overloaded; slower responses do not change the
+               baseline.
+    LIMITING   The limit starts at the number in flight that Little's law gives for tolerated
+               response times. It shrinks with each overloaded window, and grows with the others
+               while it is used. Responses to requests from before the last change are ignored.
+    PROBING    The limit is at its minimum, where it cannot shrink, and responses are still slow. So
+               it is raised, to see whether that makes them slower.
+
+`TRANSITIONS` has every transition; a trigger without a row raises KeyError.
+
+Source
+------
+
+The idea is that of Netflix's concurrency-limits. Its Vegas limit estimates the queue as
+limit × (1 − minimum time / time), and adds or subtracts a constant. Its Gradient2 limit multiplies
+by long-term time / time, at least 0.5, and adds a constant. This one differs:
+
+- It has no limit while the upstream is healthy, so it never sheds by mistake. Theirs always has
+  one, which use must raise first.
+- Its baseline is a mean per route: the minimum is meaningless on a route with fast and slow
+  requests. It does not follow slower responses during an overload, as a long-term average does.
+- It starts from Little's law instead of a search. Its lower bound is what keeps the upstream busy.
+- It checks by experiment that the limit helps, and gives it up if it does not.
 """
 
 from collections.abc import Collection
+from enum import StrEnum
 from math import inf
 from typing import Final
 
-from sidecar.core.overload.baseline import UsualTimes
-from sidecar.core.overload.experiment import ENOUGH, Experiment, WindowStats
+from sidecar.core.overload.baseline import Baseline
+from sidecar.core.overload.experiment import ENOUGH, Experiment
+from sidecar.core.overload.window import (
+    DROP_STEP,
+    TOLERATED_EXTRA_S,
+    TOLERATED_RATIO,
+    WindowStats,
+)
 
-WINDOW_S: Final = 0.5  # at least, and so many calls:
-CALLS: Final = 25
-STALE_S: Final = 30.0  # a window that takes longer tells nothing of now
-TOLERATED: Final = 2.0  # times the usual time
-HURT_S: Final = 0.1  # what has to be added to it for anybody to mind
-DROPPED: Final = 0.1  # share of calls without an answer; from
-DOWN: Final = 0.9  # this one on it is not overloaded but down
-LEAST_STEP, MOST_STEP = 0.5, 0.97  # what one slow window may leave of the limit
-DROP_STEP: Final = 0.9
-BUSY: Final = 1.5  # times the work that gets done: with fewer in flight less would be
-STILL_ABOVE: Final = 1.2  # times the limit: those who came before it have yet to be answered
-ABOVE: Final = 6  # windows in which that may be so
-POINTS: Final = 3  # of slow windows on end: 2 for one that is clearly slow, else 1
-CLEARLY: Final = 2.0  # times what is tolerated
-STEP_UP: Final = 1.03
-LATER_STEP_UP: Final = 1.1  # when so many windows on end were not slow:
-RELIEVED: Final = 8
-CALM_S: Final = 10.0
-DEAF_AT_MOST_S: Final = 10.0
-STUCK: Final = 5  # slow windows at the least limit, until a higher one is tried
-PROBE: Final = 1.5  # times the least limit
+# windows
+WINDOW_S: Final = 0.5
+MIN_SAMPLES: Final = 25
+STALE_S: Final = 30.0  # a longer window says nothing about the present
+OVERLOAD_DROPS: Final = 0.1
+DOWN_DROPS: Final = 0.9
+MAX_IGNORE_S: Final = 10.0  # for which responses are ignored after a change of the limit
+# suspicion
+CONFIRMED: Final = 3  # weight of overloaded windows in a row: 2 for a very slow one, else 1
+# limit
+CALM_S: Final = 10.0  # without a shed request or an overloaded window, until the limit ends
+GROWTH: Final = 1.03  # per window
+FAST_GROWTH: Final = 1.1  # per window, after so many healthy ones in a row:
+FAST_GROWTH_AFTER: Final = 8
+BACKLOG: Final = 1.2  # times the limit: requests from before it are still in flight,
+MAX_BACKLOG: Final = 6  # in at most so many windows
+# probe
+STUCK: Final = 5  # overloaded windows at the minimum, until a probe
+PROBE: Final = 1.5  # times the minimum
 
 
-def _step(window: WindowStats, *, dropping: bool) -> float:
-    """What the limit is multiplied by after a slow window, or one with drops."""
-    if not window.took:
-        return DROP_STEP
-    share = window.slow / window.calls
-    step = min(MOST_STEP, window.borne / window.took, 1 - 0.3 * (share - 0.5))
-    return max(LEAST_STEP, min(step, DROP_STEP) if dropping else step)
+class State(StrEnum):
+    """State of an adaptive limit."""
+
+    CALM = "calm"
+    SUSPECTED = "suspected"
+    LIMITING = "limiting"
+    PROBING = "probing"
+
+
+class Trigger(StrEnum):
+    """Cause of a transition."""
+
+    OVERLOADED = "overloaded"  # a window was overloaded
+    HEALTHY = "healthy"  # a window was not
+    CONFIRMED = "confirmed"  # overloaded windows in a row weigh `CONFIRMED`
+    QUIET = "quiet"  # `CALM_S` have passed
+    STUCK = "stuck"  # `STUCK` windows were overloaded at the minimum
+    NO_EFFECT = "no-effect"  # response times do not follow the number in flight
+    EFFECT = "effect"  # they do
+
+
+TRANSITIONS: Final = {
+    (State.CALM, Trigger.OVERLOADED): State.SUSPECTED,
+    (State.SUSPECTED, Trigger.HEALTHY): State.CALM,
+    (State.SUSPECTED, Trigger.CONFIRMED): State.LIMITING,
+    (State.LIMITING, Trigger.QUIET): State.CALM,
+    (State.LIMITING, Trigger.NO_EFFECT): State.CALM,
+    (State.LIMITING, Trigger.STUCK): State.PROBING,
+    (State.PROBING, Trigger.QUIET): State.CALM,
+    (State.PROBING, Trigger.NO_EFFECT): State.CALM,
+    (State.PROBING, Trigger.EFFECT): State.LIMITING,
+}
+_CALM: Final = State.CALM
+
+
+class _Episode:
+    """One overload, from its confirmation to the end of the limit."""
+
+    __slots__ = ("backlog", "busy", "by_drops", "experiment", "healthy", "stuck")
+
+    def __init__(self, window: WindowStats, peak: int, *, by_drops: bool) -> None:
+        self.experiment = Experiment(window, peak)
+        self.by_drops = by_drops  # drops have caused it, not slow responses
+        self.busy = window.busy_in_flight  # lower bound of the limit
+        self.stuck = 0  # overloaded windows at the minimum
+        self.backlog = 0  # windows in a row with requests from before the limit
+        self.healthy = 0  # windows in a row that were not overloaded
 
 
 class AdaptiveLimit:
-    """`value` is the limit in calls that wait for an answer, `inf` while there is none.
+    """`value` is the maximum number of requests that wait for a response; `inf` without a limit.
 
-    It never falls below `least`, and with fewer in flight nothing is suspected. `peak` is the
-    most that waited at once in this window, kept by whoever lets them in. Spans and instants are
-    in seconds of one monotonic clock.
+    It is never below `minimum`. `peak` is the highest number of waiting requests in this window;
+    the shedder keeps it. Spans and instants are seconds of one monotonic clock.
     """
 
-    def __init__(self, least: int) -> None:
+    def __init__(self, minimum: int) -> None:
+        self.state = State.CALM
         self.value = inf
-        self._least = least
-        self._times = UsualTimes()
-        self._usual_drops = 0.0
-        self._suspicion: WindowStats | None = None  # slow windows on end, without a limit yet
-        self._points = 0  # what they weigh
-        self._relieved = 0  # windows on end that were not slow
-        self._pressed_at = -inf  # last call that was shed, or slow window
-        self._deaf_until = -inf  # what ends before was there before the limit fell
-        self._floor = 0.0  # so many in flight keep the API busy
-        self._stuck = self._above = 0
-        self._probing = self._of_drops = False
-        self._trial: Experiment | None = None
-        self._start(0.0, 0)
+        self._minimum = minimum
+        self._baseline = Baseline()
+        self._baseline_drops = 0.0  # share
+        self._suspicion: WindowStats | None = None  # overloaded windows in a row
+        self._suspicion_weight = 0
+        self._episode: _Episode | None = None
+        self._pressed_at = -inf  # last shed request or overloaded window
+        self._ignored_until = -inf
+        self._start_window(0.0, 0)
 
-    def _start(self, now: float, waiting: int) -> None:
-        self._window = WindowStats()
-        self._began = now
-        self.peak = waiting
-        self._shed = False
-
-    def is_over(self, now: float) -> bool:
-        """Whether there is no limit, or none any more."""
+    def lift_if_quiet(self, now: float) -> bool:
+        """End the limit `CALM_S` after its last use. False: the limit is in force."""
         if self.value != inf and now - self._pressed_at >= CALM_S:
-            self._open()
+            self._lift(Trigger.QUIET)
         return self.value == inf
 
-    def shed(self, now: float) -> None:
-        """A call was shed."""
+    def on_shed(self, now: float) -> None:
+        """Count a shed request."""
         self._shed = True
         self._pressed_at = now
 
-    def answered(self, route_id: str, took: float, waiting: int, now: float) -> None:
-        """An answer began after `took` seconds; so many calls still wait."""
-        calm = self.value == inf and self._suspicion is None
-        usual = self._times.learn(route_id, took, now, calm=calm)
-        if usual and now >= self._deaf_until:
-            self._count(usual, took, waiting, now)
+    def on_response(self, route_id: str, seconds: float, waiting: int, now: float) -> None:
+        """Count a response whose head took `seconds`; `waiting` requests still wait."""
+        calm = self.state is _CALM
+        baseline_s = self._baseline.learn(route_id, seconds, now, calm=calm)
+        if baseline_s and now >= self._ignored_until:
+            self._count(baseline_s, seconds, waiting, now)
 
-    def given_up(self, route_id: str, took: float, waiting: int, now: float) -> None:
-        """A client left after `took` seconds without an answer: it would have taken longer."""
-        usual = self._times.usual(route_id)
-        if usual and took > usual and now >= self._deaf_until:
-            self._count(usual, took, waiting, now)
+    def on_client_gone(self, route_id: str, seconds: float, waiting: int, now: float) -> None:
+        """Count a client that left without a response, if it was slow: it would take longer yet."""
+        baseline_s = self._baseline.of(route_id)
+        if baseline_s and seconds > baseline_s and now >= self._ignored_until:
+            self._count(baseline_s, seconds, waiting, now)
 
-    def dropped(self, waiting: int, now: float) -> None:
-        """The API gave no usable answer, or said itself that it is overloaded."""
-        if now >= self._deaf_until:
+    def on_drop(self, waiting: int, now: float) -> None:
+        """Count a request without a usable response, or with a status of an overloaded upstream."""
+        if now >= self._ignored_until:
             self._window.drops += 1
             self._window.waiting += waiting
-            self._close(waiting, now)
+            self._close_window(waiting, now)
 
-    def keep(self, route_ids: Collection[str]) -> None:
-        """Forget all routes but these."""
-        self._times.keep(route_ids)
+    def retain_routes(self, route_ids: Collection[str]) -> None:
+        """Forget all other routes."""
+        self._baseline.retain_routes(route_ids)
 
-    def _count(self, usual: float, took: float, waiting: int, now: float) -> None:
-        borne = usual * TOLERATED if usual > HURT_S else usual + HURT_S
+    # windows
+
+    def _start_window(self, now: float, waiting: int) -> None:
+        self._window = WindowStats()
+        self._window_start = now
+        self.peak = waiting
+        self._shed = False
+
+    def _count(self, baseline_s: float, seconds: float, waiting: int, now: float) -> None:
+        if baseline_s > TOLERATED_EXTRA_S:
+            tolerated_s = baseline_s * TOLERATED_RATIO
+        else:
+            tolerated_s = baseline_s + TOLERATED_EXTRA_S
         window = self._window
-        window.calls += 1
-        window.took += took
-        window.usual += usual
-        window.borne += borne
+        window.responses += 1
+        window.response_s += seconds
+        window.baseline_s += baseline_s
+        window.tolerated_s += tolerated_s
         window.waiting += waiting
-        if took > borne:
+        if seconds > tolerated_s:
             window.slow += 1
-        seconds = now - self._began
-        if seconds > STALE_S or (window.calls >= CALLS and seconds >= WINDOW_S):
-            self._close(waiting, now)
+        length_s = now - self._window_start
+        if length_s > STALE_S or (window.responses >= MIN_SAMPLES and length_s >= WINDOW_S):
+            self._close_window(waiting, now)
 
-    def _close(self, waiting: int, now: float) -> None:
-        window, seconds = self._window, now - self._began
-        if seconds > STALE_S:
-            self._start(now, waiting)
-        elif seconds >= WINDOW_S and window.calls + window.drops >= CALLS:
-            window.seconds = seconds
+    def _close_window(self, waiting: int, now: float) -> None:
+        window, length_s = self._window, now - self._window_start
+        if length_s > STALE_S:
+            self._start_window(now, waiting)
+        elif length_s >= WINDOW_S and window.responses + window.drops >= MIN_SAMPLES:
+            window.length_s = length_s
             peak, shed = self.peak, self._shed
-            self._start(now, waiting)
+            self._start_window(now, waiting)
             self._judge(window, peak, shed=shed, now=now)
 
     def _judge(self, window: WindowStats, peak: int, *, shed: bool, now: float) -> None:
-        slow = window.slow * 2 > window.calls and window.took > window.borne
-        dropping = self._usual_drops + DROPPED < window.dropped < DOWN
-        self._usual_drops = min(self._usual_drops, window.dropped)
-        if self._probing and self._trial is not None:
-            self._go_on_probing(self._trial, window)
+        slow, drops = window.is_slow, window.drop_share
+        dropping = self._baseline_drops + OVERLOAD_DROPS < drops < DOWN_DROPS
+        self._baseline_drops = min(self._baseline_drops, drops)
+        episode = self._episode
+        if episode is not None and self.state is State.PROBING:
+            self._probe(episode, window)
             self._pressed_at = now
-            return
-        if not (slow or dropping) or (peak < self._least and self.is_over(now)):
-            if shed and self._trial is not None:
-                self._trial.add(window)
-            self._relieve(now, used=shed or peak * 2 > self.value)
-            return
-        self._pressed_at, self._relieved = now, 0
-        if self._trial is None:
-            self._suspect(window, peak, slow=slow, dropping=dropping, now=now)
+        elif not (slow or dropping) or (peak < self._minimum and self.lift_if_quiet(now)):
+            self._relax(window, peak, shed=shed, now=now)
         else:
-            self._press(window, peak, dropping=dropping, shed=shed)
-            self._listen_later(window, now)
+            self._pressed_at = now
+            if episode is None:
+                self._suspect(window, peak, slow=slow, dropping=dropping, now=now)
+            else:
+                self._press(episode, window, peak, dropping=dropping, shed=shed)
+                self._ignore_earlier(window, now)
 
-    def _relieve(self, now: float, *, used: bool) -> None:
-        self._suspicion, self._points = None, 0
-        self._above = 0
-        self._relieved += 1
-        if self._relieved > 1:
-            self._stuck = 0
-        if not self.is_over(now) and used:
-            self.value *= STEP_UP if self._relieved < RELIEVED else LATER_STEP_UP
+    def _ignore_earlier(self, window: WindowStats, now: float) -> None:
+        """Ignore responses until those to requests from before the change have come."""
+        mean_s = window.response_s / (window.responses or 1)
+        self._ignored_until = now + min(MAX_IGNORE_S, 2 * mean_s)
+        self._window_start = max(now, self._ignored_until)
+
+    # transitions
+
+    def _fire(self, trigger: Trigger) -> None:
+        self.state = TRANSITIONS[self.state, trigger]
 
     def _suspect(
         self, window: WindowStats, peak: int, *, slow: bool, dropping: bool, now: float
     ) -> None:
-        if self._suspicion is not None:
+        if self._suspicion is None:
+            self._fire(Trigger.OVERLOADED)
+        else:
             window.add(self._suspicion)
         self._suspicion = window
-        clear = dropping or window.took > window.borne * CLEARLY
-        self._points += 2 if clear else 1
-        if self._points < POINTS:
+        self._suspicion_weight += 2 if dropping or window.is_very_slow else 1
+        if self._suspicion_weight < CONFIRMED:
             return
-        self._trial, self._of_drops = Experiment(window, peak), not slow
-        self._floor = window.usual / window.seconds * BUSY
-        room = min(peak, window.borne / window.seconds) if slow else peak * DROP_STEP
-        self.value = max(self._least, room)
-        self._listen_later(window, now)
+        self._fire(Trigger.CONFIRMED)
+        self._forget_suspicion()
+        self._episode = _Episode(window, peak, by_drops=not slow)
+        start = min(peak, window.tolerated_in_flight) if slow else peak * DROP_STEP
+        self.value = max(self._minimum, start)
+        self._ignore_earlier(window, now)
 
-    def _press(self, window: WindowStats, peak: int, *, dropping: bool, shed: bool) -> None:
-        trial = self._trial
-        assert trial is not None  # noqa: S101 - there is a limit
-        self._above = self._above + 1 if peak > self.value * STILL_ABOVE else 0
-        if 0 < self._above <= ABOVE:
+    def _relax(self, window: WindowStats, peak: int, *, shed: bool, now: float) -> None:
+        if self._suspicion is not None:
+            self._fire(Trigger.HEALTHY)
+            self._forget_suspicion()
+        episode = self._episode
+        if episode is None:
             return
         if shed:
-            trial.add(window)
-        if trial.is_in_vain(self.value, of_drops=self._of_drops):
-            self._adopt(trial)
-            return
-        if dropping or trial.has_begun:
-            self._reduce(window, dropping=dropping)
-        if self.value == self._least:
-            self._stuck += 1
-            if self._stuck >= STUCK and not trial.is_pending and not self._of_drops:
-                trial.begin_probe()
-                self.value = self._least * PROBE
-                self._probing = True
+            episode.experiment.add(window)
+        episode.backlog = 0
+        episode.healthy += 1
+        if episode.healthy > 1:
+            episode.stuck = 0
+        used = shed or peak * 2 > self.value
+        if not self.lift_if_quiet(now) and used:
+            self.value *= GROWTH if episode.healthy < FAST_GROWTH_AFTER else FAST_GROWTH
 
-    def _go_on_probing(self, trial: Experiment, window: WindowStats) -> None:
-        trial.now.add(window)
-        if trial.now.calls < 2 * ENOUGH:
+    def _press(
+        self, episode: _Episode, window: WindowStats, peak: int, *, dropping: bool, shed: bool
+    ) -> None:
+        episode.healthy = 0
+        episode.backlog = episode.backlog + 1 if peak > self.value * BACKLOG else 0
+        if 0 < episode.backlog <= MAX_BACKLOG:
             return
-        if trial.probed():
-            self._adopt(trial)
+        experiment = episode.experiment
+        if shed:
+            experiment.add(window)
+        if experiment.has_no_effect(self.value, by_drops=episode.by_drops):
+            self._adopt_baseline(experiment)
             return
-        trial.begin_probe()
-        self.value = float(self._least)
-        self._probing, self._stuck = False, -2 * STUCK
+        if dropping or experiment.has_begun:
+            self._shrink(episode, window, dropping=dropping)
+        if self.value == self._minimum:
+            episode.stuck += 1
+            if episode.stuck >= STUCK and not experiment.is_pending and not episode.by_drops:
+                experiment.start_probe()
+                self.value = self._minimum * PROBE
+                self._fire(Trigger.STUCK)
 
-    def _reduce(self, window: WindowStats, *, dropping: bool) -> None:
-        floor = window.usual / window.seconds * BUSY
-        self._floor = max(floor, 0.9 * self._floor + 0.1 * floor)
-        wanted = self.value * _step(window, dropping=dropping)
+    def _shrink(self, episode: _Episode, window: WindowStats, *, dropping: bool) -> None:
+        busy = window.busy_in_flight
+        episode.busy = max(busy, 0.9 * episode.busy + 0.1 * busy)
+        wanted = self.value * window.step(dropping=dropping)
         if not dropping:
-            wanted = min(self.value, max(wanted, self._floor))
-        self.value = max(self._least, wanted)
+            wanted = min(self.value, max(wanted, episode.busy))
+        self.value = max(self._minimum, wanted)
 
-    def _listen_later(self, window: WindowStats, now: float) -> None:
-        """Answers to calls that had come before the limit fell tell nothing of what it does."""
-        took = window.took / (window.calls or 1)
-        self._deaf_until = now + min(DEAF_AT_MOST_S, 2 * took)
-        self._began = max(now, self._deaf_until)
+    def _probe(self, episode: _Episode, window: WindowStats) -> None:
+        experiment = episode.experiment
+        experiment.now.add(window)
+        if experiment.now.responses < 2 * ENOUGH:
+            return
+        if experiment.probe_had_no_effect():
+            self._adopt_baseline(experiment)
+            return
+        experiment.start_probe()
+        self.value = float(self._minimum)
+        episode.stuck = -2 * STUCK
+        self._fire(Trigger.EFFECT)
 
-    def _adopt(self, trial: Experiment) -> None:
-        """This is how the API is now."""
-        self._times.scale(max(1.0, trial.now.slowness))
-        self._usual_drops = trial.now.dropped
-        self._open()
+    def _adopt_baseline(self, experiment: Experiment) -> None:
+        """End the limit: the present speed of the upstream is the baseline."""
+        self._baseline.scale(max(1.0, experiment.now.slowness))
+        self._baseline_drops = experiment.now.drop_share
+        self._lift(Trigger.NO_EFFECT)
 
-    def _open(self) -> None:
+    def _lift(self, trigger: Trigger) -> None:
+        self._fire(trigger)
         self.value = inf
-        self._suspicion = self._trial = None
-        self._points = self._relieved = 0
-        self._stuck, self._above, self._probing, self._of_drops = 0, 0, False, False
+        self._episode = None
+
+    def _forget_suspicion(self) -> None:
+        self._suspicion = None
+        self._suspicion_weight = 0

@@ -1,124 +1,101 @@
-"""Is the API overloaded, or did it just get slower? What another number in flight does to it tells.
+"""Distinguishes an overload from an upstream that is slow for another reason.
 
-In an overload the times follow the number of calls that wait; an API that is slow for a reason
-of its own takes as long for few as for many. Without this a limit would starve such an API.
+In an overload, response times follow the number of waiting requests. An upstream that is slow for
+another reason takes as long for few requests as for many, and a limit would only starve it. So
+each change of the limit is an experiment: did the response times follow the number in flight?
 """
 
 from typing import Final
 
-ENOUGH: Final = 100  # calls, to say anything at all
-RECENT: Final = 500  # calls
-POWER: Final = 30.0  # calls, times the square of the difference: what a verdict needs
-UNCLEAR: Final = 0.35  # so far from either answer is none
-SAME: Final = 0.2  # a difference that is none
-STILL: Final = 0.8  # of the drops there were: no fewer
+from sidecar.core.overload.window import WindowStats
 
-
-class WindowStats:
-    """What was seen in a window, or in several. Times in seconds."""
-
-    __slots__ = ("borne", "calls", "drops", "seconds", "slow", "took", "usual", "waiting")
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.calls = self.drops = self.slow = 0
-        self.took = self.usual = self.borne = 0.0
-        self.waiting = 0  # at each answer, in all
-
-    def add(self, other: "WindowStats") -> None:
-        """Both together."""
-        for name in WindowStats.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    @property
-    def dropped(self) -> float:
-        """Share of calls that got no answer."""
-        return self.drops / ((self.calls + self.drops) or 1)
-
-    @property
-    def slowness(self) -> float:
-        """How many times longer than usual the answers took."""
-        return self.took / self.usual if self.usual and self.took else 1.0
+ENOUGH: Final = 100  # responses, for any conclusion
+RECENT: Final = 500  # responses
+POWER: Final = 30.0  # responses, times the squared relative change, for a conclusion
+UNCLEAR: Final = 0.35  # an effect farther than this from 0 and from 1 is inconclusive
+SAME: Final = 0.2  # relative change of the number in flight that counts as no change
+SAME_DROPS: Final = 0.8  # of the first share of drops: they are not fewer
 
 
 class Experiment:
-    """Compares the times of now with those at another number in flight."""
+    """Compares response times at two numbers in flight: `now` and before."""
 
-    def __init__(self, at_first: WindowStats, peak: int) -> None:
+    def __init__(self, first: WindowStats, peak: int) -> None:
         self.now = WindowStats()
         self._peak = peak
-        self._dropped = at_first.dropped
+        self._first_drop_share = first.drop_share
         self._before: WindowStats | None = None
 
     @property
     def has_begun(self) -> bool:
-        """Whether it is known how it was before: until then nothing should be changed."""
+        """Whether response times before a change are known; the limit must not change earlier."""
         return self._before is not None
-
-    def add(self, window: WindowStats) -> None:
-        """Take a window in which calls were shed, slow or not: slow ones alone would look slow
-        at any number in flight."""
-        self.now.add(window)
-        more = self._more
-        if self.now.calls >= ENOUGH and (more is None or abs(1 - more) < SAME):
-            self._remember()
-
-    def is_in_vain(self, limit: float, *, of_drops: bool) -> bool:
-        """Whether the limit is of no use.
-
-        `of_drops`: it is there because calls got no answer. Then half as many in flight ought to
-        be of help.
-        """
-        now, before = self.now, self._before
-        if of_drops:
-            enough = now.calls + now.drops >= ENOUGH and limit <= self._peak / 2
-            return enough and now.dropped >= self._dropped * STILL
-        more = self._more
-        if before is None or more is None or not self.is_pending:
-            return False
-        calls = 2 / (1 / now.calls + 1 / before.calls)  # as good as so many on either side
-        if calls * (1 - more) ** 2 < POWER:
-            if now.calls >= RECENT:  # too small a difference to tell
-                self._before, self.now = now, WindowStats()
-            return False
-        follows = (now.slowness / before.slowness - 1) / (more - 1)  # 1: an overload, 0: in vain
-        if follows > 1 - UNCLEAR:
-            self._before, self.now = now, WindowStats()
-        return follows < UNCLEAR
 
     @property
     def is_pending(self) -> bool:
-        """Whether another number waits now than before, so that there is something to learn."""
-        more = self._more
-        return more is not None and abs(1 - more) >= SAME
+        """Whether another number of requests waits now than before."""
+        change = self._change
+        return change is not None and abs(1 - change) >= SAME
 
-    @property
-    def _more(self) -> float | None:
-        """How many times as many waited now as before; None when that cannot be said."""
+    def add(self, window: WindowStats) -> None:
+        """Add a window with shed requests, slow or not.
+
+        Slow windows alone would look slow at any number in flight.
+        """
+        self.now.add(window)
+        change = self._change
+        if self.now.responses >= ENOUGH and (change is None or abs(1 - change) < SAME):
+            self._merge()
+
+    def has_no_effect(self, limit: float, *, by_drops: bool) -> bool:
+        """Whether the limit does not help.
+
+        `by_drops`: the limit is there because of drops. Then half the number in flight must reduce
+        them.
+        """
         now, before = self.now, self._before
-        if before is None or not now.calls or not before.waiting:
-            return None
-        return _waiting(now) / _waiting(before)
-
-    def _remember(self) -> None:
-        """The same number in flight as before: both are before, if that is not long ago."""
-        if self._before is not None and self._before.calls < RECENT:
-            self.now.add(self._before)
-        self._before, self.now = self.now, WindowStats()
-
-    def probed(self) -> bool:
-        """Whether a higher limit did not make the API any slower; asked when it is over."""
-        now, before, more = self.now, self._before, self._more
-        if before is None or more is None:
+        if by_drops:
+            enough = now.responses + now.drops >= ENOUGH and limit <= self._peak / 2
+            return enough and now.drop_share >= self._first_drop_share * SAME_DROPS
+        change = self._change
+        if before is None or change is None or not self.is_pending:
             return False
-        return now.slowness / before.slowness < (1 + max(1 + SAME, more)) / 2
+        samples = 2 / (1 / now.responses + 1 / before.responses)  # the harmonic mean
+        if samples * (1 - change) ** 2 < POWER:
+            if now.responses >= RECENT:  # the change is too small for a conclusion
+                self._restart()
+            return False
+        effect = (now.slowness / before.slowness - 1) / (change - 1)  # 1: overload, 0: no effect
+        if effect > 1 - UNCLEAR:
+            self._restart()
+        return effect < UNCLEAR
 
-    def begin_probe(self) -> None:
-        """What comes now is at a higher limit."""
-        if self.now.calls >= ENOUGH:
+    def start_probe(self) -> None:
+        """Compare from now on with a higher limit."""
+        if self.now.responses >= ENOUGH:
             self._before = self.now
         self.now = WindowStats()
 
+    def probe_had_no_effect(self) -> bool:
+        """Whether a higher limit, after its probe, has not made the upstream slower."""
+        now, before, change = self.now, self._before, self._change
+        if before is None or change is None:
+            return False
+        return now.slowness / before.slowness < (1 + max(1 + SAME, change)) / 2
 
-def _waiting(sums: WindowStats) -> float:
-    return sums.waiting / ((sums.calls + sums.drops) or 1)
+    @property
+    def _change(self) -> float | None:
+        """Ratio of the numbers of waiting requests, now to before; None if unknown."""
+        now, before = self.now, self._before
+        if before is None or not now.responses or not before.waiting:
+            return None
+        return now.mean_waiting / before.mean_waiting
+
+    def _merge(self) -> None:
+        """Count `now` as before, since the number in flight is the same."""
+        if self._before is not None and self._before.responses < RECENT:
+            self.now.add(self._before)
+        self._restart()
+
+    def _restart(self) -> None:
+        self._before, self.now = self.now, WindowStats()

@@ -1,7 +1,8 @@
-"""Who stays out when the API itself is overloaded: deferrable calls first, then standard ones.
+"""Sheds requests when the upstream is overloaded: deferrable ones first, then standard ones.
 
-Critical calls are never shed: they have their own connections (`proxy/pool.py`), and are counted
-so that the others leave room for them. Instants are seconds of one monotonic clock.
+Critical requests are never shed: they have their own connections (`proxy/upstream/pool.py`). They
+count as in flight, so the others leave capacity for them. Instants are seconds of one monotonic
+clock.
 """
 
 from collections.abc import Collection
@@ -12,52 +13,55 @@ from sidecar.core.model import RequestClass, Route
 from sidecar.core.overload.adaptive_limit import AdaptiveLimit
 
 DEFERRABLE_SHARE: Final = 0.7  # of the limit
-CRITICAL_SHARE: Final = 0.1  # of the limit, kept free by standard calls
-TALLY_S: Final = 1.0
-MOST_WAIT_S: Final = 30
-QUIET_S: Final = 10.0  # without a shed call ends an episode
-_SAYS_OVERLOADED: Final = frozenset({502, 503, 504})
+CRITICAL_SHARE: Final = 0.1  # of the limit, which standard requests leave free
+TALLY_S: Final = 1.0  # span over which the pressure is measured
+MAX_RETRY_AFTER_S: Final = 30
+QUIET_S: Final = 10.0  # without a shed request, until an episode ends
+_OVERLOAD_STATUSES: Final = frozenset({502, 503, 504})
 
 
 class Shedder:
-    """Counts the calls in flight. With `fixed`, that many may be; with `found`, what the API is
-    found to be able to, of calls that wait for an answer; with neither, any number."""
+    """Counts requests in flight, and sheds those beyond the limit.
 
-    def __init__(self, *, fixed: int | None = None, found: AdaptiveLimit | None = None) -> None:
+    With `fixed`, the limit is that many in flight. With `adaptive`, it bounds requests that wait
+    for a response. With neither, the number is not limited.
+    """
+
+    def __init__(self, *, fixed: int | None = None, adaptive: AdaptiveLimit | None = None) -> None:
         self.in_flight = 0
-        self.waiting = 0  # of those, calls without the head of an answer
+        self.waiting = 0  # in flight, without the head of a response
         self.shed: dict[RequestClass, int] = {RequestClass.STANDARD: 0, RequestClass.DEFERRABLE: 0}
-        self.found = found
+        self.adaptive = adaptive
         self._fixed: float = inf if fixed is None else fixed
         self._entered = self._refused = 0  # since `_tallied_at`
         self._tallied_at = -inf
-        self._pressure = 1.0  # calls that came for each that got in
+        self._pressure = 1.0  # requests per request that enters
         self._shed_at = -inf
-        self._began = False  # and nobody has been told
+        self._started = False  # an episode, and `pop_started` has not returned it
 
     @property
     def limit(self) -> float:
-        """Calls that may be in flight; infinite while there is no limit."""
-        return self._fixed if self.found is None else self.found.value
+        """Maximum number of requests; `inf` without a limit."""
+        return self._fixed if self.adaptive is None else self.adaptive.value
 
     def is_full(self, request_class: RequestClass, now: float) -> bool:
-        """Whether a call of this class would be shed now."""
-        limit, found = self.limit, self.found
+        """Whether a request of this class would be shed now."""
+        limit, adaptive = self.limit, self.adaptive
         if limit == inf or request_class is RequestClass.CRITICAL:
             return False
-        if found is not None and found.is_over(now):
+        if adaptive is not None and adaptive.lift_if_quiet(now):
             return False
         if request_class is RequestClass.DEFERRABLE:
-            room = limit * DEFERRABLE_SHARE
+            capacity = limit * DEFERRABLE_SHARE
         else:
-            room = limit - int(limit * CRITICAL_SHARE)
-        taken = self.in_flight if found is None else self.waiting
-        return taken + 1 > max(1, room)
+            capacity = limit - int(limit * CRITICAL_SHARE)
+        used = self.in_flight if adaptive is None else self.waiting
+        return used + 1 > max(1, capacity)
 
     def enter(self, route: Route, now: float) -> "InFlightRequest | None":
-        """A place for a call of this route; None, and counted, when it is shed."""
-        found = self.found
-        if (self._fixed if found is None else found.value) != inf:
+        """Count a request of this route as in flight; None if it is shed."""
+        adaptive = self.adaptive
+        if (self._fixed if adaptive is None else adaptive.value) != inf:
             self._tally(now)
             if self.is_full(route.request_class, now):
                 self._refuse(route.request_class, now)
@@ -65,34 +69,36 @@ class Shedder:
         self._entered += 1
         self.in_flight += 1
         self.waiting += 1
-        if found is not None and self.waiting > found.peak:
-            found.peak = self.waiting
+        if adaptive is not None and self.waiting > adaptive.peak:
+            adaptive.peak = self.waiting
         return InFlightRequest(self, route.id, now)
 
-    def wait_s(self, request_class: RequestClass) -> int:
-        """When a shed call is worth another try, in seconds: the more calls come for each that
-        gets in, the later; deferrable ones twice as late. Between 1 and 30."""
-        wait = self._pressure * (2 if request_class is RequestClass.DEFERRABLE else 1)
-        return max(1, min(MOST_WAIT_S, int(wait)))
+    def retry_after_s(self, request_class: RequestClass) -> int:
+        """Return the Retry-After of a shed request, from 1 to 30 s.
 
-    def begins(self) -> bool:
-        """Whether calls are shed again after a while without it; told once each time."""
-        began, self._began = self._began, False
-        return began
+        It grows with the requests per request that enters, and is doubled for deferrable ones.
+        """
+        span = self._pressure * (2 if request_class is RequestClass.DEFERRABLE else 1)
+        return max(1, min(MAX_RETRY_AFTER_S, int(span)))
 
-    def keep(self, route_ids: Collection[str]) -> None:
-        """These are the routes now; what is known of others is forgotten."""
-        if self.found is not None:
-            self.found.keep(route_ids)
+    def pop_started(self) -> bool:
+        """Whether an episode of shedding has started; true once per episode."""
+        started, self._started = self._started, False
+        return started
+
+    def retain_routes(self, route_ids: Collection[str]) -> None:
+        """Forget all other routes."""
+        if self.adaptive is not None:
+            self.adaptive.retain_routes(route_ids)
 
     def _refuse(self, request_class: RequestClass, now: float) -> None:
         self._refused += 1
         self.shed[request_class] += 1
         if now - self._shed_at >= QUIET_S:
-            self._began = True
+            self._started = True
         self._shed_at = now
-        if self.found is not None:
-            self.found.shed(now)
+        if self.adaptive is not None:
+            self.adaptive.on_shed(now)
 
     def _tally(self, now: float) -> None:
         if now - self._tallied_at >= TALLY_S:
@@ -102,38 +108,38 @@ class Shedder:
 
 
 class InFlightRequest:
-    """One call in flight. Whoever got it tells when it was asked, answered and over.
+    """One request in flight. Its owner must report the response and the end.
 
-    `asked_at`: since when the API has all that it needs to answer; None while it has not.
+    `sent_at` is when the upstream had all that it needs to respond; None before that.
     """
 
-    __slots__ = ("_route_id", "_shedder", "_waits", "asked_at")
+    __slots__ = ("_route_id", "_shedder", "_waits", "sent_at")
 
     def __init__(self, shedder: Shedder, route_id: str, now: float) -> None:
         self._shedder = shedder
         self._route_id = route_id
-        self._waits: bool | None = True  # for an answer; None: it is over
-        self.asked_at: float | None = now
+        self._waits: bool | None = True  # for a response; None after the end
+        self.sent_at: float | None = now
 
-    def answered(self, status: int, now: float) -> None:
-        """The head of the answer is there. How long the rest takes does not matter."""
+    def on_response(self, status: int, now: float) -> None:
+        """Count the head of the response. The time that the body takes does not matter."""
         if not self._waits:
             return
         self._waits = False
         shedder = self._shedder
         shedder.waiting -= 1
-        found, asked_at = shedder.found, self.asked_at
-        if found is None:
+        adaptive, sent_at = shedder.adaptive, self.sent_at
+        if adaptive is None:
             return
-        if status in _SAYS_OVERLOADED:
-            found.dropped(shedder.waiting, now)
-        elif asked_at is not None:
-            found.answered(self._route_id, now - asked_at, shedder.waiting, now)
+        if status in _OVERLOAD_STATUSES:
+            adaptive.on_drop(shedder.waiting, now)
+        elif sent_at is not None:
+            adaptive.on_response(self._route_id, now - sent_at, shedder.waiting, now)
 
-    def leave(self, now: float, *, dropped: bool = False, given_up: bool = False) -> None:
-        """The call is over, whatever way. Idempotent.
+    def leave(self, now: float, *, dropped: bool = False, client_gone: bool = False) -> None:
+        """End the request. Idempotent.
 
-        `dropped`: the API gave no usable answer; `given_up`: the client did not wait for one.
+        `dropped`: the upstream gave no usable response. `client_gone`: the client left before it.
         """
         waited, self._waits = self._waits, None
         if waited is None:
@@ -143,10 +149,10 @@ class InFlightRequest:
         if not waited:
             return
         shedder.waiting -= 1
-        found, asked_at = shedder.found, self.asked_at
-        if found is None:
+        adaptive, sent_at = shedder.adaptive, self.sent_at
+        if adaptive is None:
             return
         if dropped:
-            found.dropped(shedder.waiting, now)
-        elif given_up and asked_at is not None:
-            found.given_up(self._route_id, now - asked_at, shedder.waiting, now)
+            adaptive.on_drop(shedder.waiting, now)
+        elif client_gone and sent_at is not None:
+            adaptive.on_client_gone(self._route_id, now - sent_at, shedder.waiting, now)

@@ -1,6 +1,6 @@
-"""Shedding in virtual time before an API that is a queue: docs/explanation/overload.md.
+"""Simulations of shedding with a queueing upstream, as docs/explanation/overload.md describes it.
 
-Random, but each seed is one and the same run on every machine.
+Each seed gives the same run on every machine.
 """
 
 import statistics
@@ -17,7 +17,7 @@ STATUS, ITEMS, EXPORT = (a_route(str(name), name) for name in RequestClass)
 REPORT = a_route("report", STANDARD)
 
 EVEN = [Kind(STATUS, 0.1, 0.05), Kind(ITEMS, 0.5, 0.05), Kind(EXPORT, 0.4, 0.05)]
-MIXED = [  # a fifth of the calls take twenty times as long as the others
+MIXED = [  # a fifth of the requests take twenty times as long as the others
     Kind(STATUS, 0.1, 0.02),
     Kind(ITEMS, 0.5, 0.02),
     Kind(EXPORT, 0.2, 0.02),
@@ -25,11 +25,11 @@ MIXED = [  # a fifth of the calls take twenty times as long as the others
 ]
 ALL = (EVEN, MIXED)
 SEEDS = (1, 2)
-SETTLED = 8.0  # seconds from the beginning of an overload until the queue it left has gone
+SETTLED = 8.0  # seconds from the start of an overload until its first queue is empty
 
 
 def ended(world: World, load: float, seconds: float = 30.0) -> tuple[float, float]:
-    """So much time under such a load; from when to when that was."""
+    """Run so long under such a load, and return the start and the end."""
     start = world.now
     world.run(seconds, load)
     return start, world.now
@@ -41,9 +41,7 @@ def no_limit(world: World, start: float, end: float) -> bool:
 
 @pytest.mark.parametrize("kinds", ALL, ids=["even", "mixed"])
 @pytest.mark.parametrize(("servers", "seed"), [(20, 1), (20, 2), (20, 3), (60, 4)])
-def test_nobody_is_shed_while_the_load_is_below_what_the_api_can_do(
-    kinds: list[Kind], servers: int, seed: int
-) -> None:
+def test_nothing_is_shed_below_the_capacity(kinds: list[Kind], servers: int, seed: int) -> None:
     world = World(kinds, servers=servers, seed=seed)
     for load in (0.3, 0.7, 0.5, 0.7):
         ended(world, load)
@@ -54,7 +52,7 @@ def test_nobody_is_shed_while_the_load_is_below_what_the_api_can_do(
 @pytest.mark.parametrize("load", [2.0, 3.0])
 @pytest.mark.parametrize("kinds", ALL, ids=["even", "mixed"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_in_an_overload_the_api_does_all_it_can_and_critical_calls_go_first(
+def test_in_an_overload_the_upstream_stays_busy_and_critical_requests_come_first(
     kinds: list[Kind], load: float, seed: int
 ) -> None:
     world = World(kinds, seed=seed)
@@ -64,15 +62,15 @@ def test_in_an_overload_the_api_does_all_it_can_and_critical_calls_go_first(
     assert world.work(begun, end) > 0.9
     assert world.shed_share(0, end, CRITICAL) == 0
     assert world.shed_share(steady, end, DEFERRABLE) > world.shed_share(steady, end, STANDARD) + 0.2
-    # Alone they take 20 or 50 ms; the queue that others may leave in front of them is bounded.
-    took = sorted(call.took for call in world.answered(steady, end, CRITICAL))
-    assert statistics.median(took) < 0.25
-    assert took[len(took) * 99 // 100] < 0.75
+    # Alone they take 20 or 50 ms; the queue of other requests before them is bounded.
+    seconds = sorted(one.seconds for one in world.answered(steady, end, CRITICAL))
+    assert statistics.median(seconds) < 0.25
+    assert seconds[len(seconds) * 99 // 100] < 0.75
 
 
 @pytest.mark.parametrize("kinds", ALL, ids=["even", "mixed"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_standard_calls_are_not_shed_while_it_is_enough_to_shed_deferrable_ones(
+def test_standard_requests_are_not_shed_while_shedding_deferrable_ones_is_enough(
     kinds: list[Kind], seed: int
 ) -> None:
     world = World([*kinds[:-1], Kind(EXPORT, 1.0, 0.05)], seed=seed)
@@ -84,18 +82,18 @@ def test_standard_calls_are_not_shed_while_it_is_enough_to_shed_deferrable_ones(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nobody_gets_slower_answers_for_long(seed: int) -> None:
+def test_responses_are_slow_only_for_a_short_time(seed: int) -> None:
     world = World(EVEN, seed=seed)
     ended(world, 0.5)
     begun, end = ended(world, 3.0, 60.0)
-    took = [call.took for call in world.answered(begun + SETTLED, end)]
-    assert statistics.mean(took) < 0.25  # without a limit: 256 connections of 20 servers, 0.64
+    seconds = [one.seconds for one in world.answered(begun + SETTLED, end)]
+    assert statistics.mean(seconds) < 0.25  # without a limit, 256 connections to 20 servers: 0.64
 
 
 @pytest.mark.parametrize("load", [2.0, 3.0])
 @pytest.mark.parametrize("kinds", ALL, ids=["even", "mixed"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_limit_does_not_swing(kinds: list[Kind], load: float, seed: int) -> None:
+def test_the_limit_does_not_oscillate(kinds: list[Kind], load: float, seed: int) -> None:
     world = World(kinds, seed=seed)
     ended(world, 0.5)
     begun, end = ended(world, load, 60.0)
@@ -107,9 +105,7 @@ def test_the_limit_does_not_swing(kinds: list[Kind], load: float, seed: int) -> 
 
 @pytest.mark.parametrize("kinds", ALL, ids=["even", "mixed"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_it_is_over_as_many_seconds_after_the_load_as_is_promised(
-    kinds: list[Kind], seed: int
-) -> None:
+def test_shedding_ends_soon_after_the_overload(kinds: list[Kind], seed: int) -> None:
     world = World(kinds, seed=seed)
     ended(world, 0.5)
     ended(world, 3.0)
@@ -120,18 +116,18 @@ def test_it_is_over_as_many_seconds_after_the_load_as_is_promised(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_small_api_is_protected_too_when_the_least_limit_is_small(seed: int) -> None:
-    world = World(EVEN, servers=4, least=4, seed=seed)
+def test_a_small_minimum_protects_a_small_upstream(seed: int) -> None:
+    world = World(EVEN, servers=4, minimum=4, seed=seed)
     ended(world, 0.5)
     begun, end = ended(world, 3.0, 60.0)
     assert world.work(begun, end) > 0.9
     assert world.shed_share(0, end, CRITICAL) == 0
-    took = [call.took for call in world.answered(begun + SETTLED, end, CRITICAL)]
-    assert statistics.median(took) < 0.25
+    seconds = [one.seconds for one in world.answered(begun + SETTLED, end, CRITICAL)]
+    assert statistics.median(seconds) < 0.25
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_another_mix_of_fast_and_slow_calls_is_no_overload(seed: int) -> None:
+def test_another_mix_of_fast_and_slow_requests_is_not_an_overload(seed: int) -> None:
     world = World(MIXED, servers=100, seed=seed)
     ended(world, 0.6)
     world.kinds = [*MIXED[:-1], Kind(REPORT, 4.0, 0.4)]
@@ -142,8 +138,8 @@ def test_another_mix_of_fast_and_slow_calls_is_no_overload(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_calls_of_very_different_lengths_on_one_route_are_no_overload(seed: int) -> None:
-    # One route, whose calls take 5 ms or 1 s: at first one of 20 is long, then every third.
+def test_very_different_lengths_on_one_route_are_not_an_overload(seed: int) -> None:
+    # One route takes 5 ms or 1 s: at first one of 20 requests is long, then every third.
     world = World([Kind(ITEMS, 0.95, 0.005), Kind(ITEMS, 0.05, 1.0)], servers=100, seed=seed)
     ended(world, 0.6)
     world.kinds = [Kind(ITEMS, 0.67, 0.005), Kind(ITEMS, 0.33, 1.0)]
@@ -155,20 +151,20 @@ def test_calls_of_very_different_lengths_on_one_route_are_no_overload(seed: int)
     ("seconds", "load", "times"), [(0.05, 0.25, 3.0), (0.2, 0.25, 3.0), (0.05, 0.12, 6.0)]
 )
 @pytest.mark.parametrize("seed", SEEDS)
-def test_an_api_that_gets_slower_for_good_is_not_starved(
+def test_an_upstream_that_becomes_slower_for_good_is_not_starved(
     seconds: float, load: float, times: float, seed: int
 ) -> None:
     kinds = [kind._replace(seconds=seconds) for kind in EVEN]
     world = World(kinds, servers=100, seed=seed, slower=lambda now: times if now >= 30 else 1.0)
     ended(world, load)
-    ended(world, load, 90.0)  # 72 or 75 in flight, of 100 that it can
+    ended(world, load, 90.0)  # 72 or 75 in flight, of 100 servers
     assert all(30 <= when < 70 for when, _ in world.shed)
     assert no_limit(world, 70, world.now)
     assert world.work(75, world.now) == pytest.approx(load, rel=0.15)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_slower_api_with_few_calls_in_flight_sheds_nobody(seed: int) -> None:
+def test_a_slower_upstream_with_few_requests_in_flight_sheds_none(seed: int) -> None:
     world = World(EVEN, servers=20, seed=seed, slower=lambda now: 3.0 if now >= 30 else 1.0)
     ended(world, 0.1)
     ended(world, 0.1, 120.0)
@@ -176,20 +172,20 @@ def test_a_slower_api_with_few_calls_in_flight_sheds_nobody(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_an_overload_of_a_slower_api_is_one_still(seed: int) -> None:
+def test_a_slower_upstream_can_still_be_overloaded(seed: int) -> None:
     world = World(EVEN, seed=seed, slower=lambda now: 2.0 if now >= 60 else 1.0)
     ended(world, 0.5)
     begun, end = ended(world, 2.0, 120.0)
     assert world.work(begun, 60) > 0.9
-    assert world.work(70, end) > 0.45  # all that it can
+    assert world.work(70, end) > 0.45  # its whole capacity
     assert world.shed_share(0, end, CRITICAL) == 0
-    took = [call.took for call in world.answered(80, end, CRITICAL)]
-    assert statistics.median(took) < 0.7
+    seconds = [one.seconds for one in world.answered(80, end, CRITICAL)]
+    assert statistics.median(seconds) < 0.7
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_pause_of_the_api_is_forgotten(seed: int) -> None:
-    # For a second everything takes twenty times as long: a second's worth of calls piles up.
+def test_a_pause_of_the_upstream_has_no_lasting_effect(seed: int) -> None:
+    # For 1 s everything takes twenty times as long, so the requests of 1 s queue.
     world = World(EVEN, seed=seed, slower=lambda now: 20.0 if 30 <= now < 31 else 1.0)
     ended(world, 0.5)
     ended(world, 0.5, 60.0)
@@ -197,7 +193,7 @@ def test_a_pause_of_the_api_is_forgotten(seed: int) -> None:
     assert no_limit(world, 55, world.now)
 
 
-def test_critical_calls_alone_are_never_shed() -> None:
+def test_critical_requests_alone_are_never_shed() -> None:
     world = World([Kind(STATUS, 1.0, 0.05)])
     ended(world, 0.5)
     ended(world, 3.0)

@@ -1,0 +1,95 @@
+"""Which requests are shed at which number in flight, and their Retry-After."""
+
+from math import inf
+
+import pytest
+
+from sidecar.core.model import RequestClass
+from sidecar.core.overload.shedder import InFlightRequest, Shedder
+from tests.support.overloaded_api import a_route
+
+CRITICAL, STANDARD, DEFERRABLE = (a_route(str(name), name) for name in RequestClass)
+
+
+def entered(shedder: Shedder, count: int, now: float = 0.0) -> list[InFlightRequest]:
+    """Enter so many standard requests; none is shed."""
+    requests = [shedder.enter(STANDARD, now) for _ in range(count)]
+    assert None not in requests
+    return [request for request in requests if request is not None]
+
+
+@pytest.mark.parametrize(
+    ("limit", "deferrable", "standard"), [(1, 1, 1), (3, 2, 3), (10, 7, 9), (100, 70, 90)]
+)
+def test_deferrable_is_shed_first_then_standard_and_never_critical(
+    limit: int, deferrable: int, standard: int
+) -> None:
+    shedder = Shedder(fixed=limit)
+    entered(shedder, deferrable - 1)
+    assert shedder.enter(DEFERRABLE, 0.0)
+    assert shedder.enter(DEFERRABLE, 0.0) is None
+    entered(shedder, standard - deferrable)
+    assert shedder.enter(STANDARD, 0.0) is None
+    for _ in range(3 * limit):
+        assert shedder.enter(CRITICAL, 0.0)
+    assert shedder.shed == {RequestClass.STANDARD: 1, RequestClass.DEFERRABLE: 1}
+
+
+def test_critical_requests_in_flight_leave_less_for_others() -> None:
+    shedder = Shedder(fixed=10)
+    for _ in range(9):
+        shedder.enter(CRITICAL, 0.0)
+    assert shedder.enter(STANDARD, 0.0) is None
+
+
+def test_a_request_leaves_once() -> None:
+    shedder = Shedder(fixed=2)
+    first, _ = entered(shedder, 2)
+    first.leave(1.0)
+    first.leave(2.0, dropped=True)
+    assert shedder.in_flight == shedder.waiting == 1
+    assert shedder.enter(STANDARD, 2.0)
+    assert shedder.enter(STANDARD, 2.0) is None
+
+
+def test_a_streaming_response_is_in_flight_and_does_not_wait() -> None:
+    shedder = Shedder(fixed=2)
+    first, second = entered(shedder, 2)
+    first.on_response(200, 1.0)
+    first.on_response(200, 2.0)
+    assert (shedder.in_flight, shedder.waiting) == (2, 1)
+    first.leave(900.0)
+    second.leave(900.0)
+    assert (shedder.in_flight, shedder.waiting) == (0, 0)
+
+
+def test_without_a_limit_requests_are_only_counted() -> None:
+    shedder = Shedder()
+    entered(shedder, 1000)
+    assert (shedder.in_flight, shedder.limit) == (1000, inf)
+    assert not shedder.is_full(RequestClass.DEFERRABLE, 0.0)
+
+
+def test_retry_after_grows_with_the_requests_that_come() -> None:
+    shedder = Shedder(fixed=1)
+    [request] = entered(shedder, 1)
+    spans = []
+    for second, count in zip((2.0, 4.0, 6.0), (2, 6, 1000), strict=True):
+        for _ in range(count):
+            assert shedder.enter(STANDARD, second) is None
+        request.leave(second)
+        [request] = entered(shedder, 1, second)
+        assert shedder.enter(STANDARD, second + 1.0) is None  # tallies the last second
+        classes = (RequestClass.STANDARD, RequestClass.DEFERRABLE)
+        spans.append([shedder.retry_after_s(one) for one in classes])
+    assert spans == [[3, 6], [7, 14], [30, 30]]
+
+
+def test_an_episode_starts_once() -> None:
+    shedder = Shedder(fixed=1)
+    entered(shedder, 1)
+    started = []
+    for now in (1.0, 2.0, 3.0, 13.0, 14.0):
+        shedder.enter(STANDARD, now)
+        started.append(shedder.pop_started())
+    assert started == [True, False, False, True, False]
