@@ -83,7 +83,7 @@ STUCK: Final = 5  # overloaded windows at the minimum, until a probe
 PROBE: Final = 1.5  # times the minimum
 
 
-class State(StrEnum):
+class OverloadState(StrEnum):
     """State of an adaptive limit."""
 
     CALM = "calm"
@@ -105,17 +105,17 @@ class Trigger(StrEnum):
 
 
 TRANSITIONS: Final = {
-    (State.CALM, Trigger.OVERLOADED): State.SUSPECTED,
-    (State.SUSPECTED, Trigger.HEALTHY): State.CALM,
-    (State.SUSPECTED, Trigger.CONFIRMED): State.LIMITING,
-    (State.LIMITING, Trigger.QUIET): State.CALM,
-    (State.LIMITING, Trigger.NO_EFFECT): State.CALM,
-    (State.LIMITING, Trigger.STUCK): State.PROBING,
-    (State.PROBING, Trigger.QUIET): State.CALM,
-    (State.PROBING, Trigger.NO_EFFECT): State.CALM,
-    (State.PROBING, Trigger.EFFECT): State.LIMITING,
+    (OverloadState.CALM, Trigger.OVERLOADED): OverloadState.SUSPECTED,
+    (OverloadState.SUSPECTED, Trigger.HEALTHY): OverloadState.CALM,
+    (OverloadState.SUSPECTED, Trigger.CONFIRMED): OverloadState.LIMITING,
+    (OverloadState.LIMITING, Trigger.QUIET): OverloadState.CALM,
+    (OverloadState.LIMITING, Trigger.NO_EFFECT): OverloadState.CALM,
+    (OverloadState.LIMITING, Trigger.STUCK): OverloadState.PROBING,
+    (OverloadState.PROBING, Trigger.QUIET): OverloadState.CALM,
+    (OverloadState.PROBING, Trigger.NO_EFFECT): OverloadState.CALM,
+    (OverloadState.PROBING, Trigger.EFFECT): OverloadState.LIMITING,
 }
-_CALM: Final = State.CALM
+_CALM: Final = OverloadState.CALM
 
 
 class _Episode:
@@ -140,7 +140,7 @@ class AdaptiveLimit:
     """
 
     def __init__(self, minimum: int) -> None:
-        self.state = State.CALM
+        self.state = OverloadState.CALM
         self.value = inf
         self._minimum = minimum
         self._baseline = Baseline()
@@ -227,7 +227,7 @@ class AdaptiveLimit:
         dropping = self._baseline_drops + OVERLOAD_DROPS < drops < DOWN_DROPS
         self._baseline_drops = min(self._baseline_drops, drops)
         episode = self._episode
-        if episode is not None and self.state is State.PROBING:
+        if episode is not None and self.state is OverloadState.PROBING:
             self._probe(episode, window)
             self._pressed_at = now
         elif not (slow or dropping) or (peak < self._minimum and self.lift_if_quiet(now)):

@@ -11,7 +11,7 @@ from sidecar.core.overload.adaptive_limit import (
     TRANSITIONS,
     WINDOW_S,
     AdaptiveLimit,
-    State,
+    OverloadState,
     Trigger,
 )
 from tests.support.upstream_windows import NORMAL, SLOW, VERY_SLOW, Upstream
@@ -22,7 +22,7 @@ TOO_MANY = 1_000  # windows
 def suspected() -> Upstream:
     upstream = Upstream()
     upstream.window(SLOW)
-    assert upstream.limit.state is State.SUSPECTED
+    assert upstream.limit.state is OverloadState.SUSPECTED
     return upstream
 
 
@@ -30,7 +30,7 @@ def limiting(times: list[float] = VERY_SLOW) -> Upstream:
     upstream = Upstream()
     for _ in range(2):
         upstream.window(times)
-    assert upstream.limit.state is State.LIMITING
+    assert upstream.limit.state is OverloadState.LIMITING
     return upstream
 
 
@@ -47,7 +47,7 @@ def pressed(upstream: Upstream, seconds: Callable[[float], float]) -> None:
     upstream.window([took] * count, waiting=int(in_flight))
 
 
-def until_change(upstream: Upstream, seconds: Callable[[float], float]) -> State:
+def until_change(upstream: Upstream, seconds: Callable[[float], float]) -> OverloadState:
     """Send pressed windows until the state changes, and return the new one."""
     before = upstream.limit.state
     for _ in range(TOO_MANY):
@@ -72,73 +72,75 @@ def probing() -> Upstream:
     for _ in range(2):
         upstream.window([20.0] * MIN_SAMPLES, waiting=20)
     assert upstream.limit.value == 20
-    assert until_change(upstream, always_slow) is State.PROBING
+    assert until_change(upstream, always_slow) is OverloadState.PROBING
     assert upstream.limit.value == 30
     return upstream
 
 
 def test_an_overloaded_window_is_suspected() -> None:
     upstream = Upstream()
-    assert upstream.limit.state is State.CALM
+    assert upstream.limit.state is OverloadState.CALM
     assert upstream.window(SLOW) == inf
-    assert upstream.limit.state is State.SUSPECTED
+    assert upstream.limit.state is OverloadState.SUSPECTED
 
 
 def test_a_healthy_window_ends_the_suspicion() -> None:
     upstream = suspected()
     assert upstream.window(NORMAL) == inf
-    assert upstream.limit.state is State.CALM
+    assert upstream.limit.state is OverloadState.CALM
 
 
 def test_overloaded_windows_in_a_row_confirm_the_suspicion() -> None:
     upstream = suspected()
     assert upstream.window(SLOW) == inf
-    assert upstream.limit.state is State.SUSPECTED
+    assert upstream.limit.state is OverloadState.SUSPECTED
     assert upstream.window(SLOW) < inf
-    assert upstream.limit.state is State.LIMITING
+    assert upstream.limit.state is OverloadState.LIMITING
 
 
 def test_a_quiet_span_ends_the_limit() -> None:
     upstream = limiting()
     assert not upstream.limit.lift_if_quiet(upstream.now)
-    assert upstream.limit.state is State.LIMITING
+    assert upstream.limit.state is OverloadState.LIMITING
     assert upstream.limit.lift_if_quiet(upstream.now + CALM_S)
-    assert (upstream.limit.state, upstream.limit.value) == (State.CALM, inf)
+    assert (upstream.limit.state, upstream.limit.value) == (OverloadState.CALM, inf)
 
 
 def test_a_limit_without_effect_is_given_up() -> None:
     upstream = limiting([1.0] * 4 * MIN_SAMPLES)
     assert upstream.limit.value > 40  # enough above the minimum to compare
-    assert until_change(upstream, always_slow) is State.CALM
+    assert until_change(upstream, always_slow) is OverloadState.CALM
     assert upstream.limit.value == inf
     assert upstream.limit._baseline.of("rest") == pytest.approx(1.0, rel=0.2)
 
 
 def test_a_limit_that_is_stuck_at_the_minimum_is_probed() -> None:
-    assert probing().limit.state is State.PROBING
+    assert probing().limit.state is OverloadState.PROBING
 
 
 def test_a_probe_without_effect_ends_the_limit() -> None:
     upstream = probing()
-    assert until_change(upstream, always_slow) is State.CALM
+    assert until_change(upstream, always_slow) is OverloadState.CALM
     assert upstream.limit.value == inf
 
 
 def test_a_probe_with_effect_returns_to_the_minimum() -> None:
     upstream = probing()
-    assert until_change(upstream, queueing) is State.LIMITING
+    assert until_change(upstream, queueing) is OverloadState.LIMITING
     assert upstream.limit.value == 20
 
 
 def test_a_quiet_span_ends_a_probe() -> None:
     upstream = probing()
     assert upstream.limit.lift_if_quiet(upstream.now + CALM_S)
-    assert (upstream.limit.state, upstream.limit.value) == (State.CALM, inf)
+    assert (upstream.limit.state, upstream.limit.value) == (OverloadState.CALM, inf)
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", OverloadState)
 @pytest.mark.parametrize("trigger", Trigger)
-def test_only_the_transitions_of_the_table_are_possible(state: State, trigger: Trigger) -> None:
+def test_only_the_transitions_of_the_table_are_possible(
+    state: OverloadState, trigger: Trigger
+) -> None:
     limit = AdaptiveLimit(20)
     limit.state = state
     if (state, trigger) in TRANSITIONS:
