@@ -105,7 +105,7 @@ async def test_a_job_is_stored_without_changes(store: JobStore) -> None:
     assert (run.job.state, run.job.tries, run.orphan) == (JobState.RUNNING, 1, False)
 
 
-async def test_jobs_are_of_their_account(store: JobStore) -> None:
+async def test_jobs_belong_to_their_account(store: JobStore) -> None:
     job = await put(store, 1)
     assert await store.find("other", job.id) is None
     assert await store.claim("other", "me") == 0
@@ -223,14 +223,14 @@ async def test_a_due_account_is_taken_by_one_sidecar(
     await store.schedule(due, MONTH_US)
     assert await store.take_due_accounts(10) == []
     await store.wake("acme")
-    await store.wake("nobody")
+    await store.wake("unknown")
     [due] = await store.take_due_accounts(10)
     await store.schedule(due, None)
     await store.wake("acme")
     assert await store.take_due_accounts(10) == []
 
 
-async def test_an_account_that_was_woken_meanwhile_stays_due(store: JobStore) -> None:
+async def test_an_account_that_was_woken_during_a_try_stays_due(store: JobStore) -> None:
     await put(store, 1)
     [due] = await store.take_due_accounts(10)
     await store.wake("acme")  # a grant was bought during the try

@@ -118,10 +118,10 @@ async def test_credentials_are_never_stored(here: Stage, valkey_url: str) -> Non
         accepted = await ask(here, "POST", f"/exports/{number}", b"x", **fields)
         assert accepted.status == 202
     with redis.Redis.from_url(valkey_url) as client:
-        kept = b"".join(client.dump(name) or b"" for name in client.scan_iter("*"))
+        dumps = b"".join(client.dump(name) or b"" for name in client.scan_iter("*"))
         records = [client.hgetall(name) for name in client.scan_iter("*:job:*")]
     assert len(records) == 4
-    assert b"hush" not in kept + repr(records).encode()
+    assert b"hush" not in dumps + repr(records).encode()
     assert all(record[b"fields"] == b"" for record in records)
 
 
@@ -148,8 +148,8 @@ async def test_only_its_own_account_can_read_a_job(here: Stage) -> None:
 
 async def test_a_waiting_job_can_be_cancelled_and_never_runs(here: Stage, valkey_url: str) -> None:
     first, second = [(await ask(here, "POST", f"/exports/{n}")).json["href"] for n in range(2)]
-    gone = await ask(here, "DELETE", first)
-    assert (gone.status, gone.json["state"]) == (200, "cancelled")
+    cancelled = await ask(here, "DELETE", first)
+    assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
     assert (await ask(here, "DELETE", first)).status == 200  # again
     assert (await ask(here, "GET", second)).json["position"] == 1
     buy(valkey_url)

@@ -35,14 +35,16 @@ async def a_stage(stage: StartStage, **settings: Any) -> Stage:
 
 
 @asynccontextmanager
-async def held(here: Stage, api: SlowApi, *paths: str) -> AsyncIterator[list[asyncio.Task[bytes]]]:
+async def in_flight(
+    here: Stage, api: SlowApi, *paths: str
+) -> AsyncIterator[list[asyncio.Task[bytes]]]:
     """Keep requests in flight at the API until the block ends."""
     before = api.arrived
-    calls = [asyncio.ensure_future(here.call("GET", path)) for path in paths]
+    requests = [asyncio.ensure_future(here.call("GET", path)) for path in paths]
     await until(lambda: api.arrived == before + len(paths))
-    yield calls
+    yield requests
     api.release.set()
-    for answer in await asyncio.gather(*calls):
+    for answer in await asyncio.gather(*requests):
         assert status(answer) == 200
 
 
@@ -60,10 +62,10 @@ async def test_I3_deferrable_is_shed_first_then_standard_and_critical_never(
     stage: StartStage, slow_api: SlowApi
 ) -> None:
     here = await a_stage(stage, upstream=url(slow_api))
-    async with held(here, slow_api, "/a", "/b"):
+    async with in_flight(here, slow_api, "/a", "/b"):
         shed = await here.call("POST", "/export")
         assert (status(shed), problem(shed)["class"]) == (503, "deferrable")
-        async with held(here, slow_api, "/c", "/d"):
+        async with in_flight(here, slow_api, "/c", "/d"):
             shed = await here.call("GET", "/e")
             assert (status(shed), problem(shed)["class"]) == (503, "standard")
             assert (
@@ -71,7 +73,7 @@ async def test_I3_deferrable_is_shed_first_then_standard_and_critical_never(
                 == metric(here, "sidecar_inflight_limit")
                 == 4
             )
-            async with held(here, slow_api, "/status", "/status"):
+            async with in_flight(here, slow_api, "/status", "/status"):
                 assert metric(here, "sidecar_inflight_requests") == 6
     assert metric(here, "sidecar_shed_total", **{"class": "deferrable"}) == 1
     assert metric(here, "sidecar_shed_total", **{"class": "standard"}) == 1
@@ -83,7 +85,7 @@ async def test_I10_the_refusal_names_the_api_and_has_retry_after(
     stage: StartStage, slow_api: SlowApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = await a_stage(stage, upstream=url(slow_api), shed="1")
-    async with held(here, slow_api, "/a"):
+    async with in_flight(here, slow_api, "/a"):
         answers = [await here.call("GET", "/b") for _ in range(30)]
         text = await here.call("GET", "/b", Accept="text/plain")
     document = problem(answers[0])
@@ -107,7 +109,7 @@ async def test_I2_I4_a_shed_request_costs_nothing_and_has_no_usage_event(
 ) -> None:
     here = await a_stage(stage, upstream=url(slow_api))
     client = redis.Redis.from_url(valkey_url)
-    async with held(here, slow_api, "/a", "/b", "/c", "/d"):
+    async with in_flight(here, slow_api, "/a", "/b", "/c", "/d"):
         before = {key: client.dump(key) for key in client.keys("*acme*")}
         assert before
         for _ in range(5):
@@ -129,7 +131,7 @@ async def test_the_body_of_a_shed_request_is_not_requested_even_for_its_cost(
         b"POST /chat HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Type: application/json\r\n"
         b"Content-Length: 14\r\nExpect: 100-continue\r\n\r\n"
     )
-    async with held(here, slow_api, "/a", "/b", "/c", "/d"):
+    async with in_flight(here, slow_api, "/a", "/b", "/c", "/d"):
         assert status(await here.raw(head)) == 503  # without a 100 before it
     assert (await here.raw(head)).startswith(b"HTTP/1.1 100 ")
 
@@ -228,7 +230,7 @@ async def test_a_streaming_response_is_in_flight_and_not_slow(
     stage: StartStage, slow_api: SlowApi
 ) -> None:
     here = await a_stage(stage, upstream=url(slow_api), shed="adaptive")
-    async with held(here, slow_api, "/a", "/b"):
+    async with in_flight(here, slow_api, "/a", "/b"):
         await until(lambda: here.app.shedder.waiting == 0)
         assert metric(here, "sidecar_inflight_requests") == 2
         assert metric(here, "sidecar_inflight_limit") == 0
@@ -247,7 +249,7 @@ async def test_waiting_for_a_connection_does_not_count_as_response_time(
     slow_api.release.clear()
     pool, adaptive = here.app.data_port._pool, here.app.shedder.adaptive
     assert adaptive is not None
-    async with held(here, slow_api, "/first"):
+    async with in_flight(here, slow_api, "/first"):
         await until(lambda: here.app.shedder.waiting == 0)  # its response has begun
         window = adaptive._window
         before = window.responses, window.drops
@@ -271,15 +273,15 @@ async def test_I3_critical_requests_get_a_connection_first_and_deferrable_ones_l
     pool = here.app.data_port._pool
     order: list[str] = []
 
-    async def call(method: str, path: str) -> None:
+    async def send(method: str, path: str) -> None:
         assert status(await here.call(method, path)) == 200
         order.append(path)
 
-    async with held(here, slow_api, "/first"):
+    async with in_flight(here, slow_api, "/first"):
         waiting = []
         for method, path in (("POST", "/export"), ("GET", "/items"), ("GET", "/status")):
             already = pool.waiting
-            waiting.append(asyncio.ensure_future(call(method, path)))
+            waiting.append(asyncio.ensure_future(send(method, path)))
             await until(lambda already=already: pool.waiting == already + 1)  # type: ignore[misc]
     await asyncio.gather(*waiting)
     assert order == ["/status", "/items", "/export"]

@@ -93,13 +93,13 @@ async def test_a_burst_waits_and_is_forwarded_in_order(here: Stage) -> None:
 
 async def test_I3_a_critical_request_passes_waiting_ones(here: Stage) -> None:
     assert status(await here.call("GET", "/a", "slow")) == 200
-    waiters = asyncio.ensure_future(here.call("GET", "/b", "slow"))
+    waiter = asyncio.ensure_future(here.call("GET", "/b", "slow"))
     await waiting(here.app, 1)
     answer = await here.call("POST", "/login", "slow", Content_Length="0")
     assert (status(answer), queued_ms(answer)) == (200, None)
     assert here.app.room.waiting == 1
-    waiters.cancel()
-    await asyncio.gather(waiters, return_exceptions=True)
+    waiter.cancel()
+    await asyncio.gather(waiter, return_exceptions=True)
 
 
 async def test_the_client_may_refuse_to_wait(here: Stage) -> None:

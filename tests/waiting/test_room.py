@@ -63,19 +63,19 @@ async def test_a_slow_first_answer_does_not_cost_a_request_its_position() -> Non
     async def request(name: str, answered: asyncio.Event | None = None) -> None:
         await stage.request(ACME, entitled, name, answered=answered)
 
-    requests = [asyncio.ensure_future(request("spends"))]
-    requests.append(asyncio.ensure_future(request("held")))
-    requests += [asyncio.ensure_future(request(name, slow)) for name in ("asks", "asks too")]
+    requests = [asyncio.ensure_future(request("first"))]
+    requests.append(asyncio.ensure_future(request("waits")))
+    requests += [asyncio.ensure_future(request(name, slow)) for name in ("slow", "slow too")]
     await asyncio.sleep(0)
     while stage.room.waiting < 1:
         await asyncio.sleep(0)
-    requests.append(asyncio.ensure_future(request("finds", later)))
+    requests.append(asyncio.ensure_future(request("late", later)))
     later.set()
     while stage.room.waiting < 2:
         await asyncio.sleep(0)
     slow.set()
     await asyncio.gather(*requests)
-    assert [name for _, name in stage.served] == ["spends", "held", "asks", "asks too", "finds"]
+    assert [name for _, name in stage.served] == ["first", "waits", "slow", "slow too", "late"]
 
 
 @virtual
