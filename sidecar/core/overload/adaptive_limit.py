@@ -18,9 +18,9 @@ States
 ------
 
 Time is divided into windows of at least `WINDOW_S` and `MIN_SAMPLES` requests. A window is
-overloaded if it is slow, or if its share of drops is above `OVERLOAD_DROPS`. Above `DOWN_DROPS` the
-upstream is down, and fewer requests do not help. With fewer than `minimum` requests in flight no
-window is overloaded.
+overloaded if it is slow, or if its share of drops is `OVERLOAD_DROPS` above the normal one. From
+`DOWN_DROPS` on, the upstream is down, and fewer requests do not help. Without a limit, a window
+with fewer than `minimum` requests in flight is never overloaded.
 
     CALM       No limit. The baseline follows the responses.
     SUSPECTED  No limit. The last windows were overloaded; slower responses do not change the
@@ -31,16 +31,17 @@ window is overloaded.
     PROBING    The limit is at its minimum, where it cannot shrink, and responses are still slow. So
                it is raised, to see whether that makes them slower.
 
-`TRANSITIONS` has every transition; a trigger without a row raises KeyError.
+`TRANSITIONS` has every transition; a trigger without a row raises KeyError. All other windows leave
+the state as it is.
 
 Source
 ------
 
 The idea is that of Netflix's concurrency-limits. Its Vegas limit estimates the queue as
 limit × (1 − minimum time / time), and adds or subtracts a constant. Its Gradient2 limit multiplies
-by long-term time / time, at least 0.5, and adds a constant. This one differs:
+by long-term time / time, at least 0.5, adds a constant and smooths the result. This one differs:
 
-- It has no limit while the upstream is healthy, so it never sheds by mistake. Theirs always has
+- It has no limit while the upstream is healthy, so a burst of any size passes. Theirs always has
   one, which use must raise first.
 - Its baseline is a mean per route: the minimum is meaningless on a route with fast and slow
   requests. It does not follow slower responses during an overload, as a long-term average does.
