@@ -24,7 +24,7 @@ WORDS := sidecar/backtest sidecar/bodies sidecar/config sidecar/demo sidecar/met
     tests/docs tests/metering tests/proxy tests/reconcile tests/serve tests/settings tests/__init__.py \
     tests/conftest.py tests/test_clock.py tests/test_compilable.py tests/test_import_rules.py \
     tests/test_logs.py tests/test_metrics.py tests/test_package.py docs examples README.md CONTRIBUTING.md \
-    CHANGELOG.md Dockerfile Makefile hatch_build.py
+    CHANGELOG.md Dockerfile Makefile hatch_build.py pyproject.toml
 CODE := sidecar tests loadtests hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
