@@ -109,8 +109,9 @@ def _listen_error(host: str, port: int, error: OSError) -> str:
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     remedy = "choose another with --control HOST:PORT (SIDECAR_CONTROL)"
     if error.errno == errno.EADDRINUSE:
-        return f"{address} is in use; {remedy}"
-    return f"cannot listen on {address}: {(error.strerror or str(error)).lower()}; {remedy}"
+        return f"--control: {address} is in use; {remedy}"
+    reason = (error.strerror or str(error)).lower()
+    return f"--control: {address} cannot be used: {reason}; {remedy}"
 
 
 @web.middleware

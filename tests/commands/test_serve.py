@@ -97,7 +97,7 @@ def test_a_port_in_use_is_one_error_that_names_the_flag(
         done = sidecar("serve", *flags(tmp_path, workers=workers, **{flag: address}))
     assert done.returncode == 2
     assert problems(done.stderr) == [
-        f"error: {address} is in use",
+        f"error: --{flag}: {address} is in use",
         f"try: choose another with --{flag} HOST:PORT ({variable})",
     ]
 
@@ -123,17 +123,19 @@ def test_a_spool_that_cannot_be_written_is_reported_once_with_a_remedy(
     file = tmp_path / "a-file"
     file.write_text("")
     # root may write anywhere but below a file, in place of one, and in the kernel's own folders
-    whys = {
-        file / "spool": "a part of its path is a file. Give another one with",
-        file: "it is a file. Give another one with",
-        Path("/proc/sidecar-spool"): "for this user, or give another one with",
+    name_another = "name another directory with --spool DIR (SIDECAR_SPOOL)"
+    remedies = {
+        file / "spool": (": a part of its path is a file", name_another),
+        file: (": it is a file", name_another),
+        Path("/proc/sidecar-spool"): ("", f"make it writable for this user, or {name_another}"),
     }
-    for spool, why in whys.items():
+    for spool, (cause, remedy) in remedies.items():
         done = sidecar("serve", *flags(tmp_path, spool=spool))
         assert done.returncode == 2
-        [told] = problems(done.stderr)
-        assert told.startswith(f"error: The spool directory {spool} is not writable: ")
-        assert told.endswith(f"{why} --spool DIR (SIDECAR_SPOOL).")
+        error, advice = problems(done.stderr)
+        assert error.startswith(f"error: --spool: {spool} is not writable: ")
+        assert error.endswith(cause)
+        assert advice == f"try: {remedy}"
     assert file.read_text() == ""
 
 

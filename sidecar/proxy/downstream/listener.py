@@ -290,7 +290,7 @@ def _require_unused(address: UnixPath) -> None:
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise SettingsError(
-                f"{address} cannot be listened on: the file exists and is not a socket; "
+                f"--listen: {address} cannot be used: the file exists and is not a socket; "
                 "remove it, or choose another with --listen unix:/PATH (SIDECAR_LISTEN)"
             )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -319,6 +319,6 @@ def _error_text(address: Where, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         reason = "is in use"
     else:
-        reason = f"cannot be listened on: {(error.strerror or str(error)).lower()}"
+        reason = f"cannot be used: {(error.strerror or str(error)).lower()}"
     shape = "unix:/PATH" if isinstance(address, UnixPath) else "HOST:PORT"
-    return f"{address} {reason}; choose another with --listen {shape} (SIDECAR_LISTEN)"
+    return f"--listen: {address} {reason}; choose another with --listen {shape} (SIDECAR_LISTEN)"

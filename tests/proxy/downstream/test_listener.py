@@ -140,5 +140,5 @@ async def test_two_listeners_share_a_port_only_with_reuse_port() -> None:
 
 
 def test_an_unavailable_address_is_an_error() -> None:
-    with pytest.raises(SettingsError, match=r"192\.0\.2\.1:80 cannot be listened on: .*--listen"):
+    with pytest.raises(SettingsError, match=r"192\.0\.2\.1:80 cannot be used: .*--listen"):
         bind_tcp(Address("192.0.2.1", 80), reuse_port=False)

@@ -96,7 +96,7 @@ def test_a_file_that_is_not_a_socket_is_not_replaced(path: Path) -> None:
 
 
 def test_a_missing_directory_is_an_error(path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot be listened on: no such file or directory"):
+    with pytest.raises(SettingsError, match="cannot be used: no such file or directory"):
         bind_unix(UnixPath(str(path.parent / "absent" / "x.sock")), 0o660, 1)
 
 
