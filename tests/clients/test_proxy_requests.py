@@ -33,6 +33,9 @@ async def test_options_with_max_forwards_0_is_answered_by_the_sidecar_and_costs_
     answer = await front.call("OPTIONS", "/echo/x", Max_Forwards="0")
     assert status(answer) == 204
     assert b"\r\nAllow: GET, HEAD, POST" in answer
+    assert b"\r\nDate: " in answer
+    assert b"\r\nX-Request-Id: " in answer
+    assert b"\r\nContent-" not in answer
     assert await calls(front) == []
 
 
