@@ -57,19 +57,23 @@ def refusal_reply(
 
 def reply_bytes(reply: LocalReply, *, accept: bytes, close: bool) -> tuple[bytes, bytes]:
     """The whole response: head and body. `accept` is the value of the client's Accept field."""
-    status, content = reply.status, reply.content
-    parts = [b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES[status])]
-    body = b""
-    if content is not None:
-        kind, body = _render(content, accept)
-        parts.append(b"Content-Type: %b\r\nContent-Length: %d\r\n" % (kind, len(body)))
-    parts.append(
-        b"Cache-Control: no-store\r\nDate: %b\r\nX-Request-Id: %b\r\n"
-        % (_date(), reply.request_id.encode())
+    body = content_fields = b""
+    if reply.content is not None:
+        kind, body = _render(reply.content, accept)
+        content_fields = b"Content-Type: %b\r\nContent-Length: %d\r\n" % (kind, len(body))
+    head = (
+        b"HTTP/1.1 %d %b\r\n%bCache-Control: no-store\r\nDate: %b\r\nX-Request-Id: %b\r\n%b%b\r\n"
+        % (
+            reply.status,
+            _PHRASES[reply.status],
+            content_fields,
+            _date(),
+            reply.request_id.encode(),
+            b"".join([b"%b: %b\r\n" % field for field in reply.fields]),
+            b"Connection: close\r\n" if close else b"",
+        )
     )
-    parts.extend(b"%b: %b\r\n" % field for field in reply.fields)
-    parts.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
-    return b"".join(parts), body
+    return head, body
 
 
 def _render(content: Refusal | dict[str, Any], accept: bytes) -> tuple[bytes, bytes]:

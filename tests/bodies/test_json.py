@@ -42,7 +42,7 @@ def test_a_body_of_another_type_is_not_parsed(kind: bytes) -> None:
     assert reader.finish().unreadable == {"tokens": Unreadable.NOT_JSON}
 
 
-def test_without_a_path_there_is_no_reader() -> None:
+def test_a_body_without_paths_has_no_reader() -> None:
     assert reader_for(JSON, b"", ()) is None
 
 

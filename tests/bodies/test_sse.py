@@ -186,11 +186,11 @@ def by_the_letter(body: bytes) -> Reading:
                 data.append(rest.removeprefix(b" "))
             continue
         try:
-            told = TOKENS[0][1].find(json.loads(b"\n".join(data).decode()))
+            value = TOKENS[0][1].find(json.loads(b"\n".join(data).decode()))
         except ValueError:
-            told = None
-        if told is not None:
-            found["tokens"] = whole_units(told)
+            value = None
+        if value is not None:
+            found["tokens"] = whole_units(value)
         data = []
     return Reading.of(found)
 

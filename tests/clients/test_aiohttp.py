@@ -29,10 +29,10 @@ async def test_I6_every_method_arrives_with_its_json(
     client: aiohttp.ClientSession, method: str
 ) -> None:
     async with client.request(method, "/echo/x?q=%20", json={"numbers": [1, 2]}) as answer:
-        seen = await answer.json()
-    assert (seen["method"], seen["target"], seen["query"]) == (method, "/echo/x", "q=%20")
-    assert (seen["size"], seen["sha256"]) == (19, digest(b'{"numbers": [1, 2]}'))
-    assert ["content-type", "application/json"] in seen["headers"]
+        echo = await answer.json()
+    assert (echo["method"], echo["target"], echo["query"]) == (method, "/echo/x", "q=%20")
+    assert (echo["size"], echo["sha256"]) == (19, digest(b'{"numbers": [1, 2]}'))
+    assert ["content-type", "application/json"] in echo["headers"]
 
 
 async def test_I6_a_form_and_a_chunked_multipart_upload_arrive(
@@ -90,9 +90,9 @@ async def test_redirects_are_followed(
     client: aiohttp.ClientSession, code: int, method: str
 ) -> None:
     async with client.post(f"/redirect/{code}", data=b"body") as answer:
-        seen = await answer.json()
+        echo = await answer.json()
     assert [step.status for step in answer.history] == [code]
-    assert (seen["method"], seen["target"]) == (method, "/echo/redirected")
+    assert (echo["method"], echo["target"]) == (method, "/echo/redirected")
 
 
 async def test_responses_without_a_body_keep_the_connection_in_sync(
@@ -119,8 +119,8 @@ async def test_fifty_concurrent_requests_get_their_own_responses(
 
     async def ask(number: int) -> str:
         async with client.get(f"/together/{name}/50?n={number}") as answer:
-            told: dict[str, str] = await answer.json()
-            return told["query"]
+            echo: dict[str, str] = await answer.json()
+            return echo["query"]
 
     answers = await asyncio.gather(*map(ask, range(50)))
     assert answers == [f"n={number}" for number in range(50)]

@@ -26,9 +26,9 @@ def upload(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 async def test_I6_every_method_arrives_with_its_json(base: str, method: str) -> None:
     done = await curl(f"{base}/echo/x?q=%20", "-X", method, "--json", '{"numbers": [1, 2]}')
-    seen = json.loads(done.output)
-    assert (seen["method"], seen["target"], seen["query"]) == (method, "/echo/x", "q=%20")
-    assert (seen["size"], seen["sha256"]) == (19, digest(b'{"numbers": [1, 2]}'))
+    echo = json.loads(done.output)
+    assert (echo["method"], echo["target"], echo["query"]) == (method, "/echo/x", "q=%20")
+    assert (echo["size"], echo["sha256"]) == (19, digest(b'{"numbers": [1, 2]}'))
 
 
 async def test_I6_a_form_and_a_multipart_upload_arrive(base: str, upload: Path) -> None:

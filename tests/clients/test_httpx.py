@@ -29,12 +29,12 @@ async def test_I6_every_method_arrives_with_its_json(
         method, "/echo/a%20b/ü?q=1&q=%2F", json={"text": "grüße", "numbers": list(range(3000))}
     )
     answer = await client.send(request)
-    seen = answer.json()
+    echo = answer.json()
     assert answer.status_code == 200
-    assert (seen["method"], seen["query"]) == (method, "q=1&q=%2F")
-    assert seen["target"] == "/echo/a%20b/%C3%BC"
-    assert (seen["size"], seen["sha256"]) == (len(request.content), digest(request.content))
-    assert ["content-type", "application/json"] in seen["headers"]
+    assert (echo["method"], echo["query"]) == (method, "q=1&q=%2F")
+    assert echo["target"] == "/echo/a%20b/%C3%BC"
+    assert (echo["size"], echo["sha256"]) == (len(request.content), digest(request.content))
+    assert ["content-type", "application/json"] in echo["headers"]
 
 
 async def test_I6_a_form_and_a_file_upload_arrive(client: httpx.AsyncClient) -> None:

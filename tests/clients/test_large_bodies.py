@@ -62,14 +62,14 @@ async def watched(serving: StartServing, large: LargeApi) -> Watched:
 
 async def held(sender: Sender) -> int:
     """The megabytes after which the sender is blocked."""
-    seen: list[int] = []
+    samples: list[int] = []
 
     def is_still() -> bool:
-        seen.append(sender.sent)
-        return seen[-1] > 0 and seen[-STILL:] == [seen[-1]] * STILL
+        samples.append(sender.sent)
+        return samples[-1] > 0 and samples[-STILL:] == [samples[-1]] * STILL
 
     await until(is_still)
-    return seen[-1]
+    return samples[-1]
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])

@@ -110,10 +110,10 @@ async def test_I10_used_up_tokens_are_an_explained_rate_limit_error(
     await free.chat.completions.create(**ASKED, max_tokens=9_000)
     with pytest.raises(openai.RateLimitError) as refused:
         await free.chat.completions.create(**ASKED, max_tokens=9_000)
-    told: Any = refused.value.body
-    assert (told["status"], told["violated-policies"]) == (429, ["tokens-per-minute"])
-    assert "fred" in told["detail"]
-    assert {fix["action"] for fix in told["how_to_fix"]} >= {"wait", "upgrade"}
+    document: Any = refused.value.body
+    assert (document["status"], document["violated-policies"]) == (429, ["tokens-per-minute"])
+    assert "fred" in document["detail"]
+    assert {fix["action"] for fix in document["how_to_fix"]} >= {"wait", "upgrade"}
     assert 0 < int(refused.value.response.headers["retry-after"]) <= 120
     assert len(completions.asked) == len(await calls(here)) == 1
 
@@ -123,9 +123,9 @@ async def test_I10_a_missing_feature_is_a_permission_error_that_names_a_plan_wit
 ) -> None:
     with pytest.raises(openai.PermissionDeniedError) as refused:
         await free.images.generate(prompt="a cat")
-    told: Any = refused.value.body
-    assert told["status"] == 403
-    assert "pro" in told["detail"]
+    document: Any = refused.value.body
+    assert document["status"] == 403
+    assert "pro" in document["detail"]
     assert await calls(here) == []
 
 
@@ -133,6 +133,6 @@ async def test_I10_an_unknown_key_is_an_authentication_error(here: Stage) -> Non
     async with a_client(here, "sk-wrong") as client:
         with pytest.raises(openai.AuthenticationError) as refused:
             await client.chat.completions.create(**ASKED)
-    told: Any = refused.value.body
-    assert (told["status"], bool(told["how_to_fix"])) == (401, True)
+    document: Any = refused.value.body
+    assert (document["status"], bool(document["how_to_fix"])) == (401, True)
     assert "sk-wrong" not in refused.value.response.text

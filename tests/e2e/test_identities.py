@@ -39,8 +39,10 @@ async def test_I1_each_address_without_a_key_is_an_account_of_the_anonymous_plan
     assert statuses == [200, 200, 429]
     statuses = [status(await call_from(here, "127.0.0.2")) for _ in range(3)]
     assert statuses == [200, 200, 429]  # each has its own quota
-    seen = bytes(here.upstream.received)
-    assert b"X-Account-Id: anonymous/127.0.0.2\r\nX-Plan: free\r\nX-Key-Id: anonymous\r\n" in seen
+    received = bytes(here.upstream.received)
+    assert (
+        b"X-Account-Id: anonymous/127.0.0.2\r\nX-Plan: free\r\nX-Key-Id: anonymous\r\n" in received
+    )
     charged = [e["subject"] for e in await here.events() if e["type"] == "api.request.v1"]
     assert charged == ["anonymous/127.0.0.1"] * 2 + ["anonymous/127.0.0.2"] * 2
 
@@ -89,9 +91,9 @@ async def test_without_an_anonymous_plan_a_key_is_required(stage: StartStage) ->
     answer = await call_from(here, "127.0.0.1")
     assert status(answer) == 401
     assert b'WWW-Authenticate: Bearer realm="api"' in answer
-    told = problem(answer)
-    assert told["type"].endswith("/problems/no-credential")
-    assert "X-Api-Key" in told["how_to_fix"][0]["what"]
+    document = problem(answer)
+    assert document["type"].endswith("/problems/no-credential")
+    assert "X-Api-Key" in document["how_to_fix"][0]["what"]
 
 
 async def test_a_reload_can_add_and_remove_the_anonymous_plan(stage: StartStage) -> None:
@@ -113,9 +115,9 @@ async def test_a_suspended_account_gets_402_also_on_critical_routes_until_it_is_
         answer = await here.call(method, path, key="late", Content_Length="0")
         assert status(answer) == 402
         assert b"Retry-After" not in answer
-        told = problem(answer)
-        assert told["type"].endswith("/problems/suspended")
-        assert [step["action"] for step in told["how_to_fix"]] == ["settle_account"]
+        document = problem(answer)
+        assert document["type"].endswith("/problems/suspended")
+        assert [step["action"] for step in document["how_to_fix"]] == ["settle_account"]
     assert here.upstream.received == b""
     assert await here.events() == []
     here.plans.write_text(here.plans.read_text().replace("status: suspended, ", ""))

@@ -59,14 +59,14 @@ async def test_a_failure_before_admission_is_a_500_logged_and_counted(
     here = await stage(on_decision=fails, access_log=True)
     capsys.readouterr()
     answer = await here.call("GET", "/items")
-    told = problem(answer)
-    assert (status(answer), told["title"]) == (500, "Internal error")
+    document = problem(answer)
+    assert (status(answer), document["title"]) == (500, "Internal error")
     assert b"Connection: close" in answer
     assert b"secret-detail" not in answer and b"Unforeseen" not in answer
     logged = capsys.readouterr().out
     assert "request_failed" in logged and "Unforeseen: secret-detail" in logged
     assert "reason=internal-error" in logged and "status=500" in logged  # the access line
-    assert logged.count(told["request_id"]) == 2
+    assert logged.count(document["request_id"]) == 2
     registry = here.app.metrics.registry
     assert counted(registry, "internal-error") == 1
 

@@ -1,4 +1,4 @@
-"""One request through the whole sidecar, as seen by the client, the upstream and the spool."""
+"""One request through the whole sidecar, as received by the client, the upstream and the spool."""
 
 import asyncio
 
@@ -31,11 +31,11 @@ async def test_identity_fields_of_a_client_are_dropped(stage: StartStage) -> Non
         b"X_Plan: unlimited\r\nX-Forwarded-For: 9.9.9.9\r\nConnection: X-Key-Id, X-Secret\r\n"
         b"X-Secret: 1\r\nX-Kept: yes\r\n\r\n"
     )
-    seen = bytes(here.upstream.received)
+    received = bytes(here.upstream.received)
     for absent in (b"boss", b"unlimited", b"9.9.9.9", b"X-Secret", b"Connection"):
-        assert absent not in seen
+        assert absent not in received
     for present in (b"X-Kept: yes", b"X-Key-Id: k1", b"X-Forwarded-For: 127.0.0.1", b"Via: 1.1 "):
-        assert present in seen
+        assert present in received
 
 
 @pytest.mark.parametrize(

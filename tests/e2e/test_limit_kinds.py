@@ -72,9 +72,9 @@ async def test_requests_beyond_the_slots_are_refused_until_one_ends(here: Stage)
         while here.upstream.received.count(b"GET /x") < 2:
             await asyncio.sleep(0)
     refused = await here.call("GET", "/x", "slots")
-    told = problem(refused)
-    assert (told["status"], told["title"]) == (429, "Too many calls at once")
-    assert told["violated-policies"] == ["in-flight"]
+    document = problem(refused)
+    assert (document["status"], document["title"]) == (429, "Too many calls at once")
+    assert document["violated-policies"] == ["in-flight"]
     assert b"\r\nRetry-After: 1\r\n" in refused
     assert b'RateLimit-Policy: "in-flight";q=2;qu="concurrent-requests"\r\n' in refused
     here.upstream.hold = False
@@ -101,11 +101,11 @@ async def test_I3_a_critical_request_needs_no_free_slot(here: Stage) -> None:
     assert (await counters(here, "slots", "GET", "/x")).used == (0,)
 
 
-@pytest.mark.parametrize(("told", "charged"), [(350, 350), (20, 20), (0, 0), (1700, 1700)])
+@pytest.mark.parametrize(("reported", "charged"), [(350, 350), (20, 20), (0, 0), (1700, 1700)])
 async def test_I5_the_reported_cost_is_charged_and_recorded(
-    here: Stage, told: int, charged: int
+    here: Stage, reported: int, charged: int
 ) -> None:
-    assert status(await chat(here, f'{{"usage": {{"total_tokens": {told}}}}}')) == 200
+    assert status(await chat(here, f'{{"usage": {{"total_tokens": {reported}}}}}')) == 200
     await settled(here)
     [event] = await usage(here)
     assert event["usage"] == {"requests": 1, "tokens": charged}
@@ -121,15 +121,15 @@ async def test_I5_without_a_reported_cost_the_estimate_is_charged(here: Stage) -
 
 
 @pytest.mark.parametrize(
-    ("asked", "told", "reserved", "charged"),
+    ("estimate", "reported", "reserved", "charged"),
     [("7", "9", 7, 9), ("7", "0", 7, 0), (None, "5", 3, 5), ("7", None, 7, 7), ("x", "-1", 3, 3)],
 )
 async def test_I5_costs_are_read_from_header_fields_and_sizes(
-    here: Stage, asked: str | None, told: str | None, reserved: int, charged: int
+    here: Stage, estimate: str | None, reported: str | None, reserved: int, charged: int
 ) -> None:
-    line = b"" if told is None else b"X-Credits-Used: %b\r\n" % told.encode()
+    line = b"" if reported is None else b"X-Credits-Used: %b\r\n" % reported.encode()
     here.upstream.answer = b"HTTP/1.1 200 OK\r\n%bContent-Length: 5\r\n\r\nhello" % line
-    fields = {} if asked is None else {"X_Credits": asked}
+    fields = {} if estimate is None else {"X_Credits": estimate}
     assert status(await here.call("POST", "/render", "metered", **fields)) == 200
     await settled(here)
     [event] = await usage(here)

@@ -89,12 +89,12 @@ async def test_a_flood_of_one_team_leaves_the_other_its_guarantee(here: Stage) -
 async def test_I10_a_refusal_names_the_units_guaranteed_to_other_teams(here: Stage) -> None:
     await admitted(here, "ads")
     refused = await here.call("GET", "/x", "ads")
-    told = problem(refused)
-    assert told["title"] == "Monthly quota: nothing left for this team"
-    assert told["limit"]["team"] == {
+    document = problem(refused)
+    assert document["title"] == "Monthly quota: nothing left for this team"
+    assert document["limit"]["team"] == {
         "id": "ads", "guaranteed": 3, "used": 6, "left": 0, "guaranteed_to_others": 4
     }  # fmt: skip
-    assert [step["action"] for step in told["how_to_fix"]] == ["wait", "ask"]
+    assert [step["action"] for step in document["how_to_fix"]] == ["wait", "ask"]
     assert b'\r\nRateLimit: "monthly";r=0;t=' in refused
 
 

@@ -95,7 +95,7 @@ def answers(sidecar: SidecarThread, connection: Client, allowed: list[Message]) 
     return statuses
 
 
-def complaint(sidecar: SidecarThread, sent: list[bytes]) -> str | None:
+def fault(sidecar: SidecarThread, sent: list[bytes]) -> str | None:
     """Play one case. Returns a description of the first fault, or None."""
     sidecar.recorder.forget()
     allowed = strictly(b"".join(sent))
@@ -127,7 +127,7 @@ def test_I6_mutated_requests_neither_hang_nor_leak_nor_split(sidecar: SidecarThr
     failures = []
     for number in range(CASES):
         sent = pieces(SEED, number)
-        found = complaint(sidecar, sent)
+        found = fault(sidecar, sent)
         if found is not None:
             failures.append(f"pieces({SEED}, {number}): {found}\n    {sent!r}")
             if len(failures) == ENOUGH:
@@ -152,7 +152,7 @@ FOUND = {
 def test_I6_earlier_findings_of_the_generator_stay_fixed(
     sidecar: SidecarThread, raw: bytes
 ) -> None:
-    assert complaint(sidecar, [raw]) is None
+    assert fault(sidecar, [raw]) is None
 
 
 def test_the_generator_is_seeded_and_makes_valid_and_invalid_requests() -> None:

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.support.http.strict_http import Message
-from tests.support.http.vectors import VECTORS, Seen, Vector, byte_by_byte, play, whole
+from tests.support.http.vectors import VECTORS, Result, Vector, byte_by_byte, play, whole
 from tests.support.proxy_stage import ONLY_KNOWN, SidecarThread, running
 
 PLAYS: list[tuple[str, Callable[[Vector], list[bytes]], bool]] = [
@@ -37,47 +37,49 @@ def test_I6_vector(vector: Vector, sidecar: SidecarThread, guarded: SidecarThrea
     chosen = guarded if "canonical_path" in vector.get("policy", {}) else sidecar
     found = []
     for name, cut, warm in PLAYS[: 1 if vector["expect"] in SLOW else None]:
-        seen = play(chosen, vector, cut, warm=warm)
-        found += [f"{name}: {complaint}" for complaint in complaints(vector, seen)]
+        result = play(chosen, vector, cut, warm=warm)
+        found += [f"{name}: {difference}" for difference in differences(vector, result)]
     assert not found, f"{'; '.join(found)} ({vector['why']}, {vector.get('ref')})"
 
 
-def complaints(vector: Vector, seen: Seen) -> list[str]:
+def differences(vector: Vector, result: Result) -> list[str]:
     """All differences from the expected result."""
-    found = [f"the upstream got {violation}" for violation in seen.violations]
-    if seen.rest:
-        found.append(f"not a response: {seen.rest[:200]!r}")
-    if seen.marker is None or seen.marker.body != b"seen " + seen.marker_target:
-        found.append(f"another client got {seen.marker}")
-    if any(message.target.startswith(b"/smuggled") for message in seen.requests):
+    found = [f"the upstream got {violation}" for violation in result.violations]
+    if result.rest:
+        found.append(f"not a response: {result.rest[:200]!r}")
+    if result.marker is None or result.marker.body != b"seen " + result.marker_target:
+        found.append(f"another client got {result.marker}")
+    if any(message.target.startswith(b"/smuggled") for message in result.requests):
         found.append("a smuggled request reached the upstream")
-    if not seen.unfinished and len(seen.events) != len(seen.requests) + len(seen.own_targets):
-        found.append(f"{len(seen.events)} events for {len(seen.requests)} forwarded requests")
-    forwarded = bool(seen.requests) and vector["expect"] not in NEVER_WHOLE
-    return found + (_forwarded(vector, seen) if forwarded else _refused(vector, seen))
+    if not result.unfinished and len(result.events) != len(result.requests) + len(
+        result.own_targets
+    ):
+        found.append(f"{len(result.events)} events for {len(result.requests)} forwarded requests")
+    forwarded = bool(result.requests) and vector["expect"] not in NEVER_WHOLE
+    return found + (_forwarded(vector, result) if forwarded else _refused(vector, result))
 
 
-def _refused(vector: Vector, seen: Seen) -> list[str]:
+def _refused(vector: Vector, result: Result) -> list[str]:
     found = []
-    if seen.requests:
-        found.append(f"a whole request reached the upstream: {seen.requests[0].raw[:200]!r}")
+    if result.requests:
+        found.append(f"a whole request reached the upstream: {result.requests[0].raw[:200]!r}")
     if vector["expect"] in ("forward-normalized", "tunnel-or-forward"):
-        found.append(f"was not forwarded but answered {seen.status}")
-    if seen.unfinished and vector["expect"] in ("reject", "respond-local", "limit"):
-        found.append(f"the upstream saw a beginning: {seen.unfinished[0][:200]!r}")
-    if len(seen.responses) > 1:
-        found.append(f"{len(seen.responses)} responses")
+        found.append(f"was not forwarded but answered {result.status}")
+    if result.unfinished and vector["expect"] in ("reject", "respond-local", "limit"):
+        found.append(f"the upstream saw a beginning: {result.unfinished[0][:200]!r}")
+    if len(result.responses) > 1:
+        found.append(f"{len(result.responses)} responses")
     # The corpus accepts a close. I10 requires a reply to a client that is still connected.
-    if seen.status is None and vector.get("then") != "half-close":
+    if result.status is None and vector.get("then") != "half-close":
         found.append("closed without an answer")
-    if seen.status is not None and seen.status not in vector.get("status", [seen.status]):
-        found.append(f"answered {seen.status}, not one of {vector['status']}")
-    if vector.get("close") and not seen.closed:
+    if result.status is not None and result.status not in vector.get("status", [result.status]):
+        found.append(f"answered {result.status}, not one of {vector['status']}")
+    if vector.get("close") and not result.closed:
         found.append("the connection stayed open")
-    if seen.status is not None and seen.status >= 400:
-        found += _unexplained(seen.responses[0])
-    elif seen.status is not None and vector["expect"] != "respond-local":
-        found.append(f"the sidecar answered {seen.status} of its own")
+    if result.status is not None and result.status >= 400:
+        found += _unexplained(result.responses[0])
+    elif result.status is not None and vector["expect"] != "respond-local":
+        found.append(f"the sidecar answered {result.status} of its own")
     return found
 
 
@@ -91,18 +93,18 @@ def _unexplained(response: Message) -> list[str]:
     return []
 
 
-def _forwarded(vector: Vector, seen: Seen) -> list[str]:
+def _forwarded(vector: Vector, result: Result) -> list[str]:
     wanted: dict[str, Any] = vector.get("upstream", {})
-    first = seen.requests[0]
-    found = _count(wanted, seen)
-    statuses = [response.status for response in seen.responses]
+    first = result.requests[0]
+    found = _count(wanted, result)
+    statuses = [response.status for response in result.responses]
     # A case with a limit names 200 if it is allowed; all others may be forwarded.
     allowed = set(vector.get("status", ())) | ({200} - LIMITED.get(vector["expect"], set()))
     if set(statuses) - allowed:
         found.append(f"forwarded, but answered {statuses}")
-    if statuses.count(200) != len(seen.requests):
-        found.append(f"{len(seen.requests)} forwarded requests were answered {statuses}")
-    if not seen.in_step and not _says_close(seen):
+    if statuses.count(200) != len(result.requests):
+        found.append(f"{len(result.requests)} forwarded requests were answered {statuses}")
+    if not result.in_step and not _says_close(result):
         found.append("the next request on the connection got no answer of its own")
     found += _fields(wanted, first)
     for name, is_value in (("target", first.target), ("method", first.method),
@@ -111,17 +113,17 @@ def _forwarded(vector: Vector, seen: Seen) -> list[str]:
             found.append(f"{name} is {is_value[:100]!r}")
     if "host" in wanted and first.values("host") != [wanted["host"].encode()]:
         found.append(f"Host is {first.values('host')}")
-    if "targets" in wanted and [m.target.decode() for m in seen.requests] != wanted["targets"]:
-        found.append(f"targets are {[m.target for m in seen.requests]}")
-    return found + _policy(vector, seen)
+    if "targets" in wanted and [m.target.decode() for m in result.requests] != wanted["targets"]:
+        found.append(f"targets are {[m.target for m in result.requests]}")
+    return found + _policy(vector, result)
 
 
-def _says_close(seen: Seen) -> bool:
-    return bool(seen.responses) and seen.responses[-1].values("connection") == [b"close"]
+def _says_close(result: Result) -> bool:
+    return bool(result.responses) and result.responses[-1].values("connection") == [b"close"]
 
 
-def _count(wanted: dict[str, Any], seen: Seen) -> list[str]:
-    count = len(seen.requests)
+def _count(wanted: dict[str, Any], result: Result) -> list[str]:
+    count = len(result.requests)
     exact = wanted.get("count", len(wanted.get("targets", ())) or 1)
     if count > wanted["max_count"] if "max_count" in wanted else count != exact:
         return [f"the upstream got {count} requests"]
@@ -150,18 +152,18 @@ def _fields(wanted: dict[str, Any], first: Message) -> list[str]:
     return found
 
 
-def _policy(vector: Vector, seen: Seen) -> list[str]:
+def _policy(vector: Vector, result: Result) -> list[str]:
     found = []
     policy, meter = vector.get("policy", {}), vector.get("meter", {})
-    own = [event for event in seen.events if event["subject"].startswith("key-")]
+    own = [event for event in result.events if event["subject"].startswith("key-")]
     if "canonical_path" in policy and {event["data"]["route"] for event in own} != {"premium"}:
         found.append(f"the policy of another route: {[event['data']['route'] for event in own]}")
     if policy.get("client_ip") == "socket":
-        address = seen.requests[0].values("x-forwarded-for")
+        address = result.requests[0].values("x-forwarded-for")
         if address != [b"127.0.0.1"]:
             found.append(f"X-Forwarded-For is {address}")
-    if "same_tenant_as" in policy and len({event["subject"] for event in seen.events}) != 1:
+    if "same_tenant_as" in policy and len({event["subject"] for event in result.events}) != 1:
         found.append("another account")
     if "subject" in meter and [e["subject"] for e in own] != [meter["subject"]] * meter["events"]:
-        found.append(f"metered as {[event['subject'] for event in seen.events]}")
+        found.append(f"metered as {[event['subject'] for event in result.events]}")
     return found

@@ -79,9 +79,11 @@ def test_a_request_makes_a_limited_number_of_function_calls(warm: Client) -> Non
         kind: sum(n for (of, _), n in counts.items() if of == kind) / requests
         for kind in ("python", "c")
     }
-    told = "\n".join(f"{n / requests:6.2f} {of} {name}" for (of, name), n in counts.most_common(80))
-    assert per_request["python"] <= PYTHON_CALLS, told
-    assert per_request["c"] <= C_CALLS, told
+    report = "\n".join(
+        f"{n / requests:6.2f} {of} {name}" for (of, name), n in counts.most_common(80)
+    )
+    assert per_request["python"] <= PYTHON_CALLS, report
+    assert per_request["c"] <= C_CALLS, report
 
 
 def test_a_request_leaks_no_object(warm: Client) -> None:

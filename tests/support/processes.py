@@ -37,7 +37,7 @@ class SlowApi:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length)
                 writer.write(self.first)
                 self.arrived += 1
-                await self._word(reader)
+                await self._wait_released(reader)
                 writer.write(self.second)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -46,19 +46,19 @@ class SlowApi:
             writer.close()
             self._writers.discard(writer)
 
-    async def _word(self, reader: asyncio.StreamReader) -> None:
+    async def _wait_released(self, reader: asyncio.StreamReader) -> None:
         """Wait for `release`. Raises ConnectionError if the other side leaves first."""
-        word = asyncio.ensure_future(self.release.wait())
-        gone = asyncio.ensure_future(reader.read(1))
+        released = asyncio.ensure_future(self.release.wait())
+        closed = asyncio.ensure_future(reader.read(1))
         try:
-            await asyncio.wait([word, gone], return_when=asyncio.FIRST_COMPLETED)
-            if not word.done():
+            await asyncio.wait([released, closed], return_when=asyncio.FIRST_COMPLETED)
+            if not released.done():
                 self.left += 1
                 raise ConnectionResetError
         finally:
-            word.cancel()
-            gone.cancel()
-            await asyncio.gather(word, gone, return_exceptions=True)
+            released.cancel()
+            closed.cancel()
+            await asyncio.gather(released, closed, return_exceptions=True)
 
     async def end(self) -> None:
         """Abort open connections. Tasks are not cancelled: asyncio would report an error."""

@@ -33,8 +33,8 @@ def shape(line: dict[str, Any]) -> tuple[Any, ...]:
 def one_call(tmp_path: Path) -> Path:
     """A plan file with a quota of one request per month."""
     plans = tmp_path / "one.yaml"
-    theirs, ours = (hashlib.sha256(key).hexdigest() for key in (b"acme", b"hush-acme"))
-    plans.write_text(plans_text(quota=1).replace(theirs, ours))
+    old, new = (hashlib.sha256(key).hexdigest() for key in (b"acme", b"hush-acme"))
+    plans.write_text(plans_text(quota=1).replace(old, new))
     return plans
 
 
@@ -55,7 +55,7 @@ async def test_each_request_is_logged_without_a_secret(
     slow_api.release.set()
     api = f"http://127.0.0.1:{slow_api.port}"
     here = await serving(upstream=api, plans=one_call, access_log=True)
-    told = [
+    requests = [
         (*await call(here, "GET", "/items?token=hush-query", KEY, "Cookie: s=hush-cookie"),
          "GET", "/items"),
         (*await call(here, "POST", "/items", KEY, "Content-Length: 0"), "POST", "/items"),
@@ -66,10 +66,10 @@ async def test_each_request_is_logged_without_a_secret(
         (*await call(here, "GET", "/items", "X-Api-Key: late"), "GET", "/items"),
         (*await call(here, "GET", "/items"), "GET", "/items"),
     ]  # fmt: skip
-    assert [status for status, *_ in told] == [200, 429, 401, 401, 400, 403, 402, 401]
-    await until(lambda: len(here.said("request_ended")) >= len(told))
+    assert [status for status, *_ in requests] == [200, 429, 401, 401, 400, 403, 402, 401]
+    await until(lambda: len(here.said("request_ended")) >= len(requests))
     lines = here.said("request_ended")
-    assert sorted(map(shape, lines)) == sorted(told)
+    assert sorted(map(shape, lines)) == sorted(requests)
     for line in lines:
         assert line["level"] == "info"
         assert line["duration_ms"] >= 0

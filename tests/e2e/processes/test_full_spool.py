@@ -44,9 +44,9 @@ async def test_I4_a_full_spool_refuses_only_non_critical_requests_and_sigterm_ke
     critical = await load(here, "/status", 50)
     assert critical == {502: 50}
     code, body = await here.ask("/readyz")
-    told = json.loads(body)
-    assert (code, told["reasons"]) == (200, [])
-    [degraded] = told["degraded"]
+    document = json.loads(body)
+    assert (code, document["reasons"]) == (200, [])
+    [degraded] = document["degraded"]
     assert degraded.startswith("spool: ")
     metrics = (await here.ask("/metrics"))[1]
     assert "sidecar_spool_max_bytes 1.048576e+06" in metrics

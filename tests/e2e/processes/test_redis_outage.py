@@ -65,9 +65,9 @@ async def expect_the_plans_word(here: Stage) -> None:
     denied = await here.call("GET", "/items", key="acme")
     assert status(denied) == 503
     assert b"\r\nRetry-After: 5\r\n" in denied
-    told = problem(denied)
-    assert (told["type"], told["status"]) == (REDUCED, 503)
-    assert told["how_to_fix"] == [{"action": "wait", "seconds": 5}]
+    document = problem(denied)
+    assert (document["type"], document["status"]) == (REDUCED, 503)
+    assert document["how_to_fix"] == [{"action": "wait", "seconds": 5}]
     assert len(here.upstream.received) == upstream_saw
     new = (await here.events())[before:]
     assert [(event["subject"], event["data"]["route"]) for event in new] == [
@@ -127,9 +127,9 @@ async def test_an_unreachable_redis_at_the_start_is_logged_and_retried(
     assert str(store.port) in here.said("redis_unreachable_at_start")[0]["error"]
     assert (await here.ask("/healthz"))[0] == 200
     code, body = await here.ask("/readyz")
-    told = json.loads(body)
-    assert (code, told["ready"], told["degraded"]) == (503, False, [])
-    [reason] = told["reasons"]
+    document = json.loads(body)
+    assert (code, document["ready"], document["degraded"]) == (503, False, [])
+    [reason] = document["reasons"]
     assert reason.startswith("redis: ") and str(store.port) in reason
     assert (await here.call("/items"))[0] == 503
     store.start()
@@ -159,10 +159,12 @@ async def test_I3_a_redis_outage_takes_no_sidecar_out_of_service(
     async with asyncio.timeout(60):
         while len((await ready())[1]["degraded"]) < workers:
             await asyncio.sleep(0.02)
-    code, told = await ready()
-    assert (code, told["ready"], told["reasons"]) == (200, True, [])
+    code, document = await ready()
+    assert (code, document["ready"], document["reasons"]) == (200, True, [])
     front = [f"worker {number}: redis: " for number in range(workers)]
-    for what, start in zip(told["degraded"], front if workers > 1 else ["redis: "], strict=True):
+    for what, start in zip(
+        document["degraded"], front if workers > 1 else ["redis: "], strict=True
+    ):
         assert what.startswith(start)
     assert (await here.call("/status"))[0] == 502  # forwarded, but the API is unreachable
     store.start()

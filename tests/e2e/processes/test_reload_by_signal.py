@@ -38,9 +38,9 @@ async def after_hangup(here: Serving, file: Path, text: str, **expected: int) ->
     here.process.send_signal(signal.SIGHUP)
     async with asyncio.timeout(60):
         while True:
-            told = await config(here)
-            if all(told[name] == number for name, number in expected.items()):
-                return told
+            state = await config(here)
+            if all(state[name] == number for name, number in expected.items()):
+                return state
             await asyncio.sleep(0.02)
 
 
@@ -49,7 +49,7 @@ async def samples(here: Serving) -> dict[str, float]:
 
     Of a timestamp, only its presence counts; `/config` has the same timestamps.
     """
-    told = await config(here)
+    state = await config(here)
     text = (await here.ask("/metrics"))[1]
     found = {
         sample.labels.get("version", sample.name): sample.value
@@ -59,7 +59,7 @@ async def samples(here: Serving) -> dict[str, float]:
     }
     for since in ("live_since", "failed_since"):
         seconds = found.pop(f"sidecar_config_{since}_timestamp_seconds")
-        expected = datetime.fromisoformat(told[since]).timestamp() if told[since] else 0.0
+        expected = datetime.fromisoformat(state[since]).timestamp() if state[since] else 0.0
         assert seconds == pytest.approx(expected, abs=1e-3)
     return found
 
@@ -78,12 +78,12 @@ async def test_I7_a_signal_reloads_a_valid_file_and_rejects_an_invalid_one(
     assert [(await here.call("/a"))[0] for _ in range(3)] == [502, 502, 429]
 
     bad = plans_text(quota=9).replace("quota: 9/month", "quota: nine/month")
-    told = await after_hangup(here, plan_file, bad, failures=1)
-    assert (told["version"], told["live_since"]) == (second["version"], second["live_since"])
-    assert told["failed_since"] is not None
+    state = await after_hangup(here, plan_file, bad, failures=1)
+    assert (state["version"], state["live_since"]) == (second["version"], second["live_since"])
+    assert state["failed_since"] is not None
     line = bad[: bad.index("nine/month")].count("\n") + 1
-    assert told["problems"][0].startswith(f"{tmp_path}/mount/plans.yaml:{line}:40: ")
-    assert "nine/month" in told["problems"][0]
+    assert state["problems"][0].startswith(f"{tmp_path}/mount/plans.yaml:{line}:40: ")
+    assert "nine/month" in state["problems"][0]
     here.process.send_signal(signal.SIGHUP)  # the same file: only the signal starts a reload
     await until(lambda: len(here.said("plan_file_rejected")) == 2)
     refused, _ = here.said("plan_file_rejected")
@@ -96,6 +96,6 @@ async def test_I7_a_signal_reloads_a_valid_file_and_rejects_an_invalid_one(
         second["version"]: 1,
     }
 
-    told = await after_hangup(here, plan_file, plans_text(quota=5), reloads=2)
-    assert (told["failures"], told["failed_since"], told["problems"]) == (2, None, [])
+    state = await after_hangup(here, plan_file, plans_text(quota=5), reloads=2)
+    assert (state["failures"], state["failed_since"], state["problems"]) == (2, None, [])
     assert [(await here.call("/a"))[0] for _ in range(2)] == [502, 429]

@@ -44,8 +44,8 @@ class Balancer:
     async def watch(self) -> None:
         """Poll the readiness of each pod, as a platform does."""
         while True:
-            told = [(pod, await says_ready(pod)) for pod in self._pods]
-            self._ready = [pod for pod, ready in told if ready]
+            states = [(pod, await says_ready(pod)) for pod in self._pods]
+            self._ready = [pod for pod, ready in states if ready]
             await asyncio.sleep(0.02)
 
     async def _connect(self) -> tuple[Connection, Serving]:
@@ -175,8 +175,8 @@ async def test_during_the_delay_each_response_closes_its_connection_and_readyz_g
     head = await kept.until(b"\r\n\r\n")
     pod.process.send_signal(signal.SIGTERM)
     await until(lambda: pod.said("drain_started"))
-    code, told = await pod.ask("/readyz")
-    assert (code, json.loads(told)["reasons"]) == (503, ["draining"])
+    code, body = await pod.ask("/readyz")
+    assert (code, json.loads(body)["reasons"]) == (503, ["draining"])
     assert (await pod.ask("/healthz"))[0] == 200
     slow_api.release.set()
     assert await kept.exactly(12) == b"first-second"

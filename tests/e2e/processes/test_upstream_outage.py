@@ -13,9 +13,9 @@ async def test_the_log_says_when_the_api_is_unreachable_and_reachable_again(
     port = free_port()
     here = await serving(upstream=f"http://127.0.0.1:{port}", response_timeout_s=0.3)
     assert [(await here.call("/items"))[0] for _ in range(4)] == [502] * 4
-    [gone] = here.said("upstream_unreachable")
-    assert (gone["level"], gone["upstream"]) == ("error", f"127.0.0.1:{port}")
-    assert "refused" in gone["error"].lower()
+    [down] = here.said("upstream_unreachable")
+    assert (down["level"], down["upstream"]) == ("error", f"127.0.0.1:{port}")
+    assert "refused" in down["error"].lower()
     api = Upstream()
     server = await asyncio.start_server(api.serve, "127.0.0.1", port)
     try:

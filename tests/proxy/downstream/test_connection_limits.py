@@ -14,8 +14,8 @@ CALL = b"GET /items HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: acme\r\n\r\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def connect(here: Stage) -> Streams:
-    return await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
+async def connect(open_now: Stage) -> Streams:
+    return await asyncio.open_connection("127.0.0.1", open_now.app.data_port.port)
 
 
 async def answer(streams: Streams) -> bytes:
@@ -35,9 +35,9 @@ async def is_closed(streams: Streams) -> bool:
             streams[1].close()
 
 
-def refused(here: Stage, reason: str) -> float | None:
+def refused(open_now: Stage, reason: str) -> float | None:
     name = "sidecar_connections_refused_total"
-    return here.app.metrics.registry.get_sample_value(name, {"reason": reason})
+    return open_now.app.metrics.registry.get_sample_value(name, {"reason": reason})
 
 
 @pytest.mark.parametrize(
@@ -47,25 +47,25 @@ def refused(here: Stage, reason: str) -> float | None:
 async def test_I9_connections_beyond_the_limit_are_closed_at_once_and_counted(
     stage: StartStage, flags: dict[str, str], reason: str
 ) -> None:
-    here = await stage(**flags)
-    first, second = await connect(here), await connect(here)
+    open_now = await stage(**flags)
+    first, second = await connect(open_now), await connect(open_now)
     assert b" 200 OK" in await answer(first)
     assert b" 200 OK" in await answer(second)
-    assert await is_closed(await connect(here))
-    assert refused(here, reason) == 1
+    assert await is_closed(await connect(open_now))
+    assert refused(open_now, reason) == 1
     first[1].close()
     async with asyncio.timeout(10):
-        while here.app.data_port.connections > 1:
+        while open_now.app.data_port.connections > 1:
             await asyncio.sleep(0.01)
-    third = await connect(here)
+    third = await connect(open_now)
     assert b" 200 OK" in await answer(third)
     for _, writer in (second, third):
         writer.close()
 
 
 async def test_an_expired_connection_closes_with_its_next_response(stage: StartStage) -> None:
-    here = await stage(max_connection_age_s="0.3", quota=1_000_000)
-    streams = await connect(here)
+    open_now = await stage(max_connection_age_s="0.3", quota=1_000_000)
+    streams = await connect(open_now)
     answers = []
     async with asyncio.timeout(10):
         while not answers or b"Connection: close" not in answers[-1]:
@@ -76,15 +76,15 @@ async def test_an_expired_connection_closes_with_its_next_response(stage: StartS
 
 
 async def test_an_expired_idle_connection_is_closed(stage: StartStage) -> None:
-    here = await stage(max_connection_age_s="0.2")
-    streams = await connect(here)
+    open_now = await stage(max_connection_age_s="0.2")
+    streams = await connect(open_now)
     assert b"Connection: close" not in await answer(streams)
     assert await is_closed(streams)
 
 
 async def test_without_a_maximum_age_no_connection_expires(stage: StartStage) -> None:
-    here = await stage()
-    streams = await connect(here)
+    open_now = await stage()
+    streams = await connect(open_now)
     for _ in range(20):
         assert b"Connection: close" not in await answer(streams)
     streams[1].close()
@@ -93,16 +93,16 @@ async def test_without_a_maximum_age_no_connection_expires(stage: StartStage) ->
 def test_maximum_ages_are_spread_by_a_tenth() -> None:
     ends = {-1: 90.0, 1: 110.0}
     for side, end in ends.items():
-        places: ConnectionLimits[int] = ConnectionLimits(
+        limits: ConnectionLimits[int] = ConnectionLimits(
             10, max_age=100, uniform=lambda low, high, side=side: low if side < 0 else high
         )
-        assert places.take(1, ("10.0.0.1", 1), now=0.0)
-        assert not places.is_expired(1, end - 0.001)
-        assert places.is_expired(1, end + 0.001)
+        assert limits.take(1, ("10.0.0.1", 1), now=0.0)
+        assert not limits.is_expired(1, end - 0.001)
+        assert limits.is_expired(1, end + 0.001)
         # A busy client gets its last response before; an idle connection is closed.
-        assert not places.is_overdue(1, end + 0.001)
-        assert places.is_overdue(1, end + GRACE_S + 0.001)
-    assert not places.is_expired(2, 1e9)  # not here
+        assert not limits.is_overdue(1, end + 0.001)
+        assert limits.is_overdue(1, end + GRACE_S + 0.001)
+    assert not limits.is_expired(2, 1e9)  # not open_now
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_maximum_ages_are_spread_by_a_tenth() -> None:
     ],
 )
 def test_an_ipv6_network_is_one_address(one: str, other: str, same: bool) -> None:
-    places: ConnectionLimits[int] = ConnectionLimits(10, per_address=1)
-    assert places.take(1, (one, 1), 0.0)
-    assert places.take(2, (other, 2), 0.0) is not same
+    limits: ConnectionLimits[int] = ConnectionLimits(10, per_address=1)
+    assert limits.take(1, (one, 1), 0.0)
+    assert limits.take(2, (other, 2), 0.0) is not same
 
 
 @given(
@@ -127,19 +127,19 @@ def test_an_ipv6_network_is_one_address(one: str, other: str, same: bool) -> Non
     st.integers(0, 3),
 )
 def test_I9_no_order_of_take_and_free_exceeds_a_limit_or_loses_a_slot(
-    steps: list[tuple[bool, int, int]], room: int, per_address: int
+    steps: list[tuple[bool, int, int]], max_connections: int, per_address: int
 ) -> None:
-    places: ConnectionLimits[int] = ConnectionLimits(room, per_address=per_address)
-    here: dict[int, int] = {}
-    for comes, who, where in steps:
-        if comes and who not in here:
-            held = Counter(here.values())[where]
-            free = len(here) < room and (not per_address or held < per_address)
-            assert places.take(who, (f"10.0.0.{where}", 1), 0.0) is free
+    limits: ConnectionLimits[int] = ConnectionLimits(max_connections, per_address=per_address)
+    open_now: dict[int, int] = {}
+    for opens, connection, host in steps:
+        if opens and connection not in open_now:
+            taken = Counter(open_now.values())[host]
+            free = len(open_now) < max_connections and (not per_address or taken < per_address)
+            assert limits.take(connection, (f"10.0.0.{host}", 1), 0.0) is free
             if free:
-                here[who] = where
-        elif not comes:
-            places.free(who)
-            here.pop(who, None)
-        assert len(places) == len(here) <= room
-        assert set(places.all()) == set(here)
+                open_now[connection] = host
+        elif not opens:
+            limits.free(connection)
+            open_now.pop(connection, None)
+        assert len(limits) == len(open_now) <= max_connections
+        assert set(limits.all()) == set(open_now)

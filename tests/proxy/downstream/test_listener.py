@@ -79,14 +79,14 @@ async def test_I9_without_descriptors_clients_wait_until_some_are_free(
     client.setblocking(False)
     lowest = os.dup(0)
     os.close(lowest)
-    told = ""
+    output = ""
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
     try:
         await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", secure.port))
         async with asyncio.timeout(20):
-            while "accept_failed" not in told:
+            while "accept_failed" not in output:
                 await asyncio.sleep(0.01)
-                told += "".join(capsys.readouterr())
+                output += "".join(capsys.readouterr())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert await greeting_by_tls(authority, client) == b"hello\n"

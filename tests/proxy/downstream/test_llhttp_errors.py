@@ -65,10 +65,10 @@ TWO_WAYS = "The body is framed in two ways: Content-Length and Transfer-Encoding
 def test_I10_an_invalid_request_is_explained(
     sidecar: SidecarThread, sent: bytes, status: int, detail: str | None
 ) -> None:
-    told = answered(sidecar, sent)
-    assert told[0] == status
-    assert told[1] == (detail or told[1])
-    assert not [word for word in LLHTTP if word in told[1].lower()]
+    result = answered(sidecar, sent)
+    assert result[0] == status
+    assert result[1] == (detail or result[1])
+    assert not [word for word in LLHTTP if word in result[1].lower()]
 
 
 def test_a_method_that_arrives_in_pieces_is_malformed(sidecar: SidecarThread) -> None:

@@ -308,7 +308,7 @@ def test_an_unusable_pair_is_an_error_that_names_the_flag(
     encrypt_key(pair.key, locked)
     other, junk = authority.issue("mismatch"), tmp_path / "junk.pem"
     junk.write_text("nothing")
-    for cert, key, told in (
+    for cert, key, message in (
         (pair.cert, other.key, "key values mismatch"),
         (pair.cert, locked, "cannot be used"),
         (junk, pair.key, "cannot be used"),
@@ -316,7 +316,7 @@ def test_an_unusable_pair_is_an_error_that_names_the_flag(
     ):
         with pytest.raises(SettingsError, match="--tls-cert") as caught:
             Certificate(cert, key)
-        assert told in str(caught.value)
+        assert message in str(caught.value)
 
 
 def test_an_expired_certificate_is_loaded_and_logged(

@@ -79,8 +79,8 @@ async def test_via_is_extended_and_the_sidecars_pseudonym_in_it_is_a_loop(
     await here.call("GET", "/x", Via="1.0 fred, 1.1 p.example")
     assert got(here, b"Via") == [b"1.0 fred, 1.1 p.example, 1.1 edge-7"]
     before = len(here.upstream.received)
-    told = problem(await here.call("GET", "/x", Via="1.1 Edge-7 (comment)"))
-    assert told["status"] == 508
+    document = problem(await here.call("GET", "/x", Via="1.1 Edge-7 (comment)"))
+    assert document["status"] == 508
     assert len(here.upstream.received) == before
     assert len(await here.events()) == 1
 

@@ -85,13 +85,13 @@ async def test_the_name_in_the_certificate_may_differ_from_the_host(
 
 
 async def test_an_unverified_upstream_gets_no_request(stage: StartStage, tmp_path: Path) -> None:
-    tls = Tls(Authority(tmp_path / "theirs"))
+    tls = Tls(Authority(tmp_path / "other"))
     server, port = await tls.start()
     async with server:
-        ours = Authority(tmp_path / "ours")
-        here = await stage(upstream=f"https://localhost:{port}", upstream_ca=str(ours.cert))
-        told = problem(await here.call("GET", "/x"))
-        assert (told["status"], told["detail"]) == (
+        authority = Authority(tmp_path / "authority")
+        here = await stage(upstream=f"https://localhost:{port}", upstream_ca=str(authority.cert))
+        document = problem(await here.call("GET", "/x"))
+        assert (document["status"], document["detail"]) == (
             502, "No secure connection to the API can be made."
         )  # fmt: skip
         assert tls.api.received == b""

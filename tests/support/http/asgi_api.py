@@ -115,12 +115,12 @@ class Api:
 
     async def _upload(self, request: Request) -> Response:
         name = request.path_params["name"]
-        seen = hashlib.sha256()
+        checksum = hashlib.sha256()
         with contextlib.suppress(ClientDisconnect):
             async for piece in request.stream():
-                seen.update(piece)
+                checksum.update(piece)
                 self.arrived[name] += len(piece)
-        return JSONResponse({"size": self.arrived[name], "sha256": seen.hexdigest()})
+        return JSONResponse({"size": self.arrived[name], "sha256": checksum.hexdigest()})
 
     async def _together(self, request: Request) -> Response:
         """Respond when all requests have arrived."""
@@ -136,7 +136,7 @@ class Api:
 
 async def _echo(request: Request) -> Response:
     body = await request.body()
-    told = {
+    document = {
         "method": request.method,
         "target": request.scope["raw_path"].decode(),
         "query": request.url.query,
@@ -144,7 +144,7 @@ async def _echo(request: Request) -> Response:
         "size": len(body),
         "sha256": digest(body),
     }
-    return JSONResponse(told)
+    return JSONResponse(document)
 
 
 async def _form(request: Request) -> Response:
@@ -155,7 +155,7 @@ async def _multipart(request: Request) -> Response:
     """The name, file name, type and digest of each part."""
     head = b"Content-Type: " + request.headers["content-type"].encode() + b"\r\n\r\n"
     parts = email.message_from_bytes(head + await request.body()).get_payload()
-    told = [
+    document = [
         (
             part.get_param("name", header="content-disposition"),
             part.get_filename(),
@@ -164,7 +164,7 @@ async def _multipart(request: Request) -> Response:
         )
         for part in parts
     ]
-    return JSONResponse(told)
+    return JSONResponse(document)
 
 
 async def _duplex(_scope: Scope, receive: Receive, send: Send) -> None:

@@ -35,8 +35,8 @@ class CompletionApi:
         asked = await request.json()
         self.asked.append(asked)
         if asked.get("stream"):
-            told = bool(asked.get("stream_options", {}).get("include_usage"))
-            return StreamingResponse(self._events(told), media_type="text/event-stream")
+            with_usage = bool(asked.get("stream_options", {}).get("include_usage"))
+            return StreamingResponse(self._events(with_usage), media_type="text/event-stream")
         choice = {
             "index": 0,
             "finish_reason": "stop",

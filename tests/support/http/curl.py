@@ -28,6 +28,6 @@ async def curl(url: str, *options: object, key: str = "acme") -> Done:
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     out, _ = await process.communicate()
-    output, _, told = out.rpartition(b"\n")
-    status, connects, uploaded = map(int, told.split())
+    output, _, report = out.rpartition(b"\n")
+    status, connects, uploaded = map(int, report.split())
     return Done(output, process.returncode or 0, status, connects, uploaded)

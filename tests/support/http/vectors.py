@@ -23,7 +23,7 @@ _numbers = count(1)
 
 
 @dataclass
-class Seen:
+class Result:
     """The result of one play of a vector."""
 
     responses: list[Message]
@@ -72,7 +72,7 @@ def _may_go_on(vector: Vector, response: Message) -> bool:
 
 def play(
     sidecar: SidecarThread, vector: Vector, cut: Callable[[Vector], list[bytes]], *, warm: bool
-) -> Seen:
+) -> Result:
     """Send a vector, then probe the same connection and another client's connection."""
     sidecar.recorder.forget()
     sidecar.new_events()
@@ -106,7 +106,7 @@ def play(
     sidecar.settle()
     record = sidecar.recorder
     messages = [message for _, message in record.requests]
-    return Seen(
+    return Result(
         responses=responses,
         rest=rest,
         closed=not in_step,
