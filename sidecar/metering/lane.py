@@ -97,8 +97,7 @@ class Lane:
         self.idle.clear()
         if self.up:
             self.up = False
-            _log.warning("sink_down", sink=self.sink.name, error=str(error),
-                         lag_events=self.lag)  # fmt: skip
+            _log.warning("sink_down", sink=self.sink.name, error=str(error), lag_events=self.lag)
 
     def _set_up(self) -> None:
         if not self.up:

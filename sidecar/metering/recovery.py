@@ -55,49 +55,49 @@ def recover(directory: Path, files: Files) -> Recovered:
     head = read_head(directory)
     segments = list_segments(directory)
     appendable = True
-    found: Head | None = None
-    while segments and found is None:
+    last: Head | None = None
+    while segments and last is None:
         scan = _scan(segments[-1])
         if scan.end < segments[-1].size:
             _set_aside(segments[-1], scan, files)
         if scan.head is None:
             files.remove(segments.pop().path)
             continue
-        found, appendable = scan.head, scan.breaks == 0
+        last, appendable = scan.head, scan.breaks == 0
         if scan.breaks:
             _log.error(
                 "spool_damaged",
                 file=str(segments[-1].path),
                 invalid_lines=scan.breaks,
-                remedy="run `sidecar events verify`; the sound lines are shipped",
+                remedy="run sidecar events verify; sinks still get the sound lines",
             )
-    head = _later_head(head, found)
-    if found is not None and head.next_seq > found.next_seq:
+    head = _later_head(head, last)
+    if last is not None and head.next_seq > last.next_seq:
         appendable = False  # a gap within a segment would look like damage
     write_head(files, directory, head)
     files.sync_directory(directory)
     return Recovered(head, segments, appendable)
 
 
-def _later_head(head: Head | None, found: Head | None) -> Head:
+def _later_head(head: Head | None, last: Head | None) -> Head:
     """Return the head with the higher number, so that no sequence number is used twice."""
-    if found is None:
+    if last is None:
         return head or Head(str(uuid.uuid4()), 1, NO_LINE)
-    if head is None or head.spool != found.spool or head.next_seq < found.next_seq:
-        return found
-    if head.next_seq == found.next_seq:
-        if head.prev != found.prev:
+    if head is None or head.spool != last.spool or head.next_seq < last.next_seq:
+        return last
+    if head.next_seq == last.next_seq:
+        if head.prev != last.prev:
             _log.error(
                 "spool_last_line_altered",
                 last_seq=head.next_seq - 1,
-                remedy="restore it from a backup; `sidecar events verify` reports it",
+                remedy="restore it from a backup; sidecar events verify reports it",
             )
         return head
     _log.error(
         "spool_events_missing",
-        first_seq=found.next_seq,
+        first_seq=last.next_seq,
         last_seq=head.next_seq - 1,
-        remedy="the end of the spool was removed or damaged; restore it from a backup",
+        remedy="restore the end of the spool from a backup: it was removed or damaged",
     )
     return head
 
