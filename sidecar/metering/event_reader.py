@@ -186,7 +186,7 @@ def _below(directory: Path) -> Iterator[Path]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], _FileId]]:
-    """Open a file for uncompressed reading. Yields it with its identity."""
+    """Open a file and yield its uncompressed bytes and its identity."""
     with path.open("rb") as raw:
         file_id = _file_id(raw.fileno())
         if path.suffix != ".gz":

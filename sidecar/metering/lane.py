@@ -77,11 +77,11 @@ class Lane:
         while not self.stopped:
             self.wake.clear()
             try:
-                while await self._deliver_some():
+                while await self._deliver_batch():
                     delay = FIRST_DELAY_S
-                    self._set_up()
+                    self._mark_up()
             except Exception as error:  # noqa: BLE001 - a faulty sink must not end the lane
-                self._set_down(error)
+                self._mark_down(error)
                 await self._sleep(delay * (0.5 + self._random() / 2))
                 delay = min(LONGEST_DELAY_S, delay * 2)
                 continue
@@ -93,13 +93,13 @@ class Lane:
                 await self.wake.wait()
         self.idle.set()
 
-    def _set_down(self, error: Exception) -> None:
+    def _mark_down(self, error: Exception) -> None:
         self.idle.clear()
         if self.up:
             self.up = False
             _log.warning("sink_down", sink=self.sink.name, error=str(error), lag_events=self.lag)
 
-    def _set_up(self) -> None:
+    def _mark_up(self) -> None:
         if not self.up:
             self.up = True
             _log.info("sink_up", sink=self.sink.name, lag_events=self.lag)
@@ -113,7 +113,7 @@ class Lane:
                 return segment
         return None
 
-    async def _deliver_some(self) -> bool:
+    async def _deliver_batch(self) -> bool:
         """Send one batch. Returns False if nothing is left or the lane stopped.
 
         Raises what the sink raises.

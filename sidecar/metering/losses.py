@@ -17,7 +17,7 @@ import orjson
 
 from sidecar.files import Files
 from sidecar.logs import logger
-from sidecar.metering.recovery import Recovered
+from sidecar.metering.recovery import RecoveryResult
 
 LOSS_TYPE: Final = "sidecar.spool.dropped.v1"
 LOG_INTERVAL_S: Final = 1.0
@@ -123,7 +123,7 @@ class Losses:
 
     # The note on disk. These methods block.
 
-    def continue_after(self, recovered: Recovered) -> Recovered:
+    def continue_after(self, recovered: RecoveryResult) -> RecoveryResult:
         """Skip the numbers of events that were lost when the last process ended.
 
         The next event opens a new segment, because a gap within a segment would be damage. Raises
@@ -136,7 +136,7 @@ class Losses:
         self._note = note
         if note.next_seq <= head.next_seq:
             return recovered
-        return Recovered(head._replace(next_seq=note.next_seq), recovered.segments, False)
+        return RecoveryResult(head._replace(next_seq=note.next_seq), recovered.segments, False)
 
     def write_note(self, note: LossNote) -> None:
         """Write the note for the next start. A failed write is logged."""

@@ -29,7 +29,7 @@ from sidecar.metering.segments import (
 _log = logger("spool")
 
 
-class Recovered(NamedTuple):
+class RecoveryResult(NamedTuple):
     """The end of the chain. `appendable`: the last segment is sound and may be continued."""
 
     head: Head
@@ -48,7 +48,7 @@ class _Scan:
     breaks: int = 0  # lines before `end` that do not fit
 
 
-def recover(directory: Path, files: Files) -> Recovered:
+def recover(directory: Path, files: Files) -> RecoveryResult:
     """Repair the directory so that the spool can append to it. Raises OSError."""
     for temporary in directory.glob("*.tmp"):
         files.remove(temporary)
@@ -76,7 +76,7 @@ def recover(directory: Path, files: Files) -> Recovered:
         appendable = False  # a gap within a segment would look like damage
     write_head(files, directory, head)
     files.sync_directory(directory)
-    return Recovered(head, segments, appendable)
+    return RecoveryResult(head, segments, appendable)
 
 
 def _later_head(head: Head | None, last: Head | None) -> Head:

@@ -25,7 +25,7 @@ from sidecar.logs import logger
 from sidecar.metering.capacity import UNBOUNDED, Capacity
 from sidecar.metering.lock import take_lock
 from sidecar.metering.losses import Losses, LossNote, events_in
-from sidecar.metering.recovery import Recovered, recover
+from sidecar.metering.recovery import RecoveryResult, recover
 from sidecar.metering.segments import MAX_LINE, NO_LINE, Segment
 from sidecar.metering.writer import SegmentWriter
 
@@ -158,7 +158,7 @@ class Spool:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._buffer_limit = self._max_waiting
 
-    def _adopt(self, recovered: Recovered) -> None:
+    def _adopt(self, recovered: RecoveryResult) -> None:
         head = recovered.head
         self.spool_id, self.next_seq, self._prev = head
         self._committed_seq = head.next_seq - 1

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sidecar.files import Files
-from sidecar.metering.recovery import Recovered
+from sidecar.metering.recovery import RecoveryResult
 from sidecar.metering.segments import Head, Segment, line_hash, segment_path, write_head
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -15,7 +15,7 @@ class SegmentWriter:
     """Durable appends of whole lines. A failed append leaves the segment as it was."""
 
     def __init__(
-        self, directory: Path, recovered: Recovered, segment_bytes: int, files: Files
+        self, directory: Path, recovered: RecoveryResult, segment_bytes: int, files: Files
     ) -> None:
         self._directory = directory
         self._segment_bytes = segment_bytes

@@ -165,11 +165,11 @@ def test_requests_with_an_unknown_plan_route_or_feature_are_skipped_by_name() ->
     report = report_of(
         book,
         a_request(1, plan="legacy"),
-        a_request(2, route="gone"),
+        a_request(2, route="removed"),
         a_request(3, route="ai"),
         a_request(4),
     )
-    assert report.skipped == {("plan", "legacy"): 1, ("route", "gone"): 1, ("feature", "ai"): 1}
+    assert report.skipped == {("plan", "legacy"): 1, ("route", "removed"): 1, ("feature", "ai"): 1}
     assert (report.requests, report.refused_requests, report.units["requests"].replayed) == (
         4,
         0,

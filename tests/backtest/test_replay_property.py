@@ -132,7 +132,7 @@ TEAMS = st.builds(
     lambda a, b, lends: (Team("a", a, lends[0]), Team("b", b, lends[1])),
     st.integers(1, 60), st.integers(1, 40), st.tuples(st.booleans(), st.booleans()),
 )  # fmt: skip
-OF_TEAMS = st.lists(st.sampled_from(["a", "a", "b", "", "gone"]), min_size=40, max_size=40)
+OF_TEAMS = st.lists(st.sampled_from(["a", "a", "b", "", "removed"]), min_size=40, max_size=40)
 
 
 @settings(max_examples=600, deadline=None)

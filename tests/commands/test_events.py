@@ -133,9 +133,9 @@ def test_tail_follows_every_worker(spawn: Any, workers: Path) -> None:
     assert seen == ["event-4", "event-5", "event-6", "event-7"]
 
 
-@pytest.mark.parametrize("verb", ["tail", "verify"])
-def test_a_missing_directory_is_an_error(sidecar: Any, tmp_path: Path, verb: str) -> None:
-    done = sidecar("events", verb, "--spool", tmp_path / "nowhere")
+@pytest.mark.parametrize("command", ["tail", "verify"])
+def test_a_missing_directory_is_an_error(sidecar: Any, tmp_path: Path, command: str) -> None:
+    done = sidecar("events", command, "--spool", tmp_path / "nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         f"error: --spool: {tmp_path}/nowhere cannot be read: No such file or directory",
@@ -143,12 +143,12 @@ def test_a_missing_directory_is_an_error(sidecar: Any, tmp_path: Path, verb: str
     ]
 
 
-@pytest.mark.parametrize("verb", ["tail", "verify"])
+@pytest.mark.parametrize("command", ["tail", "verify"])
 def test_a_directory_without_a_spool_is_an_error_with_a_remedy(
-    sidecar: Any, tmp_path: Path, verb: str
+    sidecar: Any, tmp_path: Path, command: str
 ) -> None:
     (tmp_path / "worker-0").mkdir()
-    done = sidecar("events", verb, "--spool", tmp_path)
+    done = sidecar("events", command, "--spool", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         f"error: --spool: {tmp_path} contains no spool",

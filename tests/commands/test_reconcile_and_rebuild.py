@@ -124,7 +124,7 @@ async def test_counters_are_lowered_only_with_lower(sidecar: Any, stage: Stage) 
     assert sidecar("reconcile", *options(stage)).returncode == 0
 
 
-@pytest.mark.parametrize("verb", ["reconcile", "rebuild"])
+@pytest.mark.parametrize("command", ["reconcile", "rebuild"])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -135,9 +135,9 @@ async def test_counters_are_lowered_only_with_lower(sidecar: Any, stage: Stage) 
     ],
 )
 async def test_an_unreadable_input_has_exit_code_2(
-    sidecar: Any, stage: Stage, verb: str, arguments: list[str], message: str
+    sidecar: Any, stage: Stage, command: str, arguments: list[str], message: str
 ) -> None:
-    done = sidecar(verb, *options(stage), *arguments)
+    done = sidecar(command, *options(stage), *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr

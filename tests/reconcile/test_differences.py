@@ -188,7 +188,7 @@ def test_reservations_of_another_period_explain_nothing() -> None:
 
 def test_requests_on_a_removed_plan_may_have_counted_in_any_quota_of_their_meter() -> None:
     one = opened()
-    one.add(a_request(1, START + 5 * SECOND, plan="gone")._replace(version="sha256:older"))
+    one.add(a_request(1, START + 5 * SECOND, plan="removed")._replace(version="sha256:older"))
     (period,) = periods(one)
     assert (period.units, period.elsewhere) == (0, 1)
     assert causes(compare_counter(period, a_state(1), 0)) == {"plan_changed": 1}
@@ -218,8 +218,8 @@ def test_an_account_comes_from_the_plan_file_or_redis_or_its_events() -> None:
     records = {"there": there}
     assert resolve_account("acme", "x", book, records.get) == ResolvedAccount(ACME, True)
     assert resolve_account("there", "x", book, records.get) == ResolvedAccount(there, True)
-    assert resolve_account("gone", "x", book, records.get) == ResolvedAccount(
-        Account("gone", "x"), False
+    assert resolve_account("removed", "x", book, records.get) == ResolvedAccount(
+        Account("removed", "x"), False
     )
     anonymous = anonymous_key("192.0.2.7", "free").account
     assert resolve_account(anonymous.id, "x", book, records.get) == ResolvedAccount(anonymous, True)

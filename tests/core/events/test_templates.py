@@ -44,11 +44,11 @@ COUNTS = st.integers(0, 2**53)
 
 def values_of(**changes: Any) -> dict[str, Any]:
     """The arguments of `fill` for one ordinary request."""
-    values: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "id": "019", "time": "2026-11-23T08:30:00.123Z", "key": KEY, "entitlement": ENTITLED,
         "plan_version": VERSION, "method": "POST", "outcome": OK,
     }  # fmt: skip
-    return values | changes
+    return defaults | changes
 
 
 @given(
@@ -64,15 +64,15 @@ def test_I4_a_template_gives_the_event_of_usage_event(
         plan=replace(PLAN, id=plan),
         route=replace(ROUTE, id=route, cost=((meter, units),)),
     )
-    call = values_of(
+    values = values_of(
         key=Key(key, Account(account, plan)), entitlement=entitlement,
         outcome=Outcome(status, OutcomeReason.OK, latency, size, answer),
     )  # fmt: skip
     templates = EventTemplates(source, VERSION)
     for _ in range(2):  # the template is made, then reused
-        written = templates.fill(**call)
+        written = templates.fill(**values)
         assert written is not None
-        event = usage_event(source=source, overage=(), **call)
+        event = usage_event(source=source, overage=(), **values)
         assert list(json.loads(written).items()) == list(event.items())
         assert list(json.loads(written)["data"]) == list(event["data"])
 
