@@ -53,7 +53,7 @@ async def test_I4_a_full_spool_refuses_only_non_critical_requests_and_sigterm_ke
     for event in ("sinks_not_configured", "spool_almost_full",
                   "spool_full"):  # fmt: skip
         [line] = here.said(event)
-        assert "give --sinks" in line["remedy"], line
+        assert "set --sinks" in line["remedy"], line
     here.process.terminate()
     async with asyncio.timeout(60):
         assert await here.process.wait() == 0
