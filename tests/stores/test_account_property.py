@@ -1,4 +1,4 @@
-"""The Lua scripts against the pure reference: whole lives of an account, at chosen instants."""
+"""The Lua scripts agree with the pure reference through the life of an account."""
 
 from collections.abc import Iterator
 
@@ -58,16 +58,16 @@ TEAMS = st.builds(
     lambda a, b, lends_a, lends_b: (Team("a", a, lends_a), Team("b", b, lends_b)),
     st.integers(0, 60), st.integers(0, 40), st.booleans(), st.booleans(),
 )  # fmt: skip
-WHOSE = st.none() | st.tuples(TEAMS, st.sampled_from(["a", "b", "gone", ""]))
+TEAM_OF_KEY = st.none() | st.tuples(TEAMS, st.sampled_from(["a", "b", "removed", ""]))
 
 
-def of_team(claims: list[Claim], whose: tuple[tuple[Team, ...], str] | None) -> list[Claim]:
-    """With a claim on the team's share after each quota, for accounts with teams."""
+def of_team(claims: list[Claim], team: tuple[tuple[Team, ...], str] | None) -> list[Claim]:
+    """The claims, each quota followed by the team's share of it, for accounts with teams."""
     found = []
     for claim in claims:
         found.append(claim)
-        if whose is not None and isinstance(claim.limit, QuotaLimit):
-            found.append(Claim(shares_of(claim.limit, *whose), claim.cost, claim.forced))
+        if team is not None and isinstance(claim.limit, QuotaLimit):
+            found.append(Claim(shares_of(claim.limit, *team), claim.cost, claim.forced))
     return found
 
 
@@ -75,12 +75,12 @@ PLAIN_CLAIMS = st.lists(
     st.builds(Claim, RATES | QUOTAS, st.integers(0, 12), st.booleans()), max_size=3,
     unique_by=lambda claim: claim.limit.id,
 )  # fmt: skip
-CLAIMS = st.builds(of_team, PLAIN_CLAIMS, WHOSE)
+CLAIMS = st.builds(of_team, PLAIN_CLAIMS, TEAM_OF_KEY)
 PLAIN_QUOTA_CLAIMS = st.lists(
     st.builds(Claim, QUOTAS, st.integers(0, 50), st.just(value=True)), max_size=2,
     unique_by=lambda claim: claim.limit.id,
 )  # fmt: skip
-QUOTA_CLAIMS = st.builds(of_team, PLAIN_QUOTA_CLAIMS, WHOSE)
+QUOTA_CLAIMS = st.builds(of_team, PLAIN_QUOTA_CLAIMS, TEAM_OF_KEY)
 REBUILT_CLAIMS = st.lists(
     st.builds(Claim, QUOTAS, st.integers(-20, 50), st.just(value=True)), max_size=2,
     unique_by=lambda claim: claim.limit.id,
@@ -227,7 +227,7 @@ def test_I8_a_clock_that_steps_back_grants_nothing(client: redis.Redis) -> None:
     assert granted == [True, True, False, False, True, False]
 
 
-def test_I5_what_packs_paid_of_a_released_call_is_theirs_again(client: redis.Redis) -> None:
+def test_I5_releasing_a_request_returns_the_units_that_packs_paid(client: redis.Redis) -> None:
     both = Both(client)
     claims = [Claim(QuotaLimit("q0", "requests", 4, "hour", 4), 9, False)]
     for name, lasts in (("first", HOUR), ("second", 2 * HOUR)):

@@ -1,5 +1,7 @@
-"""Eight processes spend one account's limits, and some of them are killed meanwhile: what passes
-is the limit exactly, and what is refused changes nothing."""
+"""Eight processes use one account's limits, and some of them are killed.
+
+Together they are granted exactly the limit, and refusals change nothing.
+"""
 
 import asyncio
 import random
@@ -27,13 +29,13 @@ from sidecar.stores.scripts import read_state
 from tests.support.stores.wire_ends import a_wire
 
 PROCESSES = 8
-AT_ONCE = 3  # calls of one process
+AT_ONCE = 3  # requests in flight of one process
 KILLED = 5
 LIMIT, MORE, SLOTS = 600, 900, 6
 STATE = keys.state("qs", "acme")
 
-# Words on its standard input: "spend" until the quota is, "ask RATE|QUOTA|SLOTS" for what is
-# refused. It writes a line per call that it was granted, before it is over.
+# Commands on its standard input: "spend" uses the quota up; "ask RATE|QUOTA|SLOTS" sends requests
+# that are refused. It writes a line per granted request, before it settles it.
 PROGRAM = textwrap.dedent("""
     import asyncio, os, sys
     import redis.asyncio
@@ -51,18 +53,18 @@ PROGRAM = textwrap.dedent("""
     url, path, quota, burst, slots, at_once = sys.argv[1:3] + [int(word) for word in sys.argv[3:]]
     ACME = Account("acme", "pro")
     DAY = 86_400_000_000
-    SPENT = {
+    LIMITS = {
         "QUOTA": QuotaLimit("monthly", "requests", quota, "month", quota),
         "RATE": RateLimit("slow", "requests", 1, DAY, burst, (1, 86_400)),
         "SLOTS": ConcurrencyLimit("in-flight", slots),
     }
-    CALL = tuple(Claim(limit, 1, False) for limit in SPENT.values())
+    CLAIMS = tuple(Claim(limit, 1, False) for limit in LIMITS.values())
     out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    async def call(store, inside, number):
+    async def request(store, inside, number):
         hold = Hold(f"{os.getpid()}-{number}", 5_000_000)
         try:
-            answer = await store.reserve(ACME, "k1", CALL, hold=hold)
+            answer = await store.reserve(ACME, "k1", CLAIMS, hold=hold)
         except StoreUnavailable:
             return None
         if not answer.granted:
@@ -72,43 +74,43 @@ PROGRAM = textwrap.dedent("""
         if await inside.scard("inside") > slots:
             os.write(out, b"too many inside\\n")
         await inside.srem("inside", hold.id)
-        store.settle(ACME, "k1", CALL, hold.id)
+        store.settle(ACME, "k1", CLAIMS, hold.id)
         return True
 
     async def spend(store, inside):
         async def one_after_the_other(first):
             number = first
-            while await call(store, inside, number):
+            while await request(store, inside, number):
                 number += at_once
         await asyncio.gather(*map(one_after_the_other, range(at_once)))
         while store.settler.pending:
             await asyncio.sleep(0.01)
 
-    async def ask(store, which):
-        # One limit is beyond itself, another one has room; asked with a hold and without.
+    async def refuse(store, which):
+        # One limit is exceeded, another one is not; with an open reservation and without.
         cost = burst + 1 if which == "RATE" else quota + 1
-        ways = [(Claim(SPENT[which], cost, False), Claim(SPENT[other], 1, False))
-                for other in ("QUOTA", "RATE") if other != which for _ in "12"]
+        cases = [(Claim(LIMITS[which], cost, False), Claim(LIMITS[other], 1, False))
+                 for other in ("QUOTA", "RATE") if other != which for _ in "12"]
         for number in range(30):
             hold = Hold(f"{os.getpid()}-{which}{number}", 3_000_000)
-            for at, claims in enumerate(ways):
-                held = hold if at % 2 else None
-                assert not (await store.reserve(ACME, "k1", claims, hold=held)).granted
+            for at, claims in enumerate(cases):
+                open_hold = hold if at % 2 else None
+                assert not (await store.reserve(ACME, "k1", claims, hold=open_hold)).granted
 
     async def main():
         wire = Wire(url, timeout_s=30)
         await wire.start()
         store = RedisLimitStore(wire)
-        renewing = asyncio.ensure_future(store.settler.run())
+        running = asyncio.ensure_future(store.settler.run())
         inside = redis.asyncio.Redis.from_url(url)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         print("ready", flush=True)
         while words := (await reader.readline()).decode().split():
-            await (spend(store, inside) if words[0] == "spend" else ask(store, words[1]))
+            await (spend(store, inside) if words[0] == "spend" else refuse(store, words[1]))
             print("done", flush=True)
-        renewing.cancel()
+        running.cancel()
         await inside.aclose()
         await wire.stop()
 
@@ -117,7 +119,7 @@ PROGRAM = textwrap.dedent("""
 
 
 class Many:
-    """So many processes that wait for a word."""
+    """Processes that wait for a command."""
 
     def __init__(self, url: str, path: Path, quota: int, burst: int) -> None:
         self._command = (sys.executable, "-c", PROGRAM, url, str(path), str(quota), str(burst),
@@ -129,7 +131,7 @@ class Many:
             *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
         self.running.append(one)
-        await heard(one, b"ready\n")
+        await read_line(one, b"ready\n")
         return one
 
     async def kill(self, one: asyncio.subprocess.Process) -> None:
@@ -137,18 +139,18 @@ class Many:
         one.kill()
         await one.wait()
 
-    async def all_do(self, word: bytes) -> None:
+    async def run_all(self, word: bytes) -> None:
         for one in self.running:
-            tell(one, word)
-        await asyncio.gather(*(heard(one, b"done\n") for one in self.running))
+            send(one, word)
+        await asyncio.gather(*(read_line(one, b"done\n") for one in self.running))
 
 
-def tell(one: asyncio.subprocess.Process, word: bytes) -> None:
+def send(one: asyncio.subprocess.Process, word: bytes) -> None:
     assert one.stdin is not None
     one.stdin.write(word + b"\n")
 
 
-async def heard(one: asyncio.subprocess.Process, line: bytes) -> None:
+async def read_line(one: asyncio.subprocess.Process, line: bytes) -> None:
     assert one.stdout is not None
     async with asyncio.timeout(90):
         assert await one.stdout.readline() == line
@@ -175,13 +177,13 @@ def lines(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("quota", "burst"), [(LIMIT, MORE), (MORE, LIMIT)])
-async def test_I1_processes_that_are_killed_meanwhile_admit_exactly_the_limit(
+async def test_I1_processes_of_which_some_are_killed_are_granted_exactly_the_limit(
     valkey_url: str, client: "redis.Redis", tmp_path: Path, quota: int, burst: int
 ) -> None:
     path, dice = tmp_path / "granted", random.Random(7)
     async with many(valkey_url, path, quota, burst) as those:
         for one in those.running:
-            tell(one, b"spend")
+            send(one, b"spend")
         for number in range(KILLED):
             async with asyncio.timeout(60):
                 while len(lines(path)) < (number + 1) * LIMIT // (KILLED + 2):
@@ -191,14 +193,14 @@ async def test_I1_processes_that_are_killed_meanwhile_admit_exactly_the_limit(
             for name in client.smembers("inside"):
                 if name.startswith(b"%d-" % victim.pid):
                     client.srem("inside", name)
-            tell(await those.start(), b"spend")
-        await asyncio.gather(*(heard(one, b"done\n") for one in those.running))
+            send(await those.start(), b"spend")
+        await asyncio.gather(*(read_line(one, b"done\n") for one in those.running))
     granted = lines(path)
     assert "too many inside" not in granted
     fields: dict[bytes, bytes] = client.hgetall(STATE)  # type: ignore[assignment]
     assert read_state(fields[b"q/monthly"])[0] == LIMIT
     assert -(-read_state(fields[b"r/slow"])[0] // MICRO) == LIMIT
-    # A process that was killed may have been granted what it did not live to write down.
+    # A killed process may have been granted requests that it did not write.
     assert LIMIT - KILLED * AT_ONCE <= len(granted) <= LIMIT
     still_open = [name for name in fields if name.startswith(b"o/")]
     assert len(still_open) <= KILLED * AT_ONCE
@@ -206,7 +208,7 @@ async def test_I1_processes_that_are_killed_meanwhile_admit_exactly_the_limit(
 
 
 @pytest.mark.parametrize("which", ["QUOTA", "RATE", "SLOTS"])
-async def test_I2_refusals_of_many_processes_change_not_a_byte(
+async def test_I2_refusals_of_many_processes_change_no_byte(
     valkey_url: str, client: "redis.Redis", tmp_path: Path, which: str
 ) -> None:
     limits: tuple[Limit, ...] = (
@@ -221,11 +223,11 @@ async def test_I2_refusals_of_many_processes_change_not_a_byte(
             hold = Hold(f"h{number}", 3_600 * MICRO)
             assert (await store.reserve(Account("acme", "pro"), "k1", claims, hold=hold)).granted
         before = everything(client)
-        await those.all_do(f"ask {which}".encode())
+        await those.run_all(f"ask {which}".encode())
         assert everything(client) == before
     client.close()
 
 
 def everything(client: "redis.Redis") -> dict[bytes, tuple[object, object]]:
-    """Each key, byte for byte, and when it ends."""
+    """The bytes and the expiry of each Redis key."""
     return {name: (client.dump(name), client.pexpiretime(name)) for name in client.scan_iter()}
