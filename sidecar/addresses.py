@@ -1,9 +1,9 @@
-"""Where something listens or is reached: a TCP address or the path of a unix socket."""
+"""Addresses to listen on or connect to: TCP addresses and unix sockets."""
 
 from typing import Final, NamedTuple
 
-# sun_path holds 108 bytes with its final NUL (unix(7)); a socket is made under a name that is
-# a little longer and then renamed.
+# sun_path has 108 bytes with its final NUL (unix(7)). A socket is created under a slightly longer
+# name and then renamed.
 MAX_SOCKET_PATH: Final = 100
 
 
@@ -28,7 +28,7 @@ class UnixPath(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where an API is: `path` names a unix socket, and then there is no host."""
+    """The address of an API. With the `path` of a unix socket, there is no host."""
 
     scheme: str  # http, https or unix
     host: str
@@ -44,4 +44,4 @@ class Origin(NamedTuple):
         return Address(self.host, self.port)
 
 
-Where = Address | UnixPath
+Endpoint = Address | UnixPath

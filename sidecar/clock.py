@@ -1,6 +1,6 @@
-"""Wall time and identifiers: the one place where a node's clock and randomness enter.
+"""Wall time and identifiers, the only use of the machine's clock and randomness.
 
-Neither takes part in limits (those use Redis time): they name requests and date events.
+They name requests and date events. Limits use Redis time (I8).
 """
 
 import os
@@ -9,42 +9,42 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-_DIGITS: Final = 18  # random ones of an identifier: 72 bits
-_DRAWN: Final = 512  # identifiers for which digits are drawn at once
+_DIGITS: Final = 18  # random hex digits of an identifier: 72 bits
+_BATCH: Final = 512  # identifiers per batch of random digits
 
 
 class Clock:
-    """Reads the wall clock and makes identifiers. Tests pass one that they drive."""
+    """Reads the wall clock and creates identifiers. Tests replace it."""
 
     def __init__(self) -> None:
         self._random = random.Random(os.urandom(32))  # noqa: S311 - ids are unique, not secret
         self._digits = ""
-        self._used = 0  # of them
+        self._used = 0  # digits
         self._second = -1
         self._second_text = ""
         self._millisecond = -1
         self._prefix = ""
-        self._told_ms = -1
-        self._told = ""
+        self._timestamp_ms = -1
+        self._timestamp = ""
 
     def now_ns(self) -> int:
         """Nanoseconds since the epoch."""
         return time.time_ns()
 
     def timestamp(self, now_ns: int) -> str:
-        """RFC 3339 in UTC with milliseconds, as CloudEvents wants `time`."""
+        """RFC 3339 in UTC with milliseconds, the format of CloudEvents' `time`."""
         millisecond = now_ns // 1_000_000
-        if millisecond != self._told_ms:
+        if millisecond != self._timestamp_ms:
             second, rest = divmod(millisecond, 1_000)
             if second != self._second:
                 self._second = second
                 when = datetime.fromtimestamp(second, UTC)
                 self._second_text = when.strftime("%Y-%m-%dT%H:%M:%S")
-            self._told_ms, self._told = millisecond, f"{self._second_text}.{rest:03d}Z"
-        return self._told
+            self._timestamp_ms, self._timestamp = millisecond, f"{self._second_text}.{rest:03d}Z"
+        return self._timestamp
 
     def request_id(self, now_ns: int) -> str:
-        """A UUIDv7 (RFC 9562, section 5.7): sorts by time, unique without coordination."""
+        """A UUIDv7 (RFC 9562, section 5.7), which sorts by time."""
         millisecond = now_ns // 1_000_000
         if millisecond != self._millisecond:
             self._millisecond = millisecond
@@ -52,7 +52,7 @@ class Clock:
             self._prefix = f"{text[:8]}-{text[8:]}-7"
         at = self._used
         if at == len(self._digits):
-            self._digits = self._random.randbytes(_DIGITS * _DRAWN // 2).hex()
+            self._digits = self._random.randbytes(_DIGITS * _BATCH // 2).hex()
             at = 0
         self._used = end = at + _DIGITS
         digits = self._digits
@@ -61,5 +61,5 @@ class Clock:
         return f"{self._prefix}{digits[at : at + 3]}-8{middle}-{last}"
 
     def jitter(self) -> int:
-        """0 to 99: spreads the return of clients that were refused together."""
+        """0 to 99, to spread the retries of clients that were refused together."""
         return self._random.randrange(100)

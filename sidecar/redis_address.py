@@ -1,11 +1,11 @@
-"""Which Redis: the text of `--redis`, read into a value. Nothing is looked up, opened or read.
+"""Parses the URL of `--redis` into a value, without resolving names or reading files.
 
     redis://[USER:PASSWORD@]HOST:PORT/NUMBER                one server; rediss:// for TLS
-    unix://[USER:PASSWORD@]/PATH?db=NUMBER                  one server, by its socket
+    unix://[USER:PASSWORD@]/PATH?db=NUMBER                  one server on a unix socket
     redis+sentinel://…HOST:PORT,HOST:PORT/MASTER/NUMBER     the master that these sentinels name
-    redis+cluster://…HOST:PORT,HOST:PORT                    the cluster that these nodes are of
+    redis+cluster://…HOST:PORT,HOST:PORT                    the cluster of these nodes
 
-User and password are percent-encoded. The query says what TLS needs, in redis-py's words.
+User and password are percent-encoded. The query has TLS options with redis-py's names.
 """
 
 import re
@@ -18,8 +18,10 @@ from sidecar.addresses import Address, UnixPath
 Topology = Literal["single", "sentinel", "cluster"]
 
 _TOPOLOGIES: Final[dict[str | None, Topology]] = {
-    None: "single", "sentinel": "sentinel", "cluster": "cluster"
-}  # fmt: skip
+    None: "single",
+    "sentinel": "sentinel",
+    "cluster": "cluster",
+}
 FORMS: Final = (
     "write redis://[USER:PASSWORD@]HOST:PORT/NUMBER, rediss://… for TLS, unix:///PATH?db=NUMBER, "
     "redis+sentinel://HOST:PORT,HOST:PORT/MASTER/NUMBER or redis+cluster://HOST:PORT,HOST:PORT"
@@ -38,31 +40,31 @@ _PATHS: Final = {
 _PORTS: Final = {"single": 6379, "sentinel": 26379, "cluster": 6379}
 _TLS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
 _SENTINEL: Final = ("sentinel_username", "sentinel_password")
-_YES_NO: Final = {"true": True, "false": False}
+_BOOLEANS: Final = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """Where Redis is and who we are there. `str(address)` may be logged: it has no credentials."""
+    """The address of Redis, with credentials and TLS options. `str()` has no credentials."""
 
     topology: Topology
-    nodes: tuple[Address, ...]  # the server, the sentinels or some of the cluster; none for a path
+    nodes: tuple[Address, ...]  # the server, sentinels or cluster nodes; () for a path
     path: str = ""  # of a unix socket
-    master: str = ""  # what the sentinels call it
+    master: str = ""  # its name in the sentinels' configuration
     database: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
     tls: bool = False
-    ssl_ca_certs: str | None = None  # a PEM file; None: what the system trusts
+    ssl_ca_certs: str | None = None  # a PEM file; None: the system's authorities
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     ssl_check_hostname: bool = True
 
     @property
     def at(self) -> Address | UnixPath:
-        """The one server, or the first of the nodes."""
+        """The server, or the first node."""
         return UnixPath(self.path) if self.path else self.nodes[0]
 
     def __str__(self) -> str:
@@ -76,25 +78,27 @@ class RedisAddress:
         return f"{scheme}{kind}://{nodes}{master}{number}"
 
     def options(self) -> dict[str, Any]:
-        """What redis-py's clients are to be told, but for hosts and ports."""
-        given = {"username": self.username, "password": self.password, "db": self.database}
-        return {name: value for name, value in given.items() if value} | self._tls_options()
+        """Options for redis-py's clients, without hosts and ports."""
+        options = {"username": self.username, "password": self.password, "db": self.database}
+        return {name: value for name, value in options.items() if value} | self._tls_options()
 
     def sentinel_options(self) -> dict[str, Any]:
-        """The same for the connections to the sentinels."""
-        given = {"username": self.sentinel_username, "password": self.sentinel_password}
-        return {name: value for name, value in given.items() if value} | self._tls_options()
+        """Options for redis-py's connections to the sentinels."""
+        options = {"username": self.sentinel_username, "password": self.sentinel_password}
+        return {name: value for name, value in options.items() if value} | self._tls_options()
 
     def _tls_options(self) -> dict[str, Any]:
         if not self.tls:
             return {}
-        given = {name: getattr(self, name) for name in _TLS}
-        return {"ssl": True} | {name: value for name, value in given.items() if value is not None}
+        options = {name: getattr(self, name) for name in _TLS}
+        return {"ssl": True} | {name: value for name, value in options.items() if value is not None}
 
 
 def redis_address(text: str) -> RedisAddress:
-    """Raises ValueError with what is wrong. Nothing of the text is repeated: it may hold a
-    password, and not where it belongs."""
+    """Parse a Redis URL. Raises ValueError.
+
+    The error does not repeat the text, as a password may be anywhere in it.
+    """
     url = _URL.fullmatch(text)
     if url is None:
         raise ValueError(f"not a Redis URL; {FORMS}")
@@ -105,7 +109,7 @@ def redis_address(text: str) -> RedisAddress:
     if url["kind"] == "unix":
         path = unquote(url["path"] or "")
         if url["nodes"] or len(path) < 2:
-            raise ValueError(f"not a Redis URL: it names no socket; {FORMS}")
+            raise ValueError(f"not a Redis URL: the socket path is missing; {FORMS}")
     else:
         master, number = _path(topology, url["path"] or "")
         database = database or number
@@ -128,11 +132,11 @@ def _nodes(topology: Topology, text: str) -> tuple[Address, ...]:
         node = _NODE.fullmatch(one)
         port = int((node and node["port"]) or _PORTS[topology])
         if node is None or not 0 < port < 65_536:
-            raise ValueError(f"not a Redis URL: a part of it is not HOST:PORT; {FORMS}")
+            raise ValueError(f"not a Redis URL: one of the hosts is not HOST:PORT; {FORMS}")
         nodes.append(Address(node["six"] or node["host"], port))
     if topology == "single" and len(nodes) > 1:
         raise ValueError(
-            "several hosts are of a cluster or of sentinels; write redis+cluster://… or "
+            "several hosts need a cluster or sentinels; write redis+cluster://… or "
             "redis+sentinel://…/MASTER"
         )
     return tuple(nodes)
@@ -145,8 +149,10 @@ def _path(topology: Topology, text: str) -> tuple[str, str]:
     if topology == "sentinel":
         raise ValueError("not a Redis URL: the master's name is missing; write …HOST:PORT/MASTER")
     if topology == "cluster":
-        raise ValueError("not a Redis URL: a cluster has neither name nor number after its hosts")
-    raise ValueError(f"not a Redis URL: what stands after the host is no number; {FORMS}")
+        raise ValueError(
+            "not a Redis URL: a cluster has no master and no database; end after the hosts"
+        )
+    raise ValueError(f"not a Redis URL: the database is not a number; {FORMS}")
 
 
 def _allowed(kind: str, topology: Topology) -> tuple[str, ...]:
@@ -161,17 +167,17 @@ def _query(text: str, allowed: tuple[str, ...]) -> dict[str, Any]:
     for name, value in pairs:
         if name not in allowed:
             known = ", ".join(allowed) or "nothing"
-            raise ValueError(f"what stands after the ? is not known; {known} may stand there")
+            raise ValueError(f"unknown option after the ?; write only {known} there")
         if not value:
-            raise ValueError(f"{name} is empty")
+            raise ValueError(f"{name} is empty; set it or leave it out")
     if len(query) < len(pairs):
-        raise ValueError("a name stands twice after the ?")
+        raise ValueError("an option is repeated after the ?; write it once")
     if not re.fullmatch(r"[0-9]{1,9}", query.get("db", "0")):
-        raise ValueError("db is not a number")
+        raise ValueError("db is not a number; write the number of the database")
     if "ssl_check_hostname" in query:
-        if query["ssl_check_hostname"] not in _YES_NO:
-            raise ValueError("ssl_check_hostname is true or false")
-        query["ssl_check_hostname"] = _YES_NO[query["ssl_check_hostname"]]
+        if query["ssl_check_hostname"] not in _BOOLEANS:
+            raise ValueError("ssl_check_hostname is not a boolean; write true or false")
+        query["ssl_check_hostname"] = _BOOLEANS[query["ssl_check_hostname"]]
     if ("ssl_certfile" in query) != ("ssl_keyfile" in query):
-        raise ValueError("ssl_certfile and ssl_keyfile go together: give both, or neither")
+        raise ValueError("ssl_certfile and ssl_keyfile need each other; set both or neither")
     return query

@@ -1,4 +1,4 @@
-"""keys and accounts: what Redis knows of who calls. Secrets are printed once, at creation."""
+"""keys and accounts: API keys and accounts in Redis."""
 
 import re
 import secrets
@@ -33,7 +33,7 @@ TEAMS = Annotated[
 
 
 def keys_app() -> typer.Typer:
-    """The verbs of `sidecar keys`."""
+    """The commands of `sidecar keys`."""
     group = typer.Typer(
         help="Manage API keys in Redis.", no_args_is_help=True, rich_markup_mode=None
     )
@@ -44,7 +44,7 @@ def keys_app() -> typer.Typer:
 
 
 def accounts_app() -> typer.Typer:
-    """The verbs of `sidecar accounts`."""
+    """The commands of `sidecar accounts`."""
     group = typer.Typer(
         help="Manage accounts in Redis.", no_args_is_help=True, rich_markup_mode=None
     )
@@ -54,39 +54,41 @@ def accounts_app() -> typer.Typer:
     return group
 
 
-def span(text: str | None) -> timedelta | None:
-    """ "365d", "12h" or "90m". Raises SettingsError."""
+def lifetime(text: str | None) -> timedelta | None:
+    """A lifetime such as "365d", "12h" or "90m". Raises SettingsError."""
     if text is None:
         return None
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([dhm])", text)
-    if found is None:
-        raise SettingsError(f'--expires: "{text}" is not a span; write it like 365d, 12h or 90m')
-    unit = {"d": "days", "h": "hours", "m": "minutes"}[found[2]]
-    return timedelta(**{unit: int(found[1])})
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([dhm])", text)
+    if match is None:
+        raise SettingsError(
+            f'--expires: "{text}" is not a lifetime; write it like 365d, 12h or 90m'
+        )
+    unit = {"d": "days", "h": "hours", "m": "minutes"}[match[2]]
+    return timedelta(**{unit: int(match[1])})
 
 
-def day(text: str | None) -> date | None:
-    """An ISO date. Raises SettingsError."""
+def date_of(text: str | None) -> date | None:
+    """A date in ISO format. Raises SettingsError."""
     try:
         return None if text is None else date.fromisoformat(text)
     except ValueError:
         raise SettingsError(f'--anchor: "{text}" is not a date; write it like 2026-01-15') from None
 
 
-def zone(text: str | None) -> str | None:
-    """An IANA time zone that exists. Raises SettingsError."""
+def time_zone_of(text: str | None) -> str | None:
+    """An IANA time zone name. Raises SettingsError."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
     try:
         return None if text is None else ZoneInfo(text).key
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise SettingsError(
-            f'--timezone: "{text}" is not a time zone; write it like Europe/Paris'
+            f'--timezone: "{text}" is not a time zone; write an IANA name such as Europe/Paris'
         ) from None
 
 
 def name(flag: str, text: str) -> str:
-    """An id as it may stand in headers, keys and events. Raises SettingsError."""
+    """An id that is valid in headers, Redis keys and events. Raises SettingsError."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}", text) is None:
         raise SettingsError(
             f'{flag}: "{text}" is not an id; use up to 128 letters, digits and _ . : @ -'
@@ -95,7 +97,7 @@ def name(flag: str, text: str) -> str:
 
 
 def teams_of(text: str | None) -> str | None:
-    """A list of teams as it is kept; "" is none. Raises SettingsError."""
+    """A list of teams as it is stored; "": no teams. Raises SettingsError."""
     from sidecar.core.teams import read_teams
 
     if text is None or text == "none":
@@ -141,7 +143,7 @@ def create(
         name("--id", key_id)
     if team is not None:
         name("--team", team)
-    span_of, day_of, zone_of = span(expires), day(anchor), zone(timezone)
+    expires_in, day_of, zone_of = lifetime(expires), date_of(anchor), time_zone_of(timezone)
     listed = teams_of(teams)
     with _admin(redis, redis_prefix, config) as admin:
         if any(given is not None for given in (plan, timezone, anchor, teams)):
@@ -155,7 +157,7 @@ def create(
         if team is not None:
             _require_team(admin, account, team)
         created, secret = admin.create_key(
-            account, random_bytes=secrets.token_bytes, key_id=key_id, expires=span_of, team=team
+            account, random_bytes=secrets.token_bytes, key_id=key_id, expires=expires_in, team=team
         )
     typer.echo(f"Key {created} of account {account}; the secret is shown only now:", err=True)
     typer.echo(secret)
@@ -163,12 +165,12 @@ def create(
 
 
 def _require_team(admin: "Admin", account: str, team: str) -> None:
-    """Of an account of the plan file, that is looked at when the key is used."""
-    known = admin.account(account)
-    if known is not None and team not in {one.id for one in known.teams}:
-        names = ", ".join(one.id for one in known.teams) or "none"
+    """Check a key's team. For an account of the plan file, requests with the key check it."""
+    record = admin.account(account)
+    if record is not None and team not in {one.id for one in record.teams}:
+        names = ", ".join(one.id for one in record.teams) or "none"
         raise SettingsError(
-            f'--team: account {account} has no team "{team}"; known are {names}; '
+            f'--team: account {account} has no team "{team}" (its teams: {names}); '
             "add it with sidecar accounts set --teams"
         )
 
@@ -246,11 +248,11 @@ def set_account(
     status = None if suspend is None else "suspended" if suspend else "active"
     if all(given is None for given in (plan, timezone, anchor, status, teams, webhook)):
         raise SettingsError(
-            "nothing to set: give --plan, --timezone, --anchor, --suspend, --teams or --webhook"
+            "nothing to set; give --plan, --timezone, --anchor, --suspend, --teams or --webhook"
         )
     if webhook and re.fullmatch(r"https?://[!-~]{1,2000}", webhook) is None:
-        raise SettingsError(f'--webhook: "{webhook}" is not an address; write https://HOST/PATH')
-    day_of, zone_of, listed = day(anchor), zone(timezone), teams_of(teams)
+        raise SettingsError(f'--webhook: "{webhook}" is not a URL; write it like https://HOST/PATH')
+    day_of, zone_of, listed = date_of(anchor), time_zone_of(timezone), teams_of(teams)
     with _admin(redis, redis_prefix, config) as admin:
         admin.set_account(
             account,

@@ -1,4 +1,4 @@
-"""accounts move: to another plan, at once or when what was paid for has ended."""
+"""accounts move: a change of plan, now or at the end of a period."""
 
 from datetime import date
 from typing import TYPE_CHECKING, Annotated
@@ -50,27 +50,31 @@ def move(
         known = ", ".join(book.plans)
         raise SettingsError(f'the plan file has no plan "{plan}"; write one of: {known}')
     with Admin(settings.redis.get_secret_value(), settings.redis_prefix) as admin:
-        who = _account(book, admin.account(account), account)
+        record = _account(book, admin.account(account), account)
         now_us = admin.now_us()
-        at_us = _instant(book, who, plan, when, now_us)
+        at_us = _instant(book, record, plan, when, now_us)
         if at_us is None or at_us <= now_us:
             admin.set_account(account, plan=plan)
             typer.echo(f"Account {account} is on plan {plan}.")
             return 0
         admin.set_account(account, then=PlanChange(plan, at_us))
-    typer.echo(f"Account {account} stays on plan {who.plan} until {instant(at_us)}, then {plan}.")
+    typer.echo(
+        f"Account {account} stays on plan {record.plan} until {instant(at_us)}, then {plan}."
+    )
     return 0
 
 
-def _account(book: "PlanBook", found: "Account | None", account: str) -> "Account":
+def _account(book: "PlanBook", record: "Account | None", account: str) -> "Account":
     if account in book.accounts:
         raise SidecarError(
-            f"account {account} is in the plan file: change its plan there, or add "
+            f"account {account} is in the plan file; change its plan there, or add "
             "then: {plan: …, from: …}"
         )
-    if found is None:
-        raise SidecarError(f"account {account} is not in Redis")
-    return found
+    if record is None:
+        raise SidecarError(
+            f"account {account} is not in Redis; create it with sidecar accounts set"
+        )
+    return record
 
 
 def _instant(
@@ -90,14 +94,14 @@ def _instant(
         end = None if before is None else period_end(before, account, now_us)
         if end is None:
             raise SettingsError(
-                f"--when: plan {account.plan} has no quota, so no period that ends; write now or "
-                "a day like 2026-12-15"
+                f"--when: plan {account.plan} has no quota, and so no period end; write now or "
+                "a date such as 2026-12-15"
             )
         return end
     try:
         day = date.fromisoformat(when)
     except ValueError:
         raise SettingsError(
-            f'--when: "{when}" is no moment; write now, period-end or a day like 2026-12-15'
+            f'--when: "{when}" is not a time; write now, period-end or a date such as 2026-12-15'
         ) from None
     return midnight(day, account.timezone)

@@ -1,4 +1,4 @@
-"""grant: sell an account a pack, so that it goes on when its quota is spent."""
+"""grant: give an account a pack of extra units."""
 
 import secrets
 from typing import TYPE_CHECKING, Annotated
@@ -47,28 +47,31 @@ def grant(
     given = {"config": config, "plans": plans, "redis": redis, "redis_prefix": redis_prefix}
     settings = load_subset(*given, **given)
     book = load(settings.plans)
-    bought = _pack(book, pack)
+    one = _pack(book, pack)
     with Admin(settings.redis.get_secret_value(), settings.redis_prefix) as admin:
-        done = admin.grant(_account(book, admin, account), bought, grant_id)
+        done = admin.grant(_account(book, admin, account), one, grant_id)
     until = f"until {instant(done.expires_us)}"
     if done.new:
-        more = amount(bought.units, book.meters[bought.meter].unit)
-        typer.echo(f"Account {account} has {more} more on {bought.limit}, {until}: {grant_id}")
+        more = amount(one.units, book.meters[one.meter].unit)
+        typer.echo(f"Account {account} has {more} more on {one.limit}, {until}: {grant_id}")
     else:
-        typer.echo(f"Grant {grant_id} was there before, {until}; nothing changed.")
+        typer.echo(f"Grant {grant_id} exists already, {until}; nothing changed.")
     return 0
 
 
 def _pack(book: "PlanBook", pack: str) -> "Pack":
-    found = book.packs.get(pack)
-    if found is None:
+    one = book.packs.get(pack)
+    if one is None:
         known = ", ".join(book.packs) or "none"
         raise SettingsError(f'the plan file has no pack "{pack}"; write one of: {known}')
-    return found
+    return one
 
 
 def _account(book: "PlanBook", admin: "Admin", account: str) -> "Account":
-    found = book.accounts.get(account) or admin.account(account)
-    if found is None:
-        raise SidecarError(f"account {account} is neither in the plan file nor in Redis")
-    return found
+    record = book.accounts.get(account) or admin.account(account)
+    if record is None:
+        raise SidecarError(
+            f"account {account} is neither in the plan file nor in Redis; "
+            "create it with sidecar accounts set"
+        )
+    return record

@@ -1,7 +1,7 @@
-"""The image's own health check: `python -m sidecar.commands.health`.
+"""The health check of the image: `python -m sidecar.commands.health`.
 
-It runs every few seconds, so it imports nothing but the standard library, and it knows the
-control port from where the image has it, SIDECAR_CONTROL.
+It runs every few seconds, so it imports only the standard library. It reads the control port from
+SIDECAR_CONTROL.
 """
 
 import os
@@ -10,30 +10,30 @@ from http.client import HTTPConnection, HTTPException
 from typing import Final
 
 _DEFAULT: Final = "127.0.0.1:9090"
-_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where not to connect to
-_WITHIN_S: Final = 1.0
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - never connected to
+_TIMEOUT_S: Final = 1.0
 
 
 def address(control: str) -> tuple[str, int]:
-    """Where the control port is reached from here. Raises ValueError."""
+    """The control port's address on this machine. Raises ValueError."""
     host, _, port = control.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     return _LOOPBACK.get(bare, bare), int(port)
 
 
 def main() -> int:
-    """0 when /healthz says that the process runs, else 1, with the reason on stderr."""
+    """Exit code 0 if /healthz answers 200, else 1 with the reason on stderr."""
     control = os.environ.get("SIDECAR_CONTROL") or _DEFAULT
     try:
-        connection = HTTPConnection(*address(control), timeout=_WITHIN_S)
+        connection = HTTPConnection(*address(control), timeout=_TIMEOUT_S)
         connection.request("GET", "/healthz")
-        answer = connection.getresponse()
-        if answer.status == 200:
+        response = connection.getresponse()
+        if response.status == 200:
             return 0
-        why = f"{answer.status} {answer.read(1_000).decode(errors='replace')}"
+        reason = f"{response.status} {response.read(1_000).decode(errors='replace')}"
     except (OSError, ValueError, HTTPException) as error:
-        why = str(error) or type(error).__name__
-    print(f"SIDECAR_CONTROL={control}: {why}", file=sys.stderr)  # noqa: T201 - docker keeps it
+        reason = str(error) or type(error).__name__
+    print(f"SIDECAR_CONTROL={control}: {reason}", file=sys.stderr)  # noqa: T201 - docker stores it
     return 1
 
 

@@ -11,7 +11,7 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
-from sidecar.addresses import Where
+from sidecar.addresses import Endpoint
 from sidecar.demo.guide import guide
 from sidecar.errors import SettingsError
 from sidecar.settings import Settings, UnixPath
@@ -50,7 +50,7 @@ def run(*, listen: str, control: str, plans: str | None) -> int:
             valkey.stop()
 
 
-def _require_free(flag: str, address: Where) -> None:
+def _require_free(flag: str, address: Endpoint) -> None:
     """Raise SettingsError if the address cannot be listened on."""
     if isinstance(address, UnixPath):
         return  # the data port reports that itself

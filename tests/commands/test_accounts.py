@@ -12,9 +12,9 @@ from sidecar.stores import RedisDirectory, Wire
 
 
 def find(url: str, secret: str) -> Key | None:
-    """What a sidecar would make of this credential."""
+    """The API key of this secret, as a sidecar reads it."""
 
-    async def ask() -> Key | None:
+    async def read() -> Key | None:
         wire = Wire(url, timeout_s=1.0)
         await wire.start()
         try:
@@ -23,10 +23,10 @@ def find(url: str, secret: str) -> Key | None:
         finally:
             await wire.stop()
 
-    return asyncio.run(ask())
+    return asyncio.run(read())
 
 
-def test_a_created_key_is_known_until_it_is_revoked(sidecar: Any, valkey_url: str) -> None:
+def test_a_created_key_is_valid_until_it_is_revoked(sidecar: Any, valkey_url: str) -> None:
     made = sidecar(
         "keys", "create", "--account", "acme", "--id", "k1", "--plan", "pro",
         "--timezone", "Europe/Paris", "--anchor", "2026-01-15", "--redis", valkey_url,
@@ -49,7 +49,7 @@ def test_a_created_key_is_known_until_it_is_revoked(sidecar: Any, valkey_url: st
     assert sidecar("keys", "list", "--account", "acme", SIDECAR_REDIS=valkey_url).stdout == ""
 
 
-def test_expires_is_when_the_key_ends(sidecar: Any, valkey_url: str) -> None:
+def test_expires_sets_the_lifetime_of_a_key(sidecar: Any, valkey_url: str) -> None:
     sidecar(
         "keys", "create", "--account", "a", "--plan", "p", "--expires", "30d", "--redis", valkey_url
     )
@@ -57,15 +57,13 @@ def test_expires_is_when_the_key_ends(sidecar: Any, valkey_url: str) -> None:
     assert listed.stdout.rstrip().endswith(("in 29 days", "in 30 days"))
 
 
-def test_a_key_without_a_known_account_is_created_with_a_note(
-    sidecar: Any, valkey_url: str
-) -> None:
+def test_a_key_of_an_unknown_account_is_created_with_a_note(sidecar: Any, valkey_url: str) -> None:
     made = sidecar("keys", "create", "--account", "acme", "--redis", valkey_url)
     assert made.returncode == 0
     assert "note: account acme is not in Redis" in made.stderr
 
 
-def test_a_key_is_of_a_team_of_its_account(sidecar: Any, valkey_url: str) -> None:
+def test_a_key_has_a_team_of_its_account(sidecar: Any, valkey_url: str) -> None:
     made = sidecar(
         "keys", "create", "--account", "acme", "--id", "k1", "--plan", "pro",
         "--teams", "search=40%,ads=30%:keep", "--team", "ads", "--redis", valkey_url,
@@ -89,11 +87,11 @@ def test_a_key_is_of_a_team_of_its_account(sidecar: Any, valkey_url: str) -> Non
     [
         (("accounts", "set", "--teams", "a=60%,b=41%"), "guarantees 101% together"),
         (("accounts", "set", "--teams", "search"), "write it like search=40%,ads=30%:keep"),
-        (("keys", "create", "--team", "mail"), 'has no team "mail"; known are search'),
+        (("keys", "create", "--team", "mail"), 'has no team "mail" (its teams: search'),
         (("keys", "create", "--team", "a b"), "is not an id"),
     ],
 )
-def test_teams_that_make_no_sense_are_told_with_a_remedy(
+def test_invalid_teams_are_an_error_with_a_remedy(
     sidecar: Any, valkey_url: str, arguments: tuple[str, ...], why: str
 ) -> None:
     sidecar("accounts", "set", "--account", "acme", "--plan", "p", "--teams", "search=40%",
@@ -120,28 +118,28 @@ def test_an_account_is_suspended_and_resumed(sidecar: Any, valkey_url: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "sentence"),
+    ("arguments", "code", "error"),
     [
         ("keys create --account a/b", 2, '--account: "a/b" is not an id'),
         ("keys create --account a --id {x}", 2, '--id: "{x}" is not an id'),
-        ("keys create --account a --expires soon", 2, '--expires: "soon" is not a span'),
+        ("keys create --account a --expires soon", 2, '--expires: "soon" is not a lifetime'),
         ("keys create --account a --anchor 31.1.", 2, '--anchor: "31.1." is not a date'),
         ("keys create --account a --timezone Mars", 2, '--timezone: "Mars" is not a time zone'),
-        ("keys revoke --account a --id k9", 1, "account a has no key k9"),
+        ("keys revoke --account a --id k9", 1, 'account a has no key "k9"'),
         ("accounts set --account a", 2, "nothing to set"),
         ("accounts set --account a --suspend", 1, "account a is not in Redis"),
     ],
 )
-def test_what_cannot_be_done_is_a_sentence(
-    sidecar: Any, valkey_url: str, arguments: str, code: int, sentence: str
+def test_invalid_arguments_are_an_error(
+    sidecar: Any, valkey_url: str, arguments: str, code: int, error: str
 ) -> None:
     done = sidecar(*arguments.split(), "--redis", valkey_url)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("error: ")
-    assert sentence in done.stderr
+    assert error in done.stderr
 
 
-def test_a_redis_that_is_not_there_is_a_sentence_without_the_password(
+def test_an_unavailable_redis_is_an_error_without_the_password(
     sidecar: Any, tmp_path: Path
 ) -> None:
     done = sidecar("keys", "list", "--redis", "redis://u:hunter2@127.0.0.1:1/0")
@@ -151,7 +149,7 @@ def test_a_redis_that_is_not_there_is_a_sentence_without_the_password(
     assert "Traceback" not in done.stderr
 
 
-def test_settings_of_the_data_path_are_no_obstacle(sidecar: Any, valkey_url: str) -> None:
+def test_invalid_settings_of_the_data_path_do_not_matter(sidecar: Any, valkey_url: str) -> None:
     done = sidecar(
         "keys", "list", SIDECAR_REDIS=valkey_url, SIDECAR_LISTEN="8080",
         SIDECAR_UPSTREAM="https://api", SIDECAR_UPSTREAM_CA="ca.pem",

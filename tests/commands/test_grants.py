@@ -22,15 +22,13 @@ def test_a_grant_is_made_once_per_id(sidecar: Any, valkey_url: str, plans: Path)
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
     assert first.stdout.startswith("Account metered has 5 requests more on monthly, until 20")
     assert first.stdout.endswith(": order-1\n")
-    assert again.stdout.startswith("Grant order-1 was there before, until 20")
+    assert again.stdout.startswith("Grant order-1 exists already, until 20")
     explained = sidecar("explain", "--plans", plans, "--account", "metered", "--redis", valkey_url,
                         "GET", "/x")  # fmt: skip
     assert "left 15, 5 of them from packs" in explained.stdout
 
 
-def test_an_account_of_redis_can_be_given_a_pack(
-    sidecar: Any, valkey_url: str, plans: Path
-) -> None:
+def test_an_account_in_redis_gets_a_pack(sidecar: Any, valkey_url: str, plans: Path) -> None:
     made = ("accounts", "set", "--account", "globex", "--plan", "metered", "--redis", valkey_url)
     assert sidecar(*made).returncode == 0
     done = sidecar("grant", "globex", "boost", "--plans", plans, "--redis", valkey_url)
@@ -39,17 +37,17 @@ def test_an_account_of_redis_can_be_given_a_pack(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "error"),
     [
         (("nobody", "boost"), 1, "account nobody is neither in the plan file nor in Redis"),
         (("metered", "none"), 2, 'the plan file has no pack "none"\ntry: write one of: boost'),
         (("metered", "boost", "--id", "a b"), 2, '--id: "a b" is not an id'),
     ],
 )
-def test_what_cannot_be_granted_is_told(
-    sidecar: Any, valkey_url: str, plans: Path, arguments: tuple[str, ...], code: int, said: str
+def test_an_invalid_grant_is_an_error(
+    sidecar: Any, valkey_url: str, plans: Path, arguments: tuple[str, ...], code: int, error: str
 ) -> None:
     done = sidecar("grant", *arguments, "--plans", plans, "--redis", valkey_url)
     assert done.returncode == code
-    assert said in done.stderr
+    assert error in done.stderr
     assert "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from sidecar.addresses import Address, UnixPath, Where
+from sidecar.addresses import Address, Endpoint, UnixPath
 from sidecar.errors import SettingsError
 from sidecar.logs import logger
 from sidecar.metrics import Metrics
@@ -56,7 +56,7 @@ class Listener:
 
     def __init__(
         self,
-        address: Where,
+        address: Endpoint,
         *,
         backlog: int = BACKLOG,
         mode: int = 0o660,
@@ -315,7 +315,7 @@ def remove_unix(address: UnixPath, own: tuple[int, int]) -> None:
         log.warning("socket_file_missing", path=address.path)
 
 
-def _error_text(address: Where, error: OSError) -> str:
+def _error_text(address: Endpoint, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         reason = "is in use"
     else:
