@@ -35,7 +35,7 @@ HELD = (*FIVE[:4], Claim(ConcurrencyLimit("in-flight", 10**9), 1, False))
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """What was asked for on the command line."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(prog="make scripts", description=__doc__)
     parser.add_argument("--batches", type=int, default=200, help=f"of {BATCH} calls each (200)")
     options = parser.parse_args(given)
@@ -45,7 +45,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 class Costs:
-    """Runs commands and asks the server what they took."""
+    """Runs commands, and reads their times from the server."""
 
     def __init__(self, client: "redis.Redis") -> None:
         self._client = client
@@ -68,7 +68,7 @@ class Costs:
     def batch(
         self, name: str, claims: Sequence[Claim], hold_ids: Sequence[str] = (), *, lease: bool
     ) -> float:
-        """Microseconds per call, the mean of one batch."""
+        """Microseconds per run, the mean of one batch."""
         self._client.config_resetstat()
         pipe: Any = self._client.pipeline(transaction=False)
         for number in range(BATCH):
@@ -83,7 +83,7 @@ class Costs:
 
 
 def measure(client: "redis.Redis", batches: int) -> dict[str, float]:
-    """What each operation takes, in µs."""
+    """The time of each operation, in µs."""
     costs = Costs(client)
     found: dict[str, list[float]] = {}
     for number in range(batches):
@@ -102,7 +102,7 @@ def measure(client: "redis.Redis", batches: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Exit code 0 when `reserve` is within its bound, 1 when not, 2 without a server."""
+    """Exit code 0 if `reserve` is within its bound, 1 if not, 2 without a server."""
     options = arguments()
     with Stack() as stack:
         try:

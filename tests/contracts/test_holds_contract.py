@@ -1,4 +1,4 @@
-"""Reservations that are held, by every store: slots, corrections, refunds, each exactly once."""
+"""Open reservations in every store: slots, settlements and refunds, each exactly once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -11,7 +11,7 @@ from sidecar.core.model import MICRO, Claim, ConcurrencyLimit
 from sidecar.ports import LimitStore
 from tests.contracts.test_limit_store import ACME, ADAPTERS, a_claim, a_quota, a_rate
 
-LONG = 3_600 * MICRO  # no lease ends while a test runs
+LONG = 3_600 * MICRO  # no lease expires during a test
 SLOTS = ConcurrencyLimit("in-flight", 2)
 
 
@@ -28,11 +28,11 @@ def a_hold(name: str) -> Hold:
 async def settled(
     store: LimitStore, claims: Sequence[Claim], hold_id: str, key_id: str = "k1"
 ) -> Answer:
-    """Settle, and wait for what the store says then."""
-    told: asyncio.Queue[Answer] = asyncio.Queue()
-    store.settle(ACME, key_id, claims, hold_id, told.put_nowait)
+    """Settle, and wait for the store's answer."""
+    answers: asyncio.Queue[Answer] = asyncio.Queue()
+    store.settle(ACME, key_id, claims, hold_id, answers.put_nowait)
     async with asyncio.timeout(20):
-        return await told.get()
+        return await answers.get()
 
 
 async def used(store: LimitStore, *claims: Claim) -> tuple[int, ...]:
@@ -49,7 +49,7 @@ async def test_slots_are_taken_until_they_are_settled(store: LimitStore) -> None
     assert (await store.reserve(ACME, "k1", claims, hold=a_hold("d"))).granted
 
 
-async def test_I2_a_refused_reservation_holds_no_slot(store: LimitStore) -> None:
+async def test_I2_a_refused_reservation_takes_no_slot(store: LimitStore) -> None:
     spent = a_quota(0, id="spent")
     claims = (a_claim(SLOTS), a_claim(spent))
     for name in ("a", "b", "c"):
@@ -57,14 +57,14 @@ async def test_I2_a_refused_reservation_holds_no_slot(store: LimitStore) -> None
     assert await used(store, a_claim(SLOTS)) == (0,)
 
 
-async def test_I3_a_forced_call_takes_a_slot_beyond_the_last(store: LimitStore) -> None:
+async def test_I3_a_forced_claim_takes_a_slot_beyond_the_last(store: LimitStore) -> None:
     claims = (a_claim(SLOTS, forced=True),)
     for number in range(4):
         assert (await store.reserve(ACME, "k1", claims, hold=a_hold(f"h{number}"))).granted
     assert await used(store, *claims) == (4,)
 
 
-async def test_slots_per_key_are_each_keys_own(store: LimitStore) -> None:
+async def test_slots_per_key_count_for_each_key(store: LimitStore) -> None:
     claims = (a_claim(ConcurrencyLimit("mine", 1, per="key")),)
     assert (await store.reserve(ACME, "k1", claims, hold=a_hold("a"))).granted
     assert not (await store.reserve(ACME, "k1", claims, hold=a_hold("b"))).granted
@@ -72,7 +72,7 @@ async def test_slots_per_key_are_each_keys_own(store: LimitStore) -> None:
 
 
 @pytest.mark.parametrize("real", [0, 3, 10, 25, 300])
-async def test_a_settlement_corrects_to_the_real_cost_and_does_not_clip_debt(
+async def test_a_settlement_corrects_to_the_actual_cost_and_does_not_clip_debt(
     store: LimitStore, real: int
 ) -> None:
     quota, rate = a_quota(100), a_rate(100)
@@ -85,18 +85,20 @@ async def test_a_settlement_corrects_to_the_real_cost_and_does_not_clip_debt(
     assert fits is (real < 100)
 
 
-async def test_a_reservation_is_settled_once_however_often_it_is_told(store: LimitStore) -> None:
+async def test_a_reservation_is_settled_once_however_often_settle_is_called(
+    store: LimitStore,
+) -> None:
     quota = a_quota(100)
     await store.reserve(ACME, "k1", (a_claim(quota, 10),), hold=a_hold("a"))
     await settled(store, (a_claim(quota, 30),), "a")
     for cost in (0, 30, 90):
         store.settle(ACME, "k1", (a_claim(quota, cost),), "a")
     await store.reserve(ACME, "k1", (a_claim(quota, 1),), hold=a_hold("b"))
-    await settled(store, (a_claim(quota, 1),), "b")  # comes after the others
+    await settled(store, (a_claim(quota, 1),), "b")  # after the others
     assert await used(store, a_claim(quota)) == (31,)
 
 
-async def test_a_refund_gives_everything_back_and_what_was_used_by_others_stays(
+async def test_a_refund_returns_all_units_and_not_those_of_others(
     store: LimitStore,
 ) -> None:
     claims = (a_claim(a_quota(100), 7), a_claim(a_rate(100), 7), a_claim(SLOTS))
@@ -107,20 +109,22 @@ async def test_a_refund_gives_everything_back_and_what_was_used_by_others_stays(
     assert 6 * MICRO < answer.used[1] <= 7 * MICRO
 
 
-async def test_a_threshold_is_told_once_by_whoever_reaches_it(store: LimitStore) -> None:
+async def test_a_threshold_is_reported_once_by_the_request_that_reaches_it(
+    store: LimitStore,
+) -> None:
     quota = a_quota(100, notices=(50, 80), cap=1000)
     first = await store.reserve(ACME, "k1", (a_claim(quota, 10),), hold=a_hold("a"))
     assert not first.besides or first.besides[0].told == 0
     answer = await settled(store, (a_claim(quota, 60),), "a")
-    assert (answer.used, answer.besides[0].told) == ((60,), 0)  # 50 % were not told before
+    assert (answer.used, answer.besides[0].told) == ((60,), 0)  # 50 % were not reported before
     await store.reserve(ACME, "k1", (a_claim(quota, 30),), hold=a_hold("b"))
     await settled(store, (a_claim(quota, 0),), "b")
     again = await store.reserve(ACME, "k1", (a_claim(quota, 31),))
     assert again.used == (91,)
-    assert not again.besides or again.besides[0].told == 80  # it stays told
+    assert not again.besides or again.besides[0].told == 80  # it stays reported
 
 
-async def test_settling_what_was_never_reserved_changes_nothing(store: LimitStore) -> None:
+async def test_settling_an_unknown_reservation_changes_nothing(store: LimitStore) -> None:
     quota = a_quota(100)
     store.settle(ACME, "k1", (a_claim(quota, 50),), "unknown")
     await store.reserve(ACME, "k1", (a_claim(quota, 1),), hold=a_hold("a"))
@@ -128,7 +132,9 @@ async def test_settling_what_was_never_reserved_changes_nothing(store: LimitStor
     assert await used(store, a_claim(quota)) == (1,)
 
 
-async def test_I1_calls_at_the_same_time_never_hold_more_than_there_is(store: LimitStore) -> None:
+async def test_I1_concurrent_requests_never_take_more_slots_than_there_are(
+    store: LimitStore,
+) -> None:
     claims = (a_claim(ConcurrencyLimit("in-flight", 7)), a_claim(a_quota(1000)))
     most = 0
 

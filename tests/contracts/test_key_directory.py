@@ -1,4 +1,4 @@
-"""The promise of `ports.KeyDirectory`: all of its tests, on each directory.
+"""The contract of `ports.KeyDirectory`, tested with each directory.
 
 A directory that can also `forget` (every one that caches) drops at once what it remembers.
 """
@@ -30,10 +30,10 @@ class Directory(KeyDirectory, Protocol):
 
 @dataclass
 class Case:
-    """A directory and what the product's commands do to what it reads."""
+    """A directory, and changes as the product's commands make them."""
 
     directory: Directory
-    gone: Directory  # the same kind, whose store is not there
+    unavailable: Directory  # the same kind, with an unavailable store
     add: Callable[[str, str], bytes]  # (account, key id) → digest of the new secret
     set_account: Callable[..., None]
     revoke: Callable[[str, str], None]
@@ -99,15 +99,15 @@ async def test_a_key_is_found_with_its_account(case: Case) -> None:
     assert await case.directory.find(digest) == expected
 
 
-async def test_a_record_of_teams_that_makes_no_sense_is_no_account_without_teams(
+async def test_an_invalid_record_of_teams_is_an_error(
     case: Case,
 ) -> None:
     case.set_account("acme", teams="search=400%")
-    with pytest.raises(StoreUnavailable, match="account acme: its teams"):
+    with pytest.raises(StoreUnavailable, match="account acme: teams"):
         await case.directory.find(case.add("acme", "k1"))
 
 
-async def test_memory_knows_a_key_after_it_was_found_and_not_before(case: Case) -> None:
+async def test_a_key_is_cached_after_it_was_found(case: Case) -> None:
     digest = case.add("acme", "k1")
     assert case.directory.cached(digest) is None
     found = await case.directory.find(digest)
@@ -115,18 +115,18 @@ async def test_memory_knows_a_key_after_it_was_found_and_not_before(case: Case) 
     assert case.directory.cached(digest) == found
 
 
-async def test_a_key_that_is_not_there_is_none_and_no_error(case: Case) -> None:
+async def test_an_unknown_key_is_none(case: Case) -> None:
     case.add("acme", "k1")
-    for _ in range(2):  # the second answer may come from memory
+    for _ in range(2):  # the second time, from the cache
         assert await case.directory.find(fingerprint(b"guessed")) is None
         assert case.directory.cached(fingerprint(b"guessed")) is None
 
 
-async def test_a_key_whose_account_is_nowhere_is_unknown(case: Case) -> None:
+async def test_a_key_without_an_account_is_unknown(case: Case) -> None:
     assert await case.directory.find(case.add("nobody", "k1")) is None
 
 
-async def test_an_account_of_the_plan_file_goes_before_its_record(case: Case) -> None:
+async def test_an_account_of_the_plan_file_precedes_its_record(case: Case) -> None:
     case.set_account(OF_FILE.id, plan="free")
     found = await case.directory.find(case.add(OF_FILE.id, "k1"))
     assert found == Key("k1", OF_FILE)
@@ -139,7 +139,7 @@ async def test_a_suspended_account_is_found_as_suspended(case: Case) -> None:
     assert found is not None and found.account.suspended
 
 
-async def test_keys_are_told_apart(case: Case) -> None:
+async def test_keys_are_distinguished(case: Case) -> None:
     case.set_account("globex", plan="free")
     digests = {
         (account, key_id): case.add(account, key_id)
@@ -150,19 +150,19 @@ async def test_keys_are_told_apart(case: Case) -> None:
     assert [(key.account.id, key.id) for key in found if key] == list(digests)
 
 
-async def test_many_who_ask_for_one_key_at_once_all_get_it(case: Case) -> None:
+async def test_concurrent_requests_for_one_key_all_get_it(case: Case) -> None:
     digest = case.add("acme", "k1")
     found = await asyncio.gather(*(case.directory.find(digest) for _ in range(50)))
     assert {key.id for key in found if key} == {"k1"} and None not in found
 
 
-async def test_many_keys_that_are_asked_for_at_once_are_all_found(case: Case) -> None:
+async def test_concurrent_requests_for_many_keys_all_get_theirs(case: Case) -> None:
     digests = [case.add("acme", f"k{number}") for number in range(50)]
     found = await asyncio.gather(*map(case.directory.find, digests))
     assert [key.id for key in found if key] == [f"k{number}" for number in range(50)]
 
 
-async def test_forget_drops_what_memory_knows_and_it_is_read_anew(case: Case) -> None:
+async def test_forget_clears_the_cache_and_keys_are_read_again(case: Case) -> None:
     digest, unknown = case.add("acme", "k1"), fingerprint(b"unknown")
     await case.directory.find(digest)
     await case.directory.find(unknown)
@@ -174,7 +174,7 @@ async def test_forget_drops_what_memory_knows_and_it_is_read_anew(case: Case) ->
     assert found is not None and found.account.plan == "free"
 
 
-async def test_a_revoked_key_is_unknown_once_memory_forgot_it(case: Case) -> None:
+async def test_a_revoked_key_is_unknown_after_forget(case: Case) -> None:
     digest = case.add("acme", "k1")
     assert await case.directory.find(digest) is not None
     case.revoke("acme", "k1")
@@ -182,10 +182,10 @@ async def test_a_revoked_key_is_unknown_once_memory_forgot_it(case: Case) -> Non
     assert await case.directory.find(digest) is None
 
 
-async def test_a_store_that_is_gone_is_said_and_never_taken_for_an_unknown_key(
+async def test_an_unavailable_store_is_an_error_and_not_an_unknown_key(
     case: Case,
 ) -> None:
     digest = case.add("acme", "k1")
-    assert case.gone.cached(digest) is None
+    assert case.unavailable.cached(digest) is None
     with pytest.raises(StoreUnavailable):
-        await case.gone.find(digest)
+        await case.unavailable.find(digest)

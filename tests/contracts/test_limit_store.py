@@ -1,4 +1,4 @@
-"""The promise of `ports.LimitStore`, kept by every store: all of its tests, on each of them."""
+"""The contract of `ports.LimitStore`, tested with each store."""
 
 import asyncio
 import itertools
@@ -76,12 +76,12 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
 
 
 def a_quota(units: int, **changes: object) -> QuotaLimit:
-    # The longest period there is, so that none ends while a test runs.
+    # The longest period, so that none ends during a test
     return replace(QuotaLimit("monthly", "requests", units, "month", units), **changes)  # type: ignore[arg-type]
 
 
 def a_rate(burst: int, **changes: object) -> RateLimit:
-    """One unit a day: nothing comes back while a test runs that could make a call fit."""
+    """A bucket of one unit a day, which does not refill during a test."""
     return replace(RateLimit("slow", "requests", 1, DAY_US, burst, (1, 86_400)), **changes)  # type: ignore[arg-type]
 
 
@@ -89,8 +89,8 @@ def a_claim(limit: Limit, cost: int = 1, *, forced: bool = False) -> Claim:
     return Claim(limit, cost, forced)
 
 
-async def standing(store: LimitStore, *claims: Claim, key_id: str = "k1") -> tuple[int, ...]:
-    """What is used of each, in whole units."""
+async def used_units(store: LimitStore, *claims: Claim, key_id: str = "k1") -> tuple[int, ...]:
+    """The used units of each limit, rounded down."""
     answer = await store.peek(ACME, key_id, claims)
     return tuple(
         used if isinstance(claim.limit, QuotaLimit) else -(-used // MICRO)
@@ -117,11 +117,11 @@ async def test_a_rate_answers_in_micro_units_and_never_ends(store: LimitStore) -
     first = await store.reserve(ACME, "k1", claims)
     assert (first.granted, first.used, first.ends_us) == (True, (4 * MICRO,), (0,))
     second = await store.reserve(ACME, "k1", claims)
-    back = (second.now_us - first.now_us) // 86_400  # micro-units that came back
-    assert 8 * MICRO - back - 1 <= second.used[0] <= 8 * MICRO - back + 1
+    refilled = (second.now_us - first.now_us) // 86_400  # micro-units
+    assert 8 * MICRO - refilled - 1 <= second.used[0] <= 8 * MICRO - refilled + 1
 
 
-async def test_a_bucket_fills_again_as_the_time_of_the_store_goes_on(store: LimitStore) -> None:
+async def test_a_bucket_refills_by_the_clock_of_the_store(store: LimitStore) -> None:
     fast = RateLimit("fast", "requests", 1, 1000, 1, (1000, 1))  # one unit every millisecond
     claims = [a_claim(fast)]
     grants = []
@@ -143,21 +143,21 @@ async def test_several_limits_are_answered_in_the_order_of_the_claims(store: Lim
     assert (turned.used[0], turned.used[2]) == (5, 3)
 
 
-async def test_I2_one_limit_that_does_not_fit_refuses_all_of_them(store: LimitStore) -> None:
+async def test_I2_one_limit_that_does_not_fit_refuses_all_claims(store: LimitStore) -> None:
     for spent in (a_quota(2, id="small"), a_rate(2, id="small")):
         room = a_quota(100)
         assert (await store.reserve(ACME, "k1", [a_claim(spent, 2)])).granted
-        before = await standing(store, a_claim(room), a_claim(spent))
+        before = await used_units(store, a_claim(room), a_claim(spent))
         for claims in (
             [a_claim(room), a_claim(spent)],
             [a_claim(spent), a_claim(room)],
             [a_claim(room, forced=True), a_claim(spent)],
         ):
             assert not (await store.reserve(ACME, "k1", claims)).granted
-        assert await standing(store, a_claim(room), a_claim(spent)) == before
+        assert await used_units(store, a_claim(room), a_claim(spent)) == before
 
 
-async def test_I2_a_refusal_is_free_and_says_how_it_stands(store: LimitStore) -> None:
+async def test_I2_a_refusal_is_free_and_reports_the_usage(store: LimitStore) -> None:
     assert (await store.reserve(ACME, "k1", [a_claim(a_quota(10), 8)])).granted
     for _ in range(3):
         refused = await store.reserve(ACME, "k1", [a_claim(a_quota(10), 3)])
@@ -166,30 +166,28 @@ async def test_I2_a_refusal_is_free_and_says_how_it_stands(store: LimitStore) ->
     assert (await store.reserve(ACME, "k1", [a_claim(a_quota(10), 2)])).used == (10,)
 
 
-async def test_what_fits_exactly_is_granted_and_not_one_more(store: LimitStore) -> None:
+async def test_a_cost_that_fits_exactly_is_granted_and_no_more(store: LimitStore) -> None:
     for limit in (a_quota(3), a_rate(3)):
         granted = [(await store.reserve(ACME, "k1", [a_claim(limit)])).granted for _ in range(5)]
         assert granted == [True, True, True, False, False]
 
 
-async def test_what_costs_more_than_the_limit_holds_is_never_granted(store: LimitStore) -> None:
+async def test_a_cost_above_the_limit_is_never_granted(store: LimitStore) -> None:
     for limit in (a_quota(3), a_rate(3)):
         assert not (await store.reserve(ACME, "k1", [a_claim(limit, 4)])).granted
 
 
 @pytest.mark.parametrize("limit", [a_quota(0), a_quota(5), a_rate(5)])
-async def test_what_costs_nothing_fits_while_nothing_remains(
-    store: LimitStore, limit: Limit
-) -> None:
+async def test_a_cost_of_0_fits_when_nothing_is_left(store: LimitStore, limit: Limit) -> None:
     whole = limit.cap if isinstance(limit, QuotaLimit) else limit.burst
     assert (await store.reserve(ACME, "k1", [a_claim(limit, whole)])).granted
     assert not (await store.reserve(ACME, "k1", [a_claim(limit)])).granted
     free = await store.reserve(ACME, "k1", [a_claim(limit, 0)])
     assert free.granted
-    assert await standing(store, a_claim(limit)) == (whole,)
+    assert await used_units(store, a_claim(limit)) == (whole,)
 
 
-async def test_overage_reaches_to_the_cap_and_not_only_to_the_units(store: LimitStore) -> None:
+async def test_overage_is_granted_up_to_the_cap(store: LimitStore) -> None:
     quota = a_quota(10, cap=12)
     assert (await store.reserve(ACME, "k1", [a_claim(quota, 12)])).used == (12,)
     assert not (await store.reserve(ACME, "k1", [a_claim(quota)])).granted
@@ -201,24 +199,24 @@ async def test_I3_a_forced_claim_is_counted_beyond_the_cap(store: LimitStore) ->
     for count in (1, 2, 3):
         answer = await store.reserve(ACME, "k1", forced)
         assert answer.granted
-        assert await standing(store, *forced) == (2 * count, 2 * count)
+        assert await used_units(store, *forced) == (2 * count, 2 * count)
     assert not (await store.reserve(ACME, "k1", [a_claim(quota)])).granted
     assert not (await store.reserve(ACME, "k1", [a_claim(rate)])).granted
 
 
-async def test_I3_a_forced_claim_does_not_carry_an_unforced_one(store: LimitStore) -> None:
+async def test_I3_a_forced_claim_does_not_force_another_one(store: LimitStore) -> None:
     claims = [a_claim(a_quota(0), forced=True), a_claim(a_rate(1), 2)]
     assert not (await store.reserve(ACME, "k1", claims)).granted
-    assert await standing(store, *claims) == (0, 0)
+    assert await used_units(store, *claims) == (0, 0)
 
 
-async def test_a_counter_stops_at_what_can_be_counted_exactly(store: LimitStore) -> None:
+async def test_a_counter_stops_at_the_largest_exact_integer(store: LimitStore) -> None:
     claims = [a_claim(a_quota(5), UNBOUNDED - 1, forced=True)]
     assert (await store.reserve(ACME, "k1", claims)).used == (UNBOUNDED - 1,)
     assert (await store.reserve(ACME, "k1", claims)).used == (UNBOUNDED,)
 
 
-async def test_teams_are_admitted_within_their_shares_and_what_is_left_beside_them(
+async def test_teams_use_their_shares_and_what_is_not_guaranteed_to_others(
     store: LimitStore,
 ) -> None:
     quota, teams = a_quota(10), (Team("a", 40, lends=False), Team("b", 30, lends=False))
@@ -233,11 +231,11 @@ async def test_teams_are_admitted_within_their_shares_and_what_is_left_beside_th
         for team in ("b", "", "a")
     }
     assert granted == {"b": 6, "": 0, "a": 4}
-    assert await standing(store, *claims("a")) == (10, 4)
-    assert await standing(store, *claims("b")) == (10, 6)
+    assert await used_units(store, *claims("a")) == (10, 4)
+    assert await used_units(store, *claims("b")) == (10, 6)
 
 
-async def test_limits_per_key_count_each_key_and_the_others_count_the_account(
+async def test_limits_per_key_count_keys_and_other_limits_count_accounts(
     store: LimitStore,
 ) -> None:
     for limit in (a_quota(2, per="key"), a_rate(2, per="key")):
@@ -245,7 +243,7 @@ async def test_limits_per_key_count_each_key_and_the_others_count_the_account(
         for key_id in ("k1", "k2"):
             granted = [(await store.reserve(ACME, key_id, claims)).granted for _ in range(3)]
             assert granted == [True, True, False]
-    assert await standing(store, a_claim(a_quota(100, id="all")), key_id="k3") == (8,)
+    assert await used_units(store, a_claim(a_quota(100, id="all")), key_id="k3") == (8,)
 
 
 async def test_accounts_do_not_share_limits(store: LimitStore) -> None:
@@ -255,18 +253,18 @@ async def test_accounts_do_not_share_limits(store: LimitStore) -> None:
     assert not (await store.reserve(ACME, "k1", claims)).granted
 
 
-async def test_a_rate_and_a_quota_of_one_name_are_two_limits(store: LimitStore) -> None:
+async def test_a_rate_and_a_quota_with_one_id_are_two_limits(store: LimitStore) -> None:
     claims = [a_claim(a_quota(5, id="same"), 2), a_claim(a_rate(5, id="same"), 3)]
     await store.reserve(ACME, "k1", claims)
-    assert await standing(store, *claims) == (2, 3)
+    assert await used_units(store, *claims) == (2, 3)
 
 
-async def test_I7_a_changed_plan_acts_at_once_and_keeps_what_was_used(store: LimitStore) -> None:
+async def test_I7_a_changed_plan_applies_at_once_and_usage_stays(store: LimitStore) -> None:
     for small, large in ((a_quota(3), a_quota(5)), (a_rate(3), a_rate(5))):
         assert (await store.reserve(ACME, "k1", [a_claim(small, 3)])).granted
         assert not (await store.reserve(ACME, "k1", [a_claim(small)])).granted
         assert (await store.reserve(ACME, "k1", [a_claim(large)])).granted
-        assert await standing(store, a_claim(large)) == (4,)
+        assert await used_units(store, a_claim(large)) == (4,)
         assert not (await store.reserve(ACME, "k1", [a_claim(small, 0)])).granted
 
 
@@ -274,13 +272,13 @@ async def test_peek_changes_nothing(store: LimitStore) -> None:
     claims = [a_claim(a_quota(9), 2), a_claim(a_rate(9), 2), a_claim(a_quota(9, id="new"))]
     await store.reserve(ACME, "k1", claims[:2])
     for _ in range(3):
-        assert await standing(store, *claims) == (2, 2, 0)
+        assert await used_units(store, *claims) == (2, 2, 0)
     forced = [replace(claim, forced=True) for claim in claims]
-    assert await standing(store, *forced) == (2, 2, 0)
+    assert await used_units(store, *forced) == (2, 2, 0)
     assert (await store.reserve(ACME, "k1", claims)).used[0] == 4
 
 
-async def test_peek_says_what_reserve_then_does(store: LimitStore) -> None:
+async def test_peek_answers_what_reserve_then_answers(store: LimitStore) -> None:
     claims = [a_claim(a_quota(7), 2), a_claim(a_rate(100), 3)]
     granted = []
     for _ in range(5):
@@ -294,7 +292,7 @@ async def test_peek_says_what_reserve_then_does(store: LimitStore) -> None:
     assert granted == [True, True, True, False, False]
 
 
-async def test_I1_calls_at_the_same_time_never_get_more_than_there_is(store: LimitStore) -> None:
+async def test_I1_concurrent_requests_never_get_more_than_the_limit(store: LimitStore) -> None:
     claims = [a_claim(a_quota(70), 2), a_claim(a_rate(100), 1), a_claim(a_quota(99, per="key"))]
     answers = await asyncio.gather(
         *(store.reserve(ACME, f"k{number % 3}", claims) for number in range(300))
@@ -302,4 +300,4 @@ async def test_I1_calls_at_the_same_time_never_get_more_than_there_is(store: Lim
     granted = [answer for answer in answers if answer.granted]
     assert len(granted) == 35
     assert sorted(answer.used[0] for answer in granted) == list(range(2, 71, 2))
-    assert await standing(store, *claims[:2]) == (70, 35)
+    assert await used_units(store, *claims[:2]) == (70, 35)

@@ -1,4 +1,4 @@
-"""The wire runs on both loops: the product uses uvloop, `sidecar explain` and tests asyncio's."""
+"""Both event loops for connections: uvloop of the product, asyncio's of `sidecar explain`."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import uvloop
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """A hook of pytest-asyncio, asked for the tests below this folder."""
+    """A hook of pytest-asyncio, for the tests in this folder."""
     if item.path.name in ("test_wire.py", "test_wire_connects.py"):
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}

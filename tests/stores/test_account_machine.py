@@ -1,6 +1,9 @@
-"""An account's life as a machine that Hypothesis drives: calls of two sidecars, settlements, packs,
-new plan files, clocks that step, sidecars that die. Valkey and the reference (`Both`) must agree;
-beside them stand the events, which are added up here by themselves and know neither."""
+"""The life of an account as a state machine that Hypothesis drives.
+
+Its steps are requests of two sidecars, settlements, packs, new plan files, clock steps and dead
+sidecars. Valkey and the reference (`Both`) must agree, and both with the events, which the test
+sums independently.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -37,8 +40,7 @@ WHOSE = st.sampled_from("ab")  # two sidecars
 
 @dataclass
 class Call:
-    """A reservation that is held: what of, and of which period. `ended`: its lease was over, and
-    that was noticed."""
+    """An open reservation: its claims and their period. `ended`: its lease was ended."""
 
     sidecar: str
     rule: str
@@ -58,8 +60,8 @@ class Account(RuleBasedStateMachine):
         self.tally: defaultdict[tuple[str, int], int] = defaultdict(int)
         self.granted: defaultdict[str, int] = defaultdict(int)
         self.paid: defaultdict[tuple[str, int], int] = defaultdict(int)
-        self.seen_of_packs: defaultdict[str, int] = defaultdict(int)
-        self.over: set[str] = set()  # quotas of packs that paid and are over
+        self.noted_of_packs: defaultdict[str, int] = defaultdict(int)
+        self.over: set[str] = set()  # quotas of expired packs that paid
         self.latest = START
         self.level, self.level_at = Fraction(0), START
         self.calls: dict[str, Call] = {}
@@ -73,7 +75,7 @@ class Account(RuleBasedStateMachine):
     def plan(
         self, first: int, second: int, burst: int, slots: int, *, over: bool, shadow: bool
     ) -> None:
-        """A new plan file is live; calls in flight keep theirs."""
+        """A new plan file is live; requests in flight keep the former one."""
         self.quotas = (
             QuotaLimit("q0", "requests", first, "hour", first * 12 // 10 if over else first),
             QuotaLimit("q1", "requests", second, "hour", second, (50, 100), shadow=shadow),
@@ -81,7 +83,7 @@ class Account(RuleBasedStateMachine):
         self.rate = RateLimit("r0", "requests", 2, 3 * MICRO, burst, REFILL)
         self.slots = ConcurrencyLimit("c0", slots)
 
-    # What happens
+    # Steps
 
     @rule(step=st.integers(0, 3 * MICRO) | st.just(LEASE) | st.integers(0, 2 * HOUR))
     def time_passes(self, step: int) -> None:
@@ -135,7 +137,7 @@ class Account(RuleBasedStateMachine):
 
     @rule(sidecar=WHOSE, soon=st.booleans())
     def death(self, sidecar: str, *, soon: bool) -> None:
-        """Nobody speaks of its calls any more. Their leases end, some time."""
+        """The sidecar dies. The leases of its requests expire."""
         for call in self.calls.values():
             if call.sidecar == sidecar:
                 call.sidecar = "dead"
@@ -154,7 +156,7 @@ class Account(RuleBasedStateMachine):
 
     @rule(costs=st.tuples(COSTS, COSTS), late=st.integers(0, 2 * HOUR))
     def charge_after_the_fact(self, costs: tuple[int, int], late: int) -> None:
-        """What was let pass while Redis was gone, told twice."""
+        """Requests that were allowed without Redis are charged twice."""
         claims = [Claim(quota, cost, forced=True)
                   for quota, cost in zip(self.quotas, costs, strict=True)]  # fmt: skip
         then = window_at(self.quotas[0], ACME, self.both.now - late).start
@@ -166,7 +168,7 @@ class Account(RuleBasedStateMachine):
                 self.tally[field, then] += cost
         assert self.both.charge(claims, late, entries) == 0
 
-    # What must be so after each of them
+    # Invariants after each step
 
     @invariant()
     def counters_and_what_packs_paid_are_the_events(self) -> None:  # I5
@@ -175,15 +177,15 @@ class Account(RuleBasedStateMachine):
         for field in QUOTAS:
             at = field, self._since(field)
             counted = self.both.ledger.states.get(field, EMPTY).used + self.paid[at]
-            # A pack that is over takes nothing back of what it paid.
+            # An expired pack still paid what it paid.
             assert counted == self.tally[at] or (field in self.over and counted > self.tally[at])
 
     @invariant()
-    def slots_are_those_of_calls_whose_lease_is_not_over(self) -> None:  # I5
+    def slots_are_those_of_requests_with_a_lease(self) -> None:  # I5
         held = [one for one in self.calls.values() if not one.ended]
         assert self.both.ledger.states.get("c/c0", EMPTY).used == len(held)
 
-    # How it is counted here
+    # The test's own arithmetic
 
     def _name(self) -> str:
         self.number += 1
@@ -197,7 +199,7 @@ class Account(RuleBasedStateMachine):
         return [Claim(limit, cost, forced) for limit, cost in zip(limits, costs, strict=True)]
 
     def _reserve(self, claims: list[Claim], hold: Hold | None, sidecar: str = "") -> None:
-        """`Both` sees to it that a refusal changes nothing (I2)."""
+        """`Both` checks that a refusal changes nothing (I2)."""
         if not self.both.reserve(claims, hold).granted:
             return
         since = {field: self._since(field) for field in QUOTAS}
@@ -229,7 +231,7 @@ class Account(RuleBasedStateMachine):
             self._pour(units)
 
     def _end_leases(self) -> None:
-        """What the next held reservation finds to be over."""
+        """End the leases that the next open reservation ends."""
         for name, call in list(self.calls.items()):
             if call.until > self.both.now or call.ended:
                 continue
@@ -242,8 +244,8 @@ class Account(RuleBasedStateMachine):
 
     def _note_what_packs_paid(self) -> None:
         for grant in self.both.ledger.grants:
-            more = grant.used - self.seen_of_packs[grant.id]
-            self.seen_of_packs[grant.id] = grant.used
+            more = grant.used - self.noted_of_packs[grant.id]
+            self.noted_of_packs[grant.id] = grant.used
             self.paid[grant.field, self._since(grant.field)] += more
             if grant.used and grant.expires_us <= self.latest:
                 self.over.add(grant.field)

@@ -1,4 +1,4 @@
-"""The Lua scripts against the pure reference: whole lives of an account, at chosen instants."""
+"""The Lua scripts agree with the pure reference through the life of an account."""
 
 from collections.abc import Iterator
 
@@ -61,13 +61,13 @@ TEAMS = st.builds(
 WHOSE = st.none() | st.tuples(TEAMS, st.sampled_from(["a", "b", "gone", ""]))
 
 
-def of_team(claims: list[Claim], whose: tuple[tuple[Team, ...], str] | None) -> list[Claim]:
-    """With a claim on the team's share after each quota, for accounts with teams."""
+def of_team(claims: list[Claim], team: tuple[tuple[Team, ...], str] | None) -> list[Claim]:
+    """The claims, each quota followed by the team's share of it, for accounts with teams."""
     found = []
     for claim in claims:
         found.append(claim)
-        if whose is not None and isinstance(claim.limit, QuotaLimit):
-            found.append(Claim(shares_of(claim.limit, *whose), claim.cost, claim.forced))
+        if team is not None and isinstance(claim.limit, QuotaLimit):
+            found.append(Claim(shares_of(claim.limit, *team), claim.cost, claim.forced))
     return found
 
 
@@ -227,7 +227,7 @@ def test_I8_a_clock_that_steps_back_grants_nothing(client: redis.Redis) -> None:
     assert granted == [True, True, False, False, True, False]
 
 
-def test_I5_what_packs_paid_of_a_released_call_is_theirs_again(client: redis.Redis) -> None:
+def test_I5_releasing_a_request_returns_the_units_that_packs_paid(client: redis.Redis) -> None:
     both = Both(client)
     claims = [Claim(QuotaLimit("q0", "requests", 4, "hour", 4), 9, False)]
     for name, lasts in (("first", HOUR), ("second", 2 * HOUR)):

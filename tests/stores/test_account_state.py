@@ -1,4 +1,4 @@
-"""An account's state is read as the scripts write it; what they do not write is named."""
+"""An account's state is read as the scripts write it, and invalid fields are reported."""
 
 import struct
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def client(valkey_url: str) -> Iterator[redis.Redis]:
         yield connection
 
 
-def test_what_the_scripts_write_is_what_is_read(client: redis.Redis, valkey_url: str) -> None:
+def test_the_state_is_read_as_the_scripts_write_it(client: redis.Redis, valkey_url: str) -> None:
     both = Both(client)
     both.grant(Grant("g1", "q/q0", 9, START + 3 * HOUR, -1))
     both.reserve(CLAIMS, Hold("a", 60 * MICRO, "release"))
@@ -45,7 +45,7 @@ def test_what_the_scripts_write_is_what_is_read(client: redis.Redis, valkey_url:
         assert (dict(held.problems), held.state.opened.keys()) == ({}, {"b", "c"})
 
 
-def test_an_account_that_is_not_there_is_empty(valkey_url: str) -> None:
+def test_an_unknown_account_is_empty(valkey_url: str) -> None:
     with Inspector(valkey_url, "qs") as inspector:
         held = inspector.read("nobody")
         assert (held.state.states, held.rebuilt, held.problems) == ({}, "0", {})
@@ -56,22 +56,22 @@ def test_an_account_that_is_not_there_is_empty(valkey_url: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "problem"),
     [
-        ("q/monthly", b"", "a limit's state has 32 bytes, this one 0"),
-        ("q/monthly", b"x" * 33, "this one 33"),
+        ("q/monthly", b"", "a limit's state must have 32 bytes, not 0"),
+        ("q/monthly", b"x" * 33, "not 33"),
         ("q/monthly", struct.pack("<4d", -1, 0, 0, 0), "-1.0 is not a number of units"),
         ("q/monthly", struct.pack("<4d", 1.5, 0, 0, 0), "1.5 is not a number of units"),
         ("r/burst", struct.pack("<4d", float("nan"), 0, 0, 0), "nan is not a number of units"),
         ("c/slots", struct.pack("<4d", 2.0**60, 0, 0, 0), "is not a number of units"),
         ("grants", b"g1\tq/q0\t1\n", "line 1 is not a grant"),
         ("grants", b"\xff", "'utf-8' codec can't decode"),
-        ("grants", b"g1\tq/q0\t1\t0\t9\t0", "its last line has no end"),
+        ("grants", b"g1\tq/q0\t1\t0\t9\t0", "the last line is incomplete"),
         ("o/x", b"keep\n", "not an open reservation"),
         ("o/x", b"", "not an open reservation"),
         ("o/x", b"charge\nquota\tq/q0\t1\n", "line 2 is not a charge"),
         ("rebuilt", b"yesterday", "not an instant"),
     ],
 )
-def test_what_makes_no_sense_is_named_and_hides_nothing(
+def test_an_invalid_field_is_reported_and_hides_no_others(
     field: str, value: bytes, problem: str
 ) -> None:
     good = {b"q/other": struct.pack("<4d", 3, START, 0, 0), b"kept": b"17"}
@@ -88,7 +88,7 @@ def test_what_makes_no_sense_is_named_and_hides_nothing(
     ),
     st.dictionaries(st.binary(max_size=5), st.floats()),
 )
-def test_nothing_that_redis_may_hold_is_more_than_a_problem(
+def test_reading_never_raises_whatever_redis_has(
     fields: dict[bytes, bytes], leases: dict[bytes, float]
 ) -> None:
     read_account(fields, leases)
@@ -109,7 +109,7 @@ def test_all_accounts_with_a_state_are_found_and_no_others(
             assert sorted(inspector.accounts()) == sorted(NAMES)
 
 
-def test_an_accounts_record_and_what_was_charged_from_a_journal(
+def test_an_accounts_record_and_the_last_charged_entry_are_read(
     client: redis.Redis, valkey_url: str
 ) -> None:
     client.hset(keys.account("qs", "acme"), mapping={"plan": "pro", "timezone": "Europe/Paris"})
@@ -120,14 +120,14 @@ def test_an_accounts_record_and_what_was_charged_from_a_journal(
         assert inspector.charged("acme", "0a", "k2") == 0
 
 
-def test_a_redis_that_is_not_there_is_told_once(valkey_url: str) -> None:
-    cannot = pytest.raises(StoreUnavailable, match="Redis is unavailable")
-    with cannot, Inspector("redis://127.0.0.1:1/0", "qs") as inspector:
+def test_an_unavailable_redis_is_an_error(valkey_url: str) -> None:
+    unavailable = pytest.raises(StoreUnavailable, match="Redis is unavailable")
+    with unavailable, Inspector("redis://127.0.0.1:1/0", "qs") as inspector:
         inspector.now_us()
 
 
-def test_a_key_of_another_type_is_told_as_a_sentence(client: redis.Redis, valkey_url: str) -> None:
+def test_a_redis_key_of_another_type_is_an_error(client: redis.Redis, valkey_url: str) -> None:
     client.set(keys.state("qs", "acme"), "not a hash")
-    cannot = pytest.raises(StoreUnavailable, match="WRONGTYPE")
-    with cannot, Inspector(valkey_url, "qs") as inspector:
+    unavailable = pytest.raises(StoreUnavailable, match="WRONGTYPE")
+    with unavailable, Inspector(valkey_url, "qs") as inspector:
         inspector.read("acme")

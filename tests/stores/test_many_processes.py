@@ -1,5 +1,7 @@
-"""Eight processes spend one account's limits, and some of them are killed meanwhile: what passes
-is the limit exactly, and what is refused changes nothing."""
+"""Eight processes use one account's limits, and some of them are killed.
+
+Together they are granted exactly the limit, and refusals change nothing.
+"""
 
 import asyncio
 import random
@@ -27,13 +29,13 @@ from sidecar.stores.scripts import read_state
 from tests.support.stores.wire_ends import a_wire
 
 PROCESSES = 8
-AT_ONCE = 3  # calls of one process
+AT_ONCE = 3  # requests in flight of one process
 KILLED = 5
 LIMIT, MORE, SLOTS = 600, 900, 6
 STATE = keys.state("qs", "acme")
 
-# Words on its standard input: "spend" until the quota is, "ask RATE|QUOTA|SLOTS" for what is
-# refused. It writes a line per call that it was granted, before it is over.
+# Commands on its standard input: "spend" uses the quota up; "ask RATE|QUOTA|SLOTS" sends requests
+# that are refused. It writes a line per granted request, before it settles it.
 PROGRAM = textwrap.dedent("""
     import asyncio, os, sys
     import redis.asyncio
@@ -85,7 +87,7 @@ PROGRAM = textwrap.dedent("""
             await asyncio.sleep(0.01)
 
     async def ask(store, which):
-        # One limit is beyond itself, another one has room; asked with a hold and without.
+        # One limit is exceeded, another one is not; with an open reservation and without.
         cost = burst + 1 if which == "RATE" else quota + 1
         ways = [(Claim(SPENT[which], cost, False), Claim(SPENT[other], 1, False))
                 for other in ("QUOTA", "RATE") if other != which for _ in "12"]
@@ -117,7 +119,7 @@ PROGRAM = textwrap.dedent("""
 
 
 class Many:
-    """So many processes that wait for a word."""
+    """Processes that wait for a command."""
 
     def __init__(self, url: str, path: Path, quota: int, burst: int) -> None:
         self._command = (sys.executable, "-c", PROGRAM, url, str(path), str(quota), str(burst),
@@ -129,7 +131,7 @@ class Many:
             *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
         self.running.append(one)
-        await heard(one, b"ready\n")
+        await read_line(one, b"ready\n")
         return one
 
     async def kill(self, one: asyncio.subprocess.Process) -> None:
@@ -137,18 +139,18 @@ class Many:
         one.kill()
         await one.wait()
 
-    async def all_do(self, word: bytes) -> None:
+    async def run_all(self, word: bytes) -> None:
         for one in self.running:
-            tell(one, word)
-        await asyncio.gather(*(heard(one, b"done\n") for one in self.running))
+            send(one, word)
+        await asyncio.gather(*(read_line(one, b"done\n") for one in self.running))
 
 
-def tell(one: asyncio.subprocess.Process, word: bytes) -> None:
+def send(one: asyncio.subprocess.Process, word: bytes) -> None:
     assert one.stdin is not None
     one.stdin.write(word + b"\n")
 
 
-async def heard(one: asyncio.subprocess.Process, line: bytes) -> None:
+async def read_line(one: asyncio.subprocess.Process, line: bytes) -> None:
     assert one.stdout is not None
     async with asyncio.timeout(90):
         assert await one.stdout.readline() == line
@@ -175,13 +177,13 @@ def lines(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("quota", "burst"), [(LIMIT, MORE), (MORE, LIMIT)])
-async def test_I1_processes_that_are_killed_meanwhile_admit_exactly_the_limit(
+async def test_I1_processes_of_which_some_are_killed_are_granted_exactly_the_limit(
     valkey_url: str, client: "redis.Redis", tmp_path: Path, quota: int, burst: int
 ) -> None:
     path, dice = tmp_path / "granted", random.Random(7)
     async with many(valkey_url, path, quota, burst) as those:
         for one in those.running:
-            tell(one, b"spend")
+            send(one, b"spend")
         for number in range(KILLED):
             async with asyncio.timeout(60):
                 while len(lines(path)) < (number + 1) * LIMIT // (KILLED + 2):
@@ -191,14 +193,14 @@ async def test_I1_processes_that_are_killed_meanwhile_admit_exactly_the_limit(
             for name in client.smembers("inside"):
                 if name.startswith(b"%d-" % victim.pid):
                     client.srem("inside", name)
-            tell(await those.start(), b"spend")
-        await asyncio.gather(*(heard(one, b"done\n") for one in those.running))
+            send(await those.start(), b"spend")
+        await asyncio.gather(*(read_line(one, b"done\n") for one in those.running))
     granted = lines(path)
     assert "too many inside" not in granted
     fields: dict[bytes, bytes] = client.hgetall(STATE)  # type: ignore[assignment]
     assert read_state(fields[b"q/monthly"])[0] == LIMIT
     assert -(-read_state(fields[b"r/slow"])[0] // MICRO) == LIMIT
-    # A process that was killed may have been granted what it did not live to write down.
+    # A killed process may have been granted requests that it did not write.
     assert LIMIT - KILLED * AT_ONCE <= len(granted) <= LIMIT
     still_open = [name for name in fields if name.startswith(b"o/")]
     assert len(still_open) <= KILLED * AT_ONCE
@@ -206,7 +208,7 @@ async def test_I1_processes_that_are_killed_meanwhile_admit_exactly_the_limit(
 
 
 @pytest.mark.parametrize("which", ["QUOTA", "RATE", "SLOTS"])
-async def test_I2_refusals_of_many_processes_change_not_a_byte(
+async def test_I2_refusals_of_many_processes_change_no_byte(
     valkey_url: str, client: "redis.Redis", tmp_path: Path, which: str
 ) -> None:
     limits: tuple[Limit, ...] = (
@@ -221,11 +223,11 @@ async def test_I2_refusals_of_many_processes_change_not_a_byte(
             hold = Hold(f"h{number}", 3_600 * MICRO)
             assert (await store.reserve(Account("acme", "pro"), "k1", claims, hold=hold)).granted
         before = everything(client)
-        await those.all_do(f"ask {which}".encode())
+        await those.run_all(f"ask {which}".encode())
         assert everything(client) == before
     client.close()
 
 
 def everything(client: "redis.Redis") -> dict[bytes, tuple[object, object]]:
-    """Each key, byte for byte, and when it ends."""
+    """The bytes and the expiry of each Redis key."""
     return {name: (client.dump(name), client.pexpiretime(name)) for name in client.scan_iter()}

@@ -1,4 +1,4 @@
-"""Limits in memory, on a clock that the test drives, and within their bound."""
+"""Limits in memory, on a clock that the test drives."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ SECONDLY = Claim(RateLimit("secondly", "requests", 1, MICRO, 2, (1, 1)), 1, Fals
 
 @dataclass
 class Hand:
-    """Of a clock."""
+    """A clock that the test sets."""
 
     now_us: int = START
 
@@ -27,7 +27,7 @@ async def granted(store: MemoryLimitStore, *claims: Claim, account: Account = AC
     return (await store.reserve(account, "k1", claims)).granted
 
 
-async def test_a_quota_starts_anew_with_its_period_and_not_before() -> None:
+async def test_a_quota_starts_from_0_with_its_period() -> None:
     clock = Hand()
     store = MemoryLimitStore(clock)
     assert [await granted(store, HOURLY) for _ in range(3)] == [True, True, False]
@@ -39,7 +39,7 @@ async def test_a_quota_starts_anew_with_its_period_and_not_before() -> None:
     assert answer.ends_us == (START + 2 * HOUR_US,)
 
 
-async def test_periods_are_those_of_the_accounts_zone() -> None:
+async def test_periods_are_in_the_accounts_time_zone() -> None:
     daily = Claim(QuotaLimit("daily", "requests", 1, "day", 1), 1, False)
     clock = Hand()
     store = MemoryLimitStore(clock)
@@ -50,7 +50,7 @@ async def test_periods_are_those_of_the_accounts_zone() -> None:
     assert await granted(store, daily)
 
 
-async def test_a_bucket_drains_with_the_clock_up_to_its_burst() -> None:
+async def test_a_bucket_refills_with_the_clock_up_to_its_burst() -> None:
     clock = Hand()
     store = MemoryLimitStore(clock)
     assert [await granted(store, SECONDLY) for _ in range(3)] == [True, True, False]
@@ -76,12 +76,12 @@ async def test_I8_a_clock_that_steps_back_grants_nothing() -> None:
         assert not await granted(store, claim)
 
 
-async def test_I9_the_account_whose_last_grant_is_oldest_is_forgotten_first() -> None:
+async def test_I9_the_account_with_the_oldest_change_is_forgotten_first() -> None:
     store = MemoryLimitStore(Hand(), accounts=2)
     first, second, third = (Account(name, "pro") for name in ("first", "second", "third"))
     for account in (first, second, first):
         assert await granted(store, HOURLY, account=account)
-    # Neither a refusal nor a look is a grant.
+    # Refusals and peeks are not changes.
     assert not await granted(store, Claim(HOURLY.limit, 3, False), account=second)
     await store.peek(second, "k1", [HOURLY])
     assert await granted(store, HOURLY, account=third)
@@ -89,7 +89,7 @@ async def test_I9_the_account_whose_last_grant_is_oldest_is_forgotten_first() ->
     assert used == [(2,), (0,), (1,)]
 
 
-async def test_I9_calls_that_are_refused_take_no_room() -> None:
+async def test_I9_refused_requests_take_no_room() -> None:
     store = MemoryLimitStore(Hand(), accounts=2)
     assert await granted(store, HOURLY)
     dear = Claim(HOURLY.limit, 3, False)

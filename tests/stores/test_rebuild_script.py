@@ -1,4 +1,4 @@
-"""rebuild.lua: its header, and that it adds to what is counted without losing or doubling it."""
+"""rebuild.lua matches its header, and adds units without losing or doubling any."""
 
 import struct
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.support.stores.lua_headers import read_header
 
 HOURLY = QuotaLimit("q0", "requests", 10, "hour", 12, (50, 100), rollover=2)
 KEYED = QuotaLimit("q1", "requests", 100, "hour", 100, per="key")
-# For what runs on Redis' own clock: months seldom end while a test runs.
+# For tests on Redis' own clock: a month seldom ends during a test.
 MONTHLY = QuotaLimit("q0", "requests", 10, "month", 12)
 MONTHLY_KEYED = QuotaLimit("q1", "requests", 100, "month", 100, per="key")
 STATE = keys.state("qs", ACME.id)
@@ -36,7 +36,7 @@ def used(client: redis.Redis, field: str = "q/q0") -> int:
 
 
 def this_month(client: redis.Redis) -> tuple[int, int]:
-    """Redis time, and when its month began."""
+    """Redis time, and the start of its month."""
     seconds, micros = client.time()  # type: ignore[misc]
     now = int(seconds * MICRO + micros)
     return now, bounds("month", ACME.timezone, None, now)[0]
@@ -46,7 +46,7 @@ def claim(units: int) -> list[Claim]:
     return [Claim(HOURLY, units, forced=True)]
 
 
-def test_what_the_header_names_is_what_is_sent() -> None:
+def test_the_arguments_are_those_of_the_header() -> None:
     header = read_header("rebuild")
     changes = [Change(HOURLY, None, 7, 3, START), Change(KEYED, "k1", -2, 9, START)]
     ttl, count, *argv = arguments(ACME, changes, "17", START + 1)
@@ -64,21 +64,21 @@ def test_what_the_header_names_is_what_is_sent() -> None:
     assert len(header.keys) == 1
 
 
-def test_I1_what_was_counted_since_it_was_read_stays_counted(client: redis.Redis) -> None:
+def test_I1_requests_counted_since_the_read_stay_counted(client: redis.Redis) -> None:
     both = Both(client)
     both.reserve(claim(2))
     assert both.rebuild(claim(5), less=1, stale=False)
     assert used(client) == 7
 
 
-def test_a_counter_that_is_lower_than_it_was_read_is_left_alone(client: redis.Redis) -> None:
+def test_a_counter_that_fell_since_the_read_stays_unchanged(client: redis.Redis) -> None:
     both = Both(client)
     both.reserve(claim(2))
     assert not both.rebuild(claim(5), less=-1, stale=False)
     assert used(client) == 2
 
 
-def test_two_rebuilds_of_one_reading_count_once(client: redis.Redis) -> None:
+def test_two_rebuilds_from_one_read_count_once(client: redis.Redis) -> None:
     now, start = this_month(client)
     changes = [Change(MONTHLY, None, 5, 0, start)]
     done = rebuild(client, "qs", ACME, changes, "0", now)
@@ -88,13 +88,13 @@ def test_two_rebuilds_of_one_reading_count_once(client: redis.Redis) -> None:
     assert used(client) == 5
 
 
-def test_another_period_than_was_read_is_left_alone(client: redis.Redis) -> None:
+def test_a_counter_in_a_later_period_stays_unchanged(client: redis.Redis) -> None:
     now, start = this_month(client)
     assert not rebuild(client, "qs", ACME, [Change(MONTHLY, None, 5, 0, start - 1)], "0", now).done
     assert not client.exists(STATE)
 
 
-def test_nothing_is_taken_back_beside_what_is_counted_meanwhile(client: redis.Redis) -> None:
+def test_nothing_is_subtracted_if_requests_were_counted_since_the_read(client: redis.Redis) -> None:
     both = Both(client)
     both.reserve(claim(6))
     assert not both.rebuild(claim(-2), less=1, stale=False)
@@ -103,7 +103,7 @@ def test_nothing_is_taken_back_beside_what_is_counted_meanwhile(client: redis.Re
     assert used(client) == 4
 
 
-def test_what_is_added_uses_grants_as_calls_would_have(client: redis.Redis) -> None:
+def test_added_units_use_grants_as_requests_do(client: redis.Redis) -> None:
     both = Both(client)
     both.grant(Grant("g1", "q/q0", 4, START + HOUR))
     assert both.rebuild(claim(13), less=0, stale=False)
@@ -111,7 +111,7 @@ def test_what_is_added_uses_grants_as_calls_would_have(client: redis.Redis) -> N
     assert both.ledger.grants[0].used == 3
 
 
-def test_a_threshold_is_left_for_the_next_call_to_tell(client: redis.Redis) -> None:
+def test_a_threshold_is_reported_by_the_next_request(client: redis.Redis) -> None:
     both = Both(client)
     both.rebuild(claim(7), less=0, stale=False)
     answer = both.reserve(claim(1))
@@ -119,14 +119,14 @@ def test_a_threshold_is_left_for_the_next_call_to_tell(client: redis.Redis) -> N
     assert both.ledger.states["q/q0"].told == 50
 
 
-def test_I2_all_counters_of_an_account_are_changed_or_none(client: redis.Redis) -> None:
+def test_I2_all_counters_of_an_account_change_or_none(client: redis.Redis) -> None:
     now, start = this_month(client)
     changes = [Change(MONTHLY_KEYED, "k1", 5, 0, start), Change(MONTHLY, None, 5, 9, start)]
     assert not rebuild(client, "qs", ACME, changes, "0", now).done
     assert not client.exists(STATE)
 
 
-def test_any_number_of_counters_is_changed(client: redis.Redis) -> None:
+def test_any_number_of_counters_changes(client: redis.Redis) -> None:
     now, start = this_month(client)
     count = CHANGED_AT_ONCE + 1
     changes = [Change(MONTHLY_KEYED, f"k{number}", 5, 0, start) for number in range(count)]

@@ -1,4 +1,4 @@
-"""What is particular to limits in Redis; what every store promises is in tests/contracts."""
+"""Limits in Redis, beyond the contract of all stores in tests/contracts."""
 
 import asyncio
 import subprocess
@@ -21,7 +21,7 @@ def a_quota(units: int, **changes: object) -> QuotaLimit:
 
 
 def a_slow_rate(burst: int) -> RateLimit:
-    """So slow that nothing comes back while a test runs."""
+    """A bucket that does not refill during a test."""
     return RateLimit("slow", "requests", 1, 86_400 * MICRO, burst, (1, 86_400))
 
 
@@ -33,7 +33,7 @@ async def wire(valkey_url: str) -> AsyncIterator[Wire]:
     await wire.stop()
 
 
-async def test_I1_several_processes_admit_exactly_the_limit(valkey_url: str) -> None:
+async def test_I1_several_processes_are_granted_exactly_the_limit(valkey_url: str) -> None:
     program = textwrap.dedent("""
         import asyncio, sys
         from sidecar.core.model import (Account, Claim, QuotaLimit, RateLimit,)
@@ -88,7 +88,7 @@ async def test_I9_the_state_always_has_a_ttl(wire: Wire, valkey_url: str) -> Non
         assert client.ttl(keys.state("qs", "acme")) > 35 * 86_400
 
 
-async def test_a_flushed_script_cache_is_no_refusal_and_charges_nobody_twice(
+async def test_a_flushed_script_cache_refuses_nothing_and_charges_nothing_twice(
     wire: Wire, valkey_url: str
 ) -> None:
     store = RedisLimitStore(wire)
@@ -104,18 +104,16 @@ async def test_a_flushed_script_cache_is_no_refusal_and_charges_nobody_twice(
     assert (await store.peek(ACME, "k1", claims)).used == (50,)
 
 
-async def test_a_redis_that_takes_no_writes_is_a_store_that_cannot_tell(
-    wire: Wire, valkey_url: str
-) -> None:
+async def test_a_redis_that_takes_no_writes_is_unavailable(wire: Wire, valkey_url: str) -> None:
     store = RedisLimitStore(wire)
     claims = (Claim(a_quota(9), 1, False),)
     await store.reserve(ACME, "k1", claims)
     with redis.Redis.from_url(valkey_url) as client:
         client.config_set("maxmemory", "1")
         try:
-            for ask in (claims, (Claim(a_quota(9), 1, False),)):  # known to the store, and new
+            for some in (claims, (Claim(a_quota(9), 1, False),)):  # cached by the store, and new
                 with pytest.raises(StoreUnavailable, match="OOM"):
-                    await store.reserve(ACME, "k1", ask)
+                    await store.reserve(ACME, "k1", some)
         finally:
             client.config_set("maxmemory", "0")
     assert (await store.reserve(ACME, "k1", claims)).used == (2,)

@@ -1,4 +1,4 @@
-"""A grant that comes after its request has given up is refunded; see `lua/limits/refund.lua`."""
+"""A reservation that is granted after its request gave up is undone; see `refund.lua`."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.support.stores.wire_ends import Server, a_server, a_wire, until_up
 
 ACME = Account("acme", "pro")
 QUOTA = QuotaLimit("monthly", "requests", 100, "month", 100)
-# So slow that nothing comes back while a test runs.
+# It does not refill during a test.
 RATE = RateLimit("burst", "requests", 3, 100_000_000, 50, (3, 100_000_000), per="key")
 CLAIMS = (Claim(QUOTA, 3, True), Claim(RATE, 2, False))
 
@@ -33,7 +33,7 @@ async def used(store: RedisLimitStore) -> tuple[int, ...]:
 
 
 async def late(server: Server, wire: Wire, store: RedisLimitStore) -> None:
-    """One reservation that Redis makes after its caller was told that it cannot be made."""
+    """A reservation that Redis makes after the timeout of its request."""
     server.pause()
     try:
         with pytest.raises(StoreUnavailable):
@@ -49,7 +49,7 @@ async def settled(store: RedisLimitStore, expected: tuple[int, ...]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_I2_a_call_refused_for_want_of_an_answer_is_charged_nothing(server: Server) -> None:
+async def test_I2_a_request_refused_after_a_timeout_is_not_charged(server: Server) -> None:
     async with a_wire(server.url, timeout_s=0.2) as wire:
         store = RedisLimitStore(wire)
         before = (await store.reserve(ACME, "k1", CLAIMS)).used
@@ -58,7 +58,7 @@ async def test_I2_a_call_refused_for_want_of_an_answer_is_charged_nothing(server
         assert store.late_reservations == 1
 
 
-async def test_I2_a_team_is_charged_nothing_either_and_its_units_are_kept_again(
+async def test_I2_a_team_is_not_charged_either_and_its_guarantee_returns(
     server: Server,
 ) -> None:
     share = shares_of(QUOTA, (Team("ads", 30, lends=False),), "ads")
@@ -81,17 +81,17 @@ async def test_I2_a_team_is_charged_nothing_either_and_its_units_are_kept_again(
 
 
 @pytest.mark.parametrize("first", [False, True])
-async def test_I5_a_client_that_left_before_the_answer_is_charged_nothing(
+async def test_I5_a_client_that_left_before_the_answer_is_not_charged(
     server: Server, first: bool
 ) -> None:
     async with a_wire(server.url) as wire:
         store = RedisLimitStore(wire)
         before = (0, 0) if first else (await store.reserve(ACME, "k1", CLAIMS)).used
         if first:
-            await store.peek(ACME, "k1", CLAIMS)  # the period is known, the script is not
+            await store.peek(ACME, "k1", CLAIMS)  # caches the period, not the script
             await asyncio.wait_for(load(wire), 20)
         asked = asyncio.ensure_future(store.reserve(ACME, "k1", CLAIMS))
-        await asyncio.sleep(0)  # it is on its way
+        await asyncio.sleep(0)  # it is sent
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
@@ -101,13 +101,13 @@ async def test_I5_a_client_that_left_before_the_answer_is_charged_nothing(
         await settled(store, before)
 
 
-async def test_I2_calls_refused_for_want_of_an_answer_are_charged_nothing_however_many_they_were(
+async def test_I2_any_number_of_requests_refused_after_a_timeout_are_not_charged(
     server: Server,
 ) -> None:
     async with a_wire(server.url, timeout_s=0.2) as wire:
         store = RedisLimitStore(wire)
         before = (await store.reserve(ACME, "k1", CLAIMS)).used
-        many = BREAKER_TIMEOUTS + 5  # so that by then calls fail at once
+        many = BREAKER_TIMEOUTS + 5  # until requests fail at once
         server.pause()
         try:
             asked = (store.reserve(ACME, "k1", CLAIMS) for _ in range(many))
@@ -121,7 +121,7 @@ async def test_I2_calls_refused_for_want_of_an_answer_are_charged_nothing_howeve
 
 
 @pytest.mark.parametrize("first", [False, True])
-async def test_I5_a_client_that_left_in_the_moment_of_the_answer_is_charged_nothing(
+async def test_I5_a_client_that_left_at_the_moment_of_the_answer_is_not_charged(
     server: Server, first: bool
 ) -> None:
     async with a_wire(server.url) as wire:
@@ -137,7 +137,7 @@ async def test_I5_a_client_that_left_in_the_moment_of_the_answer_is_charged_noth
         async with asyncio.timeout(20):
             while not reply.done():
                 await asyncio.sleep(0)
-        asked.cancel()  # before it has seen the reply
+        asked.cancel()  # before it gets the reply
         with pytest.raises(asyncio.CancelledError):
             await asked
         assert store.late_reservations == 1
@@ -145,13 +145,12 @@ async def test_I5_a_client_that_left_in_the_moment_of_the_answer_is_charged_noth
 
 
 async def load(wire: Wire) -> None:
-    from sidecar.stores.connection.wire import encode
     from sidecar.stores.scripts import load as script
 
-    await wire.execute(encode(b"SCRIPT", b"LOAD", script("limits/reserve").text))
+    await wire.execute(script("limits/reserve").load_command())
 
 
-async def test_a_refund_takes_nothing_from_a_period_that_began_after_the_charge(
+async def test_a_refund_takes_nothing_from_a_later_period(
     server: Server,
 ) -> None:
     async with a_wire(server.url) as wire:
@@ -163,7 +162,7 @@ async def test_a_refund_takes_nothing_from_a_period_that_began_after_the_charge(
         assert answer.granted
 
 
-async def test_a_refund_brings_nothing_back_that_redis_has_lost(server: Server) -> None:
+async def test_a_refund_creates_no_state_that_redis_has_lost(server: Server) -> None:
     async with a_wire(server.url) as wire:
         store = RedisLimitStore(wire)
         now_us = (await store.reserve(ACME, "k1", CLAIMS)).now_us
@@ -174,7 +173,7 @@ async def test_a_refund_brings_nothing_back_that_redis_has_lost(server: Server) 
             assert not client.exists(keys.state("qs", ACME.id))
 
 
-async def test_claims_of_one_call_alone_are_not_kept(server: Server) -> None:
+async def test_commands_for_claims_of_one_request_are_not_cached(server: Server) -> None:
     async with a_wire(server.url) as wire:
         store = RedisLimitStore(wire)
         for cost in range(5):

@@ -1,4 +1,4 @@
-"""A settlement at what was reserved is sent as a command that is kept; each closes its own."""
+"""Settlements at the reserved cost share a cached command, and each closes its reservation."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -33,10 +33,10 @@ async def reserved(store: RedisLimitStore, claims: Sequence[Claim], name: str) -
 
 
 async def settled(store: RedisLimitStore, claims: Sequence[Claim], name: str) -> tuple[int, ...]:
-    told: asyncio.Queue[Answer] = asyncio.Queue()
-    store.settle(ACME, "k1", claims, name, told.put_nowait)
+    answers: asyncio.Queue[Answer] = asyncio.Queue()
+    store.settle(ACME, "k1", claims, name, answers.put_nowait)
     async with asyncio.timeout(20):
-        return (await told.get()).used
+        return (await answers.get()).used
 
 
 async def test_each_settlement_closes_its_own_reservation(store: RedisLimitStore) -> None:
@@ -51,7 +51,7 @@ async def test_each_settlement_closes_its_own_reservation(store: RedisLimitStore
     assert store.settler.pending == 0
 
 
-async def test_another_cost_is_settled_as_it_is(store: RedisLimitStore) -> None:
+async def test_another_cost_is_settled_as_given(store: RedisLimitStore) -> None:
     claims = (SLOTS, QUOTA)
     for name in ("a", "b", "c"):
         assert (await reserved(store, claims, name)).granted
@@ -61,7 +61,7 @@ async def test_another_cost_is_settled_as_it_is(store: RedisLimitStore) -> None:
     assert (await store.peek(ACME, "k1", claims)).used == (0, 61)
 
 
-async def test_when_a_period_is_over_the_command_is_made_anew(store: RedisLimitStore) -> None:
+async def test_in_another_period_the_command_is_encoded_again(store: RedisLimitStore) -> None:
     claims = (SLOTS, QUOTA)
     assert (await reserved(store, claims, "a")).granted
     windows = store.commands._windows

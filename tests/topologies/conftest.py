@@ -1,4 +1,4 @@
-"""The product's loop; the contracts run the same connections on asyncio's. And its process."""
+"""The product's event loop and its process. The contracts use asyncio's loop."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -14,5 +14,5 @@ __all__ = ["serving", "slow_api"]
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """A hook of pytest-asyncio, asked for the tests below this folder."""
+    """A hook of pytest-asyncio, for the tests in this folder."""
     return {"uvloop": uvloop.new_event_loop}

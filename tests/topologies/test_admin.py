@@ -1,4 +1,4 @@
-"""What `sidecar keys` and `sidecar accounts` leave behind on a cluster when they end halfway."""
+"""Interrupted changes by `sidecar keys` and `sidecar accounts` on a cluster are safe."""
 
 import asyncio
 import os
@@ -21,17 +21,17 @@ STREAM = keys.changes("qs")
 
 
 @contextmanager
-def nobody_can_be_told(cluster: ACluster) -> Iterator[None]:
-    """The stream of changes is something else: the step that writes to it fails."""
-    home = cluster.master_of(slot_of(STREAM))
-    ask(home, "DEL", STREAM)
-    ask(home, "SET", STREAM, "no stream")
+def notifying_fails(cluster: ACluster) -> Iterator[None]:
+    """The stream of changes has another type, so the step that writes to it fails."""
+    master = cluster.master_of(slot_of(STREAM))
+    ask(master, "DEL", STREAM)
+    ask(master, "SET", STREAM, "no stream")
     with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
         yield
-    ask(home, "DEL", STREAM)
+    ask(master, "DEL", STREAM)
 
 
-def found(cluster: ACluster, secret: str) -> Key | None:
+def find_key(cluster: ACluster, secret: str) -> Key | None:
     async def find() -> Key | None:
         async with connected(cluster.url) as redis:
             directory = RedisDirectory(redis, "qs", lambda _: None)
@@ -46,23 +46,23 @@ def create(cluster: ACluster, key_id: str) -> str:
         return admin.create_key("acme", key_id=key_id, random_bytes=os.urandom)[1]
 
 
-def test_a_key_that_was_revoked_halfway_is_dead_and_the_same_command_ends_it(
+def test_after_an_interrupted_revocation_the_key_is_refused_and_a_retry_completes_it(
     cluster: ACluster,
 ) -> None:
     secret = create(cluster, "k1")
-    assert found(cluster, secret) is not None
-    with nobody_can_be_told(cluster), Admin(cluster.url, "qs") as admin:
+    assert find_key(cluster, secret) is not None
+    with notifying_fails(cluster), Admin(cluster.url, "qs") as admin:
         admin.revoke_key("acme", "k1")
-    assert found(cluster, secret) is None
+    assert find_key(cluster, secret) is None
     with Admin(cluster.url, "qs") as admin:
         assert list(admin.list_keys()) == []
         admin.revoke_key("acme", "k1")
     assert ask(cluster.master_of(slot_of(STREAM)), "XLEN", STREAM) == 1
 
 
-def test_a_key_that_was_created_halfway_can_be_revoked(cluster: ACluster) -> None:
+def test_after_an_interrupted_creation_the_key_can_be_revoked(cluster: ACluster) -> None:
     create(cluster, "k1")
-    with nobody_can_be_told(cluster), Admin(cluster.url, "qs") as admin:
+    with notifying_fails(cluster), Admin(cluster.url, "qs") as admin:
         admin.create_key("acme", key_id="k2", random_bytes=os.urandom)
     with Admin(cluster.url, "qs") as admin:
         assert [row.id for row in admin.list_keys()] == ["k1", "k2"]
@@ -70,16 +70,16 @@ def test_a_key_that_was_created_halfway_can_be_revoked(cluster: ACluster) -> Non
         assert [row.id for row in admin.list_keys()] == ["k1"]
 
 
-def test_a_key_id_without_a_credential_is_free_to_be_created(cluster: ACluster) -> None:
+def test_a_key_id_without_a_secret_can_be_created(cluster: ACluster) -> None:
     by_id = keys.account_keys("qs", "acme")
     ask(cluster.master_of(slot_of(by_id)), "HSET", by_id, "k1", "0" * 64)
     secret = create(cluster, "k1")
-    assert found(cluster, secret) is not None
+    assert find_key(cluster, secret) is not None
 
 
-def test_an_account_that_was_changed_halfway_is_changed(cluster: ACluster) -> None:
+def test_after_an_interrupted_change_the_account_is_changed(cluster: ACluster) -> None:
     secret = create(cluster, "k1")
-    with nobody_can_be_told(cluster), Admin(cluster.url, "qs") as admin:
+    with notifying_fails(cluster), Admin(cluster.url, "qs") as admin:
         admin.set_account("acme", plan="free")
-    key = found(cluster, secret)
+    key = find_key(cluster, secret)
     assert key is not None and key.account.plan == "free"

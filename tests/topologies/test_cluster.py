@@ -1,4 +1,4 @@
-"""The store on a cluster of real servers: slots that move while it is used, and what is wrong."""
+"""The store on a cluster of real servers: slots that migrate under load, and failures."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -38,14 +38,14 @@ async def store(redis: Connection) -> RedisLimitStore:
     return RedisLimitStore(redis)
 
 
-def where(cluster: ACluster, account: Account) -> list[int]:
-    """The masters that hold the account's state."""
+def masters_with(cluster: ACluster, account: Account) -> list[int]:
+    """The masters that have the account's state."""
     name = keys.state("qs", account.id)
     return [port for port in cluster.masters() if name in ask(port, "KEYS", "*")]
 
 
 def in_slots_of(cluster: ACluster, port: int, count: int) -> list[Account]:
-    """Accounts that this master serves."""
+    """Accounts in the slots of this master."""
     served = cluster.slots_of(port)
     every = (an_account(number) for number in range(10_000))
     return list(islice((one for one in every if slot_of_account(one) in served), count))
@@ -62,7 +62,7 @@ async def test_each_account_is_counted_by_the_master_of_its_slot(
         assert expected and set(ask(port, "KEYS", "*")) == expected
 
 
-async def test_one_node_that_answers_is_enough_to_find_the_others(cluster: ACluster) -> None:
+async def test_one_available_node_is_enough_to_find_the_others(cluster: ACluster) -> None:
     nobody = cluster_ports(1)[0]
     a_replica = next(port for port in cluster.ports if port not in cluster.masters())
     url = f"redis+cluster://127.0.0.1:{nobody},127.0.0.1:{a_replica}"
@@ -72,7 +72,7 @@ async def test_one_node_that_answers_is_enough_to_find_the_others(cluster: AClus
             assert (await RedisLimitStore(redis).reserve(account, "k1", claims())).granted
 
 
-async def test_I1_slots_that_move_under_load_refuse_nothing_and_count_nothing_twice(
+async def test_I1_slots_that_migrate_under_load_refuse_nothing_and_count_nothing_twice(
     cluster: ACluster, store: RedisLimitStore
 ) -> None:
     source, target, _ = cluster.masters()
@@ -87,17 +87,17 @@ async def test_I1_slots_that_move_under_load_refuse_nothing_and_count_nothing_tw
     assert dict(crowd.granted) == {account.id: 400 for account in accounts}
     for account in accounts:
         assert await used(store, account) == 400
-    assert [where(cluster, one) for one in accounts] == [[target]] * 3 + [[source]]
+    assert [masters_with(cluster, one) for one in accounts] == [[target]] * 3 + [[source]]
 
 
-async def test_what_is_asked_for_elsewhere_while_a_slot_moves_is_counted_there(
+async def test_while_a_slot_migrates_a_redirected_request_counts_on_the_target(
     cluster: ACluster, store: RedisLimitStore
 ) -> None:
     source, target, _ = cluster.masters()
     account = in_slots_of(cluster, source, 1)[0]
     slot = slot_of_account(account)
     with cluster.moving(slot, target):
-        ask(target, "SCRIPT", "FLUSH")  # nor has the target ever seen the script
+        ask(target, "SCRIPT", "FLUSH")  # and the target does not know the script
         for count in (1, 2, 3):
             assert (await store.reserve(account, "k1", claims())).used == (count,)
         assert ask(source, "CLUSTER", "COUNTKEYSINSLOT", slot) == 0
@@ -105,7 +105,7 @@ async def test_what_is_asked_for_elsewhere_while_a_slot_moves_is_counted_there(
     assert (await store.reserve(account, "k1", claims())).used == (4,)
 
 
-async def test_what_is_still_there_while_a_slot_moves_is_counted_there_and_goes_along(
+async def test_while_a_slot_migrates_a_key_still_on_the_source_counts_there_and_migrates(
     cluster: ACluster, store: RedisLimitStore
 ) -> None:
     source, target, _ = cluster.masters()
@@ -117,23 +117,23 @@ async def test_what_is_still_there_while_a_slot_moves_is_counted_there_and_goes_
         cluster.move_keys(slot, source, target)
         assert (await store.reserve(account, "k1", claims())).used == (3,)
     assert (await store.reserve(account, "k1", claims())).used == (4,)
-    assert where(cluster, account) == [target]
+    assert masters_with(cluster, account) == [target]
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
-async def test_a_late_reply_from_where_the_command_was_sent_on_to_is_handed_over(
+async def test_a_late_reply_to_a_redirected_command_is_passed_to_late(
     cluster: ACluster, cancelled: bool
 ) -> None:
     source, target, _ = cluster.masters()
     account = in_slots_of(cluster, source, 1)[0]
     slot, name = slot_of_account(account), keys.state("qs", account.id)
-    heard: list[object] = []
+    late_replies: list[object] = []
     async with connected(cluster.url, timeout_s=0.3) as redis:
         cluster.move_slot(slot, target)
         cluster.site.pause(target)
         try:
             count = encode(b"HINCRBY", name, b"n", 1)
-            reply = redis.execute(count, lambda said, _: heard.append(said), slot)
+            reply = redis.execute(count, lambda late, _: late_replies.append(late), slot)
             assert isinstance(redis, Cluster)
             await until(lambda: reply.hops == 1 or reply.done())  # type: ignore[attr-defined]
             if cancelled:
@@ -143,18 +143,20 @@ async def test_a_late_reply_from_where_the_command_was_sent_on_to_is_handed_over
                     await reply
         finally:
             cluster.site.go_on(target)
-        await until(lambda: bool(heard))
-    assert heard == [1]
+        await until(lambda: bool(late_replies))
+    assert late_replies == [1]
     assert ask(target, "HGET", name, "n") == "1"
 
 
-async def test_nodes_that_send_each_other_the_same_command_end_it(
+async def test_nodes_that_redirect_a_command_to_each_other_fail_it(
     cluster: ACluster, redis: Connection
 ) -> None:
     one, other, _ = cluster.masters()
     account = in_slots_of(cluster, one, 1)[0]
     slot = slot_of_account(account)
-    ask(one, "CLUSTER", "SETSLOT", slot, "NODE", cluster.id_of(other))  # the other is not told
+    ask(
+        one, "CLUSTER", "SETSLOT", slot, "NODE", cluster.id_of(other)
+    )  # not on the other
     try:
         with pytest.raises(StoreUnavailable, match=f"slot {slot} was redirected {MAX_HOPS} times"):
             await RedisLimitStore(redis).reserve(account, "k1", claims())
@@ -165,7 +167,7 @@ async def test_nodes_that_send_each_other_the_same_command_end_it(
     assert (await RedisLimitStore(redis).reserve(account, "k1", claims())).granted
 
 
-async def test_a_slot_that_nobody_serves_fails_its_accounts_and_no_others(
+async def test_a_slot_without_a_node_fails_its_accounts_and_no_others(
     cluster: ACluster, redis: Connection, store: RedisLimitStore
 ) -> None:
     account, other = in_slots_of(cluster, cluster.masters()[0], 2)
@@ -186,7 +188,7 @@ async def test_a_slot_that_nobody_serves_fails_its_accounts_and_no_others(
     assert (await store.reserve(account, "k1", claims())).granted
 
 
-async def test_a_server_that_is_no_cluster_is_said(valkey_url: str) -> None:
+async def test_a_server_without_cluster_mode_is_reported(valkey_url: str) -> None:
     port = valkey_url.rpartition(":")[2].removesuffix("/0")
     async with connected(f"redis+cluster://127.0.0.1:{port}") as redis:
         assert not redis.up and not redis.reachable
@@ -194,7 +196,7 @@ async def test_a_server_that_is_no_cluster_is_said(valkey_url: str) -> None:
         assert "cluster support disabled" in redis.last_error
 
 
-async def test_a_cluster_that_is_not_there_is_said_and_fails_at_once() -> None:
+async def test_an_unavailable_cluster_is_reported_and_fails_at_once() -> None:
     port = cluster_ports(1)[0]
     async with connected(f"redis+cluster://127.0.0.1:{port}") as redis:
         assert not redis.up and not redis.reachable

@@ -1,5 +1,7 @@
-"""A master of a cluster is killed once while everything uses it; then it is looked at what
-happened. Replication is asynchronous: grants that the replica had not got are lost, and said."""
+"""A master of a cluster is killed once under load, and the tests check the results.
+
+Replication is asynchronous: reservations that the replica did not have are lost, and reported.
+"""
 
 import asyncio
 import time
@@ -26,30 +28,30 @@ from tests.support.stores.site import ask, client
 
 STREAM = keys.events("qs")
 Measured = Callable[[str, object], None]
-FOLLOWED_WITHIN_S = 50.0  # four to five here: a node timeout, an election, a look at the map
+FOLLOWED_WITHIN_S = 50.0  # usually 4 to 5: node timeout, election, reading the map
 
 
 @dataclass
 class Failover:
-    """What was seen by whom."""
+    """The results of one failover."""
 
     killed: int
-    accounts: dict[int, Account]  # one for every master
+    accounts: dict[int, Account]  # one per master
     crowd: Crowd
     took_s: float = 0.0
-    why: str = ""
+    error: str = ""
     counted: dict[str, int] = field(default_factory=dict)
-    once: list[Any] = field(default_factory=list)  # replies to commands of names of their own
-    names: dict[str, str] = field(default_factory=dict)  # and what was counted under those
-    sent: list[bytes] = field(default_factory=list)  # events that the sink says are safe
-    down: int = 0  # batches that the sink could not deliver at first
+    once: list[Any] = field(default_factory=list)  # replies to commands with unique names
+    names: dict[str, str] = field(default_factory=dict)  # and their counts
+    sent: list[bytes] = field(default_factory=list)  # events that the sink reported as delivered
+    down: int = 0  # batches that the sink had to repeat
     arrived: list[bytes] = field(default_factory=list)
-    afterwards: list[int] = field(default_factory=list)  # counts with the old master back
-    old: dict[str, Any] = field(default_factory=dict)  # what the old master says of itself
-    masters: set[int] = field(default_factory=set)  # as the connection knows them then
+    later: list[int] = field(default_factory=list)  # counts after the old master restarted
+    old: dict[str, Any] = field(default_factory=dict)  # INFO of the old master
+    masters: set[int] = field(default_factory=set)  # as the connection then knows them
 
     @property
-    def mourning(self) -> Account:
+    def lost_account(self) -> Account:
         return self.accounts[self.killed]
 
 
@@ -62,12 +64,12 @@ def failover(_cluster: ACluster) -> Failover:
 
 
 def one_of_each(cluster: ACluster) -> dict[int, Account]:
-    found: dict[int, Account] = {}
+    accounts: dict[int, Account] = {}
     for port in cluster.masters():
         served = cluster.slots_of(port)
         every = map(an_account, range(1_000))
-        found[port] = next(one for one in every if slot_of_(one) in served)
-    return found
+        accounts[port] = next(one for one in every if slot_of_(one) in served)
+    return accounts
 
 
 async def fail_over(cluster: ACluster) -> Failover:
@@ -75,37 +77,37 @@ async def fail_over(cluster: ACluster) -> Failover:
     async with connected(cluster.url, timeout_s=1) as redis:
         store = RedisLimitStore(redis)
         async with a_crowd(store, list(accounts.values())) as crowd:
-            seen = Failover(killed, accounts, crowd)
-            beside = [
-                asyncio.create_task(count_each_once(redis, seen)),
-                asyncio.create_task(ship(cluster, seen)),
+            result = Failover(killed, accounts, crowd)
+            tasks = [
+                asyncio.create_task(count_each_once(redis, result)),
+                asyncio.create_task(ship(cluster, result)),
             ]
             await crowd.until_answered(50)
-            await kill_and_follow(cluster, redis, seen)
+            await kill_and_follow(cluster, redis, result)
             await crowd.until_answered(50)
-            await asyncio.gather(*beside)
+            await asyncio.gather(*tasks)
         for account in accounts.values():
-            seen.counted[account.id] = await used(store, account)
-        await bring_back(cluster, redis, seen)
-    return seen
+            result.counted[account.id] = await used(store, account)
+        await bring_back(cluster, redis, result)
+    return result
 
 
-async def kill_and_follow(cluster: ACluster, redis: Connection, seen: Failover) -> None:
+async def kill_and_follow(cluster: ACluster, redis: Connection, result: Failover) -> None:
     at = time.monotonic()
-    await asyncio.to_thread(cluster.site.kill, seen.killed)
+    await asyncio.to_thread(cluster.site.kill, result.killed)
     async with asyncio.timeout(FOLLOWED_WITHIN_S):
         while redis.up:
             await asyncio.sleep(0.001)
-        seen.why = redis.last_error
+        result.error = redis.last_error
         while not redis.up:
             assert redis.reachable
             await asyncio.sleep(0.005)
-    seen.took_s = time.monotonic() - at
+    result.took_s = time.monotonic() - at
 
 
-async def count_each_once(redis: Connection, seen: Failover) -> None:
-    """Commands in flight in the moment of the death, each of which counts under its own name."""
-    name, slot = f"{{{seen.mourning.id}}}:once", slot_of_(seen.mourning)
+async def count_each_once(redis: Connection, result: Failover) -> None:
+    """Commands in flight when the master dies, each with a unique name."""
+    name, slot = f"{{{result.lost_account.id}}}:once", slot_of_(result.lost_account)
     replies = []
     while redis.up:
         replies += [
@@ -113,72 +115,72 @@ async def count_each_once(redis: Connection, seen: Failover) -> None:
             for more in range(500)
         ]
         await asyncio.sleep(0)
-    seen.once = list(await asyncio.gather(*replies, return_exceptions=True))
+    result.once = list(await asyncio.gather(*replies, return_exceptions=True))
     while not redis.up:
         await asyncio.sleep(0.005)
     flat = await redis.execute(encode(b"HGETALL", name), None, slot)
-    seen.names = dict(zip(flat[::2], flat[1::2], strict=True))
+    result.names = dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-async def ship(cluster: ACluster, seen: Failover) -> None:
+async def ship(cluster: ACluster, result: Failover) -> None:
     sink = RedisSink(cluster.url, STREAM, timeout_s=1)
     after = 0
     while after < 5:
-        batch = [orjson.dumps(an_event(len(seen.sent) + number)) for number in range(3)]
+        batch = [orjson.dumps(an_event(len(result.sent) + number)) for number in range(3)]
         try:
             await sink.send(batch)
         except SinkDown:
-            seen.down += 1
+            result.down += 1
             await asyncio.sleep(0.02)
             continue
-        seen.sent += batch
-        after += seen.down > 0
+        result.sent += batch
+        after += result.down > 0
         await asyncio.sleep(0)
     await sink.close()
-    home = cluster.master_of(slot_of(STREAM))
-    entries = ask(home, "XRANGE", STREAM, "-", "+")
-    seen.arrived = [fields["event"].encode() for _, fields in entries]
+    master = cluster.master_of(slot_of(STREAM))
+    entries = ask(master, "XRANGE", STREAM, "-", "+")
+    result.arrived = [fields["event"].encode() for _, fields in entries]
 
 
-async def bring_back(cluster: ACluster, redis: Connection, seen: Failover) -> None:
-    """The old master starts again, empty and still with its slots in its own file."""
-    cluster.site.start(seen.killed)
+async def bring_back(cluster: ACluster, redis: Connection, result: Failover) -> None:
+    """Restart the old master, which is empty and still has its slots in its configuration."""
+    cluster.site.start(result.killed)
     store = RedisLimitStore(redis)
     for _ in range(20):
-        seen.afterwards.append((await store.reserve(seen.mourning, "k1", claims())).used[0])
+        result.later.append((await store.reserve(result.lost_account, "k1", claims())).used[0])
     await asyncio.to_thread(cluster.until_whole)
-    with client(seen.killed) as connection:
-        seen.old = connection.info("replication") | connection.info("commandstats")
+    with client(result.killed) as connection:
+        result.old = connection.info("replication") | connection.info("commandstats")
     assert isinstance(redis, Cluster)
-    seen.masters = {node.address.port for node in redis._masters}
+    result.masters = {node.address.port for node in redis._masters}
 
 
-def test_its_accounts_fail_until_its_replica_is_followed(
+def test_accounts_of_the_killed_master_fail_until_its_replica_is_master(
     failover: Failover, record_testsuite_property: Measured
 ) -> None:
-    assert failover.why.startswith(f"shard 127.0.0.1:{failover.killed}")
-    assert failover.crowd.unknown[failover.mourning.id] > 0
+    assert failover.error.startswith(f"shard 127.0.0.1:{failover.killed}")
+    assert failover.crowd.unknown[failover.lost_account.id] > 0
     record_testsuite_property("seconds until followed", round(failover.took_s, 2))
 
 
-def test_the_accounts_of_other_shards_notice_nothing(failover: Failover) -> None:
+def test_accounts_of_other_shards_are_not_affected(failover: Failover) -> None:
     for port, account in failover.accounts.items():
         if port != failover.killed:
             assert failover.crowd.unknown[account.id] == 0, failover.crowd.errors
             assert failover.counted[account.id] == failover.crowd.granted[account.id]
 
 
-def test_I1_what_is_counted_after_it_was_asked_for_and_what_is_lost_is_what_was_not_replicated(
+def test_I1_only_requests_are_counted_and_only_unreplicated_ones_are_lost(
     failover: Failover, record_testsuite_property: Measured
 ) -> None:
-    name, crowd = failover.mourning.id, failover.crowd
+    name, crowd = failover.lost_account.id, failover.crowd
     assert failover.counted[name] <= crowd.granted[name] + crowd.unknown[name]
     lost = crowd.granted[name] - failover.counted[name]
     record_testsuite_property("acknowledged grants that were lost", max(lost, 0))
     assert lost < crowd.granted[name]
 
 
-def test_a_command_that_may_have_been_executed_is_not_sent_again(failover: Failover) -> None:
+def test_a_command_that_may_have_been_executed_is_not_repeated(failover: Failover) -> None:
     answers = [one for one in failover.once if isinstance(one, int)]
     lost = [one for one in failover.once if isinstance(one, Exception)]
     assert answers
@@ -187,7 +189,7 @@ def test_a_command_that_may_have_been_executed_is_not_sent_again(failover: Failo
     assert set(failover.names.values()) == {b"1"}
 
 
-def test_the_sink_is_down_meanwhile_and_then_goes_on_where_the_stream_is(
+def test_the_sink_is_down_during_the_failover_and_then_delivers_to_the_new_master(
     failover: Failover, record_testsuite_property: Measured
 ) -> None:
     assert failover.down > 0
@@ -196,11 +198,11 @@ def test_the_sink_is_down_meanwhile_and_then_goes_on_where_the_stream_is(
     record_testsuite_property("acknowledged events that were lost", len(set(sent) - set(arrived)))
 
 
-def test_the_old_master_that_comes_back_is_a_replica_and_gets_nothing_from_us(
+def test_the_restarted_old_master_is_a_replica_and_gets_no_commands(
     failover: Failover,
 ) -> None:
-    first = failover.afterwards[0]
-    assert failover.afterwards == list(range(first, first + 20))
+    first = failover.later[0]
+    assert failover.later == list(range(first, first + 20))
     assert failover.old["role"] == "slave"
     assert "cmdstat_evalsha" not in failover.old
     assert failover.killed not in failover.masters

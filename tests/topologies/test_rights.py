@@ -1,4 +1,4 @@
-"""docs/reference/redis.md lists the rights of each user: all are needed, no others are."""
+"""The rights in docs/reference/redis.md are enough for each user, and each of them is needed."""
 
 import asyncio
 import os
@@ -44,7 +44,7 @@ ACCOUNT = an_account(1)
 
 
 def documented() -> dict[str, list[str]]:
-    """Name of a user → rights."""
+    """Rights by the name of the user."""
     rights: dict[str, list[str]] = {}
     name = ""
     for block in re.findall(r"^```text\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL):
@@ -66,7 +66,7 @@ def as_limited(url: str, query: str = "") -> str:
 
 
 async def serve(url: str) -> None:
-    """All that a sidecar asks of Redis. Raises SidecarError for the first that is refused."""
+    """Use all commands of a sidecar. Raises SidecarError for the first refused one."""
     async with connected(url) as redis:
         store = RedisLimitStore(redis)
         assert (await store.reserve(ACCOUNT, "k1", claims())).granted
@@ -76,7 +76,7 @@ async def serve(url: str) -> None:
 
 
 async def defer(redis: Connection) -> None:
-    """What becomes of one deferred job, from its acceptance to its webhook."""
+    """A deferred job, from its acceptance to its webhook."""
     jobs = RedisJobs(redis, "qs", "shop", JobTerms(webhooks=True))
     request = JobRequest("GET", b"/x", b"a.test", "10.0.0.1", (), b"")
     job = Job(
@@ -109,7 +109,7 @@ async def defer(redis: Connection) -> None:
 
 async def follow(redis: Connection) -> None:
     directory = RedisDirectory(redis, "qs", lambda _: None)
-    await directory.find(fingerprint(b"somebody"))
+    await directory.find(fingerprint(b"unknown"))
     await directory._follow(await directory._follow(None))
 
 
@@ -133,31 +133,31 @@ def administer(url: str) -> None:
         assert admin.grant(ACCOUNT, Pack("boost", "monthly", "requests", 9, "month"), "g1").new
 
 
-def keep_books(url: str) -> None:
-    """What `sidecar reconcile` and `sidecar rebuild` ask of Redis."""
+def reconcile(url: str) -> None:
+    """Use all commands of `sidecar reconcile` and `sidecar rebuild`."""
     with Inspector(url, "qs") as inspector:
         now_us = inspector.now_us()
         limit = QuotaLimit("monthly", "requests", 9, "month", 9)
         change = Change(limit, None, 3, 0, window_at(limit, ACCOUNT, now_us).start)
         assert inspector.rebuild(ACCOUNT, [change], "0", now_us).done
         assert ACCOUNT.id in set(inspector.accounts())
-        held = inspector.read(ACCOUNT.id)
-        assert held.state.states["q/monthly"].used == 3
+        account = inspector.read(ACCOUNT.id)
+        assert account.state.states["q/monthly"].used == 3
         inspector.record(ACCOUNT.id)
         inspector.charged(ACCOUNT.id, "0a", "k1")
 
 
-DOES: dict[str, Callable[[str], None]] = {
+USERS: dict[str, Callable[[str], None]] = {
     "serve": lambda url: asyncio.run(serve(url)),
     "sink": lambda url: asyncio.run(ship(url)),
     "admin": administer,
-    "books": keep_books,
+    "reconcile": reconcile,
 }
 
 
 @pytest.fixture(scope="module")
 def single() -> Iterator[int]:
-    """The port of a server that is looked at and written to by its own users only."""
+    """The port of a server that only these tests use."""
     with a_site(binaries()[0]) as site:
         port = cluster_ports(1)[0]
         site.start(port)
@@ -169,48 +169,48 @@ def clear(port: int) -> None:
     ask(port, "SCRIPT", "FLUSH")
 
 
-def in_scripts() -> set[str]:
+def commands_of_scripts() -> set[str]:
     called = "".join(file.read_text() for file in Path(str(SCRIPTS)).rglob("*.lua"))
     return {f"+{name.lower()}" for name in re.findall(r"redis\.p?call\('(\w+)'", called)}
 
 
-def test_the_commands_of_the_scripts_are_those_that_are_documented() -> None:
+def test_the_commands_of_scripts_are_documented() -> None:
     by_hand = {"+ping", "+evalsha", "+script|load", "+time", "+hgetall", "+xread", "+xrevrange"}
     commands = {right for right in RIGHTS["serve"] if right.startswith("+")}
-    assert commands == by_hand | in_scripts()
+    assert commands == by_hand | commands_of_scripts()
 
 
-@pytest.mark.parametrize("who", DOES)
-def test_what_is_documented_is_enough_and_all_of_it_is_needed(single: int, who: str) -> None:
+@pytest.mark.parametrize("user", USERS)
+def test_the_documented_rights_are_enough_and_all_are_needed(single: int, user: str) -> None:
     clear(single)
-    allow(single, RIGHTS[who])
+    allow(single, RIGHTS[user])
     url = as_limited(f"redis://127.0.0.1:{single}")
-    DOES[who](url)
-    of_other_calls = in_scripts() - {"+hmget", "+hset", "+pexpire", "+pttl"}
-    for right in RIGHTS[who]:
-        if who == "serve" and right in of_other_calls:
-            continue  # each script asks for them; the test above compares
+    USERS[user](url)
+    of_other_scripts = commands_of_scripts() - {"+hmget", "+hset", "+pexpire", "+pttl"}
+    for right in RIGHTS[user]:
+        if user == "serve" and right in of_other_scripts:
+            continue  # scripts use them; the test above compares
         clear(single)
-        allow(single, [other for other in RIGHTS[who] if other != right])
+        allow(single, [other for other in RIGHTS[user] if other != right])
         with pytest.raises((SidecarError, AssertionError)):
-            DOES[who](url)
-            pytest.fail(f"{who} does not need {right}")
+            USERS[user](url)
+            pytest.fail(f"{user} does not need {right}")
 
 
-def test_a_sidecar_need_not_be_able_to_make_keys(single: int) -> None:
+def test_a_sidecar_with_read_only_rights_cannot_create_keys(single: int) -> None:
     clear(single)
     administer(f"redis://127.0.0.1:{single}")
     commands = [right for right in RIGHTS["serve"] if right.startswith("+")]
     allow(single, RIGHTS["serve, read only"] + commands)
     url = as_limited(f"redis://127.0.0.1:{single}")
-    DOES["serve"](url)
+    USERS["serve"](url)
     with pytest.raises(SidecarError, match="permission"):
         administer(url)
 
 
 @contextmanager
 def users_of(cluster: ACluster, rights: list[str]) -> Iterator[str]:
-    """The cluster's address for a user with these rights, which is gone afterwards."""
+    """The cluster's URL for a user with these rights, which is deleted at the end."""
     for port in cluster.ports:
         allow(port, rights)
     try:
@@ -220,17 +220,17 @@ def users_of(cluster: ACluster, rights: list[str]) -> Iterator[str]:
             ask(port, "ACL", "DELUSER", "limited")
 
 
-@pytest.mark.parametrize("who", DOES)
-def test_what_is_documented_is_enough_on_a_cluster(cluster: ACluster, who: str) -> None:
-    with users_of(cluster, RIGHTS[who] + RIGHTS[f"{who}, cluster"]) as url:
-        DOES[who](url)
+@pytest.mark.parametrize("user", USERS)
+def test_the_documented_rights_are_enough_on_a_cluster(cluster: ACluster, user: str) -> None:
+    with users_of(cluster, RIGHTS[user] + RIGHTS[f"{user}, cluster"]) as url:
+        USERS[user](url)
 
 
-def test_on_a_cluster_a_sidecar_needs_each_of_them(cluster: ACluster) -> None:
-    for right in set(RIGHTS["serve, cluster"]) - {"+asking"}:  # that is for moving slots
+def test_on_a_cluster_a_sidecar_needs_each_right(cluster: ACluster) -> None:
+    for right in set(RIGHTS["serve, cluster"]) - {"+asking"}:  # only for migrating slots
         rights = RIGHTS["serve"] + [one for one in RIGHTS["serve, cluster"] if one != right]
         with users_of(cluster, rights) as url, pytest.raises(SidecarError, match="NOPERM"):
-            DOES["serve"](url)
+            USERS["serve"](url)
             pytest.fail(f"serve does not need {right}")
 
 
@@ -240,16 +240,16 @@ def watched() -> Iterator[Guarded]:
         yield servers
 
 
-@pytest.mark.parametrize("who", DOES)
-def test_what_is_documented_is_enough_behind_sentinels(watched: Guarded, who: str) -> None:
+@pytest.mark.parametrize("user", USERS)
+def test_the_documented_rights_are_enough_behind_sentinels(watched: Guarded, user: str) -> None:
     clear(watched.servers[0])
-    allow(watched.servers[0], RIGHTS[who] + RIGHTS[f"{who}, sentinels"])
+    allow(watched.servers[0], RIGHTS[user] + RIGHTS[f"{user}, sentinels"])
     (sentinel,) = watched.sentinels
     allow(sentinel, RIGHTS["on the sentinels"])
-    DOES[who](as_limited(watched.url, SENTINEL_USER))
+    USERS[user](as_limited(watched.url, SENTINEL_USER))
 
 
-def test_behind_sentinels_a_sidecar_needs_each_of_them(watched: Guarded) -> None:
+def test_behind_sentinels_a_sidecar_needs_each_right(watched: Guarded) -> None:
     (master,), (sentinel,) = watched.servers, watched.sentinels
     of_master = RIGHTS["serve"] + RIGHTS["serve, sentinels"]
     of_sentinel = [right for right in RIGHTS["on the sentinels"] if not right.endswith("masters")]
@@ -258,7 +258,7 @@ def test_behind_sentinels_a_sidecar_needs_each_of_them(watched: Guarded) -> None
             allow(master, [other for other in of_master if (port, other) != (master, right)])
             allow(sentinel, [other for other in of_sentinel if (port, other) != (sentinel, right)])
             with pytest.raises(SidecarError, match="NOPERM"):
-                DOES["serve"](as_limited(watched.url, SENTINEL_USER))
+                USERS["serve"](as_limited(watched.url, SENTINEL_USER))
                 pytest.fail(f"serve does not need {right}")
     with pytest.raises(SidecarError, match="WRONGPASS"):
-        DOES["serve"](as_limited(watched.url, SENTINEL_USER + "-wrong"))
+        USERS["serve"](as_limited(watched.url, SENTINEL_USER + "-wrong"))

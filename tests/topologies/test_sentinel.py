@@ -1,4 +1,4 @@
-"""The master that sentinels name: found, followed, and left when it is none any more."""
+"""The master that sentinels name: found, followed, and left when it has another role."""
 
 import asyncio
 import time
@@ -21,24 +21,24 @@ from tests.support.stores.site import ask, client, cluster_ports
 Measured = Callable[[str, object], None]
 ACCOUNT = an_account(1)
 STREAM = keys.events("qs")
-FOLLOWED_WITHIN_S = 50.0  # three here: the time until it counts as down, and an election
+FOLLOWED_WITHIN_S = 50.0  # usually 3: down-after and an election
 
 
 @pytest.fixture
 def alone() -> Iterator[Guarded]:
-    """A master and one sentinel, which looks at it at its usual pace."""
+    """A master and one sentinel with default timing."""
     with guarded(binaries()[0], sentinels=1, replicas=0, quick=False) as servers:
         yield servers
 
 
 def at(redis: Connection) -> int:
-    """The port that the connection is at."""
+    """The port of the connection's server."""
     assert isinstance(redis, SentinelWire)
     return int(str(redis.at).rpartition(":")[2])
 
 
 def counted_at(port: int) -> str | None:
-    """How often the server was asked to reserve since it started."""
+    """How often the server has run reserve since it started."""
     with client(port) as connection:
         known = connection.info("commandstats").get("cmdstat_evalsha")
     return str(known["calls"]) if known else None
@@ -55,7 +55,7 @@ async def test_the_master_is_found_through_any_sentinel(sentinels: Guarded) -> N
         assert connection.dbsize() == 1
 
 
-async def test_I1_a_killed_master_is_followed_and_the_old_one_that_comes_back_gets_nothing(
+async def test_I1_a_killed_master_is_replaced_and_gets_no_commands_after_its_restart(
     sentinels: Guarded, record_testsuite_property: Measured
 ) -> None:
     old = sentinels.master()
@@ -65,7 +65,7 @@ async def test_I1_a_killed_master_is_followed_and_the_old_one_that_comes_back_ge
             await crowd.until_answered(50)
             shipping = asyncio.create_task(ship(sentinels))
             took = await kill_and_follow(sentinels, redis, old)
-            sentinels.site.start(old)  # it thinks that it is the master, and nobody has told it
+            sentinels.site.start(old)  # at first, it still has the role of master
             await crowd.until_answered(200)
             await asyncio.to_thread(sentinels.until_whole)
             await crowd.until_answered(50)
@@ -93,8 +93,7 @@ async def kill_and_follow(sentinels: Guarded, redis: Connection, old: int) -> fl
 
 
 async def ship(sentinels: Guarded) -> list[bytes]:
-    """The sink goes on at the new master with what it could not deliver to the old one. What it
-    has delivered."""
+    """Ship through a failover; the events that the sink reported as delivered."""
     sink, down, after = RedisSink(sentinels.url, STREAM, timeout_s=1), 0, 0
     sent: list[bytes] = []
     async with asyncio.timeout(60):
@@ -111,7 +110,7 @@ async def ship(sentinels: Guarded) -> list[bytes]:
     return sent
 
 
-async def test_I1_a_master_that_is_demoted_alive_is_left_at_once(sentinels: Guarded) -> None:
+async def test_I1_a_demoted_running_master_is_left_at_once(sentinels: Guarded) -> None:
     old = sentinels.master()
     async with connected(sentinels.url, timeout_s=1) as redis:
         store = RedisLimitStore(redis)
@@ -131,11 +130,11 @@ def not_twice(crowd: Crowd, counted: int) -> None:
     assert counted <= crowd.granted[ACCOUNT.id] + crowd.unknown[ACCOUNT.id]
 
 
-async def test_a_server_that_says_itself_that_it_is_no_master_is_left(alone: Guarded) -> None:
+async def test_a_server_that_reports_another_role_is_left(alone: Guarded) -> None:
     port = alone.servers[0]
     async with connected(alone.url) as redis:
         assert redis.up
-        ask(port, "REPLICAOF", "127.0.0.1", cluster_ports(1)[0])  # the sentinel is not asked
+        ask(port, "REPLICAOF", "127.0.0.1", cluster_ports(1)[0])  # without the sentinel
         await until(lambda: "not a master, although the sentinels name it" in redis.last_error)
         assert redis.last_error.startswith(f"127.0.0.1:{port}")
         with pytest.raises(StoreUnavailable, match="not a master"):
@@ -144,7 +143,7 @@ async def test_a_server_that_says_itself_that_it_is_no_master_is_left(alone: Gua
         await until(lambda: redis.up)
 
 
-async def test_a_reply_of_a_replica_makes_it_look_for_the_master_at_once(alone: Guarded) -> None:
+async def test_a_reply_of_a_replica_starts_a_search_for_the_master_at_once(alone: Guarded) -> None:
     async with connected(alone.url) as redis:
         ask(alone.servers[0], "REPLICAOF", "127.0.0.1", cluster_ports(1)[0])
         with pytest.raises(StoreUnavailable, match=r"READONLY|not a master|lost"):
@@ -152,25 +151,25 @@ async def test_a_reply_of_a_replica_makes_it_look_for_the_master_at_once(alone: 
         await until(lambda: not redis.up)
 
 
-async def test_a_master_that_answers_is_kept_while_no_sentinel_does(alone: Guarded) -> None:
+async def test_an_available_master_stays_while_no_sentinel_is_available(alone: Guarded) -> None:
     async with connected(alone.url) as redis:
         assert isinstance(redis, SentinelWire)
         alone.site.kill(alone.sentinels[0])
         await until(lambda: not any(one.up for one in redis._sentinels))
-        redis._doubt.set()  # look now
+        redis._doubt.set()  # check now
         await until(lambda: not redis._doubt.is_set())
         for _ in range(50):
             assert await redis.execute(encode(b"PING")) == b"PONG"
         assert redis.up and redis.reconnects == 0
 
 
-async def test_a_name_that_no_sentinel_knows_is_said(sentinels: Guarded) -> None:
+async def test_an_unknown_master_name_is_reported(sentinels: Guarded) -> None:
     async with connected(sentinels.url.replace(NAME, "other")) as redis:
         assert not redis.up
         assert redis.last_error.startswith("no sentinel names the master other: 127.0.0.1:")
 
 
-async def test_sentinels_that_are_not_there_are_said() -> None:
+async def test_unavailable_sentinels_are_reported() -> None:
     one, other = cluster_ports(2)
     async with connected(f"redis+sentinel://127.0.0.1:{one},127.0.0.1:{other}/main") as redis:
         assert not redis.up

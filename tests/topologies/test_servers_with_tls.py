@@ -1,4 +1,4 @@
-"""TLS as servers speak it: alone, behind a sentinel, as a cluster; all want our certificate."""
+"""TLS to a single server, behind a sentinel and in a cluster, with client certificates."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Served:
-    """Servers with a port for TLS, and a plain one by which the tests look at them."""
+    """Servers with a TLS port, and a plain port for the tests."""
 
     def __init__(self, site: Site, directory: Path) -> None:
         self._site = site
@@ -41,7 +41,7 @@ class Served:
         }
 
     def start(self, *options: str) -> tuple[int, int]:
-        """Its plain port and its port for TLS."""
+        """Start a server; its plain port and its TLS port."""
         port, secure = cluster_ports(2)
         given = self._tls | {"tls-port": str(secure)}
         flags = [part for name, value in given.items() for part in (f"--{name}", value)]
@@ -49,7 +49,7 @@ class Served:
         return port, secure
 
     def watch(self, master: int) -> int:
-        """A sentinel's port for TLS; it names this master."""
+        """Start a sentinel of this master; its TLS port."""
         port, secure = cluster_ports(2)
         given = self._tls | {"tls-port": str(secure)}
         lines = [f"{name} {value}" for name, value in given.items()]
@@ -107,7 +107,7 @@ def administer(url: str) -> None:
         assert [row.id for row in admin.list_accounts()] == ["acme"]
 
 
-async def test_a_server_whose_certificate_is_of_somebody_else_is_refused(
+async def test_a_server_with_a_certificate_of_another_authority_is_refused(
     served: Served, single: int, tmp_path: Path
 ) -> None:
     query = served.query(ca=Authority(tmp_path, "stranger").cert)
@@ -116,16 +116,14 @@ async def test_a_server_whose_certificate_is_of_somebody_else_is_refused(
         assert "SSLCertVerificationError" in redis.last_error
 
 
-async def test_a_server_does_not_serve_who_shows_no_certificate(
-    served: Served, single: int
-) -> None:
+async def test_a_client_without_a_certificate_is_refused(served: Served, single: int) -> None:
     url = f"rediss://127.0.0.1:{single}/0?ssl_ca_certs={served.authority.cert}"
     async with connected(url) as redis:
         assert not redis.up
         assert redis.last_error.startswith(f"127.0.0.1:{single}")
 
 
-async def test_a_host_that_the_certificate_does_not_name_is_refused_unless_names_do_not_matter(
+async def test_a_host_that_is_not_in_the_certificate_is_refused_if_names_are_checked(
     served: Served, single: int
 ) -> None:
     url = f"rediss://127.0.0.2:{single}/0{served.query()}"
@@ -136,7 +134,7 @@ async def test_a_host_that_the_certificate_does_not_name_is_refused_unless_names
         assert redis.up, redis.last_error
 
 
-def test_files_that_cannot_be_used_are_a_wrong_setting(served: Served, tmp_path: Path) -> None:
+def test_invalid_tls_files_are_a_settings_error(served: Served, tmp_path: Path) -> None:
     missing = tmp_path / "missing.pem"
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("no certificate")

@@ -1,4 +1,4 @@
-"""Each server version that this machine has, in each topology: what a sidecar does with it."""
+"""Each server version on this machine works in each topology."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from tests.support.stores.requests import (
 from tests.support.stores.sentinels import guarded
 from tests.support.stores.site import a_site, cluster_ports
 
-OTHERS = binaries()[1:]  # the first has all the other tests
+OTHERS = binaries()[1:]  # all other tests run on the first
 each = pytest.mark.parametrize("binary", OTHERS, ids=[binary.name for binary in OTHERS])
 pytestmark = pytest.mark.skipif(
     not OTHERS, reason="only the embedded Valkey is installed; Debian's redis-tools has another"
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
 
 
 async def everything(url: str) -> None:
-    """Store, admin, directory and sink."""
+    """Use store, admin, directory and sink."""
     await asyncio.to_thread(administer, url)
     async with connected(url) as redis:
         assert redis.up, redis.last_error
@@ -59,7 +59,7 @@ def administer(url: str) -> None:
 
 
 @each
-async def test_alone(binary: Binary) -> None:
+async def test_as_a_single_server(binary: Binary) -> None:
     with a_site(binary) as site:
         (port,) = cluster_ports(1)
         site.start(port)
@@ -67,7 +67,7 @@ async def test_alone(binary: Binary) -> None:
 
 
 @each
-async def test_behind_a_sentinel_that_makes_another_the_master(binary: Binary) -> None:
+async def test_behind_a_sentinel_with_a_failover(binary: Binary) -> None:
     with guarded(binary, sentinels=1, quick=binary.version >= (7,)) as servers:
         await everything(servers.url)
         async with connected(servers.url) as redis:
@@ -80,7 +80,7 @@ async def test_behind_a_sentinel_that_makes_another_the_master(binary: Binary) -
 
 
 @each
-async def test_as_a_cluster_whose_slots_move_under_load(binary: Binary) -> None:
+async def test_as_a_cluster_whose_slots_migrate_under_load(binary: Binary) -> None:
     with a_cluster(binary, masters=2, replicas=False) as cluster:
         await everything(cluster.url)
         async with connected(cluster.url) as redis:

@@ -1,4 +1,4 @@
-"""A real `sidecar serve` before each topology: it counts and ships there, and says it is up."""
+"""A real `sidecar serve` counts and ships on each topology, and reports to be ready."""
 
 import asyncio
 
@@ -24,9 +24,7 @@ def counted_and_shipped(url: str) -> tuple[bool, int]:
         client.close()
 
 
-async def test_a_sidecar_serves_from_there(
-    url: str, serving: StartServing, slow_api: SlowApi
-) -> None:
+async def test_a_sidecar_serves(url: str, serving: StartServing, slow_api: SlowApi) -> None:
     slow_api.release.set()
     one = await serving(redis=url, upstream=f"http://127.0.0.1:{slow_api.port}", sinks="redis")
     for _ in range(3):

@@ -1,5 +1,7 @@
-"""A connection that was given up, since its server stood still, is heard a while longer: what it
-grants so late is given back, to the server that granted it."""
+"""Late replies on a connection that was set aside, as its server did not answer.
+
+A reservation that is granted there is undone, on the server that granted it.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -14,14 +16,14 @@ from sidecar.core.model import Account, Claim, ConcurrencyLimit, RateLimit
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore, Wire, keys
 from sidecar.stores.connection import wire as wires
-from sidecar.stores.connection.wire import PING, encode
+from sidecar.stores.connection.wire import PING
 from sidecar.stores.scripts import load, read_state
 from tests.support.servers import free_port
 from tests.support.stores.local_stage import a_quota, a_sidecar
 from tests.support.stores.wire_ends import Cable, Server, a_cable, a_server, a_wire, until_up
 
 ACME = Account("acme", "pro")
-# So slow that nothing comes back while a test runs.
+# It does not refill during a test.
 RATE = RateLimit("burst", "requests", 3, 100_000_000, 5_000, (3, 100_000_000), per="key")
 CLAIMS = (Claim(a_quota(1000), 3, False), Claim(RATE, 2, False))
 SLOTS = ConcurrencyLimit("in-flight", 5)
@@ -29,7 +31,7 @@ SLOTS = ConcurrencyLimit("in-flight", 5)
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[list[Server]]:
-    """Two that know nothing of each other, like a master and what took its place."""
+    """Two separate servers, like a master and its replacement."""
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:
         folder.mkdir()
@@ -38,8 +40,8 @@ def servers(tmp_path: Path) -> Iterator[list[Server]]:
 
 
 @pytest.fixture
-async def led(servers: list[Server]) -> AsyncIterator[tuple[Wire, Cable]]:
-    """A wire to the first server, and where its next connection leads."""
+async def cabled(servers: list[Server]) -> AsyncIterator[tuple[Wire, Cable]]:
+    """A wire to the first server, and the cable that sets the server of its next connection."""
     async with AsyncExitStack() as stack:
         cable, port = await stack.enter_async_context(a_cable(servers[0].port))
         yield await stack.enter_async_context(a_wire(to(port), timeout_s=0.1)), cable
@@ -49,13 +51,13 @@ def to(port: int) -> str:
     return f"redis://127.0.0.1:{port}/0"
 
 
-async def until_given_up(wire: Wire) -> None:
+async def until_set_aside(wire: Wire) -> None:
     async with asyncio.timeout(60):
         while not wire._aside:
             await asyncio.sleep(0.005)
 
 
-async def until_all_heard(wire: Wire) -> None:
+async def until_closed(wire: Wire) -> None:
     async with asyncio.timeout(60):
         while wire._aside:
             await asyncio.sleep(0.005)
@@ -66,7 +68,7 @@ def state(server: Server) -> dict[bytes, bytes]:
         return client.hgetall(keys.state("qs", ACME.id))  # type: ignore[return-value]
 
 
-def know(server: Server, script: str) -> None:
+def load_script(server: Server, script: str) -> None:
     with redis.Redis.from_url(server.url) as client:
         client.script_load(load(f"limits/{script}").text)
 
@@ -77,7 +79,7 @@ def used(server: Server) -> int:
 
 
 @pytest.mark.parametrize("many", [1, 50])
-async def test_I5_what_is_granted_after_its_connection_was_given_up_is_given_back(
+async def test_I5_a_reservation_granted_on_a_connection_set_aside_is_undone(
     servers: list[Server], many: int
 ) -> None:
     server = servers[0]
@@ -88,15 +90,15 @@ async def test_I5_what_is_granted_after_its_connection_was_given_up_is_given_bac
         asked = (store.reserve(ACME, "k1", CLAIMS) for _ in range(many))
         ends = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(end) for end in ends] == [StoreUnavailable] * many
-        await until_given_up(wire)
+        await until_set_aside(wire)
         server.go_on()
-        await until_all_heard(wire)
+        await until_closed(wire)
         await until_up(wire)
         assert store.late_reservations == many
         assert (await store.peek(ACME, "k1", CLAIMS)).used[0] == used(server) == 3
 
 
-async def test_I5_a_held_one_gives_its_slot_back(servers: list[Server]) -> None:
+async def test_I5_a_late_open_reservation_releases_its_slot(servers: list[Server]) -> None:
     server = servers[0]
     claims = (*CLAIMS, Claim(SLOTS, 1, False))
     async with a_wire(server.url, timeout_s=0.1) as wire:
@@ -107,9 +109,9 @@ async def test_I5_a_held_one_gives_its_slot_back(servers: list[Server]) -> None:
             await store.reserve(ACME, "k1", claims, hold=Hold("h1", 30_000_000))
         with pytest.raises(StoreUnavailable):
             await store.reserve(ACME, "k1", claims, hold=Hold("h2", 30_000_000))
-        await until_given_up(wire)
+        await until_set_aside(wire)
         server.go_on()
-        await until_all_heard(wire)
+        await until_closed(wire)
         await until_up(wire)
         async with asyncio.timeout(30):
             while store.settler.pending:
@@ -120,10 +122,10 @@ async def test_I5_a_held_one_gives_its_slot_back(servers: list[Server]) -> None:
         assert not any(field.startswith(b"o/") for field in state(server))
 
 
-async def test_I1_a_late_grant_is_given_back_to_who_granted_it_and_never_to_another(
-    servers: list[Server], led: tuple[Wire, Cable]
+async def test_I1_a_late_reservation_is_undone_on_the_server_that_granted_it(
+    servers: list[Server], cabled: tuple[Wire, Cable]
 ) -> None:
-    (old, new), (wire, cable) = servers, led
+    (old, new), (wire, cable) = servers, cabled
     store = RedisLimitStore(wire)
     for _ in range(2):
         await store.reserve(ACME, "k1", CLAIMS)
@@ -135,27 +137,27 @@ async def test_I1_a_late_grant_is_given_back_to_who_granted_it_and_never_to_anot
     await store.reserve(ACME, "k1", CLAIMS)
     before = state(new)
     old.go_on()
-    await until_all_heard(wire)
+    await until_closed(wire)
     assert store.late_reservations == 1
     assert used(old) == 6
     assert state(new) == before
 
 
-async def test_I5_a_settlement_counts_where_it_is_asked_for_now(
-    servers: list[Server], led: tuple[Wire, Cable]
+async def test_I5_a_settlement_is_repeated_on_the_current_server(
+    servers: list[Server], cabled: tuple[Wire, Cable]
 ) -> None:
-    (old, new), (wire, cable) = servers, led
+    (old, new), (wire, cable) = servers, cabled
     store = RedisLimitStore(wire)
-    know(old, "settle")
+    load_script(old, "settle")
     await store.reserve(ACME, "k1", CLAIMS, hold=Hold("h1", 30_000_000))
     old.pause()
     store.settle(ACME, "k1", CLAIMS, "h1")
     cable.to = free_port()
-    await until_given_up(wire)
+    await until_set_aside(wire)
     old.go_on()
-    await until_all_heard(wire)
-    assert not any(field.startswith(b"o/") for field in state(old))  # it has settled it
-    assert store.settler.pending == 1  # which may be lost by now
+    await until_closed(wire)
+    assert not any(field.startswith(b"o/") for field in state(old))  # the old server has settled it
+    assert store.settler.pending == 1  # but may have lost it
     cable.to = new.port
     await until_up(wire)
     async with asyncio.timeout(30):
@@ -164,7 +166,7 @@ async def test_I5_a_settlement_counts_where_it_is_asked_for_now(
             await asyncio.sleep(0.01)
 
 
-async def test_I5_a_charge_counts_where_it_is_asked_for_now(
+async def test_I5_a_charge_is_repeated_on_the_current_server(
     servers: list[Server], tmp_path: Path
 ) -> None:
     old, new = servers
@@ -173,14 +175,14 @@ async def test_I5_a_charge_counts_where_it_is_asked_for_now(
         a_sidecar(to(port), tmp_path / "journal") as one,
     ):
         claims = CLAIMS[:1]
-        know(old, "charge")
+        load_script(old, "charge")
         assert await one.request(*claims)
         old.pause()
-        one.store._charge(ACME, "k1", claims, None)  # sent, as Redis seems to be there
+        one.store._charge(ACME, "k1", claims, None)  # sent, as Redis seems to be available
         cable.to = free_port()
-        await until_given_up(one.wire)
+        await until_set_aside(one.wire)
         old.go_on()
-        await until_all_heard(one.wire)
+        await until_closed(one.wire)
         assert used(old) == 6
         assert one.store.uncharged == 1
         cable.to = new.port
@@ -189,11 +191,11 @@ async def test_I5_a_charge_counts_where_it_is_asked_for_now(
 
 
 async def until_up_again(wire: Wire) -> None:
-    await until_given_up(wire)
+    await until_set_aside(wire)
     await until_up(wire)
 
 
-async def test_who_still_waits_when_a_connection_is_given_up_is_told(
+async def test_waiting_commands_fail_when_a_connection_is_set_aside(
     servers: list[Server],
 ) -> None:
     async with a_wire(servers[0].url, timeout_s=30) as wire:
@@ -205,11 +207,11 @@ async def test_who_still_waits_when_a_connection_is_given_up_is_told(
             await waiting
 
 
-async def test_I9_only_so_many_are_heard_and_the_oldest_is_let_go_of(
-    servers: list[Server], led: tuple[Wire, Cable], monkeypatch: pytest.MonkeyPatch
+async def test_I9_the_number_of_connections_set_aside_is_bounded(
+    servers: list[Server], cabled: tuple[Wire, Cable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wires, "MOST_ASIDE", 1)
-    (old, new), (wire, cable) = servers, led
+    (old, new), (wire, cable) = servers, cabled
     old.pause()
     wire.tell(PING)
     cable.to = new.port
@@ -224,41 +226,41 @@ async def test_I9_only_so_many_are_heard_and_the_oldest_is_let_go_of(
     assert len(wire._aside) == 1
 
 
-async def test_I9_none_is_heard_for_ever(
+async def test_I9_a_connection_set_aside_is_closed_after_a_time(
     servers: list[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wires, "ASIDE_SECONDS", 0.2)
     async with a_wire(servers[0].url, timeout_s=0.1) as wire:
         servers[0].pause()
         wire.tell(PING)
-        await until_given_up(wire)
+        await until_set_aside(wire)
         [(_, link)] = wire._aside
-        await until_all_heard(wire)  # though it stands still
+        await until_closed(wire)  # though it does not answer
         assert link.closed
 
 
-async def test_none_outlives_its_wire(servers: list[Server]) -> None:
+async def test_stopping_a_wire_closes_connections_set_aside(servers: list[Server]) -> None:
     async with a_wire(servers[0].url, timeout_s=0.1) as wire:
         servers[0].pause()
         wire.tell(PING)
-        await until_given_up(wire)
+        await until_set_aside(wire)
         [(_, link)] = wire._aside
         await wire.stop()
         assert link.closed
         assert not wire._aside
 
 
-async def test_a_grant_is_heard_whatever_became_of_loading_its_script(
+async def test_a_reservation_counts_though_loading_its_script_timed_out(
     servers: list[Server],
 ) -> None:
-    """Of the two commands that follow a NOSCRIPT the first may be late by itself."""
+    """After NOSCRIPT, two commands are sent, and only the first may be late."""
     async with a_wire(servers[0].url) as wire:
         store = RedisLimitStore(wire)
         await store.peek(ACME, "k1", CLAIMS)
         with redis.Redis.from_url(servers[0].url) as client:
             client.script_flush()
         asked = asyncio.ensure_future(store.reserve(ACME, "k1", CLAIMS))
-        loading = encode(b"SCRIPT", b"LOAD", load("limits/reserve").text)
+        loading = load("limits/reserve").load_command()
         assert wire._link is not None
         link, send = wire._link, wire._link.send
 

@@ -1,4 +1,4 @@
-"""Slots against redis-py's own arithmetic, and what nodes say of them, read."""
+"""Slots, compared with redis-py, and nodes' replies about them."""
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("{}")
 
 
 @given(TEXTS)
-def test_a_key_is_in_the_slot_that_others_say_it_is_in(key: str) -> None:
+def test_slot_of_agrees_with_redis_py(key: str) -> None:
     assert slot_of(key) == key_slot(key.encode())
     assert 0 <= slot_of(key) < SLOTS
 
@@ -31,14 +31,14 @@ def test_all_keys_of_an_account_are_in_one_slot(account: str) -> None:
         ("MOVED 3999 127.0.0.1:6381", ("MOVED", 3999, Address("127.0.0.1", 6381))),
         ("ASK 0 fe80::1:6381", ("ASK", 0, Address("fe80::1", 6381))),
         ("MOVED 16383 node-1.redis.svc:6379", ("MOVED", 16383, Address("node-1.redis.svc", 6379))),
-        ("MOVED 7 :6381", ("MOVED", 7, Address("10.0.0.1", 6381))),  # it does not know its name
+        ("MOVED 7 :6381", ("MOVED", 7, Address("10.0.0.1", 6381))),  # without a host
         ("MOVED 16384 127.0.0.1:6381", None),
         ("MOVED x 127.0.0.1:6381", None),
         ("MOVED 1", None),
         ("ERR unknown command", None),
     ],
 )
-def test_a_redirection_says_which_slot_is_where(text: str, meaning: object) -> None:
+def test_a_redirection_is_parsed(text: str, meaning: object) -> None:
     assert redirected(text, ASKED) == meaning
 
 
@@ -46,24 +46,24 @@ def info(state: str = "ok", epoch: int = 6) -> bytes:
     return f"cluster_state:{state}\r\ncluster_current_epoch:{epoch}\r\n".encode()
 
 
-def test_a_view_lists_who_serves_what() -> None:
+def test_a_view_has_the_masters_of_slots() -> None:
     node = [b"10.0.0.2", 7001, b"id", []]
     slots = [[0, 99, node, [b"10.0.0.3", 7002, b"id"]], [100, 16383, [b"", 7000, b"id"]]]
     expected = ((0, 99, Address("10.0.0.2", 7001)), (100, 16383, ASKED))
     assert read_view(info(), slots, ASKED) == View(True, 6, expected)
 
 
-def test_a_node_whose_name_is_not_known_yet_is_left_out() -> None:
+def test_a_node_without_an_address_is_left_out() -> None:
     slots = [[0, 99, [b"?", 7001, b"id"]], [100, 16383, [None, 7000, b"id"]]]
     assert read_view(info(), slots, ASKED).ranges == ((100, 16383, ASKED),)
 
 
 @pytest.mark.parametrize("slots", [[[0]], [[0, SLOTS, [b"a", 1, b"id"]]], [7], None])
-def test_what_no_node_answers_is_not_taken_for_a_view(slots: object) -> None:
+def test_an_invalid_slot_map_is_an_error(slots: object) -> None:
     with pytest.raises((ValueError, TypeError, LookupError)):
         read_view(info(), slots, ASKED)  # type: ignore[arg-type]
 
 
-def test_a_view_of_the_majority_is_believed_before_one_that_is_newer() -> None:
+def test_a_view_of_the_majority_precedes_a_newer_one() -> None:
     views = [View(False, 9, ()), View(True, 3, ()), View(True, 5, ())]
     assert max(views, key=lambda view: view.rank).epoch == 5

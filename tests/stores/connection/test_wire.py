@@ -1,4 +1,4 @@
-"""The connection to Redis on a real server: ways to connect, what breaks, what comes after."""
+"""The connection to a real server: what breaks it, and what follows."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ from tests.support.stores.wire_ends import (
 
 ACME = Account("acme", "pro")
 CLAIMS = (Claim(QuotaLimit("monthly", "requests", 100, "month", 100), 1, False),)
-SENT_SEGMENTS = 156  # where Linux' struct tcp_info holds tcpi_data_segs_out
+SENT_SEGMENTS = 156  # offset of tcpi_data_segs_out in Linux' struct tcp_info
 
 
 def echo(text: object) -> bytes:
@@ -42,7 +42,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 async def break_with_timeouts(wire: Wire, server: Server) -> None:
-    """The server stands still until the wire has given up asking it."""
+    """Pause the server until the wire fails fast."""
     server.pause()
     for number in range(BREAKER_TIMEOUTS):
         assert wire.up
@@ -51,14 +51,14 @@ async def break_with_timeouts(wire: Wire, server: Server) -> None:
     assert not wire.up
 
 
-async def test_a_server_that_stands_still_is_waited_for_a_few_times_and_then_not_at_all(
+async def test_a_server_that_does_not_answer_is_waited_for_a_few_times_and_then_not_at_all(
     server: Server,
 ) -> None:
     async with a_wire(server.url, timeout_s=0.05) as wire:
         await break_with_timeouts(wire, server)
         assert wire.timeouts >= BREAKER_TIMEOUTS
         refused = wire.execute(PING)
-        assert refused.done()  # at once: nobody waits for a server that is known to stand still
+        assert refused.done()  # at once, without waiting for the timeout
         with pytest.raises(StoreUnavailable):
             await refused
         server.go_on()
@@ -66,7 +66,7 @@ async def test_a_server_that_stands_still_is_waited_for_a_few_times_and_then_not
         assert await wire.execute(echo("back")) == b"back"
 
 
-async def test_replies_that_trickle_in_late_do_not_end_the_caution(server: Server) -> None:
+async def test_late_replies_do_not_end_failing_fast(server: Server) -> None:
     async with (
         a_slow_network(server.port) as (network, port),
         a_wire(f"redis://127.0.0.1:{port}/0", timeout_s=0.05) as wire,
@@ -77,15 +77,15 @@ async def test_replies_that_trickle_in_late_do_not_end_the_caution(server: Serve
         hello_and_late = 1 + BREAKER_TIMEOUTS
         for probes in (2, 3):
             async with asyncio.timeout(60):
-                while network.asked < hello_and_late + probes:
-                    assert not wire.up  # two probes and more are late as well
+                while network.pings < hello_and_late + probes:
+                    assert not wire.up  # two probes or more are late as well
                     await asyncio.sleep(0.005)
-            network.let_through(BREAKER_TIMEOUTS if probes == 2 else 1000)
+            network.pass_on(BREAKER_TIMEOUTS if probes == 2 else 1000)
         await until_up(wire)
         assert await wire.execute(PING) == b"PONG"
 
 
-async def test_a_late_reply_is_never_handed_to_somebody_else(server: Server) -> None:
+async def test_a_late_reply_never_reaches_another_command(server: Server) -> None:
     async with a_wire(server.url, timeout_s=0.05) as wire:
         await break_with_timeouts(wire, server)
         server.go_on()
@@ -95,12 +95,12 @@ async def test_a_late_reply_is_never_handed_to_somebody_else(server: Server) -> 
             while asked < 200:
                 try:
                     assert await wire.execute(echo(f"now-{asked}")) == b"now-%d" % asked
-                except StoreUnavailable:  # a machine under load may stand still by itself
+                except StoreUnavailable:  # the machine may be slow under load
                     await until_up(wire)
                 asked += 1
 
 
-async def test_who_stops_waiting_keeps_the_place_of_the_reply(server: Server) -> None:
+async def test_a_cancelled_command_keeps_its_position(server: Server) -> None:
     async with a_wire(server.url) as wire:
         server.pause()
         futures = [wire.execute(echo(number)) for number in range(30)]
@@ -115,7 +115,7 @@ async def test_who_stops_waiting_keeps_the_place_of_the_reply(server: Server) ->
             assert isinstance(reply, asyncio.CancelledError)
 
 
-async def test_a_connection_whose_server_stands_still_for_long_is_given_up(
+async def test_a_connection_without_replies_for_long_is_set_aside(
     server: Server,
 ) -> None:
     async with a_wire(server.url, timeout_s=0.05) as wire:
@@ -131,7 +131,7 @@ async def test_a_connection_whose_server_stands_still_for_long_is_given_up(
         assert await wire.execute(echo("anew")) == b"anew"
 
 
-async def test_a_server_that_was_killed_is_found_again_on_its_port(server: Server) -> None:
+async def test_a_killed_server_is_connected_to_after_its_restart(server: Server) -> None:
     async with a_wire(server.url) as wire:
         store = RedisLimitStore(wire)
         for _ in range(2):
@@ -149,10 +149,10 @@ async def test_a_server_that_was_killed_is_found_again_on_its_port(server: Serve
             await until_up(wire)
             assert wire.last_error == ""
         assert wire.reconnects == 2
-        assert (await store.reserve(ACME, "k1", CLAIMS)).used == (1,)  # the script is loaded anew
+        assert (await store.reserve(ACME, "k1", CLAIMS)).used == (1,)  # the script is loaded again
 
 
-async def test_a_server_that_closes_the_connection_is_connected_to_again(server: Server) -> None:
+async def test_a_closed_connection_is_replaced(server: Server) -> None:
     async with a_wire(server.url) as wire:
         with redis.Redis(port=server.port) as client:
             client.client_kill_filter(_type="normal", skipme=True)
@@ -160,7 +160,7 @@ async def test_a_server_that_closes_the_connection_is_connected_to_again(server:
         assert await wire.execute(echo("anew")) == b"anew"
 
 
-async def test_an_error_is_the_reply_of_its_command_only(server: Server) -> None:
+async def test_an_error_is_the_reply_to_its_command_only(server: Server) -> None:
     async with a_wire(server.url) as wire:
         good, bad, after = (
             wire.execute(echo(1)),
@@ -172,7 +172,7 @@ async def test_an_error_is_the_reply_of_its_command_only(server: Server) -> None
         assert isinstance(reply, ReplyError) and "unknown command" in reply.text
 
 
-async def test_commands_of_a_tick_leave_in_few_writes(server: Server) -> None:
+async def test_commands_of_a_tick_are_sent_in_few_writes(server: Server) -> None:
     async with a_wire(server.url) as wire:
         assert wire._link is not None and wire._link.transport is not None
         connection = wire._link.transport.get_extra_info("socket")
@@ -197,14 +197,14 @@ async def test_commands_of_a_tick_leave_in_few_writes(server: Server) -> None:
         assert replies == [b"%d" % number for number in range(500)]
 
 
-async def test_large_commands_and_replies_pass_between_small_ones(server: Server) -> None:
+async def test_large_and_small_commands_and_replies_mix(server: Server) -> None:
     large = "x" * 3_000_000
     async with a_wire(server.url) as wire:
         replies = await asyncio.gather(*map(wire.execute, [echo(1), echo(large), echo(2)]))
     assert replies == [b"1", large.encode(), b"2"]
 
 
-async def test_I9_what_is_in_flight_has_a_bound(server: Server) -> None:
+async def test_I9_commands_in_flight_are_bounded(server: Server) -> None:
     async with a_wire(server.url) as wire:
         server.pause()
         taken = [wire.execute(PING) for _ in range(MAX_IN_FLIGHT)]
@@ -216,7 +216,7 @@ async def test_I9_what_is_in_flight_has_a_bound(server: Server) -> None:
         assert set(await asyncio.gather(*taken)) == {b"PONG"}
 
 
-async def test_commands_that_wait_when_the_wire_stops_are_told(server: Server) -> None:
+async def test_waiting_commands_fail_when_the_wire_stops(server: Server) -> None:
     async with a_wire(server.url) as wire:
         server.pause()
         waiting = wire.execute(PING)
@@ -230,8 +230,8 @@ async def test_commands_that_wait_when_the_wire_stops_are_told(server: Server) -
 
 
 @asynccontextmanager
-async def a_stranger(answer: bytes) -> AsyncIterator[int]:
-    """The port of a server that answers everything with the same bytes."""
+async def another_server(answer: bytes) -> AsyncIterator[int]:
+    """The port of a server that answers any request with the same bytes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(65_536):
@@ -243,7 +243,7 @@ async def a_stranger(answer: bytes) -> AsyncIterator[int]:
 
 async def test_a_server_that_is_no_redis_is_not_up() -> None:
     async with (
-        a_stranger(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port,
+        another_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port,
         a_wire(f"redis://127.0.0.1:{port}/0") as wire,
     ):
         assert not wire.up
@@ -252,7 +252,7 @@ async def test_a_server_that_is_no_redis_is_not_up() -> None:
 
 async def test_replies_that_nobody_asked_for_end_the_connection() -> None:
     async with (
-        a_stranger(b"+PONG\r\n+PONG\r\n") as port,
+        another_server(b"+PONG\r\n+PONG\r\n") as port,
         a_wire(f"redis://127.0.0.1:{port}/0") as wire,
     ):
         async with asyncio.timeout(60):

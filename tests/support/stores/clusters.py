@@ -1,4 +1,4 @@
-"""A cluster of real servers, made with the commands that `redis-cli --cluster` would send."""
+"""A cluster of real servers, created with the commands of `redis-cli --cluster`."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from sidecar.stores.connection.slots import SLOTS
 from tests.support.stores.binaries import Binary
 from tests.support.stores.site import Site, a_site, ask, client, cluster_ports, empty, until
 
-NODE_TIMEOUT_MS = 2000  # a machine under load may stand still for a while
+NODE_TIMEOUT_MS = 2000  # a machine under load may pause
 
 
 class ACluster:
@@ -51,12 +51,12 @@ class ACluster:
         return str(ask(port, "CLUSTER", "MYID"))
 
     def nodes(self, asked: int) -> list[dict[str, Any]]:
-        """What CLUSTER NODES of one node says."""
+        """The reply of one node to CLUSTER NODES."""
         known: dict[str, dict[str, Any]] = ask(asked, "CLUSTER NODES")
         return [{"port": int(at.rpartition(":")[2]), **node} for at, node in known.items()]
 
     def masters(self) -> list[int]:
-        """Ports of the masters that have slots, by what a node that runs knows."""
+        """Ports of the masters with slots, as a running node knows them."""
         known = self.nodes(self.site.ports[0])
         return [
             node["port"]
@@ -65,7 +65,7 @@ class ACluster:
         ]
 
     def slots_of(self, port: int) -> set[int]:
-        """By what a node that runs knows."""
+        """The master's slots, as a running node knows them."""
         return {
             slot
             for first, last, master, *_ in ask(self.site.ports[0], "CLUSTER", "SLOTS")
@@ -77,14 +77,13 @@ class ACluster:
         return next(port for port in self.masters() if slot in self.slots_of(port))
 
     def move_slot(self, slot: int, to: int) -> None:
-        """With its keys, as resharding does it."""
+        """Move a slot with its keys, as resharding does."""
         with self.moving(slot, to) as source:
             self.move_keys(slot, source, to)
 
     @contextmanager
     def moving(self, slot: int, to: int) -> Iterator[int]:
-        """The slot's master, while it is being left: keys that are not there any more are asked
-        for at `to`. Afterwards all know that the slot is there."""
+        """Migrate a slot; its master. Missing keys are redirected to `to`, the new master."""
         source = self.master_of(slot)
         ids = {port: self.id_of(port) for port in (source, to)}
         ask(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
@@ -98,14 +97,14 @@ class ACluster:
             ask(source, "MIGRATE", "127.0.0.1", to, "", 0, 5000, "KEYS", *keys)
 
     def flush(self) -> None:
-        """Empty, without scripts."""
+        """Delete all keys and scripts."""
         for port in self.masters():
             empty(port, replicas=self._replicas)
 
     def until_whole(self) -> None:
-        """Everybody runs, knows everybody, and follows whom it should."""
+        """Wait until all nodes run, know each other, and follow their masters."""
         self._until_all_know(len(self.site.ports))
-        until(lambda: all(map(_whole, self.site.ports)), why=self._said)
+        until(lambda: all(map(_whole, self.site.ports)), why=self._describe)
 
     def _until_all_know(self, count: int) -> None:
         def known(port: int) -> bool:
@@ -115,9 +114,9 @@ class ACluster:
                 word in node["flags"] for node in nodes for word in bad
             )
 
-        until(lambda: all(map(known, self.site.ports)), why=self._said)
+        until(lambda: all(map(known, self.site.ports)), why=self._describe)
 
-    def _said(self) -> str:
+    def _describe(self) -> str:
         return "\n".join(str(ask(port, "CLUSTER", "NODES")) for port in self.site.ports)
 
 

@@ -1,4 +1,4 @@
-"""A script's header, read: the contract that its Python caller is held to."""
+"""Parses the header of a script, its contract with the Python code."""
 
 import re
 from dataclasses import dataclass
@@ -21,29 +21,29 @@ class Header:
 
     purpose: str
     guarantee: str
-    keys: list[str]  # what each of KEYS is
-    single: dict[str, str]  # name → what it is
+    keys: list[str]  # description of each of KEYS
+    single: dict[str, str]  # name → description
     size: int  # ARGV per claim; 0 without claims
     group: dict[str, str]
     tail: dict[str, str]
-    statuses: dict[str, str]  # first of the reply → what it says
-    few: list[str]  # names of a reply, those of a claim once
+    statuses: dict[str, str]  # status → meaning
+    few: list[str]  # names of a reply; those of a claim once
 
 
 def path_of(name: str) -> Any:
-    """The script's file; a name without a folder is of limits."""
+    """The script's file; a name without a folder is in limits/."""
     return FOLDER / f"{name if '/' in name else f'limits/{name}'}.lua"
 
 
 def text_of(name: str) -> str:
-    """The header alone, without the dashes."""
+    """The header without its dashes."""
     lines = path_of(name).read_text().splitlines()
     code = next(number for number, line in enumerate(lines) if not line.startswith("--"))
     return "\n".join(line[2:].removeprefix(" ") for line in lines[:code])
 
 
 def read_header(name: str) -> Header:
-    """Raises AssertionError for what does not read like a contract."""
+    """Parse a header. Raises AssertionError if it is not a contract."""
     text = text_of(name)
     single = re.findall(r"^ARGV\[(\d+)\] +(\w+)(?::| of| that) (.+)$", text, re.MULTILINE)
     assert [int(number) for number, *_ in single] == list(range(1, len(single) + 1))
@@ -67,10 +67,10 @@ def read_header(name: str) -> Header:
 
 
 def only(pattern: str, text: str) -> Any:
-    """What the one place says that looks so."""
-    found = re.findall(pattern, text, re.MULTILINE)
-    assert len(found) == 1, f"{pattern} is there {len(found)} times"
-    return found[0]
+    """The single match of a pattern."""
+    matches = re.findall(pattern, text, re.MULTILINE)
+    assert len(matches) == 1, f"{pattern} matches {len(matches)} times"
+    return matches[0]
 
 
 def _names(text: str) -> dict[str, str]:

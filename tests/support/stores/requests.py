@@ -1,4 +1,4 @@
-"""What the tests of topologies reserve, and many who reserve at once."""
+"""Reservations for the tests of topologies, one by one or many at once."""
 
 import asyncio
 from collections import Counter
@@ -21,13 +21,13 @@ def slot_of_account(account: Account) -> int:
 
 
 def claims(units: int = 1_000_000) -> tuple[Claim]:
-    """One request of a quota; the longest period there is, so that none ends during a test."""
+    """One request on a quota with the longest period, so that none ends during a test."""
     return (Claim(QuotaLimit("monthly", "requests", units, "month", units), 1, False),)
 
 
 @asynccontextmanager
 async def connected(url: str, *, timeout_s: float = 10) -> AsyncIterator[Connection]:
-    """Started, whether it found Redis or not."""
+    """A started connection, whether Redis is available or not."""
     connection = connect(url, timeout_s=timeout_s)
     async with asyncio.timeout(60):
         await connection.start()
@@ -38,7 +38,7 @@ async def connected(url: str, *, timeout_s: float = 10) -> AsyncIterator[Connect
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """For what the code under test brings about on the same loop."""
+    """Wait for a condition that code on the same loop fulfills."""
     async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.005)
@@ -50,18 +50,18 @@ async def used(store: RedisLimitStore, account: Account) -> int:
 
 @dataclass
 class Crowd:
-    """Callers that reserve for some accounts, one after the other, until told to stop."""
+    """Clients that reserve for accounts, one request after the other, until they are stopped."""
 
     store: RedisLimitStore
     accounts: list[Account]
     units: int = 1_000_000
     granted: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    unknown: Counter[str] = field(default_factory=Counter)  # ended without an answer
+    unknown: Counter[str] = field(default_factory=Counter)  # requests without an answer
     errors: set[str] = field(default_factory=set)
     going: bool = True
 
-    async def caller(self, account: Account) -> None:
+    async def client(self, account: Account) -> None:
         asked = claims(self.units)
         while self.going:
             try:
@@ -75,11 +75,11 @@ class Crowd:
             await asyncio.sleep(0)
 
     def answered(self) -> Counter[str]:
-        """By account: granted or refused."""
+        """Granted and refused requests by account."""
         return self.granted + self.refused
 
     async def until_answered(self, more: int) -> None:
-        """Until each account has had so many answers more than now."""
+        """Wait until each account has got so many more answers."""
         before = self.answered()
         goal = {account.id: before[account.id] + more for account in self.accounts}
         await until(lambda: all(self.answered()[name] >= goal[name] for name in goal))
@@ -89,10 +89,10 @@ class Crowd:
 async def a_crowd(
     store: RedisLimitStore, accounts: list[Account], *, each: int = 2, units: int = 1_000_000
 ) -> AsyncIterator[Crowd]:
-    """`each` callers for every account."""
+    """A crowd of `each` clients per account."""
     crowd = Crowd(store, accounts, units)
     callers = [
-        asyncio.create_task(crowd.caller(account)) for account in accounts for _ in range(each)
+        asyncio.create_task(crowd.client(account)) for account in accounts for _ in range(each)
     ]
     try:
         yield crowd

@@ -1,4 +1,4 @@
-"""A master, its replica, and the sentinels that watch over them."""
+"""A master, its replicas, and the sentinels that watch them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ from tests.support.stores.binaries import Binary
 from tests.support.stores.site import Site, a_site, ask, client, cluster_ports, empty, until
 
 NAME = "main"
-DOWN_AFTER_MS = 1500  # a machine under load may stand still for a while
-# SENTINEL DEBUG, since Redis 7.0. A server that is not what it should be is told so after four
-# PUBLISH-PERIODs, by default eight seconds: also a promoted one of which not all have heard. A
-# sentinel that stood still for two seconds looks on for a TILT-PERIOD, by default thirty.
+DOWN_AFTER_MS = 1500  # a machine under load may pause
+# SENTINEL DEBUG, since Redis 7.0. Sentinels correct a server with a wrong role after four
+# PUBLISH-PERIODs, by default 8 s. This includes a promoted server that not all know of. A sentinel
+# that paused for 2 s does nothing for a TILT-PERIOD, by default 30 s.
 QUICK = ("INFO-PERIOD", "200", "PUBLISH-PERIOD", "500", "ASK-PERIOD", "200", "TILT-PERIOD", "1000")
 
 
 class Guarded:
-    """One master with one replica, watched by as many sentinels as asked for."""
+    """One master with replicas, watched by sentinels."""
 
     def __init__(self, site: Site, sentinels: int, replicas: int, quick: bool) -> None:
         self.site = site
@@ -57,26 +57,29 @@ class Guarded:
         return f"redis+sentinel://{nodes}/{NAME}"
 
     def master(self) -> int:
-        """The port that a sentinel which runs would tell now."""
+        """The port of the master, as a running sentinel names it."""
         return self._named_by(next(port for port in self.sentinels if port in self.site.ports))
 
     def _named_by(self, sentinel: int) -> int:
         return int(ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)[1])
 
     def fail_over(self) -> None:
-        """What an operator does before maintenance. Returns when all follow another master."""
+        """Fail over, as an operator does before maintenance, until all follow another master."""
         old = self.master()
         until(lambda: self._moved_from(old), seconds=60)
 
     def _moved_from(self, old: int) -> bool:
-        """Asks for it until it is so: a sentinel that is slow to hear of a promotion undoes it."""
+        """Whether another server is the master.
+
+        It repeats the request: a sentinel that learns late of a promotion undoes it.
+        """
         if self._named_by(self.sentinels[0]) == old:
-            with contextlib.suppress(redis.ResponseError):  # under way, or no replica looks well
+            with contextlib.suppress(redis.ResponseError):  # in progress, or no replica is ready
                 ask(self.sentinels[0], "SENTINEL", "FAILOVER", NAME)
         return self._followed() not in (None, old)
 
     def until_whole(self) -> None:
-        """Everything runs, all sentinels agree, and every other server follows the master."""
+        """Wait until all sentinels agree, and every other server follows the master."""
         until(lambda: self._followed() is not None)
 
     def _followed(self) -> int | None:
@@ -88,7 +91,7 @@ class Guarded:
         return master if whole else None
 
     def flush(self) -> None:
-        """Empty, without scripts."""
+        """Delete all keys and scripts."""
         self.until_whole()
         empty(self.master(), replicas=len(self.servers) - 1)
 

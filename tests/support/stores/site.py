@@ -1,4 +1,4 @@
-"""Servers on loopback that end with the `with` block, or with the test process."""
+"""Servers on loopback that stop with the `with` block, or with the test process."""
 
 import contextlib
 import random
@@ -20,19 +20,19 @@ PLAIN = ("--save", "", "--appendonly", "no", "--protected-mode", "no",
 
 
 class Site:
-    """Servers by their ports. What `kill` ended, `start` starts again on the same port."""
+    """Servers by their ports. `start` also restarts a killed server on its port."""
 
     def __init__(self, stack: Stack, binary: Binary) -> None:
         self.directory = stack.directory
         self._stack = stack
-        self._program = stack.directory / binary.called
+        self._program = stack.directory / binary.argv0
         if not self._program.exists():
             self._program.symlink_to(binary.path)
         self._commands: dict[int, list[str]] = {}
         self._running: dict[int, Running] = {}
 
     def start(self, port: int, *options: str, mode: str = "") -> None:
-        """Returns once it answers PING, or says that it wants a password."""
+        """Start a server, and return when it answers PING or asks for a password."""
         if port not in self._commands:
             self._commands[port] = [str(self._program), *self._arguments(port, options, mode)]
         running = self._stack.start(f"redis-{port}", self._commands[port])
@@ -59,18 +59,18 @@ class Site:
         self._running[port].popen.send_signal(signal.SIGCONT)
 
     def revive(self) -> None:
-        """Start again what a test killed and, failing, left dead."""
+        """Restart servers that a failed test has killed."""
         for port in self._commands.keys() - self._running.keys():
             self.start(port)
 
     @property
     def ports(self) -> list[int]:
-        """Of what runs."""
+        """The ports of running servers."""
         return list(self._running)
 
 
 def client(port: int, **options: Any) -> redis.Redis:
-    """For one command or a few: `with client(port) as …`."""
+    """A client for a few commands: `with client(port) as …`."""
     return redis.Redis(
         port=port, decode_responses=True, socket_timeout=5, socket_connect_timeout=5, **options
     )
@@ -83,7 +83,7 @@ def ask(port: int, *command: Any) -> Any:
 
 
 def empty(master: int, *, replicas: int) -> None:
-    """No data, here and on the replicas, and no scripts here."""
+    """Delete all data on the master and its replicas, and the master's scripts."""
     with client(master) as connection:
         connection.flushall()
         connection.script_flush()
@@ -91,7 +91,7 @@ def empty(master: int, *, replicas: int) -> None:
 
 
 def until(holds: Callable[[], bool], *, seconds: float = 30, why: Callable[[], str] = str) -> None:
-    """Return when it holds. Raises AssertionError after a time that is far too long."""
+    """Wait until a condition holds. Raises AssertionError after `seconds`."""
     give_up = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < give_up, f"it does not come to hold: {why()}"
@@ -99,7 +99,7 @@ def until(holds: Callable[[], bool], *, seconds: float = 30, why: Callable[[], s
 
 
 def cluster_ports(count: int) -> list[int]:
-    """Free ports whose bus ports are free, below those that the kernel gives to connections."""
+    """Ports that are free with their bus ports, below the kernel's ephemeral ports."""
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(12_000, 22_000)

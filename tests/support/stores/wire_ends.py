@@ -1,4 +1,4 @@
-"""What a wire is connected to: servers that stop and come back, and what stands before them."""
+"""Servers that stop and restart, and relays in front of them, for tests of connections."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from tests.support.servers import free_port, start_valkey
 
 
 class Server:
-    """A Valkey of its own on one port, however often it is started."""
+    """A Valkey server that keeps its port when it restarts."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.port = free_port()
@@ -27,7 +27,7 @@ class Server:
         self._process, _ = start_valkey(self._directory, *self._options, port=self.port)
 
     def pause(self) -> None:
-        """The server stands still; its connections stay open, the kernel takes new ones."""
+        """Stop the process with SIGSTOP. Connections stay open, and the kernel accepts new ones."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
 
@@ -37,7 +37,7 @@ class Server:
 
     def kill(self) -> None:
         if self._process is not None:
-            self._process.kill()  # also a process that stands still
+            self._process.kill()  # also a stopped process
             self._process.wait()
             self._process = None
 
@@ -56,7 +56,7 @@ def a_server(directory: Path, *options: str) -> Iterator[Server]:
 async def a_wire(
     url: str, *, timeout_s: float = 10, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Wire]:
-    """Started, whether it found its server or not."""
+    """A started wire, whether its server is available or not."""
     wire = Wire(url, timeout_s=timeout_s, tls=tls)
     async with asyncio.timeout(60):
         await wire.start()
@@ -83,7 +83,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def a_listener(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """The port where every connection is served by `serve`; all of them end with it."""
+    """A port whose connections `serve` handles; they close at the end."""
     running: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -91,7 +91,7 @@ async def a_listener(serve: Serve, context: ssl.SSLContext | None = None) -> Asy
         try:
             await serve(reader, writer)
         except ConnectionError:
-            pass  # the client went away: its side of the test says whether it should
+            pass  # the client closed it, which its test checks
         finally:
             writer.transport.abort()
             del running[writer]
@@ -108,45 +108,49 @@ async def a_listener(serve: Serve, context: ssl.SSLContext | None = None) -> Asy
             writer.transport.abort()
         async with asyncio.timeout(60):
             await asyncio.gather(*left)
-        await asyncio.sleep(0)  # a turn in which the aborted connections are closed
+        await asyncio.sleep(0)  # one turn of the loop, to close aborted connections
 
 
 class SlowNetwork:
-    """Stands before a Valkey and lets through as many lines of replies as it is told to."""
+    """A relay in front of a Valkey that passes on a given number of reply lines."""
 
     def __init__(self) -> None:
-        self.asked = 0  # PINGs that have arrived
+        self.pings = 0  # PINGs from the client
         self.lines = asyncio.Semaphore(0)
 
-    async def ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def read_commands(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         while data := await reader.read(65_536):
-            self.asked += data.count(b"PING")
+            self.pings += data.count(b"PING")
             writer.write(data)
             await writer.drain()
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def read_replies(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         while line := await reader.readline():
             await self.lines.acquire()
             writer.write(line)
             await writer.drain()
 
-    def let_through(self, lines: int) -> None:
+    def pass_on(self, lines: int) -> None:
         for _ in range(lines):
             self.lines.release()
 
 
 @asynccontextmanager
 async def a_slow_network(port: int) -> AsyncIterator[tuple[SlowNetwork, int]]:
-    """And its own port; a hello of the wire is let through."""
+    """A slow network, and its port. It passes on the first replies to a wire."""
     network = SlowNetwork()
-    network.let_through(1)
-    async with a_relay(network.ask, network.answer, port) as listening:
+    network.pass_on(1)
+    async with a_relay(network.read_commands, network.read_replies, port) as listening:
         yield network, listening
 
 
 @asynccontextmanager
 async def a_tls_terminator(context: ssl.SSLContext, port: int) -> AsyncIterator[int]:
-    """Its port: TLS from there, plain TCP on to 127.0.0.1:`port`."""
+    """The port of a relay from TLS to plain TCP on 127.0.0.1:`port`."""
     async with a_relay(copy, copy, port, context) as listening:
         yield listening
 
@@ -155,7 +159,7 @@ async def a_tls_terminator(context: ssl.SSLContext, port: int) -> AsyncIterator[
 async def a_relay(
     there: Serve, back: Serve, port: int, context: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
-    """Its port, from which bytes go on to 127.0.0.1:`port`. One end closed is both closed."""
+    """The port of a relay to 127.0.0.1:`port`. If one end closes, it closes the other."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", port)
@@ -181,7 +185,7 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 class Cable:
-    """A way to 127.0.0.1:`to` that can be cut and mended. New connections go where `to` says."""
+    """A relay to 127.0.0.1:`to` that can be cut and mended. New connections use a changed `to`."""
 
     def __init__(self, to: int) -> None:
         self.to = to
@@ -219,7 +223,7 @@ class Cable:
 
 @asynccontextmanager
 async def a_cable(port: int) -> AsyncIterator[tuple[Cable, int]]:
-    """And its own port."""
+    """A cable, and its port."""
     cable = Cable(port)
     async with a_listener(cable.serve) as listening:
         yield cable, listening

@@ -1,4 +1,4 @@
-"""A shard that stood still for so long that its connection was given up, and that goes on."""
+"""A shard pauses for so long that its connection is set aside, and then answers."""
 
 from collections.abc import Iterator
 
@@ -21,12 +21,12 @@ from tests.support.stores.requests import (
 
 @pytest.fixture(scope="module")
 def without_replicas() -> Iterator[ACluster]:
-    """So that nobody takes the place of a master that is away."""
+    """A cluster without replicas, so that no failover replaces a paused master."""
     with a_cluster(binaries()[0], replicas=False) as cluster:
         yield cluster
 
 
-async def test_I5_what_it_granted_late_is_given_back_and_its_node_is_kept_until_then(
+async def test_I5_its_late_reservation_is_undone_and_its_node_stays_until_then(
     without_replicas: ACluster,
 ) -> None:
     async with connected(without_replicas.url, timeout_s=0.2) as redis:
