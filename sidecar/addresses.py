@@ -28,7 +28,7 @@ class UnixPath(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The address of an API. With the `path` of a unix socket, there is no host."""
+    """The address of an API. For a unix socket, it has a `path` and an empty host."""
 
     scheme: str  # http, https or unix
     host: str

@@ -39,7 +39,7 @@ def test_an_account_in_redis_gets_a_pack(sidecar: Any, valkey_url: str, plans: P
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
-        (("nobody", "boost"), 1, "account nobody is neither in the plan file nor in Redis"),
+        (("unknown", "boost"), 1, "account unknown is neither in the plan file nor in Redis"),
         (("metered", "none"), 2, 'the plan file has no pack "none"\ntry: write one of: boost'),
         (("metered", "boost", "--id", "a b"), 2, '--id: "a b" is not an id'),
     ],

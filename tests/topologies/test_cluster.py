@@ -154,9 +154,7 @@ async def test_nodes_that_redirect_a_command_to_each_other_fail_it(
     one, other, _ = cluster.masters()
     account = in_slots_of(cluster, one, 1)[0]
     slot = slot_of_account(account)
-    ask(
-        one, "CLUSTER", "SETSLOT", slot, "NODE", cluster.id_of(other)
-    )  # not on the other
+    ask(one, "CLUSTER", "SETSLOT", slot, "NODE", cluster.id_of(other))  # not on the other
     try:
         with pytest.raises(StoreUnavailable, match=f"slot {slot} was redirected {MAX_HOPS} times"):
             await RedisLimitStore(redis).reserve(account, "k1", claims())

@@ -49,8 +49,8 @@ def documented() -> dict[str, list[str]]:
     name = ""
     for block in re.findall(r"^```text\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL):
         for line in block.splitlines():
-            name = line[:18].strip() or name
-            rights.setdefault(name, []).extend(line[18:].split())
+            name = line[:22].strip() or name
+            rights.setdefault(name, []).extend(line[22:].split())
     return rights
 
 

@@ -166,7 +166,7 @@ async def test_an_available_master_stays_while_no_sentinel_is_available(alone: G
 async def test_an_unknown_master_name_is_reported(sentinels: Guarded) -> None:
     async with connected(sentinels.url.replace(NAME, "other")) as redis:
         assert not redis.up
-        assert redis.last_error.startswith("no sentinel names the master other: 127.0.0.1:")
+        assert redis.last_error.startswith('no sentinel names the master "other": 127.0.0.1:')
 
 
 async def test_unavailable_sentinels_are_reported() -> None:
