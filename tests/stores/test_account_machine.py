@@ -35,7 +35,7 @@ REFILL = (2, 3)  # units a second, as a fraction
 QUOTAS = ("q/q0", "q/q1")
 COSTS = st.integers(0, 9)
 UNITS = st.sampled_from([2, 5, 12, 40])
-WHOSE = st.sampled_from("ab")  # two sidecars
+SIDECARS = st.sampled_from("ab")  # two sidecars
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Account(RuleBasedStateMachine):
         self._reserve(self._claims(costs, forced=forced), None)
 
     @rule(
-        costs=st.tuples(COSTS, COSTS, COSTS), forced=st.booleans(), sidecar=WHOSE,
+        costs=st.tuples(COSTS, COSTS, COSTS), forced=st.booleans(), sidecar=SIDECARS,
         orphans=st.sampled_from(["charge", "release"]),
     )  # fmt: skip
     def held_call(
@@ -109,7 +109,7 @@ class Account(RuleBasedStateMachine):
             claims = [*self._claims(costs, forced=forced), Claim(self.slots, 1, forced)]
             self._reserve(claims, Hold(self._name(), LEASE, orphans), sidecar)  # type: ignore[arg-type]
 
-    @rule(sidecar=WHOSE, costs=st.tuples(COSTS, COSTS, COSTS), which=st.integers(0, MOST_OPEN))
+    @rule(sidecar=SIDECARS, costs=st.tuples(COSTS, COSTS, COSTS), which=st.integers(0, MOST_OPEN))
     def settlement(self, sidecar: str, costs: tuple[int, int, int], which: int) -> None:
         mine = [name for name, one in self.calls.items() if one.sidecar == sidecar]
         if not mine:
@@ -127,7 +127,7 @@ class Account(RuleBasedStateMachine):
         assert not self.both.settle(name, real).granted
         assert self.both.stored() == before_again
 
-    @rule(sidecar=WHOSE)
+    @rule(sidecar=SIDECARS)
     def sign_of_life(self, sidecar: str) -> None:
         mine = [name for name, one in self.calls.items() if one.sidecar == sidecar]
         for name in mine:
@@ -135,7 +135,7 @@ class Account(RuleBasedStateMachine):
                 self.calls[name].until = self.both.now + LEASE
         self.both.renew(mine, LEASE)
 
-    @rule(sidecar=WHOSE, soon=st.booleans())
+    @rule(sidecar=SIDECARS, soon=st.booleans())
     def death(self, sidecar: str, *, soon: bool) -> None:
         """The sidecar dies. The leases of its requests expire."""
         for call in self.calls.values():

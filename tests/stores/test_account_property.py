@@ -58,7 +58,7 @@ TEAMS = st.builds(
     lambda a, b, lends_a, lends_b: (Team("a", a, lends_a), Team("b", b, lends_b)),
     st.integers(0, 60), st.integers(0, 40), st.booleans(), st.booleans(),
 )  # fmt: skip
-WHOSE = st.none() | st.tuples(TEAMS, st.sampled_from(["a", "b", "gone", ""]))
+TEAM_OF_KEY = st.none() | st.tuples(TEAMS, st.sampled_from(["a", "b", "removed", ""]))
 
 
 def of_team(claims: list[Claim], team: tuple[tuple[Team, ...], str] | None) -> list[Claim]:
@@ -75,12 +75,12 @@ PLAIN_CLAIMS = st.lists(
     st.builds(Claim, RATES | QUOTAS, st.integers(0, 12), st.booleans()), max_size=3,
     unique_by=lambda claim: claim.limit.id,
 )  # fmt: skip
-CLAIMS = st.builds(of_team, PLAIN_CLAIMS, WHOSE)
+CLAIMS = st.builds(of_team, PLAIN_CLAIMS, TEAM_OF_KEY)
 PLAIN_QUOTA_CLAIMS = st.lists(
     st.builds(Claim, QUOTAS, st.integers(0, 50), st.just(value=True)), max_size=2,
     unique_by=lambda claim: claim.limit.id,
 )  # fmt: skip
-QUOTA_CLAIMS = st.builds(of_team, PLAIN_QUOTA_CLAIMS, WHOSE)
+QUOTA_CLAIMS = st.builds(of_team, PLAIN_QUOTA_CLAIMS, TEAM_OF_KEY)
 REBUILT_CLAIMS = st.lists(
     st.builds(Claim, QUOTAS, st.integers(-20, 50), st.just(value=True)), max_size=2,
     unique_by=lambda claim: claim.limit.id,

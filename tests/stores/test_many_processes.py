@@ -53,18 +53,18 @@ PROGRAM = textwrap.dedent("""
     url, path, quota, burst, slots, at_once = sys.argv[1:3] + [int(word) for word in sys.argv[3:]]
     ACME = Account("acme", "pro")
     DAY = 86_400_000_000
-    SPENT = {
+    LIMITS = {
         "QUOTA": QuotaLimit("monthly", "requests", quota, "month", quota),
         "RATE": RateLimit("slow", "requests", 1, DAY, burst, (1, 86_400)),
         "SLOTS": ConcurrencyLimit("in-flight", slots),
     }
-    CALL = tuple(Claim(limit, 1, False) for limit in SPENT.values())
+    CLAIMS = tuple(Claim(limit, 1, False) for limit in LIMITS.values())
     out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    async def call(store, inside, number):
+    async def request(store, inside, number):
         hold = Hold(f"{os.getpid()}-{number}", 5_000_000)
         try:
-            answer = await store.reserve(ACME, "k1", CALL, hold=hold)
+            answer = await store.reserve(ACME, "k1", CLAIMS, hold=hold)
         except StoreUnavailable:
             return None
         if not answer.granted:
@@ -74,43 +74,43 @@ PROGRAM = textwrap.dedent("""
         if await inside.scard("inside") > slots:
             os.write(out, b"too many inside\\n")
         await inside.srem("inside", hold.id)
-        store.settle(ACME, "k1", CALL, hold.id)
+        store.settle(ACME, "k1", CLAIMS, hold.id)
         return True
 
     async def spend(store, inside):
         async def one_after_the_other(first):
             number = first
-            while await call(store, inside, number):
+            while await request(store, inside, number):
                 number += at_once
         await asyncio.gather(*map(one_after_the_other, range(at_once)))
         while store.settler.pending:
             await asyncio.sleep(0.01)
 
-    async def ask(store, which):
+    async def refuse(store, which):
         # One limit is exceeded, another one is not; with an open reservation and without.
         cost = burst + 1 if which == "RATE" else quota + 1
-        ways = [(Claim(SPENT[which], cost, False), Claim(SPENT[other], 1, False))
-                for other in ("QUOTA", "RATE") if other != which for _ in "12"]
+        cases = [(Claim(LIMITS[which], cost, False), Claim(LIMITS[other], 1, False))
+                 for other in ("QUOTA", "RATE") if other != which for _ in "12"]
         for number in range(30):
             hold = Hold(f"{os.getpid()}-{which}{number}", 3_000_000)
-            for at, claims in enumerate(ways):
-                held = hold if at % 2 else None
-                assert not (await store.reserve(ACME, "k1", claims, hold=held)).granted
+            for at, claims in enumerate(cases):
+                open_hold = hold if at % 2 else None
+                assert not (await store.reserve(ACME, "k1", claims, hold=open_hold)).granted
 
     async def main():
         wire = Wire(url, timeout_s=30)
         await wire.start()
         store = RedisLimitStore(wire)
-        renewing = asyncio.ensure_future(store.settler.run())
+        running = asyncio.ensure_future(store.settler.run())
         inside = redis.asyncio.Redis.from_url(url)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         print("ready", flush=True)
         while words := (await reader.readline()).decode().split():
-            await (spend(store, inside) if words[0] == "spend" else ask(store, words[1]))
+            await (spend(store, inside) if words[0] == "spend" else refuse(store, words[1]))
             print("done", flush=True)
-        renewing.cancel()
+        running.cancel()
         await inside.aclose()
         await wire.stop()
 

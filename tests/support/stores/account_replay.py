@@ -1,7 +1,7 @@
-"""One account in Valkey and in the reference, on a clock that the test moves.
+"""One account in Valkey and in the reference, on a clock that the test sets.
 
-The scripts read Redis' clock through `now_us()`; for these tests only, that function is replaced
-in the script's text by one that reads a key, because no server lets a client set its clock.
+A client cannot set a server's clock. So these tests replace the function `now_us()` in the text of
+the scripts by one that reads a Redis key.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ MOST_GRANTS = 64
 
 
 def on_clock(name: str) -> str:
-    """The script's text, reading the test's clock."""
+    """The script's text, on the test's clock."""
     text = load(f"limits/{name}").text.decode()
     clock = (
         "local function now_us()\n  return tonumber(redis.call('GET', 'clock'))\nend\n"
