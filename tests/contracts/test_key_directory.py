@@ -115,7 +115,7 @@ async def test_a_key_is_cached_after_it_was_found(case: Case) -> None:
     assert case.directory.cached(digest) == found
 
 
-async def test_an_unknown_key_is_none(case: Case) -> None:
+async def test_find_returns_none_for_an_unknown_key(case: Case) -> None:
     case.add("acme", "k1")
     for _ in range(2):  # the second time, from the cache
         assert await case.directory.find(fingerprint(b"guessed")) is None

@@ -241,7 +241,7 @@ async def another_server(answer: bytes) -> AsyncIterator[int]:
         yield port
 
 
-async def test_a_server_that_is_no_redis_is_not_up() -> None:
+async def test_a_server_other_than_redis_is_not_up() -> None:
     async with (
         another_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port,
         a_wire(f"redis://127.0.0.1:{port}/0") as wire,
@@ -250,7 +250,7 @@ async def test_a_server_that_is_no_redis_is_not_up() -> None:
         assert f"127.0.0.1:{port}" in wire.last_error
 
 
-async def test_replies_that_nobody_asked_for_end_the_connection() -> None:
+async def test_unexpected_replies_end_the_connection() -> None:
     async with (
         another_server(b"+PONG\r\n+PONG\r\n") as port,
         a_wire(f"redis://127.0.0.1:{port}/0") as wire,
@@ -261,13 +261,13 @@ async def test_replies_that_nobody_asked_for_end_the_connection() -> None:
 
 
 @pytest.mark.parametrize("host", ["redis..local", "x" * 64])
-async def test_a_host_that_can_be_no_name_is_said_and_blocks_no_start(host: str) -> None:
+async def test_an_invalid_host_name_is_reported_and_does_not_block_the_start(host: str) -> None:
     async with a_wire(f"redis://{host}:6379/0") as wire:
         assert not wire.up
         assert host in wire.last_error
 
 
-async def test_a_port_without_a_server_is_said() -> None:
+async def test_a_port_without_a_server_is_reported() -> None:
     port = free_port()
     async with a_wire(f"redis://127.0.0.1:{port}/0") as wire:
         assert not wire.up
