@@ -132,7 +132,7 @@ def events(prefix: str) -> str:
     return f"{prefix}:events"
 
 
-# Deferred jobs. `workload` says whose API they are for: accounts may be shared, queues never are.
+# Deferred jobs. `workload` is the API: APIs may share accounts, but not job queues.
 
 
 def job_queue(prefix: str, account_id: str, workload: str) -> str:
@@ -141,12 +141,12 @@ def job_queue(prefix: str, account_id: str, workload: str) -> str:
 
 
 def job_records(prefix: str, account_id: str, workload: str) -> str:
-    """What the names of its jobs' records begin with; the job's id follows."""
+    """The common start of the names of an account's job records; a job's id follows."""
     return f"{prefix}:{_tag(account_id)}:jobs:{workload}:job:"
 
 
 def job_idempotency(prefix: str, account_id: str, workload: str, name: str) -> str:
-    """What an Idempotency-Key of the account stands for; `name` is its digest."""
+    """The job of an Idempotency-Key of the account; `name` is the digest of that key."""
     return f"{prefix}:{_tag(account_id)}:jobs:{workload}:idempotency:{name}"
 
 

@@ -76,7 +76,7 @@ async def serve(url: str) -> None:
 
 
 async def defer(redis: Connection) -> None:
-    """What becomes of one deferred job, from its acceptance to its webhook."""
+    """A deferred job, from its acceptance to its webhook."""
     jobs = RedisJobs(redis, "qs", "shop", JobTerms(webhooks=True))
     request = JobRequest("GET", b"/x", b"a.test", "10.0.0.1", (), b"")
     job = Job(
