@@ -95,10 +95,16 @@ async def test_a_downgrade_waits_for_the_end_of_the_period(
     ("words", "said"),
     [
         (("absent", "pro"), "account absent is not in Redis"),
-        (("filed", "free"), "is in the plan file: change its plan there"),
-        (("acme2", "gold"), 'the plan file has no plan "gold"; it has none, free, pro'),
-        (("acme2", "free", "--when", "soon"), '--when: "soon" is no moment'),
-        (("acme2", "free", "--when", "period-end"), "plan none has no quota, so no period"),
+        (("filed", "free"), "error: account filed is in the plan file\ntry: change its plan there"),
+        (("acme2", "gold"), 'the plan file has no plan "gold"\ntry: write one of: none, free, pro'),
+        (
+            ("acme2", "free", "--when", "soon"),
+            '--when: "soon" is not a time\ntry: write now, period-end or a date',
+        ),
+        (
+            ("acme2", "free", "--when", "period-end"),
+            "--when: plan none has no quota, and so no period end",
+        ),
     ],
 )
 async def test_an_account_that_cannot_be_moved_is_an_error(
