@@ -17,7 +17,7 @@ MODULES = (
     "clock", "core.answers", "core.claims", "core.decision", "core.events.templates",
     "core.identity", "core.model", "core.overload.adaptive_limit", "core.overload.baseline",
     "core.overload.shedder", "core.overload.window", "core.paths", "core.readings", "core.reasons",
-    "core.refusals.ratelimit_fields", "core.routing", "core.settlement", "gate.calls",
+    "core.refusals.ratelimit_fields", "core.routing", "core.settlement", "gate.admission",
     "gate.entitle", "gate.gate", "gate.recorder", "gate.reserve", "metering.spool", "metrics",
     "proxy.data_port", "proxy.downstream.connection", "proxy.downstream.connection_limits",
     "proxy.downstream.pacing", "proxy.downstream.parser", "proxy.downstream.request",

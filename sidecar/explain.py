@@ -1,20 +1,25 @@
-"""What `sidecar explain` says: the gate's own decision, taken on a store that only peeks."""
+"""Explanations of decisions: the gate decides on a store that only peeks.
+
+Nothing is reserved, recorded or changed. `sidecar explain` prints an explanation.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.clock import Clock
+from sidecar.core import limits
 from sidecar.core.answers import Answer, Hold, QuotaDetail
 from sidecar.core.costs import Unreadable
-from sidecar.core.decision import standing
-from sidecar.core.identity import fingerprint
+from sidecar.core.decision import status_of
+from sidecar.core.identity import anonymous_key, key_digest
 from sidecar.core.jobs.deferral import fits_later, may_run_later
+from sidecar.core.limits import Grant, State
 from sidecar.core.model import (
     MICRO,
+    TEAM,
     Account,
     Claim,
-    ConcurrencyLimit,
     Entitlement,
     Key,
     PlanBook,
@@ -23,42 +28,44 @@ from sidecar.core.model import (
     TeamShare,
     WhenDown,
 )
-from sidecar.core.paths import BadTarget, Normaliser, normalise
+from sidecar.core.paths import Normaliser, normalise
 from sidecar.core.readings import Reading
-from sidecar.core.reasons import Decision
+from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import http_problem
 from sidecar.core.refusals.rendering import render_text
-from sidecar.core.routing import RouteTable
-from sidecar.core.survey import kind_of, weight
-from sidecar.core.teams import TeamEntitlements, use_of
+from sidecar.core.teams import team_use
 from sidecar.core.text import instant, speed, unit_of
 from sidecar.errors import StoreUnavailable
-from sidecar.gate import Admission, Deferred, Gate, Refused
+from sidecar.gate import Admission, Deferred, Entitler, Gate, Recorder, Refused, Reserver
 from sidecar.metrics import Metrics
-from sidecar.ports import LimitStore
+from sidecar.ports import KeyDirectory, LimitStore
 
 
-class Peeking:
-    """A LimitStore that answers `reserve` by peeking, and remembers what it saw."""
+class PeekStore:
+    """Implements `ports.LimitStore`: `reserve` only peeks.
 
-    def __init__(self, store: LimitStore | None, why: str) -> None:
+    `answer`: the real store's last answer; None without one, and `problem` is the reason.
+    """
+
+    def __init__(self, store: LimitStore | None, problem: str) -> None:
         self._store = store
-        self.why_unknown = why  # without a store, why there is none
-        self.seen: Answer | None = None
+        self.problem = problem
+        self.answer: Answer | None = None
 
     @property
     def up(self) -> bool:
         return self._store is not None
 
     async def peek(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
+        """Return the real store's answer. Raises StoreUnavailable."""
         if self._store is None:
-            raise StoreUnavailable(self.why_unknown)
+            raise StoreUnavailable(self.problem)
         try:
-            self.seen = await self._store.peek(account, key_id, claims)
+            self.answer = await self._store.peek(account, key_id, claims)
         except StoreUnavailable as error:
-            self.why_unknown = str(error)
+            self.problem = str(error)
             raise
-        return self.seen
+        return self.answer
 
     async def reserve(
         self,
@@ -70,22 +77,14 @@ class Peeking:
         once: bool = False,  # noqa: ARG002
         when_down: WhenDown = "deny",  # noqa: ARG002
     ) -> Answer:
-        """The answer as a grant would leave it, so that overage and notices are told."""
-        found = await self.peek(account, key_id, claims)
-        if not found.granted:
-            return found
-        besides = found.besides or (QuotaDetail(),) * len(claims)
-        used, beside = [], []
-        for before, claim, more in zip(found.used, claims, besides, strict=True):
-            limit, cost, burned = claim.limit, weight(claim), 0
-            if isinstance(limit, TeamShare):
-                more = more._replace(told=max(0, more.told - cost))
-            elif isinstance(limit, QuotaLimit):
-                own = max(0, limit.units + more.carried - before)
-                burned = min(max(0, cost - own), more.left)
-            used.append(before + cost - burned)
-            beside.append(more._replace(left=more.left - burned, burned=burned))
-        return Answer(True, found.now_us, tuple(used), found.ends_us, tuple(beside))
+        """Return the answer after a grant, so that the decision has overage and notices."""
+        answer = await self.peek(account, key_id, claims)
+        if not answer.granted:
+            return answer
+        details = answer.details or (QuotaDetail(),) * len(claims)
+        after = [_granted(*one) for one in zip(claims, answer.used, details, strict=True)]
+        used, details = tuple(one[0] for one in after), tuple(one[1] for one in after)
+        return answer._replace(used=used, details=details)
 
     def settle(
         self,
@@ -93,48 +92,23 @@ class Peeking:
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str,
-        told: Callable[[Answer], None] | None = None,
+        on_settled: Callable[[Answer], None] | None = None,
     ) -> None:
-        """Nothing was reserved."""
+        """Do nothing: nothing was reserved."""
 
 
-class Known:
-    """A KeyDirectory that holds one key, or none, whatever is asked for."""
-
-    def __init__(self, key: Key | None, unavailable: str = "") -> None:
-        self._key = key
-        self._unavailable = unavailable
-
-    def cached(self, digest: bytes) -> Key | None:  # noqa: ARG002 - the port's signature
-        return self._key
-
-    async def find(self, digest: bytes) -> Key | None:  # noqa: ARG002 - the port's signature
-        if self._unavailable:
-            raise StoreUnavailable(self._unavailable)
-        return self._key
+def _granted(claim: Claim, used: int, detail: QuotaDetail) -> tuple[int, QuotaDetail]:
+    """What a grant would leave of a limit: the counter, and its detail."""
+    limit, weight = claim.limit, claim.limit.weight(claim.cost)
+    grants = [Grant("", "", detail.left, 0)]
+    state, _, burned = limits.add(limit, State(used, carried=detail.carried), grants, weight)
+    if limit.kind is TEAM:
+        return state.used, detail._replace(notified=max(0, detail.notified - weight))
+    return state.used, detail._replace(left=detail.left - burned, burned=burned)
 
 
-@dataclass
-class Asked:
-    """The call to explain, as a door would tell it."""
-
-    method: str
-    target: bytes
-    api_keys: list[bytes]
-    authorizations: list[bytes] = field(default_factory=list)
-    address: str = "127.0.0.1"
-    waiting: bool = False
-    size: int = 0
-    patience_us: int | None = None
-
-
-async def _defaults(entitlement: Entitlement) -> Reading:
-    """There is no body to read: estimates are the plan's defaults."""
-    return Reading.nothing((meter for meter, _ in entitlement.estimates), Unreadable.MISSING)
-
-
-class Unwritten:
-    """A Spool that keeps nothing: an explained call is not a call."""
+class NullSpool:
+    """Implements `ports.Spool`: an explained request has no event."""
 
     accepting = True
 
@@ -142,95 +116,121 @@ class Unwritten:
         """Drop it."""
 
 
-async def explain_call(
+@dataclass
+class ExplainedRequest:
+    """The request to explain. Implements `gate.InboundRequest`."""
+
+    method: str
+    target: bytes
+    api_keys: list[bytes] = field(default_factory=list)
+    authorizations: list[bytes] = field(default_factory=list)
+    address: str = "127.0.0.1"
+    waiting: bool = False
+    size: int = 0
+    patience_us: int | None = None
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """Settings of `serve` that decide, too. `jobs`: whether requests are deferred at all."""
+
+    paths: Normaliser = normalise
+    ignore_case: bool = False
+    reserved_prefix: str = "/-/"
+    jobs: bool = True
+
+
+class OneKeyDirectory:
+    """Implements `ports.KeyDirectory`: any digest is that of one key."""
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+
+    def cached(self, digest: bytes) -> Key | None:  # noqa: ARG002 - the port's
+        return self._key
+
+    async def find(self, digest: bytes) -> Key | None:  # noqa: ARG002 - the port's
+        return self._key
+
+
+async def explain(
     book: PlanBook,
-    store: Peeking,
-    directory: Known,
-    key: Key | None,
+    store: LimitStore | None,
+    directory: KeyDirectory,
+    request: ExplainedRequest,
+    options: ExplainOptions,
     *,
-    secret: bytes | None,
-    method: str,
-    target: str,
-    paths: Normaliser = normalise,
-    ignore_case: bool = False,
-    reserved_prefix: str = "/-/",
-    jobs: bool = True,
     respond_async: bool = False,
+    store_problem: str = "",
 ) -> dict[str, Any]:
-    """Everything that decides one call, as JSON can hold it. Changes nothing anywhere.
+    """Return everything that decides a request, as JSON values.
 
-    `jobs`: whether calls are deferred at all; `respond_async`: the client asks for it.
+    `respond_async`: the client prefers to be deferred. `store_problem`: why there is no store.
     """
-    told: dict[str, Any] = {
-        "request": f"{method} {target}",
+    target = request.target.decode()
+    key = await _key_of(book, directory, request)
+    explanation: dict[str, Any] = {
+        "request": f"{request.method} {target}",
         "plan_version": book.version,
-        "identity": _identity(key, secret, book),
+        "identity": None if key is None else _identity(key, book, request),
     }
-    if target.startswith(reserved_prefix):
-        return told | {"decision": _decision(_kept_for_itself(reserved_prefix))}
+    if target.startswith(options.reserved_prefix):
+        refusal = http_problem(404, "Nothing here", _reserved(options.reserved_prefix), "")
+        return explanation | {"decision": _decision(Refused("", refusal))}
+    peeked, clock = PeekStore(store, store_problem), Clock()
     gate = Gate(
-        book,
-        store=store,
-        directory=directory,
-        spool=Unwritten(),
-        metrics=Metrics(),
-        clock=Clock(),
-        source="/sidecar/explain",
-        paths=paths,
-        ignore_case=ignore_case,
+        Entitler(
+            book,
+            directory,
+            lambda: clock.now_ns() // 1000,
+            paths=options.paths,
+            ignore_case=options.ignore_case,
+        ),
+        Reserver(peeked),
+        Recorder(NullSpool(), Metrics(), clock, "/sidecar/explain"),
     )
-    secrets = [] if secret is None else [secret]
-    keeps = jobs and secret is not None  # a job runs with its caller's key
+    has_key = bool(request.api_keys)  # a job runs with the key of its request
 
-    def defers(_: object, found: Entitlement, decision: Decision) -> bool:
-        return keeps and may_run_later(found, asked=respond_async) and fits_later(decision)
+    def may_defer(_: object, entitlement: Entitlement, decision: Decision) -> bool:
+        may = options.jobs and has_key and may_run_later(entitlement, asked=respond_async)
+        return may and fits_later(decision)
 
-    result = await gate.admit(Asked(method, target.encode(), secrets), _defaults, defers)
-    routes = RouteTable(book.routes, paths, ignore_case=ignore_case)
-    entitlement = _entitlement(book, routes, key, method, target)
-    if entitlement is not None:
-        told["route"] = {"id": entitlement.route.id, "match": entitlement.route.match}
-        told["class"] = str(entitlement.route.request_class)
-        told["features"] = {
-            "plan": sorted(entitlement.plan.features),
-            "needed": sorted(entitlement.route.needs),
-            "missing": list(entitlement.missing),
-            "missing_in": entitlement.missing_in,
-        }
-        told["limits"] = _limits(book, entitlement, store.seen)
-        if store.seen is None and entitlement.claims and not entitlement.missing:
-            told["state_unknown"] = store.why_unknown
-    told["decision"] = _decision(result)
-    return told
+    result = await gate.admit(request, _default_costs, may_defer)
+    key = result.key or key
+    entitlement = None if key is None else gate.entitle(request, key)
+    if entitlement is not None and not isinstance(entitlement, Reason):
+        explanation |= _route(entitlement)
+        explanation["limits"] = _limits(book, entitlement.claims, peeked.answer)
+        if peeked.answer is None and entitlement.claims and not entitlement.missing:
+            explanation["state_unknown"] = peeked.problem
+    explanation["decision"] = _decision(result)
+    return explanation
 
 
-def _kept_for_itself(prefix: str) -> Refused:
-    """The gate is not asked about these paths: the data port answers them."""
-    why = (
-        f"Paths under {prefix} are the sidecar's own: they are never forwarded, and none is served."
-    )
-    return Refused("", http_problem(404, "Nothing here", why, ""))
+async def _default_costs(entitlement: Entitlement) -> Reading:
+    return Reading.failed((meter for meter, _ in entitlement.estimates), Unreadable.MISSING)
 
 
-def _entitlement(
-    book: PlanBook, routes: RouteTable, key: Key | None, method: str, target: str
-) -> Entitlement | None:
+def _reserved(prefix: str) -> str:
+    return f"Paths under {prefix} are reserved for the sidecar and never forwarded."
+
+
+async def _key_of(book: PlanBook, directory: KeyDirectory, request: ExplainedRequest) -> Key | None:
+    """Return the request's key, also that of a suspended account; None if it is unknown."""
+    if not request.api_keys:
+        plan = book.anonymous_plan
+        return None if plan is None else anonymous_key(request.address, plan)
+    digest = key_digest(request.api_keys[0])
     try:
-        route = routes.find(method, target.encode())
-    except BadTarget:
+        return book.keys.get(digest) or await directory.find(digest)
+    except StoreUnavailable:
         return None
-    if route is None or key is None:
-        return None
-    found = book.entitlements.get((key.account.plan, route.id))
-    if found is None or not key.account.teams:
-        return found
-    return TeamEntitlements().of(found, key)
 
 
-def _identity(key: Key | None, secret: bytes | None, book: PlanBook) -> dict[str, Any] | None:
-    if key is None:
-        return None
-    in_file = secret is not None and fingerprint(secret) in book.keys
+def _identity(key: Key, book: PlanBook, request: ExplainedRequest) -> dict[str, Any]:
+    known_from = "redis" if request.api_keys else "no credential"
+    if key.account.id in book.accounts:
+        known_from = "plan file"
     return {
         "account": key.account.id,
         "key": key.id,
@@ -238,101 +238,107 @@ def _identity(key: Key | None, secret: bytes | None, book: PlanBook) -> dict[str
         "plan": key.account.plan,
         "timezone": key.account.timezone,
         "suspended": key.account.suspended,
-        "known_from": "plan file" if in_file or key.account.id in book.accounts else
-        "no credential" if secret is None else "redis",
-    }  # fmt: skip
+        "known_from": known_from,
+    }
 
 
-_KINDS = {"rate": "rate", "quota": "quota", "slots": "concurrency"}
+def _route(entitlement: Entitlement) -> dict[str, Any]:
+    route = entitlement.route
+    return {
+        "route": {"id": route.id, "match": route.match},
+        "class": str(route.request_class),
+        "features": {
+            "plan": sorted(entitlement.plan.features),
+            "needed": sorted(route.needs),
+            "missing": list(entitlement.missing),
+            "missing_in": entitlement.missing_in,
+        },
+    }
 
 
-def _limits(book: PlanBook, entitlement: Entitlement, seen: Answer | None) -> list[dict[str, Any]]:
+def _limits(book: PlanBook, claims: Sequence[Claim], answer: Answer | None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for at, claim in enumerate(entitlement.claims):
+    for at, claim in enumerate(claims):
         limit = claim.limit
         if isinstance(limit, TeamShare):
-            rows[-1]["team"] = _team(limit, entitlement.claims, seen, at)
+            rows[-1]["team"] = _team(limit, claims, answer, at)
             continue
         row: dict[str, Any] = {
             "id": limit.id,
-            "kind": _KINDS[kind_of(claim)],
+            "kind": limit.kind.reason,
             "meter": limit.meter,
             "unit": unit_of(book.meters, limit),
             "per": limit.per,
             "cost": claim.cost,
+            "limit": limit.capacity,
         }
         if isinstance(limit, RateLimit):
-            row |= {"limit": limit.burst, "rate": speed(limit, row["unit"])}
-        elif isinstance(limit, ConcurrencyLimit):
-            row["limit"] = limit.slots
-        else:
+            row["rate"] = speed(limit, row["unit"])
+        elif isinstance(limit, QuotaLimit):
             row |= {"limit": limit.units, "period": limit.period}
             if limit.cap != limit.units:
                 row["hard_cap"] = limit.cap
         if limit.shadow:
             row["shadow"] = True
-        if seen is not None:
-            row |= _state(entitlement.claims, seen, at)
+        if answer is not None:
+            row |= _state(claims, answer, at)
         rows.append(row)
     return rows
 
 
 def _team(
-    share: TeamShare, claims: Sequence[Claim], seen: Answer | None, at: int
+    share: TeamShare, claims: Sequence[Claim], answer: Answer | None, at: int
 ) -> dict[str, Any]:
-    """A team's share, in the row of its quota."""
-    told = {"id": share.team or None, "guaranteed": share.units, "lends": share.lends}
-    if seen is None:
-        return told
-    use = use_of(claims, seen, at)
-    remaining = standing(claims, seen, at).remaining
-    return told | {
-        "used": use.used, "kept": use.kept, "guaranteed_to_others": use.others,
-        "remaining": remaining,
-    }  # fmt: skip
+    """The member `team` in the row of the share's quota."""
+    team = {"id": share.team or None, "guaranteed": share.units, "lends": share.lends}
+    if answer is None:
+        return team
+    use = team_use(claims, answer, at)
+    return team | {
+        "used": use.used,
+        "guarantee_left": use.kept,
+        "guaranteed_to_others": use.others,
+        "remaining": status_of(claims, answer, at).remaining,
+    }
 
 
-def _state(claims: Sequence[Claim], seen: Answer, at: int) -> dict[str, Any]:
-    limit, used, now = claims[at].limit, seen.used[at], standing(claims, seen, at)
-    state: dict[str, Any] = {"used": now.used, "remaining": now.remaining}
+def _state(claims: Sequence[Claim], answer: Answer, at: int) -> dict[str, Any]:
+    limit, used, status = claims[at].limit, answer.used[at], status_of(claims, answer, at)
+    state: dict[str, Any] = {"used": status.used, "remaining": status.remaining}
+    reset_us: int | None = None
     if isinstance(limit, QuotaLimit):
-        if seen.besides:
-            extra = {"carried_over": seen.besides[at].carried, "grants": seen.besides[at].left}
+        reset_us = answer.ends_us[at]
+        if answer.details:
+            detail = answer.details[at]
+            extra = {"carried_over": detail.carried, "grants": detail.left}
             state |= {name: units for name, units in extra.items() if units}
-        return state | {"resets_at": instant(seen.ends_us[at])}
-    if isinstance(limit, ConcurrencyLimit):
-        return state | {"resets_at": None}
-    gain, per = limit.refill
-    full_us = seen.now_us - (used * per // -gain) if used > 0 else None
-    return state | {"resets_at": None if full_us is None else instant(full_us)}
+    elif isinstance(limit, RateLimit) and used > 0:
+        gain, per = limit.refill
+        reset_us = answer.now_us - (used * per // -gain)
+    return state | {"resets_at": None if reset_us is None else instant(reset_us)}
 
 
 def _decision(result: Admission | Refused | Deferred) -> dict[str, Any]:
-    if not isinstance(result, Admission):
-        refusal = result.refusal
-        # No request was made, so nobody could ask about its id.
-        problem = {name: value for name, value in refusal.problem.items() if name != "request_id"}
-        text = [
-            line
-            for line in render_text(refusal).decode().splitlines()
-            if not line.startswith("Request id:")
-        ]
-        told = result.decision
-        waits = None if told is None else told.wait
+    if isinstance(result, Admission):
+        decision = result.decision
         return {
-            "allowed": False,
-            "deferred": isinstance(result, Deferred),
-            "held_s": None if waits is None else waits.span_us / MICRO,
-            "status": 202 if isinstance(result, Deferred) else refusal.status,
-            "reason": str(refusal.reason),
-            "retry_after_s": refusal.retry_after_s,
-            "problem": problem,
-            "text": "\n".join(text).rstrip(),
+            "allowed": True,
+            "reason": str(decision.reason),
+            "overage": dict(decision.overage),
+            "notices": [f"{one.percent}% of {one.limit.id}" for one in decision.crossings],
         }
-    decision = result.decision
+    refusal, deferred = result.refusal, isinstance(result, Deferred)
+    wait = None if result.decision is None else result.decision.wait
+    # There was no request, so its id is left out.
+    lines = render_text(refusal).decode().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("Request id:"))
     return {
-        "allowed": True,
-        "reason": str(decision.reason),
-        "overage": dict(decision.overage),
-        "notices": [f"{one.percent}% of {one.limit.id}" for one in decision.crossings],
+        "allowed": False,
+        "deferred": deferred,
+        "wait_s": None if wait is None else wait.span_us / MICRO,
+        "status": 202 if deferred else refusal.status,
+        "reason": str(refusal.reason),
+        "retry_after_s": refusal.retry_after_s,
+        "problem": {name: one for name, one in refusal.problem.items() if name != "request_id"},
+        "text": text.rstrip(),
     }

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not LINT.exists(), reason="import-linter is not 
 WRONG = {
     "a package without a place in the layers": ("parking/__init__.py", "", "layers"),
     "waiting imports stores": ("waiting/deadlines.py", "import sidecar.stores.keys", "layers"),
-    "gate imports aiohttp": ("gate/calls.py", "import aiohttp", "aiohttp"),
+    "gate imports aiohttp": ("gate/admission.py", "import aiohttp", "aiohttp"),
     "core reads a clock": ("core/claims.py", "import time", "pure"),
     "the proxy reads settings": ("proxy/bounds.py", "import sidecar.settings", "entry points"),
     "upstream knows downstream": (

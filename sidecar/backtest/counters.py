@@ -160,7 +160,7 @@ class AccountCounters:
             {id(claim.limit): position for position, claim in enumerate(entitlement.claims)},
             bool(entitlement.plan.refunds),
             any(claim.limit.shadow for claim in entitlement.claims),
-            any(getattr(claim.limit, "max_wait_us", 0) for claim in entitlement.claims),
+            any(claim.limit.max_wait_us for claim in entitlement.claims),
         )
 
 

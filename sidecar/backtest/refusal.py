@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sidecar.backtest.counters import ENFORCED, ClaimSet, QuotaLevel, SlotRow, drained
 from sidecar.backtest.teams import Period, ShareRow, fits, guarantees, max_cost
-from sidecar.core.model import Limit, QuotaLimit
+from sidecar.core.model import Limit
 from sidecar.core.reasons import Reason
 
 
@@ -42,9 +42,7 @@ def wait_us(claims: ClaimSet, quotas: Sequence[QuotaLevel], at: int) -> int | No
     waits = [one.wait_us for one in refusals]
     if None in waits or any((*_quotas(claims, quotas, at), *_shares(claims, quotas, at))):
         return None
-    max_wait_us = min(
-        0 if isinstance(one.limit, QuotaLimit) else one.limit.max_wait_us for one in refusals
-    )
+    max_wait_us = min(one.limit.max_wait_us for one in refusals)
     longest = max(wait for wait in waits if wait is not None)
     return longest if longest <= max_wait_us else None
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sidecar.core.limits import EMPTY, State
 from sidecar.core.model import QuotaLimit, TeamShare
-from sidecar.core.teams import gone, passed
+from sidecar.core.teams import elapsed_percent, spent_guarantee
 
 Teams = defaultdict[str, State]  # by team, of one quota
 
@@ -49,10 +49,10 @@ def guarantees(row: ShareRow, period: Period) -> Guarantees:
     """Return the units of the quota that are still guaranteed."""
     share = row.share
     others = (
-        max(0, one.units - _at(row.teams[one.team], one.units, one.lends, period).told)
+        max(0, one.units - _at(row.teams[one.team], one.units, one.lends, period).notified)
         for one in share.others
     )
-    return Guarantees(max(0, share.units - state_of(row, period).told), sum(others))
+    return Guarantees(max(0, share.units - state_of(row, period).notified), sum(others))
 
 
 def fits(row: ShareRow, guaranteed: Guarantees, remaining: int) -> bool:
@@ -64,7 +64,7 @@ def count(row: ShareRow, period: Period, units: int) -> None:
     """Charge units to the team; below 0: return them."""
     state = state_of(row, period)
     row.teams[row.share.team] = replace(
-        state, used=max(0, state.used + units), told=max(0, state.told + units)
+        state, used=max(0, state.used + units), notified=max(0, state.notified + units)
     )
 
 
@@ -76,5 +76,5 @@ def max_cost(row: ShareRow, quota: QuotaLimit) -> int:
 def _at(state: State, units: int, lends: bool, period: Period) -> State:
     if state.since_us < period.start:
         state = replace(EMPTY, since_us=period.start)
-    hundredths = passed(*period)
-    return replace(state, told=gone(units, lends=lends, state=state, hundredths=hundredths))
+    spent = spent_guarantee(units, lends, state, elapsed_percent(*period))
+    return replace(state, notified=spent)

@@ -35,5 +35,5 @@ class JsonBody:
             # A byte order mark is ignored, as RFC 8259, section 8.1 allows.
             document = orjson.loads(self._document.removeprefix(_BOM))
         except orjson.JSONDecodeError:
-            return Reading.nothing((meter for meter, _ in self._paths), Unreadable.NOT_JSON)
+            return Reading.failed((meter for meter, _ in self._paths), Unreadable.NOT_JSON)
         return Reading.from_document(document, self._paths)

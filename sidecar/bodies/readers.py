@@ -70,7 +70,7 @@ class BodyReader:
         if self._cause is None and body is not None and (complete or body.ended):
             reading = body.finish()
         else:
-            reading = Reading.nothing(self._meters, self._cause or Unreadable.TRUNCATED)
+            reading = Reading.failed(self._meters, self._cause or Unreadable.TRUNCATED)
         self._stop(self._cause or Unreadable.TRUNCATED)
         return reading
 

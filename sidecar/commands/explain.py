@@ -1,9 +1,8 @@
-"""explain: why a call is treated as it is, without making it."""
+"""explain: why a request is decided as it is, without sending it."""
 
 import asyncio
 import json
 import os
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -18,14 +17,15 @@ from sidecar.commands.options import (
     REDIS_PREFIX,
     RESERVED_PREFIX,
 )
-from sidecar.errors import SettingsError, SidecarError, StoreUnavailable
+from sidecar.errors import SettingsError, SidecarError
 
 if TYPE_CHECKING:
-    from sidecar.core.model import Account, Key, PlanBook
+    from sidecar.core.model import PlanBook
+    from sidecar.explain import ExplainedRequest
     from sidecar.settings import Settings
 
-_PATIENCE_S: Final = 2.0  # a person waits longer than a call does
-_ANY: Final = b"any credential"
+_TIMEOUT_S: Final = 2.0  # of Redis: people wait longer than requests
+_ANY_KEY: Final = b"any API key"  # with --account
 
 
 def explain(
@@ -88,10 +88,15 @@ def explain(
     settings = load_subset(*given, **given)
     configure("error", "console")
     book = load(settings.plans)
-    told = asyncio.run(_explain(settings, book, secret, account, method, path, respond_async))
-    from sidecar.commands.explain_text import in_words
+    from sidecar.commands.explain_text import text_of
+    from sidecar.explain import ExplainedRequest
 
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else in_words(told))
+    request = ExplainedRequest(method, path.encode(), [] if secret is None else [secret])
+    explanation = asyncio.run(_explain(settings, book, request, account, respond_async))
+    text = (
+        json.dumps(explanation, indent=2, ensure_ascii=False) if as_json else text_of(explanation)
+    )
+    typer.echo(text)
     return 0
 
 
@@ -105,17 +110,11 @@ def _secret(key: str | None, key_env: str | None) -> bytes | None:
 
 
 def _method(text: str) -> str:
-    """In capitals, as all known ones are. Raises SettingsError."""
-    from httptools import HttpParserError, HttpRequestParser
+    """Return a method in capitals, as all known ones are. Raises SettingsError."""
+    from sidecar.proxy.downstream.parser import is_forwarded
 
     method = text.upper()
-    known = re.fullmatch(r"[A-Z-]+", method) and method not in ("CONNECT", "TRACE")
-    try:
-        if known:
-            HttpRequestParser(object()).feed_data(f"{method} / HTTP/1.1\r\n\r\n".encode())
-    except HttpParserError:
-        known = None
-    if not known:
+    if not is_forwarded(method):
         raise SettingsError(
             f'METHOD: "{text}" is not a method that is forwarded; write one like GET or POST'
         )
@@ -132,78 +131,41 @@ def _require_path(text: str) -> None:
 async def _explain(
     settings: "Settings",
     book: "PlanBook",
-    secret: bytes | None,
-    account: str | None,
-    method: str,
-    path: str,
+    request: "ExplainedRequest",
+    account_id: str | None,
     respond_async: bool,
 ) -> dict[str, Any]:
-    from sidecar.core.paths import Normaliser
-    from sidecar.explain import Known, Peeking, explain_call
-    from sidecar.stores import RedisLimitStore, connect
-
-    wire = connect(settings.redis.get_secret_value(), timeout_s=_PATIENCE_S)
-    await wire.start()
-    try:
-        why = f"Redis at {settings.redis_label} does not answer"
-        store = RedisLimitStore(wire, settings.redis_prefix) if wire.reachable else None
-        key, unavailable = await _who(settings, book, secret, account)
-        return await explain_call(
-            book,
-            Peeking(store, why),
-            Known(key, unavailable),
-            key,
-            # The gate identifies by credential; with --account any will do.
-            secret=_ANY if account is not None else secret,
-            method=method,
-            target=path,
-            paths=Normaliser(frozenset(settings.allow_in_path)),
-            ignore_case=settings.ignore_path_case,
-            reserved_prefix=settings.reserved_prefix,
-            jobs=settings.jobs != "off",
-            respond_async=respond_async,
-        )
-    finally:
-        await wire.stop()
-
-
-async def _who(
-    settings: "Settings", book: "PlanBook", secret: bytes | None, account: str | None
-) -> tuple["Key | None", str]:
-    """The caller's key, None if unknown; and why Redis could not be asked, "" if it could."""
-    from sidecar.core.identity import anonymous_key, fingerprint
+    """Raises SidecarError for an unknown account, StoreUnavailable if only Redis may know it."""
     from sidecar.core.model import Key
+    from sidecar.core.paths import Normaliser
+    from sidecar.explain import ExplainOptions, OneKeyDirectory, explain
+    from sidecar.ports import KeyDirectory
+    from sidecar.stores import RedisDirectory, RedisLimitStore, connect
 
-    if account is not None:
-        return Key("none", _account(settings, book, account)), ""
-    if secret is None:
-        plan = book.anonymous_plan
-        return (None, "") if plan is None else (anonymous_key("127.0.0.1", plan), "")
-    digest = fingerprint(secret)
-    if digest in book.keys:
-        return book.keys[digest], ""
-    from sidecar.stores import RedisDirectory, connect
-
-    wire = connect(settings.redis.get_secret_value(), timeout_s=1.0)
+    wire = connect(settings.redis.get_secret_value(), timeout_s=_TIMEOUT_S)
     await wire.start()
     try:
         directory = RedisDirectory(wire, settings.redis_prefix, book.accounts.get)
-        return await directory.find(digest), ""
-    except StoreUnavailable as error:
-        return None, str(error)
+        keys: KeyDirectory = directory
+        if account_id is not None:
+            account = await directory.account(account_id)
+            if account is None:
+                raise SidecarError(f"account {account_id} is neither in the plan file nor in Redis")
+            keys = OneKeyDirectory(Key("none", account))
+            request.api_keys = [_ANY_KEY]
+        return await explain(
+            book,
+            RedisLimitStore(wire, settings.redis_prefix) if wire.reachable else None,
+            keys,
+            request,
+            ExplainOptions(
+                paths=Normaliser(frozenset(settings.allow_in_path)),
+                ignore_case=settings.ignore_path_case,
+                reserved_prefix=settings.reserved_prefix,
+                jobs=settings.jobs != "off",
+            ),
+            respond_async=respond_async,
+            store_problem=f"Redis at {settings.redis_label} does not answer",
+        )
     finally:
         await wire.stop()
-
-
-def _account(settings: "Settings", book: "PlanBook", account: str) -> "Account":
-    """An account of the plan file or of Redis. Raises SidecarError, StoreUnavailable."""
-    if account in book.accounts:
-        return book.accounts[account]
-    from sidecar.stores.admin import Admin
-    from sidecar.stores.directory import account_from
-
-    with Admin(settings.redis.get_secret_value(), settings.redis_prefix) as admin:
-        for row in admin.list_accounts():
-            if row.id == account:
-                return account_from(account, row.fields)
-    raise SidecarError(f"account {account} is neither in the plan file nor in Redis")

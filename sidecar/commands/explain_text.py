@@ -1,69 +1,68 @@
-"""An explanation in words, for people; programs read the same as JSON."""
+"""The text form of an explanation, for people; programs read JSON."""
 
-from typing import Any
+from typing import Any, Final
 
 from sidecar.core.reasons import Reason
 from sidecar.core.text import amount, span
 
-_ALLOWED = {
+_ALLOWED: Final = {
     Reason.OK: "allowed",
     Reason.OVERAGE: "allowed, as overage",
-    Reason.CRITICAL: "allowed past a spent limit, because the route is critical",
-    Reason.STORE_DOWN: "allowed without asking Redis, as the route's class or the plan says",
+    Reason.CRITICAL: "allowed beyond a limit, because the route is critical",
+    Reason.STORE_DOWN: "allowed without Redis, as the route's class or the plan says",
 }
+_PERIODS: Final = {"cycle": "billing cycle"}
 
 
-def in_words(told: dict[str, Any]) -> str:
-    """The explanation for people."""
-    lines = [told["request"], ""]
-    who = told["identity"]
-    if who is None:
-        lines.append("account   not known")
-    else:
-        team = f", team {who['team']}" if who["team"] else ""
-        lines.append(
-            f"account   {who['account']} (key {who['key']}{team}, from: {who['known_from']})"
-        )
-        lines.append(f"plan      {who['plan']}")
-    if "route" in told:
-        lines += _route_lines(told)
-        lines += ["limits    " + ("" if told["limits"] else "none apply to this route")]
-        lines += [f"  {_limit_line(row)}" for row in told["limits"]]
-    if "state_unknown" in told:
-        lines.append(f"state     unknown: {told['state_unknown']}")
-    decision = told["decision"]
-    if decision["allowed"]:
-        lines.append(f"decision  {_ALLOWED[Reason(decision['reason'])]}")
-        lines += [f"  crosses {notice}" for notice in decision["notices"]]
-    else:
-        done = "deferred" if decision["deferred"] else "refused"
-        lines += [f"decision  {done}: {decision['status']} {decision['reason']}"]
-        if decision["held_s"] is not None:
-            lines += [f"waits     held for {decision['held_s']:.3g} s, if nobody is before it"]
-        if decision["deferred"]:
-            lines += ["runs      later, as a job; if that cannot be kept, it is refused like this"]
-        lines += [""]
-        lines += [f"  {line}".rstrip() for line in decision["text"].splitlines()]
+def text_of(explanation: dict[str, Any]) -> str:
+    """Return an explanation as text."""
+    lines = [explanation["request"], "", *_identity_lines(explanation["identity"])]
+    if "route" in explanation:
+        lines += _route_lines(explanation)
+        limits = explanation["limits"]
+        lines += ["limits    " + ("" if limits else "none apply to this route")]
+        lines += [f"  {_limit_line(row)}" for row in limits]
+    if "state_unknown" in explanation:
+        lines.append(f"state     unknown: {explanation['state_unknown']}")
+    lines += _decision_lines(explanation["decision"])
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _route_lines(told: dict[str, Any]) -> list[str]:
-    features = told["features"]
+def _identity_lines(identity: dict[str, Any] | None) -> list[str]:
+    if identity is None:
+        return ["account   not known"]
+    team = f", team {identity['team']}" if identity["team"] else ""
+    key = f"key {identity['key']}{team}, from: {identity['known_from']}"
+    return [f"account   {identity['account']} ({key})", f"plan      {identity['plan']}"]
+
+
+def _decision_lines(decision: dict[str, Any]) -> list[str]:
+    if decision["allowed"]:
+        notices = [f"  crosses {notice}" for notice in decision["notices"]]
+        return [f"decision  {_ALLOWED[Reason(decision['reason'])]}", *notices]
+    verb = "deferred" if decision["deferred"] else "refused"
+    lines = [f"decision  {verb}: {decision['status']} {decision['reason']}"]
+    if decision["wait_s"] is not None:
+        lines += [f"waits     {decision['wait_s']:.3g} s, if no other request waits before it"]
+    if decision["deferred"]:
+        lines += ["runs      later, as a job; if it cannot be queued, this is the answer:"]
+    return [*lines, "", *(f"  {line}" for line in decision["text"].splitlines())]
+
+
+def _route_lines(explanation: dict[str, Any]) -> list[str]:
+    features = explanation["features"]
     needed, missing = features["needed"], features["missing"]
     if missing:
-        where = features["missing_in"]
+        plan = features["missing_in"]
         needs = f"needs {', '.join(needed)}; missing {', '.join(missing)}"
-        needs += f" (in plan {where})" if where else " (in no plan)"
+        needs += f" (in plan {plan})" if plan else " (in no plan)"
     else:
         needs = f"needs {', '.join(needed)}: included" if needed else "needs none"
     return [
-        f"route     {told['route']['id']}: {told['route']['match']}",
-        f"class     {told['class']}",
+        f"route     {explanation['route']['id']}: {explanation['route']['match']}",
+        f"class     {explanation['class']}",
         f"features  {needs}",
     ]
-
-
-_PERIODS = {"cycle": "billing cycle"}
 
 
 def _size(row: dict[str, Any]) -> str:
@@ -78,20 +77,20 @@ def _size(row: dict[str, Any]) -> str:
 
 
 def _team(team: dict[str, Any]) -> str:
-    who = f"team {team['id']}" if team["id"] else "keys without a team"
+    name = f"team {team['id']}" if team["id"] else "API keys without a team"
     return (
-        f" ({who}: used {team['used']:,} of {team['guaranteed']:,} guaranteed, may use "
-        f"{team['remaining']:,} now; {team['guaranteed_to_others']:,} are kept for other teams)"
+        f" ({name}: used {team['used']:,} of {team['guaranteed']:,} guaranteed, may use "
+        f"{team['remaining']:,} now; {team['guaranteed_to_others']:,} guaranteed to other teams)"
     )
 
 
 def _limit_line(row: dict[str, Any]) -> str:
-    whose = " per key" if row["per"] == "key" else ""
-    text = f"{row['id']}{whose}: {_size(row)}"
+    per_key = " per key" if row["per"] == "key" else ""
+    text = f"{row['id']}{per_key}: {_size(row)}"
     if "hard_cap" in row:
         text += f" (hard cap {row['hard_cap']:,})"
     text += " (in shadow: refuses nothing)" if "shadow" in row else ""
-    text += f"; this call costs {amount(row['cost'], row['unit'])}"
+    text += f"; this request costs {amount(row['cost'], row['unit'])}"
     if "used" not in row:
         return text
     text += f"; used {row['used']:,}, left {row['remaining']:,}"

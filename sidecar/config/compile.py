@@ -9,6 +9,7 @@ from sidecar.config.route_patterns import split_match
 from sidecar.core.costs import BodySize, HeaderSource, Meter, Reserve, Source
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
+    SLOTS,
     UNBOUNDED,
     Account,
     Claim,
@@ -254,7 +255,7 @@ def _entitlement(
 
 def _applies(limit: Limit, costs: Mapping[str, int]) -> bool:
     """Whether a limit counts a request with these costs. Without a cost it takes no slot either."""
-    return limit.meter in costs or (isinstance(limit, ConcurrencyLimit) and bool(costs))
+    return limit.meter in costs or (limit.kind is SLOTS and bool(costs))
 
 
 def _with_late_costs(
@@ -275,9 +276,9 @@ def _with_late_costs(
 def _with_settlement(entitlement: Entitlement) -> Entitlement:
     """The entitlement with `held` set if a request's end may correct a cost or release a slot."""
     plan = entitlement.plan
-    slots = any(isinstance(claim.limit, ConcurrencyLimit) for claim in entitlement.claims)
+    slots = any(claim.limit.kind is SLOTS for claim in entitlement.claims)
     held = bool(entitlement.settles or plan.refunds or plan.orphans == "release" or slots)
-    return replace(entitlement, held=held and bool(entitlement.claims))
+    return replace(entitlement, stays_open=held and bool(entitlement.claims))
 
 
 def _available(plan: Plan, routes: tuple[Route, ...]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What is asked of the store of limits besides claims, and what it answers. Nouns."""
+"""What the store of limits is asked besides claims, and what it answers."""
 
 from typing import NamedTuple
 
@@ -6,46 +6,45 @@ from sidecar.core.model import Orphans
 
 
 class QuotaDetail(NamedTuple):
-    """What there is to say of a quota besides `used`. Units; all 0 for limits of other kinds.
+    """More about a quota than what is used of it. Units; all 0 for limits of other kinds.
 
-    `told`: the highest percentage that had been told in this period before this call. `carried`:
-    what the last period left for this one. `left`: what live grants still hold, after this call.
-    `burned`: what this call took from grants (negative: gave back).
+    `notified`: the highest percentage that was reported in this period before this request.
+    `carried`: units carried over from the last period. `left`: what live grants still hold after
+    this request. `burned`: what this request took from grants (negative: gave back).
 
-    Of a team's share `told` is what is kept for the team after this call, and `left` what is
-    kept for the others.
+    Of a team's share, after this request, `notified` is what is left of the team's guarantee, and
+    `left` what is left of the other teams' guarantees.
     """
 
-    told: int = 0
+    notified: int = 0
     carried: int = 0
     left: int = 0
     burned: int = 0
 
 
 class Answer(NamedTuple):
-    """What Redis says of a list of claims, in their order.
+    """The store's answer to a list of claims, in their order.
 
-    `used`: after the grant (or as it stands, for a refusal or a peek), in micro-units for
-    rates, units for quotas, calls in flight for concurrency; without what grants paid for.
-    `ends_us`: when the quota's period ends; 0 for the others, and -1 for a rate in shadow that the
-    call did not fit into. `besides`: () when there are no
-    grants, nothing was carried over, and no threshold was crossed. `alone`: it is not what Redis
-    says, but one sidecar that could not ask.
+    `used`: after the grant (for a refusal or a peek: as it is), without what grants paid; in
+    micro-units for rates, units for quotas, requests in flight for concurrency. `ends_us`: the end
+    of the quota's period; 0 for other kinds, and -1 for a rate in shadow into which the request did
+    not fit. `details`: () without grants, carried-over units and crossed thresholds. `local`: this
+    sidecar answered from its local share, because Redis was unavailable.
     """
 
     granted: bool
     now_us: int
     used: tuple[int, ...]
     ends_us: tuple[int, ...]
-    besides: tuple[QuotaDetail, ...] = ()
-    alone: bool = False
+    details: tuple[QuotaDetail, ...] = ()
+    local: bool = False
 
 
 class Hold(NamedTuple):
-    """A reservation that stays open until it is settled under `id`, at most once.
+    """The terms of a reservation that stays open until it is settled under `id`, at most once.
 
-    Its slots are given back when nobody renewed it for `lease_us`; what becomes of its cost
-    then, `orphans` says.
+    If the lease is not renewed for `lease_us`, its slots become free, and `orphans` decides
+    whether its cost stays charged.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Costs that only the request itself tells: an entitlement for this very call."""
+"""Costs that only the request contains: an entitlement for one request."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,39 +8,39 @@ from sidecar.core.model import MOST_UNITS, Claim, Entitlement
 from sidecar.core.readings import Reading
 
 
-def estimated(entitlement: Entitlement, reading: Reading) -> Entitlement:
-    """The entitlement with what `reading` found in the request as cost, in route and claims.
+def with_estimates(entitlement: Entitlement, reading: Reading) -> Entitlement:
+    """Return the entitlement with the costs that `reading` has for `entitlement.estimates`.
 
-    `reading` is of the meters in `entitlement.estimates`. Where it has no value the default
-    stands, and `guessed` says why. One call reserves at most MOST_UNITS of a meter: a client
-    that asks for more gains nothing, and Redis' arithmetic stays exact.
+    A meter without a value has its default cost, and `defaulted` has the reason. One request
+    reserves at most MOST_UNITS of a meter: a client that asks for more gains nothing, and the
+    arithmetic in Redis stays exact.
     """
     costs = dict(entitlement.route.cost)
-    guessed = []
+    defaulted = []
     for meter, reserve in entitlement.estimates:
         units = reading.values.get(meter)
         if units is None:
-            guessed.append((meter, reading.unreadable.get(meter, Unreadable.MISSING)))
+            defaulted.append((meter, reading.unreadable.get(meter, Unreadable.MISSING)))
             units = reserve.default
         costs[meter] = min(units, MOST_UNITS)
     return replace(
         entitlement,
         route=replace(entitlement.route, cost=tuple(costs.items())),
         claims=claims_for(entitlement, costs),
-        guessed=tuple(guessed),
+        defaulted=tuple(defaulted),
     )
 
 
 def at_no_cost(claims: Sequence[Claim]) -> tuple[Claim, ...]:
-    """The claims of a reservation that is wholly given back."""
+    """Return the claims for settling a reservation that costs nothing."""
     return tuple(replace(claim, cost=0) for claim in claims)
 
 
 def claims_for(entitlement: Entitlement, costs: Mapping[str, int]) -> tuple[Claim, ...]:
-    """The entitlement's claims at these costs per meter, in the same order.
+    """Return the entitlement's claims at these costs per meter, in the same order.
 
-    A claim of 0 units stays: it is granted while the limit is not overdrawn. The claim of the
-    critical guard is always one call.
+    A claim of 0 units stays: it is granted if the limit is not overdrawn. The claim of the critical
+    guard is always one request.
     """
     guard = entitlement.plan.critical_guard
     return tuple(

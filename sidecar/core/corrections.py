@@ -1,6 +1,6 @@
-"""What is counted after the fact: calls that passed without Redis, and counters that it lost. Pure.
+"""Counting without a decision: requests allowed without Redis, and counters that Redis lost. Pure.
 
-Operations on a `AccountState` as the others are, each one a Lua script; nothing is decided here.
+As in `account.py`, each operation is one Lua script.
 """
 
 from collections.abc import Sequence
@@ -8,14 +8,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sidecar.core import limits
-from sidecar.core.account import AccountState, kept
+from sidecar.core.account import AccountState, with_limits
 from sidecar.core.answers import Answer
-from sidecar.core.model import QuotaLimit
-from sidecar.core.survey import Ask, ClaimedLimit, answer_of, see_all
+from sidecar.core.survey import BoundClaim, ClaimedLimit, answer_of, survey_limits
 
 
-class Entries(NamedTuple):
-    """What a sidecar let pass without asking: entries `first` to `last` of a journal, added up."""
+class JournalEntries(NamedTuple):
+    """Entries `first` to `last` of a journal, added up: requests allowed without Redis."""
 
     journal: str
     first: int
@@ -23,79 +22,76 @@ class Entries(NamedTuple):
 
 
 def charge(
-    ledger: AccountState,
-    asks: Sequence[Ask],
+    account: AccountState,
+    claims: Sequence[BoundClaim],
     since_us: Sequence[int],
-    entries: Entries,
+    entries: JournalEntries,
     now_us: int,
 ) -> tuple[int, Answer, AccountState]:
-    """Count them, once: 1. 0: they were counted before; -2: a part of them was, so that the sum
-    has to be made anew without it. What did not count changes nothing.
+    """Charge journal entries, at most once.
 
-    Claims are on quotas, forced, each of the period that begins at its `since_us`: one that is
-    over is left alone. No threshold is told: the next call that is asked for tells it.
+    Status 1: charged. 0: they were charged before. -2: some of them were, so the sum has to be
+    computed again without these. With 0 and -2 nothing changes.
+
+    Claims are on quotas, and forced. Each is of the period that begins at its `since_us`; a period
+    that is over is left alone. No threshold is reported: the next decision reports it.
     """
-    seen = see_all(ledger.states, ledger.grants, asks, now_us)
-    mark = ledger.charged.get(entries.journal, 0)
+    surveyed = survey_limits(account.states, account.grants, claims, now_us)
+    mark = account.charged.get(entries.journal, 0)
     if mark >= entries.first:
         status = 0 if mark >= entries.last else -2
-        return status, answer_of(seen, now_us, granted=False), ledger
+        return status, answer_of(surveyed, now_us, granted=False), account
     after, burned = [], []
-    for one, since in zip(seen, since_us, strict=True):
-        counted, took = (one, 0) if one.state.since_us > since else _added(one)
+    for one, since in zip(surveyed, since_us, strict=True):
+        counted, units = (one, 0) if one.state.since_us > since else _added(one)
         after.append(counted)
-        burned.append(took)
-    marks = {**ledger.charged, entries.journal: entries.last}
+        burned.append(units)
+    marks = {**account.charged, entries.journal: entries.last}
     answer = answer_of(after, now_us, granted=True, burned=burned)
-    return 1, answer, replace(kept(ledger, after), charged=marks)
+    return 1, answer, replace(with_limits(account, after), charged=marks)
 
 
-def _added(seen: ClaimedLimit) -> tuple[ClaimedLimit, int]:
-    limit = seen.ask.claim.limit
-    assert isinstance(limit, QuotaLimit)  # noqa: S101 - the caller's contract
-    state, live, burned = limits.burn(limit, seen.state, seen.live, seen.ask.claim.cost)
-    return seen._replace(state=state, live=live), burned
+def _added(one: ClaimedLimit) -> tuple[ClaimedLimit, int]:
+    claim = one.bound.claim
+    state, live, burned = limits.add(claim.limit, one.state, one.grants, claim.cost)
+    return one._replace(state=state, grants=live), burned
 
 
-class Read(NamedTuple):
-    """A quota's counter as it was read, in the period that began at `since_us`."""
+class CounterReading(NamedTuple):
+    """A quota's counter when it was read, in the period that began at `since_us`."""
 
     used: int
     since_us: int
 
 
 def rebuild(
-    ledger: AccountState, asks: Sequence[Ask], read: Sequence[Read], rebuilt: int, now_us: int
+    account: AccountState,
+    claims: Sequence[BoundClaim],
+    read: Sequence[CounterReading],
+    rebuilt: int,
+    now_us: int,
 ) -> tuple[Answer, AccountState]:
-    """Add to quotas what they have lost, or take back what they have too much: a claim's cost,
-    which may be negative. `granted` is False, and nothing changes, when another rebuild or a loss
-    has changed the account since it was read.
+    """Add units that quotas lost, or take back units that they have too many.
 
-    What was counted meanwhile stays counted; beside that, nothing is taken back. No threshold is
-    told: the next call that is asked for tells it.
+    A claim's cost is the difference, and may be negative. `granted` is False, and nothing changes,
+    if another rebuild or a loss has changed the account since it was read. Units that were counted
+    since then stay counted, unless units are to be taken back. No threshold is reported: the next
+    decision reports it.
     """
-    seen = see_all(ledger.states, ledger.grants, asks, now_us)
-    same = all(_as_read(one, before) for one, before in zip(seen, read, strict=True))
-    if ledger.rebuilt != rebuilt or not same:
-        return answer_of(seen, now_us, granted=False), ledger
+    surveyed = survey_limits(account.states, account.grants, claims, now_us)
+    same = all(_as_read(one, before) for one, before in zip(surveyed, read, strict=True))
+    if account.rebuilt != rebuilt or not same:
+        return answer_of(surveyed, now_us, granted=False), account
     after, burned = [], []
-    for one in seen:
-        changed, took = _added(one) if one.ask.claim.cost >= 0 else _taken_back(one)
+    for one in surveyed:
+        changed, units = _added(one)
         after.append(changed)
-        burned.append(took)
+        burned.append(units)
     answer = answer_of(after, now_us, granted=True, burned=burned)
-    return answer, replace(kept(ledger, after), rebuilt=max(now_us, rebuilt + 1))
+    return answer, replace(with_limits(account, after), rebuilt=max(now_us, rebuilt + 1))
 
 
-def _as_read(seen: ClaimedLimit, read: Read) -> bool:
-    state = seen.state
-    more = state.used > read.used and seen.ask.claim.cost >= 0
+def _as_read(one: ClaimedLimit, read: CounterReading) -> bool:
+    state = one.state
+    more = state.used > read.used and one.bound.claim.cost >= 0
     return state.since_us == read.since_us and (state.used == read.used or more)
-
-
-def _taken_back(seen: ClaimedLimit) -> tuple[ClaimedLimit, int]:
-    limit = seen.ask.claim.limit
-    assert isinstance(limit, QuotaLimit)  # noqa: S101 - the caller's contract
-    units = -seen.ask.claim.cost
-    state, live, returned = limits.give_back(limit, seen.state, seen.live, units)
-    return seen._replace(state=state, live=live), -returned

@@ -1,7 +1,7 @@
-"""Claims + answer → decision. Pure arithmetic; "no" is a value.
+"""Claims + answer → decision. Pure arithmetic; a refusal is a value, not an exception.
 
-Rates reckon in micro-units: a bucket is full of use at `burst * MICRO` and drains with
-`refill[0] / refill[1]` micro-units per microsecond. Quotas reckon in units.
+Rates count in micro-units: a bucket is full of use at `burst * MICRO`, and drains with
+`refill[0] / refill[1]` micro-units per microsecond. Quotas count in units.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,6 +10,7 @@ from typing import Final
 from sidecar.core.answers import Answer
 from sidecar.core.model import (
     MICRO,
+    SLOTS,
     Claim,
     ConcurrencyLimit,
     Entitlement,
@@ -18,45 +19,41 @@ from sidecar.core.model import (
     TeamShare,
 )
 from sidecar.core.reasons import Decision, LimitStatus, Reason, ThresholdCrossing
-from sidecar.core.teams import use_of
+from sidecar.core.teams import team_use
 from sidecar.core.waits import fits_in_us, wait_of
 from sidecar.errors import StoreUnavailable
 
 SLOT_RETRY_US: Final = MICRO
-_REASONS: Final = {
-    RateLimit: Reason.RATE,
-    QuotaLimit: Reason.QUOTA,
-    ConcurrencyLimit: Reason.CONCURRENCY,
-}
-NO_DECISION: Final = Decision(allowed=False, reason=Reason.OK, now_us=0)  # nobody was asked
-_FREE: Final = Decision(allowed=True, reason=Reason.OK, now_us=0)
-SHED: Final = Decision(allowed=False, reason=Reason.SHED, now_us=0)  # nobody was asked
-_BLIND: Final = Decision(allowed=True, reason=Reason.STORE_DOWN, now_us=0)
+# Decisions without the store: `now_us` is 0.
+NO_DECISION: Final = Decision(allowed=False, reason=Reason.OK, now_us=0)
+SHED: Final = Decision(allowed=False, reason=Reason.SHED, now_us=0)
+_NO_LIMITS: Final = Decision(allowed=True, reason=Reason.OK, now_us=0)
+_NO_STORE: Final = Decision(allowed=True, reason=Reason.STORE_DOWN, now_us=0)
 
 
 def without_limits(_entitlement: Entitlement) -> Decision:
-    """The decision on a call that claims nothing. No store was asked: `now_us` is 0."""
-    return _FREE
+    """Allow a request that claims nothing. The store was not asked: `now_us` is 0."""
+    return _NO_LIMITS
 
 
 def without_store(_entitlement: Entitlement) -> Decision:
-    """The decision on a call that goes on though Redis cannot tell. `now_us` is 0."""
-    return _BLIND
+    """Allow a request although Redis is unavailable. `now_us` is 0."""
+    return _NO_STORE
 
 
 def decide(entitlement: Entitlement, answer: Answer) -> Decision:
-    """What happens to a call, from what Redis said of its claims.
+    """Return what happens to a request, from the store's answer to its claims.
 
-    Raises StoreUnavailable when the answer contradicts itself (refused, yet all claims fit, or
-    not one number per claim): then Redis cannot be trusted to tell. Of an answer that was given
-    without Redis, that is a call that only this sidecar's share is too small for.
+    Raises StoreUnavailable if the answer contradicts itself (refused although all claims fit, or
+    not one number per claim): such an answer cannot be trusted. A local answer refuses in this way
+    if the request fits the limit, but not this sidecar's share of it.
     """
     if len(answer.used) != len(entitlement.claims):
         raise StoreUnavailable("Redis answered for another number of claims than were made.")
     if not answer.granted:
         return _refused(entitlement, answer)
     decision = _allowed(entitlement, answer)
-    if answer.alone:  # what is left nobody knows; thresholds are told by who does
+    if answer.local:  # one sidecar does not know what is left, and must not report thresholds
         return decision._replace(reason=Reason.STORE_DOWN, tightest=None, crossings=())
     return decision
 
@@ -64,36 +61,40 @@ def decide(entitlement: Entitlement, answer: Answer) -> Decision:
 def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
     # One pass over plain integers; objects are built only for what is shown.
     guard = entitlement.plan.critical_guard
-    besides = answer.besides
+    details = answer.details
     reason = Reason.OK
     overage: dict[str, int] | None = None
     crossings: list[ThresholdCrossing] | None = None
     shadowed: tuple[str, ...] = ()
     tightest = -1
-    tightest_left, tightest_units = 1, 0  # the smallest share left so far, as a fraction
+    tightest_left, tightest_units = 1, 0  # the smallest part left so far, as a fraction
     at = -1
     for claim in entitlement.claims:
         at += 1
         used = answer.used[at]
         limit = claim.limit
-        if besides and isinstance(limit, TeamShare):
-            now = standing(entitlement.claims, answer, at)
-            left, units = now.remaining, now.limit_units
-            short = now.team is not None and now.team.short
-            if short and claim.forced:
-                reason = Reason.CRITICAL
-            over = short and limit.shadow and limit.id not in shadowed
-            tighter = left * tightest_units <= tightest_left * units
+        if isinstance(limit, RateLimit):
+            units = limit.burst
+            left = (units * MICRO - used) // MICRO
+            over = answer.ends_us[at] < 0  # in shadow, what does not fit is not counted
+            if left < 0:
+                left = 0
+                if claim.forced:
+                    reason = Reason.CRITICAL
+            if limit is guard:
+                continue
+            tighter = left * tightest_units < tightest_left * units
         elif isinstance(limit, QuotaLimit):
             own = limit.units
             burned = 0
             units = own
-            if besides:
-                told, carried, granted, burned = besides[at]
+            if details:
+                notified, carried, granted, burned = details[at]
                 own += carried
                 units = own + granted
                 if limit.notices:
-                    crossings = _add_crossings(crossings, limit, told, used, answer.ends_us[at])
+                    end_us = answer.ends_us[at]
+                    crossings = _add_crossings(crossings, limit, notified, used, end_us)
             left = units - used
             if used > own:
                 if claim.forced and used > limit.cap + units - limit.units:
@@ -104,23 +105,24 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
             if left < 0:
                 left = 0
             over = limit.shadow and used > limit.cap + units - limit.units
-            # Of equal shares a quota is the one to tell: it recovers later.
+            # On a tie, report the quota: it recovers later.
+            tighter = left * tightest_units <= tightest_left * units
+        elif isinstance(limit, TeamShare):
+            status = status_of(entitlement.claims, answer, at)
+            left, units = status.remaining, status.limit_units
+            short = status.team is not None and status.team.short
+            if short and claim.forced:
+                reason = Reason.CRITICAL
+            over = short and limit.shadow and limit.id not in shadowed
             tighter = left * tightest_units <= tightest_left * units
         else:
-            if isinstance(limit, RateLimit):
-                units = limit.burst
-                left = (units * MICRO - used) // MICRO
-                over = answer.ends_us[at] < 0  # in shadow, what does not fit is not counted
-            else:
-                units = limit.slots
-                left = units - used
-                over = limit.shadow and left < 0
+            units = limit.slots
+            left = units - used
+            over = limit.shadow and left < 0
             if left < 0:
                 left = 0
                 if claim.forced:
                     reason = Reason.CRITICAL
-            if limit is guard:
-                continue
             tighter = left * tightest_units < tightest_left * units
         if over and not claim.forced:
             shadowed += (limit.id,)
@@ -130,7 +132,7 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
         True,
         reason,
         answer.now_us,
-        standing(entitlement.claims, answer, tightest) if tightest >= 0 else None,
+        status_of(entitlement.claims, answer, tightest) if tightest >= 0 else None,
         (),
         None,
         tuple(overage.items()) if overage else (),
@@ -139,18 +141,18 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
     )
 
 
-def standing(claims: Sequence[Claim], answer: Answer, at: int) -> LimitStatus:
-    """How the limit of the `at`th claim stands; it resets when more is there."""
+def status_of(claims: Sequence[Claim], answer: Answer, at: int) -> LimitStatus:
+    """Return the status of the limit of the `at`th claim; it resets when more is available."""
     claim, used = claims[at], answer.used[at]
     limit = claim.limit
     if isinstance(limit, TeamShare):
-        quota, use = standing(claims, answer, at - 1), use_of(claims, answer, at)
+        quota, use = status_of(claims, answer, at - 1), team_use(claims, answer, at)
         left = min(quota.remaining, use.left)
         return quota._replace(remaining=left, team=use)
     if isinstance(limit, QuotaLimit):
         units = limit.units
-        if answer.besides:
-            units += answer.besides[at].carried + answer.besides[at].left
+        if answer.details:
+            units += answer.details[at].carried + answer.details[at].left
         return LimitStatus(claim, units, used, max(0, units - used), answer.ends_us[at])
     if isinstance(limit, ConcurrencyLimit):
         return LimitStatus(claim, limit.slots, used, max(0, limit.slots - used), None)
@@ -171,40 +173,41 @@ def _add_overage(
 
 
 def _add_crossings(
-    crossings: list[ThresholdCrossing] | None, limit: QuotaLimit, told: int, used: int, end_us: int
+    crossings: list[ThresholdCrossing] | None,
+    limit: QuotaLimit,
+    notified: int,
+    used: int,
+    end_us: int,
 ) -> list[ThresholdCrossing] | None:
     for percent in limit.notices:
-        if told < percent and used * 100 >= limit.units * percent:
+        if notified < percent and used * 100 >= limit.units * percent:
             crossings = crossings or []
             crossings.append(ThresholdCrossing(limit, percent, used, end_us))
     return crossings
 
 
 def crossings_of(claims: Sequence[Claim], answer: Answer) -> tuple[ThresholdCrossing, ...]:
-    """The thresholds that a settlement reached, from what Redis said of it."""
-    found: list[ThresholdCrossing] | None = None
+    """Return the thresholds that a settlement crossed, from the store's answer to it."""
+    crossings: list[ThresholdCrossing] | None = None
     for at, claim in enumerate(claims):
         limit = claim.limit
-        if isinstance(limit, QuotaLimit) and limit.notices and answer.besides:
-            told = answer.besides[at].told
-            found = _add_crossings(found, limit, told, answer.used[at], answer.ends_us[at])
-    return tuple(found or ())
+        if isinstance(limit, QuotaLimit) and limit.notices and answer.details:
+            notified, used = answer.details[at].notified, answer.used[at]
+            crossings = _add_crossings(crossings, limit, notified, used, answer.ends_us[at])
+    return tuple(crossings or ())
 
 
 def _refused(entitlement: Entitlement, answer: Answer) -> Decision:
     now = answer.now_us
     guard = entitlement.plan.critical_guard
-    violated = sorted(_violated(entitlement.claims, answer), key=_patience)
+    violated = sorted(_violated(entitlement.claims, answer), key=_recovery)
     if not violated:
         raise StoreUnavailable("Redis refused claims that all fit by its own numbers.")
     worst = violated[0]
-    if any(standing.claim.limit is guard for standing in violated):
-        reason = Reason.ABUSE
-    else:
-        reason = _REASONS[type(worst.claim.limit)]
+    abuse = any(status.claim.limit is guard for status in violated)
     return Decision(
         allowed=False,
-        reason=reason,
+        reason=Reason.ABUSE if abuse else Reason(worst.claim.limit.kind.reason),
         now_us=now,
         tightest=next((one for one in violated if one.claim.limit is not guard), None),
         violated=tuple(violated),
@@ -214,36 +217,35 @@ def _refused(entitlement: Entitlement, answer: Answer) -> Decision:
 
 
 def _retry_us(worst: LimitStatus, now_us: int) -> int | None:
-    """When a slot becomes free nobody can tell: soon, as calls go."""
-    if isinstance(worst.claim.limit, ConcurrencyLimit):
+    if worst.claim.limit.kind is SLOTS:  # unknown, but usually soon
         return SLOT_RETRY_US
     return None if worst.reset_us is None else worst.reset_us - now_us
 
 
-def _patience(standing: LimitStatus) -> tuple[int, int]:
-    """Sorts what never recovers first, then what recovers last, then what nobody can tell."""
-    if standing.reset_us is None:
-        return (2, 0) if isinstance(standing.claim.limit, ConcurrencyLimit) else (0, 0)
-    return 1, -standing.reset_us
+def _recovery(status: LimitStatus) -> tuple[int, int]:
+    """A sort key: first limits that never recover, then the latest, then slots (unknown)."""
+    if status.reset_us is None:
+        return (2, 0) if status.claim.limit.kind is SLOTS else (0, 0)
+    return 1, -status.reset_us
 
 
 def _violated(claims: Sequence[Claim], answer: Answer) -> Iterable[LimitStatus]:
     for at, claim in enumerate(claims):
-        limit, cost, used = claim.limit, claim.cost, answer.used[at]
-        if claim.forced or limit.shadow:
+        if not claim.enforced:
             continue
-        now = standing(claims, answer, at)
+        limit, cost, used = claim.limit, claim.cost, answer.used[at]
+        status = status_of(claims, answer, at)
         if isinstance(limit, RateLimit):
-            if used + cost * MICRO > limit.burst * MICRO:
+            if used + limit.weight(cost) > limit.full:
                 wait = None if cost > limit.burst else fits_in_us(limit, used, cost)
-                yield now._replace(reset_us=None if wait is None else answer.now_us + wait)
-        elif now.team is not None:
-            # Where the quota itself refuses, that is told.
-            if now.team.left < cost <= now.team.room:
-                yield now._replace(reset_us=None if cost > now.team.most else now.reset_us)
+                yield status._replace(reset_us=None if wait is None else answer.now_us + wait)
+        elif status.team is not None:
+            # If the quota itself refuses, its own claim reports that.
+            if status.team.left < cost <= status.team.room:
+                yield status._replace(reset_us=None if cost > status.team.most else status.reset_us)
         elif isinstance(limit, QuotaLimit):
-            cap = limit.cap + now.limit_units - limit.units
-            if used + cost > cap:
-                yield now._replace(reset_us=None if cost > limit.cap else now.reset_us)
-        elif used + 1 > limit.slots:
-            yield now
+            extra = status.limit_units - limit.units
+            if used + cost > limit.cap + extra:
+                yield status._replace(reset_us=None if cost > limit.cap else status.reset_us)
+        elif used + 1 > limit.full:
+            yield status

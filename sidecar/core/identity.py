@@ -1,4 +1,4 @@
-"""Headers → credential → fingerprint, and the account of a caller who shows none."""
+"""Headers → API key → SHA-256 digest, and the account of a request without an API key."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -8,28 +8,28 @@ from typing import Final
 from sidecar.core.model import Account, Key
 
 ANONYMOUS: Final = "anonymous"
-_HALF: Final = 64  # bits of an IPv6 address that one subscriber holds
+_HALF: Final = 64  # bits of the IPv6 prefix that one subscriber has
 
 
 class AmbiguousCredential(ValueError):
-    """More than one credential, and no telling which is meant."""
+    """A request with more than one credential: it is unclear which one counts."""
 
 
-def fingerprint(secret: bytes) -> bytes:
-    """The SHA-256 digest under which a key is kept and looked up; 32 bytes.
+def key_digest(secret: bytes) -> bytes:
+    """Return the SHA-256 digest under which an API key is stored and found; 32 bytes.
 
-    Constant-time by construction: the secret is hashed whole, never compared, and the lookup
-    compares digests. A caller who guesses learns at most how much of a *digest* agrees, and
-    cannot choose digests without inverting SHA-256, so timing tells nothing about a secret.
+    Constant-time by construction: the secret is hashed whole and never compared; the lookup
+    compares digests. An attacker learns at most how much of a *digest* agrees, and cannot choose
+    digests without inverting SHA-256. So timing reveals nothing about a secret.
     """
     return sha256(secret).digest()
 
 
 def credential(api_keys: Sequence[bytes], authorizations: Sequence[bytes]) -> bytes | None:
-    """The secret that a caller shows in X-Api-Key or as a bearer token (RFC 6750, section 2.1).
+    """Return the API key in X-Api-Key or in a bearer token (RFC 6750, section 2.1).
 
-    None when there is none of ours (no header, or another scheme); b"" when one is there but
-    empty. Raises AmbiguousCredential for a repeated header or two secrets that differ.
+    None without a header, or with another scheme; b"" if the value is empty. Raises
+    AmbiguousCredential for a repeated header, or for two secrets that differ.
     """
     if len(api_keys) > 1 or len(authorizations) > 1:
         raise AmbiguousCredential("a credential header is repeated")
@@ -52,11 +52,11 @@ def _bearer(value: bytes) -> bytes | None:
 
 
 def anonymous_key(address: str, plan: str) -> Key:
-    """The key of a caller without a credential: one account per client address.
+    """Return the key for requests without an API key: one account per client address.
 
-    IPv6 callers are told apart by their /64, since one subscriber commonly holds all of it
-    (RFC 6177); an IPv4-mapped address is the IPv4 address. Callers whose address is not
-    known (a Unix socket) share the account `anonymous/unknown`.
+    IPv6 clients have one account per /64, because one subscriber commonly has all of it (RFC 6177).
+    An IPv4-mapped address counts as the IPv4 address. Clients without a known address (a Unix
+    socket) share the account `anonymous/unknown`.
     """
     return Key(ANONYMOUS, Account(f"{ANONYMOUS}/{_origin(address)}", plan))
 

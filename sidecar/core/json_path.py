@@ -10,7 +10,7 @@ _PATH: Final = re.compile(PATTERN.removesuffix("$"))
 
 @dataclass(frozen=True, slots=True)
 class JsonPath:
-    """A path, compiled. A step of digits is an index in an array and a name in an object."""
+    """A compiled path. A step of digits is an index in an array, and a name in an object."""
 
     text: str
     steps: tuple[str, ...]
@@ -26,7 +26,7 @@ class JsonPath:
         return cls(text, tuple(text.split(".")))
 
     def find(self, document: Any) -> Any:
-        """The value at this path. None where there is none: null tells no more than nothing."""
+        """Return the value at this path, None if it is null or missing."""
         for step in self.steps:
             if isinstance(document, dict):
                 document = document.get(step)

@@ -1,32 +1,34 @@
-"""The arithmetic of one limit: the reference that the Lua scripts are tested against.
+"""The arithmetic of one limit: the reference for the Lua scripts.
 
-A bucket keeps what is *used* of it (micro-units) and when that was true; what is used drains at
-the limit's rate. Keeping the used part, not what is left, lets a changed burst act at
-once without giving or taking usage. Time never runs backwards here: a clock that
-stepped back is read as the latest instant already seen, and so grants nothing.
+A bucket stores how much of it is *used* (micro-units) and the instant of that. What is used drains
+at the limit's rate. Because the used part is stored, and not the rest, a changed burst acts at once
+and neither gives nor takes usage. Time never runs backwards here: a clock that stepped back is read
+as the latest known instant, and so grants nothing.
 
-A quota's units are used in this order: the plan's own with what was carried over, then grants
-(by priority, earliest end, id), then overage. What is given back comes back the other way
-round. So the own units are full before the first grant is touched, whatever the order of events.
+A quota's units are used in this order: the plan's own with carried-over units, then grants (by
+priority, earliest end, id), then overage. Returned units go the other way. So the own units are
+full before the first grant is used, in any order of events.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sidecar.core.model import UNBOUNDED, QuotaLimit, RateLimit, TeamShare
+from sidecar.core.model import UNBOUNDED, Limit, PeriodLimit, QuotaLimit, RateLimit, TeamShare
 from sidecar.core.periods import Window
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One limit's counter. `since_us`: for rates when `used` was true, for quotas the start of
-    the period that all of this belongs to. `told`: the highest percentage in it that has been
-    told; `carried`: units that the period before left. Of a team's share, `told` is how much of
-    the guarantee is gone: used, or lent for good."""
+    """One limit's counter.
+
+    `since_us`: for rates the instant of `used`, for quotas the start of the period. `notified`: the
+    highest percentage that was reported in the period; of a team's share, the units of its
+    guarantee that are used or lent for good. `carried`: units left by the period before.
+    """
 
     used: int = 0
     since_us: int = 0
-    told: int = 0
+    notified: int = 0
     carried: int = 0
 
 
@@ -35,7 +37,7 @@ EMPTY = State()
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Extra units for the quota that `field` names, until `expires_us`."""
+    """Extra units until `expires_us` for the quota that has this `field`."""
 
     id: str
     field: str
@@ -46,7 +48,7 @@ class Grant:
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """Smaller ones are used first."""
+        """A sort key: grants are used in this order."""
         return self.priority, self.expires_us, self.id
 
     @property
@@ -56,7 +58,7 @@ class Grant:
 
 
 def drained(limit: RateLimit, state: State, now_us: int) -> State:
-    """The bucket at `now_us`: what flowed back since `state` is no longer used."""
+    """Return the bucket at `now_us`, without what flowed back since `state`."""
     now_us = max(now_us, state.since_us)
     per, span = limit.refill
     if state.used <= 0:
@@ -68,32 +70,51 @@ def drained(limit: RateLimit, state: State, now_us: int) -> State:
     return State(state.used - gained, state.since_us + -(-gained * span // per))
 
 
-def current(limit: QuotaLimit, state: State, window: Window, now_us: int) -> tuple[State, int]:
-    """The quota's counter in the period that `now_us` falls in, and that period's end."""
+def current(limit: PeriodLimit, state: State, window: Window, now_us: int) -> tuple[State, int]:
+    """Return the counter in the period that holds `now_us`, and the period's end."""
     start, end, before = window.start, window.end, window.before
     if now_us >= window.end:
         start, end, before = window.end, window.after, window.start
+    rollover = limit.rollover if isinstance(limit, QuotaLimit) else 0
     if start <= state.since_us:
-        return (state if limit.rollover else replace(state, carried=0)), end
-    return State(0, start, 0, _carried(limit, state, before)), end
+        return (state if rollover else replace(state, carried=0)), end
+    carried = 0
+    # An account without a state has left nothing in the period before.
+    if rollover and state.since_us:
+        unused = limit.units + state.carried - state.used if state.since_us >= before else rollover
+        carried = max(0, min(rollover, unused))
+    return State(0, start, 0, carried), end
 
 
-def _carried(limit: QuotaLimit, state: State, before: int) -> int:
-    """What the period that began at `before` left. An account never seen has had none."""
-    if not limit.rollover or not state.since_us:
-        return 0
-    if state.since_us < before:
-        return limit.rollover  # nothing was used then
-    return max(0, min(limit.rollover, limit.units + state.carried - state.used))
+def add(
+    limit: Limit, state: State, grants: Sequence[Grant], weight: int
+) -> tuple[State, list[Grant], int]:
+    """Add `weight` to a counter, or take it back below 0, in the counter's own unit.
+
+    Returns the counter, the quota's live grants (in their order), and the units that grants paid
+    (negative: got back).
+    """
+    if isinstance(limit, QuotaLimit):
+        if weight >= 0:
+            return burn(limit, state, grants, weight)
+        state, live, returned = give_back(limit, state, grants, -weight)
+        return state, live, -returned
+    used = _bounded(state.used + weight)
+    notified = _bounded(state.notified + weight) if isinstance(limit, TeamShare) else 0
+    return replace(state, used=used, notified=notified), list(grants), 0
+
+
+def _bounded(units: int) -> int:
+    return min(max(0, units), UNBOUNDED)
 
 
 def burn(
     limit: QuotaLimit, state: State, grants: Sequence[Grant], cost: int
 ) -> tuple[State, list[Grant], int]:
-    """Use `cost` units: the counter and the quota's live grants (in their order) afterwards,
-    and how much of it the grants paid. What nobody pays is the counter's: overage, or debt."""
-    if isinstance(limit, TeamShare):
-        return _spent(state, cost), list(grants), 0
+    """Use `cost` units: the counter, the quota's live grants, and the units that grants paid.
+
+    Units beyond own units and grants stay in the counter: overage, or debt.
+    """
     own = max(0, limit.units + state.carried - state.used)
     wanted, after = max(0, cost - own), []
     for grant in grants:
@@ -108,10 +129,11 @@ def burn(
 def give_back(
     limit: QuotaLimit, state: State, grants: Sequence[Grant], units: int
 ) -> tuple[State, list[Grant], int]:
-    """The way back of `burn`: from overage, then to grants, last used first, then to the plan's
-    own units. The last value is how much the grants got."""
-    if isinstance(limit, TeamShare):
-        return _spent(state, -units), list(grants), 0
+    """Return units: the opposite of `burn`.
+
+    First overage shrinks, then grants get units back, last used first, then the plan's own units.
+    The last value is what the grants got.
+    """
     over = min(units, max(0, state.used - limit.units - state.carried))
     wanted, after = units - over, []
     for grant in reversed(grants):
@@ -123,13 +145,9 @@ def give_back(
     return replace(state, used=used), after[::-1], returned
 
 
-def _spent(state: State, units: int) -> State:
-    """A team's counter with that much more, or less: also of what is gone of its guarantee."""
-    used, gone = (min(max(0, now + units), UNBOUNDED) for now in (state.used, state.told))
-    return replace(state, used=used, told=gone)
-
-
-def tell(limit: QuotaLimit, state: State) -> State:
-    """What has been reached is told. It stays told when units are given back."""
+def notify(limit: Limit, state: State) -> State:
+    """Mark the notice thresholds that are reached; returned units do not unmark them."""
+    if not isinstance(limit, QuotaLimit):
+        return state
     reached = [p for p in limit.notices if state.used * 100 >= limit.units * p]
-    return replace(state, told=max(state.told, *reached)) if reached else state
+    return replace(state, notified=max(state.notified, *reached)) if reached else state

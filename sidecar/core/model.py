@@ -1,7 +1,7 @@
-"""The nouns. Immutable, plain and fast: nothing here validates, parses or does I/O.
+"""The values that the program computes with. Immutable and plain: no validation, no I/O.
 
-Units: quantities are integers in the meter's unit; a *micro-unit* is 1/1,000,000 of one
-(token buckets only); instants and spans ending in `_us` are microseconds of Redis time.
+Units: quantities are integers in the meter's unit. A *micro-unit* is 1/1,000,000 of a unit (token
+buckets only). Names that end in `_us` are microseconds; instants are in Redis time.
 """
 
 from dataclasses import dataclass, field
@@ -14,32 +14,52 @@ from sidecar.core.json_path import JsonPath
 
 MICRO: Final = 1_000_000
 UNBOUNDED: Final = 2**53 - 1  # the largest integer that Lua's doubles hold exactly
-MOST_UNITS: Final = 1_000_000_000  # of one meter, that one call may reserve
+MOST_UNITS: Final = 1_000_000_000  # that one request may reserve of one meter
 
 Scope = Literal["account", "key"]
 PeriodUnit = str  # "hour", "day", "week", "month", "cycle", or a number of seconds: "90s"
 StoreDownMode = Literal["local", "allow", "deny"]
-# What becomes of one call while the store cannot tell: what its plan says, or it is critical.
+# How a request is decided while Redis is unavailable: by its plan's mode, or "critical".
 WhenDown = Literal["local", "allow", "deny", "critical"]
 Orphans = Literal["charge", "release"]
 Downgrades = Literal["at_once", "at_period_end"]
 
 
 class RequestClass(StrEnum):
-    """How much a call matters when there is not enough for all."""
+    """The importance of a request when there is not enough for all."""
 
     CRITICAL = "critical"
     STANDARD = "standard"
     DEFERRABLE = "deferrable"
 
 
+class Kind(NamedTuple):
+    """The names of one kind of limit.
+
+    `name`: in scripts and open reservations ("rate", "quota", "team", "slots"). `letter`: begins
+    the limit's field in an account's state. `reason`: the `Reason` of its refusals.
+    """
+
+    name: str
+    letter: str
+    reason: str
+
+
+RATE: Final = Kind("rate", "r", "rate")
+QUOTA: Final = Kind("quota", "q", "quota")
+TEAM: Final = Kind("team", "t", "quota")
+SLOTS: Final = Kind("slots", "c", "concurrency")
+LETTERS: Final = frozenset(kind.letter for kind in (RATE, QUOTA, TEAM, SLOTS))
+
+
 @dataclass(frozen=True, slots=True)
 class RateLimit:
     """A token bucket that refills with `units` per `window_us` and holds `burst` units.
 
-    `refill` is the same rate as micro-units per microseconds, reduced: (5, 3) means that
-    5 micro-units come back every 3 µs. The configuration keeps `burst * MICRO * refill[1]`
-    below 2**53, so that Lua computes it exactly.
+    `refill` is the same rate as micro-units per microseconds, reduced: (5, 3) means that 5
+    micro-units come back every 3 µs. The configuration keeps `burst * MICRO * refill[1]` below
+    2**53, so that Lua computes it exactly. `max_wait_us`: how long a request that does not fit may
+    wait; 0: it does not wait.
     """
 
     id: str
@@ -50,15 +70,34 @@ class RateLimit:
     refill: tuple[int, int]
     per: Scope = "account"
     shadow: bool = False
-    max_wait_us: int = 0  # for which a call that does not fit may be held; 0: not at all
+    max_wait_us: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        return RATE
+
+    @property
+    def capacity(self) -> int:
+        """Units that one request can take at most."""
+        return self.burst
+
+    @property
+    def full(self) -> int:
+        """The counter when nothing is left, in its own unit."""
+        return self.burst * MICRO
+
+    def weight(self, cost: int) -> int:
+        """`cost` units as the counter counts them: micro-units."""
+        return cost * MICRO
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaLimit:
-    """`units` per `period`. `cap` is where calls are refused: `units`, or more with overage.
+    """`units` per `period`.
 
-    `notices` are ascending percentages of `units`; reaching one is told once per period.
-    `rollover`: how many units that one period leaves are carried into the next.
+    Requests are refused beyond `cap`: `units`, or more with overage. `notices` are ascending
+    percentages of `units`; each is reported once per period, when it is reached. `rollover`: how
+    many unused units of one period are carried into the next.
     """
 
     id: str
@@ -71,21 +110,64 @@ class QuotaLimit:
     rollover: int = 0
     shadow: bool = False
 
+    @property
+    def kind(self) -> Kind:
+        return QUOTA
+
+    @property
+    def capacity(self) -> int:
+        """Units that one request can take at most, without packs and carried-over units."""
+        return self.cap
+
+    @property
+    def full(self) -> int:
+        """The counter when nothing is left, without packs and carried-over units."""
+        return self.cap
+
+    @property
+    def max_wait_us(self) -> int:
+        """0: no request waits for a quota."""
+        return 0
+
+    def weight(self, cost: int) -> int:
+        """`cost` units as the counter counts them: units."""
+        return cost
+
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyLimit:
-    """At most `slots` calls at once. A call holds one until it is settled."""
+    """At most `slots` requests in flight. A request holds one slot until it is settled.
+
+    `max_wait_us` is as for a rate.
+    """
 
     id: str
     slots: int
     per: Scope = "account"
     shadow: bool = False
     meter: str = "calls"
-    max_wait_us: int = 0  # as with a rate
+    max_wait_us: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        return SLOTS
+
+    @property
+    def capacity(self) -> int:
+        return self.slots
+
+    @property
+    def full(self) -> int:
+        """The counter when all slots are taken."""
+        return self.slots
+
+    def weight(self, cost: int) -> int:  # noqa: ARG002 - as for other kinds
+        """One slot, at any cost."""
+        return 1
 
 
 class Guarantee(NamedTuple):
-    """Units of one quota that one team is sure of; `lends` as the team does."""
+    """Units of one quota that are guaranteed to one team; `lends` as in `Team`."""
 
     team: str
     units: int
@@ -93,26 +175,60 @@ class Guarantee(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class TeamShare(QuotaLimit):
-    """What one team of an account uses of the quota of the same id: a counter beside the quota's.
+class TeamShare:
+    """The part of an account's quota that one team uses: a counter beside the quota's.
 
-    Among claims it comes right after its quota. It has no cap of its own: it refuses what would use
-    what is kept for the `others` (`teams.py`). `units` are guaranteed; `team` is "" for keys
-    that have none, and these are guaranteed nothing.
+    It has the id of its quota, and its claim follows the quota's. It has no cap of its own: it
+    refuses a request that would use what is guaranteed to the `others` (`teams.py`). `units` are
+    guaranteed to the team. `team` is "" for keys without a team, which have no guarantee.
     """
 
+    id: str
+    meter: str
+    units: int
+    period: PeriodUnit
+    shadow: bool = False
     team: str = ""
     lends: bool = False
     others: tuple[Guarantee, ...] = ()
 
+    @property
+    def kind(self) -> Kind:
+        return TEAM
 
-# A limit in shadow is decided, counted and reported, and refuses nothing.
-Limit = RateLimit | QuotaLimit | ConcurrencyLimit
+    @property
+    def per(self) -> Scope:
+        return "account"
+
+    @property
+    def capacity(self) -> int:
+        """No bound of its own: the quota has one."""
+        return UNBOUNDED
+
+    @property
+    def full(self) -> int:
+        """As `capacity`."""
+        return UNBOUNDED
+
+    @property
+    def max_wait_us(self) -> int:
+        """0: no request waits for a quota."""
+        return 0
+
+    def weight(self, cost: int) -> int:
+        """`cost` units as the counter counts them: units."""
+        return cost
+
+
+# A limit in shadow is decided, counted and reported, but refuses nothing.
+PeriodLimit = QuotaLimit | TeamShare  # counts per period
+RefillLimit = RateLimit | ConcurrencyLimit  # recovers within seconds, so that requests can wait
+Limit = RateLimit | QuotaLimit | ConcurrencyLimit | TeamShare
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One line of the route table; `match` is kept as written, for people to read."""
+    """One line of the route table; `match` is as written, for people to read."""
 
     id: str
     match: str
@@ -125,21 +241,31 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """What is sold. `rank`: its position in the plan file, lowest first, from 0.
+
+    `critical_guard` bounds critical requests, so that they cannot be abused; its meter is "calls".
+    `closes_tunnels`: open tunnels end when a quota that they count against is used up. `refunds`:
+    outcomes that cost nothing; see `settlement.refunded`. `orphans`: whether requests of a sidecar
+    that died are charged.
+    """
+
     id: str
-    rank: int  # place in the ladder: order of the plan file, from 0
+    rank: int
     features: frozenset[str]
     limits: tuple[Limit, ...]
-    critical_guard: RateLimit  # what keeps critical calls from being abused; meter "calls"
+    critical_guard: RateLimit
     when_store_is_down: StoreDownMode
-    closes_tunnels: bool = False  # when a quota that they count against is spent
-    refunds: frozenset[str] = frozenset()  # outcomes that cost nothing; see `settlement.refunded`
-    orphans: Orphans = "charge"  # what becomes of calls whose sidecar died
+    closes_tunnels: bool = False
+    refunds: frozenset[str] = frozenset()
+    orphans: Orphans = "charge"
 
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """A part of an account: `percent` of each of its quotas is guaranteed to it. `lends`: what it
-    does not use of that as time passes, others may use."""
+    """A part of an account: `percent` of each of the account's quotas is guaranteed to it.
+
+    `lends`: others may use the part of the guarantee that it leaves unused as time passes.
+    """
 
     id: str
     percent: int
@@ -147,7 +273,7 @@ class Team:
 
 
 class PlanChange(NamedTuple):
-    """The plan that an account will be on, and from when."""
+    """The plan that an account will be on, and the instant from which it is."""
 
     plan: str
     at_us: int
@@ -155,7 +281,11 @@ class PlanChange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who pays. `anchor` is the day on which billing cycles start; `timezone` an IANA name."""
+    """The party that pays. `anchor`: the day on which billing cycles start.
+
+    `timezone`: an IANA name. `webhook`: an https URL that receives a POST when a deferred job
+    ends. `next_plan`: the account is on `plan` until then.
+    """
 
     id: str
     plan: str
@@ -163,16 +293,16 @@ class Account:
     anchor: date | None = None
     suspended: bool = False
     teams: tuple[Team, ...] = ()
-    webhook: str | None = None  # an https address that is told how deferred jobs end
-    then: PlanChange | None = None  # it is on `plan` until then
+    webhook: str | None = None
+    next_plan: PlanChange | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A credential of an account. The secret itself is never kept: see `identity`.
+    """An API key of an account. The secret itself is not stored: see `identity`.
 
-    `team` means something where the account has teams; it may be one that the account has no
-    more, which is guaranteed nothing.
+    `team` only matters if the account has teams. A team that the account no longer has is
+    guaranteed nothing.
     """
 
     id: str
@@ -181,7 +311,7 @@ class Key:
 
     @property
     def counted_team(self) -> str:
-        """The team whose usage this key's calls are, "" if there is none."""
+        """The team to which this key's usage counts, "" if the account has no teams."""
         return self.team if self.account.teams else ""
 
 
@@ -193,29 +323,36 @@ class Claim:
     cost: int
     forced: bool
 
+    @property
+    def enforced(self) -> bool:
+        """Whether the limit can refuse it."""
+        return not (self.forced or self.limit.shadow)
+
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Addresses that refusals point at; None leaves the step out."""
+    """URLs for `how_to_fix` of refusals; without one, its step is left out."""
 
     upgrade: str | None = None
     docs: str | None = None
-    packs: str | None = None  # where packs are bought; "{pack}" stands for one's id
+    packs: str | None = None  # for buying a pack; "{pack}" is replaced by its id
 
 
 @dataclass(frozen=True, slots=True)
 class Entitlement:
-    """What a plan says of a route: computed once, when the plan book is compiled.
+    """What a plan says of a route, computed once, when the plan file is compiled.
 
-    `missing` lists needed features that the plan lacks; `missing_in` is the first plan up the
-    ladder that has all that the route needs (None: no plan has).
+    `missing`: needed features that the plan lacks. `missing_in`: the next plan in plan order that
+    has all that the route needs; None: no plan does.
 
-    Costs known late: `estimates` are the meters whose cost the request tells, and `read_up_to`
-    is how many bytes of its body are wanted before the decision (0: none); until then their
-    defaults stand in route and claims. `settles` are the meters whose real cost is told when the
-    call is over, `reads` those of them that the response's body tells. `guessed` says for which
-    of the estimates the default stood, and why (`claims.py`). `held`: the reservation is kept
-    until it is settled; else there is nothing to correct.
+    Costs that are known late: `estimates` are the meters whose cost the request itself contains.
+    `read_up_to` is how many bytes of its body are read before the decision (0: none). Until then,
+    route and claims have the default costs. `settles` are the meters whose actual cost is known
+    after the response, `reads` those of them that the response's body contains. `defaulted`: the
+    estimates for which the default was used, and why (`claims.py`).
+
+    `stays_open`: the reservation stays open until it is settled; otherwise there is nothing to
+    correct.
     """
 
     plan: Plan
@@ -224,27 +361,28 @@ class Entitlement:
     missing: tuple[str, ...]
     missing_in: str | None
     policy_field: bytes  # value of RateLimit-Policy, b"" without limits
-    still_available: tuple[str, ...]  # routes that stay open when the plan's limits are spent
+    still_available: tuple[str, ...]  # routes that stay open when the plan's limits are used up
     estimates: tuple[tuple[str, Reserve], ...] = ()
     read_up_to: int = 0
     settles: tuple[tuple[str, Source], ...] = ()
     reads: tuple[tuple[str, JsonPath], ...] = ()
-    guessed: tuple[tuple[str, Unreadable], ...] = ()
-    held: bool = False
+    defaulted: tuple[tuple[str, Unreadable], ...] = ()
+    stays_open: bool = False
 
     @property
     def when_down(self) -> WhenDown:
-        """What becomes of such a call while the store cannot tell."""
+        """How a request is decided while Redis is unavailable."""
         critical = self.route.request_class is RequestClass.CRITICAL
         return "critical" if critical else self.plan.when_store_is_down
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Extra units that can be bought for one quota. Buying one makes a grant.
+    """Extra units for one quota, for sale. Each one that is bought becomes a grant.
 
-    `lasts`: a period (to its end, as the account has it), or a number of seconds as text
-    ("2592000s"), or an instant in µs since the epoch. `price` is text for people.
+    `lasts`: a period (to its end in the account's calendar), a number of seconds as text
+    ("2592000s"), or an instant in µs since the epoch. `price` is text for people. `priority`:
+    grants with lower numbers are used first.
     """
 
     id: str
@@ -253,15 +391,15 @@ class Pack:
     units: int
     lasts: str | int
     price: str = ""
-    priority: int = 0  # grants of lower numbers are used first
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PlanBook:
-    """One version of the plan file, compiled. Swapped whole, never changed in place.
+    """One version of the plan file, compiled. A reload replaces it; nothing changes it in place.
 
-    `entitlements` holds one value for every (plan id, route id). Keys of the plan file's own
-    accounts are found by the SHA-256 digest of the credential.
+    `entitlements` has one value for every (plan id, route id). `keys`: those of the plan file's own
+    accounts, by the SHA-256 digest of the API key.
     """
 
     version: str  # "sha256:…" of the file's content

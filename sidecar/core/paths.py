@@ -1,9 +1,9 @@
 """How a request target is read as a path.
 
-The path is normalised for the *decision* only; upstream gets the target's own bytes. So a
-target that two honest servers could read as two different paths is refused (`BadTarget`), or,
-where honest clients write such targets, read in each way: `RouteTable.find` asks that all
-readings be on one route. Otherwise it would be priced as one route and served as another.
+The path is normalised for the *decision* only; the upstream gets the target's own bytes. So a
+target that two correct servers could read as two different paths is refused (`BadTarget`). If
+ordinary clients write such targets, the target is read in each way, and `RouteTable.find` requires
+that all readings are on one route. Otherwise it would be priced as one route and served as another.
 """
 
 import re
@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 _PLAIN = rb"A-Za-z0-9_~!$&'()*+,=:@\-"
 # No escapes, parameters, empty or dotted segments: nothing to normalise but a trailing slash.
-# No possessive group: up to Python 3.11.4 such a one keeps what its last, failed turn has read.
+# Not a possessive group: up to Python 3.11.4, one keeps the text of its last, failed repetition.
 CLEAN: Final = re.compile(
     rb"(?=/)((?:/[" + _PLAIN + rb"][." + _PLAIN + rb"]*+(?<!\.))*)/?(?:\?[^\x00-\x20\x7f#]*+)?"
 )
@@ -25,7 +25,7 @@ _BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ENCODED_CONTROL: Final = re.compile(rb"%(?:[01][0-9A-Fa-f]|7[Ff])")
 _ENCODED_SLASH: Final = re.compile(rb"%2[Ff]")
 _BACKSLASH: Final = re.compile(rb"\\|%5[Cc]")
-# RFC 3629, section 3: no valid UTF-8 has these; careless decoders see "/" or "." in them.
+# RFC 3629, section 3: valid UTF-8 never has these; careless decoders see "/" or "." in them.
 _OVERLONG: Final = re.compile(
     rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]|\xf8[\x80-\x87]|\xfc[\x80-\x83]"
 )
@@ -35,22 +35,22 @@ _WIDE_ESCAPE: Final = re.compile("%u[0-9A-Fa-f]{4}")
 _ENCODED_TWICE: Final = re.compile(r"%(?!20)[0-9A-Fa-f]{2}")
 _NOT_ASCII: Final = re.compile("[^\x00-\x7f]")
 _NOT_UTF8: Final = re.compile(r"[\udc80-\udcff]")  # bytes, as "surrogateescape" keeps them
-# Segments that every server reads alike, and the empty one.
-_TAME: Final = re.compile(r"""[\w~!$&'()*+,=:@|<>\[\]{}^`"-]*""", re.ASCII)
-_HELD_SLASH: Final = "\x00"  # stands for an encoded slash: no target that gets so far has a NUL
+# Segments that every server reads in the same way, and the empty one.
+_UNAMBIGUOUS: Final = re.compile(r"""[\w~!$&'()*+,=:@|<>\[\]{}^`"-]*""", re.ASCII)
+_SLASH_MARK: Final = "\x00"  # replaces an encoded slash: targets with a NUL are refused before
 _SEPARATORS: Final = re.compile(r"[/\\\x00]")
-_SPLITTING: Final = re.compile(r"[/\\\x00?]")  # in a lenient segment: it may be none or several
+_SPLITTING: Final = re.compile(r"[/\\\x00?]")  # zero or several lenient segments
 _DOTS: Final = re.compile(r"\.{1,2} *(?:[;?#].*)?", re.DOTALL)
 _CUT: Final = re.compile(r"[?#]")
 _ROUNDS: Final = 4  # of decoding a segment; deeper nesting is refused
 
 
 class BadTarget(ValueError):
-    """A request target that cannot be read in one way only. `str()` says why."""
+    """A request target that can be read in more than one way. `str()` is the reason."""
 
 
 class Allowance(StrEnum):
-    """A form that is refused unless the API is known to read it in the one way named here."""
+    """A form that is refused by default. Allow it if the API reads it as described here."""
 
     ENCODED_SLASH = "encoded-slash"  # %2F is a character of its segment, never a separator
     BACKSLASH = "backslash"  # so is \ or %5C
@@ -70,17 +70,17 @@ class Normaliser:
         self._semicolon = Allowance.SEMICOLON in allow
 
     def __call__(self, target: bytes) -> str:
-        """The path on which policy is decided; "*" for the asterisk form. Raises BadTarget.
+        """Return the path for the decision; "*" for the asterisk form. Raises BadTarget.
 
-        `target` is in origin, absolute or asterisk form (RFC 9112, section 3.2). Percent
-        escapes are decoded once, dot segments resolved (RFC 3986, section 5.2.4), repeated
-        slashes merged, a trailing slash dropped; case is kept. An allowed encoded slash stays
-        `%2F`, and a byte that is not UTF-8 stays an escape. Linear in the size of `target`.
+        `target` is in origin, absolute or asterisk form (RFC 9112, section 3.2). Percent escapes
+        are decoded once, dot segments resolved (RFC 3986, section 5.2.4), repeated slashes merged,
+        and a trailing slash dropped; case does not change. An allowed encoded slash stays `%2F`,
+        and a byte that is not UTF-8 stays an escape. Linear in the size of `target`.
         """
         return self.readings(target)[0]
 
     def readings(self, target: bytes) -> tuple[str, ...]:
-        """The path as above, and what else a server might take it for. Raises BadTarget."""
+        """Return that path, and other paths that a server could read. Raises BadTarget."""
         clean = CLEAN.fullmatch(target)
         if clean is not None:
             return (clean[1].decode("ascii") or "/",)
@@ -97,10 +97,10 @@ class Normaliser:
         if _ENCODED_SLASH.search(path) and not self._encoded_slash:
             raise BadTarget("an encoded slash")
         if _BROKEN_ESCAPE.search(path):
-            raise BadTarget("a percent sign that starts no escape")
+            raise BadTarget("a percent sign that does not start an escape")
         if _ENCODED_CONTROL.search(path):
             raise BadTarget("an encoded control character")
-        text = self._text(unquote_to_bytes(_ENCODED_SLASH.sub(_HELD_SLASH.encode(), path)))
+        text = self._text(unquote_to_bytes(_ENCODED_SLASH.sub(_SLASH_MARK.encode(), path)))
         if _DECODED_CONTROL.search(text):
             raise BadTarget("an encoded control character")
         if _WIDE_ESCAPE.search(text) or (_ENCODED_TWICE.search(text) and not self._double_encoding):
@@ -116,11 +116,14 @@ class Normaliser:
             return data.decode("utf-8", "surrogateescape")
 
     def _resolved(self, raw: bytes, text: str) -> tuple[str, ...]:
-        """Readings of a decoded path: as it is decided, as a lenient server reads it, and, where
-        it has "..", as a server reads it that leaves dot segments alone."""
+        """Return the readings of a decoded path.
+
+        The first is for the decision, the second is that of a lenient server. If the path has "..",
+        the third is that of a server which does not resolve dot segments.
+        """
         kept: list[tuple[str, str]] = []
         written: list[str] = []
-        splits = False  # whether a lenient server sees none or several segments in the last one
+        splits = False  # whether a lenient server reads the last one as zero or several segments
         for escaped, segment in zip(raw[1:].split(b"/"), text[1:].split("/"), strict=True):
             if segment not in (".", ".."):
                 lenient = self._lenient(segment)
@@ -133,7 +136,7 @@ class Normaliser:
             elif segment == "..":
                 # "/a//.." is "/a/" by RFC 3986 and "/" for servers that merge slashes first.
                 if not kept or splits:
-                    raise BadTarget("a '..' above the root, or over what may be no one segment")
+                    raise BadTarget("a '..' above the root, or after what may not be one segment")
                 kept.pop()
                 written.append(segment)
         path = _joined(segment for segment, _ in kept)
@@ -143,10 +146,13 @@ class Normaliser:
         return tuple(dict.fromkeys(readings))
 
     def _lenient(self, segment: str) -> str:
-        """A segment without what some servers drop: its parameters (RFC 3986, section 3.3), and
-        spaces and dots at the end (Windows); compatibility characters folded, like a full-width
-        solidus; a backslash taken for a slash. Raises BadTarget when it hides a dot segment."""
-        if _TAME.fullmatch(segment):
+        """Return a segment as a lenient server reads it.
+
+        Without what some servers drop: parameters (RFC 3986, section 3.3), and spaces and dots at
+        the end (Windows). Compatibility characters are folded, like a full-width solidus, and a
+        backslash is a slash. Raises BadTarget if the segment hides a dot segment.
+        """
+        if _UNAMBIGUOUS.fullmatch(segment):
             return segment
         folded = _folded(segment)
         if folded.count("%") > segment.count("%") and _ENCODED_TWICE.search(folded):
@@ -183,15 +189,17 @@ def _raw_path(target: bytes) -> bytes:
 
 
 def _folded(text: str) -> str:
-    """Compatibility forms as what they stand for (Unicode NFKC), one character at a time: as a
-    whole, NFKC is quadratic in runs of combining marks."""
+    """Return the text with compatibility forms replaced (Unicode NFKC), one character at a time.
+
+    On a whole text, NFKC is quadratic in runs of combining marks.
+    """
     if text.isascii():
         return text
-    return _NOT_ASCII.sub(lambda found: normalize("NFKC", found[0]), text)
+    return _NOT_ASCII.sub(lambda match: normalize("NFKC", match[0]), text)
 
 
 def _decoded_fully(text: str) -> str:
-    """Without escapes, however often they were encoded. Raises BadTarget."""
+    """Return the text without escapes, also nested ones. Raises BadTarget."""
     for _ in range(_ROUNDS):
         if "%" not in text:
             return text
@@ -210,12 +218,12 @@ def _decoded_fully(text: str) -> str:
 
 def _joined(segments: Iterable[str]) -> str:
     path = "/" + "/".join(segments)
-    path = path.replace(_HELD_SLASH, "%2F")
-    return _NOT_UTF8.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", path)
+    path = path.replace(_SLASH_MARK, "%2F")
+    return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", path)
 
 
 def _merged(path: str) -> str:
-    """Without empty segments, and without what a "?" or "#" would cut off that was decoded."""
+    """Return a path without empty segments, and without what follows a decoded "?" or "#"."""
     path = _CUT.split(path, maxsplit=1)[0]
     return _joined(segment for segment in path.split("/") if segment)
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from sidecar.core.model import MICRO, Account, PeriodUnit, QuotaLimit
+from sidecar.core.model import MICRO, Account, PeriodLimit, PeriodUnit
 
 _HOUR: Final = 3_600 * MICRO
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -29,7 +29,7 @@ PERIODS: Final = {
 
 
 class Window(NamedTuple):
-    """Bounds of a quota's periods in µs: the one that is meant, and its neighbours'."""
+    """Bounds in µs of a period and of its neighbours."""
 
     start: int
     end: int
@@ -40,12 +40,12 @@ class Window(NamedTuple):
 def bounds(
     period: PeriodUnit, timezone: str, anchor: date | None, now_us: int
 ) -> tuple[int, int, int]:
-    """(start, end, end of the period after it) of the period that holds `now_us`, in µs.
+    """Return the period that holds `now_us`: its start, its end, and the end of the next, in µs.
 
-    A period holds its start and not its end, so periods tile time. Periods of so many seconds
-    are counted from 1970-01-01T00:00:00Z. Days begin at local midnight, weeks on Monday, cycles
-    on the anchor's day of the month, or on the month's last day where it has no such day
-    (31 January, 28 February, 31 March).
+    A period holds its start and not its end, so periods tile time. Periods in seconds are counted
+    from 1970-01-01T00:00:00Z. Days begin at local midnight, weeks on Monday. Cycles begin on the
+    billing anchor's day of the month, or on the last day of a month that is too short (31 January,
+    28 February, 31 March).
     """
     if period[-1] == "s":
         width = int(period[:-1]) * MICRO
@@ -65,8 +65,10 @@ def bounds(
 
 
 def midnight(day: date, timezone: str) -> int:
-    """The first instant of a day in a time zone, in µs; where DST skips midnight, the instant that
-    it skips to."""
+    """Return the first instant of a day in a time zone, in µs.
+
+    If DST skips midnight, that is the instant to which it skips.
+    """
     local = datetime(day.year, day.month, day.day, tzinfo=_zone(timezone))
     return int((local.astimezone(UTC) - _EPOCH) / timedelta(microseconds=1))
 
@@ -117,13 +119,13 @@ def _clamped(year: int, month: int, day: int) -> date:
     return date(year, month, min(day, last.day))
 
 
-def window_at(limit: QuotaLimit, account: Account, now_us: int) -> Window:
-    """The period that holds `now_us`, and where its neighbours begin and end."""
+def window_at(limit: PeriodLimit, account: Account, now_us: int) -> Window:
+    """Return the period of an account's quota that holds `now_us`."""
     return window_of(limit.period, account.timezone, account.anchor, now_us)
 
 
 def window_of(period: PeriodUnit, timezone: str, anchor: date | None, now_us: int) -> Window:
-    """The same for a calendar as such: many accounts share one."""
+    """Return the period of a calendar, which many accounts can share, that holds `now_us`."""
     start, end, after = bounds(period, timezone, anchor, now_us)
     before = bounds(period, timezone, anchor, start - 1)[0]
     return Window(start, end, after, before)

@@ -1,7 +1,7 @@
 """Accounts that move to another plan: at once, at the end of their period, or on a day.
 
-Usage stays: limits are arguments to the script and counters know no plan, so what was used in a
-period counts against whatever the new plan allows in it.
+Usage stays. Limits are arguments to the script, and counters do not depend on the plan. So what was
+used in a period counts against the new plan's limit in it.
 """
 
 from dataclasses import replace
@@ -12,25 +12,32 @@ from sidecar.core.periods import window_at
 
 
 @lru_cache(maxsize=4096)
-def moved(key: Key) -> Key:
-    """The key of an account whose time to move has come. The same object each time: what is
-    remembered of an account is remembered of that."""
-    then = key.account.then
-    if then is None:
+def after_change(key: Key) -> Key:
+    """Return the key with its account on the next plan, if it has one.
+
+    Returns the same object each time, because caches are keyed by the account object.
+    """
+    change = key.account.next_plan
+    if change is None:
         return key
-    return replace(key, account=replace(key.account, plan=then.plan, then=None))
+    return replace(key, account=replace(key.account, plan=change.plan, next_plan=None))
 
 
 def is_downgrade(book: PlanBook, plan: str, to: str) -> bool:
-    """Whether `to` stands below `plan` in the ladder. A plan that is not offered any more stands
-    nowhere: leaving it is no downgrade."""
+    """Whether `to` comes before `plan` in plan order.
+
+    Leaving a plan that is no longer offered is not a downgrade.
+    """
     before = book.plans.get(plan)
     return before is not None and book.plans[to].rank < before.rank
 
 
 def period_end(plan: Plan, account: Account, now_us: int) -> int | None:
-    """When the last of the account's current periods ends, by the quotas of its plan that count
-    accounts; None when it has none. The longest period is what is sold and billed."""
+    """Return when the last of the account's current periods ends, in µs.
+
+    Considers the plan's quotas per account; None without one. The longest period is the one that is
+    sold and billed.
+    """
     ends = [
         window_at(limit, account, now_us).end
         for limit in plan.limits

@@ -1,4 +1,4 @@
-"""What a request cost, as read from a header, a body or its size: units per meter, or why none."""
+"""Costs that were read from a header, a body or its size: units per meter, or why none."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,34 +11,34 @@ from sidecar.core.model import UNBOUNDED
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Every meter that was looked for is in exactly one of the two."""
+    """Each requested meter is in exactly one of the two mappings."""
 
     values: Mapping[str, int]
     unreadable: Mapping[str, Unreadable]
 
     @classmethod
-    def nothing(cls, meters: Iterable[str], why: Unreadable) -> "Reading":
-        """No meter could be read, all for one reason."""
-        return cls({}, dict.fromkeys(meters, why))
+    def failed(cls, meters: Iterable[str], reason: Unreadable) -> "Reading":
+        """Return a reading in which all meters failed for one reason."""
+        return cls({}, dict.fromkeys(meters, reason))
 
     @classmethod
-    def of(cls, found: Mapping[str, int | Unreadable]) -> "Reading":
-        """Sort what was found into values and reasons."""
+    def of(cls, results: Mapping[str, int | Unreadable]) -> "Reading":
+        """Sort results into values and reasons."""
         return cls(
-            {meter: what for meter, what in found.items() if isinstance(what, int)},
-            {meter: what for meter, what in found.items() if isinstance(what, Unreadable)},
+            {meter: result for meter, result in results.items() if isinstance(result, int)},
+            {meter: result for meter, result in results.items() if isinstance(result, Unreadable)},
         )
 
     @classmethod
     def from_document(cls, document: Any, paths: Iterable[tuple[str, JsonPath]]) -> "Reading":
-        """What a parsed JSON document says of each (meter, path)."""
+        """Return the costs that a parsed JSON document has at each (meter, path)."""
         return cls.of({meter: whole_units(path.find(document)) for meter, path in paths})
 
 
 def whole_units(value: Any) -> int | Unreadable:
-    """A JSON value as units: an integer, or a float that is whole, from 0 to 2**53 - 1.
+    """Return a JSON value as units: an integer, or a whole float, from 0 to 2**53 - 1.
 
-    Beyond that, JSON's numbers are not the same for everyone (RFC 8259, section 6).
+    Beyond that, JSON parsers disagree about numbers (RFC 8259, section 6).
     """
     if value is None:
         return Unreadable.MISSING
@@ -49,27 +49,28 @@ def whole_units(value: Any) -> int | Unreadable:
     return int(value)
 
 
-Told = dict[str, int | Unreadable]
+FieldCosts = dict[str, int | Unreadable]
 
 
-def told_by_fields(
+def read_fields(
     sources: Iterable[tuple[str, Source]], fields: Sequence[tuple[bytes, bytes]]
-) -> Told:
-    """What header fields, as (lower-case name, whole line), say of the meters that look there.
+) -> FieldCosts:
+    """Return the costs in header fields, given as (lower-case name, whole line).
 
-    A value is digits. A field that is there twice with two values is no number: nobody could
-    tell which is meant.
+    A value is digits. A field with two different values is not a number, because it is unclear
+    which one counts.
     """
-    told: Told = {}
+    costs: FieldCosts = {}
     for meter, source in sources:
         if isinstance(source, HeaderSource):
             lines = {
                 line.partition(b":")[2].strip() for name, line in fields if name == source.name
             }
-            told[meter] = _units(lines.pop()) if len(lines) == 1 else (
-                Unreadable.NOT_A_NUMBER if lines else Unreadable.MISSING
-            )  # fmt: skip
-    return told
+            if not lines:
+                costs[meter] = Unreadable.MISSING
+            else:
+                costs[meter] = _units(lines.pop()) if len(lines) == 1 else Unreadable.NOT_A_NUMBER
+    return costs
 
 
 def _units(value: bytes) -> int | Unreadable:
@@ -78,23 +79,26 @@ def _units(value: bytes) -> int | Unreadable:
     return int(value)
 
 
-def late_reading(
+def actual_costs(
     settles: Iterable[tuple[str, Source]],
     body: Reading | None,
-    fields: Mapping[str, int | Unreadable],
+    fields: FieldCosts,
     bytes_in: int,
     bytes_out: int,
 ) -> Reading:
-    """What a call really cost: of its response's `body` as far as it was read, of its header
-    fields, and of how much went each way. Who has said nothing is unanswered."""
-    found: Told = {}
+    """Return a request's actual costs, from its response's `body` and header `fields` and its
+    sizes.
+
+    A meter without any of these is UNANSWERED.
+    """
+    costs: dict[str, int | Unreadable] = {}
     sizes = {"request": bytes_in, "response": bytes_out, "both": bytes_in + bytes_out}
     for meter, source in settles:
         if isinstance(source, BodySize):
-            found[meter] = sizes[source.of]
+            costs[meter] = sizes[source.of]
         elif isinstance(source, JsonPath) and body is not None:
-            why = body.unreadable.get(meter, Unreadable.MISSING)
-            found[meter] = body.values.get(meter, why)
+            reason = body.unreadable.get(meter, Unreadable.MISSING)
+            costs[meter] = body.values.get(meter, reason)
         else:
-            found[meter] = fields.get(meter, Unreadable.UNANSWERED)
-    return Reading.of(found)
+            costs[meter] = fields.get(meter, Unreadable.UNANSWERED)
+    return Reading.of(costs)

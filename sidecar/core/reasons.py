@@ -1,26 +1,26 @@
-"""What is decided of a call, and why. Nouns, as in `model.py`, and in its units."""
+"""What is decided about a request, and why. Plain values, in the units of `model.py`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from sidecar.core.model import Claim, ConcurrencyLimit, QuotaLimit, RateLimit
+from sidecar.core.model import Claim, QuotaLimit, RefillLimit
 
 
 class Reason(StrEnum):
-    """Why a call was allowed or refused. A finite set: metrics use it as a label."""
+    """Why a request was allowed or refused. A finite set: metrics use it as a label."""
 
     OK = "ok"
-    OVERAGE = "overage"  # allowed past a spent quota, as the plan allows
-    CRITICAL = "critical"  # allowed past a spent limit, because the route is critical
+    OVERAGE = "overage"  # allowed beyond a used-up quota, as the plan allows
+    CRITICAL = "critical"  # allowed beyond a limit, because the route is critical
     STORE_DOWN = "store-down"  # allowed without an answer from Redis
     RATE = "rate"
     QUOTA = "quota"
     CONCURRENCY = "concurrency"
-    ABUSE = "abuse"  # a critical call beyond the critical guard
+    ABUSE = "abuse"  # a critical request beyond the critical guard
     STORE_UNAVAILABLE = "store-unavailable"
     SPOOL_FULL = "spool-full"
-    SHED = "shed"  # the API is overloaded, and others go first
+    SHED = "shed"  # the API is overloaded, and more important requests go first
     AMBIGUOUS = "ambiguous-credential"
     NO_CREDENTIAL = "no-credential"
     UNKNOWN_KEY = "unknown-key"
@@ -28,17 +28,20 @@ class Reason(StrEnum):
     FEATURE = "missing-feature"
     BAD_TARGET = "bad-target"
     NO_ROUTE = "no-route"
-    NO_PLAN = "no-plan"  # the account's plan is not in the plan file any more
+    NO_PLAN = "no-plan"  # the account's plan is no longer in the plan file
     DRAINING = "draining"
-    DEFERRED = "deferred"  # it does not fit now, and runs later as a job
-    QUEUE_FULL = "queue-full"  # it would, but there is no room for its job
-    OTHER_CALL = "idempotency-key-reused"  # for a call that differs
+    DEFERRED = "deferred"  # does not fit now, and runs later as a job
+    QUEUE_FULL = "queue-full"  # would be deferred, but the job queue is full
+    OTHER_CALL = "idempotency-key-reused"  # for a request that differs
 
 
 class TeamUse(NamedTuple):
-    """How a team's share of a quota stands. Units: `guaranteed` in all, `used` by the team, `kept`
-    for it and `others` for the other teams, and `room` that the quota still has, for all. `most`:
-    what it may use in a new period at once, when nothing is lent."""
+    """A team's share of a quota after an answer. Units.
+
+    `guaranteed`: in one period. `used`: by the team. `kept`: what is left of its guarantee.
+    `others`: what is left of the other teams' guarantees. `room`: what is left of the quota for
+    all teams. `most`: what the team can use in a new period at once, while nothing is lent.
+    """
 
     team: str
     guaranteed: int
@@ -50,25 +53,25 @@ class TeamUse(NamedTuple):
 
     @property
     def short(self) -> bool:
-        """Whether less is there than is kept for the others, and nothing for this team."""
+        """Whether less is left than is guaranteed to the others, and nothing for this team."""
         return self.kept == 0 and self.room < self.others
 
     @property
     def left(self) -> int:
-        """What the team may use now."""
+        """Units that the team can use now."""
         return max(0, min(self.room, max(self.kept, self.room - self.others)))
 
 
 class LimitStatus(NamedTuple):
-    """How one claim's limit stands after the answer.
+    """One claim's limit after the answer.
 
-    `limit_units` is what the customer has (burst, slots, or quota with what was carried over and
-    what grants hold), `used` and `remaining` are whole units, `reset_us` the instant at which more
-    becomes available (refusals: enough for this call); None when nothing is missing, and for
-    concurrency, where nobody can tell.
+    `limit_units`: what the customer has (burst, slots, or quota with carried-over units and
+    grants). `used` and `remaining` are whole units. `reset_us`: the instant at which more becomes
+    available (of a refusal: enough for this request); None when nothing is missing, and for
+    concurrency, where it cannot be known.
 
-    A team's share stands as its quota does, and the claim is the one on that; but `remaining` is
-    what the team may use, and `team` is there.
+    The status of a team's share is that of its quota, with the quota's claim; but `remaining` is
+    what the team can use, and `team` is set.
     """
 
     claim: Claim
@@ -81,7 +84,7 @@ class LimitStatus(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ThresholdCrossing:
-    """A notice threshold that this very call crossed."""
+    """A notice threshold that this request crossed."""
 
     limit: QuotaLimit
     percent: int
@@ -90,23 +93,26 @@ class ThresholdCrossing:
 
 
 class Wait(NamedTuple):
-    """That a refused call may be held until it fits: the limit whose line it joins, the span until
-    it is worth another try (of slots, a guess), and for how long the plan lets it be held."""
+    """How a refused request can wait until it fits.
 
-    limit: RateLimit | ConcurrencyLimit
+    `limit`: the limit in whose wait queue it waits. `span_us`: until the next try is worth it (of
+    slots, a guess). `patience_us`: how long the plan lets it wait.
+    """
+
+    limit: RefillLimit
     span_us: int
     patience_us: int
 
 
 class Decision(NamedTuple):
-    """What happens to a call and why; a value, never an exception.
+    """What happens to a request and why; a value, never an exception.
 
-    `tightest`: the limit with the smallest share left (None without limits or answer).
+    `tightest`: the limit with the smallest part left (None without limits or answer).
     `violated`: the limits that refuse, first the one that takes longest to recover.
-    `shadowed`: ids of limits in shadow that would have refused the call.
-    `retry_us`: span until the call fits; None when waiting does not help or nothing is refused.
+    `retry_us`: span until the request fits; None when waiting does not help or nothing is refused.
     `overage`: units beyond the quota per meter, only meters that have some.
-    `wait`: of a refused call that may be held instead; None when it may not.
+    `shadowed`: ids of limits in shadow that would have refused the request.
+    `wait`: set if a refused request can wait instead.
     """
 
     allowed: bool

@@ -1,4 +1,4 @@
-"""Which route a request is on, decided on a normalised path."""
+"""The route table: finds the route of a request, on a normalised path."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,10 +14,10 @@ LONGEST_KNOWN: Final = 256  # bytes of a target
 class RouteTable:
     """Routes in the order of the plan file; the first that matches wins.
 
-    In a pattern `*` stands for any characters within a segment, `{name}` for one whole
-    segment, and a last `**` for any number of segments, none included. Raises ValueError for
-    a pattern that is none of these. Matching is linear in the length of the path.
-    `ignore_case` is for APIs that take /V1/Items for /v1/items.
+    In a pattern, `*` matches any characters within a segment, `{name}` one whole segment, and a
+    last `**` any number of segments, also zero. Matching is linear in the length of the path.
+    `ignore_case` is for APIs to which /V1/Items and /v1/items are the same. Raises ValueError for
+    an invalid pattern.
     """
 
     def __init__(
@@ -34,41 +34,43 @@ class RouteTable:
         self._paths = paths
         self._by_method = {method: _compile(_open_to(routes, method), flags) for method in methods}
         self._any_method = _compile(_open_to(routes, None), flags)
-        self._known: dict[tuple[str, bytes], Route | None] = {}  # calls that came lately
+        self._known: dict[tuple[str, bytes], Route | None] = {}  # of recent requests
 
     def find(self, method: str, target: bytes) -> Route | None:
-        """The route of a request by its target. Raises BadTarget, also for a target that some
-        server would read as a path of another route."""
-        call = (method, target)
-        if call in self._known:
-            return self._known[call]
+        """Return the route of a request by its target, None without one.
+
+        Raises BadTarget, also for a target that some servers would read as another route's path.
+        """
+        request = (method, target)
+        if request in self._known:
+            return self._known[request]
         route = self._find(method, target)
         if len(target) <= LONGEST_KNOWN:
             if len(self._known) >= MOST_KNOWN:
                 self._known.clear()
-            self._known[call] = route
+            self._known[request] = route
         return route
 
     def _find(self, method: str, target: bytes) -> Route | None:
         clean = CLEAN.fullmatch(target)
         if clean is not None:
             pattern, routes = self._by_method.get(method, self._any_method)
-            found = pattern.fullmatch(clean[1].decode("ascii") or "/")
-            return None if found is None else routes[found.lastindex or 0]
+            match = pattern.fullmatch(clean[1].decode("ascii") or "/")
+            return None if match is None else routes[match.lastindex or 0]
         path, *others = self._paths.readings(target)
         route = self.match(method, path)
         for other in others:
             if self.match(method, other) is not route:
-                raise BadTarget(f"two readings that are different routes: {path} and {other}")
+                raise BadTarget(f"two readings on different routes: {path} and {other}")
         return route
 
     def match(self, method: str, path: str) -> Route | None:
-        """The route of a request; `path` as `normalise` returns it. HEAD is on GET's routes."""
+        """Return the route of a normalised path. HEAD is on GET's routes."""
         pattern, routes = self._by_method.get(method, self._any_method)
-        found = pattern.fullmatch(path)
-        if found is None or (path == "*" and method != "OPTIONS"):
+        match = pattern.fullmatch(path)
+        if match is None or (path == "*" and method != "OPTIONS"):
             return None
-        return routes[found.lastindex or 0]
+        return routes[match.lastindex or 0]
 
 
 _Compiled = tuple[re.Pattern[str], tuple[Route | None, ...]]
@@ -80,7 +82,7 @@ def _open_to(routes: Iterable[Route], method: str | None) -> list[Route]:
 
 
 def _compile(routes: Sequence[Route], flags: int) -> _Compiled:
-    """One alternation; the empty group that closes each branch tells which one matched."""
+    """Return one alternation; the empty group at the end of each branch identifies its route."""
     branches = "|".join(f"{_regex(route.pattern)}()" for route in routes)
     return re.compile(branches or "(?!)", flags), (None, *routes)
 
@@ -108,7 +110,7 @@ def _segment_regex(segment: str, pattern: str) -> str:
     first, *rest = (re.escape(part) for part in segment.split("*"))
     if not rest:
         return first
-    # The leftmost place for a middle part is always the best one, so it is never reconsidered
+    # The leftmost match of a middle part is always the best one, so it needs no backtracking
     # (atomic group): several stars in a segment stay linear.
     middle = "".join(f"(?>[^/]*?{part})" for part in rest[:-1] if part)
     return f"{first}{middle}[^/]*{rest[-1]}"

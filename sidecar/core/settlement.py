@@ -1,7 +1,4 @@
-"""Outcome → event. Events are CloudEvents 1.0 in structured JSON; quantities are integers.
-
-An event is known by (source, id), never by its time: the same thing told twice is one event.
-"""
+"""The outcome of a forwarded request, and what it costs in the end."""
 
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple, get_args
@@ -12,27 +9,27 @@ from sidecar.core.readings import Reading
 
 
 class OutcomeReason(StrEnum):
-    """How a forwarded call ended. A finite set: metrics use it as a label."""
+    """How a forwarded request ended. A finite set: metrics use it as a label."""
 
     OK = "ok"
     UPSTREAM_REFUSED = "upstream_refused"  # no connection
     UPSTREAM_TIMEOUT = "upstream_timeout"
-    UPSTREAM_BROKEN = "upstream_broken"  # a connection, but no valid answer to its end
+    UPSTREAM_BROKEN = "upstream_broken"  # a connection, but no complete valid answer
     OVERLOADED = "overloaded"  # no upstream connection became free in time
     CLIENT_GONE = "client_gone"
     CANCELLED = "cancelled"  # the sidecar stopped first
 
 
 class Outcome(NamedTuple):
-    """What is known of a call when it is over."""
+    """What is known of a request when it is over."""
 
-    status: int  # sent to the client; 499 when nothing was
+    status: int  # sent to the client; 499 if nothing was sent
     reason: OutcomeReason
     latency_ms: int  # from admission to the last byte
     bytes_in: int  # of the request's body
     bytes_out: int  # of the response's body
-    reading: Reading | None = None  # of the response; None when there was none to read
-    begun: bool = False  # something of the answer has gone to the client
+    reading: Reading | None = None  # of the response; None without one
+    begun: bool = False  # a part of the answer was sent to the client
 
 
 # The outcomes that a plan may list under `refund`.
@@ -49,7 +46,7 @@ REFUNDABLE: Final = frozenset(get_args(Refundable))
 
 
 def refunded(entitlement: Entitlement, outcome: Outcome) -> bool:
-    """Whether the plan gives back what such a call cost."""
+    """Whether the plan refunds the cost of a request with this outcome."""
     refunds = entitlement.plan.refunds
     if not refunds:
         return False
@@ -61,8 +58,8 @@ def refunded(entitlement: Entitlement, outcome: Outcome) -> bool:
     return reason in refunds
 
 
-def real_claims(entitlement: Entitlement, outcome: Outcome) -> tuple[Claim, ...]:
-    """The claims at what the call really cost: nothing, what the response told, or as reserved."""
+def actual_claims(entitlement: Entitlement, outcome: Outcome) -> tuple[Claim, ...]:
+    """Return the claims at the actual cost: nothing, as the response reports, or as reserved."""
     costs = dict(entitlement.route.cost)
     if refunded(entitlement, outcome):
         return claims_for(entitlement, dict.fromkeys(costs, 0))

@@ -1,9 +1,9 @@
-"""What one of several sidecars may let pass alone, while nobody can ask what the others do.
+"""Local shares: the part of each limit that one sidecar may use while Redis is unavailable.
 
-Each takes the same part of what was left when it last looked, rounded down, so that the parts
-together are never more than the whole. Only two things are rounded up, or nothing would pass at
-all: a bucket holds at least one unit, and there is at least one slot. With more sidecars than a
-limit has units or slots, that is where they exceed it together.
+Each sidecar takes an equal part of what was left when Redis last answered, rounded down, so that
+the parts together never exceed the whole. Two things are rounded up, because nothing would be
+allowed otherwise: a bucket holds at least one unit, and there is at least one slot. With more
+sidecars than a limit has units or slots, they exceed it together.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from sidecar.core.answers import Answer, QuotaDetail
 from sidecar.core.limits import State, drained
 from sidecar.core.model import (
     MICRO,
+    TEAM,
     Claim,
     ConcurrencyLimit,
     Guarantee,
@@ -22,105 +23,117 @@ from sidecar.core.model import (
     RateLimit,
     TeamShare,
 )
-from sidecar.core.survey import weight
 
 
 class Snapshot(NamedTuple):
-    """One limit as Redis last showed it: micro-units for rates, units for quotas."""
+    """One limit as Redis last reported it: micro-units for rates, units for quotas.
+
+    `end_us`: of the quota's period. `more`: carried-over units and grants of a quota; what is left
+    of a team's guarantee.
+    """
 
     now_us: int
     used: int
-    end_us: int = 0  # of the quota's period
-    more: int = 0  # units beside the plan's own (carried over, left in grants); kept for a team
+    end_us: int = 0
+    more: int = 0
 
 
 NEVER_SEEN = Snapshot(0, 0)
 
 
-def looks(claims: Sequence[Claim], answer: Answer) -> tuple[Snapshot, ...]:
-    """What an answer shows of the claims' limits, in their order."""
-    besides = answer.besides or (QuotaDetail(),) * len(claims)
+def snapshots_of(claims: Sequence[Claim], answer: Answer) -> tuple[Snapshot, ...]:
+    """Return what an answer reports of the claims' limits, in their order."""
+    details = answer.details or (QuotaDetail(),) * len(claims)
     return tuple(
         Snapshot(
             answer.now_us,
             used,
             end,
-            more.told if isinstance(claim.limit, TeamShare) else more.carried + more.left,
+            more.notified if claim.limit.kind is TEAM else more.carried + more.left,
         )
-        for claim, used, end, more in zip(claims, answer.used, answer.ends_us, besides, strict=True)
+        for claim, used, end, more in zip(claims, answer.used, answer.ends_us, details, strict=True)
     )
 
 
-def in_period(look: Snapshot, now_us: int) -> Snapshot:
-    """The look, or an empty one when what it saw of a quota is over."""
-    return look if now_us < look.end_us else NEVER_SEEN
+def current_snapshot(snapshot: Snapshot, now_us: int) -> Snapshot:
+    """Return the snapshot of a quota, or an empty one if its period is over."""
+    return snapshot if now_us < snapshot.end_us else NEVER_SEEN
 
 
-def share_of(limit: Limit, look: Snapshot, ways: int, now_us: int) -> Limit:
-    """The limit as one of `ways` sidecars may use it, counting from nothing; its own id. Not for
-    what teams have of a quota: see `team_share_of`."""
+def local_share(limit: Limit, snapshot: Snapshot, sidecars: int, now_us: int) -> Limit:
+    """Return one sidecar's part of a limit, counted from nothing, under the limit's id.
+
+    Not for a team's share: see `local_team_share`.
+    """
     if isinstance(limit, QuotaLimit):
-        seen = in_period(look, now_us)
-        units = max(0, limit.cap + seen.more - seen.used) // ways
+        known = current_snapshot(snapshot, now_us)
+        units = max(0, limit.cap + known.more - known.used) // sidecars
         return replace(limit, units=units, cap=units, notices=(), rollover=0)
     if isinstance(limit, ConcurrencyLimit):
-        return replace(limit, slots=max(1, limit.slots // ways) if limit.slots else 0)
-    gain, span = limit.refill
-    return replace(limit, burst=max(1, limit.burst // ways), refill=(gain, span * ways))
+        return replace(limit, slots=max(1, limit.slots // sidecars) if limit.slots else 0)
+    if isinstance(limit, RateLimit):
+        gain, span = limit.refill
+        burst = max(1, limit.burst // sidecars)
+        return replace(limit, burst=burst, refill=(gain, span * sidecars))
+    raise TypeError("a team's share is divided by local_team_share")
 
 
-def team_share_of(
-    share: TeamShare, look: Snapshot, others: Sequence[Snapshot], ways: int, now_us: int
+def local_team_share(
+    share: TeamShare, snapshot: Snapshot, others: Sequence[Snapshot], sidecars: int, now_us: int
 ) -> TeamShare:
-    """What one of `ways` sidecars keeps for a team and for the others: its part of what was kept,
-    and all of a guarantee counts as kept that was not looked at in this period. It lends nothing
-    more than had been lent by then."""
+    """Return one sidecar's part of what is left of the guarantees of a team and of the `others`.
 
-    def kept(units: int, seen: Snapshot) -> int:
-        return (seen.more if now_us < seen.end_us else units) // ways
+    All of a guarantee counts as left if there is no snapshot from this period. While Redis is
+    unavailable, nothing more is lent.
+    """
+
+    def left(units: int, known: Snapshot) -> int:
+        return (known.more if now_us < known.end_us else units) // sidecars
 
     parts = tuple(
-        Guarantee(other.team, kept(other.units, seen), False)
-        for other, seen in zip(share.others, others, strict=True)
+        Guarantee(other.team, left(other.units, known), False)
+        for other, known in zip(share.others, others, strict=True)
     )
-    return replace(share, units=kept(share.units, look), lends=False, others=parts)
+    return replace(share, units=left(share.units, snapshot), lends=False, others=parts)
 
 
-def filled(limit: RateLimit, share: RateLimit, look: Snapshot, ways: int, now_us: int) -> State:
-    """The share's bucket at its start: what was left of the whole is divided like the rest."""
-    used = drained(limit, State(look.used, look.now_us), now_us).used
-    left = max(0, limit.burst * MICRO - used) // ways
-    return State(max(0, share.burst * MICRO - left), now_us)
+def initial_bucket(
+    limit: RateLimit, share: RateLimit, snapshot: Snapshot, sidecars: int, now_us: int
+) -> State:
+    """Return the share's first bucket: what was left of the whole is divided like the rest."""
+    used = drained(limit, State(snapshot.used, snapshot.now_us), now_us).used
+    left = max(0, limit.full - used) // sidecars
+    return State(max(0, share.full - left), now_us)
 
 
-class Own(NamedTuple):
-    """A claim that was decided by a share: how the share stands after it."""
+class LocalClaim(NamedTuple):
+    """A claim that was decided by a local share. `used`: of the share, in its counter's unit."""
 
     claim: Claim
     share: Limit
-    used: int  # of the share, in its unit
+    used: int
 
 
-def as_a_whole(own: Own, look: Snapshot, now_us: int) -> tuple[int, QuotaDetail]:
-    """How the whole limit stands as far as this sidecar knows, for `decision.decide`.
+def whole_limit(local: LocalClaim, snapshot: Snapshot, now_us: int) -> tuple[int, QuotaDetail]:
+    """Return the whole limit's counter as far as this sidecar knows, for `decision.decide`.
 
-    A quota: what was seen and what was let pass since. A bucket: so much used that a call waits
-    as long as the share makes it wait. A claim that its share is too small for fits the whole by
-    this: whether it really does, nobody can tell.
+    A quota: what the snapshot has, and what this sidecar allowed since. A bucket: so much used that
+    a request waits as long as the share makes it wait. A claim that does not fit the share then
+    fits the whole: whether it really does is unknown.
     """
-    limit, share = own.claim.limit, own.share
+    limit, share, cost = local.claim.limit, local.share, local.claim.cost
     if isinstance(limit, QuotaLimit):
-        seen = in_period(look, now_us)
-        more = 0 if isinstance(limit, TeamShare) else seen.more
-        return seen.used + own.used, QuotaDetail(carried=more)
-    if isinstance(limit, ConcurrencyLimit) or not isinstance(share, RateLimit):
-        return own.used, QuotaDetail()
-    over = own.used + weight(own.claim) - share.burst * MICRO
-    if own.claim.cost > share.burst or over <= 0:
-        return max(0, min(own.used, (limit.burst - own.claim.cost) * MICRO)), QuotaDetail()
+        known = current_snapshot(snapshot, now_us)
+        return known.used + local.used, QuotaDetail(carried=known.more)
+    if isinstance(limit, TeamShare):
+        return current_snapshot(snapshot, now_us).used + local.used, QuotaDetail()
+    if not isinstance(limit, RateLimit) or not isinstance(share, RateLimit):
+        return local.used, QuotaDetail()
+    over = local.used + limit.weight(cost) - share.full
+    room = (limit.burst - cost) * MICRO
+    if cost > share.burst or over <= 0:
+        return max(0, min(local.used, room)), QuotaDetail()
     gain, span = share.refill
     wait = -(over * span // -gain)
     whole_gain, whole_span = limit.refill
-    return (limit.burst - own.claim.cost) * MICRO + -(
-        wait * whole_gain // -whole_span
-    ), QuotaDetail()
+    return room + -(wait * whole_gain // -whole_span), QuotaDetail()

@@ -1,153 +1,122 @@
-"""What a claim meets: its limit as it stands now, whether it fits, and what is said of that. Pure.
+"""The state of each claimed limit at one instant, and whether the claim fits. Pure.
 
-The first half of each operation in `ledger.py` and `afterwards.py`, and of each script.
+The first half of each operation in `account.py` and `corrections.py`, and of each script.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.core import limits, teams
 from sidecar.core.answers import Answer, QuotaDetail
 from sidecar.core.limits import EMPTY, Grant, State
-from sidecar.core.model import MICRO, UNBOUNDED, Claim, QuotaLimit, RateLimit, TeamShare
+from sidecar.core.model import UNBOUNDED, Claim, QuotaLimit, RateLimit, TeamShare
 from sidecar.core.periods import Window
 
+NO_PERIOD: Final = Window(0, 0, 0, 0)
 
-class Ask(NamedTuple):
-    """One claim, the field that its limit has in the account, and a quota's window. A claim on a
-    team's share follows that on its quota, and has the fields of the other teams."""
+
+class BoundClaim(NamedTuple):
+    """One claim with the field of its limit in the account, and the window of its period.
+
+    The claim on a team's share follows that on its quota; `others` are the fields of the other
+    teams' shares.
+    """
 
     field: str
     claim: Claim
-    window: Window | None = None
+    window: Window = NO_PERIOD
     others: tuple[str, ...] = ()
 
 
 class ClaimedLimit(NamedTuple):
-    """A claim's limit as it stands now. Of a team's share `others` is what is kept for the other
-    teams, and `room` what the quota would still admit."""
+    """A claim's limit at one instant.
 
-    ask: Ask
+    `notified`: the highest percentage that was reported before. Of a team's share, `others` is what
+    is left of the other teams' guarantees, and `room` what the quota still admits.
+    """
+
+    bound: BoundClaim
     state: State
     end_us: int
-    live: list[Grant]
-    told: int  # before
+    grants: list[Grant]  # live ones
+    notified: int
     others: int = 0
     room: int = UNBOUNDED
 
     @property
     def left(self) -> int:
-        return sum(grant.left for grant in self.live)
+        """Units that the grants still hold."""
+        return sum(grant.left for grant in self.grants)
 
 
-def see_all(
-    states: Mapping[str, State], grants: Sequence[Grant], asks: Sequence[Ask], now_us: int
+def survey_limits(
+    states: Mapping[str, State], grants: Sequence[Grant], claims: Sequence[BoundClaim], now_us: int
 ) -> list[ClaimedLimit]:
-    """An account's limits as they stand now: drained, or in the period of now, with their live
-    grants. `states` by field."""
-    seen: list[ClaimedLimit] = []
-    for ask in asks:
-        one = _see(states.get(ask.field, EMPTY), grants, ask, now_us)
-        if isinstance(ask.claim.limit, TeamShare):
-            one = _see_teams(states, one, seen[-1] if seen else None, now_us)
-        seen.append(one)
-    return seen
+    """Return the claimed limits at `now_us`: drained, or in the current period."""
+    surveyed, room = [], UNBOUNDED
+    for bound in claims:
+        limit, state = bound.claim.limit, states.get(bound.field, EMPTY)
+        if isinstance(limit, TeamShare):
+            one = _share(states, bound, limit, room, now_us)
+        elif isinstance(limit, QuotaLimit):
+            state, end = limits.current(limit, state, bound.window, now_us)
+            live = [g for g in grants if g.field == bound.field and g.expires_us > now_us]
+            one = ClaimedLimit(bound, state, end, live, state.notified)
+            room = limit.cap + state.carried + one.left - state.used
+        else:
+            if isinstance(limit, RateLimit):
+                state = limits.drained(limit, state, now_us)
+            one = ClaimedLimit(bound, state, 0, [], 0)
+        surveyed.append(one)
+    return surveyed
 
 
-def _see_teams(
-    states: Mapping[str, State], seen: ClaimedLimit, quota: ClaimedLimit | None, now_us: int
+def _share(
+    states: Mapping[str, State], bound: BoundClaim, share: TeamShare, room: int, now_us: int
 ) -> ClaimedLimit:
-    share, window = seen.ask.claim.limit, seen.ask.window
-    assert isinstance(share, TeamShare)  # noqa: S101 - the caller's contract
-    assert window is not None  # noqa: S101
+    """The share of a team in a quota that still admits `room` units."""
+    window = bound.window
     start = window.start if now_us < window.end else window.end
-    hundredths = teams.passed(start, seen.end_us, now_us)
+    state, end = limits.current(share, states.get(bound.field, EMPTY), window, now_us)
+    elapsed = teams.elapsed_percent(start, end, now_us)
     others = 0
-    for other, name in zip(share.others, seen.ask.others, strict=True):
-        state, _ = limits.current(share, states.get(name, EMPTY), window, now_us)
-        lost = teams.gone(other.units, lends=other.lends, state=state, hundredths=hundredths)
-        others += max(0, other.units - lost)
-    lost = teams.gone(share.units, lends=share.lends, state=seen.state, hundredths=hundredths)
-    room = UNBOUNDED if quota is None else _room(quota)
-    return seen._replace(state=replace(seen.state, told=lost), others=others, room=room)
+    for other, field in zip(share.others, bound.others, strict=True):
+        theirs, _ = limits.current(share, states.get(field, EMPTY), window, now_us)
+        gone = teams.spent_guarantee(other.units, other.lends, theirs, elapsed)
+        others += max(0, other.units - gone)
+    spent = teams.spent_guarantee(share.units, share.lends, state, elapsed)
+    state = State(state.used, state.since_us, spent)
+    return ClaimedLimit(bound, state, end, [], spent, others, room)
 
 
-def _room(quota: ClaimedLimit) -> int:
-    limit = quota.ask.claim.limit
-    assert isinstance(limit, QuotaLimit)  # noqa: S101 - a share follows its quota
-    return limit.cap + quota.state.carried + quota.left - quota.state.used
-
-
-def _see(state: State, grants: Sequence[Grant], ask: Ask, now_us: int) -> ClaimedLimit:
-    limit = ask.claim.limit
-    if isinstance(limit, RateLimit):
-        return ClaimedLimit(ask, limits.drained(limit, state, now_us), 0, [], 0)
-    if isinstance(limit, QuotaLimit):
-        assert ask.window is not None  # noqa: S101 - the caller's contract
-        state, end = limits.current(limit, state, ask.window, now_us)
-        live = [g for g in grants if g.field == ask.field and g.expires_us > now_us]
-        return ClaimedLimit(ask, state, end, live, state.told)
-    return ClaimedLimit(ask, state, 0, [], 0)
-
-
-def weight(claim: Claim) -> int:
-    """A claim's cost as its counter counts: micro-units, units, or one slot."""
+def fits(one: ClaimedLimit) -> bool:
+    """Whether the claim is granted, looked at alone."""
+    claim, state = one.bound.claim, one.state
     limit = claim.limit
-    if isinstance(limit, RateLimit):
-        return claim.cost * MICRO
-    return claim.cost if isinstance(limit, QuotaLimit) else 1
-
-
-def kind_of(claim: Claim) -> str:
-    """What the scripts call the limit."""
-    limit = claim.limit
-    if isinstance(limit, RateLimit):
-        return "rate"
     if isinstance(limit, TeamShare):
-        return "team"
-    return "quota" if isinstance(limit, QuotaLimit) else "slots"
-
-
-def fits(seen: ClaimedLimit) -> bool:
-    """Whether the claim is granted by itself."""
-    claim, state = seen.ask.claim, seen.state
-    limit = claim.limit
-    if isinstance(limit, RateLimit):
-        return state.used + weight(claim) <= limit.burst * MICRO
-    if isinstance(limit, TeamShare):
-        return claim.cost <= _kept(seen) or claim.cost + seen.others <= seen.room
-    if isinstance(limit, QuotaLimit):
-        return state.used + claim.cost <= limit.cap + state.carried + seen.left
-    return state.used + 1 <= limit.slots
-
-
-def _kept(share: ClaimedLimit) -> int:
-    """For the team itself."""
-    limit = share.ask.claim.limit
-    assert isinstance(limit, TeamShare)  # noqa: S101 - the callers looked
-    return max(0, limit.units - share.state.told)
+        own = limit.units - state.notified
+        return claim.cost <= max(0, own) or claim.cost + one.others <= one.room
+    return state.used + limit.weight(claim.cost) <= limit.full + state.carried + one.left
 
 
 def answer_of(
-    seen: Sequence[ClaimedLimit], now_us: int, *, granted: bool, burned: Sequence[int] = ()
+    surveyed: Sequence[ClaimedLimit], now_us: int, *, granted: bool, burned: Sequence[int] = ()
 ) -> Answer:
-    """What a script says of these limits; `burned` is what grants paid, 0 for all if left out."""
-    burned = burned or [0] * len(seen)
-    besides = tuple(_besides(one, took) for one, took in zip(seen, burned, strict=True))
+    """Return a script's answer for these limits. `burned`: units that grants paid, () for none."""
+    burned = burned or [0] * len(surveyed)
     return Answer(
         granted,
         now_us,
-        tuple(one.state.used for one in seen),
-        tuple(one.end_us for one in seen),
-        besides,
+        tuple(one.state.used for one in surveyed),
+        tuple(one.end_us for one in surveyed),
+        tuple(_detail(one, units) for one, units in zip(surveyed, burned, strict=True)),
     )
 
 
-def _besides(seen: ClaimedLimit, burned: int) -> QuotaDetail:
-    limit = seen.ask.claim.limit
+def _detail(one: ClaimedLimit, burned: int) -> QuotaDetail:
+    limit = one.bound.claim.limit
     if isinstance(limit, TeamShare):
-        return QuotaDetail(_kept(seen), 0, seen.others, 0)
+        return QuotaDetail(max(0, limit.units - one.state.notified), 0, one.others, 0)
     if isinstance(limit, QuotaLimit):
-        return QuotaDetail(seen.told, seen.state.carried, seen.left, burned)
+        return QuotaDetail(one.notified, one.state.carried, one.left, burned)
     return QuotaDetail()

@@ -1,4 +1,4 @@
-"""Numbers, units and instants as people read them."""
+"""Numbers, units and instants as text for people."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -29,17 +29,17 @@ _WINDOWS: Final = {
 
 
 def instant(at_us: int) -> str:
-    """RFC 3339 in UTC, rounded up to the second, so that it is never too early."""
+    """Return an instant in RFC 3339, in UTC, rounded up to the second: it is never too early."""
     return datetime.fromtimestamp(-(-at_us // MICRO), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def amount(count: int, unit: str) -> str:
-    """ "1 request", "1,000 requests"."""
+    """Return for example "1 request" or "1,000 requests"."""
     return f"{count:,} {unit if count == 1 else plural(unit)}"
 
 
 def plural(unit: str) -> str:
-    """The English plural of a unit, by the regular rules."""
+    """Return the English plural of a unit, by the regular rules."""
     if unit.endswith(("s", "x", "ch", "sh")):
         return unit + "es"
     if unit.endswith("y") and unit[-2:-1] not in "aeiou":
@@ -48,23 +48,23 @@ def plural(unit: str) -> str:
 
 
 def unit_of(meters: dict[str, Meter], limit: Limit) -> str:
-    """The unit, in the singular, in which a limit counts."""
+    """Return the unit in which a limit counts, in the singular."""
     meter = meters.get(limit.meter)
-    return meter.unit if meter is not None else limit.meter.removesuffix("s")
+    return meter.unit if meter is not None else "request"
 
 
 def adjective(period: PeriodUnit) -> str:
-    """ "Monthly"; "90 second" for periods of so many seconds."""
+    """Return for example "Monthly", or "90 second" for a period in seconds."""
     return _ADJECTIVES.get(period) or f"{period[:-1]} second"
 
 
 def current(period: PeriodUnit) -> str:
-    """ "this month"."""
+    """Return for example "this month"."""
     return _NOW.get(period) or f"in these {span(int(period[:-1]))}"
 
 
 def speed(limit: RateLimit, unit: str) -> str:
-    """ "5 requests per second"."""
+    """Return for example "5 requests per second"."""
     window = _WINDOWS.get(limit.window_us)
     if window is None:
         seconds, rest = divmod(limit.window_us, MICRO)
@@ -73,5 +73,5 @@ def speed(limit: RateLimit, unit: str) -> str:
 
 
 def span(seconds: int) -> str:
-    """ "1 second", "90 seconds"."""
+    """Return for example "90 seconds"."""
     return amount(seconds, "second")

@@ -1,27 +1,33 @@
-"""The one path that every call takes: see `gate.py`."""
+"""The one path of every request: see `gate.py`."""
 
-from sidecar.gate.calls import (
-    NOBODY,
+from sidecar.gate.admission import (
+    UNKNOWN,
     Admission,
     Clock,
     DecisionRow,
     Deferred,
-    Defers,
     InboundRequest,
+    MayDefer,
     ReadAhead,
     Refused,
 )
+from sidecar.gate.entitle import Entitler
 from sidecar.gate.gate import Gate
+from sidecar.gate.recorder import Recorder
+from sidecar.gate.reserve import Reserver
 
 __all__ = [
-    "NOBODY",
+    "UNKNOWN",
     "Admission",
     "Clock",
     "DecisionRow",
     "Deferred",
-    "Defers",
+    "Entitler",
     "Gate",
     "InboundRequest",
+    "MayDefer",
     "ReadAhead",
+    "Recorder",
     "Refused",
+    "Reserver",
 ]

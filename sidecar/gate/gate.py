@@ -1,43 +1,35 @@
-"""The one path. Every door (our proxy, a gateway's plugin) calls `admit` before and `settle` after.
+"""The one path of every request: an entry point calls `admit` before it and `settle` after it.
 
-What must live here: the order identify → entitle → reserve → decide, and settle → record.
-What this file must not know: HTTP bytes, Redis, files, YAML.
+This file owns the order: identify → entitle → reserve → decide, and settle → record. It must not
+know HTTP bytes, Redis, files or YAML.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.claims import at_no_cost, estimated
+from sidecar.core.claims import at_no_cost, with_estimates
 from sidecar.core.decision import crossings_of
-from sidecar.core.events.build import usage_event
-from sidecar.core.events.templates import EventTemplates
 from sidecar.core.identity import ANONYMOUS
-from sidecar.core.model import Entitlement, Key, PlanBook, QuotaLimit, RequestClass, TeamShare
-from sidecar.core.overload.shedder import Shedder
-from sidecar.core.paths import Normaliser, normalise
-from sidecar.core.reasons import Decision, Reason
-from sidecar.core.refusals.build import Refusal, feature_refusal, simple_refusal, waited
-from sidecar.core.settlement import Outcome, OutcomeReason, real_claims
-from sidecar.core.teams import use_of
-from sidecar.errors import StoreUnavailable
-from sidecar.gate.calls import (
-    Admission,
-    Clock,
-    DecisionRow,
-    Deferred,
-    Defers,
-    InboundRequest,
-    ReadAhead,
-    Refused,
+from sidecar.core.model import (
+    Claim,
+    Entitlement,
+    Key,
+    PeriodLimit,
+    PlanBook,
+    RequestClass,
+    TeamShare,
 )
-from sidecar.gate.entitle import Entitler, why
+from sidecar.core.reasons import Decision, Reason
+from sidecar.core.refusals.build import Refusal, feature_refusal, simple_refusal, with_wait
+from sidecar.core.settlement import Outcome, OutcomeReason, actual_claims
+from sidecar.core.teams import team_use
+from sidecar.errors import StoreUnavailable
+from sidecar.gate.admission import Admission, Deferred, InboundRequest, MayDefer, ReadAhead, Refused
+from sidecar.gate.entitle import Entitler, detail_of
 from sidecar.gate.recorder import Recorder
 from sidecar.gate.reserve import Attempt, Reserver
-from sidecar.metrics import INTERNAL_ERROR, Metrics
-from sidecar.ports import KeyDirectory, LimitStore, Spool, WaitingRoom
 
 _UNANSWERED: Final = frozenset(
     {
@@ -49,127 +41,101 @@ _UNANSWERED: Final = frozenset(
 
 
 class Gate:
-    """Admits calls and settles them. One per process; not thread-safe, as the loop is not."""
+    """Admits requests and settles them. One per process and event loop; not thread-safe."""
 
-    def __init__(
-        self,
-        book: PlanBook,
-        *,
-        store: LimitStore,
-        directory: KeyDirectory,
-        spool: Spool,
-        metrics: Metrics,
-        clock: Clock,
-        source: str,
-        now_us: Callable[[], int] | None = None,
-        room: WaitingRoom | None = None,
-        shedder: Shedder | None = None,
-        record_refusals: bool = False,
-        paths: Normaliser = normalise,
-        ignore_case: bool = False,
-        on_decision: Callable[[DecisionRow], None] | None = None,
-    ) -> None:
-        self._store = store
-        self._spool = spool
-        self._metrics = metrics
-        self._clock = clock
-        self._source = source
-        self._room = room
-        self._shedder = shedder or Shedder()
-        # Accounts move by the time that all sidecars share, where there is one.
-        by_us = now_us or (lambda: clock.now_ns() // 1000)
-        self._knowing = Entitler(book, directory, paths, by_us, ignore_case=ignore_case)
-        self._reserving = Reserver(store, room, self._shedder, metrics.store.observe)
-        self._telling = Recorder(
-            spool, metrics, clock, source,
-            record_refusals=record_refusals, on_decision=on_decision,
-        )  # fmt: skip
-        self._begin_book()
+    def __init__(self, entitler: Entitler, reserver: Reserver, recorder: Recorder) -> None:
+        self._entitler = entitler
+        self._reserver = reserver
+        self._recorder = recorder
+        self._clock = recorder.clock
+        self._prepare(entitler.book)
 
-    def swap(self, book: PlanBook) -> None:
-        """Decide by this book from the next call on; calls in flight keep theirs."""
-        self._knowing.swap(book)
-        self._begin_book()
+    def reload(self, book: PlanBook) -> None:
+        """Decide by this book from the next request on; requests in flight keep theirs."""
+        self._entitler.reload(book)
+        self._prepare(book)
 
-    def _begin_book(self) -> None:
-        self._shedder.retain_routes({route.id for route in self.book.routes})
-        self._event_templates = EventTemplates(self._source, self.book.version)
+    def _prepare(self, book: PlanBook) -> None:
+        self._reserver.shedder.retain_routes({route.id for route in book.routes})
+        self._recorder.reload(book.version)
 
     @property
     def book(self) -> PlanBook:
         """The live plan book."""
-        return self._knowing.book
+        return self._entitler.book
 
     # admit: identify → entitle → reserve → decide
 
     async def admit(
         self,
-        call: InboundRequest,
+        request: InboundRequest,
         read: ReadAhead,
-        defers: Defers | None = None,
+        may_defer: MayDefer | None = None,
         job_of: bytes | None = None,
     ) -> Admission | Refused | Deferred:
-        """Decide whether a call may go on. Charges its claims if so, nothing if not.
+        """Decide whether a request is forwarded. Reserves its claims if so, nothing if not.
 
-        `read` looks into the request's body for what the call costs; it is asked on routes that
-        want it, and what it raises passes through: nothing was charged by then. `defers`: whether
-        a call that limits refuse may be deferred. `job_of`: the call is a deferred job of the key
-        with this digest; it waits for Redis, and can be given back (`abandon`).
+        `read` reads the request's cost from its body, on routes that need it; its exceptions pass
+        through, and nothing is reserved before. `may_defer`: whether a request that limits refuse
+        may be deferred. `job_of`: the request is a deferred job of the key with this digest. It is
+        not allowed without Redis, and can be given back (`abandon`).
         """
-        book, knowing = self._knowing.book, self._knowing
+        book, entitler = self._entitler.book, self._entitler
         now_ns = self._clock.now_ns()
         request_id = self._clock.request_id(now_ns)
-        key = knowing.identify(call) if job_of is None else knowing.known(job_of)
+        key = entitler.identify(request) if job_of is None else entitler.known(job_of)
         if isinstance(key, bytes):
-            key = await knowing.look_up(key)
+            key = await entitler.look_up(key)
         if isinstance(key, Reason):
             return self._refuse(request_id, simple_refusal(key, request_id))
-        found = knowing.entitle(call, key)
-        if isinstance(found, Reason):
-            refusal = simple_refusal(found, request_id, why(found, key))
+        entitlement = entitler.entitle(request, key)
+        if isinstance(entitlement, Reason):
+            refusal = simple_refusal(entitlement, request_id, detail_of(entitlement, key))
             return self._refuse(request_id, refusal, key)
-        if found.missing:
-            refusal = feature_refusal(book, found, key.account, request_id)
-            return self._refuse(request_id, refusal, key, found)
-        if not self._spool.accepting and found.route.request_class is not RequestClass.CRITICAL:
+        if entitlement.missing:
+            refusal = feature_refusal(book, entitlement, key.account, request_id)
+            return self._refuse(request_id, refusal, key, entitlement)
+        request_class = entitlement.route.request_class
+        if not self._recorder.spool.accepting and request_class is not RequestClass.CRITICAL:
             refusal = simple_refusal(Reason.SPOOL_FULL, request_id)
-            return self._refuse(request_id, refusal, key, found)
-        if found.estimates and not self._shedder.is_full(
-            found.route.request_class, time.perf_counter()
+            return self._refuse(request_id, refusal, key, entitlement)
+        if entitlement.estimates and not self._reserver.shedder.is_full(
+            request_class, time.perf_counter()
         ):
-            found = estimated(found, await read(found))
+            entitlement = with_estimates(entitlement, await read(entitlement))
         if job_of is not None:
-            found = _as_job(found)
-        asking = Attempt(book, key, found, request_id, for_job=job_of is not None)
-        waited_us, left = 0, ""
+            entitlement = _as_job(entitlement)
+        attempt = Attempt(book, key, entitlement, request_id, for_job=job_of is not None)
+        waited_us, wait_end = 0, ""
         try:
-            decision = await self._reserving.reserve(asking)
+            decision = await self._reserver.reserve(attempt)
             if decision.wait is not None:
-                decision, waited_us, left = await self._reserving.hold(call, asking, decision)
+                result = await self._reserver.wait(request, attempt, decision)
+                decision, waited_us, wait_end = result
         except StoreUnavailable:
             refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
-            return self._refuse(request_id, refusal, key, found)
-        if asking.place is None:
-            refusal = self._reserving.explain(asking, decision, left, self._clock.jitter())
-            refusal = waited(refusal, waited_us)
-            if defers is not None and decision.violated and defers(call, found, decision):
-                return Deferred(request_id, refusal, key, found, decision)
-            return self._refuse(request_id, refusal, key, found, decision)
+            return self._refuse(request_id, refusal, key, entitlement)
+        if attempt.in_flight is None:
+            refusal = self._reserver.refusal(attempt, decision, wait_end, self._clock.jitter())
+            refusal = with_wait(refusal, waited_us)
+            if may_defer and decision.violated and may_defer(request, entitlement, decision):
+                return Deferred(request_id, refusal, key, entitlement, decision)
+            return self._refuse(request_id, refusal, key, entitlement, decision)
         admission = Admission(
             request_id,
             self._clock.timestamp(now_ns),
-            call,
+            request,
             key,
-            found,
+            entitlement,
             book.version,
             decision,
-            asking.place,
-            held=found.held and decision.now_us > 0,
+            attempt.in_flight,
+            stays_open=entitlement.stays_open and decision.now_us > 0,
             queued_us=waited_us,
         )
-        if decision.crossings or decision.shadowed or self._telling.on_decision is not None:
+        if decision.crossings or decision.shadowed or self._recorder.on_decision is not None:
             try:
-                self._telling.admitted(admission)
+                self._recorder.admitted(admission)
             except BaseException:
                 self.abandon(admission)
                 raise
@@ -183,146 +149,130 @@ class Gate:
         entitlement: Entitlement | None = None,
         decision: Decision | None = None,
     ) -> Refused:
-        version = self.book.version
-        return self._telling.refused(request_id, refusal, version, key, entitlement, decision)
+        refused = Refused(request_id, refusal, key, entitlement, decision)
+        self._recorder.refused(refused, self.book.version)
+        return refused
 
-    # what is not a call to the API
+    def record_deferred(self, deferred: Deferred) -> None:
+        """Record that a deferred request was queued as a job."""
+        self._recorder.deferred(deferred)
 
-    async def identify(self, call: InboundRequest) -> Key | Refused:
-        """Whose call it is that asks about its own account: by its key, and never anonymous."""
+    def refuse(self, deferred: Deferred, refusal: Refusal) -> Refused:
+        """Refuse a deferred request that was not queued."""
+        return self._refuse(
+            deferred.request_id, refusal, deferred.key, deferred.entitlement, deferred.decision
+        )
+
+    def abandon(self, admission: Admission) -> None:
+        """Give back an admitted request of which nothing was sent.
+
+        It has no event. It costs nothing if its reservation is open, as a job's always is.
+        """
+        admission.in_flight.leave(time.perf_counter())
+        if admission.stays_open:
+            key, claims = admission.key, at_no_cost(admission.entitlement.claims)
+            self._reserver.store.settle(key.account, key.id, claims, admission.request_id)
+
+    # Questions that reserve nothing
+
+    async def identify(self, request: InboundRequest) -> Key | Refused:
+        """Return the key of a request about its own account, or why not. Never anonymous."""
         request_id = self._clock.request_id(self._clock.now_ns())
-        key = self._knowing.identify(call)
+        key = self._entitler.identify(request)
         if isinstance(key, bytes):
-            key = await self._knowing.look_up(key)
+            key = await self._entitler.look_up(key)
         if isinstance(key, Key) and key.id == ANONYMOUS:
             key = Reason.NO_CREDENTIAL
         if isinstance(key, Reason):
             return self._refuse(request_id, simple_refusal(key, request_id))
         return key
 
-    def entitlement_of(self, call: InboundRequest, key: Key) -> Entitlement | None:
-        """What the key's plan says of a call; None: it would be refused for good."""
-        found = self._knowing.entitle(call, key)
-        return None if isinstance(found, Reason) or found.missing else found
+    def entitle(self, request: InboundRequest, key: Key) -> Entitlement | Reason:
+        """Return what the key's plan says of a request, or why it says nothing."""
+        return self._entitler.entitle(request, key)
 
-    async def outlook(self, key: Key, found: Entitlement) -> Answer | None:
-        """How the limits stand that such a call counts against; None: it counts against none.
-        Raises StoreUnavailable."""
-        if not found.claims:
+    def entitlement_of(self, request: InboundRequest, key: Key) -> Entitlement | None:
+        """Return the entitlement of a request; None if it would always be refused."""
+        entitlement = self._entitler.entitle(request, key)
+        if isinstance(entitlement, Reason) or entitlement.missing:
             return None
-        return await self._store.peek(key.account, key.id, found.claims)
+        return entitlement
 
-    def queued(self, deferred: Deferred) -> None:
-        """The call runs later."""
-        self._telling.queued(deferred)
+    async def peek(self, key: Key, entitlement: Entitlement) -> Answer | None:
+        """Return the state of the limits of such a request; None without limits.
 
-    def refuse(self, deferred: Deferred, refusal: Refusal) -> Refused:
-        """The call is not deferred after all."""
-        one = deferred
-        return self._refuse(one.request_id, refusal, one.key, one.entitlement, one.decision)
-
-    def abandon(self, admission: Admission) -> None:
-        """Give an admitted call back of which nothing was sent: it is no event, and costs nothing
-        if its reservation is held, as a job's always is."""
-        admission.place.leave(time.perf_counter())
-        if admission.held:
-            key, found = admission.key, admission.entitlement
-            claims = at_no_cost(found.claims)
-            self._store.settle(key.account, key.id, claims, admission.request_id)
+        Raises StoreUnavailable.
+        """
+        if not entitlement.claims:
+            return None
+        return await self._reserver.store.peek(key.account, key.id, entitlement.claims)
 
     async def has_quota_left(self, admission: Admission) -> bool:
-        """Whether a call that goes on and on may do so, as its plan wants it. True when that
-        cannot be told: what runs is not ended for a store that is gone."""
-        found, key = admission.entitlement, admission.key
+        """Whether a tunnel may stay open: its plan closes tunnels when a quota is used up.
+
+        True if the store is unavailable: an outage does not close tunnels.
+        """
+        entitlement, key = admission.entitlement, admission.key
         quotas = tuple(
             claim
-            for claim in found.claims
-            if isinstance(claim.limit, QuotaLimit) and not claim.forced
+            for claim in entitlement.claims
+            if isinstance(claim.limit, PeriodLimit) and not claim.forced
         )
-        if not found.plan.closes_tunnels or not quotas:
+        if not entitlement.plan.closes_tunnels or not quotas:
             return True
         try:
-            answer = await self._store.peek(key.account, key.id, quotas)
+            answer = await self._reserver.store.peek(key.account, key.id, quotas)
         except StoreUnavailable:
             return True
-        return all(
-            use_of(quotas, answer, at).left > 0
-            if isinstance(claim.limit, TeamShare)
-            else used < claim.limit.cap
-            for at, (used, claim) in enumerate(zip(answer.used, quotas, strict=True))
-            if isinstance(claim.limit, QuotaLimit)
-        )
+        return all(_units_left(quotas, answer, at) for at in range(len(quotas)))
 
     # settle → record
 
-    def settle(self, admission: Admission, outcome: Outcome, *, broke: bool = False) -> str:
-        """Close an admitted call: one event, whatever happened. The caller does it exactly once.
+    def settle(
+        self, admission: Admission, outcome: Outcome, *, internal_error: bool = False
+    ) -> str:
+        """Settle an admitted request and record its event. Call it exactly once, in any case.
 
-        `broke`: it ended for a fault of our own. Returns the outcome that it is counted under.
+        `internal_error`: the sidecar failed. Returns the label under which the request is counted.
         """
         reason = outcome.reason
-        admission.place.leave(
+        admission.in_flight.leave(
             time.perf_counter(),
             dropped=reason in _UNANSWERED,
             client_gone=reason is OutcomeReason.CLIENT_GONE,
         )
-        entitlement = admission.entitlement
-        route = entitlement.route
-        label: str = reason if reason != "ok" else admission.decision.reason
-        if broke:
-            label = INTERNAL_ERROR
-        self._metrics.count(route.id, route.request_class, entitlement.plan.id, label)
-        if admission.held:
+        if admission.stays_open:
             self._settle(admission, outcome)
-        self._record(admission, outcome)
-        return label
-
-    def _record(self, admission: Admission, outcome: Outcome) -> None:
-        overage = admission.decision.overage
-        if not overage and not admission.job:
-            written = self._event_templates.fill(
-                id=admission.request_id,
-                time=admission.time,
-                key=admission.key,
-                entitlement=admission.entitlement,
-                plan_version=admission.plan_version,
-                method=admission.call.method,
-                outcome=outcome,
-            )
-            if written is not None:
-                self._spool.append(written)
-                return
-        event = usage_event(
-            id=admission.request_id,
-            source=self._source,
-            time=admission.time,
-            key=admission.key,
-            entitlement=admission.entitlement,
-            plan_version=admission.plan_version,
-            overage=overage,
-            method=admission.call.method,
-            outcome=outcome,
-        )
-        if admission.job:
-            event["data"]["job"] = admission.job
-        self._spool.append(event)
+        return self._recorder.forwarded(admission, outcome, internal_error=internal_error)
 
     def _settle(self, admission: Admission, outcome: Outcome) -> None:
-        claims = real_claims(admission.entitlement, outcome)
+        key, claims = admission.key, actual_claims(admission.entitlement, outcome)
 
-        def told(answer: Answer) -> None:
-            if self._room is not None and self._room.waiting:
-                self._room.update(admission.key, claims, answer)
+        def on_settled(answer: Answer) -> None:
+            room = self._reserver.room
+            if room is not None and room.waiting:
+                room.update(key, claims, answer)
             crossings = crossings_of(claims, answer)
             if crossings:
-                self._telling.notices(admission, crossings)
+                self._recorder.notices(admission, crossings)
 
-        key = admission.key
-        self._store.settle(key.account, key.id, claims, admission.request_id, told)
+        store = self._reserver.store
+        store.settle(key.account, key.id, claims, admission.request_id, on_settled)
 
 
-def _as_job(found: Entitlement) -> Entitlement:
-    """A job gives way to every other call, and is held, so that it can be given back. Its claims
-    are its own: what the store remembers of others' has no hold."""
-    route = replace(found.route, request_class=RequestClass.DEFERRABLE)
-    return replace(found, route=route, claims=(*found.claims,), held=bool(found.claims))
+def _units_left(quotas: tuple[Claim, ...], answer: Answer, at: int) -> bool:
+    limit = quotas[at].limit
+    if isinstance(limit, TeamShare):
+        return team_use(quotas, answer, at).left > 0
+    return answer.used[at] < limit.capacity
+
+
+def _as_job(entitlement: Entitlement) -> Entitlement:
+    """The entitlement of a deferred job.
+
+    A job is deferrable, and its reservation stays open, so that it can be given back. The claims
+    are a new object: what the store caches for other requests has no open reservation.
+    """
+    route = replace(entitlement.route, request_class=RequestClass.DEFERRABLE)
+    claims = (*entitlement.claims,)
+    return replace(entitlement, route=route, claims=claims, stays_open=bool(claims))

@@ -1,21 +1,26 @@
-"""Who is told of a decision besides the client: events, metrics, the log and the demo's table."""
+"""record: events, metrics, log events, and the rows of the demo's table."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from sidecar.core.events.build import notice_event, refusal_event
+from sidecar.core.events.build import notice_event, refusal_event, usage_event
+from sidecar.core.events.templates import EventTemplates
 from sidecar.core.model import Entitlement, Key
 from sidecar.core.reasons import Decision, Reason, ThresholdCrossing
-from sidecar.core.refusals.build import Refusal
-from sidecar.gate.calls import NOBODY, Admission, Clock, DecisionRow, Deferred, Refused
+from sidecar.core.settlement import Outcome
+from sidecar.gate.admission import UNKNOWN, Admission, Clock, DecisionRow, Deferred, Refused
 from sidecar.logs import logger
-from sidecar.metrics import Metrics
+from sidecar.metrics import INTERNAL_ERROR, Metrics
 from sidecar.ports import Spool
 
 log = logger("gate")
 
 
 class Recorder:
-    """Tells of what was decided. `record_refusals`: with an event for each refusal."""
+    """Recorder of decisions and outcomes.
+
+    `source`: the `source` of all events. With `record_refusals`, each refusal is also an event.
+    """
 
     def __init__(
         self,
@@ -24,47 +29,89 @@ class Recorder:
         clock: Clock,
         source: str,
         *,
-        record_refusals: bool,
-        on_decision: Callable[[DecisionRow], None] | None,
+        record_refusals: bool = False,
+        on_decision: Callable[[DecisionRow], None] | None = None,
     ) -> None:
+        self.spool = spool
+        self.clock = clock
         self.on_decision = on_decision
-        self._spool = spool
         self._metrics = metrics
-        self._clock = clock
         self._source = source
         self._record_refusals = record_refusals
+        self.reload("")
+
+    def reload(self, plan_version: str) -> None:
+        """Prepare for events under this version of the plan file."""
+        self._templates = EventTemplates(self._source, plan_version)
 
     def admitted(self, admission: Admission) -> None:
-        """What an admission makes known, beside its event."""
-        decision, found = admission.decision, admission.entitlement
+        """Record notices and shadow refusals of an admission; its event follows its outcome."""
+        decision, entitlement = admission.decision, admission.entitlement
         if decision.crossings:
             self.notices(admission, decision.crossings)
         for limit in decision.shadowed:
-            self._metrics.shadow(found.plan.id, limit)
+            self._metrics.shadow(entitlement.plan.id, limit)
         if self.on_decision is not None:
-            self._see(admission.key, found, "allow" if decision.reason is Reason.OK else
-                      f"allow ({decision.reason})", decision)  # fmt: skip
+            ok = decision.reason is Reason.OK
+            text = "allow" if ok else f"allow ({decision.reason})"
+            self.on_decision(_row(admission.key, entitlement, text, decision))
 
-    def refused(
-        self,
-        request_id: str,
-        refusal: Refusal,
-        plan_version: str,
-        key: Key | None = None,
-        entitlement: Entitlement | None = None,
-        decision: Decision | None = None,
-    ) -> Refused:
-        """The refusal, once it is counted and told."""
-        route = entitlement.route.id if entitlement else NOBODY
-        request_class = entitlement.route.request_class if entitlement else NOBODY
-        plan = entitlement.plan.id if entitlement else NOBODY
+    def forwarded(self, admission: Admission, outcome: Outcome, *, internal_error: bool) -> str:
+        """Record the outcome of an admitted request: a count and one event.
+
+        Returns the outcome label of the count.
+        """
+        reason, entitlement = outcome.reason, admission.entitlement
+        label: str = reason if reason != "ok" else admission.decision.reason
+        if internal_error:
+            label = INTERNAL_ERROR
+        route = entitlement.route
+        self._metrics.count(route.id, route.request_class, entitlement.plan.id, label)
+        if not admission.decision.overage and not admission.job:
+            event = self._templates.fill(
+                id=admission.request_id,
+                time=admission.time,
+                key=admission.key,
+                entitlement=entitlement,
+                plan_version=admission.plan_version,
+                method=admission.request.method,
+                outcome=outcome,
+            )
+            if event is not None:
+                self.spool.append(event)
+                return label
+        self.spool.append(self._usage_event(admission, outcome))
+        return label
+
+    def _usage_event(self, admission: Admission, outcome: Outcome) -> dict[str, Any]:
+        event = usage_event(
+            id=admission.request_id,
+            source=self._source,
+            time=admission.time,
+            key=admission.key,
+            entitlement=admission.entitlement,
+            plan_version=admission.plan_version,
+            overage=admission.decision.overage,
+            method=admission.request.method,
+            outcome=outcome,
+        )
+        if admission.job:
+            event["data"]["job"] = admission.job
+        return event
+
+    def refused(self, refused: Refused, plan_version: str) -> None:
+        """Record a refusal."""
+        key, entitlement, refusal = refused.key, refused.entitlement, refused.refusal
+        route = entitlement.route.id if entitlement else UNKNOWN
+        request_class = entitlement.route.request_class if entitlement else UNKNOWN
+        plan = entitlement.plan.id if entitlement else UNKNOWN
         self._metrics.count(route, request_class, plan, refusal.reason)
-        if self._record_refusals and key is not None and self._spool.accepting:
-            self._spool.append(
+        if self._record_refusals and key is not None and self.spool.accepting:
+            self.spool.append(
                 refusal_event(
-                    id=request_id,
+                    id=refused.request_id,
                     source=self._source,
-                    time=self._clock.timestamp(self._clock.now_ns()),
+                    time=self.clock.timestamp(self.clock.now_ns()),
                     key=key,
                     entitlement=entitlement,
                     plan_version=plan_version,
@@ -73,21 +120,21 @@ class Recorder:
                 )
             )
         if self.on_decision is not None:
-            self._see(key, entitlement, f"{refusal.status} {refusal.reason}", decision)
-        return Refused(request_id, refusal, key, entitlement, decision)
+            text = f"{refusal.status} {refusal.reason}"
+            self.on_decision(_row(key, entitlement, text, refused.decision))
 
-    def queued(self, deferred: Deferred) -> None:
-        """The call runs later: it is counted as deferred now, and as a call when it runs."""
-        found = deferred.entitlement
-        route = found.route
-        self._metrics.count(route.id, route.request_class, found.plan.id, Reason.DEFERRED)
+    def deferred(self, deferred: Deferred) -> None:
+        """Count a request as deferred; it is counted as a request when its job runs."""
+        entitlement = deferred.entitlement
+        route = entitlement.route
+        self._metrics.count(route.id, route.request_class, entitlement.plan.id, Reason.DEFERRED)
         if self.on_decision is not None:
-            self._see(deferred.key, found, "202 deferred", deferred.decision)
+            self.on_decision(_row(deferred.key, entitlement, "202 deferred", deferred.decision))
 
     def notices(self, admission: Admission, crossings: Sequence[ThresholdCrossing]) -> None:
-        """An event for each threshold, and a line in the log."""
+        """Record an event and a log event for each threshold."""
         for crossing in crossings:
-            self._spool.append(
+            self.spool.append(
                 notice_event(
                     source=self._source,
                     time=admission.time,
@@ -104,24 +151,18 @@ class Recorder:
                 percent=crossing.percent,
             )
 
-    def _see(
-        self,
-        key: Key | None,
-        entitlement: Entitlement | None,
-        text: str,
-        decision: Decision | None,
-    ) -> None:
-        tightest = decision.tightest if decision else None
-        remaining = f"{tightest.remaining} ({tightest.claim.limit.id})" if tightest else NOBODY
-        if decision and decision.violated:
-            remaining = f"0 ({decision.violated[0].claim.limit.id})"
-        assert self.on_decision is not None  # noqa: S101 - callers checked
-        self.on_decision(
-            DecisionRow(
-                key.account.id if key else NOBODY,
-                entitlement.route.id if entitlement else NOBODY,
-                entitlement.route.request_class if entitlement else NOBODY,
-                text,
-                remaining,
-            )
-        )
+
+def _row(
+    key: Key | None, entitlement: Entitlement | None, text: str, decision: Decision | None
+) -> DecisionRow:
+    tightest = decision.tightest if decision else None
+    remaining = f"{tightest.remaining} ({tightest.claim.limit.id})" if tightest else UNKNOWN
+    if decision and decision.violated:
+        remaining = f"0 ({decision.violated[0].claim.limit.id})"
+    return DecisionRow(
+        key.account.id if key else UNKNOWN,
+        entitlement.route.id if entitlement else UNKNOWN,
+        entitlement.route.request_class if entitlement else UNKNOWN,
+        text,
+        remaining,
+    )

@@ -1,4 +1,4 @@
-"""reserve, decide and wait: a place in flight, all claims in one step, and another try in time."""
+"""reserve, decide and wait: a place in flight, all claims in one step, a new try after a wait."""
 
 import time
 from collections.abc import Callable
@@ -11,144 +11,170 @@ from sidecar.core.overload.shedder import InFlightRequest, Shedder
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal, limit_refusal, shed_refusal, simple_refusal
 from sidecar.errors import StoreUnavailable
-from sidecar.gate.calls import InboundRequest
+from sidecar.gate.admission import InboundRequest
 from sidecar.logs import logger
 from sidecar.ports import DRAINED, LimitStore, WaitingRoom, WaitResult
 
 log = logger("gate")
 
-LEASE_US: Final = 30 * MICRO  # after which a sidecar that did not renew it counts as dead
+LEASE_US: Final = 30 * MICRO  # a sidecar that does not renew its leases for this long is dead
 
 
 class Attempt:
-    """A call that asks whether it may go on. `place`: in flight, once it may; `answer`: what the
-    store said last, None while it was not asked, or could not tell and need not."""
+    """One request's attempt to be admitted.
 
-    __slots__ = ("answer", "arrival", "book", "for_job", "found", "key", "place", "request_id")
+    `in_flight`: its place, once it is admitted. `answer`: the store's last answer; None if it was
+    not asked, or was unavailable and the request is allowed anyway. `arrival`: its number in the
+    order of arrival, 0 before the first try.
+    """
+
+    __slots__ = (
+        "answer",
+        "arrival",
+        "book",
+        "entitlement",
+        "for_job",
+        "in_flight",
+        "key",
+        "request_id",
+    )
 
     def __init__(
-        self, book: PlanBook, key: Key, found: Entitlement, request_id: str, *, for_job: bool
+        self, book: PlanBook, key: Key, entitlement: Entitlement, request_id: str, *, for_job: bool
     ) -> None:
         self.book = book
         self.key = key
-        self.found = found
+        self.entitlement = entitlement
         self.request_id = request_id
         self.for_job = for_job
         self.arrival = 0
-        self.place: InFlightRequest | None = None
+        self.in_flight: InFlightRequest | None = None
         self.answer: Answer | None = None
 
 
 class Reserver:
-    """Asks the store for a call, holds it in the waiting room, and keeps out what is shed.
-    `observe` is told how long the store took, in seconds."""
+    """Reserves for requests, lets them wait, and refuses those that are shed.
+
+    `observe` is called with each response time of the store, in seconds.
+    """
 
     def __init__(
         self,
         store: LimitStore,
-        room: WaitingRoom | None,
-        shedder: Shedder,
-        observe: Callable[[float], None],
+        room: WaitingRoom | None = None,
+        shedder: Shedder | None = None,
+        observe: Callable[[float], None] | None = None,
     ) -> None:
-        self._store = store
-        self._room = room
-        self._shedder = shedder
+        self.store = store
+        self.room = room
+        self.shedder = shedder or Shedder()
         self._observe = observe
-        self._arrivals = 0  # calls that asked, so far
+        self._arrivals = 0  # requests so far
 
-    async def reserve(self, asking: Attempt) -> Decision:
-        """A place in flight and everything claimed, or why not. Raises StoreUnavailable when nobody
-        can tell and the plan wants to know."""
-        if not asking.arrival:
-            behind = self._arrives(asking)
-            if behind is not None:
-                return behind
-        asking.answer = None
+    async def reserve(self, attempt: Attempt) -> Decision:
+        """Take a place in flight and all claims, or none of them.
+
+        Raises StoreUnavailable if the store does not answer and the plan requires an answer.
+        """
+        if not attempt.arrival:
+            refusal = self._queue_ahead(attempt)
+            if refusal is not None:
+                return refusal
+        attempt.answer = None
         now = time.perf_counter()
-        place = self._shedder.enter(asking.found.route, now)
+        entitlement, key = attempt.entitlement, attempt.key
+        place = self.shedder.enter(entitlement.route, now)
         if place is None:
             return SHED
-        found, key = asking.found, asking.key
         try:
-            if not found.claims:
-                decision = without_limits(found)
+            if not entitlement.claims:
+                decision = without_limits(entitlement)
             else:
-                answer = await self._store.reserve(
+                answer = await self.store.reserve(
                     key.account,
                     key.id,
-                    found.claims,
-                    hold=_hold_of(asking) if found.held else None,
-                    once=bool(found.estimates) or asking.for_job,
-                    when_down="deny" if asking.for_job else found.when_down,
+                    entitlement.claims,
+                    hold=_hold_of(attempt) if entitlement.stays_open else None,
+                    once=bool(entitlement.estimates) or attempt.for_job,
+                    when_down="deny" if attempt.for_job else entitlement.when_down,
                 )
-                if not answer.alone:
+                if self._observe is not None and not answer.local:
                     self._observe(time.perf_counter() - now)
-                decision = decide(found, answer)
-                asking.answer = answer
+                decision = decide(entitlement, answer)
+                attempt.answer = answer
         except StoreUnavailable:
-            if asking.for_job or found.when_down in ("local", "deny"):
+            if attempt.for_job or entitlement.when_down in ("local", "deny"):
                 place.leave(time.perf_counter())
                 raise
-            decision = without_store(found)
+            decision = without_store(entitlement)
         except BaseException:
             place.leave(time.perf_counter())
             raise
         if decision.allowed:
-            asking.place = place
+            attempt.in_flight = place
         else:
             place.leave(time.perf_counter())
         return decision
 
-    def _arrives(self, asking: Attempt) -> Decision | None:
-        """The refusal of a call that others wait before. A job has a queue of its own."""
-        self._arrivals = asking.arrival = self._arrivals + 1
-        room = self._room
-        if room is None or not room.waiting or asking.for_job:
+    def _queue_ahead(self, attempt: Attempt) -> Decision | None:
+        """Number a new request; the refusal if others wait before it. Jobs have their own queue."""
+        self._arrivals = attempt.arrival = self._arrivals + 1
+        room = self.room
+        if room is None or not room.waiting or attempt.for_job:
             return None
-        return room.refusal_behind_queue(asking.key, asking.found.claims)
+        return room.refusal_behind_queue(attempt.key, attempt.entitlement.claims)
 
-    async def hold(self, call: InboundRequest, asking: Attempt, refused: Decision) -> WaitResult:
-        """Another try after a wait, if there is room and time for it. Raises as `reserve` does."""
-        room, key = self._room, asking.key
-        if room is None or asking.for_job:
+    async def wait(
+        self, request: InboundRequest, attempt: Attempt, refused: Decision
+    ) -> WaitResult:
+        """Wait and try again, if there is room and time for that. Raises as `reserve` does."""
+        room, key = self.room, attempt.key
+        if room is None or attempt.for_job:
             return WaitResult(refused, 0, "")
 
         async def again() -> tuple[Decision, Answer | None]:
-            decision = await self.reserve(asking)
-            return decision, asking.answer
+            decision = await self.reserve(attempt)
+            return decision, attempt.answer
 
-        call.waiting = True
+        request.waiting = True
         try:
             return await room.wait(
-                key, asking.found.claims, refused, again,
-                arrival=asking.arrival, size=call.size, patience_us=call.patience_us,
-            )  # fmt: skip
+                key,
+                attempt.entitlement.claims,
+                refused,
+                again,
+                arrival=attempt.arrival,
+                size=request.size,
+                patience_us=request.patience_us,
+            )
         finally:
-            call.waiting = False
+            request.waiting = False
 
-    def explain(self, asking: Attempt, decision: Decision, left: str, jitter: int) -> Refusal:
-        """Why the call may not go on; `left`: why it was held no more."""
-        request_id = asking.request_id
-        if left == DRAINED:
+    def refusal(self, attempt: Attempt, decision: Decision, end: str, jitter: int) -> Refusal:
+        """Return the answer to a refused request. `end`: why its wait ended."""
+        request_id = attempt.request_id
+        if end == DRAINED:
             return simple_refusal(Reason.DRAINING, request_id, jitter=jitter)
         if decision.reason is Reason.SHED:
-            return self._shed(asking, jitter)
+            return self._shed(attempt, jitter)
+        account = attempt.key.account
         return limit_refusal(
-            asking.book, asking.found, asking.key.account, decision, request_id, jitter
+            attempt.book, attempt.entitlement, account, decision, request_id, jitter
         )
 
-    def _shed(self, asking: Attempt, jitter: int) -> Refusal:
-        shedder = self._shedder
+    def _shed(self, attempt: Attempt, jitter: int) -> Refusal:
+        shedder = self.shedder
         if shedder.pop_started():
             log.warning(
                 "shedding_started",
                 limit=int(shedder.limit),
                 in_flight=shedder.in_flight,
             )
-        wait_s = shedder.retry_after_s(asking.found.route.request_class)
-        return shed_refusal(asking.found, asking.request_id, wait_s, jitter)
+        wait_s = shedder.retry_after_s(attempt.entitlement.route.request_class)
+        return shed_refusal(attempt.entitlement, attempt.request_id, wait_s, jitter)
 
 
-def _hold_of(asking: Attempt) -> Hold:
-    orphans = "release" if asking.for_job else asking.found.plan.orphans  # a job runs again
-    return Hold(asking.request_id, LEASE_US, orphans)
+def _hold_of(attempt: Attempt) -> Hold:
+    # A job whose sidecar died runs again, so its reservation is released.
+    orphans = "release" if attempt.for_job else attempt.entitlement.plan.orphans
+    return Hold(attempt.request_id, LEASE_US, orphans)

@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from sidecar.core.model import Entitlement, Key
-from sidecar.gate import NOBODY
+from sidecar.gate import UNKNOWN
 from sidecar.logs import logger
 from sidecar.proxy.downstream.request import Request
 
@@ -37,15 +37,15 @@ def log_request(
     log.info(
         "request_ended",
         request_id=request_id,
-        method=request.method or NOBODY,
+        method=request.method or UNKNOWN,
         target=request.target.split(b"?", 1)[0].decode("latin-1")[:MAX_TARGET],
         status=status,
         duration_ms=round((time.perf_counter() - started) * 1000, 1),
         reason=reason,
-        account=key.account.id if key else NOBODY,
-        plan=entitlement.plan.id if entitlement else NOBODY,
-        route=route.id if route else NOBODY,
+        account=key.account.id if key else UNKNOWN,
+        plan=entitlement.plan.id if entitlement else UNKNOWN,
+        route=route.id if route else UNKNOWN,
         bytes_in=bytes_in,
         bytes_out=bytes_out,
-        **{"class": route.request_class if route else NOBODY},
+        **{"class": route.request_class if route else UNKNOWN},
     )

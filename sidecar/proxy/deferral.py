@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.identity import AmbiguousCredential, credential, fingerprint
+from sidecar.core.identity import AmbiguousCredential, credential, key_digest
 from sidecar.core.jobs.deferral import (
     MAX_KEY_BYTES,
     fits_later,
@@ -272,7 +272,7 @@ class Deferral:
         request = Request("")
         request.method, request.target = status.job.method, status.job.target
         entitlement = self._gate.entitlement_of(request, key)
-        answer = await self._gate.outlook(key, entitlement) if entitlement is not None else None
+        answer = await self._gate.peek(key, entitlement) if entitlement is not None else None
         if entitlement is None or answer is None:
             return None, 0
         return eta_us(entitlement.claims, answer, status.position - 1), answer.now_us
@@ -287,7 +287,7 @@ def _digest(request: Request) -> bytes | None:
         secret = credential(request.api_keys, request.authorizations)
     except AmbiguousCredential:
         return None
-    return fingerprint(secret) if secret is not None else None
+    return key_digest(secret) if secret is not None else None
 
 
 def _key_value(request: Request) -> bytes | None:

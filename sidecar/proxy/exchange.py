@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from sidecar.core.model import RequestClass
-from sidecar.core.readings import Reading, late_reading
+from sidecar.core.readings import Reading, actual_costs
 from sidecar.core.refusals.build import http_problem
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission
@@ -64,7 +64,7 @@ class Exchange(Relay):
 
     async def run(self) -> Outcome:
         """Forward the request and relay the response. Returns the outcome."""
-        started = self._admission.place.sent_at = time.perf_counter()
+        started = self._admission.in_flight.sent_at = time.perf_counter()
         reason = OutcomeReason.CANCELLED
         timer = None
         if self.total_timeout:
@@ -110,7 +110,7 @@ class Exchange(Relay):
     def _reading(self, outcome: Outcome) -> Reading:
         reader, settles = self._reader, self._admission.entitlement.settles
         body = None if reader is None else reader.finish(complete=self._response_complete)
-        return late_reading(
+        return actual_costs(
             settles, body, self._field_readings, outcome.bytes_in, outcome.bytes_out
         )
 
@@ -128,7 +128,7 @@ class Exchange(Relay):
         try:
             upstream = pool.take_idle(critical=critical)
             if upstream is None:
-                account, place = self._admission.key.account.id, self._admission.place
+                account, place = self._admission.key.account.id, self._admission.in_flight
                 place.sent_at = None  # the upstream has no request while this one is queued
                 upstream = await pool.acquire(
                     critical=critical, deferrable=deferrable, account=account
@@ -171,7 +171,7 @@ class Exchange(Relay):
         now = self._pool.now()
         upstream.start(self, b"".join(parts), now + self._pool.bounds.response_timeout)
         if not request.complete:
-            self._admission.place.sent_at = None  # the upstream has half a request
+            self._admission.in_flight.sent_at = None  # the upstream has half a request
             request.attach(self)
             self._client.await_body(request)
             self._client.resume_reading()
@@ -198,7 +198,7 @@ class Exchange(Relay):
     def body_end(self, trailers: Fields) -> None:
         """Write the end of the body."""
         self._client.deadline = 0.0
-        self._admission.place.sent_at = time.perf_counter()
+        self._admission.in_flight.sent_at = time.perf_counter()
         parts = self._framed()
         if self._request.chunked:
             parts.append(last_chunk(trailers))

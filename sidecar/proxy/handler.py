@@ -12,7 +12,7 @@ from sidecar.core.readings import Reading
 from sidecar.core.reasons import Reason
 from sidecar.core.refusals.build import Refusal, http_problem, simple_refusal
 from sidecar.errors import StoreUnavailable
-from sidecar.gate import NOBODY, Admission, Deferred, Gate, Refused
+from sidecar.gate import UNKNOWN, Admission, Deferred, Gate, Refused
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR, Metrics
 from sidecar.proxy.access_log import log_request
@@ -104,7 +104,7 @@ class Handler:
             if watch is not None:
                 watch.cancel()
             outcome = exchange.outcome
-            label = self._gate.settle(admitted, outcome, broke=exchange.broke)
+            label = self._gate.settle(admitted, outcome, internal_error=exchange.broke)
             self._metrics.upstream.observe(time.perf_counter() - asked)
             if self._access_log:
                 log_request(
@@ -174,7 +174,7 @@ class Handler:
         if isinstance(result, Refusal):
             result = _refused_reply(self._gate.refuse(deferred, result))
         else:
-            self._gate.queued(deferred)
+            self._gate.record_deferred(deferred)
         return self._reply(request, connection, result, started)
 
     async def _handle_reserved(
@@ -217,7 +217,7 @@ class Handler:
         self, request: Request, connection: ClientConnection, reply: LocalReply, started: float
     ) -> bool:
         """Reply to a request that the gate has not counted."""
-        self._metrics.count(NOBODY, NOBODY, NOBODY, reply.reason)
+        self._metrics.count(UNKNOWN, UNKNOWN, UNKNOWN, reply.reason)
         return self._reply(request, connection, reply, started)
 
     def _reply(
@@ -257,7 +257,7 @@ class Handler:
         self, fault: Fault, request: Request | None, connection: ClientConnection
     ) -> None:
         """Reply to an invalid message; `request` is what could be parsed of it."""
-        request = request or Request(NOBODY)
+        request = request or Request(UNKNOWN)
         request.close = True
         reply = _fault_reply(self._new_id(), fault)
         self._reply_unidentified(request, connection, reply, time.perf_counter())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
-from sidecar.core.refusals.build import queued_fields
+from sidecar.core.refusals.build import wait_fields
 from sidecar.core.refusals.ratelimit_fields import legacy_fields, ratelimit_field
 from sidecar.gate import Admission
 from sidecar.proxy.downstream.request import Request
@@ -170,7 +170,7 @@ def own_fields(
         if options.legacy_headers:
             head += b"".join(b"%b: %b\r\n" % pair for pair in legacy_fields(tightest, now_us))
     if admission.queued_us:
-        head += b"".join(b"%b: %b\r\n" % pair for pair in queued_fields(admission.queued_us))
+        head += b"".join(b"%b: %b\r\n" % pair for pair in wait_fields(admission.queued_us))
     if not keep:
         return head + b"Connection: close\r\n\r\n"
     if request.http10:

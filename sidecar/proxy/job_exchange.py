@@ -125,7 +125,7 @@ class JobRun:
 
     def _settle(self) -> None:
         exchange = self._exchange
-        self._gate.settle(self._admission, exchange.outcome, broke=exchange.broke)
+        self._gate.settle(self._admission, exchange.outcome, internal_error=exchange.broke)
 
 
 class JobExchange(Exchange):

@@ -4,7 +4,7 @@ import asyncio
 
 from sidecar.bodies import read_request
 from sidecar.core.model import Entitlement
-from sidecar.core.readings import Reading, told_by_fields
+from sidecar.core.readings import Reading, read_fields
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import Fields
@@ -92,7 +92,7 @@ def reading_of(
     `body` is the beginning of the body, or all of it if `complete`.
     """
     estimates = entitlement.estimates
-    values = told_by_fields(((m, r.path) for m, r in estimates), request.named_fields())
+    values = read_fields(((m, r.path) for m, r in estimates), request.named_fields())
     if not entitlement.read_up_to:
         return Reading.of(values)
     read = read_request(

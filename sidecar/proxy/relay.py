@@ -10,7 +10,7 @@ from typing import Final
 
 from sidecar.bodies import reader_for
 from sidecar.bodies.readers import BodyReader
-from sidecar.core.readings import Told, told_by_fields
+from sidecar.core.readings import FieldCosts, read_fields
 from sidecar.gate import Admission
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
@@ -18,7 +18,7 @@ from sidecar.proxy.headers import Fields, tokens
 from sidecar.proxy.heads import ProxyOptions, own_fields
 from sidecar.proxy.upstream.receiver import ResponseHead
 
-_NO_READINGS: Final[Told] = {}  # replaced, never changed
+_NO_READINGS: Final[FieldCosts] = {}  # replaced, never changed
 
 
 class Relay:
@@ -48,7 +48,7 @@ class Relay:
         self._options = options
         self._done: asyncio.Future[None] = connection.loop.create_future()
         self._reader: BodyReader | None = None
-        self._field_readings: Told = _NO_READINGS
+        self._field_readings: FieldCosts = _NO_READINGS
         self._to_client: list[bytes] = []  # not written yet
 
     def response_interim(self, head: ResponseHead) -> None:
@@ -61,7 +61,7 @@ class Relay:
         """Queue the head for the client."""
         self._head_received = True
         self.status = status = head.status
-        self._admission.place.on_response(status, time.perf_counter())
+        self._admission.in_flight.on_response(status, time.perf_counter())
         request, client = self._request, self._client
         out = self._to_client
         out.append(b"HTTP/1.1 %d %b\r\n" % (status, head.phrase))
@@ -89,7 +89,7 @@ class Relay:
     def _read_costs(self, head: ResponseHead) -> None:
         entitlement = self._admission.entitlement
         if entitlement.settles:
-            self._field_readings = told_by_fields(entitlement.settles, head.fields)
+            self._field_readings = read_fields(entitlement.settles, head.fields)
             self._reader = reader_for(head.content_type, head.content_encoding, entitlement.reads)
 
     def response_body(self, data: bytes) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.core.model import MICRO, QuotaLimit
+from sidecar.core.model import MICRO, PeriodLimit
 
 MARGIN_US: Final = 2 * MICRO  # the clocks of Redis and a sidecar may differ by this much
 
@@ -26,7 +26,7 @@ class PeriodUsage:
 
     account: str
     field: str
-    limit: QuotaLimit
+    limit: PeriodLimit
     key: str | None
     start: int
     end: int

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from sidecar.core.events.read import RecordedRequest
-from sidecar.core.model import Account, QuotaLimit, TeamShare
+from sidecar.core.model import Account, PeriodLimit, QuotaLimit, TeamShare
 from sidecar.core.periods import window_at
-from sidecar.core.teams import shares_of
+from sidecar.core.teams import team_share
 from sidecar.errors import SidecarError
 from sidecar.reconcile.period_usage import MARGIN_US, PeriodUsage
 from sidecar.reconcile.plan_history import PlanHistory, ResolvedAccount
@@ -18,7 +18,7 @@ from sidecar.reconcile.plan_history import PlanHistory, ResolvedAccount
 MAX_EVENTS: Final = 20_000_000  # about 70 bytes each
 MAX_KINDS: Final = 10_000  # cached kinds of requests of one account
 
-FieldOf = Callable[[QuotaLimit, str], str]
+FieldOf = Callable[[PeriodLimit, str], str]
 
 
 class CounterKey(NamedTuple):
@@ -42,7 +42,7 @@ class _Target(NamedTuple):
     """
 
     field: str
-    limit: QuotaLimit
+    limit: PeriodLimit
     key: str | None
     meter: str
     certain: bool
@@ -88,13 +88,13 @@ class AccountUsage:
             self._add_period(counter.field, limit, counter.key, start, now.end)
         return without_limit
 
-    def _limit(self, limit_id: str, team: str | None) -> QuotaLimit | None:
+    def _limit(self, limit_id: str, team: str | None) -> PeriodLimit | None:
         """Return the current quota with this id, or the team's share of it."""
         limit = self._plans.quota(limit_id, self.resolved.account.plan)
         if limit is None or team is None:
             return limit
         return (
-            shares_of(limit, self.resolved.account.teams, team) if limit.per == "account" else None
+            team_share(limit, self.resolved.account.teams, team) if limit.per == "account" else None
         )
 
     def mark_read(self, at_us: int, reserved: Iterable[str]) -> None:
@@ -104,7 +104,7 @@ class AccountUsage:
             period.mark_read()
 
     def _add_period(
-        self, field: str, limit: QuotaLimit, key: str | None, start: int, end: int
+        self, field: str, limit: PeriodLimit, key: str | None, start: int, end: int
     ) -> PeriodUsage:
         period = PeriodUsage(self.resolved.account.id, field, limit, key, start, end)
         self.periods.setdefault(field, []).append(period)
@@ -190,12 +190,12 @@ class AccountUsage:
 
 def _with_team(
     quotas: Iterable[QuotaLimit], team: str, account: Account
-) -> Iterator[tuple[QuotaLimit, str | None]]:
+) -> Iterator[tuple[PeriodLimit, str | None]]:
     """Yield the quotas, and the team's share of each quota of the account."""
     for quota in quotas:
         yield quota, None
         if team and quota.per == "account":
-            yield shares_of(quota, account.teams, team), team
+            yield team_share(quota, account.teams, team), team
 
 
 class RecordedUsage:

@@ -11,7 +11,7 @@ from sidecar.config import LivePlanFile, compile_apart
 from sidecar.core.model import Account, PlanBook
 from sidecar.core.paths import Normaliser
 from sidecar.files import Files
-from sidecar.gate import DecisionRow, Gate
+from sidecar.gate import DecisionRow, Entitler, Gate, Recorder, Reserver
 from sidecar.metering.shipper import Shipper
 from sidecar.metrics import Metrics
 from sidecar.ports import Sink
@@ -184,20 +184,22 @@ class App:
         settings = self.settings
         self.room = waiting_room_of(settings, self.metrics)
         self.gate = Gate(
-            self.keeper.book,
-            store=self.store,
-            directory=self.directory,
-            spool=self.spool,
-            metrics=self.metrics,
-            clock=self._clock,
-            source=settings.source,
-            now_us=self.store.now_us,
-            room=self.room,
-            shedder=self.shedder,
-            record_refusals=settings.refusal_events,
-            paths=Normaliser(frozenset(settings.allow_in_path)),
-            ignore_case=settings.ignore_path_case,
-            on_decision=self._on_decision,
+            Entitler(
+                self.keeper.book,
+                self.directory,
+                self.store.now_us,
+                paths=Normaliser(frozenset(settings.allow_in_path)),
+                ignore_case=settings.ignore_path_case,
+            ),
+            Reserver(self.store, self.room, self.shedder, self.metrics.store.observe),
+            Recorder(
+                self.spool,
+                self.metrics,
+                self._clock,
+                settings.source,
+                record_refusals=settings.refusal_events,
+                on_decision=self._on_decision,
+            ),
         )
 
     async def _build_data_port(self) -> None:
@@ -304,7 +306,7 @@ class App:
             self.listener.certificate.reload()
 
     def _on_plans(self, book: PlanBook) -> None:
-        self.gate.swap(book)
+        self.gate.reload(book)
         self.store.forget()
         self.directory.forget()  # its API keys may belong to accounts of the former file
         if self.jobs is not None:

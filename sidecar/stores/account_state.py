@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.core.account import AccountState, Charge, Open
+from sidecar.core.account import AccountState, Charge, Reservation
 from sidecar.core.limits import Grant, State
 from sidecar.core.model import UNBOUNDED
 from sidecar.stores import keys
@@ -46,7 +46,7 @@ def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -
     """Read an account's hash and its sorted set of leases. Never raises."""
     states: dict[str, State] = {}
     grants: tuple[Grant, ...] = ()
-    opened: dict[str, Open] = {}
+    opened: dict[str, Reservation] = {}
     rebuilt, problems = "0", {}
     for name, value in fields.items():
         field = name.decode(errors="replace")
@@ -94,7 +94,7 @@ def _grants(text: str) -> Iterator[Grant]:
         yield Grant(match[1], match[2], units, expires, priority, used)
 
 
-def _open(text: str) -> Open:
+def _open(text: str) -> Reservation:
     rule, *lines = _lines(text) or [""]
     if rule not in _ORPHANS:
         raise UnreadableState("not an open reservation")
@@ -104,7 +104,7 @@ def _open(text: str) -> Open:
         if match is None:
             raise UnreadableState(f"line {number} is not a charge")
         charges.append(Charge(match[1], match[2], int(match[3]), int(match[4])))
-    return Open(rule, tuple(charges))
+    return Reservation(rule, tuple(charges))
 
 
 def _lines(text: str) -> list[str]:

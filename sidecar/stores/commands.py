@@ -6,9 +6,17 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.core.answers import Hold
-from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, Limit, QuotaLimit, TeamShare
+from sidecar.core.model import (
+    RATE,
+    Account,
+    Claim,
+    Limit,
+    PeriodLimit,
+    QuotaLimit,
+    RateLimit,
+    TeamShare,
+)
 from sidecar.core.periods import Window, longest_s, window_at
-from sidecar.core.survey import kind_of, weight
 from sidecar.stores import keys
 from sidecar.stores.connection.slots import slot_of
 from sidecar.stores.connection.wire import encode
@@ -18,7 +26,6 @@ MOST_WINDOWS: Final = 20_000
 MOST_SLOTS: Final = 20_000
 BUCKET_MARGIN_MS: Final = 3_600_000
 QUOTA_MARGIN_MS: Final = 35 * 86_400_000
-NOT_ENFORCED: Final = {"rate": 2, "quota": 1, "team": 1, "slots": 1}  # `force` of a limit in shadow
 
 
 class Commands:
@@ -35,12 +42,12 @@ class Commands:
     def needs_time(self, account: Account, claims: Sequence[Claim]) -> bool:
         """Whether the period of a claimed quota has never been computed."""
         return any(
-            isinstance(claim.limit, QuotaLimit)
+            isinstance(claim.limit, PeriodLimit)
             and (claim.limit.period, account.timezone, account.anchor) not in self._windows
             for claim in claims
         )
 
-    def window(self, limit: QuotaLimit, account: Account, now_us: int) -> Window:
+    def window(self, limit: PeriodLimit, account: Account, now_us: int) -> Window:
         """The period's bounds, computed again if `now_us` (0: unknown) is outside them."""
         name = (limit.period, account.timezone, account.anchor)
         window = self._windows.get(name)
@@ -82,23 +89,25 @@ class Commands:
     def _arguments(
         self, claim: Claim, account: Account, key_id: str, now_us: int
     ) -> ClaimArguments:
-        limit, kind, cost = claim.limit, kind_of(claim), weight(claim)
-        force = 1 if claim.forced else NOT_ENFORCED[kind] if limit.shadow else 0
-        notices = ""
-        if isinstance(limit, TeamShare):
-            window = self.window(limit, account, now_us)
-            numbers = ClaimNumbers(cost, limit.cap, *window, limit.units, limit.lends)
-            notices = _other_teams(limit)
+        limit, notices = claim.limit, ""
+        weight, full = limit.weight(claim.cost), limit.full
+        if isinstance(limit, RateLimit):
+            numbers = ClaimNumbers(weight, full, *limit.refill)
         elif isinstance(limit, QuotaLimit):
             window = self.window(limit, account, now_us)
-            numbers = ClaimNumbers(cost, limit.cap, *window, limit.units, limit.rollover)
+            numbers = ClaimNumbers(weight, full, *window, limit.units, limit.rollover)
             notices = ",".join(map(str, limit.notices))
-        elif isinstance(limit, ConcurrencyLimit):
-            numbers = ClaimNumbers(cost, limit.slots)
+        elif isinstance(limit, TeamShare):
+            window = self.window(limit, account, now_us)
+            numbers = ClaimNumbers(weight, full, *window, limit.units, limit.lends)
+            notices = _other_teams(limit)
         else:
-            numbers = ClaimNumbers(cost, limit.burst * MICRO, *limit.refill)
+            numbers = ClaimNumbers(weight, full)
+        force = 1 if claim.forced else 0
+        if limit.shadow and not claim.forced:
+            force = 2 if limit.kind is RATE else 1
         field = keys.limit_field(limit, key_id)
-        return ClaimArguments(kind, field, force, numbers.packed(), notices)
+        return ClaimArguments(limit.kind.name, field, force, numbers.packed(), notices)
 
 
 def _other_teams(share: TeamShare) -> str:
@@ -130,8 +139,8 @@ def ttl_ms(claims: Sequence[Claim]) -> int:
 
 
 def _ttl_ms(limit: Limit) -> int:
-    if isinstance(limit, QuotaLimit):
+    if isinstance(limit, RateLimit):
+        return limit.full * limit.refill[1] // limit.refill[0] // 1000 + BUCKET_MARGIN_MS
+    if isinstance(limit, PeriodLimit):
         return longest_s(limit.period) * 1000 + QUOTA_MARGIN_MS
-    if isinstance(limit, ConcurrencyLimit):
-        return QUOTA_MARGIN_MS
-    return limit.burst * MICRO * limit.refill[1] // limit.refill[0] // 1000 + BUCKET_MARGIN_MS
+    return QUOTA_MARGIN_MS

@@ -217,5 +217,5 @@ def account_from(account_id: str, fields: dict[str, str]) -> Account:
         suspended=fields.get("status") == "suspended",
         teams=teams,
         webhook=fields.get("webhook") or None,
-        then=PlanChange(fields["then"], int(then_us)) if then_us else None,
+        next_plan=PlanChange(fields["then"], int(then_us)) if then_us else None,
     )

@@ -7,7 +7,7 @@ Braces and percent signs in an account's id are escaped, so that no id can end i
 import re
 from typing import Final
 
-from sidecar.core.model import ConcurrencyLimit, Limit, QuotaLimit, RateLimit, TeamShare
+from sidecar.core.model import LETTERS, QUOTA, TEAM, Limit, TeamShare
 
 # Fields of an account's state that do not belong to a limit
 GRANTS: Final = "grants"
@@ -44,24 +44,21 @@ def leases(prefix: str, account: str) -> str:
     return f"{prefix}:{_tag(account)}:leases"
 
 
-_KINDS: Final = {RateLimit: "r", QuotaLimit: "q", ConcurrencyLimit: "c", TeamShare: "t"}
-
-
 def limit_field(limit: Limit, key_id: str) -> str:
     """The field of one limit in the state, with the key of a limit per key, or with the team."""
     if isinstance(limit, TeamShare):
         return team_field(limit.id, limit.team)
-    return _field(_KINDS[type(limit)], limit.id, key_id if limit.per == "key" else None)
+    return _field(limit.kind.letter, limit.id, key_id if limit.per == "key" else None)
 
 
 def quota_field(limit_id: str, key_id: str | None = None) -> str:
     """The field of a quota with this id."""
-    return _field(_KINDS[QuotaLimit], limit_id, key_id)
+    return _field(QUOTA.letter, limit_id, key_id)
 
 
 def team_field(limit_id: str, team: str) -> str:
     """The field of a team's share of a quota."""
-    return _field(_KINDS[TeamShare], limit_id, team)
+    return _field(TEAM.letter, limit_id, team)
 
 
 def other_fields(limit: Limit) -> tuple[str, ...]:
@@ -82,7 +79,7 @@ def read_field(field: str) -> tuple[str, str, str | None] | None:
     """
     kind, _, rest = field.partition("/")
     limit_id, slash, key_id = rest.partition("/")
-    if kind not in _KINDS.values() or not limit_id:
+    if kind not in LETTERS or not limit_id:
         return None
     return kind, limit_id, key_id if slash else None
 

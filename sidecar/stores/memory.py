@@ -12,9 +12,9 @@ from sidecar.core import account as accounts
 from sidecar.core.account import NEW, AccountState
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.limits import Grant
-from sidecar.core.model import Account, Claim, QuotaLimit, WhenDown
+from sidecar.core.model import Account, Claim, PeriodLimit, WhenDown
 from sidecar.core.periods import window_at
-from sidecar.core.survey import Ask
+from sidecar.core.survey import NO_PERIOD, BoundClaim
 from sidecar.stores import keys
 
 MOST_ACCOUNTS: Final = 10_000
@@ -50,7 +50,7 @@ class MemoryLimitStore:
         """Grant all claims or none; see `ports.LimitStore`."""
         now_us = self._now_us()
         state = self._accounts.get(account.id, NEW)
-        asks = asks_of(account, key_id, claims, now_us)
+        asks = bind_claims(account, key_id, claims, now_us)
         answer, after = accounts.reserve(state, asks, now_us, hold)
         if after is not state:
             self._keep(account, after)
@@ -60,7 +60,7 @@ class MemoryLimitStore:
         """What `reserve` would answer, changing nothing. `used` does not include the cost."""
         now_us = self._now_us()
         state = self._accounts.get(account.id, NEW)
-        return accounts.peek(state, asks_of(account, key_id, claims, now_us), now_us)
+        return accounts.peek(state, bind_claims(account, key_id, claims, now_us), now_us)
 
     def settle(
         self,
@@ -73,7 +73,7 @@ class MemoryLimitStore:
         """Correct an open reservation and close it; see `ports.LimitStore`."""
         now_us = self._now_us()
         state = self._accounts.get(account.id, NEW)
-        asks = asks_of(account, key_id, claims, now_us)
+        asks = bind_claims(account, key_id, claims, now_us)
         answer, after = accounts.settle(state, hold_id, asks, now_us)
         if answer.granted:
             self._keep(account, after)
@@ -94,15 +94,17 @@ class MemoryLimitStore:
             self._accounts.popitem(last=False)
 
 
-def asks_of(account: Account, key_id: str, claims: Sequence[Claim], now_us: int) -> list[Ask]:
+def bind_claims(
+    account: Account, key_id: str, claims: Sequence[Claim], now_us: int
+) -> list[BoundClaim]:
     """The claims with their fields, and with their quotas' windows at `now_us`."""
     return [
-        Ask(
+        BoundClaim(
             keys.limit_field(claim.limit, key_id),
             claim,
             window_at(claim.limit, account, now_us)
-            if isinstance(claim.limit, QuotaLimit)
-            else None,
+            if isinstance(claim.limit, PeriodLimit)
+            else NO_PERIOD,
             keys.other_fields(claim.limit),
         )
         for claim in claims

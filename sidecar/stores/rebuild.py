@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.model import Account, Claim, QuotaLimit
+from sidecar.core.model import Account, Claim, PeriodLimit, QuotaLimit
 from sidecar.core.periods import window_at
 from sidecar.stores import keys
 from sidecar.stores.commands import ttl_ms
@@ -20,7 +20,7 @@ class Change(NamedTuple):
     per key.
     """
 
-    limit: QuotaLimit
+    limit: PeriodLimit
     key_id: str | None
     units: int
     used: int
@@ -69,8 +69,8 @@ def arguments(
 
 def _group(account: Account, change: Change, now_us: int) -> Iterator[bytes | str | int]:
     limit = change.limit
-    numbers = ClaimNumbers(
-        change.units, limit.cap, *window_at(limit, account, now_us), limit.units, limit.rollover
-    )
+    rollover = limit.rollover if isinstance(limit, QuotaLimit) else 0
+    window = window_at(limit, account, now_us)
+    numbers = ClaimNumbers(change.units, limit.full, *window, limit.units, rollover)
     field = keys.limit_field(limit, change.key_id or "")
     yield from ClaimArguments("quota", field, 1, numbers.packed())

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import Claim, ConcurrencyLimit
-from sidecar.core.shares import Snapshot, looks
+from sidecar.core.model import SLOTS, Claim
+from sidecar.core.shares import Snapshot, snapshots_of
 from sidecar.stores import keys
 
 MOST_ACCOUNTS: Final = 10_000
@@ -30,10 +30,10 @@ class Snapshots:
         self._accounts.move_to_end(account_id)
         if len(self._accounts) > self._most:
             self._accounts.popitem(last=False)
-        for claim, snapshot in zip(claims, looks(claims, answer), strict=True):
+        for claim, snapshot in zip(claims, snapshots_of(claims, answer), strict=True):
             name = keys.limit_field(claim.limit, key_id)
             before = snapshots.get(name)
-            if isinstance(claim.limit, ConcurrencyLimit) or (
+            if claim.limit.kind is SLOTS or (
                 before is not None and before.now_us > snapshot.now_us
             ):
                 continue

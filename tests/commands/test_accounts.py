@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.identity import fingerprint
+from sidecar.core.identity import key_digest
 from sidecar.core.model import Key, Team
 from sidecar.stores import RedisDirectory, Wire
 
@@ -19,7 +19,7 @@ def find(url: str, secret: str) -> Key | None:
         await wire.start()
         try:
             directory = RedisDirectory(wire, "qs", lambda _: None)
-            return await directory.find(fingerprint(secret.encode()))
+            return await directory.find(key_digest(secret.encode()))
         finally:
             await wire.stop()
 

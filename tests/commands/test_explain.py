@@ -238,7 +238,7 @@ def test_a_quota_is_told_with_its_unit_and_its_period(
     done = sidecar("explain", "GET", "/", SIDECAR_PLANS="plans.yaml",
                    SIDECAR_REDIS="redis://127.0.0.1:1/0")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert f"  q: {text}; this call costs 1 request" in done.stdout
+    assert f"  q: {text}; this request costs 1 request" in done.stdout
 
 
 def test_a_team_is_told_what_it_has_and_may_use(
@@ -252,7 +252,7 @@ def test_a_team_is_told_what_it_has_and_may_use(
     assert done.returncode == 0, done.stderr
     assert "account   acme (key ads-1, team ads, from: plan file)" in done.stdout
     assert (
-        "(team ads: used 0 of 300 guaranteed, may use 600 now; 400 are kept for other teams)"
+        "(team ads: used 0 of 300 guaranteed, may use 600 now; 400 guaranteed to other teams)"
     ) in done.stdout
     told = json.loads(
         sidecar("explain", "--key", "demo-tools-key", "--json", "GET", "/", **env).stdout
@@ -260,7 +260,7 @@ def test_a_team_is_told_what_it_has_and_may_use(
     assert told["identity"]["team"] is None
     monthly = next(row for row in told["limits"] if row["id"] == "monthly")
     assert monthly["team"] == {
-        "id": None, "guaranteed": 0, "lends": False, "used": 0, "kept": 0,
+        "id": None, "guaranteed": 0, "lends": False, "used": 0, "guarantee_left": 0,
         "guaranteed_to_others": 700, "remaining": 300,
     }  # fmt: skip
     assert [row["id"] for row in told["limits"]] == ["per-second", "monthly", "per-key"]

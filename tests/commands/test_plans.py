@@ -11,7 +11,7 @@ import redis
 import yaml
 
 from sidecar.config.loading import load
-from sidecar.core.identity import fingerprint
+from sidecar.core.identity import key_digest
 from sidecar.stores import RedisLimitStore, Wire
 
 PLANS = Path(__file__).parent.parent.parent / "examples" / "plans.yaml"
@@ -23,7 +23,7 @@ def spend(url: str, requests: int) -> None:
 
     async def run() -> None:
         book = load(PLANS)
-        key = book.keys[fingerprint(KEY.encode())]
+        key = book.keys[key_digest(KEY.encode())]
         claims = book.entitlements["free", "rest"].claims
         wire = Wire(url, timeout_s=5)
         await wire.start()
@@ -127,7 +127,7 @@ def test_explain_without_redis_shows_the_static_part(sidecar: Any) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "account   fred (key k1, from: plan file)" in done.stdout
-    assert "monthly: 1,000 requests per month; this call costs 1 request" in done.stdout
+    assert "monthly: 1,000 requests per month; this request costs 1 request" in done.stdout
     assert "state     unknown: Redis at redis://127.0.0.1:1 does not answer" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr
 

@@ -50,8 +50,8 @@ def test_the_saas_example_compiles_to_its_plans() -> None:
     assert isinstance(pro.limits[1], QuotaLimit)
     assert pro.limits[1].cap == 1_200_000
     assert "upstream_5xx" in pro.refunds
-    assert book.entitlements["pro", "rest"].held
-    assert not book.entitlements["free", "rest"].held
+    assert book.entitlements["pro", "rest"].stays_open
+    assert not book.entitlements["free", "rest"].stays_open
     enterprise = {limit.id: limit for limit in book.plans["enterprise"].limits}
     assert enterprise["hourly"].shadow
     assert isinstance(enterprise["monthly"], QuotaLimit)

@@ -58,4 +58,4 @@ def test_only_a_meter_with_settle_settles() -> None:
 
 def test_other_routes_have_no_late_costs() -> None:
     rest = entitlement("rest")
-    assert (rest.estimates, rest.read_up_to, rest.settles, rest.guessed) == ((), 0, (), ())
+    assert (rest.estimates, rest.read_up_to, rest.settles, rest.defaulted) == ((), 0, (), ())

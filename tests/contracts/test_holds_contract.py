@@ -114,14 +114,14 @@ async def test_a_threshold_is_reported_once_by_the_request_that_reaches_it(
 ) -> None:
     quota = a_quota(100, notices=(50, 80), cap=1000)
     first = await store.reserve(ACME, "k1", (a_claim(quota, 10),), hold=a_hold("a"))
-    assert not first.besides or first.besides[0].told == 0
+    assert not first.details or first.details[0].notified == 0
     answer = await settled(store, (a_claim(quota, 60),), "a")
-    assert (answer.used, answer.besides[0].told) == ((60,), 0)  # 50 % were not reported before
+    assert (answer.used, answer.details[0].notified) == ((60,), 0)  # 50 % were not reported before
     await store.reserve(ACME, "k1", (a_claim(quota, 30),), hold=a_hold("b"))
     await settled(store, (a_claim(quota, 0),), "b")
     again = await store.reserve(ACME, "k1", (a_claim(quota, 31),))
     assert again.used == (91,)
-    assert not again.besides or again.besides[0].told == 80  # it stays reported
+    assert not again.details or again.details[0].notified == 80  # it stays reported
 
 
 async def test_settling_an_unknown_reservation_changes_nothing(store: LimitStore) -> None:

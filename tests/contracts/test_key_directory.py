@@ -13,7 +13,7 @@ from typing import Protocol
 
 import pytest
 
-from sidecar.core.identity import fingerprint
+from sidecar.core.identity import key_digest
 from sidecar.core.model import Account, Key
 from sidecar.errors import StoreUnavailable
 from sidecar.ports import KeyDirectory
@@ -72,7 +72,7 @@ async def at(url: str) -> AsyncIterator[Case]:
 
         def add(account: str, key_id: str) -> bytes:
             _, secret = admin.create_key(account, random_bytes=os.urandom, key_id=key_id)
-            return fingerprint(secret.encode())
+            return key_digest(secret.encode())
 
         try:
             yield Case(directory, gone, add, admin.set_account, admin.revoke_key)
@@ -118,8 +118,8 @@ async def test_a_key_is_cached_after_it_was_found(case: Case) -> None:
 async def test_find_returns_none_for_an_unknown_key(case: Case) -> None:
     case.add("acme", "k1")
     for _ in range(2):  # the second time, from the cache
-        assert await case.directory.find(fingerprint(b"guessed")) is None
-        assert case.directory.cached(fingerprint(b"guessed")) is None
+        assert await case.directory.find(key_digest(b"guessed")) is None
+        assert case.directory.cached(key_digest(b"guessed")) is None
 
 
 async def test_a_key_without_an_account_is_unknown(case: Case) -> None:
@@ -163,7 +163,7 @@ async def test_concurrent_requests_for_many_keys_all_get_theirs(case: Case) -> N
 
 
 async def test_forget_clears_the_cache_and_keys_are_read_again(case: Case) -> None:
-    digest, unknown = case.add("acme", "k1"), fingerprint(b"unknown")
+    digest, unknown = case.add("acme", "k1"), key_digest(b"unknown")
     await case.directory.find(digest)
     await case.directory.find(unknown)
     case.set_account("acme", plan="free")

@@ -10,9 +10,19 @@ from datetime import date
 
 import pytest
 
-from sidecar.core.model import MICRO, UNBOUNDED, Account, Claim, Limit, QuotaLimit, RateLimit, Team
+from sidecar.core.model import (
+    MICRO,
+    UNBOUNDED,
+    Account,
+    Claim,
+    Limit,
+    PeriodLimit,
+    QuotaLimit,
+    RateLimit,
+    Team,
+)
 from sidecar.core.periods import bounds
-from sidecar.core.teams import shares_of
+from sidecar.core.teams import team_share
 from sidecar.ports import LimitStore
 from sidecar.stores import MemoryLimitStore, RedisLimitStore, connect
 from tests.support.stores.local_stage import a_sidecar
@@ -93,7 +103,7 @@ async def used_units(store: LimitStore, *claims: Claim, key_id: str = "k1") -> t
     """The used units of each limit, rounded down."""
     answer = await store.peek(ACME, key_id, claims)
     return tuple(
-        used if isinstance(claim.limit, QuotaLimit) else -(-used // MICRO)
+        used if isinstance(claim.limit, PeriodLimit) else -(-used // MICRO)
         for used, claim in zip(answer.used, claims, strict=True)
     )
 
@@ -222,7 +232,7 @@ async def test_teams_use_their_shares_and_what_is_not_guaranteed_to_others(
     quota, teams = a_quota(10), (Team("a", 40, lends=False), Team("b", 30, lends=False))
 
     def claims(team: str) -> list[Claim]:
-        return [a_claim(quota), a_claim(shares_of(quota, teams, team))]
+        return [a_claim(quota), a_claim(team_share(quota, teams, team))]
 
     granted = {
         team: [(await store.reserve(ACME, "k1", claims(team))).granted for _ in range(9)].count(

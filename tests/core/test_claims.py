@@ -4,13 +4,13 @@ import pytest
 
 from sidecar.config.loading import parse
 from sidecar.core.account import NEW, reserve
-from sidecar.core.claims import claims_for, estimated
+from sidecar.core.claims import claims_for, with_estimates
 from sidecar.core.costs import Unreadable
 from sidecar.core.decision import decide
 from sidecar.core.model import MOST_UNITS, Entitlement
 from sidecar.core.readings import Reading, whole_units
 from sidecar.core.reasons import Reason
-from sidecar.core.survey import Ask
+from sidecar.core.survey import BoundClaim
 
 FILE = """
 version: 1
@@ -39,32 +39,32 @@ def costs(one: Entitlement) -> dict[str, int]:
 
 def test_what_was_read_is_the_cost_in_route_and_claims() -> None:
     before = entitlement()
-    now = estimated(before, Reading({"tokens": 300}, {}))
+    now = with_estimates(before, Reading({"tokens": 300}, {}))
     assert now.route.cost == (("calls", 1), ("tokens", 300))
     assert costs(now) == {"calls": 1, "tokens": 300}
-    assert (now.guessed, now.settles, now.plan) == ((), before.settles, before.plan)
+    assert (now.defaulted, now.settles, now.plan) == ((), before.settles, before.plan)
     assert costs(before) == {"calls": 1, "tokens": 100}, "the book's own entitlement stays"
 
 
 @pytest.mark.parametrize("why", Unreadable)
 def test_what_was_not_read_leaves_the_default_and_says_why(why: Unreadable) -> None:
-    now = estimated(entitlement(), Reading.nothing(["tokens"], why))
+    now = with_estimates(entitlement(), Reading.failed(["tokens"], why))
     assert costs(now) == {"calls": 1, "tokens": 100}
-    assert now.guessed == (("tokens", why),)
+    assert now.defaulted == (("tokens", why),)
 
 
 def test_a_request_for_nothing_is_a_claim_of_nothing() -> None:
-    now = estimated(entitlement(), Reading({"tokens": 0}, {}))
-    answer, after = reserve(NEW, [Ask(f"f{n}", c) for n, c in enumerate(now.claims)], 1)
+    now = with_estimates(entitlement(), Reading({"tokens": 0}, {}))
+    answer, after = reserve(NEW, [BoundClaim(f"f{n}", c) for n, c in enumerate(now.claims)], 1)
     assert answer.granted
     assert after.states["f1"].used == 0
     assert decide(now, answer).reason is Reason.OK
 
 
 def test_one_call_reserves_no_more_than_redis_reckons_exactly() -> None:
-    now = estimated(entitlement(), Reading({"tokens": 2**53 - 1}, {}))
+    now = with_estimates(entitlement(), Reading({"tokens": 2**53 - 1}, {}))
     assert costs(now)["tokens"] == MOST_UNITS
-    answer, _ = reserve(NEW, [Ask(f"f{n}", c) for n, c in enumerate(now.claims)], 1)
+    answer, _ = reserve(NEW, [BoundClaim(f"f{n}", c) for n, c in enumerate(now.claims)], 1)
     assert not answer.granted
     assert decide(now, answer).violated[0].claim.limit.id == "tokens"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.answers import Answer, QuotaDetail
 from sidecar.core.decision import decide, without_limits, without_store
-from sidecar.core.limits import State, burn, give_back, tell
+from sidecar.core.limits import State, burn, give_back, notify
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
@@ -47,12 +47,12 @@ def decided(
     *rows: tuple[Limit, int, int],
     granted: bool = True,
     forced: bool = False,
-    besides: tuple[QuotaDetail, ...] = (),
+    details: tuple[QuotaDetail, ...] = (),
 ) -> Decision:
     """Rows of (limit, cost, used as Redis tells it)."""
     claims = (Claim(limit, cost, forced and limit is not GUARD) for limit, cost, _ in rows)
     ends = tuple(END if isinstance(limit, QuotaLimit) else 0 for limit, _, _ in rows)
-    answer = Answer(granted, NOW, tuple(used for _, _, used in rows), ends, besides)
+    answer = Answer(granted, NOW, tuple(used for _, _, used in rows), ends, details)
     return decide(an_entitlement(*claims), answer)
 
 
@@ -136,22 +136,22 @@ def test_overage_of_a_meter_with_several_quotas_is_the_largest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "used", "percents"),
+    ("notified", "used", "percents"),
     [(0, 799, []), (0, 800, [80]), (80, 801, []), (80, 899, []), (0, 900, [80, 90]),
      (50, 1000, [80, 90, 100]), (100, 1000, [])],
 )  # fmt: skip
 def test_a_threshold_is_told_when_it_is_reached_and_was_not_told_before(
-    told: int, used: int, percents: list[int]
+    notified: int, used: int, percents: list[int]
 ) -> None:
-    crossings = decided((QUOTA, 1, used), besides=(QuotaDetail(told),)).crossings
+    crossings = decided((QUOTA, 1, used), details=(QuotaDetail(notified),)).crossings
     assert [crossing.percent for crossing in crossings] == percents
     assert all(c.used == used and c.period_end_us == END and c.limit is QUOTA for c in crossings)
 
 
 def test_a_threshold_between_units_is_reached_by_the_next_whole_one() -> None:
     seven = QuotaLimit("seven", "requests", 7, "day", 7, (80,))  # 5.6 units
-    assert not decided((seven, 1, 5), besides=(QuotaDetail(),)).crossings
-    assert decided((seven, 1, 6), besides=(QuotaDetail(),)).crossings
+    assert not decided((seven, 1, 5), details=(QuotaDetail(),)).crossings
+    assert decided((seven, 1, 6), details=(QuotaDetail(),)).crossings
 
 
 @given(st.lists(st.integers(-20, 40), max_size=80), st.integers(1, 300))
@@ -162,17 +162,17 @@ def test_each_threshold_is_told_once_whatever_is_used_and_given_back(
     state, most, told = State(), 0, []
     for cost in costs:
         if cost >= 0:
-            after = tell(limit, burn(limit, state, (), cost)[0])
+            after = notify(limit, burn(limit, state, (), cost)[0])
         else:
             after = give_back(limit, state, (), -cost)[0]
-        besides = (QuotaDetail(state.told),)
-        told += [c.percent for c in decided((limit, cost, after.used), besides=besides).crossings]
+        details = (QuotaDetail(state.notified),)
+        told += [c.percent for c in decided((limit, cost, after.used), details=details).crossings]
         state, most = after, max(most, after.used)
     assert told == [p for p in limit.notices if most >= Fraction(units * p, 100)]
 
 
 def test_what_was_carried_over_and_what_grants_hold_is_there_to_be_used() -> None:
-    decision = decided((QUOTA, 1, 1010), besides=(QuotaDetail(100, 50, 40, 0),))
+    decision = decided((QUOTA, 1, 1010), details=(QuotaDetail(100, 50, 40, 0),))
     assert decision.tightest is not None
     told = decision.tightest
     assert (told.limit_units, told.used, told.remaining) == (1090, 1010, 80)
@@ -181,8 +181,8 @@ def test_what_was_carried_over_and_what_grants_hold_is_there_to_be_used() -> Non
 
 def test_what_grants_paid_is_no_overage() -> None:
     burned = QuotaDetail(100, 0, 0, 7)
-    assert decided((SOFT, 10, 1003), besides=(burned,)).overage == (("requests", 3),)
-    assert decided((SOFT, 7, 1000), besides=(burned,)).overage == ()
+    assert decided((SOFT, 10, 1003), details=(burned,)).overage == (("requests", 3),)
+    assert decided((SOFT, 7, 1000), details=(burned,)).overage == ()
 
 
 def test_all_slots_taken_is_a_refusal_that_nobody_can_date() -> None:

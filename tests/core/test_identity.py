@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, fingerprint
+from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, key_digest
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_two_credentials_are_refused_not_guessed(
 
 
 def test_a_fingerprint_is_the_sha256_digest() -> None:
-    assert fingerprint(b"secret") == hashlib.sha256(b"secret").digest()
+    assert key_digest(b"secret") == hashlib.sha256(b"secret").digest()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sidecar.core.model import (
     QuotaLimit,
     RateLimit,
 )
-from sidecar.core.plan_changes import is_downgrade, moved, period_end
+from sidecar.core.plan_changes import after_change, is_downgrade, period_end
 
 GUARD = RateLimit("critical", "calls", 1000, MICRO, 5000, (1000, 1))
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -34,11 +34,11 @@ def a_quota(period: str, per: str = "account") -> QuotaLimit:
 
 
 def test_a_key_moves_with_its_account_and_is_one_object() -> None:
-    key = Key("k1", Account("acme", "pro", then=PlanChange("free", us(NOW))))
-    after = moved(key)
-    assert (after.account.plan, after.account.then, after.id) == ("free", None, "k1")
-    assert moved(key) is after
-    assert moved(after) is after
+    key = Key("k1", Account("acme", "pro", next_plan=PlanChange("free", us(NOW))))
+    after = after_change(key)
+    assert (after.account.plan, after.account.next_plan, after.id) == ("free", None, "k1")
+    assert after_change(key) is after
+    assert after_change(after) is after
 
 
 @pytest.mark.parametrize(

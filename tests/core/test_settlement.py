@@ -148,7 +148,7 @@ def test_the_same_threshold_and_period_is_the_same_event() -> None:
 TOKENS = JsonPath.parse("usage.total_tokens")
 SETTLED = replace(ENTITLEMENT, settles=(("tokens", TOKENS),))
 READ = Reading({"tokens": 300}, {})
-UNREAD = Reading.nothing(["tokens"], Unreadable.NOT_JSON)
+UNREAD = Reading.failed(["tokens"], Unreadable.NOT_JSON)
 
 
 def late_data(
@@ -182,10 +182,10 @@ def test_where_there_was_no_response_the_estimate_stands_and_says_so() -> None:
 
 
 def test_a_default_that_the_request_did_not_tell_is_named_until_the_response_tells() -> None:
-    guessed = replace(SETTLED, guessed=(("tokens", Unreadable.MISSING),))
-    assert "estimated" not in late_data(guessed, READ)
-    assert late_data(guessed, UNREAD)["estimated"] == {"tokens": "not_json"}
-    only_reserved = replace(guessed, settles=())
+    defaulted = replace(SETTLED, defaulted=(("tokens", Unreadable.MISSING),))
+    assert "estimated" not in late_data(defaulted, READ)
+    assert late_data(defaulted, UNREAD)["estimated"] == {"tokens": "not_json"}
+    only_reserved = replace(defaulted, settles=())
     assert late_data(only_reserved, None)["estimated"] == {"tokens": "missing"}
 
 

@@ -25,8 +25,16 @@ from sidecar.core.model import (
     Route,
 )
 from sidecar.core.reasons import Decision, Reason
-from sidecar.core.shares import NEVER_SEEN, Own, Snapshot, as_a_whole, filled, looks, share_of
-from sidecar.core.survey import Ask, weight
+from sidecar.core.shares import (
+    NEVER_SEEN,
+    LocalClaim,
+    Snapshot,
+    initial_bucket,
+    local_share,
+    snapshots_of,
+    whole_limit,
+)
+from sidecar.core.survey import BoundClaim
 from sidecar.errors import StoreUnavailable
 
 NOW = 1_790_000_000 * MICRO
@@ -53,7 +61,7 @@ GUARD = RateLimit("critical", "calls", 100, MICRO, 200, (100, 1))
 def test_a_quotas_share_is_what_was_left_divided_and_rounded_down(
     look: Snapshot, ways: int, units: int
 ) -> None:
-    share = share_of(QUOTA, look, ways, NOW)
+    share = local_share(QUOTA, look, ways, NOW)
     assert isinstance(share, QuotaLimit)
     assert (share.id, share.units, share.cap) == ("monthly", units, units)
     assert (share.notices, share.rollover) == ((), 0)
@@ -65,12 +73,12 @@ def test_a_quotas_share_is_what_was_left_divided_and_rounded_down(
 def test_a_bucket_holds_one_unit_at_least_and_there_is_one_slot(
     limit: Limit, ways: int, most: int
 ) -> None:
-    share = share_of(limit, NEVER_SEEN, ways, NOW)
+    share = local_share(limit, NEVER_SEEN, ways, NOW)
     assert most == (share.burst if isinstance(share, RateLimit) else getattr(share, "slots", None))
 
 
 def test_no_slots_are_none_for_everybody() -> None:
-    assert share_of(replace(SLOTS, slots=0), NEVER_SEEN, 2, NOW) == replace(SLOTS, slots=0)
+    assert local_share(replace(SLOTS, slots=0), NEVER_SEEN, 2, NOW) == replace(SLOTS, slots=0)
 
 
 @given(
@@ -80,27 +88,27 @@ def test_I1_full_buckets_of_all_shares_hold_what_the_whole_held_and_refill_as_fa
     burst: int, used: int, ago: int, ways: int
 ) -> None:
     limit = replace(RATE, burst=burst)
-    share = share_of(limit, NEVER_SEEN, ways, NOW)
+    share = local_share(limit, NEVER_SEEN, ways, NOW)
     assert isinstance(share, RateLimit)
-    state = filled(limit, share, Snapshot(NOW - ago, used), ways, NOW)
+    state = initial_bucket(limit, share, Snapshot(NOW - ago, used), ways, NOW)
     left = max(0, share.burst * MICRO - state.used)
     whole = min(burst * MICRO, burst * MICRO - used + ago * 5)
     assert left * ways <= max(0, whole) + 5 * ways
     assert share.refill[0] * limit.refill[1] * ways == limit.refill[0] * share.refill[1]
 
 
-def decided(own: Own, look: Snapshot, granted: bool) -> Decision:
-    used, besides = as_a_whole(own, look, NOW)
+def decided(own: LocalClaim, look: Snapshot, granted: bool) -> Decision:
+    used, details = whole_limit(own, look, NOW)
     plan = Plan("free", 0, frozenset(), (own.claim.limit,), GUARD, "local")
     route = Route("rest", "/**", None, "/**", RequestClass.STANDARD, frozenset(), ())
     entitlement = Entitlement(plan, route, (own.claim,), (), None, b"", ())
     ends = (END if isinstance(own.claim.limit, QuotaLimit) else 0,)
-    return decide(entitlement, Answer(granted, NOW, (used,), ends, (besides,), alone=True))
+    return decide(entitlement, Answer(granted, NOW, (used,), ends, (details,), local=True))
 
 
 def test_what_is_admitted_alone_says_so_and_not_what_is_left() -> None:
-    share = share_of(QUOTA, Snapshot(NOW, 40, END), 2, NOW)
-    decision = decided(Own(Claim(QUOTA, 1, False), share, 5), Snapshot(NOW, 40, END), True)
+    share = local_share(QUOTA, Snapshot(NOW, 40, END), 2, NOW)
+    decision = decided(LocalClaim(Claim(QUOTA, 1, False), share, 5), Snapshot(NOW, 40, END), True)
     assert (decision.allowed, decision.reason) == (True, Reason.STORE_DOWN)
     assert (decision.tightest, decision.overage, decision.crossings) == (None, (), ())
 
@@ -108,37 +116,37 @@ def test_what_is_admitted_alone_says_so_and_not_what_is_left() -> None:
 def test_overage_is_told_as_far_as_it_is_known() -> None:
     soft = replace(QUOTA, cap=UNBOUNDED, rollover=0)
     look = Snapshot(NOW, 98, END)
-    share = share_of(soft, look, 2, NOW)
-    decision = decided(Own(Claim(soft, 3, False), share, 5), look, True)
+    share = local_share(soft, look, 2, NOW)
+    decision = decided(LocalClaim(Claim(soft, 3, False), share, 5), look, True)
     assert decision.overage == (("requests", 3),)
-    early = decided(Own(Claim(soft, 3, False), share, 3), look, True)
+    early = decided(LocalClaim(Claim(soft, 3, False), share, 3), look, True)
     assert early.overage == (("requests", 1),)
 
 
 def test_I10_a_quota_that_is_known_to_be_spent_is_refused_until_its_end() -> None:
     look = Snapshot(NOW, 97, END)
-    share = share_of(QUOTA, look, 1, NOW)
-    decision = decided(Own(Claim(QUOTA, 1, False), share, 3), look, False)
+    share = local_share(QUOTA, look, 1, NOW)
+    decision = decided(LocalClaim(Claim(QUOTA, 1, False), share, 3), look, False)
     assert (decision.reason, decision.retry_us) == (Reason.QUOTA, END - NOW)
     assert decision.violated[0].used == 100
 
 
 @pytest.mark.parametrize("limit", [QUOTA, SLOTS])
 def test_I10_a_share_that_is_spent_does_not_say_that_the_limit_is(limit: Limit) -> None:
-    share = share_of(limit, NEVER_SEEN, 2, NOW)
+    share = local_share(limit, NEVER_SEEN, 2, NOW)
     most = share.cap if isinstance(share, QuotaLimit) else getattr(share, "slots", 0)
     with pytest.raises(StoreUnavailable):
-        decided(Own(Claim(limit, 1, False), share, most), NEVER_SEEN, False)
+        decided(LocalClaim(Claim(limit, 1, False), share, most), NEVER_SEEN, False)
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 12 * MICRO))
 def test_I10_a_rate_says_when_its_share_has_enough(cost: int, ways: int, used: int) -> None:
-    """`as_a_whole` and the reference agree on the instant from which the call fits."""
-    share = share_of(RATE, NEVER_SEEN, ways, NOW)
+    """`whole_limit` and the reference agree on the instant from which the call fits."""
+    share = local_share(RATE, NEVER_SEEN, ways, NOW)
     assert isinstance(share, RateLimit)
     claim = Claim(RATE, cost, False)
-    own = Own(claim, share, used)
-    if used + weight(claim) <= share.burst * MICRO:
+    own = LocalClaim(claim, share, used)
+    if used + share.weight(claim.cost) <= share.full:
         return
     if share.burst < cost <= RATE.burst:
         with pytest.raises(StoreUnavailable):
@@ -153,7 +161,7 @@ def test_I10_a_rate_says_when_its_share_has_enough(cost: int, ways: int, used: i
 
     def fits(at_us: int) -> bool:
         start = replace(NEW, states={"r": State(used, NOW)})
-        ask = Ask("r", Claim(share, cost, False))
+        ask = BoundClaim("r", Claim(share, cost, False))
         return accounts.reserve(start, [ask], at_us)[0].granted
 
     assert fits(NOW + decision.retry_us)
@@ -168,13 +176,13 @@ def test_I1_all_shares_together_let_pass_no_more_than_was_left(
     cap: int, used: int, ways: int, costs: list[int]
 ) -> None:
     limit = replace(QUOTA, units=cap, cap=cap, rollover=0)
-    share = share_of(limit, Snapshot(NOW, used, END), ways, NOW)
+    share = local_share(limit, Snapshot(NOW, used, END), ways, NOW)
     window = Window(NOW - MICRO, END, END + MICRO, NOW - 2 * MICRO)
     passed = 0
     for _ in range(ways):
         account = NEW
         for cost in costs:
-            asks = [Ask("q", Claim(share, cost, False), window)]
+            asks = [BoundClaim("q", Claim(share, cost, False), window)]
             answer, account = accounts.reserve(account, asks, NOW)
             passed += cost if answer.granted else 0
     assert passed <= max(0, cap - used)
@@ -183,6 +191,6 @@ def test_I1_all_shares_together_let_pass_no_more_than_was_left(
 def test_a_look_is_what_an_answer_shows_in_the_order_of_the_claims() -> None:
     claims = (Claim(QUOTA, 1, False), Claim(RATE, 1, False))
     plain = Answer(True, NOW, (7, MICRO), (END, 0))
-    assert looks(claims, plain) == (Snapshot(NOW, 7, END), Snapshot(NOW, MICRO))
-    rich = plain._replace(besides=(QuotaDetail(carried=3, left=4, burned=1), QuotaDetail()))
-    assert looks(claims, rich)[0] == Snapshot(NOW, 7, END, 7)
+    assert snapshots_of(claims, plain) == (Snapshot(NOW, 7, END), Snapshot(NOW, MICRO))
+    rich = plain._replace(details=(QuotaDetail(carried=3, left=4, burned=1), QuotaDetail()))
+    assert snapshots_of(claims, rich)[0] == Snapshot(NOW, 7, END, 7)

@@ -31,8 +31,8 @@ from sidecar.core.model import (
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import limit_refusal
 from sidecar.core.refusals.rendering import render_text
-from sidecar.core.survey import Ask
-from sidecar.core.teams import MOST_TEAMS, TeamEntitlements, read_teams, shares_of
+from sidecar.core.survey import BoundClaim
+from sidecar.core.teams import MOST_TEAMS, TeamEntitlements, read_teams, team_share
 
 DAY = 86_400 * MICRO
 START = 20_000 * DAY
@@ -52,14 +52,14 @@ class House:
     ledger: AccountState = NEW
 
     def claims(self, team: str, cost: int, *, forced: bool = False) -> tuple[Claim, ...]:
-        share = shares_of(self.quota, self.teams, team)
+        share = team_share(self.quota, self.teams, team)
         return Claim(self.quota, cost, forced), Claim(share, cost, forced)
 
-    def asks(self, claims: Sequence[Claim]) -> list[Ask]:
+    def asks(self, claims: Sequence[Claim]) -> list[BoundClaim]:
         quota, share = claims
         others = tuple(one.id for one in self.teams if one.id != share.limit.team)  # type: ignore[union-attr]
         team = share.limit.team  # type: ignore[union-attr]
-        return [Ask("monthly", quota, WINDOW), Ask(team, share, WINDOW, others)]
+        return [BoundClaim("monthly", quota, WINDOW), BoundClaim(team, share, WINDOW, others)]
 
     def call(self, team: str, cost: int = 1, *, forced: bool = False) -> Answer:
         asks = self.asks(self.claims(team, cost, forced=forced))
@@ -71,7 +71,7 @@ class House:
 
     def kept(self, team: str) -> int:
         asks = self.asks(self.claims(team, 0))
-        return accounts.peek(self.ledger, asks, self.now).besides[1].told
+        return accounts.peek(self.ledger, asks, self.now).details[1].notified
 
     def at_most(self, team: str) -> int:
         """The largest call that would pass."""
@@ -309,8 +309,8 @@ def test_I10_a_refusal_tells_of_the_team() -> None:
     }  # fmt: skip
     assert (
         "Team search of account acme on plan pro has used 650 requests this month (400 are "
-        "guaranteed to it); 300 of the 350 requests that the account has left are kept for other "
-        "teams. It may use 50 more now. This call costs 60. It resets on "
+        "guaranteed to it); 300 of the 350 requests that the account has left are guaranteed to "
+        "other teams. It may use 50 more now. This request costs 60. It resets on "
         "2024-11-03T00:00:00Z."
     ) in text
     actions = [step["action"] for step in problem["how_to_fix"]]  # type: ignore[attr-defined]
@@ -323,7 +323,7 @@ def test_I10_a_key_without_a_team_is_told_so() -> None:
     problem, text = refused(house, "")
     assert problem["title"] == "Monthly quota: nothing left for this team"
     assert problem["limit"]["team"]["id"] is None  # type: ignore[index]
-    assert "A key without a team of account acme on plan pro is guaranteed nothing" in text
+    assert "An API key without a team of account acme on plan pro is guaranteed nothing" in text
 
 
 def test_I10_a_team_is_told_what_it_has_lent() -> None:
@@ -406,7 +406,7 @@ def test_calls_that_are_alike_get_the_very_same_claims() -> None:
     assert of_team.of(PLAIN, Key("k1", ACME)) is not found
     quota, share = found.claims
     assert (quota, share.cost) == (PLAIN.claims[0], 1)
-    assert share.limit == shares_of(MONTHLY, TEAMS, "ads")
+    assert share.limit == team_share(MONTHLY, TEAMS, "ads")
     assert of_team.of(replace(PLAIN), Key("k1", ACME, "ads")) is not found
 
 

@@ -10,7 +10,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from sidecar.commands.serve import is_compiled
-from sidecar.core.identity import fingerprint
+from sidecar.core.identity import key_digest
 from sidecar.stores import keys
 from sidecar.stores.admin import Admin
 from tests.support.processes import SlowApi
@@ -198,5 +198,5 @@ async def test_an_account_with_an_invalid_record_gets_503_and_is_logged_once(
     logged = capsys.readouterr().out
     assert logged.count("account_record_invalid") == 1
     assert "globex" in logged and next(iter(wrong.values())) in logged
-    assert secret not in logged and fingerprint(secret.encode()).hex() not in logged
+    assert secret not in logged and key_digest(secret.encode()).hex() not in logged
     assert status(await here.call("GET", "/items")) == 200

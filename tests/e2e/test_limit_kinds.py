@@ -73,7 +73,7 @@ async def test_requests_beyond_the_slots_are_refused_until_one_ends(here: Stage)
             await asyncio.sleep(0)
     refused = await here.call("GET", "/x", "slots")
     document = problem(refused)
-    assert (document["status"], document["title"]) == (429, "Too many calls at once")
+    assert (document["status"], document["title"]) == (429, "Too many requests at once")
     assert document["violated-policies"] == ["in-flight"]
     assert b"\r\nRetry-After: 1\r\n" in refused
     assert b'RateLimit-Policy: "in-flight";q=2;qu="concurrent-requests"\r\n' in refused

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.core.account import AccountState, Charge, Open
+from sidecar.core.account import AccountState, Charge, Reservation
 from sidecar.core.identity import anonymous_key
 from sidecar.core.limits import State
 from sidecar.core.model import MICRO, Account, QuotaLimit
@@ -54,7 +54,7 @@ def a_state(used: int, since_us: int = START, **opened: int) -> AccountState:
     return AccountState(
         {FIELD: State(used, since_us)},
         opened={
-            name: Open("charge", (Charge("quota", FIELD, cost, since_us),))
+            name: Reservation("charge", (Charge("quota", FIELD, cost, since_us),))
             for name, cost in opened.items()
         },
     )
@@ -181,7 +181,7 @@ def test_reservations_of_another_period_explain_nothing() -> None:
     (period,) = periods(one)
     other = AccountState(
         {FIELD: State(2, START)},
-        opened={"x": Open("charge", (Charge("quota", FIELD, 2, START - HOUR),))},
+        opened={"x": Reservation("charge", (Charge("quota", FIELD, 2, START - HOUR),))},
     )
     assert causes(compare_counter(period, other, 0)) == {"events_missing": 2}
 

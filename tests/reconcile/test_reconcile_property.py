@@ -13,11 +13,11 @@ from sidecar.core import account as accounts
 from sidecar.core import corrections
 from sidecar.core.account import NEW, AccountState
 from sidecar.core.answers import Hold
-from sidecar.core.corrections import Read
+from sidecar.core.corrections import CounterReading
 from sidecar.core.limits import Grant
 from sidecar.core.model import MICRO, Claim, QuotaLimit
 from sidecar.core.periods import window_at
-from sidecar.core.survey import Ask
+from sidecar.core.survey import BoundClaim
 from sidecar.reconcile.differences import CauseKind, CounterComparison, compare_counter
 from sidecar.reconcile.plan_history import PlanHistory, ResolvedAccount
 from sidecar.reconcile.usage import CounterKey, RecordedUsage
@@ -41,9 +41,9 @@ class Life:
         self.open: list[tuple[str, int, str, int]] = []  # id, cost, key, when
         self.number = 0
 
-    def asks(self, key: str, cost: int) -> list[Ask]:
+    def asks(self, key: str, cost: int) -> list[BoundClaim]:
         return [
-            Ask(keys.limit_field(limit, key), Claim(limit, cost, False),
+            BoundClaim(keys.limit_field(limit, key), Claim(limit, cost, False),
                 window_at(limit, ACME, self.now))
             for limit in LIMITS
         ]  # fmt: skip
@@ -89,9 +89,9 @@ class Life:
         for one in self.comparisons():
             period, lost = one.usage, -one.units_of(CauseKind.LOST)
             if lost and period.start <= self.now < period.end:
-                ask = Ask(period.field, Claim(period.limit, lost, True),
+                ask = BoundClaim(period.field, Claim(period.limit, lost, True),
                           window_at(period.limit, ACME, self.now))  # fmt: skip
-                read = Read(one.counter, period.start)
+                read = CounterReading(one.counter, period.start)
                 answer, self.state = corrections.rebuild(
                     self.state, [ask], [read], self.state.rebuilt, self.now
                 )

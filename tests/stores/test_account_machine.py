@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from sidecar.core.answers import Hold
-from sidecar.core.corrections import Entries
+from sidecar.core.corrections import JournalEntries
 from sidecar.core.limits import EMPTY, Grant
 from sidecar.core.model import (
     MICRO,
@@ -161,7 +161,7 @@ class Account(RuleBasedStateMachine):
                   for quota, cost in zip(self.quotas, costs, strict=True)]  # fmt: skip
         then = window_at(self.quotas[0], ACME, self.both.now - late).start
         self.number += 1
-        entries = Entries(f"j{self.number}", 1, 1)
+        entries = JournalEntries(f"j{self.number}", 1, 1)
         assert self.both.charge(claims, late, entries) == 1
         for field, cost in zip(QUOTAS, costs, strict=True):
             if self._since(field) == then:

@@ -8,10 +8,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.core.answers import Hold
-from sidecar.core.corrections import Entries
+from sidecar.core.corrections import JournalEntries
 from sidecar.core.limits import Grant
-from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, Limit, QuotaLimit, RateLimit, Team
-from sidecar.core.teams import shares_of
+from sidecar.core.model import (
+    MICRO,
+    Claim,
+    ConcurrencyLimit,
+    Limit,
+    PeriodLimit,
+    QuotaLimit,
+    RateLimit,
+    Team,
+)
+from sidecar.core.teams import team_share
 from sidecar.stores import keys
 from tests.support.stores.account_replay import ACME, HOUR, START, Both
 
@@ -67,7 +76,7 @@ def of_team(claims: list[Claim], team: tuple[tuple[Team, ...], str] | None) -> l
     for claim in claims:
         found.append(claim)
         if team is not None and isinstance(claim.limit, QuotaLimit):
-            found.append(Claim(shares_of(claim.limit, *team), claim.cost, claim.forced))
+            found.append(Claim(team_share(claim.limit, *team), claim.cost, claim.forced))
     return found
 
 
@@ -135,7 +144,7 @@ def a_life(both: Both, steps: list[tuple]) -> None:  # type: ignore[type-arg]
             both.renew([opened[rest[0] % len(opened)][0], "unknown"], 60 * MICRO)
         elif what == "charge":
             claims, late_us, journal, first, more = rest
-            entries = Entries(f"j{journal}", first, first + more)
+            entries = JournalEntries(f"j{journal}", first, first + more)
             if both.charge(claims, late_us, entries) == 1:
                 assert both.charge(claims, late_us, entries) == 0
         elif what == "rebuild":

@@ -25,7 +25,7 @@ from sidecar.core.model import (
     Team,
 )
 from sidecar.core.periods import bounds
-from sidecar.core.teams import shares_of
+from sidecar.core.teams import team_share
 from sidecar.stores import RedisLimitStore, Wire, keys
 from sidecar.stores.commands import BUCKET_MARGIN_MS
 from sidecar.stores.scripts import ClaimArguments, ClaimNumbers, load
@@ -232,7 +232,7 @@ async def test_a_team_share_is_sent_as_the_header_says(
 ) -> None:
     header = read_header("reserve")
     teams = (Team("search", 40), Team("ads", 30, lends=False), Team("mail", 5))
-    share = shares_of(QUOTA, teams, "search")
+    share = team_share(QUOTA, teams, "search")
     claims = (Claim(QUOTA, 3, False), Claim(share, 3, False))
 
     async def reserve() -> object:
@@ -278,13 +278,13 @@ async def test_the_store_reads_replies_as_the_header_says(
     )
     few = Claim(RATE, 2, False)
     answer = await store.reserve(ACME, "k1", (few,))
-    assert (answer.granted, answer.used, answer.ends_us, answer.besides) == (
+    assert (answer.granted, answer.used, answer.ends_us, answer.details) == (
         True, (2 * MICRO,), (0,), ()
     )  # fmt: skip
     first = await store.reserve(ACME, "k1", (Claim(QUOTA, 85, False),))
     end = bounds("month", ACME.timezone, None, first.now_us)[1]
-    assert (first.used, first.ends_us, first.besides[0].told) == ((85,), (end,), 0)
+    assert (first.used, first.ends_us, first.details[0].notified) == ((85,), (end,), 0)
     second = await store.reserve(ACME, "k1", (Claim(QUOTA, 20, False),))
-    assert (second.used, second.besides[0]) == ((105,), (80, 0, 0, 0))
+    assert (second.used, second.details[0]) == ((105,), (80, 0, 0, 0))
     refused = await store.reserve(ACME, "k1", (Claim(QUOTA, 16, False),))
     assert (refused.granted, refused.used) == (False, (105,))

@@ -115,8 +115,8 @@ def test_a_threshold_is_reported_by_the_next_request(client: redis.Redis) -> Non
     both = Both(client)
     both.rebuild(claim(7), less=0, stale=False)
     answer = both.reserve(claim(1))
-    assert (answer.used, answer.besides[0].told) == ((8,), 0)
-    assert both.ledger.states["q/q0"].told == 50
+    assert (answer.used, answer.details[0].notified) == ((8,), 0)
+    assert both.ledger.states["q/q0"].notified == 50
 
 
 def test_I2_all_counters_of_an_account_change_or_none(client: redis.Redis) -> None:

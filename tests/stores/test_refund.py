@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from sidecar.core.model import Account, Claim, QuotaLimit, RateLimit, Team
-from sidecar.core.teams import shares_of
+from sidecar.core.teams import team_share
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore, Wire, keys
 from sidecar.stores.connection.wire import BREAKER_TIMEOUTS
@@ -61,12 +61,12 @@ async def test_I2_a_request_refused_after_a_timeout_is_not_charged(server: Serve
 async def test_I2_a_team_is_not_charged_either_and_its_guarantee_returns(
     server: Server,
 ) -> None:
-    share = shares_of(QUOTA, (Team("ads", 30, lends=False),), "ads")
+    share = team_share(QUOTA, (Team("ads", 30, lends=False),), "ads")
     claims = (Claim(QUOTA, 3, False), Claim(share, 3, False))
     async with a_wire(server.url, timeout_s=0.2) as wire:
         store = RedisLimitStore(wire)
         before = await store.reserve(ACME, "k1", claims)
-        assert before.besides[1].told == 27
+        assert before.details[1].notified == 27
         server.pause()
         with pytest.raises(StoreUnavailable):
             await store.reserve(ACME, "k1", claims)
@@ -77,7 +77,7 @@ async def test_I2_a_team_is_not_charged_either_and_its_guarantee_returns(
                 await asyncio.sleep(0)
         after = await store.peek(ACME, "k1", claims)
         assert after.used == before.used == (3, 3)
-        assert after.besides[1].told == 27
+        assert after.details[1].notified == 27
 
 
 @pytest.mark.parametrize("first", [False, True])

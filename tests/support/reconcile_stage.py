@@ -13,7 +13,7 @@ from sidecar.clock import Clock
 from sidecar.config.loading import load
 from sidecar.core.readings import Reading
 from sidecar.core.settlement import Outcome, OutcomeReason
-from sidecar.gate import Admission, Gate, Refused
+from sidecar.gate import Admission, Entitler, Gate, Recorder, Refused, Reserver
 from sidecar.metering.event_reader import EventReader
 from sidecar.metering.gaps import SequenceCoverage
 from sidecar.metering.spool import Spool
@@ -133,7 +133,7 @@ class Stage:
 
     def reload(self, text: str) -> None:
         self.plans.write_text(text)
-        self.gate.swap(load(self.plans))
+        self.gate.reload(load(self.plans))
         self.store.forget()
 
     def reconciler(self, inspector: Inspector, paths: Sequence[Path], **options: Any) -> Reconciler:
@@ -188,10 +188,12 @@ async def a_stage(url: str, directory: Path, text: str = "") -> AsyncIterator[St
     spool.open()
     book = load(plans)
     store = RedisLimitStore(wire)
+    keys, clock = RedisDirectory(wire, "qs", book.accounts.get), Clock()
     gate = Gate(
-        book, store=store, directory=RedisDirectory(wire, "qs", book.accounts.get), spool=spool,
-        metrics=Metrics(), clock=Clock(), source="/sidecar/test",
-    )  # fmt: skip
+        Entitler(book, keys, lambda: clock.now_ns() // 1000),
+        Reserver(store),
+        Recorder(spool, Metrics(), clock, "/sidecar/test"),
+    )
     with redis.Redis.from_url(url) as client:
         yield Stage(url, plans, directory / "spool", gate, spool, store, wire, client)
     await store.settler.close()

@@ -24,9 +24,9 @@ from sidecar.core.model import (
     Entitlement,
     Key,
     Limit,
+    PeriodLimit,
     Plan,
     PlanBook,
-    QuotaLimit,
     RateLimit,
     RequestClass,
     Route,
@@ -35,7 +35,7 @@ from sidecar.core.model import (
 from sidecar.core.periods import window_at
 from sidecar.core.reasons import Decision
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
-from sidecar.core.survey import Ask
+from sidecar.core.survey import BoundClaim
 from sidecar.core.teams import TeamEntitlements
 
 HOUR = 3_600 * MICRO
@@ -111,13 +111,13 @@ class Reference:
         self._book = book
         self._open: list[tuple[int, int, str, str, tuple[Claim, ...]]] = []
 
-    def asks(self, key: str, claims: Sequence[Claim], at_us: int) -> list[Ask]:
+    def asks(self, key: str, claims: Sequence[Claim], at_us: int) -> list[BoundClaim]:
         return [
-            Ask(
+            BoundClaim(
                 field_of(claim.limit, key),
                 claim,
                 window_at(claim.limit, ACME, at_us)
-                if isinstance(claim.limit, QuotaLimit)
+                if isinstance(claim.limit, PeriodLimit)
                 else None,
                 tuple(f"{claim.limit.id}/{other.team}" for other in claim.limit.others)
                 if isinstance(claim.limit, TeamShare)

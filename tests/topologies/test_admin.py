@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from sidecar.core.identity import fingerprint
+from sidecar.core.identity import key_digest
 from sidecar.core.model import Key
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisDirectory, keys
@@ -35,7 +35,7 @@ def find_key(cluster: ACluster, secret: str) -> Key | None:
     async def find() -> Key | None:
         async with connected(cluster.url) as redis:
             directory = RedisDirectory(redis, "qs", lambda _: None)
-            return await directory.find(fingerprint(secret.encode()))
+            return await directory.find(key_digest(secret.encode()))
 
     return asyncio.run(find())
 

@@ -37,9 +37,9 @@ async def test_accounts_of_a_lost_shard_are_local_and_charged_to_its_replica(
         for _ in range(70):
             answer = await store.reserve(lost, "k1", ONE, when_down="local")
             granted.append(answer.granted)
-            assert answer.alone
+            assert answer.local
             real = await store.reserve(other, "k1", ONE, when_down="local")
-            assert not real.alone
+            assert not real.local
         assert granted.count(True) == 60
         assert not store.mode.all_local
         await one.until_back()

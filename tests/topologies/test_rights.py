@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from sidecar.core.identity import fingerprint
+from sidecar.core.identity import key_digest
 from sidecar.core.jobs.job import (
     AcceptedJob,
     ClaimedJob,
@@ -109,7 +109,7 @@ async def defer(redis: Connection) -> None:
 
 async def follow(redis: Connection) -> None:
     directory = RedisDirectory(redis, "qs", lambda _: None)
-    await directory.find(fingerprint(b"unknown"))
+    await directory.find(key_digest(b"unknown"))
     await directory._follow(await directory._follow(None))
 
 

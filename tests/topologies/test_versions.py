@@ -6,7 +6,7 @@ import os
 import orjson
 import pytest
 
-from sidecar.core.identity import fingerprint
+from sidecar.core.identity import key_digest
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.stores import RedisDirectory, RedisLimitStore, keys
 from sidecar.stores.admin import Admin
@@ -43,7 +43,7 @@ async def everything(url: str) -> None:
                 assert (answer.granted, answer.used) == (True, (count,))
             assert (await store.peek(an_account(number), "k1", claims())).used == (3,)
         directory = RedisDirectory(redis, "qs", lambda _: None)
-        assert await directory.find(fingerprint(b"unknown")) is None
+        assert await directory.find(key_digest(b"unknown")) is None
         assert await directory._follow(await directory._follow(None))
     sink = RedisSink(url, keys.events("qs"))
     await sink.send([orjson.dumps(an_event(number)) for number in range(3)])

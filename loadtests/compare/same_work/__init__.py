@@ -63,7 +63,7 @@ def _call(
     commands: Commands, key: Key, found: Entitlement, version: str, now_us: int
 ) -> dict[str | bytes, Lua]:
     """What is known of a key's calls to a route."""
-    if found.held or found.estimates or found.missing or found.plan.refunds:
+    if found.stays_open or found.estimates or found.missing or found.plan.refunds:
         raise ValueError(f"gate.lua cannot do what the plan says of {found.route.id}")
     script = load_script("reserve")
     reserve = commands.claims(script, key.account, key.id, found.claims, now_us, leases=False)

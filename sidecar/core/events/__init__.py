@@ -1,1 +1,1 @@
-"""Usage events as bytes and as values. Pure."""
+"""Usage events: building and reading them. Pure."""

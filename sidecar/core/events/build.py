@@ -64,7 +64,7 @@ def usage_event(
     }
     if key.counted_team:
         event["data"]["team"] = key.counted_team
-    if entitlement.settles or entitlement.guessed:
+    if entitlement.settles or entitlement.defaulted:
         _correct(event["data"], entitlement, outcome.reading)
     return event
 
@@ -73,13 +73,13 @@ def _correct(data: dict[str, Any], entitlement: Entitlement, reading: Reading | 
     """Replace estimates with the actual cost from the response, and name those that remain."""
     if reading is None:
         meters = (meter for meter, _ in entitlement.settles)
-        reading = Reading.nothing(meters, Unreadable.UNANSWERED)
+        reading = Reading.failed(meters, Unreadable.UNANSWERED)
     usage, beyond = data["usage"], data["overage"]
     for meter, units in reading.values.items():
         if beyond[meter]:  # the estimate crossed the quota: the whole correction is overage
             beyond[meter] = max(0, beyond[meter] + units - usage[meter])
         usage[meter] = units
-    estimated = dict(entitlement.guessed) | dict(reading.unreadable)
+    estimated = dict(entitlement.defaulted) | dict(reading.unreadable)
     estimated = {
         meter: reason for meter, reason in estimated.items() if meter not in reading.values
     }

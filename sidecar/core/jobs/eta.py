@@ -39,8 +39,8 @@ def _wait_us(claim: Claim, answer: Answer, at: int, ahead: int) -> int | None:
     if cost > limit.cap:
         return None
     extra = 0
-    if answer.besides:
-        extra = answer.besides[at].carried + answer.besides[at].left
+    if answer.details:
+        extra = answer.details[at].carried + answer.details[at].left
     left = limit.cap + extra - used
     if (ahead + 1) * cost <= left:
         return 0

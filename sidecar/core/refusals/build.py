@@ -1,6 +1,6 @@
-"""Refusals that explain themselves: which limit, how much of what, until when, how to fix it.
+"""Refusals with an explanation: which limit, how much of what, until when, how to fix it.
 
-Bodies are RFC 9457 problem details. Nothing here echoes what a client sent.
+Bodies are RFC 9457 problem details. They never contain what the client sent.
 """
 
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from typing import Final
 
 from sidecar.core.model import (
     MICRO,
+    QUOTA,
     Account,
     ConcurrencyLimit,
     Entitlement,
@@ -31,15 +32,15 @@ from sidecar.core.refusals.ratelimit_fields import ratelimit_field
 from sidecar.core.refusals.upgrades import plan_without
 from sidecar.core.text import adjective, amount, current, instant, plural, span, speed, unit_of
 
-_SPREAD_OF_S: Final = 300  # waits up to this are spread by a tenth of themselves, longer by 30 s
+_SPREAD_OF_S: Final = 300  # waits up to this are spread by a tenth, longer ones by 30 s
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer of ours in place of the API's.
+    """An answer in place of the API's.
 
-    `reason` is a `Reason`, or "http-413" and the like for errors of HTTP itself; a finite set.
-    `retry_after_s`: whole seconds for Retry-After, None when waiting does not help. `headers`:
+    `reason`: a `Reason`, or for errors of HTTP itself a text like "http-413"; a finite set.
+    `retry_after_s`: whole seconds for Retry-After, None if waiting does not help. `headers`:
     further fields, without Retry-After, Cache-Control and those of every response.
     """
 
@@ -53,30 +54,32 @@ class Refusal:
 def simple_refusal(
     reason: Reason, request_id: str, detail: str | None = None, jitter: int = 0
 ) -> Refusal:
-    """A refusal that no limit caused. `detail` replaces the usual sentence.
+    """Return a refusal that no limit caused. `detail` replaces the usual sentence.
 
-    `jitter`, 0 to 99, spreads Retry-After by as many percent. Raises KeyError for a reason
-    that refuses nothing or needs a limit to explain (`limit_refusal`).
+    `jitter`, 0 to 99, spreads Retry-After by as many percent. Raises KeyError for a reason that
+    does not refuse, or that needs a limit (`limit_refusal`).
     """
     return _refusal(SPECS[reason], reason, request_id, detail, jitter)
 
 
-def waited(refusal: Refusal, queued_us: int) -> Refusal:
-    """The same of a call that was held for so long; 0: not at all."""
+def with_wait(refusal: Refusal, queued_us: int) -> Refusal:
+    """Return the refusal with the fields of a request that waited for this long; 0: it did not."""
     if not queued_us:
         return refusal
-    return replace(refusal, headers=refusal.headers + queued_fields(queued_us))
+    return replace(refusal, headers=refusal.headers + wait_fields(queued_us))
 
 
-def queued_fields(queued_us: int) -> Fields:
-    """What tells that an answer comes late because the call was held: for programs, and for
-    browsers (W3C Server Timing)."""
+def wait_fields(queued_us: int) -> Fields:
+    """Return the fields that report how long the request waited.
+
+    One is for programs, and one for browsers (W3C Server Timing).
+    """
     ms = b"%d" % -(-queued_us // 1000)
     return (b"X-Queued-Ms", ms), (b"Server-Timing", b"queued;dur=" + ms)
 
 
 def http_problem(status: int, title: str, detail: str, request_id: str) -> Refusal:
-    """The answer to an error of HTTP itself. Raises KeyError for a status that we do not send."""
+    """Return the answer to an error of HTTP itself. Raises KeyError for an unknown status."""
     return _refusal(http_spec(status, title, detail), f"http-{status}", request_id)
 
 
@@ -100,7 +103,7 @@ def _refusal(
 def feature_refusal(
     book: PlanBook, entitlement: Entitlement, account: Account, request_id: str
 ) -> Refusal:
-    """403: the plan lacks a feature that the route needs. Names the plan that has it."""
+    """Return a 403: the plan lacks a feature that the route needs. Names the plan that has it."""
     spec = SPECS[Reason.FEATURE]
     missing = " and ".join(entitlement.missing)
     noun = "feature" if len(entitlement.missing) == 1 else "features"
@@ -110,7 +113,7 @@ def feature_refusal(
     )
     steps: list[Step]
     if entitlement.missing_in is None:
-        detail = lacks + "No plan includes all that it needs."
+        detail = lacks + "No plan includes all the features that it needs."
         steps = [{"action": "ask", "what": "Ask the API's team for access."}]
     else:
         detail = lacks + f"Plan {entitlement.missing_in} does."
@@ -135,10 +138,10 @@ def limit_refusal(
     request_id: str,
     jitter: int,
 ) -> Refusal:
-    """429: limits refuse. Explains the one that takes longest to recover.
+    """Return a 429. It explains the violated limit that takes longest to recover.
 
-    `jitter`, 0 to 99, is how many percent of the spread (a tenth of the wait, at most 30 s)
-    are added to Retry-After. Raises ValueError when the decision violates no limit.
+    `jitter`, 0 to 99, is how many percent of the spread (a tenth of the wait, at most 30 s) are
+    added to Retry-After. Raises ValueError if the decision violates no limit.
     """
     if not decision.violated:
         raise ValueError("a limit refusal needs a violated limit")
@@ -178,11 +181,11 @@ def _fields(entitlement: Entitlement, decision: Decision) -> Fields:
 def _title(worst: LimitStatus, abuse: bool) -> str:
     limit = worst.claim.limit
     if abuse:
-        return "Unusually many critical calls"
+        return "Unusually many critical requests"
     if isinstance(limit, RateLimit):
         return "Rate limit reached"
     if isinstance(limit, ConcurrencyLimit):
-        return "Too many calls at once"
+        return "Too many requests at once"
     name = adjective(limit.period)
     if worst.team is not None:
         nothing = "nothing" if worst.remaining == 0 else "too little"
@@ -194,8 +197,8 @@ def _detail(
     worst: LimitStatus, entitlement: Entitlement, account: Account, decision: Decision, unit: str
 ) -> str:
     limit, cost = worst.claim.limit, worst.claim.cost
-    whose = f"account {account.id} on plan {entitlement.plan.id}"
-    subject = f"This key of {whose}" if limit.per == "key" else f"A{whose[1:]}"
+    owner = f"account {account.id} on plan {entitlement.plan.id}"
+    subject = f"This API key of {owner}" if limit.per == "key" else f"A{owner[1:]}"
     if isinstance(limit, RateLimit):
         text = (
             f"{subject} may use {speed(limit, unit)}, at most {limit.burst:,} at once, "
@@ -208,42 +211,42 @@ def _detail(
             "As soon as one has ended, another can begin."
         )
     elif worst.team is not None:
-        text = _of_team(worst.team, whose, unit, current(limit.period))
+        text = _team_text(worst.team, owner, unit, current(limit.period))
         most, recovers = worst.team.most, "It resets"
     else:
         text = (
             f"{subject} has used {worst.used:,} of {amount(worst.limit_units, unit)} "
             f"{current(limit.period)}."
         )
-        if limit.cap > limit.units:
-            text += f" The plan allows overage up to {limit.cap:,}."
-        most, recovers = limit.cap, "It resets"
+        most, recovers = limit.capacity, "It resets"
+        if most > limit.units:
+            text += f" The plan allows overage up to {most:,}."
     if worst.reset_us is None:
         return (
-            f"{text} This call alone costs {cost:,}, more than the limit of {most:,} ever allows: "
-            "waiting does not help."
+            f"{text} This request alone costs {cost:,}, more than the limit of {most:,} ever "
+            "allows: waiting does not help."
         )
     if cost > 1:
-        text += f" This call costs {cost:,}."
+        text += f" This request costs {cost:,}."
     when = f"on {instant(worst.reset_us)}"
     if isinstance(limit, RateLimit):
         when = f"in {span(max(1, -(-(worst.reset_us - decision.now_us) // MICRO)))}"
     return f"{text} {recovers} {when}."
 
 
-def _of_team(use: TeamUse, whose: str, unit: str, now: str) -> str:
+def _team_text(use: TeamUse, owner: str, unit: str, now: str) -> str:
     if use.team:
         lent = max(0, use.guaranteed - use.used) - use.kept
         note = f", {lent:,} of them were lent as time passed" if lent > 0 else ""
         text = (
-            f"Team {use.team} of {whose} has used {amount(use.used, unit)} {now} "
+            f"Team {use.team} of {owner} has used {amount(use.used, unit)} {now} "
             f"({use.guaranteed:,} are guaranteed to it{note})"
         )
     else:
-        text = f"A key without a team of {whose} is guaranteed nothing"
+        text = f"An API key without a team of {owner} is guaranteed nothing"
     rest = f"{min(use.others, use.room):,} of the {amount(use.room, unit)}"
     left = f" It may use {use.left:,} more now." if use.left else ""
-    return f"{text}; {rest} that the account has left are kept for other teams.{left}"
+    return f"{text}; {rest} that the account has left are guaranteed to other teams.{left}"
 
 
 def _limit_member(worst: LimitStatus) -> dict[str, object]:
@@ -274,23 +277,21 @@ def _steps(book: PlanBook, entitlement: Entitlement, decision: Decision) -> list
     steps: list[Step] = []
     if decision.retry_us is not None:
         steps.append({"action": "wait", "until": instant(decision.now_us + decision.retry_us)})
-    for standing in decision.violated:
-        limit = standing.claim.limit
+    for status in decision.violated:
+        limit = status.claim.limit
         if isinstance(limit, ConcurrencyLimit):
             at_once = amount(limit.slots, unit_of(book.meters, limit))
             steps.append({"action": "slow_down", "to": f"{at_once} at once"})
-        elif standing.reset_us is None:
-            most = limit.burst if isinstance(limit, RateLimit) else limit.cap
-            if standing.team is not None:
-                most = standing.team.most
-            what = f"at most {most:,} {plural(unit_of(book.meters, limit))} in one call"
+        elif status.reset_us is None:
+            most = limit.capacity if status.team is None else status.team.most
+            what = f"at most {most:,} {plural(unit_of(book.meters, limit))} in one request"
             steps.append({"action": "ask_for_less", "to": what})
         elif isinstance(limit, RateLimit):
             to = speed(limit, unit_of(book.meters, limit))
             steps.append({"action": "slow_down", "to": to})
-    if any(standing.team is not None for standing in decision.violated):
+    if any(status.team is not None for status in decision.violated):
         what = (
-            "Ask who manages the account for a larger share for the team, or to have others lend."
+            "Ask the account's owner for a larger share for the team, or to let other teams lend."
         )
         steps.append({"action": "ask", "what": what})
     if decision.reason is not Reason.ABUSE:
@@ -302,9 +303,9 @@ def _steps(book: PlanBook, entitlement: Entitlement, decision: Decision) -> list
 
 
 def _packs(book: PlanBook, decision: Decision) -> list[Pack]:
-    """Those that would let the call through: for each quota that refuses, and only quotas do."""
-    limits = [standing.claim.limit for standing in decision.violated]
-    if not all(isinstance(limit, QuotaLimit) for limit in limits):
+    """Return the packs that would let the request pass; () if not only quotas refuse."""
+    limits = [status.claim.limit for status in decision.violated]
+    if not all(limit.kind is QUOTA for limit in limits):
         return []
     names = {limit.id for limit in limits}
     return [pack for pack in book.packs.values() if pack.limit in names]
@@ -331,10 +332,10 @@ def _read_docs(links: Links) -> list[Step]:
 
 
 def shed_refusal(entitlement: Entitlement, request_id: str, wait_s: int, jitter: int) -> Refusal:
-    """503: the API is overloaded. Names the routes that are never shed.
+    """Return a 503: the API is overloaded. Names the routes that are never shed.
 
-    Retry-After is spread from `wait_s` to twice that and a second more, by `jitter`, 0 to 99: who
-    was shed together does not come back together.
+    `jitter`, 0 to 99, spreads Retry-After from `wait_s` to twice that plus a second, so that
+    clients that were shed together do not return together.
     """
     spec = SPECS[Reason.SHED]
     retry = wait_s + (wait_s + 2) * jitter // 100

@@ -1,7 +1,7 @@
 """RateLimit header fields: draft-ietf-httpapi-ratelimit-headers-11, and the older X- names.
 
-The draft may still rename things: this is the one file that would change. Both fields are
-lists of structured-field strings with integer parameters (RFC 9651).
+The draft may still change: only this file depends on it. Both fields are lists of structured-field
+strings with integer parameters (RFC 9651).
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _LARGEST: Final = 999_999_999_999_999  # of a structured-field integer (RFC 9651
 
 @lru_cache(maxsize=1024)
 def _string(text: str) -> bytes:
-    """A structured-field string (RFC 9651, section 3.3.3). Raises ValueError if not ASCII text."""
+    """Return a structured-field string (RFC 9651, section 3.3.3). Raises ValueError."""
     if not text.isascii() or not text.isprintable():
         raise ValueError(f"{text!r} has characters that a header field cannot carry")
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -25,12 +25,11 @@ def _string(text: str) -> bytes:
 
 
 def policy_field(limits: Sequence[Limit], guard: RateLimit | None = None) -> bytes:
-    """The value of RateLimit-Policy, b"" when there is nothing to say.
+    """Return the value of RateLimit-Policy, b"" without limits to report.
 
-    `q` units per `w` seconds. A `guard` among the limits is left out: it is not sold. Windows
-    are whole seconds, so a rate per 100 ms is told as ten times as many per second; months
-    count as 30 days. Concurrency has no window: its quota unit says what it is. Limits in shadow
-    are not told.
+    `q` units per `w` seconds. Windows are whole seconds, so a rate per 100 ms is reported as ten
+    times as many per second; months count as 30 days. Concurrency has no window, but a quota unit.
+    The `guard`, which is not sold, and limits in shadow are left out.
     """
     return b", ".join(_policy(limit) for limit in limits if limit is not guard and not limit.shadow)
 
@@ -46,28 +45,30 @@ def _policy(limit: Limit) -> bytes:
     return b"%b;q=%d;w=%d" % (_string(limit.id), min(quota, _LARGEST), window)
 
 
-def ratelimit_field(standing: LimitStatus, now_us: int) -> bytes:
-    """The value of RateLimit for one limit: `r` units left, more of them in `t` seconds.
+def ratelimit_field(status: LimitStatus, now_us: int) -> bytes:
+    """Return the value of RateLimit for one limit: `r` units left, more of them in `t` seconds.
 
-    `t` is rounded up, and left out when nothing is missing.
+    `t` is rounded up, and left out if nothing is missing.
     """
-    left = standing.remaining
+    left = status.remaining
     if left > _LARGEST:
         left = _LARGEST
-    reset = standing.reset_us
+    reset = status.reset_us
     if reset is None:
-        return b"%b;r=%d" % (_string(standing.claim.limit.id), left)
+        return b"%b;r=%d" % (_string(status.claim.limit.id), left)
     wait = reset - now_us
     seconds = -(-wait // MICRO) if wait > 0 else 0
-    return b"%b;r=%d;t=%d" % (_string(standing.claim.limit.id), left, seconds)
+    return b"%b;r=%d;t=%d" % (_string(status.claim.limit.id), left, seconds)
 
 
-def legacy_fields(standing: LimitStatus, now_us: int) -> tuple[tuple[bytes, bytes], ...]:
-    """The X-RateLimit-* fields of the same limit; Reset is in seconds since the epoch, as GitHub
-    and most that copied it have it."""
-    reset_us = now_us if standing.reset_us is None else standing.reset_us
+def legacy_fields(status: LimitStatus, now_us: int) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the X-RateLimit-* fields of one limit.
+
+    Reset is in seconds since the epoch, as in GitHub's API and most others.
+    """
+    reset_us = now_us if status.reset_us is None else status.reset_us
     return (
-        (b"X-RateLimit-Limit", b"%d" % standing.limit_units),
-        (b"X-RateLimit-Remaining", b"%d" % standing.remaining),
+        (b"X-RateLimit-Limit", b"%d" % status.limit_units),
+        (b"X-RateLimit-Remaining", b"%d" % status.remaining),
         (b"X-RateLimit-Reset", b"%d" % -(-reset_us // MICRO)),
     )

@@ -1,19 +1,20 @@
 """Refusals as bodies: JSON for programs, text for people."""
 
 import json
-from typing import Final
+from typing import Any, Final
 
 from sidecar.core.refusals.build import Refusal
+from sidecar.core.refusals.problems import Step
 from sidecar.core.text import span
 
 
 def render_json(refusal: Refusal) -> bytes:
-    """The body as application/problem+json."""
+    """Return the body as application/problem+json."""
     return json.dumps(refusal.problem, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def render_text(refusal: Refusal) -> bytes:
-    """The body as text/plain in UTF-8: the same content for people."""
+    """Return the body as text/plain in UTF-8, for people."""
     problem = refusal.problem
     lines = [f"{problem['status']} {problem['title']}", "", str(problem["detail"]), ""]
     lines += ["How to fix it:", *(f"- {_step_text(step)}" for step in _list(problem, "how_to_fix"))]
@@ -24,7 +25,7 @@ def render_text(refusal: Refusal) -> bytes:
     return "\n".join(lines).encode()
 
 
-def _list(problem: dict[str, object], member: str) -> list[object]:
+def _list(problem: dict[str, Any], member: str) -> list[Any]:
     value = problem.get(member)
     return value if isinstance(value, list) else []
 
@@ -36,14 +37,13 @@ _SENTENCES: Final = {
 }
 
 
-def _step_text(step: object) -> str:
-    assert isinstance(step, dict)  # noqa: S101 - built above
+def _step_text(step: Step) -> str:
     if "what" in step:
         return str(step["what"])
     if step["action"] == "wait":
-        return f"Wait until {step['until']}." if "until" in step else (
-            f"Wait {span(step['seconds'])}, then try again."
-        )  # fmt: skip
+        if "until" in step:
+            return f"Wait until {step['until']}."
+        return f"Wait {span(step['seconds'])}, then try again."
     if step["action"] == "buy_pack":
         price = f" for {step['price']}" if "price" in step else ""
         where = f": {step['href']}" if "href" in step else "."

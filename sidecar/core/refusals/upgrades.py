@@ -1,4 +1,4 @@
-"""Which plan up the ladder would have let a refused call through."""
+"""Which later plan, in plan order, would have allowed a refused request."""
 
 from collections.abc import Sequence
 
@@ -18,31 +18,31 @@ from sidecar.core.reasons import LimitStatus
 def plan_without(
     book: PlanBook, entitlement: Entitlement, violated: Sequence[LimitStatus]
 ) -> str | None:
-    """The first plan above the caller's whose limits are higher than each of the violated ones,
-    or that lacks them, and that includes the route. None when there is none."""
+    """Return the next plan that includes the route and relieves each violated limit.
+
+    It has no such limit, or a higher one. None if no plan does.
+    """
     higher = [plan for plan in book.plans.values() if plan.rank > entitlement.plan.rank]
     for plan in sorted(higher, key=lambda plan: plan.rank):
-        there = book.entitlements.get((plan.id, entitlement.route.id))
-        if there is None or there.missing:
+        offered = book.entitlements.get((plan.id, entitlement.route.id))
+        if offered is None or offered.missing:
             continue
-        if all(_relieves(plan, standing) for standing in violated):
+        if all(_relieves(plan, status) for status in violated):
             return plan.id
     return None
 
 
-def _relieves(plan: Plan, standing: LimitStatus) -> bool:
-    limit = standing.claim.limit
-    return all(
-        _allows_more(other, limit, standing.claim.cost) for other in _counterparts(plan, limit)
-    )
+def _relieves(plan: Plan, status: LimitStatus) -> bool:
+    limit, cost = status.claim.limit, status.claim.cost
+    return all(_allows_more(other, limit, cost) for other in _counterparts(plan, limit))
 
 
 def _counterparts(plan: Plan, limit: Limit) -> list[Limit]:
-    """The plan's limit of the same id, else all of the same kind on the same meter."""
+    """Return the plan's limit of the same id, else all of the same kind on the same meter."""
     alike = [
         other
         for other in plan.limits
-        if type(other) is type(limit) and other.meter == limit.meter and other.per == limit.per
+        if other.kind is limit.kind and other.meter == limit.meter and other.per == limit.per
     ]
     return [other for other in alike if other.id == limit.id] or alike
 

@@ -348,3 +348,14 @@ def _origin_form(request: Request) -> None:
         request.target = path
     else:
         request.target = b"*" if not path and request.method == "OPTIONS" else b"/" + path
+
+
+def is_forwarded(method: str) -> bool:
+    """Whether the parser knows a method, written in capitals, and the proxy forwards it."""
+    if method in ("CONNECT", "TRACE") or not method.replace("-", "").isalpha():
+        return False
+    try:
+        HttpRequestParser(object()).feed_data(f"{method} / HTTP/1.1\r\n\r\n".encode())
+    except HttpParserError:
+        return False
+    return True

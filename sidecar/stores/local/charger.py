@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidecar.core.model import Account, Claim, QuotaLimit
+from sidecar.core.model import Account, Claim, PeriodLimit
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands
 from sidecar.stores.connection.connect import Connection
@@ -35,7 +35,7 @@ class Sum:
     last: int
     requests: int = 0
     late: bool = False
-    units: dict[str, tuple[QuotaLimit, int, int]] = field(default_factory=dict)
+    units: dict[str, tuple[PeriodLimit, int, int]] = field(default_factory=dict)
 
     @property
     def pair(self) -> Pair:
@@ -50,7 +50,7 @@ class Sum:
         self.last = seq
         self.requests += 1
         for claim, since_us in claims:
-            if isinstance(claim.limit, QuotaLimit):
+            if isinstance(claim.limit, PeriodLimit):
                 name = keys.limit_field(claim.limit, self.key_id)
                 _, since, units = self.units.get(name, (claim.limit, since_us, 0))
                 if since_us >= since:

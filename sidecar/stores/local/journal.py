@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sidecar.core.model import Account, Claim, QuotaLimit
+from sidecar.core.model import Account, Claim, PeriodLimit
 from sidecar.core.shares import Snapshot
 from sidecar.files import Files
 from sidecar.logs import logger
@@ -96,7 +96,7 @@ class Journal:
         at_us: int,
         *,
         sidecars: int,
-        snapshot_of: Callable[[QuotaLimit], Snapshot],
+        snapshot_of: Callable[[PeriodLimit], Snapshot],
         hold_id: str | None = None,
         is_open: bool = False,
     ) -> int:
@@ -108,7 +108,7 @@ class Journal:
             )
         self._seq += 1
         lines = [] if file.has_header else [header_line(file.header)]
-        quotas = tuple(claim.limit for claim in claims if isinstance(claim.limit, QuotaLimit))
+        quotas = tuple(claim.limit for claim in claims if isinstance(claim.limit, PeriodLimit))
         name = (account.id, key_id, *map(id, quotas))
         owner = file.owners.get(name)
         if owner is None:
@@ -116,7 +116,7 @@ class Journal:
             snapshots = tuple(map(snapshot_of, quotas))
             owner = len(file.owners), Owner(account, key_id, quotas, snapshots)
             lines.append(owner_line(*owner))
-        costs = tuple(claim.cost for claim in claims if isinstance(claim.limit, QuotaLimit))
+        costs = tuple(claim.cost for claim in claims if isinstance(claim.limit, PeriodLimit))
         lines.append(entry_line(Entry(self._seq, owner[0], at_us, costs, hold_id, is_open)))
         if owner[0] < MOST_OWNERS and self._put(lines):
             file.has_header = True

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.model import Account, QuotaLimit, Scope, TeamShare
+from sidecar.core.model import Account, PeriodLimit, QuotaLimit, Scope, TeamShare
 from sidecar.core.shares import Snapshot
 
 VERSION: Final = 1
@@ -28,7 +28,7 @@ class Owner:
 
     account: Account
     key_id: str
-    quotas: tuple[QuotaLimit, ...]
+    quotas: tuple[PeriodLimit, ...]
     snapshots: tuple[Snapshot, ...] = ()
 
 
@@ -70,17 +70,17 @@ def owner_line(number: int, owner: Owner) -> bytes:
     """The line that precedes the first entry of an owner."""
     account = owner.account
     anchor = account.anchor.isoformat() if account.anchor else None
-    quotas = [
-        [q.id, q.meter, q.units, q.cap, q.period, q.per, q.rollover, *_team(q)]
-        for q in owner.quotas
-    ]
+    quotas = [_quota_values(quota) for quota in owner.quotas]
     record = [account.id, account.plan, account.timezone, anchor]
     return _line("of", number, record, owner.key_id, quotas, owner.snapshots)
 
 
-def _team(quota: QuotaLimit) -> list[object]:
-    """The additional fields of a team share. Charging does not need the other teams' shares."""
-    return [quota.team, quota.lends] if isinstance(quota, TeamShare) else []
+def _quota_values(quota: PeriodLimit) -> list[object]:
+    """The values of a quota or a team share. Charging does not need the other teams' shares."""
+    values = [quota.id, quota.meter, quota.units, quota.capacity, quota.period, quota.per]
+    if isinstance(quota, TeamShare):
+        return [*values, 0, quota.team, quota.lends]
+    return [*values, quota.rollover]
 
 
 def entry_line(entry: Entry) -> bytes:
@@ -122,7 +122,7 @@ def _named(
 
 def _quota(
     name: str, meter: str, units: int, cap: int, period: str, per: Scope, rollover: int, *team: Any
-) -> QuotaLimit:
+) -> PeriodLimit:
     if not team:
         return QuotaLimit(
             name, meter, _whole(units), period, _whole(cap), (), per, _whole(rollover)
@@ -130,7 +130,7 @@ def _quota(
     team_id, lends = team
     if not isinstance(team_id, str) or not isinstance(lends, bool):
         raise ValueError("not a team share")
-    return TeamShare(name, meter, _whole(units), period, _whole(cap), team=team_id, lends=lends)
+    return TeamShare(name, meter, _whole(units), period, team=team_id, lends=lends)
 
 
 def _entry(

@@ -15,18 +15,18 @@ from sidecar.core.answers import Answer, Hold
 from sidecar.core.limits import drained
 from sidecar.core.model import (
     MICRO,
+    SLOTS,
     Account,
     Claim,
-    ConcurrencyLimit,
     Limit,
-    QuotaLimit,
+    PeriodLimit,
     RateLimit,
     TeamShare,
     WhenDown,
 )
 from sidecar.core.periods import Window
-from sidecar.core.shares import NEVER_SEEN, Own, Snapshot
-from sidecar.core.survey import Ask
+from sidecar.core.shares import NEVER_SEEN, LocalClaim, Snapshot
+from sidecar.core.survey import NO_PERIOD, BoundClaim
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
 from sidecar.stores.settler import OpenReservation
@@ -68,7 +68,7 @@ class LocalLimits:
         now_us: Callable[[], int],
         *,
         snapshots_of: Callable[[str], SnapshotsByField],
-        window: Callable[[QuotaLimit, Account, int], Window],
+        window: Callable[[PeriodLimit, Account, int], Window],
         open_in_redis: Callable[[str], Iterable[OpenReservation]] = lambda _: (),
         accounts: int = MOST_ACCOUNTS,
     ) -> None:
@@ -175,9 +175,7 @@ class LocalLimits:
 
     def _take_slots(self, reservation: OpenReservation) -> None:
         slots = [
-            replace(claim, forced=True)
-            for claim in reservation.claims
-            if isinstance(claim.limit, ConcurrencyLimit)
+            replace(claim, forced=True) for claim in reservation.claims if claim.limit.kind is SLOTS
         ]
         if slots:
             hold = Hold(reservation.hold_id, FOREVER_US)
@@ -191,17 +189,17 @@ class LocalLimits:
         claim: Claim,
         now_us: int,
         when_down: WhenDown,
-    ) -> Ask:
+    ) -> BoundClaim:
         name = keys.limit_field(claim.limit, key_id)
         share = own.shares.get(name)
         if share is None or share.limit is not claim.limit or now_us >= share.until_us:
             share = self._share(own, name, account, key_id, claim, now_us, when_down)
-        window = None
-        if isinstance(claim.limit, QuotaLimit):
+        window = NO_PERIOD
+        if isinstance(claim.limit, PeriodLimit):
             window = self._window(claim.limit, account, now_us)
         forced = claim.forced or when_down == "allow"
         others = keys.other_fields(claim.limit)
-        return Ask(name, Claim(share.part, claim.cost, forced), window, others)
+        return BoundClaim(name, Claim(share.part, claim.cost, forced), window, others)
 
     def _share(
         self,
@@ -218,11 +216,11 @@ class LocalLimits:
         sidecars = 1 if when_down == "critical" and not claim.forced else self.sidecars
         if isinstance(limit, TeamShare):
             others = [own.snapshots.get(one, NEVER_SEEN) for one in keys.other_fields(limit)]
-            part: Limit = shares.team_share_of(limit, snapshot, others, sidecars, now_us)
+            part: Limit = shares.local_team_share(limit, snapshot, others, sidecars, now_us)
         else:
-            part = shares.share_of(limit, snapshot, sidecars, now_us)
+            part = shares.local_share(limit, snapshot, sidecars, now_us)
         until = FOREVER_US
-        if isinstance(limit, QuotaLimit):
+        if isinstance(limit, PeriodLimit):
             window = self._window(limit, account, now_us)
             until = window.end if now_us < window.end else window.after
         if name not in own.shares:
@@ -230,20 +228,19 @@ class LocalLimits:
                 raise StoreUnavailable(FULL)
             self._limits += 1
             if isinstance(limit, RateLimit) and isinstance(part, RateLimit):
-                state = shares.filled(limit, part, snapshot, sidecars, now_us)
+                state = shares.initial_bucket(limit, part, snapshot, sidecars, now_us)
                 own.state = replace(own.state, states={**own.state.states, name: state})
         own.shares[name] = share = LocalShare(limit, part, until, key_id)
         return share
 
 
 def _whole_limits(
-    answer: Answer, claims: Sequence[Claim], asks: Sequence[Ask], snapshots: SnapshotsByField
+    answer: Answer, claims: Sequence[Claim], asks: Sequence[BoundClaim], snapshots: SnapshotsByField
 ) -> Answer:
-    whole = [
-        shares.as_a_whole(
-            Own(claim, ask.claim.limit, used), snapshots.get(ask.field, NEVER_SEEN), answer.now_us
-        )
-        for claim, ask, used in zip(claims, asks, answer.used, strict=True)
-    ]
+    whole = []
+    for claim, ask, used in zip(claims, asks, answer.used, strict=True):
+        local = LocalClaim(claim, ask.claim.limit, used)
+        snapshot = snapshots.get(ask.field, NEVER_SEEN)
+        whole.append(shares.whole_limit(local, snapshot, answer.now_us))
     used, details = tuple(one[0] for one in whole), tuple(one[1] for one in whole)
-    return Answer(answer.granted, answer.now_us, used, answer.ends_us, details, alone=True)
+    return Answer(answer.granted, answer.now_us, used, answer.ends_us, details, local=True)

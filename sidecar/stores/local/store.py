@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import at_no_cost
-from sidecar.core.model import Account, Claim, ConcurrencyLimit, QuotaLimit, WhenDown
+from sidecar.core.model import SLOTS, Account, Claim, PeriodLimit, WhenDown
 from sidecar.core.shares import NEVER_SEEN, Snapshot
 from sidecar.errors import StoreUnavailable
 from sidecar.files import Files
@@ -260,7 +260,7 @@ class FallbackStore:
         *,
         is_open: bool = False,
     ) -> int:
-        def snapshot_of(quota: QuotaLimit) -> Snapshot:
+        def snapshot_of(quota: PeriodLimit) -> Snapshot:
             snapshots = self._local.snapshots(account.id)
             return snapshots.get(keys.limit_field(quota, key_id), NEVER_SEEN)
 
@@ -289,13 +289,11 @@ class FallbackStore:
                 self.redis.count(local.account, local.key_id, slots, local.hold)
 
 
-def _quotas(claims: Sequence[Claim]) -> list[tuple[Claim, QuotaLimit]]:
-    return [(one, one.limit) for one in claims if isinstance(one.limit, QuotaLimit)]
+def _quotas(claims: Sequence[Claim]) -> list[tuple[Claim, PeriodLimit]]:
+    return [(one, one.limit) for one in claims if isinstance(one.limit, PeriodLimit)]
 
 
 def _slots(claims: Sequence[Claim]) -> tuple[Claim, ...]:
     return tuple(
-        Claim(claim.limit, claim.cost, forced=True)
-        for claim in claims
-        if isinstance(claim.limit, ConcurrencyLimit)
+        Claim(claim.limit, claim.cost, forced=True) for claim in claims if claim.limit.kind is SLOTS
     )

@@ -60,8 +60,8 @@ def test_each_period_of_a_quota_starts_what_fits(
 
 def test_the_first_jobs_use_the_rest_of_the_quota_and_of_packs() -> None:
     assert eta(QUOTA, 9, 0) == 0
-    assert eta(QUOTA, 10, 1, besides=(QuotaDetail(left=2),)) == 0
-    assert eta(QUOTA, 10, 2, besides=(QuotaDetail(left=2),)) == RESET - NOW
+    assert eta(QUOTA, 10, 1, details=(QuotaDetail(left=2),)) == 0
+    assert eta(QUOTA, 10, 2, details=(QuotaDetail(left=2),)) == RESET - NOW
     assert eta(QUOTA, 0, 0, cost=11) is None
     assert eta(QUOTA, 10, 10**9) == MAX_ETA_US
 

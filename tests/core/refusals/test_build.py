@@ -242,14 +242,17 @@ def test_a_rate_says_to_slow_down() -> None:
 @pytest.mark.parametrize(
     ("standing", "sentence"),
     [
-        (a_standing(replace(QUOTA, per="key")), "This key of account acme on plan free has used"),
-        (a_standing(cost=10, used=995), "This call costs 10."),
+        (
+            a_standing(replace(QUOTA, per="key")),
+            "This API key of account acme on plan free has used",
+        ),
+        (a_standing(cost=10, used=995), "This request costs 10."),
         (a_standing(replace(QUOTA, cap=1200), used=1200), "The plan allows overage up to 1,200."),
         (a_standing(replace(QUOTA, period="cycle")), "this billing cycle."),
         (a_standing(replace(RATE, window_us=60 * MICRO)), "5 requests per minute"),
         (a_standing(replace(RATE, window_us=10 * MICRO)), "5 requests per 10 seconds"),
         (a_standing(replace(RATE, window_us=100_000, units=1)), "1 request per 100 ms"),
-        (a_standing(GUARD, used=200), "100 calls per second"),
+        (a_standing(GUARD, used=200), "100 requests per second"),
     ],
 )
 def test_the_detail_says_what_is_special(standing: LimitStatus, sentence: str) -> None:
@@ -338,8 +341,8 @@ def test_a_pack_is_offered_where_it_would_help() -> None:
 
 def test_calls_at_once_are_explained_and_worth_another_try_soon() -> None:
     refusal = refused(a_standing(SLOTS))
-    assert refusal.problem["title"] == "Too many calls at once"
-    assert "may have 50 calls in flight at once, and all are" in str(refusal.problem["detail"])
+    assert refusal.problem["title"] == "Too many requests at once"
+    assert "may have 50 requests in flight at once, and all are" in str(refusal.problem["detail"])
     assert refusal.retry_after_s == 1
     assert refusal.problem["limit"] == {
         "id": "in-flight", "meter": "calls", "limit": 50, "used": 50, "resets_at": None

@@ -42,7 +42,7 @@ SNAPSHOT = Snapshot(NOW, 40, NOW + 9, 3)
 TEXTS = st.text(min_size=1, max_size=9)
 NUMBERS = st.integers(0, 2**53 - 1)
 SHARES = st.builds(
-    TeamShare, TEXTS, TEXTS, NUMBERS, st.sampled_from(["month", "90s"]), NUMBERS,
+    TeamShare, TEXTS, TEXTS, NUMBERS, st.sampled_from(["month", "90s"]),
     team=st.just("") | TEXTS, lends=st.booleans(),
 )  # fmt: skip
 QUOTAS = st.builds(

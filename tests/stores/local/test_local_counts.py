@@ -17,7 +17,7 @@ from sidecar.core.model import (
     WhenDown,
 )
 from sidecar.core.shares import Snapshot
-from sidecar.core.teams import shares_of
+from sidecar.core.teams import team_share
 from sidecar.errors import StoreUnavailable
 from sidecar.stores.commands import Commands
 from sidecar.stores.connection.wire import Wire
@@ -85,7 +85,7 @@ def test_the_next_period_of_a_quota_is_divided_as_a_whole() -> None:
 def test_the_answer_describes_the_whole_limit() -> None:
     stage = Stage({"q/hourly": Snapshot(START, 6, START + HOUR_US)})
     answer = stage.reserve(Claim(HOURLY, 1, False))
-    assert (answer.used, answer.ends_us, answer.alone) == ((7,), (START + HOUR_US,), True)
+    assert (answer.used, answer.ends_us, answer.local) == ((7,), (START + HOUR_US,), True)
 
 
 def test_a_bucket_refills_at_its_share_of_the_rate() -> None:
@@ -227,7 +227,7 @@ async def test_the_number_of_sidecars_falls_only_after_their_lifetime(valkey_url
 
 def test_a_teams_units_in_an_abandoned_journal_count_against_its_part() -> None:
     teams = (Team("search", 50, lends=False), Team("ads", 30, lends=False))
-    share = shares_of(HOURLY, teams, "search")
+    share = team_share(HOURLY, teams, "search")
     in_journal = replace(share, others=())
     stage = Stage(sidecars=1)
     stage.store.count_past(

@@ -74,7 +74,7 @@ async def test_I1_the_first_sidecar_back_does_not_grant_what_the_other_has_used(
                 await asyncio.sleep(0.01)
         assert used(server.url, QUOTA) == 50
         assert await first.requests(20, *ONE) == 20  # the rest of its share; Redis checks it, too
-        assert not first.answers[-1].alone
+        assert not first.answers[-1].local
         assert first.answers[-1].used == (70,)
         for _ in range(5):
             assert await first.request(*ONE) is None  # though Redis would allow it

@@ -117,12 +117,12 @@ async def test_when_store_is_down_decides_about_requests_during_an_outage(
     assert await sidecar.requests(20, *ONE, when_down="local") == 0
     assert (await sidecar.request(*ONE, when_down="local")) is False  # all units are used
     assert sidecar.store.stats().allowed_locally == 20
-    assert all(answer.alone for answer in sidecar.answers[-20:] if answer.granted)
+    assert all(answer.local for answer in sidecar.answers[-20:] if answer.granted)
     assert sidecar.store.uncharged == 20
     server.start()
     await sidecar.until_back()
     assert used(server.url, QUOTA) == 20
-    assert not (await sidecar.store.redis.peek(sidecar.account, "k1", ONE)).alone
+    assert not (await sidecar.store.redis.peek(sidecar.account, "k1", ONE)).local
 
 
 async def test_I2_a_request_that_redis_granted_too_late_is_charged_once(
@@ -246,8 +246,8 @@ async def test_thresholds_crossed_during_an_outage_are_reported_by_the_next_requ
     server.go_on()
     await sidecar.until_back()
     first, second = [(await sidecar.request(*notified), sidecar.answers[-1])[1] for _ in range(2)]
-    assert (first.used, first.besides[0].told) == ((86,), 0)
-    assert not second.besides or second.besides[0].told == 80
+    assert (first.used, first.details[0].notified) == ((86,), 0)
+    assert not second.details or second.details[0].notified == 80
 
 
 async def test_I9_nothing_is_left_of_an_outage_after_it(

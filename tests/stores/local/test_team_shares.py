@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from sidecar.core.model import Claim, QuotaLimit, Team
-from sidecar.core.shares import NEVER_SEEN, Snapshot, team_share_of
-from sidecar.core.teams import shares_of
+from sidecar.core.shares import NEVER_SEEN, Snapshot, local_team_share
+from sidecar.core.teams import team_share
 from tests.support.stores.local_stage import Sidecar, a_quota, a_sidecar, until_all_are_known, used
 from tests.support.stores.wire_ends import Server, a_server
 
 QUOTA = a_quota(100)
 TEAMS = (Team("search", 40, lends=False), Team("ads", 30, lends=False))
-SHARES = {team: shares_of(QUOTA, TEAMS, team) for team in ("search", "ads", "")}
+SHARES = {team: team_share(QUOTA, TEAMS, team) for team in ("search", "ads", "")}
 
 
 def claims(team: str, cost: int = 1) -> tuple[Claim, ...]:
@@ -81,17 +81,17 @@ async def test_a_team_whose_local_part_is_used_up_gets_no_decision(
 
 def test_a_guarantee_without_a_snapshot_counts_as_unused() -> None:
     snapshot = Snapshot(1, 10, 1_000, 31)
-    part = team_share_of(SHARES["search"], snapshot, [NEVER_SEEN], 2, 500)
+    part = local_team_share(SHARES["search"], snapshot, [NEVER_SEEN], 2, 500)
     assert (part.units, part.lends) == (15, False)
     assert [(one.team, one.units) for one in part.others] == [("ads", 15)]
-    later = team_share_of(SHARES["search"], snapshot, [NEVER_SEEN], 2, 1_000)
+    later = local_team_share(SHARES["search"], snapshot, [NEVER_SEEN], 2, 1_000)
     assert later.units == 20
 
 
 def test_the_parts_together_do_not_exceed_the_quota() -> None:
     quota: QuotaLimit = a_quota(10)
     teams = tuple(Team(f"t{number}", 33) for number in range(3))
-    share = shares_of(quota, teams, "t0")
+    share = team_share(quota, teams, "t0")
     for sidecars in range(1, 9):
-        part = team_share_of(share, NEVER_SEEN, [NEVER_SEEN] * 2, sidecars, 0)
+        part = local_team_share(share, NEVER_SEEN, [NEVER_SEEN] * 2, sidecars, 0)
         assert (part.units + sum(one.units for one in part.others)) * sidecars <= quota.units

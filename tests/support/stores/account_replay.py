@@ -14,14 +14,14 @@ from sidecar.core import account as accounts
 from sidecar.core import corrections, limits
 from sidecar.core.account import NEW, AccountState
 from sidecar.core.answers import Answer, Hold, QuotaDetail
-from sidecar.core.corrections import Entries, Read
+from sidecar.core.corrections import CounterReading, JournalEntries
 from sidecar.core.limits import Grant, State
-from sidecar.core.model import MICRO, Account, Claim, QuotaLimit
-from sidecar.core.survey import Ask
+from sidecar.core.model import MICRO, Account, Claim, PeriodLimit
+from sidecar.core.survey import BoundClaim
 from sidecar.stores import keys
 from sidecar.stores.account_state import read_account
 from sidecar.stores.commands import Commands, hold_arguments
-from sidecar.stores.memory import asks_of
+from sidecar.stores.memory import bind_claims
 from sidecar.stores.rebuild import Change
 from sidecar.stores.rebuild import arguments as arguments_of
 from sidecar.stores.scripts import Script, answer_of, load
@@ -87,8 +87,8 @@ class Both:
         )
         return arguments(command)
 
-    def asks(self, claims: Sequence[Claim]) -> list[Ask]:
-        return asks_of(ACME, "k1", claims, self.now)
+    def asks(self, claims: Sequence[Claim]) -> list[BoundClaim]:
+        return bind_claims(ACME, "k1", claims, self.now)
 
     def stored(self) -> dict[str, Any]:
         """The account's state in Valkey."""
@@ -142,9 +142,9 @@ class Both:
         expected, self.ledger = accounts.settle(self.ledger, hold_id, self.asks(claims), self.now)
         return self._same(reply, expected, claims)
 
-    def charge(self, claims: Sequence[Claim], late_us: int, entries: Entries) -> int:
+    def charge(self, claims: Sequence[Claim], late_us: int, entries: JournalEntries) -> int:
         """Charge requests that were allowed `late_us` ago; the status."""
-        then = asks_of(ACME, "k1", claims, self.now - late_us)
+        then = bind_claims(ACME, "k1", claims, self.now - late_us)
         since = [ask.window.start if ask.window else 0 for ask in then]
         sent = self._claims(
             "charge", claims, (entries.first, entries.last, *since),
@@ -173,16 +173,16 @@ class Both:
         looked = accounts.peek(self.ledger, [ask._replace(claim=_free(ask.claim)) for ask in asks],
                              self.now)  # fmt: skip
         read = [
-            Read(max(0, used - less), limits.current(
+            CounterReading(max(0, used - less), limits.current(
                 claim.limit, self.ledger.states.get(ask.field, limits.EMPTY), ask.window, self.now
             )[0].since_us)
             for used, claim, ask in zip(looked.used, claims, asks, strict=True)
-            if isinstance(claim.limit, QuotaLimit) and ask.window
+            if isinstance(claim.limit, PeriodLimit) and ask.window
         ]  # fmt: skip
         changes = [
             Change(claim.limit, None, claim.cost, *one)
             for claim, one in zip(claims, read, strict=True)
-            if isinstance(claim.limit, QuotaLimit)
+            if isinstance(claim.limit, PeriodLimit)
         ]
         rebuilt = self.ledger.rebuilt + stale
         state = keys.state("qs", "acme")
@@ -214,9 +214,9 @@ class Both:
     def _same(self, reply: list[int], expected: Answer, claims: Sequence[Claim]) -> Answer:
         answer = answer_of(reply, len(claims))
         assert answer[:4] == expected[:4]
-        if answer.besides:
-            assert answer.besides == expected.besides
+        if answer.details:
+            assert answer.details == expected.details
         else:
-            for one, claim in zip(expected.besides, claims, strict=True):
-                assert one == QuotaDetail(told=one.told), claim
+            for one, claim in zip(expected.details, claims, strict=True):
+                assert one == QuotaDetail(notified=one.notified), claim
         return answer

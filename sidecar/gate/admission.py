@@ -1,4 +1,4 @@
-"""What goes into the gate and what comes out of it."""
+"""The gate's input and output: requests, and what was decided about them."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from sidecar.core.readings import Reading
 from sidecar.core.reasons import Decision
 from sidecar.core.refusals.build import Refusal
 
-NOBODY: Final = "-"  # label of what is not known yet: a route, plan or account
+UNKNOWN: Final = "-"  # label for a route, plan or account that is not known yet
 
 
 class Clock(Protocol):
-    """Wall time and identifiers, as `sidecar.clock.Clock` gives them."""
+    """Wall time and identifiers, as in `sidecar.clock.Clock`."""
 
     def now_ns(self) -> int: ...
     def timestamp(self, now_ns: int) -> str: ...
@@ -24,7 +24,7 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DecisionRow:
-    """One decision, for whoever watches: the demo's table."""
+    """One decision as texts, for the demo's table."""
 
     account: str
     route: str
@@ -34,10 +34,10 @@ class DecisionRow:
 
 
 class InboundRequest(Protocol):
-    """What a door knows of a request before its body is read."""
+    """What an entry point knows of a request before it has read the body."""
 
     method: str
-    target: bytes  # as it stands in the request line
+    target: bytes  # as in the request line
 
     @property
     def api_keys(self) -> Sequence[bytes]: ...  # values of X-Api-Key, as received
@@ -46,79 +46,91 @@ class InboundRequest(Protocol):
 
     address: str  # of the client
 
-    waiting: bool  # it is held: whoever leaves now gives up its place
+    waiting: bool  # it is in a wait queue, and leaves it if the client disconnects
 
     @property
     def size(self) -> int:
-        """Bytes of it that are kept while it waits."""
+        """Bytes of it that are in memory while it waits."""
         ...
 
     @property
     def patience_us(self) -> int | None:
-        """For how long the client wants to wait at most; None when it does not say."""
+        """The longest wait that the client accepts; None: the client does not limit it."""
         ...
 
 
 ReadAhead = Callable[[Entitlement], Awaitable[Reading]]
+MayDefer = Callable[[Any, Entitlement, Decision], bool]  # of the entry point's own request class
 
 
 class Admission:
-    """A call that may go on. It keeps the entitlement that it was decided under: a reload in
-    mid-flight changes no price and no answer."""
+    """A request that was allowed, with the entitlement under which it was decided.
+
+    A reload while it is in flight changes neither its price nor its answer.
+    """
 
     __slots__ = (
-        "call", "decision", "entitlement", "held", "job", "key", "place", "plan_version",
-        "queued_us", "request_id", "time",
-    )  # fmt: skip
+        "decision",
+        "entitlement",
+        "in_flight",
+        "job",
+        "key",
+        "plan_version",
+        "queued_us",
+        "request",
+        "request_id",
+        "stays_open",
+        "time",
+    )
 
     def __init__(
         self,
         request_id: str,
         time: str,
-        call: InboundRequest,
+        request: InboundRequest,
         key: Key,
         entitlement: Entitlement,
         plan_version: str,
         decision: Decision,
-        place: InFlightRequest,
+        in_flight: InFlightRequest,
         *,
-        held: bool,
+        stays_open: bool,
         queued_us: int,
     ) -> None:
         self.request_id = request_id
         self.time = time
-        self.call = call
+        self.request = request
         self.key = key
         self.entitlement = entitlement
         self.plan_version = plan_version
         self.decision = decision
-        self.place = place  # in flight, until it is settled
-        self.held = held  # the reservation is open until it is settled
-        self.queued_us = queued_us  # for which the call was held before
-        self.job = ""  # the id of the deferred job that it runs for
+        self.in_flight = in_flight  # until it is settled
+        self.stays_open = stays_open  # the reservation stays open until it is settled
+        self.queued_us = queued_us  # how long it waited
+        self.job = ""  # id of the deferred job that it runs for
 
 
 @dataclass(slots=True)
 class Refused:
-    """A call that goes no further, and the answer it gets. Whose it is, as far as that is known."""
+    """A request that was refused, and its answer. `key` and `entitlement`: as far as known."""
 
     request_id: str
     refusal: Refusal
     key: Key | None = None
     entitlement: Entitlement | None = None
-    decision: Decision | None = None  # of limits, when they were asked
+    decision: Decision | None = None  # of limits, if they were asked
 
 
 @dataclass(slots=True)
 class Deferred:
-    """A call that limits refuse now and that its client wants to run later, if it can be queued.
-    Whoever asked calls `queued` or `refuse` with it. `refusal`: its answer if it cannot."""
+    """A request that limits refuse now, and that may run later as a job.
+
+    The entry point then calls `Gate.record_deferred`, or `Gate.refuse` if it could not be queued.
+    `refusal` is the answer in that case.
+    """
 
     request_id: str
     refusal: Refusal
     key: Key
     entitlement: Entitlement
     decision: Decision
-
-
-Defers = Callable[[Any, Entitlement, Decision], bool]  # the door's own kind of InboundRequest
