@@ -238,8 +238,8 @@ def _whole_limits(
     answer: Answer, claims: Sequence[Claim], asks: Sequence[BoundClaim], snapshots: SnapshotsByField
 ) -> Answer:
     whole = []
-    for claim, ask, used in zip(claims, asks, answer.used, strict=True):
-        local = LocalClaim(claim, ask.claim.limit, used)
+    for claim, ask, share_used in zip(claims, asks, answer.used, strict=True):
+        local = LocalClaim(claim, ask.claim.limit, share_used)
         snapshot = snapshots.get(ask.field, NEVER_SEEN)
         whole.append(shares.whole_limit(local, snapshot, answer.now_us))
     used, details = tuple(one[0] for one in whole), tuple(one[1] for one in whole)
