@@ -165,7 +165,7 @@ async def explain(
 ) -> dict[str, Any]:
     """Return everything that decides a request, as JSON values.
 
-    `respond_async`: the client prefers to be deferred. `store_problem`: why there is no store.
+    `respond_async`: the client prefers to be deferred. `store_problem`: the reason if `store` is None.
     """
     target = request.target.decode()
     key = await _key_of(book, directory, request)
@@ -329,7 +329,7 @@ def _decision(result: Admission | Refused | Deferred) -> dict[str, Any]:
         }
     refusal, deferred = result.refusal, isinstance(result, Deferred)
     wait = None if result.decision is None else result.decision.wait
-    # There was no request, so its id is left out.
+    # Nothing was sent, so the request id is left out.
     lines = render_text(refusal).decode().splitlines()
     text = "\n".join(line for line in lines if not line.startswith("Request id:"))
     return {

@@ -1,4 +1,4 @@
-"""The promises that the gate relies on. Adapters keep them; `tests/contracts/` holds them to it."""
+"""Protocols of the gate's collaborators. `tests/contracts/` checks the adapters."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
@@ -22,11 +22,11 @@ Retry = Callable[[], Awaitable[tuple[Decision, Answer | None]]]
 
 
 class LimitStore(Protocol):
-    """Where counters live. Atomic, all or nothing, on the store's own clock."""
+    """The counters of limits. Each operation is atomic, and uses the store's own clock."""
 
     @property
     def up(self) -> bool:
-        """Whether the last exchange with the store went well."""
+        """Whether the store answers."""
         ...
 
     async def reserve(
@@ -41,17 +41,17 @@ class LimitStore(Protocol):
     ) -> Answer:
         """Grant all claims or none. A refusal changes nothing.
 
-        With `hold` the reservation stays open until `settle` is called with its id; claims on
-        concurrency need that.
+        With `hold`, the reservation stays open until `settle` is called with its id; claims on
+        concurrency need that. `when_down`: how a store with local shares decides if Redis is
+        unavailable. `once`: no other request has these claims, so caching them is useless.
 
-        Raises StoreUnavailable when the store cannot tell in time; a grant that nobody waited
-        for is given back. `when_down`: whether somebody else may answer then. `once`: these
-        claims are of this call alone, so that nothing about them is worth keeping.
+        Raises StoreUnavailable if the store does not answer in time. A grant that arrives later is
+        given back.
         """
         ...
 
     async def peek(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
-        """What `reserve` would answer now, changing nothing. Raises StoreUnavailable."""
+        """Return what `reserve` would answer now. Changes nothing. Raises StoreUnavailable."""
         ...
 
     def settle(
@@ -62,10 +62,10 @@ class LimitStore(Protocol):
         hold_id: str,
         on_settled: Callable[[Answer], None] | None = None,
     ) -> None:
-        """Correct an open reservation to the claims' real cost, give its slots back and close it.
+        """Correct an open reservation to the claims' actual cost, free its slots and close it.
 
-        Counts once, however often it is called, and however long the store is gone: it is done
-        in the background. `on_settled` gets the answer.
+        Runs in the background, also after an outage, and counts once even if called again.
+        `on_settled` gets the answer.
         """
         ...
 
@@ -74,11 +74,11 @@ class KeyDirectory(Protocol):
     """Keys and accounts that are not in the plan file."""
 
     def cached(self, digest: bytes) -> Key | None:
-        """The key if it is in memory and fresh, without I/O; None says "ask `find`"."""
+        """Return the key if it is in memory and fresh; None: use `find`. No I/O."""
         ...
 
     async def find(self, digest: bytes) -> Key | None:
-        """The key with this SHA-256 digest, None if there is none. Raises StoreUnavailable."""
+        """Return the key with this SHA-256 digest, None if it is unknown. Raises StoreUnavailable."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What the store of limits is asked besides claims, and what it answers."""
+"""Answers of the limit store, and the terms of reservations that stay open."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ class QuotaDetail(NamedTuple):
     `carried`: units carried over from the last period. `left`: what live grants still hold after
     this request. `burned`: what this request took from grants (negative: gave back).
 
-    Of a team's share, after this request, `notified` is what is left of the team's guarantee, and
-    `left` what is left of the other teams' guarantees.
+    Of a team's share, `notified` is what is left of the team's guarantee after this request. `left`
+    is what is left of the other teams' guarantees.
     """
 
     notified: int = 0

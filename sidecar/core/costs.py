@@ -16,7 +16,7 @@ class Unreadable(StrEnum):
     NOT_A_NUMBER = "not_a_number"  # not an integer from 0 to 2**53 - 1
     UNDECODABLE = "undecodable"  # an unknown content coding, or a broken one
     TRUNCATED = "truncated"  # the body ended too early
-    UNANSWERED = "unanswered"  # there was no response to read
+    UNANSWERED = "unanswered"  # without a response to read
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ def local_team_share(
 ) -> TeamShare:
     """Return one sidecar's part of what is left of the guarantees of a team and of the `others`.
 
-    All of a guarantee counts as left if there is no snapshot from this period. While Redis is
+    Without a snapshot from this period, all of a guarantee counts as left. While Redis is
     unavailable, nothing more is lent.
     """
 

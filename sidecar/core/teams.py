@@ -1,13 +1,13 @@
 """Teams of an account: what is left of each team's guarantee, and what that leaves to a request.
 
-What is left of a guarantee is its units less what the team has used. If the team lends, the part
-that belongs to the elapsed time of the period is lent, too: others can use it, and it does not come
-back. So at any moment a team is sure of its part of the rest of the period, and by the period's end
-all unused units are available to all teams. What is left only grows if units are returned or
+What is left of a guarantee is its units less what the team has used. If the team lends, it lends
+the part that belongs to the elapsed time of the period. Others can use that part, and it does not
+come back. So at any moment, a team is sure of its part of the rest of the period. By the period's
+end, all unused units are available to all teams. What is left only grows if units are returned or
 granted.
 
-A request is admitted if the quota has room for it, and either it fits into what is left of its own
-team's guarantee, or there is room beside what is left of the others'. Packs, carried-over units and
+The quota must have room for a request. The request must also fit into what is left of its team's
+guarantee, or into the room that the other teams' guarantees leave. Packs, carried-over units and
 overage are not guaranteed to any team.
 """
 

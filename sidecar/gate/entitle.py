@@ -45,7 +45,7 @@ class Entitler:
         self._team_entitlements = TeamEntitlements()
 
     def identify(self, request: InboundRequest) -> Key | Reason | bytes:
-        """Return the key, or why there is none, or the digest for `look_up`."""
+        """Return the key, or the reason without one, or the digest for `look_up`."""
         try:
             secret = credential(request.api_keys, request.authorizations)
         except AmbiguousCredential:
@@ -72,7 +72,7 @@ class Entitler:
         return key if change is None or self._now_us() < change.at_us else after_change(key)
 
     async def look_up(self, digest: bytes) -> Key | Reason:
-        """Return the key with this digest from the directory, or why there is none."""
+        """Return the key with this digest from the directory, or the reason without one."""
         try:
             key = await self._directory.find(digest)
         except StoreUnavailable:

@@ -1,4 +1,4 @@
-"""What `sidecar explain` says of a call is what `sidecar serve` with the same settings does."""
+"""`sidecar explain` decides as `sidecar serve` with the same settings."""
 
 import hashlib
 import http.client
@@ -20,7 +20,7 @@ LIKE_THE_API = {"SIDECAR_IGNORE_PATH_CASE": "true", "SIDECAR_ALLOW_IN_PATH": "en
 
 
 class Api(BaseHTTPRequestHandler):
-    """Answers every call 200."""
+    """Answers every request with 200."""
 
     protocol_version = "HTTP/1.1"
 
@@ -46,7 +46,7 @@ def api() -> Iterator[str]:
 
 @pytest.fixture
 def places(api: str, valkey_url: str, tmp_path: Path) -> dict[str, str]:
-    """Settings that say where everything is."""
+    """Settings with all addresses."""
     return {
         "SIDECAR_REDIS": valkey_url,
         "SIDECAR_UPSTREAM": api,
@@ -57,7 +57,7 @@ def places(api: str, valkey_url: str, tmp_path: Path) -> dict[str, str]:
 
 
 def served(spawn: Any, settings: dict[str, str]) -> tuple[Any, int]:
-    """A sidecar that serves, and the port where it does."""
+    """Start a sidecar; it, and its port."""
     process = spawn("serve", **settings)
     while '"event":"sidecar_serving"' not in (line := process.stderr.readline()).replace(" ", ""):
         assert line, "serve ended before it served"
@@ -65,7 +65,7 @@ def served(spawn: Any, settings: dict[str, str]) -> tuple[Any, int]:
 
 
 def status_of(port: int, method: str, path: str, *, key: str = KEY, prefer: str = "") -> int:
-    """What a call is answered with."""
+    """Send a request and return the status."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         fields = {"X-Api-Key": key, "Prefer": prefer}
@@ -101,7 +101,7 @@ CALLS = [
         ),
     ],
 )
-def test_both_decide_alike(
+def test_explain_and_serve_decide_alike(
     sidecar: Any, spawn: Any, places: dict[str, str],
     settings: dict[str, str], refused: dict[str, int],
 ) -> None:  # fmt: skip
@@ -132,7 +132,9 @@ accounts: [{id: fred, plan: free, keys: [{id: k1, sha256: %s}]}]
 EXPORT, ITEMS, ASKED = ("POST", "/v1/exports"), ("GET", "/v1/items"), "--respond-async"
 
 
-def test_both_defer_alike(sidecar: Any, spawn: Any, places: dict[str, str], tmp_path: Path) -> None:
+def test_explain_and_serve_defer_alike(
+    sidecar: Any, spawn: Any, places: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "plans.yaml").write_text(SPENT % hashlib.sha256(KEY.encode()).hexdigest())
     settings = {"SIDECAR_PLANS": "plans.yaml"} | places
     process, port = served(spawn, settings)
@@ -201,14 +203,16 @@ def test_flags_and_the_settings_file_decide_as_variables_do(
         (("GET", "http://api/v1"), "try: write one such as /v1/items, without scheme and host"),
     ],
 )
-def test_what_is_no_call_is_a_sentence(sidecar: Any, call: tuple[str, str], sentence: str) -> None:
+def test_an_invalid_method_or_path_is_an_error_with_a_remedy(
+    sidecar: Any, call: tuple[str, str], sentence: str
+) -> None:
     done = sidecar("explain", *call, SIDECAR_PLANS=str(PLANS))
     assert (done.returncode, done.stdout) == (2, "")
     assert sentence in done.stderr
 
 
 @pytest.mark.parametrize("method", ["get", "PROPFIND", "M-SEARCH"])
-def test_every_method_that_serve_forwards_is_one(sidecar: Any, method: str) -> None:
+def test_every_method_that_serve_forwards_is_explained(sidecar: Any, method: str) -> None:
     done = sidecar(
         "explain", "--account", "fred", method, "/x",
         SIDECAR_PLANS=str(PLANS), SIDECAR_REDIS="redis://127.0.0.1:1/0",
@@ -225,7 +229,7 @@ def test_every_method_that_serve_forwards_is_one(sidecar: Any, method: str) -> N
         ("month", "10 requests per month"),
     ],
 )
-def test_a_quota_is_told_with_its_unit_and_its_period(
+def test_a_quota_is_printed_with_its_unit_and_its_period(
     sidecar: Any, tmp_path: Path, period: str, text: str
 ) -> None:
     (tmp_path / "plans.yaml").write_text(
@@ -241,9 +245,7 @@ def test_a_quota_is_told_with_its_unit_and_its_period(
     assert f"  q: {text}; this request costs 1 request" in done.stdout
 
 
-def test_a_team_is_told_what_it_has_and_may_use(
-    sidecar: Any, valkey_url: str, tmp_path: Path
-) -> None:
+def test_the_share_of_a_team_is_printed(sidecar: Any, valkey_url: str, tmp_path: Path) -> None:
     plans = tmp_path / "plans.yaml"
     text = (PLANS.parent / "teams.yaml").read_text()
     plans.write_text(text.replace("search: 40%", "search: {share: 40%, lend: false}"))

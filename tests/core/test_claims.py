@@ -1,4 +1,4 @@
-"""What the request tells becomes the cost of this very call, and of no other."""
+"""A cost in the request becomes the cost of this request, and of no other."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def costs(one: Entitlement) -> dict[str, int]:
     return {claim.limit.id: claim.cost for claim in one.claims}
 
 
-def test_what_was_read_is_the_cost_in_route_and_claims() -> None:
+def test_a_reading_sets_the_cost_in_route_and_claims() -> None:
     before = entitlement()
     now = with_estimates(before, Reading({"tokens": 300}, {}))
     assert now.route.cost == (("calls", 1), ("tokens", 300))
@@ -47,13 +47,13 @@ def test_what_was_read_is_the_cost_in_route_and_claims() -> None:
 
 
 @pytest.mark.parametrize("why", Unreadable)
-def test_what_was_not_read_leaves_the_default_and_says_why(why: Unreadable) -> None:
+def test_a_failed_reading_leaves_the_default_with_the_reason(why: Unreadable) -> None:
     now = with_estimates(entitlement(), Reading.failed(["tokens"], why))
     assert costs(now) == {"calls": 1, "tokens": 100}
     assert now.defaulted == (("tokens", why),)
 
 
-def test_a_request_for_nothing_is_a_claim_of_nothing() -> None:
+def test_an_estimate_of_zero_is_a_claim_of_zero() -> None:
     now = with_estimates(entitlement(), Reading({"tokens": 0}, {}))
     answer, after = reserve(NEW, [BoundClaim(f"f{n}", c) for n, c in enumerate(now.claims)], 1)
     assert answer.granted
@@ -61,7 +61,7 @@ def test_a_request_for_nothing_is_a_claim_of_nothing() -> None:
     assert decide(now, answer).reason is Reason.OK
 
 
-def test_one_call_reserves_no_more_than_redis_reckons_exactly() -> None:
+def test_one_request_reserves_at_most_what_redis_computes_exactly() -> None:
     now = with_estimates(entitlement(), Reading({"tokens": 2**53 - 1}, {}))
     assert costs(now)["tokens"] == MOST_UNITS
     answer, _ = reserve(NEW, [BoundClaim(f"f{n}", c) for n, c in enumerate(now.claims)], 1)
@@ -69,7 +69,7 @@ def test_one_call_reserves_no_more_than_redis_reckons_exactly() -> None:
     assert decide(now, answer).violated[0].claim.limit.id == "tokens"
 
 
-def test_the_critical_guard_counts_calls_whatever_a_meter_is_called() -> None:
+def test_the_critical_guard_counts_requests_even_beside_a_meter_of_its_name() -> None:
     urgent = entitlement("urgent")
     claims = claims_for(urgent, {"calls": 7, "tokens": 5})
     assert [(claim.limit.id, claim.cost, claim.forced) for claim in claims] == [

@@ -49,14 +49,14 @@ def decided(
     forced: bool = False,
     details: tuple[QuotaDetail, ...] = (),
 ) -> Decision:
-    """Rows of (limit, cost, used as Redis tells it)."""
+    """Decide rows of (limit, cost, used in Redis)."""
     claims = (Claim(limit, cost, forced and limit is not GUARD) for limit, cost, _ in rows)
     ends = tuple(END if isinstance(limit, QuotaLimit) else 0 for limit, _, _ in rows)
     answer = Answer(granted, NOW, tuple(used for _, _, used in rows), ends, details)
     return decide(an_entitlement(*claims), answer)
 
 
-def test_a_call_below_its_limits_is_allowed_and_told_the_tightest() -> None:
+def test_a_request_within_its_limits_is_allowed_and_reports_the_tightest() -> None:
     decision = decided((RATE, 1, 3 * MICRO + 1), (QUOTA, 1, 100))
     assert (decision.allowed, decision.reason, decision.now_us) == (True, Reason.OK, NOW)
     assert decision.tightest is not None
@@ -66,24 +66,24 @@ def test_a_call_below_its_limits_is_allowed_and_told_the_tightest() -> None:
     assert (decision.violated, decision.retry_us, decision.overage) == ((), None, ())
 
 
-def test_a_full_bucket_has_nothing_to_wait_for() -> None:
+def test_an_unused_bucket_has_no_reset() -> None:
     decision = decided((RATE, 0, 0))
     assert decision.tightest is not None
     assert (decision.tightest.remaining, decision.tightest.reset_us) == (10, None)
 
 
-def test_of_equal_shares_the_quota_is_told() -> None:
+def test_on_a_tie_the_quota_is_reported() -> None:
     rate, quota = (RATE, 1, 10 * MICRO), (QUOTA, 1, 1000)
     for decision in (decided(rate, quota), decided(quota, rate)):
         assert decision.tightest is not None
         assert (decision.tightest.claim.limit, decision.tightest.reset_us) == (QUOTA, END)
 
 
-def test_the_guard_of_critical_calls_is_not_shown() -> None:
+def test_the_critical_guard_is_not_reported() -> None:
     assert decided((GUARD, 1, 150 * MICRO)).tightest is None
 
 
-def test_a_quota_of_nothing_is_spent() -> None:
+def test_a_quota_of_zero_is_used_up() -> None:
     nothing = QuotaLimit("none", "requests", 0, "day", 0)
     decision = decided((nothing, 1, 1), (RATE, 1, 10 * MICRO), forced=True)
     assert decision.reason is Reason.CRITICAL
@@ -104,13 +104,13 @@ def test_a_quota_of_nothing_is_spent() -> None:
         ([(SOFT, 1, 1100), (RATE, 1, 11 * MICRO)], True, Reason.CRITICAL),
     ],
 )
-def test_the_reason_says_what_was_exceeded(
+def test_the_reason_names_what_was_exceeded(
     rows: list[tuple[Limit, int, int]], forced: bool, reason: Reason
 ) -> None:
     assert decided(*rows, forced=forced).reason is reason
 
 
-def test_I3_a_critical_call_past_every_limit_is_allowed() -> None:
+def test_I3_a_critical_request_beyond_every_limit_is_allowed() -> None:
     decision = decided((GUARD, 1, MICRO), (RATE, 1, 99 * MICRO), (QUOTA, 1, 5000), forced=True)
     assert (decision.allowed, decision.reason) == (True, Reason.CRITICAL)
     assert decision.tightest is not None
@@ -122,7 +122,7 @@ def test_I3_a_critical_call_past_every_limit_is_allowed() -> None:
     [(10, 1000, ()), (10, 1003, (("requests", 3),)), (10, 1100, (("requests", 10),)),
      (0, 1100, ())],
 )  # fmt: skip
-def test_overage_is_what_this_call_used_beyond_the_quota(
+def test_overage_is_what_this_request_used_beyond_the_quota(
     cost: int, used: int, overage: tuple[tuple[str, int], ...]
 ) -> None:
     assert decided((SOFT, cost, used)).overage == overage
@@ -140,7 +140,7 @@ def test_overage_of_a_meter_with_several_quotas_is_the_largest() -> None:
     [(0, 799, []), (0, 800, [80]), (80, 801, []), (80, 899, []), (0, 900, [80, 90]),
      (50, 1000, [80, 90, 100]), (100, 1000, [])],
 )  # fmt: skip
-def test_a_threshold_is_told_when_it_is_reached_and_was_not_told_before(
+def test_a_threshold_is_reported_when_it_is_reached_for_the_first_time(
     notified: int, used: int, percents: list[int]
 ) -> None:
     crossings = decided((QUOTA, 1, used), details=(QuotaDetail(notified),)).crossings
@@ -155,7 +155,7 @@ def test_a_threshold_between_units_is_reached_by_the_next_whole_one() -> None:
 
 
 @given(st.lists(st.integers(-20, 40), max_size=80), st.integers(1, 300))
-def test_each_threshold_is_told_once_whatever_is_used_and_given_back(
+def test_each_threshold_is_reported_once_for_any_use_and_return(
     costs: list[int], units: int
 ) -> None:
     limit = QuotaLimit("q", "requests", units, "day", UNBOUNDED, (50, 80, 100, 120))
@@ -171,7 +171,7 @@ def test_each_threshold_is_told_once_whatever_is_used_and_given_back(
     assert told == [p for p in limit.notices if most >= Fraction(units * p, 100)]
 
 
-def test_what_was_carried_over_and_what_grants_hold_is_there_to_be_used() -> None:
+def test_carried_over_units_and_grants_can_be_used() -> None:
     decision = decided((QUOTA, 1, 1010), details=(QuotaDetail(100, 50, 40, 0),))
     assert decision.tightest is not None
     told = decision.tightest
@@ -179,13 +179,13 @@ def test_what_was_carried_over_and_what_grants_hold_is_there_to_be_used() -> Non
     assert (decision.reason, decision.overage) == (Reason.OK, ())
 
 
-def test_what_grants_paid_is_no_overage() -> None:
+def test_units_that_grants_paid_are_not_overage() -> None:
     burned = QuotaDetail(100, 0, 0, 7)
     assert decided((SOFT, 10, 1003), details=(burned,)).overage == (("requests", 3),)
     assert decided((SOFT, 7, 1000), details=(burned,)).overage == ()
 
 
-def test_all_slots_taken_is_a_refusal_that_nobody_can_date() -> None:
+def test_a_refusal_for_slots_has_no_reset() -> None:
     decision = decided((SLOTS, 1, 3), granted=False)
     assert (decision.reason, decision.retry_us) == (Reason.CONCURRENCY, MICRO)
     assert decision.violated[0].reset_us is None
@@ -204,7 +204,7 @@ def test_all_slots_taken_is_a_refusal_that_nobody_can_date() -> None:
         (ConcurrencyLimit("in-flight", 3, shadow=True), 4, 0, ("in-flight",)),
     ],
 )
-def test_a_limit_in_shadow_says_what_it_would_have_refused_and_is_not_shown(
+def test_a_limit_in_shadow_is_listed_if_it_would_have_refused_and_never_reported(
     limit: Limit, used: int, end: int, shadowed: tuple[str, ...]
 ) -> None:
     claims = (Claim(limit, 1, False),)
@@ -228,7 +228,7 @@ def test_a_limit_in_shadow_says_what_it_would_have_refused_and_is_not_shown(
         ([(GUARD, 1, 200 * MICRO), (RATE, 1, 0)], Reason.ABUSE, ["critical"], 10_000),
     ],
 )  # fmt: skip
-def test_a_refusal_names_what_refuses_and_when_it_would_fit(
+def test_a_refusal_names_the_limits_that_refuse_and_when_the_request_fits(
     rows: list[tuple[Limit, int, int]], reason: Reason, violated: list[str], retry_us: int | None
 ) -> None:
     decision = decided(*rows, granted=False)
@@ -251,7 +251,7 @@ def test_an_answer_that_contradicts_itself_cannot_be_trusted() -> None:
         decide(an_entitlement(Claim(RATE, 1, False)), Answer(True, NOW, (), ()))
 
 
-def test_a_call_without_an_answer_is_allowed_and_says_so() -> None:
+def test_a_request_without_an_answer_is_allowed_with_that_reason() -> None:
     assert without_store(an_entitlement()).reason is Reason.STORE_DOWN
     assert without_limits(an_entitlement()).reason is Reason.OK
     assert without_store(an_entitlement()).allowed
@@ -269,7 +269,7 @@ QUOTAS = st.builds(
 
 
 @given(RATES, st.integers(0, 60), st.integers(0, 60 * MICRO))
-def test_a_rate_fits_at_the_instant_named_and_not_before(
+def test_a_request_fits_a_rate_at_the_reported_instant_and_not_before(
     limit: RateLimit, cost: int, used: int
 ) -> None:
     if used + cost * MICRO <= limit.burst * MICRO:
@@ -284,7 +284,7 @@ def test_a_rate_fits_at_the_instant_named_and_not_before(
 
 
 @given(st.lists(st.tuples(RATES | QUOTAS, st.integers(0, 60)), max_size=5))
-def test_the_tightest_has_the_smallest_share(rows: list[tuple[Limit, int]]) -> None:
+def test_the_tightest_limit_has_the_smallest_part_left(rows: list[tuple[Limit, int]]) -> None:
     scaled = [
         (limit, 1, used * (MICRO if isinstance(limit, RateLimit) else 1)) for limit, used in rows
     ]

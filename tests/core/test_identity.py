@@ -1,4 +1,4 @@
-"""Headers → credential → fingerprint."""
+"""Headers → API key → SHA-256 digest."""
 
 import hashlib
 
@@ -44,15 +44,13 @@ def test_a_credential_is_found_in_either_header(
         ([b"k"], [b"Bearer"]),
     ],
 )
-def test_two_credentials_are_refused_not_guessed(
-    api_keys: list[bytes], authorizations: list[bytes]
-) -> None:
+def test_two_credentials_are_refused(api_keys: list[bytes], authorizations: list[bytes]) -> None:
     with pytest.raises(AmbiguousCredential) as caught:
         credential(api_keys, authorizations)
     assert "other" not in str(caught.value)
 
 
-def test_a_fingerprint_is_the_sha256_digest() -> None:
+def test_a_key_digest_is_sha256() -> None:
     assert key_digest(b"secret") == hashlib.sha256(b"secret").digest()
 
 
@@ -69,7 +67,7 @@ def test_a_fingerprint_is_the_sha256_digest() -> None:
         ("1.2.3.4.5", "anonymous/unknown"),
     ],
 )
-def test_a_caller_without_a_credential_is_the_account_of_their_address(
+def test_a_request_without_an_api_key_has_the_account_of_its_address(
     address: str, account: str
 ) -> None:
     key = anonymous_key(address, "free")

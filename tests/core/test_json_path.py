@@ -1,4 +1,4 @@
-"""Dotted paths, compiled once and followed on anything that JSON can be."""
+"""Dotted paths, compiled once and followed through any JSON."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ JSON = st.recursive(
         ("a.-1", {"a": [5]}, None),
     ],
 )
-def test_a_path_finds_what_it_names(path: str, document: Any, value: Any) -> None:
+def test_a_path_finds_its_value(path: str, document: Any, value: Any) -> None:
     assert JsonPath.parse(path).find(document) == value
 
 
@@ -42,7 +42,7 @@ STEPS = st.lists(st.sampled_from(["a", "b", "0", "1", "99"]), min_size=1, max_si
 
 
 @given(JSON, STEPS)
-def test_whatever_lies_at_a_path_is_found(value: Any, steps: list[str]) -> None:
+def test_any_value_at_a_path_is_found(value: Any, steps: list[str]) -> None:
     in_objects, in_arrays = value, value
     for step in reversed(steps):
         in_objects = {step: in_objects, "other": None}
@@ -53,7 +53,7 @@ def test_whatever_lies_at_a_path_is_found(value: Any, steps: list[str]) -> None:
 
 
 @given(JSON, STEPS)
-def test_nothing_is_found_beyond_what_is_there(document: Any, steps: list[str]) -> None:
+def test_a_missing_value_reads_as_None(document: Any, steps: list[str]) -> None:
     found = JsonPath.parse(".".join(["missing", *steps])).find(document)
     assert found is None
 
@@ -76,6 +76,6 @@ def test_nothing_is_found_beyond_what_is_there(document: Any, steps: list[str]) 
         "a" + ".a" * 16,
     ],
 )
-def test_what_is_no_path_is_refused_with_a_remedy(text: str) -> None:
+def test_an_invalid_path_is_refused_with_a_remedy(text: str) -> None:
     with pytest.raises(ValueError, match="write names joined by dots, like usage"):
         JsonPath.parse(text)

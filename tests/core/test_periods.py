@@ -1,4 +1,4 @@
-"""Periods, as a film: the instant, the zone, and the window it falls in."""
+"""Periods: an instant, a time zone, and the window of the instant."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -70,7 +70,7 @@ def us(text: str) -> int:
          "2026-10-15T04:00:00Z", "2026-11-15T05:00:00Z"),
     ],
 )  # fmt: skip
-def test_an_instant_falls_into_its_window(
+def test_an_instant_is_in_its_window(
     period: str, zone: str, anchor: str | None, now: str, start: str, end: str
 ) -> None:
     day = date.fromisoformat(anchor) if anchor else None

@@ -1,4 +1,4 @@
-"""Accounts that move to another plan: which way, and when their period ends."""
+"""Accounts that move to another plan: the direction, and the end of their period."""
 
 from datetime import UTC, date, datetime
 
@@ -45,7 +45,7 @@ def test_a_key_moves_with_its_account_and_is_one_object() -> None:
     ("plan", "to", "down"),
     [("pro", "free", True), ("free", "pro", False), ("pro", "pro", False), ("gone", "free", False)],
 )
-def test_the_ladder_says_what_is_a_downgrade(plan: str, to: str, down: bool) -> None:
+def test_plan_order_decides_what_is_a_downgrade(plan: str, to: str, down: bool) -> None:
     plans = {name: a_plan(name, rank) for rank, name in enumerate(("free", "builder", "pro"))}
     book = PlanBook("sha256:x", {}, (), plans, {})
     assert is_downgrade(book, plan, to) is down

@@ -1,4 +1,4 @@
-"""The first route that matches wins, and a path that could be another route's is refused."""
+"""The first matching route wins. A path that could be on another route is refused."""
 
 import re
 
@@ -82,7 +82,7 @@ def test_an_empty_table_matches_nothing() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["v1", "", "/**/x", "/a**", "/{id}.json", "/a{b}", "/{a b}"])
-def test_a_pattern_that_is_none_is_refused(pattern: str) -> None:
+def test_an_invalid_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f'"{pattern}"')):
         RouteTable([Route("r", pattern, None, pattern, RequestClass.STANDARD, frozenset(), ())])
 
@@ -178,7 +178,7 @@ def test_a_target_that_may_be_of_another_route_is_refused(target: bytes) -> None
         table.find("GET", target)
 
 
-def test_a_semicolon_can_be_said_to_mean_nothing() -> None:
+def test_a_semicolon_can_be_allowed_as_a_character() -> None:
     routes = [a_route("/v1/exports"), a_route("/v1/exports;all"), a_route("/**")]
     table = RouteTable(routes, Normaliser(frozenset({Allowance.SEMICOLON})))
     assert table.find("GET", b"/v1/exports;all") is routes[1]
@@ -205,7 +205,7 @@ def test_case_can_be_ignored() -> None:
 
 
 @given(st.lists(st.sampled_from(["v1", "exports", "a", "*", "?q", "%C3%A9"]), max_size=4))
-def test_find_is_match_of_the_normalised_path_where_there_is_one_reading(parts: list[str]) -> None:
+def test_find_equals_match_of_the_normalised_path_if_there_is_one_reading(parts: list[str]) -> None:
     target = ("/" + "/".join(parts)).encode()
     paths = Normaliser()
     table = RouteTable([a_route(match) for match in PRICED], paths)
@@ -213,7 +213,7 @@ def test_find_is_match_of_the_normalised_path_where_there_is_one_reading(parts: 
     assert table.find("GET", target) is table.match("GET", path)
 
 
-def test_I9_calls_that_came_lately_are_known_and_no_more_of_them_than_is_bounded() -> None:
+def test_I9_routes_of_recent_requests_are_cached_up_to_a_bound() -> None:
     table = RouteTable([a_route(match) for match in TABLE])
     for number in range(MOST_KNOWN * 2):
         for method, expected in (("GET", "GET /v1/users/{id}"), ("POST", None)):

@@ -1,4 +1,4 @@
-"""Targets are read as one path, or refused; what is allowed by name is read in one way too."""
+"""Targets are read as one path, or refused. Allowed forms are read in one way, too."""
 
 import unicodedata
 from itertools import combinations
@@ -179,7 +179,7 @@ def test_an_allowed_form_is_read_in_one_way(allowance: Allowance, target: bytes,
         b"http://api.test\\x",
     ],
 )
-def test_nul_dots_and_overlong_forms_are_refused_whatever_is_allowed(target: bytes) -> None:
+def test_nul_dots_and_overlong_forms_are_refused_with_any_allowance(target: bytes) -> None:
     everything = Normaliser(frozenset(Allowance))
     with pytest.raises(BadTarget):
         everything(target)
@@ -203,7 +203,7 @@ TARGETS = st.binary(max_size=24) | st.lists(st.sampled_from(PIECES), max_size=8)
 
 
 def encoded(path: str, allow: frozenset[Allowance]) -> bytes:
-    """A path as it has to be sent, so that it is read as that path."""
+    """Encode a path for a request target."""
     text = quote(path, safe="/*")
     if Allowance.ENCODED_SLASH in allow:
         text = text.replace("%252F", "%2F")
@@ -238,7 +238,7 @@ def test_a_target_is_refused_or_read_as_a_path_in_normal_form(
 
 
 @given(TARGETS)
-def test_what_is_not_refused_by_default_is_read_the_same_whatever_is_allowed(
+def test_allowances_do_not_change_targets_that_are_accepted_by_default(
     target: bytes,
 ) -> None:
     try:
@@ -250,7 +250,7 @@ def test_what_is_not_refused_by_default_is_read_the_same_whatever_is_allowed(
 
 
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4), st.sampled_from(ALLOWED))
-def test_a_dot_segment_never_comes_out_of_decoding_once_more(
+def test_decoding_again_never_produces_a_dot_segment(
     pieces: list[bytes], allow: frozenset[Allowance]
 ) -> None:
     try:
@@ -274,7 +274,7 @@ def test_a_dot_segment_never_comes_out_of_decoding_once_more(
 def test_a_huge_target_takes_no_longer_than_its_size(
     unit: bytes, allow: frozenset[Allowance]
 ) -> None:
-    """Anything quadratic would not come to an end here."""
+    """Quadratic work would not end here."""
     size = 120_000
     reader = Normaliser(allow)
     for start, end in ((b"/", b""), (b"/%25", b""), (b"/", b"%"), (b"", b"\xff"), (b"/a|", b"/b")):

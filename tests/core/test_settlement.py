@@ -1,4 +1,4 @@
-"""Events are CloudEvents 1.0 with the members that billing relies on."""
+"""Usage, refusal and notice events have the members that billing needs."""
 
 import json
 from dataclasses import replace
@@ -56,7 +56,7 @@ def a_notice(per: Scope = "account", key: Key = KEY, **changes: Any) -> dict[str
     )  # fmt: skip
 
 
-def test_I4_a_forwarded_call_is_one_billable_event_with_all_meters() -> None:
+def test_I4_a_forwarded_request_is_one_billable_event_with_all_meters() -> None:
     assert json.loads(orjson.dumps(a_usage((("tokens", 50),)))) == {
         "specversion": "1.0",
         "id": "019",
@@ -76,12 +76,12 @@ def test_I4_a_forwarded_call_is_one_billable_event_with_all_meters() -> None:
 
 
 @pytest.mark.parametrize("reason", OutcomeReason)
-def test_every_way_out_is_named_in_the_event(reason: OutcomeReason) -> None:
+def test_every_outcome_is_named_in_the_event(reason: OutcomeReason) -> None:
     data = json.loads(json.dumps(a_usage(status=502, reason=reason)))["data"]
     assert (data["reason"], data["status"]) == (reason.value, 502)
 
 
-def test_events_share_nothing_that_changes() -> None:
+def test_events_share_no_mutable_value() -> None:
     first, second = a_usage(), a_usage()
     first["data"]["usage"]["requests"] = 99
     first["data"]["overage"]["requests"] = 99
@@ -107,7 +107,7 @@ def test_I4_a_refusal_is_another_type_and_never_billable(
     }  # fmt: skip
 
 
-def test_events_say_whose_teams_usage_it_is() -> None:
+def test_events_name_the_team() -> None:
     teams = (Team("search", 40),)
     key = Key("k1", replace(KEY.account, teams=teams), "search")
     called = usage_event(
@@ -126,7 +126,7 @@ def test_events_say_whose_teams_usage_it_is() -> None:
     assert EventParser().parse(orjson.loads(orjson.dumps(plain))).team == ""
 
 
-def test_a_notice_says_what_was_crossed() -> None:
+def test_a_notice_names_the_crossed_threshold() -> None:
     event = a_notice()
     assert (event["type"], event["subject"]) == ("account.notice.v1", "acme")
     assert event["data"] == {
@@ -163,25 +163,25 @@ def late_data(
     return data
 
 
-def test_what_the_response_told_is_what_was_used() -> None:
+def test_the_cost_in_the_response_is_the_usage() -> None:
     data = late_data(SETTLED, READ)
     assert data["usage"] == {"requests": 1, "tokens": 300}
     assert "estimated" not in data
 
 
-def test_where_the_response_did_not_tell_the_estimate_stands_and_says_so() -> None:
+def test_a_response_without_the_cost_leaves_the_estimate_marked_as_such() -> None:
     data = late_data(SETTLED, UNREAD)
     assert data["usage"] == {"requests": 1, "tokens": 350}
     assert data["estimated"] == {"tokens": "not_json"}
 
 
-def test_where_there_was_no_response_the_estimate_stands_and_says_so() -> None:
+def test_without_a_response_the_estimate_remains_marked_as_such() -> None:
     data = late_data(SETTLED, None)
     assert data["usage"]["tokens"] == 350
     assert data["estimated"] == {"tokens": "unanswered"}
 
 
-def test_a_default_that_the_request_did_not_tell_is_named_until_the_response_tells() -> None:
+def test_a_default_cost_is_marked_until_the_response_has_the_cost() -> None:
     defaulted = replace(SETTLED, defaulted=(("tokens", Unreadable.MISSING),))
     assert "estimated" not in late_data(defaulted, READ)
     assert late_data(defaulted, UNREAD)["estimated"] == {"tokens": "not_json"}
@@ -193,12 +193,14 @@ def test_a_default_that_the_request_did_not_tell_is_named_until_the_response_tel
     ("told", "beyond_of_estimate", "beyond"),
     [(300, 0, 0), (300, 40, 0), (300, 100, 50), (900, 40, 590), (900, 0, 0), (0, 350, 0)],
 )
-def test_overage_moves_with_the_real_cost(told: int, beyond_of_estimate: int, beyond: int) -> None:
+def test_overage_changes_with_the_actual_cost(
+    told: int, beyond_of_estimate: int, beyond: int
+) -> None:
     overage = (("tokens", beyond_of_estimate),) if beyond_of_estimate else ()
     data = late_data(SETTLED, Reading({"tokens": told}, {}), overage)
     assert data["usage"]["tokens"] == told
     assert data["overage"] == {"requests": 0, "tokens": beyond}
 
 
-def test_calls_without_late_costs_have_events_as_ever() -> None:
+def test_events_of_requests_without_late_costs_do_not_change() -> None:
     assert "estimated" not in a_usage()["data"]

@@ -1,4 +1,4 @@
-"""Shares of a limit: never more than the whole, and refusals that say what is true."""
+"""Local shares of a limit: never more than the whole, and true refusals."""
 
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ GUARD = RateLimit("critical", "calls", 100, MICRO, 200, (100, 1))
         (NEVER_SEEN, 1, 100),
     ],
 )
-def test_a_quotas_share_is_what_was_left_divided_and_rounded_down(
+def test_a_share_of_a_quota_is_the_divided_rest_rounded_down(
     look: Snapshot, ways: int, units: int
 ) -> None:
     share = local_share(QUOTA, look, ways, NOW)
@@ -70,14 +70,14 @@ def test_a_quotas_share_is_what_was_left_divided_and_rounded_down(
 @pytest.mark.parametrize(
     ("limit", "ways", "most"), [(RATE, 3, 3), (RATE, 20, 1), (SLOTS, 2, 2), (SLOTS, 9, 1)]
 )
-def test_a_bucket_holds_one_unit_at_least_and_there_is_one_slot(
+def test_a_share_has_at_least_one_unit_of_a_bucket_and_one_slot(
     limit: Limit, ways: int, most: int
 ) -> None:
     share = local_share(limit, NEVER_SEEN, ways, NOW)
     assert most == (share.burst if isinstance(share, RateLimit) else getattr(share, "slots", None))
 
 
-def test_no_slots_are_none_for_everybody() -> None:
+def test_shares_of_zero_slots_are_zero() -> None:
     assert local_share(replace(SLOTS, slots=0), NEVER_SEEN, 2, NOW) == replace(SLOTS, slots=0)
 
 
@@ -106,14 +106,14 @@ def decided(own: LocalClaim, look: Snapshot, granted: bool) -> Decision:
     return decide(entitlement, Answer(granted, NOW, (used,), ends, (details,), local=True))
 
 
-def test_what_is_admitted_alone_says_so_and_not_what_is_left() -> None:
+def test_a_local_admission_says_so_and_reports_no_remainder() -> None:
     share = local_share(QUOTA, Snapshot(NOW, 40, END), 2, NOW)
     decision = decided(LocalClaim(Claim(QUOTA, 1, False), share, 5), Snapshot(NOW, 40, END), True)
     assert (decision.allowed, decision.reason) == (True, Reason.STORE_DOWN)
     assert (decision.tightest, decision.overage, decision.crossings) == (None, (), ())
 
 
-def test_overage_is_told_as_far_as_it_is_known() -> None:
+def test_overage_is_reported_as_far_as_it_is_known() -> None:
     soft = replace(QUOTA, cap=UNBOUNDED, rollover=0)
     look = Snapshot(NOW, 98, END)
     share = local_share(soft, look, 2, NOW)
@@ -123,7 +123,7 @@ def test_overage_is_told_as_far_as_it_is_known() -> None:
     assert early.overage == (("requests", 1),)
 
 
-def test_I10_a_quota_that_is_known_to_be_spent_is_refused_until_its_end() -> None:
+def test_I10_a_quota_that_is_known_to_be_used_up_refuses_until_its_end() -> None:
     look = Snapshot(NOW, 97, END)
     share = local_share(QUOTA, look, 1, NOW)
     decision = decided(LocalClaim(Claim(QUOTA, 1, False), share, 3), look, False)
@@ -132,7 +132,7 @@ def test_I10_a_quota_that_is_known_to_be_spent_is_refused_until_its_end() -> Non
 
 
 @pytest.mark.parametrize("limit", [QUOTA, SLOTS])
-def test_I10_a_share_that_is_spent_does_not_say_that_the_limit_is(limit: Limit) -> None:
+def test_I10_a_used_up_share_does_not_claim_that_the_limit_is_used_up(limit: Limit) -> None:
     share = local_share(limit, NEVER_SEEN, 2, NOW)
     most = share.cap if isinstance(share, QuotaLimit) else getattr(share, "slots", 0)
     with pytest.raises(StoreUnavailable):
@@ -140,8 +140,8 @@ def test_I10_a_share_that_is_spent_does_not_say_that_the_limit_is(limit: Limit) 
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 12 * MICRO))
-def test_I10_a_rate_says_when_its_share_has_enough(cost: int, ways: int, used: int) -> None:
-    """`whole_limit` and the reference agree on the instant from which the call fits."""
+def test_I10_a_rate_reports_when_its_share_has_enough(cost: int, ways: int, used: int) -> None:
+    """`whole_limit` and the reference agree on the instant from which the request fits."""
     share = local_share(RATE, NEVER_SEEN, ways, NOW)
     assert isinstance(share, RateLimit)
     claim = Claim(RATE, cost, False)
@@ -172,7 +172,7 @@ def test_I10_a_rate_says_when_its_share_has_enough(cost: int, ways: int, used: i
     st.integers(0, 200), st.integers(0, 120), st.integers(1, 9),
     st.lists(st.integers(0, 9), max_size=60),
 )  # fmt: skip
-def test_I1_all_shares_together_let_pass_no_more_than_was_left(
+def test_I1_all_shares_together_allow_at_most_what_was_left(
     cap: int, used: int, ways: int, costs: list[int]
 ) -> None:
     limit = replace(QUOTA, units=cap, cap=cap, rollover=0)
@@ -188,7 +188,7 @@ def test_I1_all_shares_together_let_pass_no_more_than_was_left(
     assert passed <= max(0, cap - used)
 
 
-def test_a_look_is_what_an_answer_shows_in_the_order_of_the_claims() -> None:
+def test_snapshots_are_in_the_order_of_the_claims() -> None:
     claims = (Claim(QUOTA, 1, False), Claim(RATE, 1, False))
     plain = Answer(True, NOW, (7, MICRO), (END, 0))
     assert snapshots_of(claims, plain) == (Snapshot(NOW, 7, END), Snapshot(NOW, MICRO))

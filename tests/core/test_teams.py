@@ -1,4 +1,4 @@
-"""Teams of an account: what is kept for each, whoever floods, and what is lent as time passes."""
+"""Teams of an account: guarantees under load, and lending as time passes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +95,7 @@ def test_the_example_of_the_documentation() -> None:
     assert [house.at_most(team) for team in ("search", "ads", "")] == [700, 600, 300]
     assert house.granted("", 300)
     assert [house.at_most(team) for team in ("search", "ads", "")] == [400, 300, 0]
-    house.now = START + 15 * DAY  # nobody else has called
+    house.now = START + 15 * DAY  # no other request
     assert (house.kept("search"), house.kept("ads")) == (200, 300)
     assert [house.at_most(team) for team in ("search", "ads", "")] == [400, 500, 200]
     assert house.granted("", 200)
@@ -107,20 +107,20 @@ def test_the_example_of_the_documentation() -> None:
     assert [house.at_most(team) for team in ("search", "ads", "")] == [0, 300, 0]
 
 
-def test_a_team_may_use_what_is_not_guaranteed_to_anybody_beyond_its_own() -> None:
+def test_a_team_can_use_units_that_are_not_guaranteed() -> None:
     house = House()
     assert house.granted("search", 700)
     assert not house.granted("search")
     assert house.granted("ads", 300)
 
 
-def test_what_a_lending_team_leaves_is_there_for_all_by_the_end() -> None:
+def test_units_that_a_lending_team_leaves_are_available_to_all_by_the_end() -> None:
     house = House(teams=(Team("search", 90),))
     house.now = WINDOW.end - 1
     assert house.at_most("") == 1000 - 9  # a hundredth of its share
 
 
-def test_a_team_that_is_on_its_pace_is_never_refused() -> None:
+def test_a_team_that_uses_its_guarantee_evenly_is_never_refused() -> None:
     house = House()
     for day in range(30):
         house.now = START + day * DAY
@@ -131,7 +131,7 @@ def test_a_team_that_is_on_its_pace_is_never_refused() -> None:
     assert house.used("search") == 400
 
 
-def test_a_new_period_begins_with_whole_shares() -> None:
+def test_a_new_period_begins_with_whole_guarantees() -> None:
     house = House()
     house.call("search", 700)
     house.now = WINDOW.end
@@ -139,7 +139,7 @@ def test_a_new_period_begins_with_whole_shares() -> None:
     assert house.granted("search", 700)
 
 
-def test_a_clock_that_steps_back_keeps_more_and_grants_nothing() -> None:
+def test_a_clock_that_steps_back_lends_less_and_grants_nothing() -> None:
     house = House()
     house.now = START + 15 * DAY
     most = house.at_most("")
@@ -147,7 +147,7 @@ def test_a_clock_that_steps_back_keeps_more_and_grants_nothing() -> None:
     assert house.at_most("") < most
 
 
-def test_critical_calls_pass_and_are_counted_and_then_teams_are_served_in_turn() -> None:
+def test_critical_requests_count_and_later_requests_respect_guarantees() -> None:
     house = House()
     assert house.call("", 800, forced=True).granted
     assert not house.granted("")
@@ -157,7 +157,7 @@ def test_critical_calls_pass_and_are_counted_and_then_teams_are_served_in_turn()
     assert house.used() == 1000
 
 
-def test_what_is_given_back_is_kept_again() -> None:
+def test_returned_units_are_guaranteed_again() -> None:
     house = House()
     asks = house.asks(house.claims("ads", 300))
     _, house.ledger = accounts.reserve(house.ledger, asks, house.now, Hold("h", MICRO))
@@ -167,7 +167,7 @@ def test_what_is_given_back_is_kept_again() -> None:
     assert (house.kept("ads"), house.used("ads"), house.used()) == (280, 20, 20)
 
 
-def test_what_a_dead_sidecar_had_reserved_is_kept_again_if_it_is_released() -> None:
+def test_released_units_of_a_dead_sidecar_are_guaranteed_again() -> None:
     house = House()
     asks = house.asks(house.claims("ads", 300))
     _, house.ledger = accounts.reserve(house.ledger, asks, house.now, Hold("h", MICRO, "release"))
@@ -176,7 +176,7 @@ def test_what_a_dead_sidecar_had_reserved_is_kept_again_if_it_is_released() -> N
     assert (house.kept("ads"), house.used("ads"), house.used()) == (300, 0, 0)
 
 
-def test_a_pack_is_for_whoever_comes_and_counts_for_the_team() -> None:
+def test_any_team_can_use_a_pack_and_its_use_counts_for_the_team() -> None:
     house = House()
     assert house.granted("search", 700)
     _, house.ledger = accounts.grant(house.ledger, Grant("g", "monthly", 50, WINDOW.end), house.now)
@@ -186,7 +186,7 @@ def test_a_pack_is_for_whoever_comes_and_counts_for_the_team() -> None:
     assert (house.used("search"), house.used("ads")) == (750, 300)
 
 
-def test_a_changed_share_acts_on_the_next_call_and_keeps_what_was_used() -> None:
+def test_a_changed_share_acts_on_the_next_request_and_keeps_usage() -> None:
     house = House()
     house.call("search", 100)
     house.teams = (Team("search", 20), Team("ads", 30, lends=False))
@@ -232,7 +232,7 @@ def test_I1_teams_never_use_more_than_the_account_has(
 
 
 @given(teams=SHARES, calls=CALLS, flood=st.permutations(["search", "ads", "mail", ""]))
-def test_what_is_kept_for_a_team_is_admitted_however_others_flood(
+def test_a_team_is_admitted_within_its_guarantee_however_much_others_send(
     teams: tuple[Team, ...], calls: list[tuple[str, int, int]], flood: list[str]
 ) -> None:
     house = lived(teams, calls)
@@ -248,7 +248,7 @@ def test_what_is_kept_for_a_team_is_admitted_however_others_flood(
 
 
 @given(teams=SHARES, calls=CALLS)
-def test_a_team_that_does_not_lend_is_always_admitted_within_its_share(
+def test_a_team_that_does_not_lend_is_always_admitted_within_its_guarantee(
     teams: tuple[Team, ...], calls: list[tuple[str, int, int]]
 ) -> None:
     house = lived(teams, calls)
@@ -268,7 +268,7 @@ def test_I2_a_refusal_leaves_everything_as_it_was(
         assert house.ledger == before
 
 
-# What customers are told.
+# Texts for customers.
 
 PRO = Plan("pro", 0, frozenset(), (MONTHLY,), GUARD, "local")
 MAX = Plan("max", 1, frozenset(), (replace(MONTHLY, units=9000, cap=9000),), GUARD, "local")
@@ -294,7 +294,7 @@ def refused(house: House, team: str, cost: int = 1) -> tuple[dict[str, object], 
     return refusal.problem, render_text(refusal).decode()
 
 
-def test_I10_a_refusal_tells_of_the_team() -> None:
+def test_I10_a_refusal_explains_the_share_of_the_team() -> None:
     house = House()
     house.call("search", 650)
     problem, text = refused(house, "search", 60)
@@ -317,7 +317,7 @@ def test_I10_a_refusal_tells_of_the_team() -> None:
     assert actions == ["wait", "ask", "buy_pack", "upgrade"]
 
 
-def test_I10_a_key_without_a_team_is_told_so() -> None:
+def test_I10_a_refusal_explains_that_the_key_has_no_team() -> None:
     house = House()
     house.call("", 300)
     problem, text = refused(house, "")
@@ -326,7 +326,7 @@ def test_I10_a_key_without_a_team_is_told_so() -> None:
     assert "An API key without a team of account acme on plan pro is guaranteed nothing" in text
 
 
-def test_I10_a_team_is_told_what_it_has_lent() -> None:
+def test_I10_a_refusal_reports_what_the_team_has_lent() -> None:
     house = House()
     house.now = START + 15 * DAY
     house.call("", 500)
@@ -337,7 +337,7 @@ def test_I10_a_team_is_told_what_it_has_lent() -> None:
     )
 
 
-def test_a_spent_account_is_told_as_that_and_not_as_the_teams() -> None:
+def test_a_used_up_account_quota_is_reported_as_the_account_quota() -> None:
     house = House()
     house.call("search", 700)
     house.call("ads", 300)
@@ -346,14 +346,14 @@ def test_a_spent_account_is_told_as_that_and_not_as_the_teams() -> None:
     assert "team" not in problem["limit"]  # type: ignore[operator]
 
 
-def test_a_call_that_never_fits_beside_the_others_need_not_wait() -> None:
+def test_a_request_that_never_fits_beside_the_guarantees_has_no_reset() -> None:
     house = House()
     problem, text = refused(house, "search", 701)
     assert "more than the limit of 700 ever allows" in text
     assert problem["limit"]["resets_at"] is None  # type: ignore[index]
 
 
-def test_what_remains_is_what_the_team_may_use() -> None:
+def test_the_remainder_is_what_the_team_can_use() -> None:
     house = House()
     _, decision = decided(house, "ads", 100)
     assert decision.tightest is not None
@@ -361,7 +361,7 @@ def test_what_remains_is_what_the_team_may_use() -> None:
     assert decision.tightest.claim.limit == MONTHLY
 
 
-def test_overage_is_room_like_any_other_and_told_as_overage() -> None:
+def test_teams_can_use_overage_and_it_is_reported_as_overage() -> None:
     house = House(quota=replace(MONTHLY, cap=1200))
     assert house.granted("", 500)
     assert house.granted("search", 400)
@@ -370,7 +370,7 @@ def test_overage_is_room_like_any_other_and_told_as_overage() -> None:
     assert house.used() == 1200
 
 
-def test_a_quota_in_shadow_says_what_its_teams_would_have_refused() -> None:
+def test_a_quota_in_shadow_reports_what_its_guarantees_would_have_refused() -> None:
     house = House(quota=replace(MONTHLY, shadow=True))
     assert decided(house, "", 300)[1].shadowed == ()
     _, decision = decided(house, "", 1)
@@ -379,7 +379,7 @@ def test_a_quota_in_shadow_says_what_its_teams_would_have_refused() -> None:
     assert decision.shadowed == ("monthly",)
 
 
-def test_a_critical_call_past_what_is_kept_says_so() -> None:
+def test_a_critical_request_beyond_the_guarantees_has_the_reason_critical() -> None:
     house = House()
     house.call("", 300)
     entitlement = replace(PLAIN, claims=house.claims("", 1, forced=True))
@@ -387,7 +387,7 @@ def test_a_critical_call_past_what_is_kept_says_so() -> None:
     assert (decision.allowed, decision.reason) == (True, Reason.CRITICAL)
 
 
-def test_thresholds_are_the_accounts() -> None:
+def test_thresholds_belong_to_the_account() -> None:
     house = House(quota=replace(MONTHLY, notices=(80,)))
     house.call("search", 700)
     entitlement = replace(PLAIN, claims=house.claims("ads", 100))
@@ -399,7 +399,7 @@ def test_thresholds_are_the_accounts() -> None:
 # Entitlements.
 
 
-def test_calls_that_are_alike_get_the_very_same_claims() -> None:
+def test_equal_requests_have_the_same_claims_object() -> None:
     of_team = TeamEntitlements()
     found = of_team.of(PLAIN, Key("k1", ACME, "ads"))
     assert of_team.of(PLAIN, Key("k2", ACME, "ads")) is found
@@ -417,7 +417,7 @@ def test_only_quotas_of_the_account_are_shared() -> None:
     assert found.claims == claims
 
 
-def test_a_key_has_a_team_only_where_the_account_has_some() -> None:
+def test_a_key_has_a_team_only_if_the_account_has_teams() -> None:
     assert Key("k1", ACME, "ads").counted_team == "ads"
     assert Key("k1", Account("bea", "pro"), "ads").counted_team == ""
 
@@ -440,6 +440,6 @@ def test_a_list_of_teams_is_read() -> None:
         (",".join(f"t{n}=1%" for n in range(MOST_TEAMS + 1)), "write at most 32"),
     ],
 )
-def test_what_is_no_list_of_teams_is_told_with_a_remedy(text: str, why: str) -> None:
+def test_an_invalid_list_of_teams_is_refused_with_a_remedy(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         read_teams(text)

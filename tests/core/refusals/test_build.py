@@ -1,4 +1,4 @@
-"""Every refusal explains itself, in JSON and in words."""
+"""Every refusal explains itself, in JSON and as text."""
 
 import json
 from dataclasses import replace
@@ -183,7 +183,7 @@ def test_only_reasons_that_need_no_limit_are_simple(reason: Reason) -> None:
         simple_refusal(reason, "019")
 
 
-def test_a_spent_quota_reads_as_the_documentation_shows() -> None:
+def test_a_used_up_quota_reads_as_in_the_documentation() -> None:
     refusal = refused(a_standing())
     assert json.loads(render_json(refusal)) == {
         "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
@@ -209,7 +209,7 @@ def test_a_spent_quota_reads_as_the_documentation_shows() -> None:
     )
 
 
-def test_the_same_in_words() -> None:
+def test_the_same_refusal_as_text() -> None:
     assert render_text(refused(a_standing())).decode().splitlines() == [
         "429 Monthly quota used up",
         "",
@@ -229,7 +229,7 @@ def test_the_same_in_words() -> None:
     ]
 
 
-def test_a_rate_says_to_slow_down() -> None:
+def test_a_refusal_for_a_rate_advises_to_slow_down() -> None:
     refusal = refused(a_standing(RATE, used=10, reset_us=NOW + 200_000))
     assert refusal.problem["detail"] == (
         "Account acme on plan free may use 5 requests per second, at most 10 at once, "
@@ -255,7 +255,7 @@ def test_a_rate_says_to_slow_down() -> None:
         (a_standing(GUARD, used=200), "100 requests per second"),
     ],
 )
-def test_the_detail_says_what_is_special(standing: LimitStatus, sentence: str) -> None:
+def test_the_detail_explains_the_case(standing: LimitStatus, sentence: str) -> None:
     assert sentence in str(refused(standing).problem["detail"])
 
 
@@ -339,7 +339,7 @@ def test_a_pack_is_offered_where_it_would_help() -> None:
     assert "boost" not in str(both.problem["how_to_fix"])  # the rate would still refuse
 
 
-def test_calls_at_once_are_explained_and_worth_another_try_soon() -> None:
+def test_a_refusal_for_slots_is_explained_with_a_short_retry() -> None:
     refusal = refused(a_standing(SLOTS))
     assert refusal.problem["title"] == "Too many requests at once"
     assert "may have 50 requests in flight at once, and all are" in str(refusal.problem["detail"])
@@ -355,7 +355,7 @@ def test_links_that_the_plan_file_lacks_are_left_out() -> None:
     assert b'{"action":"upgrade","plan":"builder"}' in body
 
 
-def test_abuse_of_critical_calls_is_told_apart() -> None:
+def test_abuse_of_critical_requests_has_its_own_type() -> None:
     problem = any_refusal(Reason.ABUSE).problem
     assert str(problem["type"]).endswith("#abnormal-usage-detected")
     assert problem["still_available"] == []
@@ -375,14 +375,14 @@ def test_a_missing_feature_names_the_plan_that_has_it() -> None:
     ]
 
 
-def test_a_feature_that_no_plan_has_points_at_people() -> None:
+def test_a_feature_that_no_plan_has_refers_to_the_apis_team() -> None:
     lacking = an_entitlement(FREE.plan, ("ai", "bulk"))
     problem = feature_refusal(a_book(links=Links()), lacking, ACME, "019").problem
     assert "features ai and bulk" in str(problem["detail"])
     assert problem["how_to_fix"] == [{"action": "ask", "what": "Ask the API's team for access."}]
 
 
-def test_a_simple_refusal_takes_another_sentence_and_jitter() -> None:
+def test_a_simple_refusal_accepts_a_sentence_and_jitter() -> None:
     refusal = simple_refusal(Reason.SPOOL_FULL, "019", "The disk is full.", jitter=50)
     assert (refusal.problem["detail"], refusal.retry_after_s) == ("The disk is full.", 45)
 

@@ -15,7 +15,7 @@ MEMBER = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"((?:;[a-z]+=
 
 
 def parse(field: bytes) -> dict[str, dict[str, int]]:
-    """A list of strings with integer parameters, as RFC 9651 section 4.2 reads it."""
+    """Parse a list of strings with integer parameters, after RFC 9651, section 4.2."""
     text, at = field.decode("ascii"), 0
     members: dict[str, dict[str, int]] = {}
     while at < len(text):
@@ -48,7 +48,7 @@ def test_policies_are_listed_as_the_draft_writes_them() -> None:
     assert field == b'"per-second";q=5;w=1, "monthly";q=1000;w=2592000'
 
 
-def test_there_is_no_policy_without_limits() -> None:
+def test_without_limits_the_policy_is_empty() -> None:
     assert policy_field([]) == b""
 
 
@@ -80,7 +80,7 @@ def test_a_policy_is_units_per_whole_seconds(limit: RateLimit | QuotaLimit, q: i
         (UNBOUNDED, None, b'"monthly";r=999999999999999'),
     ],
 )
-def test_a_standing_is_what_is_left_and_until_when(
+def test_a_status_is_what_is_left_and_until_when(
     left: int, reset_us: int | None, field: bytes
 ) -> None:
     assert ratelimit_field(a_standing(left=left, reset_us=reset_us), NOW) == field
@@ -88,7 +88,7 @@ def test_a_standing_is_what_is_left_and_until_when(
 
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=20),
        st.integers(0, UNBOUNDED), st.none() | st.integers(0, UNBOUNDED))  # fmt: skip
-def test_fields_are_structured_fields_whatever_a_limit_is_called(
+def test_fields_are_valid_for_any_name_of_a_limit(
     name: str, left: int, reset_us: int | None
 ) -> None:
     members = parse(ratelimit_field(a_standing(name, left, reset_us), NOW))
@@ -97,12 +97,12 @@ def test_fields_are_structured_fields_whatever_a_limit_is_called(
 
 
 @pytest.mark.parametrize("name", ["é", "a\r\nSet-Cookie: b", "\x00"])
-def test_a_name_that_no_header_can_carry_is_refused(name: str) -> None:
+def test_a_name_that_a_header_cannot_carry_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="cannot carry"):
         policy_field([a_quota(name)])
 
 
-def test_the_older_fields_say_the_same() -> None:
+def test_the_older_fields_have_the_same_numbers() -> None:
     assert legacy_fields(a_standing(left=3, reset_us=NOW + 1), NOW) == (
         (b"X-RateLimit-Limit", b"1000"),
         (b"X-RateLimit-Remaining", b"3"),

@@ -1,0 +1,134 @@
+"""settle and record: one event per forwarded request, notices once, and nothing lost in a fault."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sidecar.core.costs import HeaderSource
+from sidecar.core.readings import Reading
+from sidecar.core.reasons import Reason
+from sidecar.core.settlement import OutcomeReason
+from tests.support.builders import a_book, a_plan, a_quota, a_rate, a_request
+from tests.support.gate_stage import GateStage, UnavailableStore, an_outcome
+
+NOTICED = a_quota(4, notices=(50, 100))
+REFUNDS = frozenset({"upstream_refused"})
+
+
+def events(stage: GateStage, kind: str) -> list[dict[str, Any]]:
+    """The events of one type."""
+    read = (json.loads(one) if isinstance(one, bytes) else one for one in stage.spool.events)
+    return [one for one in read if one["type"] == kind]
+
+
+async def test_I4_a_forwarded_request_has_one_event_and_a_refused_one_none() -> None:
+    stage = GateStage()
+    for _ in range(2):
+        stage.gate.settle(await stage.allowed(), an_outcome())
+    await stage.refused()
+    recorded = events(stage, "api.request.v1")
+    assert [one["id"] for one in recorded] == ["id-1", "id-2"]
+    assert recorded[0]["data"]["usage"] == {"requests": 1}
+    assert len(stage.spool.events) == 2
+    assert stage.counts() == {("rest", Reason.OK): 2, ("rest", Reason.QUOTA): 1}
+
+
+async def test_refusals_are_events_if_that_is_wanted_and_the_key_is_known() -> None:
+    stage = GateStage(a_book(a_plan(a_quota(0))), record_refusals=True)
+    await stage.refused()
+    await stage.refused(a_request(api_keys=[b"unknown"]))
+    [refusal] = events(stage, "api.refusal.v1")
+    assert (refusal["subject"], refusal["data"]["reason"]) == ("acme", "quota")
+    assert refusal["data"]["billable"] is False
+
+
+async def test_a_threshold_is_recorded_once_in_a_period() -> None:
+    stage = GateStage(a_book(a_plan(NOTICED)))
+    for _ in range(4):
+        stage.gate.settle(await stage.allowed(), an_outcome())
+    await stage.refused()
+    percents = [one["data"]["percent"] for one in events(stage, "account.notice.v1")]
+    assert percents == [50, 100]
+
+
+async def test_a_settlement_that_crosses_a_threshold_records_it() -> None:
+    book = a_book(a_plan(NOTICED))
+    settles = (("requests", HeaderSource(b"x-requests")),)
+    late = {
+        name: replace(entitlement, settles=settles, stays_open=True)
+        for name, entitlement in book.entitlements.items()
+    }
+    stage = GateStage(replace(book, entitlements=late))
+    reading = Reading({"requests": 2}, {})
+    stage.gate.settle(await stage.allowed(), an_outcome()._replace(reading=reading))
+    [notice] = events(stage, "account.notice.v1")
+    assert (notice["data"]["percent"], await stage.used()) == (50, (2,))
+
+
+async def test_a_refunded_request_costs_nothing_and_is_not_billable() -> None:
+    stage = GateStage(a_book(a_plan(refunds=REFUNDS)))
+    admission = await stage.allowed()
+    label = stage.gate.settle(admission, an_outcome(502, OutcomeReason.UPSTREAM_REFUSED))
+    assert (label, await stage.used()) == ("upstream_refused", (0,))
+    [event] = events(stage, "api.request.v1")
+    assert event["data"]["billable"] is False
+
+
+async def test_a_failure_of_the_sidecar_is_counted_as_one_and_recorded() -> None:
+    stage = GateStage()
+    label = stage.gate.settle(await stage.allowed(), an_outcome(500), internal_error=True)
+    assert (label, len(stage.spool.events)) == ("internal-error", 1)
+
+
+async def test_limits_in_shadow_are_counted() -> None:
+    stage = GateStage(a_book(a_plan(a_quota(0, shadow=True))))
+    await stage.allowed()
+    assert stage.metrics.shadowed == {("free", "monthly"): 1}
+
+
+async def test_each_decision_has_a_row() -> None:
+    stage = GateStage(a_book(a_plan(a_rate(1))), with_rows=True)
+    await stage.allowed()
+    await stage.refused()
+    await stage.refused(a_request(api_keys=[]))
+    assert [(row.account, row.decision, row.remaining) for row in stage.rows] == [
+        ("acme", "allow", "0 (per-second)"),
+        ("acme", "429 rate", "0 (per-second)"),
+        ("-", "401 no-credential", "-"),
+    ]
+
+
+async def test_a_fault_after_the_reservation_gives_it_back() -> None:
+    stage = GateStage(a_book(a_plan(refunds=REFUNDS)), with_rows=True)
+
+    def fail(_row: object) -> None:
+        raise RuntimeError("the table is broken")
+
+    stage.recorder.on_decision = fail
+    with pytest.raises(RuntimeError, match="the table is broken"):
+        await stage.admit()
+    assert (await stage.used(), stage.shedder.in_flight, stage.spool.events) == ((0,), 0, [])
+
+
+async def test_a_fault_of_the_store_leaves_nothing_in_flight() -> None:
+    class BrokenStore(UnavailableStore):
+        async def reserve(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("broken")
+
+    stage = GateStage(store=BrokenStore)
+    with pytest.raises(RuntimeError, match="broken"):
+        await stage.admit()
+    assert stage.shedder.in_flight == 0
+
+
+async def test_an_outage_does_not_close_tunnels_and_a_used_up_quota_does() -> None:
+    stage = GateStage(a_book(a_plan(closes_tunnels=True)), store=UnavailableStore)
+    stage.store.down = False  # type: ignore[attr-defined]
+    admission = await stage.allowed()
+    assert await stage.gate.has_quota_left(admission)
+    await stage.allowed()
+    assert not await stage.gate.has_quota_left(admission)
+    stage.store.down = True  # type: ignore[attr-defined]
+    assert await stage.gate.has_quota_left(admission)
