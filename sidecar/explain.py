@@ -165,7 +165,7 @@ async def explain(
 ) -> dict[str, Any]:
     """Return everything that decides a request, as JSON values.
 
-    `respond_async`: the client prefers to be deferred. `store_problem`: the reason if `store` is None.
+    `respond_async`: the client prefers to be deferred. `store_problem`: why `store` is None.
     """
     target = request.target.decode()
     key = await _key_of(book, directory, request)

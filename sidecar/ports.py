@@ -78,7 +78,7 @@ class KeyDirectory(Protocol):
         ...
 
     async def find(self, digest: bytes) -> Key | None:
-        """Return the key with this SHA-256 digest, None if it is unknown. Raises StoreUnavailable."""
+        """Return the key with this SHA-256 digest, None if unknown. Raises StoreUnavailable."""
         ...
 
 
