@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, Key, RateLimit
+from sidecar.core.model import MICRO, SLOTS, Claim, ConcurrencyLimit, Key, RefillLimit
 from sidecar.core.reasons import Decision
 from sidecar.core.waits import free_units, next_try_us, refill_us, used_of
 
@@ -56,9 +56,9 @@ class Ticket:
             self.ready.set_result(False)
 
 
-def cost_of(claims: Sequence[Claim], limit: RateLimit | ConcurrencyLimit) -> int:
+def cost_of(claims: Sequence[Claim], limit: RefillLimit) -> int:
     """Return the units of a limit that these claims ask for."""
-    if isinstance(limit, ConcurrencyLimit):
+    if limit.kind is SLOTS:
         return 1
     return next((claim.cost for claim in claims if claim.limit.id == limit.id), 0)
 
@@ -71,7 +71,7 @@ class WaitQueue:
 
     def __init__(
         self,
-        limit: RateLimit | ConcurrencyLimit,
+        limit: RefillLimit,
         loop: asyncio.AbstractEventLoop,
         *,
         on_empty: Callable[[], None],

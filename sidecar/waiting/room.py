@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, Key, RateLimit
+from sidecar.core.model import MICRO, Claim, Key, RefillLimit
 from sidecar.core.reasons import Decision, Wait
 from sidecar.ports import DRAINED, Retry, WaitResult
 from sidecar.waiting.deadlines import Deadlines
@@ -58,7 +58,7 @@ class WaitingRoom:
         """Implements `ports.WaitingRoom`."""
         for claim in claims:
             limit = claim.limit
-            if claim.forced or not isinstance(limit, RateLimit | ConcurrencyLimit):
+            if claim.forced or not isinstance(limit, RefillLimit):
                 continue
             queue = self._queues.get(_queue_id(key, limit))
             if queue is None or queue.refusal is None:
@@ -144,7 +144,7 @@ class WaitingRoom:
         queue.join(ticket, None if len(queue) else wait.span_us)
         self._deadlines.add(ticket, asyncio.get_running_loop())
 
-    def _queue(self, key: Key, refusal: Decision, limit: RateLimit | ConcurrencyLimit) -> WaitQueue:
+    def _queue(self, key: Key, refusal: Decision, limit: RefillLimit) -> WaitQueue:
         queue_id = _queue_id(key, limit)
         queue = self._queues.get(queue_id)
         if queue is None:
@@ -180,7 +180,7 @@ class WaitingRoom:
     def update(self, key: Key, claims: Sequence[Claim], answer: Answer) -> None:
         """Implements `ports.WaitingRoom`: after a settlement, a slot may be free."""
         for claim in claims:
-            if not isinstance(claim.limit, RateLimit | ConcurrencyLimit):
+            if not isinstance(claim.limit, RefillLimit):
                 continue
             queue = self._queues.get(_queue_id(key, claim.limit))
             if queue is not None:
@@ -193,7 +193,7 @@ class WaitingRoom:
             queue.dismiss_all(DRAINED)
 
 
-def _queue_id(key: Key, limit: RateLimit | ConcurrencyLimit) -> _QueueId:
+def _queue_id(key: Key, limit: RefillLimit) -> _QueueId:
     return key.account.id, key.id if limit.per == "key" else "", limit.id
 
 

@@ -16,7 +16,7 @@ ONE_SLOT = ConcurrencyLimit("in-flight", 1, max_wait_us=5 * MICRO)
 
 
 def stage_with_room(limit: ConcurrencyLimit = ONE_SLOT) -> tuple[GateStage, WaitingRoom]:
-    room = WaitingRoom(most=10, most_bytes=1_000)
+    room = WaitingRoom(max_requests=10, max_bytes=1_000)
     return GateStage(a_book(a_plan(limit)), room=room), room
 
 
