@@ -7,6 +7,7 @@ import pytest
 
 from sidecar.core.answers import Answer
 from sidecar.core.model import Account, Pack
+from sidecar.core.routing import RouteTable
 from sidecar.stores.admin import Admin
 from tests.support.limits_plan import limits_plan
 from tests.support.stage import Stage, StartStage, problem, status
@@ -33,7 +34,7 @@ async def settled(here: Stage) -> None:
 async def counters(here: Stage, account: str, method: str = "POST", path: str = "/chat") -> Answer:
     """The counters of a route's limits, in plan order."""
     book = here.app.gate.book
-    route = here.app.gate._knowing.routes.find(method, path.encode())
+    route = RouteTable(book.routes).find(method, path.encode())
     assert route is not None
     found = book.entitlements[book.accounts[account].plan, route.id]
     return await here.app.store.peek(book.accounts[account], "k1", found.claims)
@@ -47,10 +48,10 @@ async def test_I2_an_internal_error_leaves_no_slot_taken(here: Stage) -> None:
     def fails(_seen: object) -> None:
         raise RuntimeError
 
-    here.app.gate._telling.on_decision = fails
+    here.app.gate._recorder.on_decision = fails
     for _ in range(3):  # there are two slots
         assert status(await here.call("GET", "/x", "slots")) == 500
-    here.app.gate._telling.on_decision = None
+    here.app.gate._recorder.on_decision = None
     await settled(here)
     assert (await counters(here, "slots", "GET", "/x")).used == (0,)
     assert status(await here.call("GET", "/x", "slots")) == 200

@@ -80,12 +80,12 @@ async def test_a_downgrade_waits_for_the_end_of_the_period(
         assert said.endswith("-01T00:00:00Z, then free.")
         known = admin.account("acme2")
         assert known is not None
-        assert (known.plan, known.then is not None and known.then.plan) == ("pro", "free")
+        assert (known.plan, known.next_plan is not None and known.next_plan.plan) == ("pro", "free")
         # An account that has moved at once does not move again.
         assert move(here, valkey_url, "acme2", "none", "--when", "now") == 0
         known = admin.account("acme2")
         assert known is not None
-        assert (known.plan, known.then) == ("none", None)
+        assert (known.plan, known.next_plan) == ("none", None)
         # An upgrade is immediate; the file delays downgrades only.
         assert move(here, valkey_url, "acme2", "pro") == 0
         assert capsys.readouterr().out.endswith("Account acme2 is on plan pro.\n")

@@ -182,7 +182,7 @@ async def internal_error_in_the_gate(here: Stage) -> None:
     def fails(_decision: object) -> None:
         raise RuntimeError
 
-    here.app.gate._telling.on_decision = fails
+    here.app.gate._recorder.on_decision = fails
     assert status(await here.call("GET", "/x")) == 500
 
 

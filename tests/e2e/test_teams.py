@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.model import Pack
-from sidecar.explain import Asked
+from sidecar.explain import ExplainedRequest
 from sidecar.gate import Admission
 from sidecar.stores import keys
 from sidecar.stores.admin import Admin
@@ -144,7 +144,7 @@ async def test_a_tunnel_is_closed_when_its_team_has_nothing_left(here: Stage) ->
     text = here.plans.read_text()
     here.plans.write_text(text.replace("    refund:", "    tunnels_at_quota: close\n    refund:"))
     await here.app.keeper.reload()
-    gate, call = here.app.gate, Asked("GET", b"/x", [b"nobody"])
+    gate, call = here.app.gate, ExplainedRequest("GET", b"/x", [b"nobody"])
     admission = await gate.admit(call, read=None)  # type: ignore[arg-type]
     assert isinstance(admission, Admission)
     assert await gate.has_quota_left(admission)
