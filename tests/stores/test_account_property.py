@@ -75,7 +75,7 @@ def of_team(claims: list[Claim], team: tuple[tuple[Team, ...], str] | None) -> l
     found = []
     for claim in claims:
         found.append(claim)
-        if team is not None and isinstance(claim.limit, QuotaLimit):
+        if team is not None and isinstance(claim.limit, PeriodLimit):
             found.append(Claim(team_share(claim.limit, *team), claim.cost, claim.forced))
     return found
 
