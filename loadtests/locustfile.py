@@ -125,7 +125,7 @@ def judge(environment: Environment, **_: Any) -> None:
     for customer in CUSTOMERS.values():
         VERDICT.add(*customer.over(seconds, datetime.now(UTC)))
         units, critical = customer.admitted.total(), customer.critical
-        report.tell(
+        report.record(
             customer.name, f"{units} units admitted, {customer.refused} refused, "
             f"{customer.deferred} deferred, "
             f"{critical} critical calls in {seconds:.1f} s",

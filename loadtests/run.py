@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.processes import DidNotStart
+from loadtests.scenarios.assignment import Options
 from loadtests.scenarios.catalog import FIXED, NAMES, Scenario, customers
-from loadtests.scenarios.given import Options
-from loadtests.scenarios.performing import perform
 from loadtests.scenarios.report import Report
+from loadtests.scenarios.runner import run_scenario
 
 PLANS = Path(__file__).parents[1] / "examples" / "plans.yaml"
 LEAST_CALLS = 100
@@ -70,7 +70,7 @@ def main() -> int:
         print(f"{scenario.name}:", flush=True)
         began = time.monotonic()
         try:
-            report = perform(scenario, common)
+            report = run_scenario(scenario, common)
         except DidNotStart as error:
             show(reports)
             print(error, file=sys.stderr)

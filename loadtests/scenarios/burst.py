@@ -9,14 +9,14 @@ from gevent.event import Event
 from locust import User, task
 
 from loadtests.checks import Rate, bounds_of_key
-from loadtests.scenarios.calls import RawCall, ask_api
-from loadtests.scenarios.locusting import GIVEN, tell
+from loadtests.scenarios.locust_run import ASSIGNMENT, run_story
 from loadtests.scenarios.measures import over_rate, overtaken
+from loadtests.scenarios.raw_request import RawRequest, fetch_api
 from loadtests.scenarios.report import Report
 
 TIMES_THE_RATE: Final = 10
 # What a delay between Redis's word and the API's ears may do: it makes calls come together.
-SLACK_S: Final = 0.25 if GIVEN.timing else 5.0
+SLACK_S: Final = 0.25 if ASSIGNMENT.timing else 5.0
 SERVED: Final = (200,)
 UNHELD_S: Final = 1.0  # who got an answer later than that was held, and is told so
 
@@ -34,10 +34,10 @@ class Customer(User):
 
     def on_start(self) -> None:
         """Learn what the plan allows this key."""
-        [rate] = bounds_of_key(GIVEN.document(), self.key)
+        [rate] = bounds_of_key(ASSIGNMENT.document(), self.key)
         assert isinstance(rate, Rate)
         self.rate = rate
-        self.calls: list[RawCall] = []
+        self.calls: list[RawRequest] = []
         self.done = Event()
         ALL.append(self)
 
@@ -48,7 +48,7 @@ class Customer(User):
         count = int(self.rate.per_second * TIMES_THE_RATE)
         answers = []
         for number in range(count):
-            self.calls.append(RawCall(self.key, f"/{self.name}/{number}"))
+            self.calls.append(RawRequest(self.key, f"/{self.name}/{number}"))
             answers.append(gevent.spawn(self.calls[-1].finish))
         gevent.joinall(answers)
         self.done.set()
@@ -66,7 +66,7 @@ class Two(Customer):
 def arrivals_of(name: str) -> dict[int, float]:
     """When the API got each call of a customer, by number."""
     seen: dict[int, float] = {}
-    for at, path in ask_api("/_seen")["calls"]:
+    for at, path in fetch_api("/_seen")["calls"]:
         _, who, number = path.split("/")
         if who == name:
             seen[int(number)] = at
@@ -77,23 +77,23 @@ def judge(report: Report, customer: Customer) -> None:
     """What one customer got, and what the API saw of it."""
     calls, name, rate = customer.calls, customer.name, customer.rate
     for call in calls:
-        report.holds(call.status in SERVED, f"a call of {name} was answered {call.status}")
+        report.check(call.status in SERVED, f"a call of {name} was answered {call.status}")
         held = "x-queued-ms" in call.fields
         told = held or call.seconds < UNHELD_S
-        report.in_time(told, f"a call of {name} was held and not told so")
+        report.check_time(told, f"a call of {name} was held and not told so")
     arrivals = arrivals_of(name)
-    report.holds(
+    report.check(
         set(arrivals) == set(range(len(calls))), f"not all calls of {name} reached the API"
     )
     late = overtaken(arrivals, SLACK_S)
-    report.holds(not late, f"{len(late)} calls of {name} were overtaken")
+    report.check(not late, f"{len(late)} calls of {name} were overtaken")
     over = round(over_rate(sorted(arrivals.values()), rate), 1) + 0.0  # never -0.0
     most = float(rate.per_second * Fraction(SLACK_S))
-    report.holds(over <= most, f"the API got {over:.1f} calls of {name} more than the limit allows")
+    report.check(over <= most, f"the API got {over:.1f} calls of {name} more than the limit allows")
     held_calls = sum("x-queued-ms" in call.fields for call in calls)
-    report.holds(held_calls > 0, f"no call of {name} was held: the run proves nothing")
+    report.check(held_calls > 0, f"no call of {name} was held: the run proves nothing")
     longest = max(call.seconds for call in calls)
-    report.tell(
+    report.record(
         f"{name} ({rate.per_second}/s)",
         f"{len(calls)} calls, {held_calls} held, {len(late)} overtaken, "
         f"longest wait {longest:.1f} s, {over:+.1f} calls over the limit",
@@ -109,4 +109,4 @@ def story(report: Report) -> None:
         judge(report, customer)
 
 
-tell(story)
+run_story(story)

@@ -42,13 +42,13 @@ def judge(report: Report, jobs: Sequence[Job]) -> None:
     for job in jobs:
         _judge_one(report, job)
     interrupted = any(job.runs > 1 or job.is_lost for job in jobs)
-    report.holds(interrupted, "no kill interrupted a job: the run proves nothing")
+    report.check(interrupted, "no kill interrupted a job: the run proves nothing")
 
 
 def _judge_one(report: Report, job: Job) -> None:
     if job.state == "done":
-        report.holds(job.runs > 0, f"a job {job.delivery} is done, but the API never received it")
+        report.check(job.runs > 0, f"a job {job.delivery} is done, but the API never received it")
     elif job.delivery == "at-least-once" or not job.is_lost:
-        report.holds(False, f"a job {job.delivery} is {job.state}, {job.status.get('reason')}")
+        report.check(False, f"a job {job.delivery} is {job.state}, {job.status.get('reason')}")
     if job.delivery == "at-most-once":
-        report.holds(job.runs <= 1, "a job at-most-once ran twice")
+        report.check(job.runs <= 1, "a job at-most-once ran twice")

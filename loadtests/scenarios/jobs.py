@@ -11,9 +11,9 @@ import gevent
 from gevent.event import Event
 from locust import User, constant_throughput, task
 
-from loadtests.scenarios.calls import RawCall, ask_api
 from loadtests.scenarios.job_verdict import DELIVERIES, Job, judge
-from loadtests.scenarios.locusting import GIVEN, tell, wait_for
+from loadtests.scenarios.locust_run import ASSIGNMENT, run_story, wait_for
+from loadtests.scenarios.raw_request import RawRequest, fetch_api
 from loadtests.scenarios.report import Report
 
 RATE: Final = 10.0  # calls a second of each program; the limit lets two of them have 5 together
@@ -53,7 +53,7 @@ class Program(User):
 
     def _ask(self, path: str) -> None:
         try:
-            call = RawCall(self.key, path, method="POST", sidecar=self.sidecar).finish()
+            call = RawRequest(self.key, path, method="POST", sidecar=self.sidecar).finish()
         except OSError:
             return  # nobody is there: nothing was asked
         ENDS[call.status] += 1
@@ -64,7 +64,7 @@ class Program(User):
 
 def look(job: Job) -> None:
     """Ask the first sidecar that is there how a job stands."""
-    for address in GIVEN.sidecars:
+    for address in ASSIGNMENT.sidecars:
         request = urllib.request.Request(address + job.href, headers={"X-Api-Key": job.key})  # noqa: S310 - ours
         try:
             with urllib.request.urlopen(request, timeout=ASK_S) as answer:  # noqa: S310 - ours
@@ -84,25 +84,25 @@ def all_have_ended() -> bool:
 
 def story(report: Report) -> None:
     """More calls than fit; then what they left, while sidecars are killed all along."""
-    gevent.sleep(GIVEN.seconds * PART)
+    gevent.sleep(ASSIGNMENT.seconds * PART)
     ENOUGH.set()
     gevent.joinall(list(CALLING))
-    wait_for(all_have_ended, GIVEN.seconds + END_S)
-    runs = Counter(path for _, path in ask_api("/_seen")["calls"])
+    wait_for(all_have_ended, ASSIGNMENT.seconds + END_S)
+    runs = Counter(path for _, path in fetch_api("/_seen")["calls"])
     for job in JOBS:
         job.runs = runs[job.path]
     judge(report, JOBS)
     for status, number in ENDS.items():
-        report.holds(status in (0, 200, 202), f"{number} calls were answered {status}")
-    report.tell("calls", f"{ENDS[200]} answered at once, {ENDS[202]} deferred, "
+        report.check(status in (0, 200, 202), f"{number} calls were answered {status}")
+    report.record("calls", f"{ENDS[200]} answered at once, {ENDS[202]} deferred, "
                 f"{ENDS[0]} cut off with their sidecar")  # fmt: skip
     for delivery in DELIVERIES:
         mine = [job for job in JOBS if job.delivery == delivery]
         done = sum(job.state == "done" for job in mine)
-        report.tell(f"jobs {delivery}", f"{done} of {len(mine)} done")
+        report.record(f"jobs {delivery}", f"{done} of {len(mine)} done")
     again = sum(job.runs > 1 for job in JOBS)
     lost = sum(job.is_lost for job in JOBS)
-    report.tell("interrupted", f"{again} ran again, {lost} were given up as lost")
+    report.record("interrupted", f"{again} ran again, {lost} were given up as lost")
 
 
-tell(story)
+run_story(story)

@@ -16,18 +16,18 @@ class Report:
     numbers: dict[str, str] = field(default_factory=dict)
     verdict: Verdict = field(default_factory=Verdict)
 
-    def tell(self, name: str, value: str) -> None:
+    def record(self, name: str, value: str) -> None:
         """A number that was measured."""
         self.numbers[name] = value
 
-    def holds(self, true: bool, otherwise: str) -> None:
+    def check(self, true: bool, otherwise: str) -> None:
         """A promise; the sentence says how it is broken."""
         if not true:
             self.verdict.add(otherwise)
 
-    def in_time(self, true: bool, otherwise: str) -> None:
+    def check_time(self, true: bool, otherwise: str) -> None:
         """A promise of how long something takes."""
-        self.holds(true or not self.timing, otherwise)
+        self.check(true or not self.timing, otherwise)
 
     @property
     def code(self) -> int:

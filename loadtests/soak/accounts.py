@@ -56,7 +56,7 @@ MOST_UNITS: Final = 5  # of any meter, that one call costs
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Client:
     """A program of a customer: its account, and the key it shows."""
 
     account: str
@@ -69,23 +69,23 @@ class Caller:
         return self.key.rpartition("-")[2]
 
 
-TINA: Final = Caller("tina", "tight", "tina-k1")
-BEA: Final = Caller("bea", "steady", "bea-k1")
-BEA_TOO: Final = Caller("bea", "steady", "bea-k2")
-OLGA: Final = Caller("olga", "overdrawn", "olga-k1")
-CARLA: Final = Caller("carla", "steady", "carla-k1")  # makes critical calls only
-OPAL: Final = Caller("opal", "open", "opal-k1")
-CALLERS: Final = (TINA, BEA, BEA_TOO, OLGA, CARLA, OPAL)
+TINA: Final = Client("tina", "tight", "tina-k1")
+BEA: Final = Client("bea", "steady", "bea-k1")
+BEA_SECOND_KEY: Final = Client("bea", "steady", "bea-k2")
+OLGA: Final = Client("olga", "overdrawn", "olga-k1")
+CARLA: Final = Client("carla", "steady", "carla-k1")  # makes critical calls only
+OPAL: Final = Client("opal", "open", "opal-k1")
+CLIENTS: Final = (TINA, BEA, BEA_SECOND_KEY, OLGA, CARLA, OPAL)
 
 
 def plan_file(variant: int = 0) -> str:
     """A good plan file; the variants differ in the limits of one plan."""
-    accounts = {caller.account: caller.plan for caller in CALLERS}
+    accounts = {client.account: client.plan for client in CLIENTS}
     text = _PLANS.format(**VARIANTS[variant % len(VARIANTS)])
     for account, plan in accounts.items():
         keys = ", ".join(
             f"{{id: {one.key_id}, sha256: {sha256(one.key.encode()).hexdigest()}}}"
-            for one in CALLERS
+            for one in CLIENTS
             if one.account == account
         )
         text += _ACCOUNT.format(account=account, plan=plan, keys=keys)
@@ -127,6 +127,6 @@ def open_plans(document: Mapping[str, Any]) -> set[str]:
 
 
 def document() -> dict[str, Any]:
-    """The plan file, read here and not by the product."""
+    """The plan file, read user and not by the product."""
     read: dict[str, Any] = yaml.safe_load(plan_file())
     return read

@@ -2,7 +2,7 @@
 
 Connections to the store are killed while writes stand still. A connection that breaks between
 a reservation and its answer leaves a counter too high, with no event, by design; so it must
-not happen here, or the books could not be compared to the unit. For the same reason clients
+not happen user, or the books could not be compared to the unit. For the same reason clients
 that would leave in the time of a reservation wait meanwhile: their refunds would be lost.
 """
 
@@ -15,8 +15,8 @@ from typing import Final
 
 from loadtests.processes import DidNotStart
 from loadtests.soak.accounts import BAD_FILE, plan_file
-from loadtests.soak.ledger import Ledger
-from loadtests.soak.scene import Scene
+from loadtests.soak.environment import SoakEnvironment
+from loadtests.soak.observations import Observations
 
 STORE_PAUSE: Final = 0.3  # seconds; with 1 s more the sidecar would give the connection up
 WRITES_PAUSE_MS: Final = 5_000  # ended long before, unless this machine stands still
@@ -24,8 +24,8 @@ READ: Final = 0.2
 API_PAUSE: Final = 0.5
 API_HANG: Final = 4.0  # beyond the sidecar's patience
 SETTLE: Final = 0.5  # what those who are leaving need
-LOOKS: Final = 200  # whether a plan file was taken or refused
-LOOK_SECONDS: Final = 0.1
+SAMPLES: Final = 200  # whether a plan file was taken or refused
+POLL_SECONDS: Final = 0.1
 LONG_RUN: Final = 30.0
 Fault = Callable[[], Awaitable[None]]
 
@@ -34,11 +34,17 @@ class Faults:
     """Each fault of a lane in turn, with a pause between two, until it is enough."""
 
     def __init__(
-        self, scene: Scene, ledger: Ledger, calm: asyncio.Event, *, pause: float, long: bool
+        self,
+        environment: SoakEnvironment,
+        observations: Observations,
+        calm: asyncio.Event,
+        *,
+        pause: float,
+        long: bool,
     ) -> None:
         self.kills = 0
-        self._scene = scene
-        self._ledger = ledger
+        self._environment = environment
+        self._observations = observations
         self._calm = calm
         self._pause = pause
         self._variant = 0
@@ -72,14 +78,14 @@ class Faults:
             try:
                 await fault()
             except DidNotStart as error:
-                self._ledger.surprise(str(error))
-            self._ledger.happened[_name(fault)] += 1
+                self._observations.violate(str(error))
+            self._observations.counts[_name(fault)] += 1
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause):
                     await self._over.wait()
 
     async def store_pauses(self) -> None:
-        async with self._scene.paused(self._scene.valkey):
+        async with self._environment.paused(self._environment.valkey):
             await asyncio.sleep(STORE_PAUSE)
 
     async def store_connections_die(self) -> None:
@@ -91,7 +97,7 @@ class Faults:
             self._calm.set()
 
     def _kill(self) -> None:
-        admin = self._scene.admin
+        admin = self._environment.admin
         admin.client_pause(WRITES_PAUSE_MS, all=False)  # what was answered by now has been sent
         time.sleep(READ)  # and is read: a reset takes away what lies unread
         admin.client_kill_filter(_type="normal", skipme=True)
@@ -99,14 +105,14 @@ class Faults:
         self.kills += 1
 
     async def api_restarts(self) -> None:
-        await self._scene.restart_api()
+        await self._environment.restart_api()
 
     async def api_pauses(self) -> None:
-        async with self._scene.paused(self._scene.api):
+        async with self._environment.paused(self._environment.api):
             await asyncio.sleep(API_PAUSE)
 
     async def api_hangs(self) -> None:
-        async with self._scene.paused(self._scene.api):
+        async with self._environment.paused(self._environment.api):
             await asyncio.sleep(API_HANG)
 
     async def good_plans(self) -> None:
@@ -117,17 +123,17 @@ class Faults:
         await self._put(BAD_FILE, "sidecar_config_failures_total")
 
     async def hangup(self) -> None:
-        self._scene.sidecar.popen.send_signal(signal.SIGHUP)
+        self._environment.sidecar.popen.send_signal(signal.SIGHUP)
 
     async def _put(self, text: str, counter: str) -> None:
         """Write a plan file and wait until the sidecar has counted it."""
-        before = (await self._scene.sample()).counts[counter]
-        self._scene.write_plans(text)
-        for _ in range(LOOKS):
-            if (await self._scene.sample()).counts[counter] > before:
+        before = (await self._environment.sample()).counts[counter]
+        self._environment.write_plans(text)
+        for _ in range(SAMPLES):
+            if (await self._environment.sample()).counts[counter] > before:
                 return
-            await asyncio.sleep(LOOK_SECONDS)
-        self._ledger.surprise(f"a new plan file moved no {counter}")
+            await asyncio.sleep(POLL_SECONDS)
+        self._observations.violate(f"a new plan file moved no {counter}")
 
 
 def _name(fault: Fault) -> str:

@@ -6,9 +6,9 @@ from typing import Final
 
 from loadtests.soak import verdict
 from loadtests.soak.accounts import MOST_UNITS, document, open_plans, quotas_of
-from loadtests.soak.books import Event, counters_in, events_in, sums
-from loadtests.soak.ledger import End, Ledger
-from loadtests.soak.scene import PREFIX, Sample, Scene
+from loadtests.soak.environment import PREFIX, Sample, SoakEnvironment
+from loadtests.soak.observations import End, Observations
+from loadtests.soak.reconciliation import Event, counters_in, events_in, sums
 from sidecar.metering.verify import verify
 
 WANTED: Final = (*End, "tunnels", "left", "left in an answer")
@@ -27,18 +27,20 @@ class Evidence:
     faults: Sequence[str]
 
 
-def judge(scene: Scene, ledger: Ledger, seen: Evidence) -> int:
+def judge(environment: SoakEnvironment, observations: Observations, seen: Evidence) -> int:
     """Print each check and what breaks it. 0 when all hold, else 1."""
     checks = {
         "memory": verdict.grown(seen.rss, seen.seconds),
         "at rest": verdict.left_over(seen.before, seen.after),
-        "clients": verdict.surprising(ledger.surprises),
-        "events": _events(scene, ledger, int(seen.after.counts["sidecar_spool_events_total"])),
-        "counters": _counters(scene, ledger, seen.kills),
-        "reconcile": _reconciled(scene, seen.kills),
-        "log": verdict.said_wrong(scene.sidecar.log.read_text().splitlines()),
+        "clients": verdict.forbidden(observations.violations),
+        "events": _events(
+            environment, observations, int(seen.after.counts["sidecar_spool_events_total"])
+        ),
+        "counters": _counters(environment, observations, seen.kills),
+        "reconcile": _reconciled(environment, seen.kills),
+        "log": verdict.said_wrong(environment.sidecar.log.read_text().splitlines()),
         "exit": [] if seen.code == 0 else [f"the sidecar ended with {seen.code}"],
-        "run": verdict.unproved(ledger.happened, (*WANTED, *seen.faults)),
+        "run": verdict.unproved(observations.counts, (*WANTED, *seen.faults)),
     }
     early, late = (size / verdict.MIB for size in verdict.fifths(seen.rss))
     print(f"Memory: {early:.1f} MiB in the second fifth of the run, {late:.1f} in the last")
@@ -51,24 +53,28 @@ def judge(scene: Scene, ledger: Ledger, seen: Evidence) -> int:
     return 1 if broken else 0
 
 
-def _events(scene: Scene, ledger: Ledger, taken: int) -> list[str]:
-    report = verify(scene.spool)
+def _events(environment: SoakEnvironment, observations: Observations, taken: int) -> list[str]:
+    report = verify(environment.spool)
     broken = [str(problem) for problem in (*report.gaps, *report.breaks)]
-    whole = verdict.not_whole(events_in(scene.shipped), taken)
-    resets = ledger.happened["reset"]
-    return broken + whole + verdict.misrecorded(ledger.seen, resets, events_in(scene.shipped))
+    whole = verdict.not_whole(events_in(environment.shipped), taken)
+    resets = observations.counts["reset"]
+    return (
+        broken
+        + whole
+        + verdict.misrecorded(observations.seen, resets, events_in(environment.shipped))
+    )
 
 
-def _reconciled(scene: Scene, kills: int) -> list[str]:
+def _reconciled(environment: SoakEnvironment, kills: int) -> list[str]:
     """What the product says itself of counters and events."""
-    gave_up = scene.store_connections() > kills  # then calls may be charged without an event
-    done = scene.reconcile()
+    gave_up = environment.store_connections() > kills  # then calls may be charged without an event
+    done = environment.reconcile()
     if done.returncode == 0 or (done.returncode == 1 and gave_up):
         return []
     return [*done.stdout.splitlines(), *done.stderr.splitlines()]
 
 
-def _counters(scene: Scene, ledger: Ledger, kills: int) -> list[str]:
+def _counters(environment: SoakEnvironment, observations: Observations, kills: int) -> list[str]:
     plans = document()
     goes_on_blind = open_plans(plans)
 
@@ -76,14 +82,14 @@ def _counters(scene: Scene, ledger: Ledger, kills: int) -> list[str]:
         """Whether the call may have gone on without the store, and so may not be counted."""
         if event.request_class != "critical" and event.plan not in goes_on_blind:
             return False
-        answer = ledger.seen.get(event.id)
+        answer = observations.seen.get(event.id)
         return answer is None or not answer.told
 
-    counters = counters_in(scene.admin, PREFIX, quotas_of(plans))
-    found = sums(events_in(scene.shipped), counters, is_doubtful)
+    counters = counters_in(environment.admin, PREFIX, quotas_of(plans))
+    found = sums(events_in(environment.shipped), counters, is_doubtful)
     lost = {}
-    if scene.store_connections() > kills:
+    if environment.store_connections() > kills:
         print("The sidecar gave connections to the store up by itself: calls that had no answer")
         print("then may have been charged without an event, and the counters are judged so.")
-        lost = {name: calls * MOST_UNITS for name, calls in ledger.without_answer.items()}
+        lost = {name: calls * MOST_UNITS for name, calls in observations.without_answer.items()}
     return verdict.miscounted(counters, found, lost)

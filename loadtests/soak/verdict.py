@@ -7,18 +7,18 @@ from statistics import median
 from typing import Final
 
 from loadtests.soak.accounts import Quota
-from loadtests.soak.books import REQUEST, Counter, Event, Sum
-from loadtests.soak.ledger import End, Seen
-from loadtests.soak.scene import Sample
+from loadtests.soak.environment import Sample
+from loadtests.soak.observations import End, Result
+from loadtests.soak.reconciliation import REQUEST, Counter, Event, Sum
 
 MIB: Final = 1 << 20
 FLAT: Final = 3 * MIB
 FLAT_IN_A_SHORT_RUN: Final = 4 * MIB
 SHORT_SECONDS: Final = 60
-LOOKS: Final = 10  # at memory, at least
+SAMPLES: Final = 10  # at memory, at least
 SHOWN: Final = 5  # examples of one kind
 STANDING: Final = ("files", "tasks", "clients", "upstreams")
-# Lines that tell of a fault that was made here.
+# Lines that tell of a fault that was made user.
 EXPECTED_ERRORS: Final = frozenset({"plan_file_rejected", "upstream_unreachable"})
 FORWARDED: Final = frozenset({End.ANSWERED, End.CUT, End.FAILED})
 WELL: Final = "ok"  # the reason in an event of a call that was answered whole
@@ -37,7 +37,7 @@ def grown(rss: Sequence[int], seconds: float) -> list[str]:
     """Flat is: the last fifth of a run has at most 3 MiB above the second, which is what the
     allocator moves; a leak of twenty bytes a call shows within ten minutes. In less than a
     minute the warm-up is not over after a fifth, so there it is 4 MiB."""
-    if len(rss) < LOOKS:
+    if len(rss) < SAMPLES:
         return ["memory was looked at too seldom to tell"]
     early, late = fifths(rss)
     if late - early <= (FLAT if seconds >= SHORT_SECONDS else FLAT_IN_A_SHORT_RUN):
@@ -72,7 +72,7 @@ def miscounted(
     return wrong
 
 
-def misrecorded(seen: Mapping[str, Seen], resets: int, events: Iterable[Event]) -> list[str]:
+def misrecorded(seen: Mapping[str, Result], resets: int, events: Iterable[Event]) -> list[str]:
     """Answers without an event or with one that tells something else, and events of refusals.
 
     `resets`: connections that were reset before an answer; the API must have failed as often.
@@ -97,7 +97,7 @@ def misrecorded(seen: Mapping[str, Seen], resets: int, events: Iterable[Event]) 
     return told
 
 
-def _contradiction(seen: Seen, event: Event) -> str:
+def _contradiction(seen: Result, event: Event) -> str:
     """How an event and what the client saw differ; "" when they do not."""
     end, reason = seen.end, event.reason
     if end is End.REFUSED and reason != CLIENT_BROKE_OFF:
@@ -128,7 +128,7 @@ def not_whole(events: Iterable[Event], taken: int) -> list[str]:
 
 def said_wrong(lines: Iterable[str]) -> list[str]:
     """Lines of the log that tell of a fault of our own: tracebacks, whatever is not JSON, and
-    errors that nothing here can have caused."""
+    errors that nothing user can have caused."""
     wrong = Tally[str]()
     for line in lines:
         try:
@@ -142,12 +142,12 @@ def said_wrong(lines: Iterable[str]) -> list[str]:
     return [f"{times} × {line}" for line, times in wrong.most_common(SHOWN)]
 
 
-def unproved(happened: Mapping[str, int], wanted: Iterable[str]) -> list[str]:
+def unproved(counts: Mapping[str, int], wanted: Iterable[str]) -> list[str]:
     """What never came to pass, so that the run says nothing about it."""
-    return [f"never: {name}" for name in wanted if not happened.get(name)]
+    return [f"never: {name}" for name in wanted if not counts.get(name)]
 
 
-def surprising(surprises: Mapping[str, int]) -> list[str]:
+def forbidden(violations: Mapping[str, int]) -> list[str]:
     """What clients saw and may not see, most frequent first."""
-    ordered = sorted(surprises.items(), key=lambda item: -item[1])
+    ordered = sorted(violations.items(), key=lambda item: -item[1])
     return [f"{times} × {sentence}" for sentence, times in ordered]

@@ -61,10 +61,10 @@ def test_calls_that_were_overtaken_are_named(arrivals: dict[int, float], late: l
 
 def test_a_report_says_the_same_to_who_reads_it(tmp_path: Path) -> None:
     report = Report()
-    report.tell("memory", "140 MB")
-    report.holds(True, "not said")
-    report.holds(False, "a call was lost")
-    report.in_time(False, "it took too long")
+    report.record("memory", "140 MB")
+    report.check(True, "not said")
+    report.check(False, "a call was lost")
+    report.check_time(False, "it took too long")
     report.write(tmp_path / "result.json")
     found = read(tmp_path / "result.json")
     assert found.numbers == {"memory": "140 MB"}
@@ -74,9 +74,9 @@ def test_a_report_says_the_same_to_who_reads_it(tmp_path: Path) -> None:
 
 def test_without_timing_only_other_promises_are_judged() -> None:
     report = Report(timing=False)
-    report.in_time(False, "it took too long")
+    report.check_time(False, "it took too long")
     assert report.code == 0
-    report.holds(False, "a call was lost")
+    report.check(False, "a call was lost")
     assert report.code == 1
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from loadtests.soak import verdict
 from loadtests.soak.accounts import Quota, document, open_plans, quotas_of
-from loadtests.soak.books import REQUEST, Counter, Event, Sum, event_of, sums
-from loadtests.soak.ledger import End, Seen
-from loadtests.soak.scene import Sample
+from loadtests.soak.environment import Sample
+from loadtests.soak.observations import End, Result
+from loadtests.soak.reconciliation import REQUEST, Counter, Event, Sum, event_of, sums
 
 MIB = verdict.MIB
 MONTHLY = Quota("acme", "monthly", "requests", None)
@@ -31,8 +31,8 @@ def an_event(number: int = 1, **changes: Any) -> Event:
     return Event(**values | changes)
 
 
-def seen(end: End, status: int = 200) -> dict[str, Seen]:
-    return {"id-1": Seen(end, status, told=True)}
+def seen(end: End, status: int = 200) -> dict[str, Result]:
+    return {"id-1": Result(end, status, told=True)}
 
 
 def mib(*numbers: int) -> list[int]:
@@ -122,7 +122,7 @@ def test_every_quota_of_the_plan_file_is_compared() -> None:
     ],
 )
 def test_a_call_and_its_event_that_differ_are_told(
-    answers: dict[str, Seen], events: list[Event], said: str
+    answers: dict[str, Result], events: list[Event], said: str
 ) -> None:
     (sentence,) = verdict.misrecorded(answers, 0, events)
     assert sentence.startswith(said)
@@ -140,7 +140,7 @@ def test_a_call_and_its_event_that_differ_are_told(
     ],
 )
 def test_a_call_and_its_event_that_agree_are_well(
-    answers: dict[str, Seen], events: list[Event]
+    answers: dict[str, Result], events: list[Event]
 ) -> None:
     assert verdict.misrecorded(answers, 0, events) == []
 
@@ -204,7 +204,7 @@ def test_a_run_in_which_something_never_happened_proves_nothing_about_it() -> No
 
 
 def test_surprises_are_told_most_frequent_first() -> None:
-    assert verdict.surprising({"rare": 1, "common": 7}) == ["7 × common", "1 × rare"]
+    assert verdict.forbidden({"rare": 1, "common": 7}) == ["7 × common", "1 × rare"]
 
 
 def test_a_line_of_the_spool_is_read() -> None:

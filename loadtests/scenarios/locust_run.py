@@ -13,16 +13,16 @@ import gevent
 from locust import events
 from locust.env import Environment
 
-from loadtests.scenarios.given import Given
+from loadtests.scenarios.assignment import Assignment
 from loadtests.scenarios.report import Report
 
-GIVEN: Final = Given.read()
+ASSIGNMENT: Final = Assignment.read()
 
 
-def tell(story: Callable[[Report], None]) -> None:
+def run_story(story: Callable[[Report], None]) -> None:
     """Have a story told once all users are there. Its end ends the run; the report that it fills
     is the verdict."""
-    report = Report(timing=GIVEN.timing)
+    report = Report(timing=ASSIGNMENT.timing)
     ended = []
 
     @events.init.add_listener  # type: ignore[untyped-decorator]
@@ -36,18 +36,18 @@ def tell(story: Callable[[Report], None]) -> None:
             story(report)
         except Exception as error:  # noqa: BLE001 - whatever it is, the run has to end and say so
             traceback.print_exc()
-            report.holds(False, f"the story itself failed: {type(error).__name__}: {error}")
+            report.check(False, f"the story itself failed: {type(error).__name__}: {error}")
         ended.append(True)
         assert environment.runner is not None
         environment.runner.quit()
 
     @events.quitting.add_listener  # type: ignore[untyped-decorator]
     def judge(environment: Environment, **_: Any) -> None:
-        report.holds(bool(ended), "the run was cut off before its end")
+        report.check(bool(ended), "the run was cut off before its end")
         for failure in environment.runner.exceptions.values() if environment.runner else ():
-            report.holds(False, f"the load run itself failed: {failure['msg']}")
+            report.check(False, f"the load run itself failed: {failure['msg']}")
         report.show()
-        report.write(Path(GIVEN.result))
+        report.write(Path(ASSIGNMENT.result))
         environment.process_exit_code = report.code
 
 

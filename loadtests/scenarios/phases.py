@@ -8,7 +8,7 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
-from loadtests.scenarios.locusting import wait_for
+from loadtests.scenarios.locust_run import wait_for
 from loadtests.scenarios.measures import typical_p99
 from loadtests.scenarios.report import Report
 
@@ -16,7 +16,7 @@ ROUNDS: Final = 3
 REST_S: Final = 60.0  # for what a loaded phase leaves behind
 
 
-class Rounds:
+class Phases:
     """Calm phases and loaded ones in turns, so that what comes from outside disturbs both. A call
     belongs to the phase in which it began."""
 
@@ -63,9 +63,9 @@ class Rounds:
         """Promise that the loaded p99 is at most so many times the calm one."""
         calm, loaded = typical_p99(self.calm), typical_p99(self.under_load)
         if calm is None or loaded is None:
-            report.in_time(False, f"too few calls of {who}: the run proves nothing")
+            report.check_time(False, f"too few calls of {who}: the run proves nothing")
             return
         ratio = loaded / calm
-        report.in_time(ratio <= most, f"the p99 of {who} is {ratio:.2f} × that without the load")
+        report.check_time(ratio <= most, f"the p99 of {who} is {ratio:.2f} × that without the load")
         told = f"{calm * 1000:.0f} ms calm, {loaded * 1000:.0f} ms under load: × {ratio:.2f}"
-        report.tell(f"p99 of {who}", told)
+        report.record(f"p99 of {who}", told)

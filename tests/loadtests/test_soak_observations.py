@@ -3,7 +3,7 @@
 import pytest
 
 from loadtests.soak.client import Answer
-from loadtests.soak.ledger import End, Ledger, Seen
+from loadtests.soak.observations import End, Observations, Result
 
 OURS = b"application/problem+json"
 
@@ -27,11 +27,11 @@ def an_answer(
     ],
 )
 def test_how_a_call_ended_is_noted(answer: Answer, end: End) -> None:
-    ledger = Ledger()
-    assert ledger.note(answer, "acme") is end
-    assert ledger.happened == {end: 1}
-    assert ledger.seen == {"id-1": Seen(end, answer.status, told=False)}
-    assert ledger.surprises == {}
+    observations = Observations()
+    assert observations.note(answer, "acme") is end
+    assert observations.counts == {end: 1}
+    assert observations.seen == {"id-1": Result(end, answer.status, told=False)}
+    assert observations.violations == {}
 
 
 @pytest.mark.parametrize(
@@ -43,20 +43,20 @@ def test_how_a_call_ended_is_noted(answer: Answer, end: End) -> None:
     ],
 )
 def test_an_answer_that_may_not_be_is_a_surprise(answer: Answer, sentence: str) -> None:
-    ledger = Ledger()
-    ledger.note(answer, "acme")
-    assert ledger.surprises == {sentence: 1}
+    observations = Observations()
+    observations.note(answer, "acme")
+    assert observations.violations == {sentence: 1}
 
 
 def test_two_answers_with_one_id_are_a_surprise() -> None:
-    ledger = Ledger()
+    observations = Observations()
     for _ in range(2):
-        ledger.note(an_answer(), "acme")
-    assert ledger.surprises == {"two answers have the same X-Request-Id": 1}
+        observations.note(an_answer(), "acme")
+    assert observations.violations == {"two answers have the same X-Request-Id": 1}
 
 
 def test_calls_without_an_answer_are_counted_for_their_account() -> None:
-    ledger = Ledger()
-    ledger.left("acme")
-    ledger.note(an_answer(503, kind=OURS), "acme")
-    assert ledger.without_answer == {"acme": 2}
+    observations = Observations()
+    observations.left("acme")
+    observations.note(an_answer(503, kind=OURS), "acme")
+    assert observations.without_answer == {"acme": 2}

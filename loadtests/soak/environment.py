@@ -38,7 +38,7 @@ class Sample:
     counts: dict[str, float]
 
 
-class Scene:
+class SoakEnvironment:
     """Starts everything; the stack stops it."""
 
     def __init__(self, stack: Stack) -> None:

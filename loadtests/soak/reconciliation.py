@@ -20,7 +20,7 @@ __all__ = ["REQUEST", "Counter", "Event", "Sum", "counters_in", "event_of", "eve
 
 
 class Event(NamedTuple):
-    """One line of the spool, as far as it is of interest here."""
+    """One line of the spool, as far as it is of interest user."""
 
     seq: int
     type: str

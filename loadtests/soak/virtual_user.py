@@ -5,26 +5,28 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from loadtests.soak.accounts import Caller
+from loadtests.soak.accounts import Client
 from loadtests.soak.client import Answer, Connection, Ended, connect
-from loadtests.soak.ledger import Ledger
+from loadtests.soak.observations import Observations
 
 
 class Unexpected(Exception):
     """`str(error)` is a sentence: what a client got that it may not get."""
 
 
-class Visitor:
-    """Shared by all visits of one caller.
+class VirtualUser:
+    """Shared by all correct_client of one client.
 
     `calm` is set while clients may leave in the moment of a reservation; see `faults`.
     """
 
-    def __init__(self, port: int, caller: Caller, ledger: Ledger, calm: asyncio.Event) -> None:
-        self.caller = caller
-        self.ledger = ledger
+    def __init__(
+        self, port: int, client: Client, observations: Observations, calm: asyncio.Event
+    ) -> None:
+        self.client = client
+        self.observations = observations
         self.calm = calm
-        self.dice = random.Random(caller.key)
+        self.dice = random.Random(client.key)
         self._port = port
 
     @asynccontextmanager
@@ -37,29 +39,29 @@ class Visitor:
             connection.close()
 
     def head(self, method: str, path: str, *fields: str) -> bytes:
-        """A request's head, with this caller's key."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: soak", f"X-Api-Key: {self.caller.key}"]
+        """A request's head, with this client's key."""
+        lines = [f"{method} {path} HTTP/1.1", "Host: soak", f"X-Api-Key: {self.client.key}"]
         return "\r\n".join([*lines, *fields, "", ""]).encode()
 
-    async def hear(
+    async def receive(
         self, connection: Connection, what: str, *, bodyless: bool = False, rest: float = 0.0
     ) -> Answer:
         """The next answer, noted.
 
         Raises Unexpected when the connection was closed without one, Ended when it was reset:
-        then the answer was begun, and cut before any of it had come here.
+        then the answer was begun, and cut before any of it had come user.
         """
         try:
             answer = await connection.answer(bodyless=bodyless, rest=rest)
         except Ended as end:
             if end.clean:
                 raise Unexpected(f"{what}: the connection was closed before an answer") from None
-            self.ledger.happened["reset"] += 1
+            self.observations.counts["reset"] += 1
             raise
-        self.ledger.note(answer, self.caller.account)
+        self.observations.note(answer, self.client.account)
         return answer
 
-    async def call(
+    async def request(
         self,
         connection: Connection,
         method: str,
@@ -77,7 +79,7 @@ class Visitor:
         if body:
             fields = (*fields, f"Content-Length: {len(body)}")
         connection.send(self.head(method, path, *fields) + body)
-        answer = await self.hear(connection, what, bodyless=method == "HEAD", rest=rest)
+        answer = await self.receive(connection, what, bodyless=method == "HEAD", rest=rest)
         require_status(answer, what, expected)
         return answer
 
@@ -87,7 +89,7 @@ class Visitor:
         connection.send(self.head("POST", path, *fields))
         if await connection.may_continue():
             connection.send(body)
-        answer = await self.hear(connection, f"POST {path} after 100")
+        answer = await self.receive(connection, f"POST {path} after 100")
         require_status(answer, f"POST {path} after 100", 200)
         return answer
 

@@ -9,20 +9,20 @@ from typing import Any, Final
 from locust import events
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests.scenarios.locusting import GIVEN
+from loadtests.scenarios.locust_run import ASSIGNMENT
 
 LONGEST_HEAD: Final = 65_536  # bytes
 ANSWER_SECONDS: Final = 60.0
 
 
-class RawCall:
+class RawRequest:
     """A call on a connection of its own. `status` stays 0 when no answer came."""
 
     __slots__ = ("_socket", "ended", "fields", "sent", "status")
 
     def __init__(self, key: str, path: str, *, method: str = "GET", sidecar: int = 0) -> None:
         """Connects and sends. Raises OSError."""
-        host, _, port = GIVEN.sidecars[sidecar].removeprefix("http://").rpartition(":")
+        host, _, port = ASSIGNMENT.sidecars[sidecar].removeprefix("http://").rpartition(":")
         self._socket = socket.create_connection((host, int(port)), ANSWER_SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.status = 0
@@ -32,7 +32,7 @@ class RawCall:
         head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nX-Api-Key: {key}\r\n{empty}\r\n"
         self._socket.sendall(head.encode())
 
-    def finish(self) -> "RawCall":
+    def finish(self) -> "RawRequest":
         """Wait for the head of the answer, and hang up."""
         had = b""
         try:
@@ -67,15 +67,15 @@ class RawCall:
         return self.ended - self.sent
 
 
-def ask_api(path: str) -> Any:
+def fetch_api(path: str) -> Any:
     """What the API itself answers. Raises OSError."""
-    with urllib.request.urlopen(GIVEN.api + path, timeout=ANSWER_SECONDS) as answer:  # noqa: S310 - ours
+    with urllib.request.urlopen(ASSIGNMENT.api + path, timeout=ANSWER_SECONDS) as answer:  # noqa: S310 - ours
         return json.loads(answer.read())
 
 
 def metric(name: str) -> float:
     """A metric of the sidecar, the sum over its labels. Raises OSError."""
-    with urllib.request.urlopen(GIVEN.control + "/metrics", timeout=ANSWER_SECONDS) as answer:  # noqa: S310 - ours
+    with urllib.request.urlopen(ASSIGNMENT.control + "/metrics", timeout=ANSWER_SECONDS) as answer:  # noqa: S310 - ours
         text = answer.read().decode()
     return sum(
         sample.value

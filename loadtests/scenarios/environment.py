@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from loadtests.processes import Running, Stack, free_port, wait_for_http
+from loadtests.scenarios.assignment import Assignment, Options
 from loadtests.scenarios.catalog import ROOT, Scenario
-from loadtests.scenarios.given import Given, Options
 from loadtests.valkey import start_valkey
 
 BUSY_S: Final = 10.0
@@ -32,7 +32,7 @@ class Sidecar:
     running: Running
 
 
-class Scene:
+class ScenarioEnvironment:
     """Starts everything; the stack stops it."""
 
     def __init__(self, stack: Stack, scenario: Scenario) -> None:
@@ -106,10 +106,10 @@ class Scene:
         one.running = self._stack.start(one.name, one.command)
         wait_for_http(one.running, f"http://127.0.0.1:{one.control}/readyz")
 
-    def given(self, result: Path, options: Options) -> Given:
+    def assignment(self, result: Path, options: Options) -> Assignment:
         """What Locust has to know."""
         first = self.sidecars[0]
-        return Given(
+        return Assignment(
             plans=str(self._scenario.plans.resolve()),
             result=str(result),
             api=self.api,

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 
 import yaml
 
-_NAME: Final = "LOAD_GIVEN"
+_NAME: Final = "LOAD_ASSIGNMENT"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Given:
+class Assignment:
     """Goes through the environment, as JSON."""
 
     plans: str  # path of the plan file

@@ -1,4 +1,4 @@
-"""One scenario from beginning to end: its scene, Locust before it, and who kills sidecars."""
+"""One scenario from beginning to end: its environment, Locust before it, and who kills sidecars."""
 
 import itertools
 import os
@@ -10,10 +10,10 @@ import threading
 from typing import Final, Self
 
 from loadtests.processes import DidNotStart, Stack
+from loadtests.scenarios.assignment import Assignment, Options
 from loadtests.scenarios.catalog import ROOT, Scenario
-from loadtests.scenarios.given import Given, Options
+from loadtests.scenarios.environment import ScenarioEnvironment
 from loadtests.scenarios.report import Report, read
-from loadtests.scenarios.scene import Scene
 
 SPARE_SECONDS: Final = 150.0  # for Locust to start in, and for what a story waits for
 SPARE_FILES: Final = 1_000  # beside those of a crowd
@@ -23,9 +23,9 @@ class Killer:
     """While its block lasts, a sidecar is killed and started again, then the next. Without
     `every_s` none is. Raises DidNotStart at the end when one did not come back."""
 
-    def __init__(self, scene: Scene, every_s: float) -> None:
+    def __init__(self, environment: ScenarioEnvironment, every_s: float) -> None:
         self.kills = 0
-        self._scene = scene
+        self._environment = environment
         self._every_s = every_s
         self._error: DidNotStart | None = None
         self._enough = threading.Event()
@@ -45,36 +45,36 @@ class Killer:
             raise self._error
 
     def _kill_on(self) -> None:
-        for number in itertools.cycle(range(len(self._scene.sidecars))):
+        for number in itertools.cycle(range(len(self._environment.sidecars))):
             if self._enough.wait(self._every_s):
                 return
-            self._scene.wait_until_busy(number, self._enough)
-            self._scene.kill(number)
+            self._environment.wait_until_busy(number, self._enough)
+            self._environment.kill(number)
             self.kills += 1
             try:
-                self._scene.restart(number)
+                self._environment.restart(number)
             except DidNotStart as error:
                 self._error = error
                 return
 
 
-def perform(scenario: Scenario, options: Options) -> Report:
+def run_scenario(scenario: Scenario, options: Options) -> Report:
     """One scenario from beginning to end. Raises DidNotStart, also when Locust tells nothing."""
     if scenario.crowded:
         _allow_files(options.calls + SPARE_FILES)
     with Stack() as stack:
-        scene = Scene(stack, scenario)
-        scene.start()
+        environment = ScenarioEnvironment(stack, scenario)
+        environment.start()
         result = stack.directory / "result.json"
-        with Killer(scene, scenario.kill_every_s) as killer:
-            code = _run_locust(scenario, scene.given(result, options), options)
+        with Killer(environment, scenario.kill_every_s) as killer:
+            code = _run_locust(scenario, environment.assignment(result, options), options)
         try:
             report = read(result)
         except OSError:
             problem = f"{scenario.name}: Locust ended with {code} and told nothing"
             raise DidNotStart(problem) from None
     if killer.kills:
-        report.tell("sidecars killed", str(killer.kills))
+        report.record("sidecars killed", str(killer.kills))
     return report
 
 
@@ -88,7 +88,7 @@ def _allow_files(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
-def _run_locust(scenario: Scenario, given: Given, options: Options) -> int:
+def _run_locust(scenario: Scenario, given: Assignment, options: Options) -> int:
     """In the foreground, from the repository's root, for a bounded time. Returns its exit code,
     -9 when it did not end."""
     users, most = str(scenario.users), options.seconds + SPARE_SECONDS

@@ -17,7 +17,7 @@ class End(StrEnum):
     UNSURE = "unsure"  # 503: refused without a store, or no connection to the API became free
 
 
-class Seen(NamedTuple):
+class Result(NamedTuple):
     """`told`: the answer said what is left, so it was not given blindly."""
 
     end: End
@@ -28,7 +28,7 @@ class Seen(NamedTuple):
 API_FAILED: Final = frozenset({502, 504})
 
 
-class Ledger:
+class Observations:
     """Written by all clients of a run.
 
     `without_answer` counts the calls of an account that may have been charged though no event
@@ -36,9 +36,9 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.seen: dict[str, Seen] = {}
-        self.happened: Counter[str] = Counter()
-        self.surprises: Counter[str] = Counter()
+        self.seen: dict[str, Result] = {}
+        self.counts: Counter[str] = Counter()
+        self.violations: Counter[str] = Counter()
         self.without_answer: Counter[str] = Counter()
 
     @property
@@ -49,28 +49,28 @@ class Ledger:
     def note(self, answer: Answer, account: str) -> End:
         """One more answer."""
         end = _end(answer)
-        self.happened[end] += 1
+        self.counts[end] += 1
         if end is End.UNSURE:
             self.without_answer[account] += 1
         if answer.ours and answer.status == 500:
-            self.surprises["the sidecar answered 500"] += 1
+            self.violations["the sidecar answered 500"] += 1
         if answer.ours and not answer.whole:
-            self.surprises["an answer of the sidecar's own was cut"] += 1
+            self.violations["an answer of the sidecar's own was cut"] += 1
         if not answer.id:
-            self.surprises[f"an answer with status {answer.status} has no X-Request-Id"] += 1
+            self.violations[f"an answer with status {answer.status} has no X-Request-Id"] += 1
         elif answer.id in self.seen:
-            self.surprises["two answers have the same X-Request-Id"] += 1
-        self.seen[answer.id] = Seen(end, answer.status, b"ratelimit" in answer.fields)
+            self.violations["two answers have the same X-Request-Id"] += 1
+        self.seen[answer.id] = Result(end, answer.status, b"ratelimit" in answer.fields)
         return end
 
     def left(self, account: str) -> None:
         """A client went before it had an answer."""
-        self.happened["left"] += 1
+        self.counts["left"] += 1
         self.without_answer[account] += 1
 
-    def surprise(self, sentence: str) -> None:
+    def violate(self, sentence: str) -> None:
         """Something that may not happen."""
-        self.surprises[sentence] += 1
+        self.violations[sentence] += 1
 
 
 def _end(answer: Answer) -> End:
