@@ -20,8 +20,8 @@ COMPILED_READY := $(COMPILED)/.ready
 COMPILED_TESTS := tests/core tests/config tests/proxy tests/stores tests/metering tests/clients tests/e2e
 WORDS := sidecar/backtest sidecar/bodies sidecar/config sidecar/demo sidecar/metering sidecar/reconcile \
     sidecar/serve sidecar/settings sidecar/__init__.py sidecar/cli.py sidecar/clock.py sidecar/errors.py \
-    sidecar/files.py sidecar/logs.py sidecar/metrics.py tests/backtest tests/clients tests/config tests/demo \
-    tests/docs tests/metering tests/proxy tests/reconcile tests/serve tests/settings tests/__init__.py \
+    sidecar/files.py sidecar/logs.py sidecar/metrics.py loadtests tests/backtest tests/clients tests/config tests/demo \
+    tests/docs tests/loadtests tests/metering tests/proxy tests/reconcile tests/serve tests/settings tests/__init__.py \
     tests/conftest.py tests/test_clock.py tests/test_compilable.py tests/test_import_rules.py \
     tests/test_logs.py tests/test_metrics.py tests/test_package.py docs examples README.md CONTRIBUTING.md \
     CHANGELOG.md Dockerfile Makefile hatch_build.py pyproject.toml

@@ -62,7 +62,8 @@ async def _observe(
         rebuilt = await asyncio.to_thread(environment.reconcile)
     late_reservations = await environment.total("sidecar_late_reservations_total")
     return Evidence(
-        fault, clients.measurements, api.arrived, api.most, lost_at, target.cuts, late_reservations, at_rest,
+        fault, clients.measurements, api.arrived, api.most, lost_at, target.cuts,
+        late_reservations, at_rest,
         reconciliation, rebuilt, environment.error_lines(),
     )  # fmt: skip
 

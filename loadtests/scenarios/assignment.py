@@ -1,4 +1,4 @@
-"""What a scenario's Locust process is told: where things are, and how long it has."""
+"""What the Locust process of a scenario gets: addresses, duration and options."""
 
 import json
 import os
@@ -8,12 +8,12 @@ from typing import Any, Final, Self
 
 import yaml
 
-_NAME: Final = "LOAD_ASSIGNMENT"
+_VARIABLE: Final = "LOAD_ASSIGNMENT"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same for all scenarios of a run."""
+    """The options that all scenarios of a run share."""
 
     seconds: float = 20.0
     calls: int = 10_000
@@ -22,24 +22,27 @@ class Options:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Goes through the environment, as JSON."""
+    """The assignment of a Locust process, passed as JSON in the environment."""
 
     plans: str  # path of the plan file
     result: str  # path to which the report is written
-    api: str  # address of the API itself, past the sidecar; "" when it tells nothing
-    sidecars: tuple[str, ...]  # addresses for customers
-    capacity: float  # calls that the API can answer in a second
-    control: str  # of the first sidecar
+    api: str  # address of the API itself
+    sidecars: tuple[str, ...]  # addresses of the data ports
+    capacity: float  # requests per second that the API can answer
+    control: str  # address of the first sidecar's control port
     pid: int  # of the first sidecar
     seconds: float
-    calls: int  # of a crowd
-    timing: bool  # whether how long things took is judged
+    calls: int  # requests of the crowd
+    timing: bool  # whether latency is judged
 
-    def environment(self) -> dict[str, str]:
-        """How it is handed over. What `locustfile.py` reads has variables of its own: people run
-        it by itself."""
+    def variables(self) -> dict[str, str]:
+        """Environment variables for the process.
+
+        `locustfile.py` has variables of its own, because people also run it without
+        `loadtests.run`.
+        """
         return {
-            _NAME: json.dumps(asdict(self)),
+            _VARIABLE: json.dumps(asdict(self)),
             "LOAD_PLANS": self.plans,
             "LOAD_SECONDS": str(self.seconds),
             "LOAD_RESULT": self.result,
@@ -47,11 +50,11 @@ class Assignment:
 
     @classmethod
     def read(cls) -> Self:
-        """Raises KeyError in a process that `loadtests.run` has not started."""
-        fields = json.loads(os.environ[_NAME])
+        """Read the assignment. Raises KeyError in a process that `loadtests.run` did not start."""
+        fields = json.loads(os.environ[_VARIABLE])
         return cls(**fields | {"sidecars": tuple(fields["sidecars"])})
 
     def document(self) -> dict[str, Any]:
-        """The plan file, read here and not by the product."""
+        """The plan file as YAML, read without the product's code."""
         read: dict[str, Any] = yaml.safe_load(Path(self.plans).read_text())
         return read

@@ -1,4 +1,4 @@
-"""Calm phases and loaded ones in turns, inside Locust."""
+"""Calm and loaded phases in turns, inside Locust."""
 
 import random
 import time
@@ -13,12 +13,14 @@ from loadtests.scenarios.measures import typical_p99
 from loadtests.scenarios.report import Report
 
 ROUNDS: Final = 3
-REST_S: Final = 60.0  # for what a loaded phase leaves behind
+REST_S: Final = 60.0  # for the requests in flight after a loaded phase
 
 
 class Phases:
-    """Calm phases and loaded ones in turns, so that what comes from outside disturbs both. A call
-    belongs to the phase in which it began."""
+    """Calm and loaded phases in turns, so that disturbances from outside affect both.
+
+    A request belongs to the phase in which it began.
+    """
 
     def __init__(self) -> None:
         self.loaded = Event()
@@ -27,45 +29,47 @@ class Phases:
         self.under_load: list[list[float]] = []
         self._phase: list[float] | None = None
 
-    def play(self, seconds: float, *, at_rest: Callable[[], bool]) -> None:
-        """All rounds, which take so long together. A calm phase begins when what the loaded one
-        before has left is done."""
+    def run(self, seconds: float, *, at_rest: Callable[[], bool]) -> None:
+        """Run all rounds within this time.
+
+        A calm phase begins once the requests of the loaded phase before it have ended.
+        """
         for _ in range(ROUNDS):
             wait_for(at_rest, REST_S)
-            self._one(self.calm, seconds / ROUNDS / 2)
+            self._run_phase(self.calm, seconds / ROUNDS / 2)
             self.loaded.set()
             began = time.monotonic()
-            self._one(self.under_load, seconds / ROUNDS / 2)
+            self._run_phase(self.under_load, seconds / ROUNDS / 2)
             self.loaded.clear()
             self.seconds += time.monotonic() - began
 
-    def _one(self, phases: list[list[float]], seconds: float) -> None:
+    def _run_phase(self, phases: list[list[float]], seconds: float) -> None:
         self._phase = []
         phases.append(self._phase)
         gevent.sleep(seconds)
         self._phase = None
 
-    def timed(self, call: Callable[[], Any]) -> Any:
-        """What the call returns; how long it took is noted."""
+    def measure(self, send: Callable[[], Any]) -> Any:
+        """The function's result; how long it took is recorded."""
         phase, began = self._phase, time.perf_counter()
-        answer = call()
+        answer = send()
         if phase is not None:
             phase.append(time.perf_counter() - began)
         return answer
 
     def wait_for_load(self, pause: float) -> None:
-        """For those who make the load: they start one by one, within the pause between calls."""
+        """Wait for a loaded phase; then start at random within the pause between two requests."""
         if not self.loaded.is_set():
             self.loaded.wait()
             gevent.sleep(random.uniform(0, pause))
 
-    def judge(self, report: Report, who: str, most: float) -> None:
-        """Promise that the loaded p99 is at most so many times the calm one."""
+    def judge(self, report: Report, name: str, most: float) -> None:
+        """Check that the loaded p99 is at most `most` times the calm p99."""
         calm, loaded = typical_p99(self.calm), typical_p99(self.under_load)
         if calm is None or loaded is None:
-            report.check_time(False, f"too few calls of {who}: the run proves nothing")
+            report.check_time(False, f"too few requests of {name}: the run proves nothing")
             return
         ratio = loaded / calm
-        report.check_time(ratio <= most, f"the p99 of {who} is {ratio:.2f} × that without the load")
-        told = f"{calm * 1000:.0f} ms calm, {loaded * 1000:.0f} ms under load: × {ratio:.2f}"
-        report.record(f"p99 of {who}", told)
+        report.check_time(ratio <= most, f"the p99 of {name} is {ratio:.2f} × its p99 without load")
+        value = f"{calm * 1000:.0f} ms calm, {loaded * 1000:.0f} ms under load: × {ratio:.2f}"
+        report.record(f"p99 of {name}", value)

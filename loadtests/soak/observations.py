@@ -1,4 +1,4 @@
-"""What the clients saw: how each call ended, by its request id, and what no client may see."""
+"""What the clients observed: how each request ended, by its id, and every violation."""
 
 from collections import Counter
 from enum import StrEnum
@@ -8,74 +8,78 @@ from loadtests.soak.client import Answer
 
 
 class End(StrEnum):
-    """How a call ended, as its client saw it."""
+    """How a request ended, as its client saw it."""
 
-    ANSWERED = "answered"  # whole, by the API
-    CUT = "cut"  # begun by the API, not whole
-    FAILED = "failed"  # the sidecar told that the API failed
-    REFUSED = "refused"  # by the sidecar, which never asked the API
-    UNSURE = "unsure"  # 503: refused without a store, or no connection to the API became free
+    ANSWERED = "answered"  # complete, by the API
+    CUT = "cut"  # begun by the API, incomplete
+    FAILED = "failed"  # the sidecar reported that the API failed
+    REFUSED = "refused"  # by the sidecar, without a request to the API
+    UNCERTAIN = "uncertain"  # 503: refused without Redis, or no connection to the API became free
 
 
 class Result(NamedTuple):
-    """`told`: the answer said what is left, so it was not given blindly."""
+    """The end of a request.
+
+    `has_limits`: the answer had RateLimit fields, so Redis took part in the decision.
+    """
 
     end: End
     status: int
-    told: bool
+    has_limits: bool
 
 
 API_FAILED: Final = frozenset({502, 504})
 
 
 class Observations:
-    """Written by all clients of a run.
+    """The observations of all clients of a run.
 
-    `without_answer` counts the calls of an account that may have been charged though no event
-    tells of them, should the connection to the store have been lost meanwhile.
+    `counts`: how often each kind of end and fault occurred. `without_answer`: requests of an
+    account that may have been charged without an event, if a connection to Redis was lost at that
+    time.
     """
 
     def __init__(self) -> None:
-        self.seen: dict[str, Result] = {}
+        self.results: dict[str, Result] = {}
         self.counts: Counter[str] = Counter()
         self.violations: Counter[str] = Counter()
         self.without_answer: Counter[str] = Counter()
 
     @property
-    def calls(self) -> int:
-        """Answers of all kinds."""
-        return len(self.seen)
+    def requests(self) -> int:
+        """How many answers came, of all kinds."""
+        return len(self.results)
 
-    def note(self, answer: Answer, account: str) -> End:
-        """One more answer."""
+    def record(self, answer: Answer, account: str) -> End:
+        """Record an answer. Returns how its request ended."""
         end = _end(answer)
         self.counts[end] += 1
-        if end is End.UNSURE:
+        if end is End.UNCERTAIN:
             self.without_answer[account] += 1
-        if answer.ours and answer.status == 500:
+        if answer.from_sidecar and answer.status == 500:
             self.violations["the sidecar answered 500"] += 1
-        if answer.ours and not answer.whole:
-            self.violations["an answer of the sidecar's own was cut"] += 1
+        if answer.from_sidecar and not answer.whole:
+            self.violations["an answer of the sidecar was incomplete"] += 1
         if not answer.id:
             self.violations[f"an answer with status {answer.status} has no X-Request-Id"] += 1
-        elif answer.id in self.seen:
+        elif answer.id in self.results:
             self.violations["two answers have the same X-Request-Id"] += 1
-        self.seen[answer.id] = Result(end, answer.status, b"ratelimit" in answer.fields)
+        self.results[answer.id] = Result(end, answer.status, b"ratelimit" in answer.fields)
         return end
 
-    def left(self, account: str) -> None:
-        """A client went before it had an answer."""
-        self.counts["left"] += 1
+    def record_disconnect(self, account: str) -> None:
+        """Record that a client disconnected before its answer."""
+        self.counts["disconnected"] += 1
         self.without_answer[account] += 1
 
-    def violate(self, sentence: str) -> None:
-        """Something that may not happen."""
+    def record_violation(self, sentence: str) -> None:
+        """Record a violation."""
         self.violations[sentence] += 1
 
 
 def _end(answer: Answer) -> End:
-    if not answer.ours:
+    if not answer.from_sidecar:
         return End.ANSWERED if answer.whole else End.CUT
     if answer.status in API_FAILED:
         return End.FAILED
-    return End.UNSURE if answer.status == 503 else End.REFUSED
+    return End.UNCERTAIN if answer.status == 503 else End.REFUSED

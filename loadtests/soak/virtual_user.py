@@ -1,4 +1,4 @@
-"""One program that calls: opens connections, sends requests, checks and notes what comes back."""
+"""A virtual user: opens connections, sends requests, checks and records the answers."""
 
 import asyncio
 import random
@@ -11,13 +11,13 @@ from loadtests.soak.observations import Observations
 
 
 class Unexpected(Exception):
-    """`str(error)` is a sentence: what a client got that it may not get."""
+    """An answer that a client must not get; the text is a sentence."""
 
 
 class VirtualUser:
-    """Shared by all correct_client of one client.
+    """What all sessions of one client share.
 
-    `calm` is set while clients may leave in the moment of a reservation; see `faults`.
+    `calm` is set while clients may disconnect during a reservation; see `faults`.
     """
 
     def __init__(
@@ -26,12 +26,12 @@ class VirtualUser:
         self.client = client
         self.observations = observations
         self.calm = calm
-        self.dice = random.Random(client.key)
+        self.random = random.Random(client.key)
         self._port = port
 
     @asynccontextmanager
     async def connection(self, *, receive_buffer: int = 0) -> AsyncIterator[Connection]:
-        """A connection for as long as the block lasts."""
+        """Open a connection for the duration of the block."""
         connection = await connect(self._port, receive_buffer=receive_buffer)
         try:
             yield connection
@@ -39,17 +39,17 @@ class VirtualUser:
             connection.close()
 
     def head(self, method: str, path: str, *fields: str) -> bytes:
-        """A request's head, with this client's key."""
+        """The head of a request, with this client's API key."""
         lines = [f"{method} {path} HTTP/1.1", "Host: soak", f"X-Api-Key: {self.client.key}"]
         return "\r\n".join([*lines, *fields, "", ""]).encode()
 
     async def receive(
         self, connection: Connection, what: str, *, bodyless: bool = False, rest: float = 0.0
     ) -> Answer:
-        """The next answer, noted.
+        """Read and record the next answer.
 
-        Raises Unexpected when the connection was closed without one, Ended when it was reset:
-        then the answer was begun, and cut before any of it had come user.
+        Raises Unexpected if the connection was closed without one, Ended if it was reset: then the
+        answer was cut before any of its bytes arrived.
         """
         try:
             answer = await connection.answer(bodyless=bodyless, rest=rest)
@@ -58,7 +58,7 @@ class VirtualUser:
                 raise Unexpected(f"{what}: the connection was closed before an answer") from None
             self.observations.counts["reset"] += 1
             raise
-        self.observations.note(answer, self.client.account)
+        self.observations.record(answer, self.client.account)
         return answer
 
     async def request(
@@ -71,9 +71,9 @@ class VirtualUser:
         expected: int = 200,
         rest: float = 0.0,
     ) -> Answer:
-        """One request and its answer, which is `expected` unless it is the sidecar's own.
+        """Send one request and read its answer.
 
-        Raises Unexpected.
+        Raises Unexpected unless the status is `expected` or the sidecar gave the answer.
         """
         what = f"{method} {path}"
         if body:
@@ -83,8 +83,8 @@ class VirtualUser:
         require_status(answer, what, expected)
         return answer
 
-    async def continued(self, connection: Connection, path: str, body: bytes) -> Answer:
-        """An upload that waits for leave (RFC 9110, section 10.1.1). Raises Unexpected."""
+    async def upload_after_continue(self, connection: Connection, path: str, body: bytes) -> Answer:
+        """Upload a body after 100 (RFC 9110, section 10.1.1). Raises Unexpected."""
         fields = (f"Content-Length: {len(body)}", "Expect: 100-continue")
         connection.send(self.head("POST", path, *fields))
         if await connection.may_continue():
@@ -95,23 +95,25 @@ class VirtualUser:
 
 
 def require_status(answer: Answer, what: str, expected: int) -> None:
-    """Raises Unexpected for a status that is neither the API's nor one of ours."""
-    allowed = {429, 502, 503, 504} if answer.ours else {expected}
+    """Raise Unexpected for a status that neither the API nor the sidecar may give."""
+    allowed = {429, 502, 503, 504} if answer.from_sidecar else {expected}
     if answer.status not in allowed:
-        whose = "the sidecar" if answer.ours else "the API"
-        raise Unexpected(f"{what}: {answer.status} from {whose}")
+        source = "the sidecar" if answer.from_sidecar else "the API"
+        raise Unexpected(f"{what}: {answer.status} from {source}")
 
 
 def require_body(answer: Answer, what: str, expected: bytes) -> None:
-    """Raises Unexpected for a whole answer of the API's with another body, or a cut one that is
-    not its beginning."""
-    if answer.ours:
+    """Raise Unexpected for a body of the API that differs from the expected one.
+
+    An incomplete body must be the beginning of the expected one.
+    """
+    if answer.from_sidecar:
         return
     same = answer.body == expected if answer.whole else expected.startswith(answer.body)
     if not same:
         raise Unexpected(f"{what}: {len(answer.body)} bytes that are not those of the API")
 
 
-def answered(answer: Answer) -> bool:
-    """Whether the API gave it, to its end."""
-    return not answer.ours and answer.whole
+def is_complete_from_api(answer: Answer) -> bool:
+    """Whether the API gave the answer, and it is complete."""
+    return not answer.from_sidecar and answer.whole

@@ -60,7 +60,8 @@ def evidence() -> Evidence:
     arrived: dict[str, list[float]] = {one.account: [] for one in CLIENTS}
     arrived[COUNTED.account] = [0.0] * QUOTA
     return Evidence(
-        fault=stopped, measurements=measurements, arrived=arrived, most=dict.fromkeys(arrived, 4), lost_at=100,
+        fault=stopped, measurements=measurements, arrived=arrived,
+        most=dict.fromkeys(arrived, 4), lost_at=100,
         cuts=0, late_reservations=0, at_rest=True, reconciliation=counters(), rebuilt=None,
     )  # fmt: skip
 

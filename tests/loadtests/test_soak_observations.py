@@ -1,11 +1,11 @@
-"""What the soak's clients note: how a call ended, and what they may never see."""
+"""The observations of the soak's clients: how a request ended, and violations."""
 
 import pytest
 
 from loadtests.soak.client import Answer
 from loadtests.soak.observations import End, Observations, Result
 
-OURS = b"application/problem+json"
+PROBLEM = b"application/problem+json"
 
 
 def an_answer(
@@ -20,43 +20,43 @@ def an_answer(
         (an_answer(), End.ANSWERED),
         (an_answer(500), End.ANSWERED),
         (an_answer(whole=False), End.CUT),
-        (an_answer(502, kind=OURS), End.FAILED),
-        (an_answer(504, kind=OURS), End.FAILED),
-        (an_answer(429, kind=OURS), End.REFUSED),
-        (an_answer(503, kind=OURS), End.UNSURE),
+        (an_answer(502, kind=PROBLEM), End.FAILED),
+        (an_answer(504, kind=PROBLEM), End.FAILED),
+        (an_answer(429, kind=PROBLEM), End.REFUSED),
+        (an_answer(503, kind=PROBLEM), End.UNCERTAIN),
     ],
 )
-def test_how_a_call_ended_is_noted(answer: Answer, end: End) -> None:
+def test_the_end_of_a_request_is_recorded(answer: Answer, end: End) -> None:
     observations = Observations()
-    assert observations.note(answer, "acme") is end
+    assert observations.record(answer, "acme") is end
     assert observations.counts == {end: 1}
-    assert observations.seen == {"id-1": Result(end, answer.status, told=False)}
+    assert observations.results == {"id-1": Result(end, answer.status, has_limits=False)}
     assert observations.violations == {}
 
 
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (an_answer(500, kind=OURS), "the sidecar answered 500"),
-        (an_answer(502, kind=OURS, whole=False), "an answer of the sidecar's own was cut"),
+        (an_answer(500, kind=PROBLEM), "the sidecar answered 500"),
+        (an_answer(502, kind=PROBLEM, whole=False), "an answer of the sidecar was incomplete"),
         (an_answer(id_=b""), "an answer with status 200 has no X-Request-Id"),
     ],
 )
-def test_an_answer_that_may_not_be_is_a_surprise(answer: Answer, sentence: str) -> None:
+def test_a_forbidden_answer_is_a_violation(answer: Answer, sentence: str) -> None:
     observations = Observations()
-    observations.note(answer, "acme")
+    observations.record(answer, "acme")
     assert observations.violations == {sentence: 1}
 
 
-def test_two_answers_with_one_id_are_a_surprise() -> None:
+def test_two_answers_with_one_id_are_a_violation() -> None:
     observations = Observations()
     for _ in range(2):
-        observations.note(an_answer(), "acme")
+        observations.record(an_answer(), "acme")
     assert observations.violations == {"two answers have the same X-Request-Id": 1}
 
 
-def test_calls_without_an_answer_are_counted_for_their_account() -> None:
+def test_requests_without_an_answer_are_counted_for_their_account() -> None:
     observations = Observations()
-    observations.left("acme")
-    observations.note(an_answer(503, kind=OURS), "acme")
+    observations.record_disconnect("acme")
+    observations.record(an_answer(503, kind=PROBLEM), "acme")
     assert observations.without_answer == {"acme": 2}
