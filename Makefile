@@ -29,7 +29,7 @@ CODE := sidecar tests loadtests hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
-.PHONY: help demo test fast compiled cost check fmt bench load scripts slow soak faults lock clean
+.PHONY: help demo test fast compiled cost check fmt bench load scripts slow hostile soak faults lock clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -74,6 +74,9 @@ scripts: $(DEV_READY) ## Measure the cost of each Lua script in Valkey, with fiv
 
 slow: $(DEV_READY) ## Measure a normal client next to 1,000 slow connections (needs slowhttptest)
 	@$(BIN)/python -m loadtests.slow $(ARGS)
+
+hostile: $(DEV_READY) ## Attack the sidecar next to two normal clients (ARGS="--only slow-heads")
+	@$(BIN)/python -m loadtests.hostile $(ARGS)
 
 soak: $(DEV_READY) ## Run ten minutes of mixed traffic with faults (ARGS="--seconds 60")
 	@$(BIN)/python -m loadtests.soak $(ARGS)

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -43,6 +44,16 @@ def free_port() -> int:
             if port not in _used_ports:
                 _used_ports.add(port)
                 return port
+
+
+def allow_files(count: int) -> None:
+    """Allow this many open files for this process and those that it starts. Raises DidNotStart."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= count or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise DidNotStart(f"{count} open files are needed, but ulimit -Hn allows {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 class Running:

@@ -7,7 +7,7 @@ from loadtests.faults.verdict import Row
 
 _HEADS: Final = (
     "fault", "requests", "over quota", "over rate", "slots", "critical refused", "failed",
-    "p99 before", "p99 during", "late reservations", "counters - events", "verdict",
+    "p99 before", "p99 during", "undone", "counters - events", "verdict",
 )  # fmt: skip
 
 

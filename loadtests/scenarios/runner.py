@@ -2,14 +2,13 @@
 
 import itertools
 import os
-import resource
 import signal
 import subprocess
 import sys
 import threading
 from typing import Final, Self
 
-from loadtests.processes import DidNotStart, Stack
+from loadtests.processes import DidNotStart, Stack, allow_files
 from loadtests.scenarios.assignment import Assignment, Options
 from loadtests.scenarios.catalog import ROOT, Scenario
 from loadtests.scenarios.environment import ScenarioEnvironment
@@ -64,7 +63,7 @@ class Killer:
 def run_scenario(scenario: Scenario, options: Options) -> Report:
     """Run one scenario. Raises DidNotStart, also if Locust wrote no report."""
     if scenario.crowded:
-        _allow_files(options.calls + SPARE_FILES)
+        allow_files(options.calls + SPARE_FILES)
     with Stack() as stack:
         environment = ScenarioEnvironment(stack, scenario)
         environment.start()
@@ -79,16 +78,6 @@ def run_scenario(scenario: Scenario, options: Options) -> Report:
     if killer.kills:
         report.record("sidecars killed", str(killer.kills))
     return report
-
-
-def _allow_files(count: int) -> None:
-    """Allow this many open files for each process started from here. Raises DidNotStart."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= count or soft == resource.RLIM_INFINITY:
-        return
-    if hard != resource.RLIM_INFINITY and hard < count:
-        raise DidNotStart(f"{count} open files are needed, but ulimit -Hn allows {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def _run_locust(scenario: Scenario, assignment: Assignment, options: Options) -> int:

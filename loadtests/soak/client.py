@@ -181,8 +181,11 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
 
-async def connect(port: int, *, receive_buffer: int = 0) -> Connection:
-    """Connect to 127.0.0.1; a small receive buffer, in bytes, makes a slow reader."""
+async def connect(port: int, *, receive_buffer: int = 0, source: str = "") -> Connection:
+    """Connect to 127.0.0.1, from the address `source` if it is set.
+
+    A small receive buffer, in bytes, makes a slow reader.
+    """
     loop = asyncio.get_running_loop()
     sock = socket.socket()
     try:
@@ -190,6 +193,8 @@ async def connect(port: int, *, receive_buffer: int = 0) -> Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            sock.bind((source, 0))
         await loop.sock_connect(sock, ("127.0.0.1", port))
         _, connection = await loop.create_connection(Connection, sock=sock)
     except BaseException:
