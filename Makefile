@@ -20,8 +20,8 @@ COMPILED_READY := $(COMPILED)/.ready
 COMPILED_TESTS := tests/core tests/config tests/proxy tests/stores tests/metering tests/clients tests/e2e
 WORDS := sidecar/backtest sidecar/bodies sidecar/config sidecar/demo sidecar/metering sidecar/reconcile \
     sidecar/serve sidecar/settings sidecar/__init__.py sidecar/cli.py sidecar/clock.py sidecar/errors.py \
-    sidecar/files.py sidecar/logs.py sidecar/metrics.py tests/backtest tests/clients tests/config tests/demo \
-    tests/docs tests/metering tests/proxy tests/reconcile tests/serve tests/settings tests/__init__.py \
+    sidecar/files.py sidecar/logs.py sidecar/metrics.py loadtests tests/backtest tests/clients tests/config tests/demo \
+    tests/docs tests/loadtests tests/metering tests/proxy tests/reconcile tests/serve tests/settings tests/__init__.py \
     tests/conftest.py tests/test_clock.py tests/test_compilable.py tests/test_import_rules.py \
     tests/test_logs.py tests/test_metrics.py tests/test_package.py docs examples README.md CONTRIBUTING.md \
     CHANGELOG.md Dockerfile Makefile hatch_build.py pyproject.toml
@@ -29,7 +29,7 @@ CODE := sidecar tests loadtests hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
-.PHONY: help demo test fast compiled cost check fmt bench load scripts slow soak faults lock clean
+.PHONY: help demo test fast compiled cost check fmt bench load scripts slow hostile soak faults lock clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -74,6 +74,9 @@ scripts: $(DEV_READY) ## Measure the cost of each Lua script in Valkey, with fiv
 
 slow: $(DEV_READY) ## Measure a normal client next to 1,000 slow connections (needs slowhttptest)
 	@$(BIN)/python -m loadtests.slow $(ARGS)
+
+hostile: $(DEV_READY) ## Attack the sidecar next to two normal clients (ARGS="--only slow-heads")
+	@$(BIN)/python -m loadtests.hostile $(ARGS)
 
 soak: $(DEV_READY) ## Run ten minutes of mixed traffic with faults (ARGS="--seconds 60")
 	@$(BIN)/python -m loadtests.soak $(ARGS)

@@ -1,1 +1,1 @@
-"""Load on the whole product: customers on four plans, and the comparison with other gateways."""
+"""Load tests of the whole product, and the comparison with other gateways."""

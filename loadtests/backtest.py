@@ -32,12 +32,12 @@ START: Final = datetime(2026, 11, 1, tzinfo=UTC)
 PLANS: Final = Path(__file__).parents[1] / "examples" / "plans.yaml"
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.backtest", description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000, help="events (1,000,000)")
     parser.add_argument("--keep", type=Path, help="directory for the spool; reused if it has one")
-    options = parser.parse_args(given)
+    options = parser.parse_args(args)
     if options.events < 1:
         parser.error("--events must be at least 1")
     return options

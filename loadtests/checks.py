@@ -1,7 +1,7 @@
-"""What a load run promises, as pure functions: each returns what is wrong, in sentences.
+"""The guarantees of a load run, as pure functions that return violations as sentences.
 
-The plan file is read here on its own, not by the product, so that a mistake in the product's
-reading of it would show.
+This module reads the plan file without the product's code, so that a mistake of the product in
+reading it shows.
 """
 
 import json
@@ -22,7 +22,7 @@ PROBLEM_FIELDS = ("type", "title", "detail", "violated-policies", "how_to_fix", 
 
 @dataclass(frozen=True)
 class Rate:
-    """A token bucket, as the plan file says it."""
+    """A token bucket of the plan file."""
 
     id: str
     meter: str
@@ -30,13 +30,13 @@ class Rate:
     burst: int
 
     def allows(self, seconds: float, _ended: datetime) -> int:
-        """The most units that may be admitted within any span of this length."""
+        """The most units that any span of this length allows."""
         return self.burst + int(self.per_second * Fraction(seconds)) + 1
 
 
 @dataclass(frozen=True)
 class Quota:
-    """Units per calendar period of an account, as the plan file says it."""
+    """A quota of the plan file: units per period of an account."""
 
     id: str
     meter: str
@@ -46,12 +46,12 @@ class Quota:
     anchor: int  # day of the month on which cycles start
 
     def allows(self, seconds: float, ended: datetime) -> int:
-        """The most units that may be admitted in a run: as often as it saw a period begin."""
+        """The most units that a run allows: the cap for each period that it touched."""
         moments = (ended - timedelta(seconds=ago) for ago in range(int(seconds) + 2))
         return self.cap * len({self._period(moment) for moment in moments})
 
     def _period(self, moment: datetime) -> tuple[int, ...]:
-        """The same for all moments of a period, and for no other."""
+        """A value that is equal for all moments of a period and differs between periods."""
         local = moment.astimezone(ZoneInfo(self.zone))
         if self.period == "hour":
             return local.year, local.month, local.day, local.hour
@@ -66,7 +66,7 @@ class Quota:
 
 
 def rate_of(limit: Mapping[str, Any]) -> Rate | None:
-    """The rate that a limit of the plan file is, None if it is of another kind."""
+    """The rate of a limit of the plan file, or None if it is not a rate."""
     if "rate" not in limit:
         return None
     units, _, window = str(limit["rate"]).partition("/")
@@ -76,7 +76,10 @@ def rate_of(limit: Mapping[str, Any]) -> Rate | None:
 
 
 def quota_of(limit: Mapping[str, Any], account: Mapping[str, Any]) -> Quota | None:
-    """The quota that a limit of the plan file is, None if it is of another kind or has no end."""
+    """The quota of a limit of the plan file.
+
+    None if it is not a quota, or allows overage without a limit.
+    """
     if "quota" not in limit:
         return None
     units, _, period = str(limit["quota"]).partition("/")
@@ -90,26 +93,28 @@ def quota_of(limit: Mapping[str, Any], account: Mapping[str, Any]) -> Quota | No
 
 
 def limits_of(plans: Mapping[str, Any], plan_id: str) -> dict[str, Mapping[str, Any]]:
-    """A plan's limits by id, with those that it extends."""
+    """A plan's limits by id, including those of the plans that it extends."""
     plan = plans[plan_id]
     inherited = limits_of(plans, plan["extends"]) if "extends" in plan else {}
     return inherited | {limit["id"]: limit for limit in plan.get("limits", ())}
 
 
 def bounds_of_key(document: Mapping[str, Any], secret: str) -> list[Rate | Quota]:
-    """The rates and quotas of a key of the plan file. Raises LookupError."""
+    """The rates and quotas of an API key of the plan file. Raises LookupError."""
     digest = sha256(secret.encode()).hexdigest()
     for account in document["accounts"]:
         if any(key["sha256"] == digest for key in account.get("keys", ())):
             limits = limits_of(document["plans"], account["plan"]).values()
-            found = [rate_of(limit) or quota_of(limit, account) for limit in limits]
-            return [bound for bound in found if bound is not None]
+            bounds = [rate_of(limit) or quota_of(limit, account) for limit in limits]
+            return [bound for bound in bounds if bound is not None]
     raise LookupError(f"the plan file has no key {secret!r}")
 
 
 def costs_of(document: Mapping[str, Any], method: str, path: str) -> Counter[str]:
-    """Units per meter of a call, as far as the plan file tells them, by the first route that
-    matches. Raises LookupError."""
+    """Units per meter of a request, by the first route that matches.
+
+    Estimated costs are left out. Raises LookupError.
+    """
     for route in document["routes"]:
         wanted, _, pattern = str(route["match"]).rpartition(" ")
         if wanted in ("", method) and fullmatch(_expression(pattern), path):
@@ -119,45 +124,53 @@ def costs_of(document: Mapping[str, Any], method: str, path: str) -> Counter[str
 
 
 def _expression(pattern: str) -> str:
-    """`**` is any rest of a path, `*` and `{name}` one segment, all else itself."""
+    """The pattern as a regular expression.
+
+    `**` is any rest of a path, `*` and `{name}` are one segment, the rest is literal.
+    """
     words = {"**": ".*", "*": "[^/]+"}
     parts = split(r"(\*\*|\*|\{[^}]*\})", pattern)
     return "".join(words.get(p, "[^/]+" if p.startswith("{") else escape(p)) for p in parts)
 
 
-def unexplained(headers: Mapping[str, str], body: bytes) -> list[str]:
-    """What a 429 lacks of an explanation."""
-    wrong = []
+def missing_explanation(headers: Mapping[str, str], body: bytes) -> list[str]:
+    """What a 429 lacks, as sentences."""
+    violations = []
     if headers.get("Content-Type", "").split(";")[0] != "application/problem+json":
-        wrong.append("a 429 is not application/problem+json")
+        violations.append("a 429 is not application/problem+json")
     retry = headers.get("Retry-After", "")
     if not retry.isdigit() or int(retry) < 1:
-        wrong.append(f"a 429 has Retry-After {retry!r} and not whole seconds from 1")
-    wrong += [f"a 429 has no {n}" for n in ("RateLimit", "RateLimit-Policy") if not headers.get(n)]
+        violations.append(
+            f"a 429 has Retry-After {retry!r} which is not a positive number of seconds"
+        )
+    violations += [
+        f"a 429 has no {n}" for n in ("RateLimit", "RateLimit-Policy") if not headers.get(n)
+    ]
     try:
         problem = json.loads(body)
     except ValueError:
-        return [*wrong, "the body of a 429 is not JSON"]
+        return [*violations, "the body of a 429 is not JSON"]
     if not isinstance(problem, dict):
-        return [*wrong, "the body of a 429 is not an object"]
-    return wrong + [f"a 429 has no {name!r}" for name in PROBLEM_FIELDS if not problem.get(name)]
+        return [*violations, "the body of a 429 is not an object"]
+    return violations + [
+        f"a 429 has no {name!r}" for name in PROBLEM_FIELDS if not problem.get(name)
+    ]
 
 
 @dataclass
 class Customer:
-    """What one account was seen to get, over a whole run."""
+    """What one account got, over a whole run."""
 
     name: str
     bounds: list[Rate | Quota]
-    admitted: Counter[str] = field(
-        default_factory=Counter
-    )  # per meter, of calls that may be refused
+    # Units per meter, of requests that are not critical.
+    admitted: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     deferred: int = 0
     critical: int = 0
 
-    def over(self, seconds: float, ended: datetime) -> list[str]:
-        """Which limits were exceeded in a run that took this long and ended then."""
+    def exceeded(self, seconds: float, ended: datetime) -> list[str]:
+        """The limits that were exceeded in a run of this length that ended then."""
         return [
             f"{self.name} was admitted {self.admitted[bound.meter]} {bound.meter} in "
             f"{seconds:.1f} s; {bound.id} allows {most}"
@@ -168,16 +181,16 @@ class Customer:
 
 @dataclass
 class Verdict:
-    """Broken promises of a run, each kind counted, so that a broken run prints a few lines."""
+    """Violations of a run, counted by kind, so that a broken run prints few lines."""
 
     broken: dict[str, int] = field(default_factory=dict)
 
     def add(self, *sentences: str) -> None:
-        """Count these."""
+        """Count these violations."""
         for sentence in sentences:
             self.broken[sentence] = self.broken.get(sentence, 0) + 1
 
     def lines(self) -> list[str]:
-        """One line per kind, most frequent first."""
+        """One line per kind, the most frequent first."""
         ordered = sorted(self.broken.items(), key=lambda item: -item[1])
         return [f"{count} × {sentence}" for sentence, count in ordered]

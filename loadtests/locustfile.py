@@ -1,7 +1,8 @@
-"""Customers on four plans, with the promises that fail the run (exit code 1).
+"""Customers on four plans; a broken guarantee makes the exit code 1.
 
-No critical call is refused, every 429 explains itself, nobody gets more than the plan allows.
-Needs a sidecar with `examples/plans.yaml` at `--host`; `python -m loadtests.run` brings one up.
+No critical request is refused, every 429 explains itself, and no account gets more than its plan
+allows. Needs a sidecar with `examples/plans.yaml` at `--host`; `python -m loadtests.run` starts
+one.
 """
 
 import os
@@ -15,29 +16,29 @@ import yaml
 from locust import FastHttpUser, constant_throughput, events, task
 from locust.env import Environment
 
-from loadtests.checks import Customer, Verdict, bounds_of_key, costs_of, unexplained
+from loadtests.checks import Customer, Verdict, bounds_of_key, costs_of, missing_explanation
 from loadtests.scenarios.report import Report
 
 PLAN_FILE = Path(os.environ.get("LOAD_PLANS", Path(__file__).parents[1] / "examples/plans.yaml"))
-# From the first call; Locust counts its own start into --run-time.
+# Since the first request; Locust's --run-time includes its own start.
 SECONDS = float(os.environ.get("LOAD_SECONDS", "0"))
-RESULT = os.environ.get("LOAD_RESULT", "")  # where the report goes; "": only to the terminal
+RESULT = os.environ.get("LOAD_RESULT", "")  # path of the report; "": terminal only
 DOCUMENT = yaml.safe_load(PLAN_FILE.read_text())
 
 VERDICT = Verdict()
 CUSTOMERS: dict[str, Customer] = {}
-STARTED: list[float] = []  # when the first call was sent
+STARTED: list[float] = []  # when the first request was sent
 
 
 class CustomerUser(FastHttpUser):
-    """One program of a customer; all of a class share one key, thus one account."""
+    """One program of a customer; all of a class share one API key, so one account."""
 
     abstract = True
     key: ClassVar[str]
     wait_time = constant_throughput(40)  # type: ignore[no-untyped-call]
 
     def on_start(self) -> None:
-        """Learn what the plan allows this key."""
+        """Read the limits of this API key."""
         if not STARTED:
             STARTED.append(time.monotonic())
             if SECONDS and self.environment.runner:
@@ -64,40 +65,40 @@ class CustomerUser(FastHttpUser):
     def _limited(self, method: str, path: str, name: str) -> None:
         customer, costs = CUSTOMERS[self.key], costs_of(DOCUMENT, method, path)
         with self._send(method, path, name) as response:
-            wrong: list[str] = []
+            violations: list[str] = []
             if response.status_code == 202:
-                customer.deferred += 1  # not admitted yet
+                customer.deferred += 1  # not counted yet
             elif 200 <= response.status_code < 300:
                 customer.admitted += costs
             elif response.status_code == 429:
                 customer.refused += 1
-                wrong = unexplained(response.headers, response.content)
+                violations = missing_explanation(response.headers, response.content)
             elif response.status_code != 403:  # 403: the plan lacks the feature
-                wrong = [f"{method} {name} was answered {response.status_code}"]
-            VERDICT.add(*wrong)
-            if wrong:
-                response.failure(wrong[0])
+                violations = [f"{method} {name} was answered {response.status_code}"]
+            VERDICT.add(*violations)
+            if violations:
+                response.failure(violations[0])
             else:
                 response.success()
 
     @task(2)
     def status(self) -> None:
-        """Is the API up?"""
+        """Send a critical request without cost."""
         self._critical("GET", "/v1/status", "critical GET /v1/status")
 
     @task(2)
     def login(self) -> None:
-        """Counted, but never refused."""
+        """Send a critical request, which is counted but never refused."""
         self._critical("POST", "/v1/auth/login", "critical POST /v1/auth/login")
 
     @task(12)
     def item(self) -> None:
-        """The everyday call."""
+        """Send a standard request."""
         self._limited("GET", "/v1/items/1", "standard GET /v1/items")
 
     @task(1)
     def export(self) -> None:
-        """Costs more and could wait."""
+        """Send a deferrable request, which costs more."""
         self._limited("POST", "/v1/exports", "deferrable POST /v1/exports")
 
 
@@ -119,21 +120,21 @@ class Enterprise(CustomerUser):
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]
 def judge(environment: Environment, **_: Any) -> None:
-    """Print what each customer got; any broken promise makes the exit code 1."""
+    """Print what each customer got, and set the exit code."""
     report = Report(verdict=VERDICT)
     seconds = time.monotonic() - STARTED[0] if STARTED else 0.0
     for customer in CUSTOMERS.values():
-        VERDICT.add(*customer.over(seconds, datetime.now(UTC)))
+        VERDICT.add(*customer.exceeded(seconds, datetime.now(UTC)))
         units, critical = customer.admitted.total(), customer.critical
-        report.tell(
+        report.record(
             customer.name, f"{units} units admitted, {customer.refused} refused, "
             f"{customer.deferred} deferred, "
-            f"{critical} critical calls in {seconds:.1f} s",
+            f"{critical} critical requests in {seconds:.1f} s",
         )  # fmt: skip
     if not CUSTOMERS or not all(customer.critical for customer in CUSTOMERS.values()):
-        VERDICT.add("a customer made no critical call: the run proves nothing")
+        VERDICT.add("a customer sent no critical request: the run proves nothing")
     for failure in environment.runner.exceptions.values() if environment.runner else ():
-        VERDICT.add(f"the load run itself failed: {failure['msg']}")
+        VERDICT.add(f"the load generator failed: {failure['msg']}")
     report.show()
     if RESULT:
         report.write(Path(RESULT))

@@ -1,9 +1,10 @@
-"""Processes that live as long as a `with` block, whatever ends it, and what /proc says of them."""
+"""Processes that end with a `with` block, and their CPU time and memory from /proc."""
 
 import contextlib
 import ctypes
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -24,27 +25,39 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class DidNotStart(Exception):
-    """`str(error)` is a sentence with the end of what the process said."""
+    """A process did not start; the text ends with its last output."""
 
 
-_given: set[int] = set()
+_used_ports: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses right now and that was not given before, below
-    those that the kernel gives to outgoing connections: one of these would else take it before its
-    server does."""
+    """A free TCP port on 127.0.0.1 that was not returned before.
+
+    It is below the range of outgoing connections; one of these could otherwise take it before the
+    server does.
+    """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            if port not in _given:
-                _given.add(port)
+            if port not in _used_ports:
+                _used_ports.add(port)
                 return port
 
 
+def allow_files(count: int) -> None:
+    """Allow this many open files for this process and those that it starts. Raises DidNotStart."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= count or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise DidNotStart(f"{count} open files are needed, but ulimit -Hn allows {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
 class Running:
-    """One process that was started, with all its children."""
+    """A process that was started, with all its children."""
 
     def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -52,7 +65,7 @@ class Running:
         self.log = log
 
     def tail(self, lines: int = 5) -> str:
-        """The last lines that the process wrote."""
+        """The last lines that the process has written."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def _family(self) -> Iterator[int]:
@@ -98,11 +111,11 @@ class Running:
 
 
 class Stack:
-    """Starts processes in order and stops them in reverse; owns their directory."""
+    """Processes that start in order and stop in reverse, and their directory."""
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="sidecar-load-"))
-        # Servers that drop root must be able to read what lies here.
+        # Servers that drop root must be able to read these files.
         self.directory.chmod(0o755)
         self._running: list[Running] = []
 
@@ -129,7 +142,7 @@ class Stack:
         core: int | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Running:
-        """Start a command, on one core if asked. Raises DidNotStart if there is no such program."""
+        """Start a command, on one core if `core` is set. Raises DidNotStart."""
         log = self.directory / f"{name}.log"
         pin = ["taskset", "-c", str(core)] if core is not None else []
         with log.open("wb") as output:
@@ -153,13 +166,13 @@ class Stack:
 
 
 def wait_for_http(running: Running, url: str, *, seconds: float = 20.0, key: str = "") -> bytes:
-    """The body of the first 200 that the address answers. Raises DidNotStart."""
-    request = urllib.request.Request(url, headers={"X-Api-Key": key} if key else {})  # noqa: S310 - ours
+    """Wait for a 200 and return its body. Raises DidNotStart."""
+    request = urllib.request.Request(url, headers={"X-Api-Key": key} if key else {})  # noqa: S310 - a local server
     last = "no answer"
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and running.popen.poll() is None:
         try:
-            with urllib.request.urlopen(request, timeout=2) as answer:  # noqa: S310 - ours
+            with urllib.request.urlopen(request, timeout=2) as answer:  # noqa: S310 - a local server
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             last = f"status {error.code}"
@@ -167,7 +180,9 @@ def wait_for_http(running: Running, url: str, *, seconds: float = 20.0, key: str
         except OSError as error:
             last = str(error)
         time.sleep(0.05)
-    raise DidNotStart(f"{running.name} is not ready at {url} ({last}). It said: {running.tail()}")
+    raise DidNotStart(
+        f"{running.name} is not ready at {url} ({last}). Its last output: {running.tail()}"
+    )
 
 
 def wait_for_port(running: Running, port: int, *, seconds: float = 10.0) -> None:
@@ -177,11 +192,13 @@ def wait_for_port(running: Running, port: int, *, seconds: float = 10.0) -> None
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
-    raise DidNotStart(f"{running.name} does not listen on port {port}. It said: {running.tail()}")
+    raise DidNotStart(
+        f"{running.name} does not listen on port {port}. Its last output: {running.tail()}"
+    )
 
 
 def _die_with_parent() -> None:
-    """So that nothing stays behind a load run that was killed."""
+    """Make the kernel kill the process when its parent ends."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""The API that load runs stand in front of: answers every path with a little JSON."""
+"""The API of the `customers` scenario: it answers each path with a little JSON."""
 
 import sys
 
@@ -6,7 +6,7 @@ from aiohttp import web
 
 
 async def answer(request: web.Request) -> web.Response:
-    """What was asked for, so that a person can see that it came through."""
+    """Answer with the method and the path."""
     await request.read()
     return web.json_response({"method": request.method, "path": request.path})
 

@@ -1,7 +1,7 @@
-"""`python -m loadtests.scripts`: what each Lua script costs Valkey, with five limits.
+"""`python -m loadtests.scripts`: the cost of each Lua script in Valkey, with five limits.
 
-Server time per call as Valkey's own command statistics tell it: of each batch the mean, of the
-batches the median. Fails when `reserve` costs more than it may.
+The server time per run comes from Valkey's command statistics: the mean of each batch, and the
+median of the batches. It fails if `reserve` costs more than its bound.
 """
 
 import argparse
@@ -31,21 +31,21 @@ MONTH = QuotaLimit("monthly", "requests", 10**12, "month", 10**12, (80, 90, 100)
 DAY = QuotaLimit("daily", "requests", 10**12, "day", 10**12)
 TOKENS = QuotaLimit("tokens", "tokens", 10**12, "cycle", 10**12, (80, 100))
 FIVE = tuple(Claim(limit, 1, False) for limit in (RATE, KEY_RATE, MONTH, DAY, TOKENS))
-HELD = (*FIVE[:4], Claim(ConcurrencyLimit("in-flight", 10**9), 1, False))
+WITH_SLOT = (*FIVE[:4], Claim(ConcurrencyLimit("in-flight", 10**9), 1, False))
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of the command line."""
+def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="make scripts", description=__doc__)
-    parser.add_argument("--batches", type=int, default=200, help=f"of {BATCH} calls each (200)")
-    options = parser.parse_args(given)
+    parser.add_argument("--batches", type=int, default=200, help=f"of {BATCH} runs each (200)")
+    options = parser.parse_args(args)
     if options.batches < 1:
-        parser.error("--batches starts at 1")
+        parser.error("--batches must be at least 1")
     return options
 
 
 class Costs:
-    """Runs commands, and reads their times from the server."""
+    """Runs scripts, and reads from the server how long they took."""
 
     def __init__(self, client: "redis.Redis") -> None:
         self._client = client
@@ -66,43 +66,48 @@ class Costs:
         return list(reader.gets())
 
     def batch(
-        self, name: str, claims: Sequence[Claim], hold_ids: Sequence[str] = (), *, lease: bool
+        self, name: str, claims: Sequence[Claim], hold_ids: Sequence[str] = (), *, reserving: bool
     ) -> float:
-        """Microseconds per run, the mean of one batch."""
+        """Run one batch. Returns the mean of microseconds per run."""
         self._client.config_resetstat()
         pipe: Any = self._client.pipeline(transaction=False)
         for number in range(BATCH):
             more: Sequence[str | int] = ()
             if hold_ids:
                 one = hold_ids[number]
-                more = hold_arguments(Hold(one, 30 * MICRO)) if lease else (one,)
-            pipe.execute_command(*self._command(name, claims, more, bool(hold_ids) or not lease))
+                more = hold_arguments(Hold(one, 30 * MICRO)) if reserving else (one,)
+            pipe.execute_command(
+                *self._command(name, claims, more, bool(hold_ids) or not reserving)
+            )
         pipe.execute()
         stats: Any = self._client.info("commandstats")
         return float(stats["cmdstat_evalsha"]["usec_per_call"])
 
 
 def measure(client: "redis.Redis", batches: int) -> dict[str, float]:
-    """The time of each operation, in µs."""
-    costs = Costs(client)
-    found: dict[str, list[float]] = {}
+    """The median duration of each script, in µs."""
+    scripts = Costs(client)
+    costs: dict[str, list[float]] = {}
     for number in range(batches):
         ids = [f"019a{number:06d}{one:06d}" for one in range(BATCH)]
         for title, took in (
-            ("reserve, five limits", costs.batch("reserve", FIVE, lease=True)),
+            ("reserve, five limits", scripts.batch("reserve", FIVE, reserving=True)),
             (
                 "reserve, five limits, one a concurrency",
-                costs.batch("reserve", HELD, ids, lease=True),
+                scripts.batch("reserve", WITH_SLOT, ids, reserving=True),
             ),
-            ("settle, five limits", costs.batch("settle", HELD, ids, lease=False)),
-            ("peek, five limits", costs.batch("peek", FIVE, lease=False)),
+            ("settle, five limits", scripts.batch("settle", WITH_SLOT, ids, reserving=False)),
+            ("peek, five limits", scripts.batch("peek", FIVE, reserving=False)),
         ):
-            found.setdefault(title, []).append(took)
-    return {title: median(values) for title, values in found.items()}
+            costs.setdefault(title, []).append(took)
+    return {title: median(values) for title, values in costs.items()}
 
 
 def main() -> int:
-    """Exit code 0 if `reserve` is within its bound, 1 if not, 2 without a server."""
+    """Run the benchmark.
+
+    Returns exit code 0 if `reserve` is within its bound, 1 if not, 2 without a server.
+    """
     options = arguments()
     with Stack() as stack:
         try:
@@ -111,16 +116,16 @@ def main() -> int:
             print(error, file=sys.stderr)
             return 2
         with redis.Redis(port=port) as client:
-            found = measure(client, options.batches)
-    table = Table(title="Server time per call")
+            costs = measure(client, options.batches)
+    table = Table(title="Server time per run")
     table.add_column("script")
     table.add_column("µs", justify="right")
-    for title, took in found.items():
+    for title, took in costs.items():
         table.add_row(title, f"{took:.1f}")
     Console().print(table)
-    took = found["reserve, five limits"]
+    took = costs["reserve, five limits"]
     if took > MOST_US:
-        print(f"FAILED  reserve takes {took:.1f} µs, {MOST_US} at most", file=sys.stderr)
+        print(f"FAILED  reserve takes {took:.1f} µs; the bound is {MOST_US} µs", file=sys.stderr)
         return 1
     return 0
 

@@ -1,8 +1,9 @@
-"""`python -m loadtests.slow`: slowhttptest holds a thousand connections, a normal client calls on.
+"""`python -m loadtests.slow`: a normal client next to 1,000 slow connections.
 
-Fails when an attack makes the normal client's p99 more than twice what it is while the same attack
-goes elsewhere, or when one of its calls fails. slowhttptest never sleeps: it takes two thirds of
-the core that it shares with the client, the API and Redis, whoever it attacks.
+slowhttptest opens the slow connections. The run fails if a request of the normal client fails, or
+if its p99 more than doubles. The p99 is compared with that during the same attack on the API
+itself: slowhttptest never sleeps, and takes two thirds of the core that it shares with the client,
+the API and Redis.
 """
 
 import argparse
@@ -30,10 +31,10 @@ from loadtests.valkey import start_valkey
 HERE = Path(__file__).parent
 CONNECTIONS = 1_000
 PER_SECOND = 500
-ONSET_SECONDS = 4  # until the sidecar has seen who is slow: shown, and not judged by its p99
+ONSET_SECONDS = 4  # until the sidecar has detected the slow connections; its p99 is not judged
 NORMAL = 2  # connections of the normal client
 WORST = 2.0  # times the calm p99
-LEAST_US = 1_000  # what is faster than this counts as this: below, the machine's noise decides
+LEAST_US = 1_000  # a lower p99 counts as this one: below it, noise decides
 NEEDS = "This needs wrk, nginx and slowhttptest: apt-get install wrk nginx slowhttptest."
 UPLOAD_PATH = "/upload"
 ATTACKS = {  # name → path, how
@@ -45,35 +46,37 @@ ATTACKS = {  # name → path, how
 
 @dataclass(frozen=True)
 class Target:
-    """The sidecar that is attacked."""
+    """The sidecar under attack."""
 
     running: Running
     port: int
     control: int
-    api: int  # the port of the API behind it
+    api: int  # port of the API
 
     def connections(self) -> int:
-        """Client connections that it has now."""
+        """The number of client connections now."""
         url = f"http://127.0.0.1:{self.control}/metrics"
         with urllib.request.urlopen(url, timeout=5) as answer:
             for line in answer.read().decode().splitlines():
                 if line.startswith("sidecar_client_connections "):
                     return int(float(line.split()[1]))
-        raise RuntimeError("the sidecar does not tell its connections")
+        raise RuntimeError("the sidecar has no metric sidecar_client_connections")
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """What was asked for on the command line."""
+def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="make slow", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=8, help="length of each attack (8)")
-    options = parser.parse_args(given)
+    parser.add_argument(
+        "--seconds", type=int, default=8, help="length of each attack, in seconds (8)"
+    )
+    options = parser.parse_args(args)
     if options.seconds < 1:
-        parser.error("--seconds starts at 1")
+        parser.error("--seconds must be at least 1")
     return options
 
 
 def start_target(stack: Stack, valkey: int) -> Target:
-    """A sidecar with its usual settings on a core of its own. Raises DidNotStart."""
+    """Start a sidecar with default settings on a core of its own. Raises DidNotStart."""
     upstream, port, control = start_upstream(stack), free_port(), free_port()
     command = [
         str(Path(sys.executable).parent / "sidecar"), "serve",
@@ -95,8 +98,11 @@ def attack(
     *,
     elsewhere: bool = False,
 ) -> tuple[list[Sample], int]:
-    """The normal client's calls at the onset and later, and the connections that were held.
-    `elsewhere`: by the API itself."""
+    """Attack, and measure the normal client at the onset and later.
+
+    Returns both samples and the number of slow connections. With `elsewhere`, the attack goes to
+    the API itself.
+    """
     path, how = ATTACKS[name]
     command = [
         "slowhttptest", *how, "-c", str(CONNECTIONS), "-r", str(PER_SECOND),
@@ -105,9 +111,9 @@ def attack(
     ]  # fmt: skip
     running = stack.start("slowhttptest", command, core=OTHERS_CORE)
     wait = CONNECTIONS / PER_SECOND if elsewhere else 10.0
-    deadline, held = time.monotonic() + wait, 0
-    while held < CONNECTIONS * 9 // 10 and time.monotonic() < deadline:
-        held = max(held, target.connections())
+    deadline, opened = time.monotonic() + wait, 0
+    while opened < CONNECTIONS * 9 // 10 and time.monotonic() < deadline:
+        opened = max(opened, target.connections())
         time.sleep(0.1)
     try:
         samples = [
@@ -116,22 +122,29 @@ def attack(
         ]
     finally:
         stack.stop(running)
-    return samples, max(held, target.connections())
+    return samples, max(opened, target.connections())
 
 
 def failures(calm_us: float, attacks: dict[str, list[Sample]]) -> list[str]:
-    """What an attack did to the normal client and must not; the last sample is judged by p99."""
-    told = []
+    """The effects on the normal client that must not be, as sentences.
+
+    The p99 of the last sample of each attack is judged.
+    """
+    sentences = []
     for name, samples in attacks.items():
-        told += [f"{name}: {sample.problem}" for sample in samples if sample.problem]
+        sentences += [f"{name}: {sample.problem}" for sample in samples if sample.problem]
         p99 = samples[-1].p99_us
         if max(p99, LEAST_US) > WORST * max(calm_us, LEAST_US):
-            told.append(f"{name}: p99 {p99} µs, {calm_us:.0f} µs when calm")
-    return told
+            sentences.append(f"{name}: p99 {p99} µs, {calm_us:.0f} µs when calm")
+    return sentences
 
 
 def main() -> int:
-    """Exit code 0 when the normal client was served as before, 1 when not, 2 when not tried."""
+    """Run the attacks.
+
+    Returns exit code 0 if the normal client was served as before, 1 if not, 2 if a program is
+    missing.
+    """
     options = arguments()
     if not (find("wrk") and find("nginx") and find("slowhttptest")):
         print(NEEDS, file=sys.stderr)
@@ -140,8 +153,8 @@ def main() -> int:
     for column in ("attack", "connections", "requests/s", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "attack" else "right")
 
-    def row(name: str, held: int, sample: Sample) -> None:
-        table.add_row(name, str(held), f"{sample.requests_per_s:,.0f}",
+    def row(name: str, opened: int, sample: Sample) -> None:
+        table.add_row(name, str(opened), f"{sample.requests_per_s:,.0f}",
                       f"{sample.p50_us / 1000:.2f}", f"{sample.p99_us / 1000:.2f}")  # fmt: skip
 
     with Stack() as stack:
@@ -164,14 +177,14 @@ def main() -> int:
             samples: dict[str, list[Sample]] = {}
             for name in ATTACKS:
                 print(f"{name}: {options.seconds} s", flush=True)
-                samples[name], held = attack(stack, target, store, name, options.seconds)
-                row(f"{name}, onset", held, samples[name][0])
-                row(name, held, samples[name][1])
+                samples[name], opened = attack(stack, target, store, name, options.seconds)
+                row(f"{name}, onset", opened, samples[name][0])
+                row(name, opened, samples[name][1])
     Console().print(table)
-    told = failures(calm[0].p99_us, samples)
-    for line in told:
+    sentences = failures(calm[0].p99_us, samples)
+    for line in sentences:
         print(f"FAILED  {line}", file=sys.stderr)
-    return 1 if told else 0
+    return 1 if sentences else 0
 
 
 if __name__ == "__main__":

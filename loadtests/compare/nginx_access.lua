@@ -1,4 +1,4 @@
--- Asks Redis for one token per request over a kept connection; answers 429 or lets nginx forward.
+-- Takes one token per request from Redis over a pooled connection; answers 429, or nginx forwards.
 local redis = require "nginx.redis"
 
 local key = ngx.var.http_x_api_key

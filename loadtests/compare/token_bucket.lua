@@ -1,4 +1,4 @@
--- One token bucket on Redis time, as teams write it for nginx.
+-- One token bucket on Redis time, as it is usually written for nginx.
 -- KEYS[1] bucket; ARGV[1] units per second; ARGV[2] burst. Returns 1 (allowed) or 0.
 local now = redis.call('TIME')
 local us = now[1] * 1000000 + now[2]

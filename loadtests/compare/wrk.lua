@@ -1,4 +1,4 @@
--- Asks for a thousand items in turn: nobody gains by remembering the last one alone.
+-- Requests a thousand items in turn, so that a cache of the last one does not help.
 -- Prints the result as one line of JSON. wrk counts a status of 400 and above as an error.
 local ITEMS = 1000
 local requests, at = {}, 0

@@ -1,1 +1,1 @@
-"""Faults of Redis under load: what passes meanwhile, and whether the books agree afterwards."""
+"""Faults of Redis under load: limits while they last, counters and events afterwards."""

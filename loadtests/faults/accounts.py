@@ -1,4 +1,4 @@
-"""Who calls: one account for each promise that a fault could break, and the plan file."""
+"""Clients and the plan file: one account for each guarantee that a fault could break."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -8,8 +8,8 @@ from sidecar.stores import keys
 from sidecar.stores.connection.slots import SLOTS, slot_of
 
 QUOTA: Final = 600
-RATE, BURST = 40, 20  # calls per second, calls
-SLOTS_OF_ONE: Final = 4
+RATE, BURST = 40, 20  # requests per second, requests
+SLOTS_PER_ACCOUNT: Final = 4
 PREFIX: Final = "qs"
 _FIRST_SHARD: Final = SLOTS // 3
 
@@ -29,9 +29,9 @@ plans:
     limits:
       - {{id: per-second, meter: requests, rate: {RATE}/s, burst: {BURST}}}
       - {{id: monthly, meter: requests, quota: 100_000_000/month}}
-  narrow:
+  concurrent:
     limits:
-      - {{id: in-flight, concurrency: {SLOTS_OF_ONE}}}
+      - {{id: in-flight, concurrency: {SLOTS_PER_ACCOUNT}}}
       - {{id: monthly, meter: requests, quota: 100_000_000/month}}
   metered:
     limits:
@@ -44,15 +44,18 @@ plans:
   strict:
     extends: steady
     when_store_is_down: deny
-  spent:
+  used-up:
     limits: [{{id: monthly, meter: requests, quota: 10/month}}]
 accounts:
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Programs of one account. `pause`: seconds between two calls of one of them."""
+class Client:
+    """Programs of one account.
+
+    `pause`: seconds between two requests of one program.
+    """
 
     plan: str
     programs: int
@@ -61,33 +64,35 @@ class Caller:
 
     @property
     def account(self) -> str:
-        """Its plan's name and a number, such that a cluster's first shard has all accounts: that
-        is the one that is harmed."""
+        """The plan's name and a number, so that the first shard of a cluster holds every account.
+
+        The faults of a cluster are injected into that shard.
+        """
         numbers = (f"{self.plan}-{number}" for number in range(1_000))
         return next(name for name in numbers if slot_of(keys.state(PREFIX, name)) < _FIRST_SHARD)
 
     @property
     def critical(self) -> bool:
-        """Whether its calls are."""
-        return self.plan == "spent"
+        """Whether the requests are critical."""
+        return self.plan == "used-up"
 
 
-CALLERS: Final = (
-    Caller("counted", 4, 0.04),
-    Caller("paced", 3, 0.03),
-    Caller("narrow", 8, 0.05, "GET /held"),
-    Caller("metered", 2, 0.02, "GET /late"),
-    Caller("steady", 4, 0.01),
-    Caller("strict", 1, 0.03),
-    Caller("spent", 2, 0.01, "POST /login"),
+CLIENTS: Final = (
+    Client("counted", 4, 0.04),
+    Client("paced", 3, 0.03),
+    Client("concurrent", 8, 0.05, "GET /slow"),
+    Client("metered", 2, 0.02, "GET /late"),
+    Client("steady", 4, 0.01),
+    Client("strict", 1, 0.03),
+    Client("used-up", 2, 0.01, "POST /login"),
 )
 
 
 def plan_file() -> str:
-    """What the sidecars read. The keys are the accounts' names."""
+    """The text of the plan file; the API keys are the accounts' names."""
     lines = [
         f"  - {{id: {one.account}, plan: {one.plan}, keys: [{{id: k1, "
         f"sha256: {sha256(one.account.encode()).hexdigest()}}}]}}"
-        for one in CALLERS
+        for one in CLIENTS
     ]
     return _PLANS + "\n".join(lines) + "\n"

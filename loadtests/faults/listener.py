@@ -1,4 +1,4 @@
-"""A port of this process whose connections all end with it."""
+"""A listening port whose connections all end with it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,10 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Listener:
-    """Each connection is served by `serve`; `port` is set by `start`."""
+    """A server on 127.0.0.1; `serve` handles each connection.
+
+    `port` is set by `start`.
+    """
 
     def __init__(self, serve: Serve) -> None:
         self.port = 0
@@ -16,12 +19,12 @@ class Listener:
         self._open: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
-        """On a free port of 127.0.0.1."""
+        """Listen on a free port of 127.0.0.1."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Returns when every connection has ended."""
+        """Close the port and its connections; return once all have ended."""
         if self._server is not None:
             self._server.close()
         for writer in self._open:
@@ -35,7 +38,7 @@ class Listener:
         try:
             await self._serve(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the other side has left
+            pass  # the other side has closed the connection
         finally:
             writer.close()
             del self._open[writer]

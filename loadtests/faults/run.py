@@ -1,35 +1,35 @@
-"""One fault from beginning to end: calls before it, during it, after it; then the books."""
+"""One fault from beginning to end: load before, during and after it, then the reconciliation."""
 
 import asyncio
 from typing import Final
 
 from loadtests.faults.api import Api
-from loadtests.faults.calls import Calls
-from loadtests.faults.faults import Fault, Place, Redis
-from loadtests.faults.house import House
+from loadtests.faults.clients import Clients
+from loadtests.faults.environment import FaultEnvironment
+from loadtests.faults.faults import Fault, FaultTarget, Redis
 from loadtests.faults.listener import Listener
-from loadtests.faults.slow_way import SlowWay
-from loadtests.faults.store import Single, ThreeShards
+from loadtests.faults.redis_servers import Single, ThreeShards
+from loadtests.faults.slow_link import SlowLink
 from loadtests.faults.verdict import COUNTED, Evidence, differences
 from loadtests.processes import Stack
 
-WARM_SECONDS: Final = 1.0  # first calls learn keys, scripts and periods
-BEFORE, AFTER = 0.6, 0.8  # of the length of the fault, how long there are calls beside it
+WARM_SECONDS: Final = 1.0  # first requests load scripts and find the periods
+BEFORE, AFTER = 0.6, 0.8  # length of the phases, as a share of the fault's
 
 
-async def suffer(stack: Stack, fault: Fault, seconds: float) -> Evidence:
-    """What was seen. Raises DidNotStart."""
+async def run_fault(stack: Stack, fault: Fault, seconds: float) -> Evidence:
+    """Run one fault. Raises DidNotStart."""
     redis = _redis(stack, fault)
     await redis.start()
-    api, way = Api(), SlowWay(redis.server.port)
-    listeners = front, detour = Listener(api.serve), Listener(way.serve)
+    api, link = Api(), SlowLink(redis.server.port)
+    listeners = api_listener, link_listener = Listener(api.serve), Listener(link.serve)
     for one in listeners:
         await one.start()
-    url = f"redis://127.0.0.1:{detour.port}/0" if fault.slow_way else redis.url
-    house = House(stack, redis, front.port, url)
+    url = f"redis://127.0.0.1:{link_listener.port}/0" if fault.slow_link else redis.url
+    environment = FaultEnvironment(stack, redis, api_listener.port, url)
     try:
-        await house.start()
-        return await _observe(house, api, Place(redis, way, seconds), fault)
+        await environment.start()
+        return await _observe(environment, api, FaultTarget(redis, link, seconds), fault)
     finally:
         for one in listeners:
             await one.stop()
@@ -41,34 +41,37 @@ def _redis(stack: Stack, fault: Fault) -> Redis:
     return Single(stack, durable=fault.topology == "durable")
 
 
-async def _observe(house: House, api: Api, place: Place, fault: Fault) -> Evidence:
-    calls = Calls(house.ports)
-    await _warm_up(calls, house)
-    calls.start()
-    await asyncio.sleep(BEFORE * place.seconds)
+async def _observe(
+    environment: FaultEnvironment, api: Api, target: FaultTarget, fault: Fault
+) -> Evidence:
+    clients = Clients(environment.ports)
+    await _warm_up(clients, environment)
+    clients.start()
+    await asyncio.sleep(BEFORE * target.seconds)
     lost_at = len(api.arrived[COUNTED.account])
-    calls.phase = "during"
-    await fault.happen(place)
-    calls.phase = "after"
-    await asyncio.sleep(AFTER * place.seconds)
-    await calls.stop()
-    rested = await house.at_rest()
-    books = await asyncio.to_thread(house.reconcile)
+    clients.phase = "during"
+    await fault.inject(target)
+    clients.phase = "after"
+    await asyncio.sleep(AFTER * target.seconds)
+    await clients.stop()
+    at_rest = await environment.at_rest()
+    reconciliation = await asyncio.to_thread(environment.reconcile)
     rebuilt = None
-    if min(differences(books) or [0]) < 0:
-        await asyncio.to_thread(house.rebuild)
-        rebuilt = await asyncio.to_thread(house.reconcile)
-    given_back = await house.total("sidecar_late_reservations_total")
+    if min(differences(reconciliation) or [0]) < 0:
+        await asyncio.to_thread(environment.rebuild)
+        rebuilt = await asyncio.to_thread(environment.reconcile)
+    late_reservations = await environment.total("sidecar_late_reservations_total")
     return Evidence(
-        fault, calls.seen, api.arrived, api.most, lost_at, place.cuts, given_back, rested,
-        books, rebuilt, house.complaints(),
+        fault, clients.measurements, api.arrived, api.most, lost_at, target.cuts,
+        late_reservations, at_rest,
+        reconciliation, rebuilt, environment.error_lines(),
     )  # fmt: skip
 
 
-async def _warm_up(calls: Calls, house: House) -> None:
-    """So that what is measured before the fault is what is normal."""
-    first = Calls(house.ports)
+async def _warm_up(clients: Clients, environment: FaultEnvironment) -> None:
+    """Send requests first, so that the phase before the fault is not a cold start."""
+    first = Clients(environment.ports)
     first.start()
     await asyncio.sleep(WARM_SECONDS)
     await first.stop()
-    calls.seen.add(first.seen)
+    clients.measurements.add(first.measurements)

@@ -1,4 +1,4 @@
-"""The verdicts for people."""
+"""The verdicts as a table for the terminal."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -6,13 +6,13 @@ from typing import Final
 from loadtests.faults.verdict import Row
 
 _HEADS: Final = (
-    "fault", "calls", "over quota", "over rate", "slots", "critical refused", "failed",
-    "p99 before", "p99 during", "given back", "counters - events", "verdict",
+    "fault", "requests", "over quota", "over rate", "slots", "critical refused", "failed",
+    "p99 before", "p99 during", "undone", "counters - events", "verdict",
 )  # fmt: skip
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
-    """A table, and below it what is wrong."""
+    """Yield the lines of the table, then what is wrong."""
     cells = [_HEADS, *map(_cells, rows)]
     widths = [max(len(line[at]) for line in cells) for at in range(len(_HEADS))]
     for line in cells:
@@ -26,10 +26,11 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    low, high = row.apart
-    apart = "0" if (low, high) == (0, 0) else f"{low:+} to {high:+}"
+    low, high = row.differences
+    difference = "0" if (low, high) == (0, 0) else f"{low:+} to {high:+}"
     return (
-        row.name, f"{row.calls:,}", f"{row.over_quota:+}", f"{max(0, row.over_rate)}",
+        row.name, f"{row.requests:,}", f"{row.over_quota:+}", f"{max(0, row.over_rate)}",
         str(row.slots), str(row.refused), str(row.failed), f"{row.normal_ms:.1f} ms",
-        f"{row.fault_ms:.1f} ms", str(row.given_back), apart, "BROKEN" if row.wrong else "ok",
+        f"{row.fault_ms:.1f} ms", str(row.late_reservations), difference,
+        "BROKEN" if row.wrong else "ok",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the product promises under load, one module and one plan file for each scenario.
+"""The guarantees under load, with one module and one plan file for each scenario.
 
-A module is what Locust runs; `catalog.py` says which processes stand around it.
+Locust runs the module. `catalog.py` names the processes that each scenario needs.
 """

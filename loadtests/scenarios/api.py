@@ -1,7 +1,7 @@
-"""An API of known capacity: so many workers, each takes so long, and a queue that has an end.
+"""An API of known capacity: a number of workers, a service time, and a bounded queue.
 
-`/_seen` tells which calls came and when, `/_release` lets those of `/held` go. A process of its
-own: `python -m loadtests.scenarios.api PORT WORKERS SERVICE_MS QUEUE`.
+It is a process of its own: `python -m loadtests.scenarios.api PORT WORKERS SERVICE_MS QUEUE`.
+`/_seen` returns which requests came and when; `/_release` answers the requests to `/held`.
 """
 
 import asyncio
@@ -14,66 +14,70 @@ from typing import Final
 
 import uvloop
 
-from loadtests.soak.api import Call, Over
+from loadtests.soak.api import ConnectionEnd, Request
 
-MOST_SEEN: Final = 200_000  # of the last calls
-HELD_SECONDS: Final = 60.0  # the most that a held call waits for its release
+MOST_RECORDED: Final = 200_000  # of the last requests
+HELD_SECONDS: Final = 60.0  # how long a request to /held waits at most
 _JSON: Final = "application/json"
 
 
 class Api:
-    """Answers in the order of arrival. `turned_away` counts calls that the queue had no place
-    for: they got 503."""
+    """An API that answers in the order of arrival.
+
+    `turned_away` counts the requests beyond the queue, which got 503.
+    """
 
     def __init__(self, *, workers: int, service_s: float, queue: int) -> None:
-        self.seen: deque[tuple[float, str]] = deque(maxlen=MOST_SEEN)  # monotonic time, path
+        self.arrivals: deque[tuple[float, str]] = deque(
+            maxlen=MOST_RECORDED
+        )  # monotonic time, path
         self.turned_away = 0
         self._workers = asyncio.Semaphore(workers)
         self._service_s = service_s
-        self._places = workers + queue
-        self._inside = 0
+        self._capacity = workers + queue
+        self._in_progress = 0
         self._released = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
-        call = Call(reader, writer)
+        """Serve one connection."""
+        request = Request(reader, writer)
         try:
-            with suppress(Over, OSError, asyncio.IncompleteReadError):
+            with suppress(ConnectionEnd, OSError, asyncio.IncompleteReadError):
                 while True:
-                    await call.arrive()
-                    await call.body()
-                    await self._answer(call)
+                    await request.read_head()
+                    await request.body()
+                    await self._answer(request)
         finally:
             writer.close()
 
-    async def _answer(self, call: Call) -> None:
-        if call.path == "/_seen":
-            told = {"calls": list(self.seen), "turned_away": self.turned_away}
-            await call.whole(json.dumps(told).encode(), _JSON)
-        elif call.path == "/_release":
+    async def _answer(self, request: Request) -> None:
+        if request.path == "/_seen":
+            report = {"requests": list(self.arrivals), "turned_away": self.turned_away}
+            await request.answer(json.dumps(report).encode(), _JSON)
+        elif request.path == "/_release":
             self._released.set()
-            await call.whole(b"{}", _JSON)
+            await request.answer(b"{}", _JSON)
         else:
-            self.seen.append((time.monotonic(), call.path))
-            await self._work(call)
+            self.arrivals.append((time.monotonic(), request.path))
+            await self._work(request)
 
-    async def _work(self, call: Call) -> None:
-        if call.path == "/held":
+    async def _work(self, request: Request) -> None:
+        if request.path == "/held":
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._released.wait(), HELD_SECONDS)
-            await call.whole(b"{}", _JSON)
+            await request.answer(b"{}", _JSON)
             return
-        if self._inside >= self._places:
+        if self._in_progress >= self._capacity:
             self.turned_away += 1
-            await call.whole(b"{}", _JSON, "503 Service Unavailable")
+            await request.answer(b"{}", _JSON, "503 Service Unavailable")
             return
-        self._inside += 1
+        self._in_progress += 1
         try:
             async with self._workers:
                 await asyncio.sleep(self._service_s)
         finally:
-            self._inside -= 1
-        await call.whole(b"{}", _JSON)
+            self._in_progress -= 1
+        await request.answer(b"{}", _JSON)
 
 
 async def main() -> None:

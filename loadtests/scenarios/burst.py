@@ -1,5 +1,7 @@
-"""Ten seconds' worth of calls at once, with `max_wait`: all are served, in order, none refused,
-and the API never sees more than the limit lets through."""
+"""Requests for ten seconds at once, with `max_wait`.
+
+All are served in order, none is refused, and the API never gets more than the limit allows.
+"""
 
 from fractions import Fraction
 from typing import ClassVar, Final
@@ -9,47 +11,47 @@ from gevent.event import Event
 from locust import User, task
 
 from loadtests.checks import Rate, bounds_of_key
-from loadtests.scenarios.calls import RawCall, ask_api
-from loadtests.scenarios.locusting import GIVEN, tell
+from loadtests.scenarios.locust_run import ASSIGNMENT, run_story
 from loadtests.scenarios.measures import over_rate, overtaken
+from loadtests.scenarios.raw_request import RawRequest, fetch_api
 from loadtests.scenarios.report import Report
 
 TIMES_THE_RATE: Final = 10
-# What a delay between Redis's word and the API's ears may do: it makes calls come together.
-SLACK_S: Final = 0.25 if GIVEN.timing else 5.0
+# A delay between the reservation and the arrival at the API brings requests closer together.
+SLACK_S: Final = 0.25 if ASSIGNMENT.timing else 5.0
 SERVED: Final = (200,)
-UNHELD_S: Final = 1.0  # who got an answer later than that was held, and is told so
+PROMPT_S: Final = 1.0  # a slower answer has waited, so it has X-Queued-Ms
 
 ALL: Final[list["Customer"]] = []
-BEGIN: Final = Event()
+START: Final = Event()
 HEADS: Final = Event()
 
 
 class Customer(User):
-    """Sends everything at once, each call on a connection of its own."""
+    """A customer that sends everything at once, each request on its own connection."""
 
     abstract = True
     key: ClassVar[str]
     name: ClassVar[str]
 
     def on_start(self) -> None:
-        """Learn what the plan allows this key."""
-        [rate] = bounds_of_key(GIVEN.document(), self.key)
+        """Read the limit of this API key."""
+        [rate] = bounds_of_key(ASSIGNMENT.document(), self.key)
         assert isinstance(rate, Rate)
         self.rate = rate
-        self.calls: list[RawCall] = []
+        self.requests: list[RawRequest] = []
         self.done = Event()
         ALL.append(self)
 
     @task
     def burst(self) -> None:
-        """Once."""
-        BEGIN.wait()
+        """Send the burst, once."""
+        START.wait()
         count = int(self.rate.per_second * TIMES_THE_RATE)
         answers = []
         for number in range(count):
-            self.calls.append(RawCall(self.key, f"/{self.name}/{number}"))
-            answers.append(gevent.spawn(self.calls[-1].finish))
+            self.requests.append(RawRequest(self.key, f"/{self.name}/{number}"))
+            answers.append(gevent.spawn(self.requests[-1].finish))
         gevent.joinall(answers)
         self.done.set()
         Event().wait()
@@ -64,49 +66,51 @@ class Two(Customer):
 
 
 def arrivals_of(name: str) -> dict[int, float]:
-    """When the API got each call of a customer, by number."""
-    seen: dict[int, float] = {}
-    for at, path in ask_api("/_seen")["calls"]:
-        _, who, number = path.split("/")
-        if who == name:
-            seen[int(number)] = at
-    return seen
+    """The arrivals at the API of a customer's requests, by number."""
+    arrivals: dict[int, float] = {}
+    for at, path in fetch_api("/_seen")["requests"]:
+        _, customer, number = path.split("/")
+        if customer == name:
+            arrivals[int(number)] = at
+    return arrivals
 
 
 def judge(report: Report, customer: Customer) -> None:
-    """What one customer got, and what the API saw of it."""
-    calls, name, rate = customer.calls, customer.name, customer.rate
-    for call in calls:
-        report.holds(call.status in SERVED, f"a call of {name} was answered {call.status}")
-        held = "x-queued-ms" in call.fields
-        told = held or call.seconds < UNHELD_S
-        report.in_time(told, f"a call of {name} was held and not told so")
+    """Check what one customer got, and what the API got of it."""
+    requests, name, rate = customer.requests, customer.name, customer.rate
+    for request in requests:
+        report.check(request.status in SERVED, f"a request of {name} was answered {request.status}")
+        queued = "x-queued-ms" in request.fields
+        explained = queued or request.seconds < PROMPT_S
+        report.check_time(explained, f"a request of {name} waited and has no X-Queued-Ms")
     arrivals = arrivals_of(name)
-    report.holds(
-        set(arrivals) == set(range(len(calls))), f"not all calls of {name} reached the API"
+    report.check(
+        set(arrivals) == set(range(len(requests))), f"not all requests of {name} reached the API"
     )
     late = overtaken(arrivals, SLACK_S)
-    report.holds(not late, f"{len(late)} calls of {name} were overtaken")
+    report.check(not late, f"{len(late)} requests of {name} were overtaken")
     over = round(over_rate(sorted(arrivals.values()), rate), 1) + 0.0  # never -0.0
     most = float(rate.per_second * Fraction(SLACK_S))
-    report.holds(over <= most, f"the API got {over:.1f} calls of {name} more than the limit allows")
-    held_calls = sum("x-queued-ms" in call.fields for call in calls)
-    report.holds(held_calls > 0, f"no call of {name} was held: the run proves nothing")
-    longest = max(call.seconds for call in calls)
-    report.tell(
+    report.check(
+        over <= most, f"the API got {over:.1f} requests of {name} more than the limit allows"
+    )
+    queued_count = sum("x-queued-ms" in request.fields for request in requests)
+    report.check(queued_count > 0, f"no request of {name} waited: the run proves nothing")
+    longest = max(request.seconds for request in requests)
+    report.record(
         f"{name} ({rate.per_second}/s)",
-        f"{len(calls)} calls, {held_calls} held, {len(late)} overtaken, "
-        f"longest wait {longest:.1f} s, {over:+.1f} calls over the limit",
+        f"{len(requests)} requests, {queued_count} waited, {len(late)} overtaken, "
+        f"longest wait {longest:.1f} s, {over:+.1f} requests over the limit",
     )
 
 
 def story(report: Report) -> None:
-    """All customers at once."""
-    BEGIN.set()
+    """Start all customers at once, and judge each."""
+    START.set()
     for customer in ALL:
         customer.done.wait()
     for customer in sorted(ALL, key=lambda one: one.name):
         judge(report, customer)
 
 
-tell(story)
+run_story(story)

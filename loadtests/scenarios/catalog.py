@@ -1,4 +1,4 @@
-"""Which scenarios there are, and what stands around each of them."""
+"""The scenarios, and the processes that each of them needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,10 @@ NO_FLAGS: Final[Mapping[str, str]] = {}
 
 @dataclass(frozen=True)
 class Capacity:
-    """Of the API: `workers` calls at a time take `service_ms` each, `queue` more may wait."""
+    """The capacity of the API.
+
+    `workers` requests at a time take `service_ms` each; `queue` more may wait.
+    """
 
     workers: int = 256
     service_ms: int = 0
@@ -21,15 +24,18 @@ class Capacity:
 
     @property
     def per_second(self) -> float:
-        """Calls that it can answer; infinite when they take no time."""
+        """Requests per second that the API can answer; infinite if they take no time."""
         return self.workers * 1000 / self.service_ms if self.service_ms else inf
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """`users` are Locust's; `flags` of `sidecar serve`. One sidecar for each of `sidecars`, with
-    these flags more; `kill_every_s`: so often one of them is killed and started again. `crowded`:
-    each call takes an open file, of Locust and of the sidecar."""
+    """One scenario.
+
+    `users`: Locust's users. `flags`: options of `sidecar serve`. `sidecars`: additional options of
+    each sidecar. `kill_every_s`: seconds between two kills of a sidecar, 0 for none. `crowded`:
+    each request takes an open file of Locust and of the sidecar.
+    """
 
     name: str
     locustfile: Path
@@ -43,15 +49,17 @@ class Scenario:
 
 
 def _of(name: str, users: int, flags: Mapping[str, str] = NO_FLAGS, **more: object) -> Scenario:
-    """A scenario whose module and plan file have its name. On a busy machine Redis is given the
-    time it needs: what happens without it is tried elsewhere."""
+    """A scenario whose module and plan file have its name.
+
+    Redis gets a long timeout, because the machine may be busy. Other tests cover Redis timeouts.
+    """
     flags = {"redis-timeout-ms": "2000", **flags}
     module, plans = HERE / f"{name}.py", HERE / f"{name}.yaml"
     return Scenario(name, module, plans, users, flags=flags, **more)  # type: ignore[arg-type]
 
 
 def customers(users: int, plans: Path) -> Scenario:
-    """Customers on the plans of a file of one's own."""
+    """The scenario of customers on the plans of any plan file."""
     return Scenario("customers", HERE.parent / "locustfile.py", plans, users, api=None)
 
 
@@ -79,7 +87,7 @@ FIXED: Final = {
             api=Capacity(workers=200, service_ms=1000),
             flags={"job-lease-s": "1"},
             sidecars=({"jobs": "at-least-once"}, {"jobs": "at-most-once"}),
-            # What one kill interrupts has run again before the next: a lease and a run later.
+            # An interrupted job ends before the next kill: after a job lease and another run.
             kill_every_s=3.0,
         ),
     )

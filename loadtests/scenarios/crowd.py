@@ -1,4 +1,4 @@
-"""Ten thousand calls held at once: the sidecar stays small, and all are answered in time."""
+"""Ten thousand requests wait at once: memory stays small, and all are answered in time."""
 
 from collections import Counter
 from itertools import count
@@ -10,90 +10,91 @@ from gevent.event import Event
 from locust import User, task
 
 from loadtests.checks import limits_of
-from loadtests.scenarios.calls import RawCall, ask_api, metric
-from loadtests.scenarios.locusting import GIVEN, tell, wait_for
+from loadtests.scenarios.locust_run import ASSIGNMENT, run_story, wait_for
+from loadtests.scenarios.raw_request import RawRequest, fetch_api, metric
 from loadtests.scenarios.report import Report
 
 ACCOUNTS: Final = 10
 MOST_BYTES: Final = 150_000_000
 SPARE_S: Final = 1.0  # beyond max_wait
-GATHER_S: Final = 60.0  # for all of them to be there
-ADMIT_S: Final = (
-    2.0 if GIVEN.timing else 8.0
-)  # for the sidecar to have taken them all; below max_wait
+GATHER_S: Final = 60.0  # for all requests to arrive
+# For the sidecar to queue them all; below max_wait.
+ADMIT_S: Final = 2.0 if ASSIGNMENT.timing else 8.0
 
-LIMIT: Final[Any] = limits_of(GIVEN.document()["plans"], "slots")["in-flight"]
+LIMIT: Final[Any] = limits_of(ASSIGNMENT.document()["plans"], "slots")["in-flight"]
 MAX_WAIT_S: Final = int(LIMIT["max_wait"].rstrip("s"))
-EACH: Final = GIVEN.calls // ACCOUNTS
+EACH: Final = ASSIGNMENT.calls // ACCOUNTS
 
 NUMBERS: Final = count()
-CALLS: Final[list[RawCall]] = []
+REQUESTS: Final[list[RawRequest]] = []
 SLOTS_TAKEN: Final = Event()
-ASKED: Final[list[str]] = []  # accounts that have sent everything
-DONE: Final[list[str]] = []  # accounts that have got everything
+SENT: Final[list[str]] = []  # accounts that have sent everything
+DONE: Final[list[str]] = []  # accounts that have every answer
 
 
 class Account(User):
-    """Takes its own slots, then sends a thousand calls more, each on its own connection."""
+    """An account that fills its slots, then sends 1,000 requests, each on its own connection."""
 
     fixed_count = ACCOUNTS
 
     @task
     def crowd(self) -> None:
-        """Once."""
+        """Send everything, once."""
         key = f"crowd-{next(NUMBERS)}-key"
-        holders = [RawCall(key, "/held") for _ in range(LIMIT["concurrency"])]
+        holders = [RawRequest(key, "/held") for _ in range(LIMIT["concurrency"])]
         SLOTS_TAKEN.wait()
-        calls = [RawCall(key, "/x") for _ in range(EACH)]
-        ASKED.append(key)
-        CALLS.extend(calls)
-        waiting = [gevent.spawn(call.finish) for call in (*holders, *calls)]
+        requests = [RawRequest(key, "/x") for _ in range(EACH)]
+        SENT.append(key)
+        REQUESTS.extend(requests)
+        waiting = [gevent.spawn(request.finish) for request in (*holders, *requests)]
         gevent.joinall(waiting)
         DONE.append(key)
         Event().wait()
 
 
 def rss() -> int:
-    """Resident bytes of the sidecar. Raises OSError when it is gone."""
-    for line in Path(f"/proc/{GIVEN.pid}/status").read_text().splitlines():
+    """Resident memory of the sidecar, in bytes. Raises OSError if the process has ended."""
+    for line in Path(f"/proc/{ASSIGNMENT.pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise OSError("no VmRSS")
 
 
 def judge(report: Report) -> None:
-    """How the calls ended, and when."""
-    ends = Counter(call.status for call in CALLS)
-    for status, number in ends.items():
-        report.holds(status in (200, 429), f"{number} calls were answered {status}")
-    report.holds(ends[200] > 0, "no call was served: the run proves nothing")
-    slowest = max(call.seconds for call in CALLS)
+    """Check how the requests ended, and when."""
+    statuses = Counter(request.status for request in REQUESTS)
+    for status, number in statuses.items():
+        report.check(status in (200, 429), f"{number} requests were answered {status}")
+    report.check(statuses[200] > 0, "no request was served: the run proves nothing")
+    slowest = max(request.seconds for request in REQUESTS)
     limit = MAX_WAIT_S + SPARE_S
-    late = sum(call.seconds > limit for call in CALLS)
-    report.in_time(not late, f"{late} calls had no answer after {limit:g} s")
-    report.tell("served", f"{ends[200]:,} of {len(CALLS):,}, {ends[429]:,} refused in the end")
-    report.tell("slowest", f"{slowest:.1f} s of {limit:g} s at most")
+    late = sum(request.seconds > limit for request in REQUESTS)
+    report.check_time(not late, f"{late} requests had no answer after {limit:g} s")
+    report.record(
+        "served", f"{statuses[200]:,} of {len(REQUESTS):,}, {statuses[429]:,} refused in the end"
+    )
+    report.record("slowest", f"{slowest:.1f} s of at most {limit:g} s")
 
 
 def story(report: Report) -> None:
-    """All slots are taken; the crowd gathers; the slots are freed."""
+    """Fill all slots, gather the crowd, and free the slots."""
     before = rss()
     wanted = ACCOUNTS * LIMIT["concurrency"]
-    held = wait_for(lambda: len(ask_api("/_seen")["calls"]) >= wanted, GATHER_S)
-    report.holds(held, "the slots were not taken: the run proves nothing")
+    filled = wait_for(lambda: len(fetch_api("/_seen")["requests"]) >= wanted, GATHER_S)
+    report.check(filled, "the slots were not filled: the run proves nothing")
     SLOTS_TAKEN.set()
-    wait_for(lambda: len(ASKED) == ACCOUNTS, GATHER_S)
+    wait_for(lambda: len(SENT) == ACCOUNTS, GATHER_S)
     total = EACH * ACCOUNTS
     wait_for(lambda: metric("sidecar_waiting_requests") >= total, ADMIT_S)
     at_once, size = int(metric("sidecar_waiting_requests")), rss()
-    ask_api("/_release")
+    fetch_api("/_release")
     wait_for(lambda: len(DONE) == ACCOUNTS, MAX_WAIT_S + GATHER_S)
     size = max(size, rss())
-    report.holds(at_once == total, f"{at_once:,} calls waited at once and not {total:,}")
-    report.holds(size < MOST_BYTES, f"the sidecar grew to {size / 1e6:.0f} MB")
-    report.tell("waiting at once", f"{at_once:,}")
-    report.tell("memory", f"{size / 1e6:.0f} MB ({before / 1e6:.0f} MB before)")
+    report.check(at_once == total, f"{at_once:,} requests waited at once, not {total:,}")
+    report.check(size < MOST_BYTES, f"the sidecar grew to {size / 1e6:.0f} MB")
+    report.record("waiting at once", f"{at_once:,}")
+    report.record("memory", f"{size / 1e6:.0f} MB ({before / 1e6:.0f} MB before)")
     judge(report)
 
 
-tell(story)
+run_story(story)

@@ -11,8 +11,11 @@ DELIVERIES: Final = ("at-least-once", "at-most-once")
 
 @dataclass
 class Job:
-    """A request that was answered 202. `status` is the job's document as a sidecar last gave it;
-    `runs`: how often the API received it."""
+    """A request that was answered 202.
+
+    `status`: the job's document as a sidecar last returned it. `runs`: how often the API got the
+    request.
+    """
 
     key: str
     path: str
@@ -23,7 +26,7 @@ class Job:
 
     @property
     def state(self) -> str:
-        """As the document has it; "waiting" before the first answer."""
+        """The state in the document; "waiting" before the first answer."""
         return str(self.status.get("state", "waiting"))
 
     @property
@@ -38,17 +41,20 @@ class Job:
 
 
 def judge(report: Report, jobs: Sequence[Job]) -> None:
-    """Every job at-least-once is done; none at-most-once ran twice; some job was interrupted."""
+    """Check that each job at-least-once is done and no job at-most-once ran twice.
+
+    A run in which no kill interrupted a job proves nothing.
+    """
     for job in jobs:
         _judge_one(report, job)
     interrupted = any(job.runs > 1 or job.is_lost for job in jobs)
-    report.holds(interrupted, "no kill interrupted a job: the run proves nothing")
+    report.check(interrupted, "no kill interrupted a job: the run proves nothing")
 
 
 def _judge_one(report: Report, job: Job) -> None:
     if job.state == "done":
-        report.holds(job.runs > 0, f"a job {job.delivery} is done, but the API never received it")
+        report.check(job.runs > 0, f"a job {job.delivery} is done, but the API never received it")
     elif job.delivery == "at-least-once" or not job.is_lost:
-        report.holds(False, f"a job {job.delivery} is {job.state}, {job.status.get('reason')}")
+        report.check(False, f"a job {job.delivery} is {job.state}, {job.status.get('reason')}")
     if job.delivery == "at-most-once":
-        report.holds(job.runs <= 1, "a job at-most-once ran twice")
+        report.check(job.runs <= 1, "a job at-most-once ran twice")

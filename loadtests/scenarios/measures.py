@@ -1,4 +1,4 @@
-"""The arithmetic of the verdicts: pure functions of what was seen."""
+"""The arithmetic of the verdicts, as pure functions."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -6,7 +6,7 @@ from typing import Final
 
 from loadtests.checks import Rate
 
-ENOUGH: Final = 20  # times of a round: fewer have no tail to speak of
+ENOUGH: Final = 20  # times in a phase: fewer say nothing about a p99
 
 
 def p99(times: Sequence[float]) -> float:
@@ -14,17 +14,21 @@ def p99(times: Sequence[float]) -> float:
     return sorted(times)[int(len(times) * 0.99)]
 
 
-def typical_p99(rounds: Sequence[Sequence[float]]) -> float | None:
-    """The median of the rounds' p99s, so that one disturbance from outside does not decide. None
-    when there are too few calls."""
-    if not rounds or any(len(times) < ENOUGH for times in rounds):
+def typical_p99(phases: Sequence[Sequence[float]]) -> float | None:
+    """The median of the phases' p99s; None if a phase has too few requests.
+
+    The median keeps one disturbance from outside from deciding.
+    """
+    if not phases or any(len(times) < ENOUGH for times in phases):
         return None
-    return median(p99(times) for times in rounds)
+    return median(p99(times) for times in phases)
 
 
 def over_rate(arrivals: Sequence[float], rate: Rate) -> float:
-    """By how many calls the fullest window of any length exceeds what a limit lets through in
-    it, burst + rate x window; negative when none does. Seconds, ascending; each call costs one."""
+    """By how many requests the fullest window of any length exceeds burst + rate × window.
+
+    Negative if no window does. `arrivals` are seconds, ascending; each request costs one unit.
+    """
     per_second = float(rate.per_second)
     least, worst = float("inf"), float("-inf")
     for number, at in enumerate(arrivals):
@@ -35,7 +39,7 @@ def over_rate(arrivals: Sequence[float], rate: Rate) -> float:
 
 
 def overtaken(arrivals: Mapping[int, float], slack_s: float) -> list[int]:
-    """The numbers of calls that came, by more than the slack, after one with a higher number."""
+    """The numbers of requests that came, by more than the slack, after one with a higher number."""
     late, first = [], float("inf")
     for number in sorted(arrivals, reverse=True):
         if arrivals[number] > first + slack_s:

@@ -1,5 +1,7 @@
-"""A customer whose quota is used up, at an API that gets twice what it can answer: every critical
-call succeeds, about as fast as when there is no other load."""
+"""A customer whose quota is used up, at an API with twice the load that it can answer.
+
+Each critical request succeeds, about as fast as without other load.
+"""
 
 import random
 from collections import Counter
@@ -8,26 +10,26 @@ from typing import Final
 import gevent
 from locust import FastHttpUser, constant_throughput, task
 
-from loadtests.scenarios.calls import ask_api
-from loadtests.scenarios.locusting import GIVEN, tell
+from loadtests.scenarios.locust_run import ASSIGNMENT, run_story
+from loadtests.scenarios.phases import Phases
+from loadtests.scenarios.raw_request import fetch_api
 from loadtests.scenarios.report import Report
-from loadtests.scenarios.rounds import Rounds
 
 CRITICAL: Final = 10
-CRITICAL_RATE: Final = 4.0  # calls a second of each
+CRITICAL_RATE: Final = 4.0  # requests per second of each
 QUOTA: Final = 5  # of the plan
-PROGRAMS: Final = 200  # of those that overload the API: those which wait are not missed
-TIMES: Final = 2  # its capacity, by those alone
+PROGRAMS: Final = 200  # of the flood: enough to keep its rate while some wait
+TIMES: Final = 2  # the API's capacity, by the flood alone
 MOST: Final = 1.5  # times the calm p99
-AT_LEAST: Final = 0.9  # of what is meant to be sent: else the run proves nothing
-SPENT: Final = {"X-Api-Key": "overload-spent-key"}
+AT_LEAST: Final = 0.9  # of the intended rate: else the run proves nothing
+USED_UP: Final = {"X-Api-Key": "overload-used-up-key"}
 FLOOD: Final = {"X-Api-Key": "overload-flood-key"}
 
-TURNS: Final = Rounds()
-CRITICAL_ENDS: Final[Counter[int]] = Counter()  # calls by status
-SPENT_ENDS: Final[Counter[int]] = Counter()
-FLOOD_ENDS: Final[Counter[int]] = Counter()
-FLYING: Final = [0]  # calls of the flood that have no answer yet
+PHASES: Final = Phases()
+CRITICAL_STATUSES: Final[Counter[int]] = Counter()  # requests by status
+USED_UP_STATUSES: Final[Counter[int]] = Counter()
+FLOOD_STATUSES: Final[Counter[int]] = Counter()
+IN_FLIGHT: Final = [0]  # requests of the flood without an answer yet
 
 
 class Critical(FastHttpUser):
@@ -37,83 +39,86 @@ class Critical(FastHttpUser):
     wait_time = constant_throughput(CRITICAL_RATE)  # type: ignore[no-untyped-call]
 
     def on_start(self) -> None:
-        """Use up what is left, and do not call in step with the others."""
+        """Use up the quota, and start out of step with the others."""
         for _ in range(QUOTA):
-            with self.client.get("/items", headers=SPENT, catch_response=True) as answer:
+            with self.client.get("/items", headers=USED_UP, catch_response=True) as answer:
                 answer.success()
         gevent.sleep(random.uniform(0, 1 / CRITICAL_RATE))
 
     @task(9)
     def login(self) -> None:
-        """Counted, and never refused."""
-        answer = TURNS.timed(lambda: self.client.post("/login", headers=SPENT))
-        CRITICAL_ENDS[answer.status_code] += 1
+        """Send a critical request, which is counted and never refused."""
+        answer = PHASES.measure(lambda: self.client.post("/login", headers=USED_UP))
+        CRITICAL_STATUSES[answer.status_code] += 1
 
     @task(1)
     def item(self) -> None:
-        """What the quota is used up for."""
-        with self.client.get("/items", headers=SPENT, catch_response=True) as answer:
-            SPENT_ENDS[answer.status_code] += 1
+        """Send a request that the quota refuses."""
+        with self.client.get("/items", headers=USED_UP, catch_response=True) as answer:
+            USED_UP_STATUSES[answer.status_code] += 1
             if answer.status_code in (429, 503):
                 answer.success()
 
 
 class Flood(FastHttpUser):
-    """One of many programs of those who pay and call too much for the API."""
+    """One of many programs that together send too much for the API."""
 
     fixed_count = PROGRAMS
-    pause = PROGRAMS / (GIVEN.capacity * TIMES)
+    pause = PROGRAMS / (ASSIGNMENT.capacity * TIMES)
     wait_time = constant_throughput(1 / pause)  # type: ignore[no-untyped-call]
 
     def _send(self, method: str, path: str) -> None:
-        TURNS.wait_for_load(self.pause)
-        FLYING[0] += 1
+        PHASES.wait_for_load(self.pause)
+        IN_FLIGHT[0] += 1
         with self.client.request(method, path, headers=FLOOD, catch_response=True) as answer:
-            FLYING[0] -= 1
-            FLOOD_ENDS[answer.status_code] += 1
+            IN_FLIGHT[0] -= 1
+            FLOOD_STATUSES[answer.status_code] += 1
             if answer.status_code == 503:
                 answer.success()
 
     @task(3)
     def item(self) -> None:
-        """The everyday call."""
+        """Send a standard request."""
         self._send("GET", "/items")
 
     @task(1)
     def export(self) -> None:
-        """Shed first."""
+        """Send a deferrable request, which is shed first."""
         self._send("POST", "/exports")
 
 
 def judge(report: Report) -> None:
-    """How the calls ended."""
-    for status, number in CRITICAL_ENDS.items():
-        report.holds(status == 200, f"{number} critical calls were answered {status}")
-    for status, number in SPENT_ENDS.items():  # 503: shed, before the quota is looked at
-        wrong = f"{number} calls over the quota were answered {status}"
-        report.holds(status in (429, 503), wrong)
-    for status, number in FLOOD_ENDS.items():
-        report.holds(status in (200, 503), f"{number} calls of the flood were answered {status}")
-    report.holds(CRITICAL_ENDS[200] > 0, "no critical call: the run proves nothing")
-    report.tell("critical", f"{CRITICAL_ENDS[200]:,} of {CRITICAL_ENDS.total():,} calls served")
+    """Check how the requests ended."""
+    for status, number in CRITICAL_STATUSES.items():
+        report.check(status == 200, f"{number} critical requests were answered {status}")
+    for status, number in USED_UP_STATUSES.items():  # 503: shed, before the quota is checked
+        wrong = f"{number} requests over the quota were answered {status}"
+        report.check(status in (429, 503), wrong)
+    for status, number in FLOOD_STATUSES.items():
+        report.check(status in (200, 503), f"{number} requests of the flood were answered {status}")
+    report.check(CRITICAL_STATUSES[200] > 0, "no critical request: the run proves nothing")
+    report.record(
+        "critical", f"{CRITICAL_STATUSES[200]:,} of {CRITICAL_STATUSES.total():,} requests served"
+    )
 
 
 def judge_times(report: Report) -> None:
-    """How fast critical calls were, and how much else was asked of the API."""
-    sent = FLOOD_ENDS.total() / TURNS.seconds
-    wanted = GIVEN.capacity * TIMES
-    report.in_time(sent >= wanted * AT_LEAST, f"the flood sent {sent:.0f}/s and not {wanted:.0f}")
-    TURNS.judge(report, "critical calls", MOST)
-    report.tell("others", f"{sent:.0f} calls/s, the API can answer {GIVEN.capacity:.0f}; "
-                f"{FLOOD_ENDS[200]:,} served, {FLOOD_ENDS[503]:,} shed, "
-                f"{ask_api('/_seen')['turned_away']:,} refused by the API")  # fmt: skip
+    """Check how fast critical requests were, and how much load the API had."""
+    sent = FLOOD_STATUSES.total() / PHASES.seconds
+    wanted = ASSIGNMENT.capacity * TIMES
+    report.check_time(sent >= wanted * AT_LEAST, f"the flood sent {sent:.0f}/s, not {wanted:.0f}/s")
+    PHASES.judge(report, "critical requests", MOST)
+    report.record("others", f"{sent:.0f} requests/s, the API can answer "
+                f"{ASSIGNMENT.capacity:.0f}/s; "
+                f"{FLOOD_STATUSES[200]:,} served, {FLOOD_STATUSES[503]:,} shed, "
+                f"{fetch_api('/_seen')['turned_away']:,} refused by the API")  # fmt: skip
 
 
 def story(report: Report) -> None:
-    """The flood comes and goes."""
-    TURNS.play(GIVEN.seconds, at_rest=lambda: not FLYING[0])
+    """Alternate between calm and flood, then judge both."""
+    PHASES.run(ASSIGNMENT.seconds, at_rest=lambda: not IN_FLIGHT[0])
     judge(report)
     judge_times(report)
 
 
-tell(story)
+run_story(story)

@@ -1,5 +1,4 @@
-"""What a scenario has measured and which of its promises are broken: for people, and for the
-process that started it."""
+"""The measurements and violations of a scenario, for people and for the parent process."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,45 +9,48 @@ from loadtests.checks import Verdict
 
 @dataclass
 class Report:
-    """Without `timing`, how long things took is measured and not judged."""
+    """The report of a scenario.
+
+    Without `timing`, latency is measured but not judged.
+    """
 
     timing: bool = True
     numbers: dict[str, str] = field(default_factory=dict)
     verdict: Verdict = field(default_factory=Verdict)
 
-    def tell(self, name: str, value: str) -> None:
-        """A number that was measured."""
+    def record(self, name: str, value: str) -> None:
+        """Record a measurement."""
         self.numbers[name] = value
 
-    def holds(self, true: bool, otherwise: str) -> None:
-        """A promise; the sentence says how it is broken."""
-        if not true:
-            self.verdict.add(otherwise)
+    def check(self, condition: bool, violation: str) -> None:
+        """Check a guarantee; the sentence states the violation."""
+        if not condition:
+            self.verdict.add(violation)
 
-    def in_time(self, true: bool, otherwise: str) -> None:
-        """A promise of how long something takes."""
-        self.holds(true or not self.timing, otherwise)
+    def check_time(self, condition: bool, violation: str) -> None:
+        """Check a guarantee about latency."""
+        self.check(condition or not self.timing, violation)
 
     @property
     def code(self) -> int:
-        """The exit code: 0 when every promise was kept, else 1."""
+        """The exit code: 0 if every guarantee held, else 1."""
         return 1 if self.verdict.broken else 0
 
     def show(self) -> None:
-        """Print it."""
+        """Print the measurements and the violations."""
         for name, value in self.numbers.items():
             print(f"{name}: {value}")
         for line in self.verdict.lines():
             print("BROKEN", line)
         if not self.verdict.broken:
-            print("Every promise was kept.")
+            print("Every guarantee held.")
 
     def write(self, path: Path) -> None:
-        """For `read`."""
+        """Write the report for `read`."""
         path.write_text(json.dumps({"numbers": self.numbers, "broken": self.verdict.broken}))
 
 
 def read(path: Path) -> Report:
-    """What was written there. Raises OSError when nothing was."""
-    told = json.loads(path.read_text())
-    return Report(numbers=told["numbers"], verdict=Verdict(told["broken"]))
+    """Read the report at this path. Raises OSError if it does not exist."""
+    document = json.loads(path.read_text())
+    return Report(numbers=document["numbers"], verdict=Verdict(document["broken"]))

@@ -1,1 +1,1 @@
-"""The soak: mixed traffic with faults for a long time, and a verdict on what is left at rest."""
+"""The soak: mixed traffic with faults for minutes, then a check of what remains at rest."""

@@ -1,7 +1,7 @@
 """`python -m loadtests.soak`: mixed traffic with faults for some minutes, then a verdict.
 
-Exit code 0 when every check holds, 1 when one does not (each is named), 2 when nothing came
-up, 130 on Ctrl-C.
+Exit code 0 if every check holds, 1 if one does not (the output names each), 2 if something did not
+start, 130 on Ctrl-C.
 """
 
 import argparse
@@ -15,18 +15,20 @@ from loadtests.processes import DidNotStart, Stack
 from loadtests.soak.run import Soak
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """What was asked for on the command line."""
+def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=600, help="length of the traffic (600)")
-    options = parser.parse_args(given)
+    parser.add_argument(
+        "--seconds", type=int, default=600, help="length of the traffic, in seconds (600)"
+    )
+    options = parser.parse_args(args)
     if options.seconds < 10:
-        parser.error("--seconds starts at 10: memory takes that long to find its size")
+        parser.error("--seconds must be at least 10: memory needs that long to settle")
     return options
 
 
 def main() -> int:
-    """The exit code."""
+    """Run the soak. Returns the exit code."""
     options = arguments()
     try:
         with Stack() as stack:

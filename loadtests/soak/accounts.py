@@ -1,4 +1,4 @@
-"""Who calls: accounts on plans whose limits are real, and the plan file in its variants."""
+"""Clients, their accounts on plans with real limits, and the variants of the plan file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import yaml
 
 from loadtests.checks import limits_of
 
-# Costs are fixed: what an answer tells of its cost corrects the event, not the counter.
+# Costs are fixed: a cost in an answer would correct the event, not the counter.
 _PLANS: Final = """
 version: 1
 meters:
@@ -51,13 +51,13 @@ _ACCOUNT: Final = """
     keys: [{keys}]
 """
 VARIANTS: Final = ({"rate": 5, "quota": 40}, {"rate": 7, "quota": 60})
-BAD_FILE: Final = _PLANS.format(rate=5, quota="many")
-MOST_UNITS: Final = 5  # of any meter, that one call costs
+INVALID_FILE: Final = _PLANS.format(rate=5, quota="many")
+MOST_UNITS: Final = 5  # of any meter, the cost of one request
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """A program of a customer: its account, and the key it shows."""
+class Client:
+    """A program of a customer: its account, and the API key that it sends."""
 
     account: str
     plan: str
@@ -65,27 +65,27 @@ class Caller:
 
     @property
     def key_id(self) -> str:
-        """How the plan file calls the key."""
+        """The API key's id in the plan file."""
         return self.key.rpartition("-")[2]
 
 
-TINA: Final = Caller("tina", "tight", "tina-k1")
-BEA: Final = Caller("bea", "steady", "bea-k1")
-BEA_TOO: Final = Caller("bea", "steady", "bea-k2")
-OLGA: Final = Caller("olga", "overdrawn", "olga-k1")
-CARLA: Final = Caller("carla", "steady", "carla-k1")  # makes critical calls only
-OPAL: Final = Caller("opal", "open", "opal-k1")
-CALLERS: Final = (TINA, BEA, BEA_TOO, OLGA, CARLA, OPAL)
+TINA: Final = Client("tina", "tight", "tina-k1")
+BEA: Final = Client("bea", "steady", "bea-k1")
+BEA_SECOND_KEY: Final = Client("bea", "steady", "bea-k2")
+OLGA: Final = Client("olga", "overdrawn", "olga-k1")
+CARLA: Final = Client("carla", "steady", "carla-k1")  # sends critical requests only
+OPAL: Final = Client("opal", "open", "opal-k1")
+CLIENTS: Final = (TINA, BEA, BEA_SECOND_KEY, OLGA, CARLA, OPAL)
 
 
 def plan_file(variant: int = 0) -> str:
-    """A good plan file; the variants differ in the limits of one plan."""
-    accounts = {caller.account: caller.plan for caller in CALLERS}
+    """A valid plan file; the variants differ in the limits of one plan."""
+    accounts = {client.account: client.plan for client in CLIENTS}
     text = _PLANS.format(**VARIANTS[variant % len(VARIANTS)])
     for account, plan in accounts.items():
         keys = ", ".join(
             f"{{id: {one.key_id}, sha256: {sha256(one.key.encode()).hexdigest()}}}"
-            for one in CALLERS
+            for one in CLIENTS
             if one.account == account
         )
         text += _ACCOUNT.format(account=account, plan=plan, keys=keys)
@@ -93,7 +93,10 @@ def plan_file(variant: int = 0) -> str:
 
 
 class Quota(NamedTuple):
-    """One counter: a quota of an account, or of one of its keys (`key` is then its id)."""
+    """One counter: a quota of an account, or of one of its API keys.
+
+    `key` is the id of the API key, None for an account.
+    """
 
     account: str
     limit: str
@@ -101,24 +104,24 @@ class Quota(NamedTuple):
     key: str | None
 
     def __str__(self) -> str:
-        whose = f"{self.account}/{self.key}" if self.key else self.account
-        return f"{whose} {self.limit}"
+        owner = f"{self.account}/{self.key}" if self.key else self.account
+        return f"{owner} {self.limit}"
 
 
 def quotas_of(document: Mapping[str, Any]) -> list[Quota]:
-    """All counters that the accounts of a plan file have, as the file itself says."""
-    found = []
+    """All counters of the accounts in a plan file, read from the file itself."""
+    quotas = []
     for account in document["accounts"]:
         for limit in limits_of(document["plans"], account["plan"]).values():
             if "quota" not in limit:
                 continue
             keys = [key["id"] for key in account["keys"]] if limit.get("per") == "key" else [None]
-            found += [Quota(account["id"], limit["id"], limit["meter"], key) for key in keys]
-    return found
+            quotas += [Quota(account["id"], limit["id"], limit["meter"], key) for key in keys]
+    return quotas
 
 
 def open_plans(document: Mapping[str, Any]) -> set[str]:
-    """Plans whose calls go on while the store is down."""
+    """Plans whose requests are allowed while Redis is unavailable."""
     return {
         name
         for name, plan in document["plans"].items()
@@ -127,6 +130,6 @@ def open_plans(document: Mapping[str, Any]) -> set[str]:
 
 
 def document() -> dict[str, Any]:
-    """The plan file, read here and not by the product."""
-    read: dict[str, Any] = yaml.safe_load(plan_file())
-    return read
+    """The plan file as YAML, read without the product's code."""
+    plans: dict[str, Any] = yaml.safe_load(plan_file())
+    return plans

@@ -1,6 +1,6 @@
-"""The API that is soaked: fast, slow, streaming, large, failing, breaking off, tunnelling.
+"""The API of the soak: fast, slow, streaming, large, failing, aborting and tunnelling.
 
-A process of its own, so that it can be stopped, paused and started again.
+It is a process of its own, so that it can be stopped, paused and started again.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ LARGE: Final = bytes(range(256)) * 4096  # 1 MiB
 PIECES: Final = 20
 PIECE: Final = b"piece %d of a stream\n"
 EVENT: Final = b'data: {"event": %d}\n\n'
-MESSAGES: Final = 3  # after which /tunnel/short ends
+MESSAGES: Final = 3  # after which /tunnel/short closes the connection
 SLOW_SECONDS: Final = 0.2
 BETWEEN_SECONDS: Final = 0.02
 _SWITCH: Final = (
@@ -27,12 +27,12 @@ _SWITCH: Final = (
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
-class Over(Exception):
-    """The connection takes no other request."""
+class ConnectionEnd(Exception):
+    """The connection takes no further request."""
 
 
-class Call:
-    """One request, and how it is answered."""
+class Request:
+    """One request, and the means to answer it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -40,12 +40,12 @@ class Call:
         self.method = self.path = ""
         self._fields: dict[str, str] = {}
 
-    async def arrive(self) -> None:
-        """Read a head. Raises Over at the end of the connection."""
+    async def read_head(self) -> None:
+        """Read a head. Raises ConnectionEnd at the end of the connection."""
         try:
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         except asyncio.IncompleteReadError:
-            raise Over from None
+            raise ConnectionEnd from None
         first, *lines = head[:-4].split("\r\n")
         self.method, self.path, _ = first.split(" ")
         self._fields = {
@@ -53,7 +53,7 @@ class Call:
         }
 
     async def body(self) -> bytes:
-        """All of the request's body."""
+        """Read the whole body."""
         if self._fields.get("transfer-encoding") != "chunked":
             return await self.reader.readexactly(int(self._fields.get("content-length", 0)))
         parts: list[bytes] = []
@@ -67,15 +67,15 @@ class Call:
         """Begin an answer."""
         self.writer.write("\r\n".join([f"HTTP/1.1 {status}", *fields, "", ""]).encode())
 
-    async def whole(self, body: bytes, kind: str, status: str = "200 OK") -> None:
-        """An answer in one piece; to HEAD its head alone."""
+    async def answer(self, body: bytes, kind: str, status: str = "200 OK") -> None:
+        """Send an answer in one piece; for HEAD, only its head."""
         self.head(f"Content-Type: {kind}", f"Content-Length: {len(body)}", status=status)
         if self.method != "HEAD":
             self.writer.write(body)
         await self.writer.drain()
 
-    async def chunks(self, piece: bytes, kind: str, *, most: int = PIECES) -> None:
-        """The beginning of a chunked answer."""
+    async def answer_chunks(self, piece: bytes, kind: str, *, most: int = PIECES) -> None:
+        """Send the beginning of a chunked answer."""
         self.head(f"Content-Type: {kind}", "Transfer-Encoding: chunked", "Trailer: Checked")
         for number in range(most):
             data = piece % number
@@ -84,92 +84,92 @@ class Call:
             await asyncio.sleep(BETWEEN_SECONDS)
 
     def reset(self) -> None:
-        """Be gone at once."""
+        """Reset the connection."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.writer.transport.abort()
-        raise Over
+        raise ConnectionEnd
 
 
-async def fast(call: Call) -> None:
-    await call.body()
-    body = json.dumps({"method": call.method, "path": call.path}).encode()
-    await call.whole(body, "application/json")
+async def fast(request: Request) -> None:
+    await request.body()
+    body = json.dumps({"method": request.method, "path": request.path}).encode()
+    await request.answer(body, "application/json")
 
 
-async def slow(call: Call) -> None:
+async def slow(request: Request) -> None:
     await asyncio.sleep(SLOW_SECONDS)
-    await fast(call)
+    await fast(request)
 
 
-async def empty(call: Call) -> None:
-    call.head(status="204 No Content")
+async def empty(request: Request) -> None:
+    request.head(status="204 No Content")
 
 
-async def failing(call: Call) -> None:
-    await call.body()
-    await call.whole(b'{"error": "ours"}', "application/json", "500 Internal Server Error")
+async def failing(request: Request) -> None:
+    await request.body()
+    await request.answer(b'{"error": "internal"}', "application/json", "500 Internal Server Error")
 
 
-async def echo(call: Call) -> None:
-    await call.whole(await call.body(), "application/octet-stream")
+async def echo(request: Request) -> None:
+    await request.answer(await request.body(), "application/octet-stream")
 
 
-async def early(call: Call) -> None:
-    """An answer before the body has come, which is then never read."""
-    await call.whole(b"no, thanks", "text/plain", "413 Content Too Large")
-    raise Over
+async def early(request: Request) -> None:
+    """Answer before the body has come, and never read it."""
+    await request.answer(b"too large", "text/plain", "413 Content Too Large")
+    raise ConnectionEnd
 
 
-async def large(call: Call) -> None:
-    await call.whole(LARGE, "application/octet-stream")
+async def large(request: Request) -> None:
+    await request.answer(LARGE, "application/octet-stream")
 
 
-async def stream(call: Call) -> None:
-    await call.chunks(PIECE, "text/plain")
-    call.writer.write(b"0\r\nChecked: yes\r\n\r\n")
+async def stream(request: Request) -> None:
+    await request.answer_chunks(PIECE, "text/plain")
+    request.writer.write(b"0\r\nChecked: yes\r\n\r\n")
 
 
-async def events(call: Call) -> None:
-    await call.chunks(EVENT, "text/event-stream")
-    call.writer.write(b"0\r\n\r\n")
+async def events(request: Request) -> None:
+    await request.answer_chunks(EVENT, "text/event-stream")
+    request.writer.write(b"0\r\n\r\n")
 
 
-async def broken(call: Call) -> None:
-    """Less than was promised."""
-    call.head("Content-Type: text/plain", "Content-Length: 1000")
-    call.writer.write(bytes(500))
-    raise Over
+async def broken(request: Request) -> None:
+    """Send less than Content-Length."""
+    request.head("Content-Type: text/plain", "Content-Length: 1000")
+    request.writer.write(bytes(500))
+    raise ConnectionEnd
 
 
-async def reset(call: Call) -> None:
-    call.reset()
+async def reset(request: Request) -> None:
+    request.reset()
 
 
-async def reset_late(call: Call) -> None:
-    await call.chunks(PIECE, "text/plain", most=3)
-    call.reset()
+async def reset_late(request: Request) -> None:
+    await request.answer_chunks(PIECE, "text/plain", most=3)
+    request.reset()
 
 
-async def garbage(call: Call) -> None:
-    call.writer.write(b"220 mail.example ESMTP\r\n\r\n")
-    raise Over
+async def garbage(request: Request) -> None:
+    request.writer.write(b"220 mail.example ESMTP\r\n\r\n")
+    raise ConnectionEnd
 
 
-async def tunnel(call: Call) -> None:
-    """Say everything back, for ever or (/tunnel/short) a few times."""
-    call.writer.write(_SWITCH)
-    said = 0
-    while data := await call.reader.read(65_536):
-        call.writer.write(data)
-        await call.writer.drain()
-        said += 1
-        if call.path == "/tunnel/short" and said == MESSAGES:
+async def tunnel(request: Request) -> None:
+    """Echo everything, without end or (`/tunnel/short`) a few times."""
+    request.writer.write(_SWITCH)
+    echoed = 0
+    while data := await request.reader.read(65_536):
+        request.writer.write(data)
+        await request.writer.drain()
+        echoed += 1
+        if request.path == "/tunnel/short" and echoed == MESSAGES:
             break
-    raise Over
+    raise ConnectionEnd
 
 
-ANSWERS: Final[dict[str, Callable[[Call], Awaitable[None]]]] = {
+ANSWERS: Final[dict[str, Callable[[Request], Awaitable[None]]]] = {
     "/slow": slow, "/empty": empty, "/failing": failing, "/echo": echo, "/early": early,
     "/large": large, "/stream": stream, "/events": events, "/broken": broken, "/reset": reset,
     "/reset/late": reset_late, "/garbage": garbage, "/tunnel": tunnel, "/tunnel/short": tunnel,
@@ -177,13 +177,13 @@ ANSWERS: Final[dict[str, Callable[[Call], Awaitable[None]]]] = {
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One connection."""
-    call = Call(reader, writer)
+    """Serve one connection."""
+    request = Request(reader, writer)
     try:
-        with suppress(Over, OSError, asyncio.IncompleteReadError):
+        with suppress(ConnectionEnd, OSError, asyncio.IncompleteReadError):
             while True:
-                await call.arrive()
-                await ANSWERS.get(call.path, fast)(call)
+                await request.read_head()
+                await ANSWERS.get(request.path, fast)(request)
                 await writer.drain()
     finally:
         writer.close()

@@ -1,4 +1,4 @@
-"""An HTTP client that sees what a browser hides: cuts, resets, the bytes before them."""
+"""An HTTP client that reports incomplete answers, resets, and the bytes before them."""
 
 import asyncio
 import socket
@@ -6,22 +6,25 @@ import struct
 from dataclasses import dataclass
 from typing import Final, cast
 
-PIECE: Final = 16_384  # bytes that are taken at a time
+PIECE: Final = 16_384  # bytes that are read at a time
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time
 
 
 class Ended(Exception):
-    """The other side closed before what was waited for had come. `clean`: without a reset."""
+    """The other side closed the connection before the expected bytes came.
 
-    def __init__(self, had: bytes, *, clean: bool) -> None:
-        self.had = had
+    `received`: the bytes before the end. `clean`: closed without a reset.
+    """
+
+    def __init__(self, received: bytes, *, clean: bool) -> None:
+        self.received = received
         self.clean = clean
         super().__init__("closed" if clean else "reset")
 
 
 @dataclass(slots=True)
 class Answer:
-    """A response; `whole` is False when the connection ended inside its body."""
+    """An answer; `whole` is False if the connection ended inside its body."""
 
     status: int
     fields: dict[bytes, bytes]
@@ -29,26 +32,26 @@ class Answer:
     whole: bool
 
     @property
-    def ours(self) -> bool:
-        """Whether the sidecar gave it, not the API."""
+    def from_sidecar(self) -> bool:
+        """Whether the sidecar gave the answer, not the API."""
         return self.fields.get(b"content-type") == b"application/problem+json"
 
     @property
     def id(self) -> str:
-        """The request's id, "" without one."""
+        """The request's id, or "" without one."""
         return self.fields.get(b"x-request-id", b"").decode()
 
     @property
     def closes(self) -> bool:
-        """Whether the connection takes no other request."""
+        """Whether the connection takes no further request."""
         return not self.whole or self.fields.get(b"connection", b"").lower() == b"close"
 
 
 class Connection(asyncio.Protocol):
-    """One connection. What came before its end can be read after it."""
+    """One connection. Bytes that came before its end can be read after it."""
 
     def __init__(self) -> None:
-        self._had = bytearray()
+        self._received = bytearray()
         self._ended = self._clean = False
         self._more: asyncio.Future[None] | None = None
         self._paused = False
@@ -56,12 +59,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the other side has closed: what is sent now, nobody reads."""
+        """Whether the other side has closed the connection."""
         return self._ended
 
     @property
     def transport(self) -> asyncio.Transport:
-        """Set once the connection is made."""
+        """The transport, once the connection exists."""
         assert self._transport is not None
         return self._transport
 
@@ -69,8 +72,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self._had += data
-        if len(self._had) > PIECE:
+        self._received += data
+        if len(self._received) > PIECE:
             self._paused = True
             self.transport.pause_reading()
         self._wake()
@@ -89,9 +92,9 @@ class Connection(asyncio.Protocol):
             self._more.set_result(None)
 
     async def _wait(self) -> None:
-        """For more bytes. Raises Ended when none will come."""
+        """Wait for more bytes. Raises Ended if none will come."""
         if self._ended:
-            raise Ended(self._take(len(self._had)), clean=self._clean)
+            raise Ended(self._take(len(self._received)), clean=self._clean)
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
@@ -99,27 +102,27 @@ class Connection(asyncio.Protocol):
         await self._more
 
     def _take(self, size: int) -> bytes:
-        data = bytes(self._had[:size])
-        del self._had[:size]
+        data = bytes(self._received[:size])
+        del self._received[:size]
         return data
 
     def send(self, data: bytes) -> None:
-        """Queue bytes for the other side; it may be gone."""
+        """Queue bytes for the other side, unless the connection is closing."""
         if not self.transport.is_closing():
             self.transport.write(data)
 
     async def until(self, mark: bytes) -> bytes:
-        """Bytes up to and with the mark. Raises Ended."""
-        while (at := self._had.find(mark)) < 0:
+        """Read up to and including the mark. Raises Ended."""
+        while (at := self._received.find(mark)) < 0:
             await self._wait()
         return self._take(at + len(mark))
 
     async def exactly(self, size: int, *, rest: float = 0.0) -> bytes:
-        """So many bytes; after each piece comes a rest, in seconds. Raises Ended."""
+        """Read this many bytes; pause for `rest` seconds after each piece. Raises Ended."""
         parts: list[bytes] = []
         while size:
             try:
-                while not self._had:
+                while not self._received:
                     await self._wait()
             except Ended as end:
                 raise Ended(b"".join(parts), clean=end.clean) from None
@@ -130,7 +133,7 @@ class Connection(asyncio.Protocol):
         return b"".join(parts)
 
     async def answer(self, *, bodyless: bool = False, rest: float = 0.0) -> Answer:
-        """The next response, 1xx left out (but for 101). Raises Ended when no head comes."""
+        """Read the next answer, without 1xx except 101. Raises Ended if no head comes."""
         status, fields = await self.head()
         while status == 100:
             status, fields = await self.head()
@@ -143,18 +146,18 @@ class Connection(asyncio.Protocol):
             else:
                 parts.append(await self.exactly(int(fields[b"content-length"]), rest=rest))
         except Ended as end:
-            return Answer(status, fields, b"".join([*parts, end.had]), whole=False)
+            return Answer(status, fields, b"".join([*parts, end.received]), whole=False)
         return Answer(status, fields, b"".join(parts), whole=True)
 
     async def may_continue(self) -> bool:
-        """Whether what comes next is 100 (Continue). Raises Ended."""
+        """Whether the next answer is 100 (Continue). Raises Ended."""
         wanted = b"HTTP/1.1 100 "
-        while len(self._had) < len(wanted):
+        while len(self._received) < len(wanted):
             await self._wait()
-        return self._had.startswith(wanted)
+        return self._received.startswith(wanted)
 
     async def head(self) -> tuple[int, dict[bytes, bytes]]:
-        """Status and fields (names in lower case) of the next head. Raises Ended."""
+        """Read the status and the fields (names in lower case) of a head. Raises Ended."""
         first, *lines = (await self.until(b"\r\n\r\n"))[:-4].split(b"\r\n")
         pairs = (line.partition(b":") for line in lines)
         return int(first.split()[1]), {name.lower(): value.strip() for name, _, value in pairs}
@@ -167,19 +170,22 @@ class Connection(asyncio.Protocol):
             pass  # a trailer
 
     def close(self) -> None:
-        """An orderly end."""
+        """Close the connection in order."""
         self.transport.close()
 
     def reset(self) -> None:
-        """Be gone at once."""
+        """Reset the connection."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None and not self._ended:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
 
-async def connect(port: int, *, receive_buffer: int = 0) -> Connection:
-    """A connection to 127.0.0.1; a small receive buffer (bytes) makes its reader a slow one."""
+async def connect(port: int, *, receive_buffer: int = 0, source: str = "") -> Connection:
+    """Connect to 127.0.0.1, from the address `source` if it is set.
+
+    A small receive buffer, in bytes, makes a slow reader.
+    """
     loop = asyncio.get_running_loop()
     sock = socket.socket()
     try:
@@ -187,6 +193,8 @@ async def connect(port: int, *, receive_buffer: int = 0) -> Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            sock.bind((source, 0))
         await loop.sock_connect(sock, ("127.0.0.1", port))
         _, connection = await loop.create_connection(Connection, sock=sock)
     except BaseException:

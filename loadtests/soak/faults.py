@@ -1,9 +1,9 @@
-"""What goes wrong in a run, in three lanes that know nothing of each other: store, API, plan file.
+"""The faults of a run, in three independent lanes: Redis, API and plan file.
 
-Connections to the store are killed while writes stand still. A connection that breaks between
-a reservation and its answer leaves a counter too high, with no event, by design; so it must
-not happen here, or the books could not be compared to the unit. For the same reason clients
-that would leave in the time of a reservation wait meanwhile: their refunds would be lost.
+Redis connections are closed while writes are paused. A connection that breaks between a reservation
+and its reply leaves a counter too high, without an event, by design. Here that would keep counters
+from being compared to the unit. For the same reason, clients that disconnect during a reservation
+pause while connections are closed: their refunds would be lost.
 """
 
 import asyncio
@@ -14,122 +14,128 @@ from contextlib import suppress
 from typing import Final
 
 from loadtests.processes import DidNotStart
-from loadtests.soak.accounts import BAD_FILE, plan_file
-from loadtests.soak.ledger import Ledger
-from loadtests.soak.scene import Scene
+from loadtests.soak.accounts import INVALID_FILE, plan_file
+from loadtests.soak.environment import SoakEnvironment
+from loadtests.soak.observations import Observations
 
-STORE_PAUSE: Final = 0.3  # seconds; with 1 s more the sidecar would give the connection up
-WRITES_PAUSE_MS: Final = 5_000  # ended long before, unless this machine stands still
-READ: Final = 0.2
+REDIS_PAUSE: Final = 0.3  # seconds; after 1 s more the sidecar would close the connection
+WRITES_PAUSE_MS: Final = 5_000  # an upper bound; the fault ends it earlier
+READ_SECONDS: Final = 0.2
 API_PAUSE: Final = 0.5
-API_HANG: Final = 4.0  # beyond the sidecar's patience
-SETTLE: Final = 0.5  # what those who are leaving need
-LOOKS: Final = 200  # whether a plan file was taken or refused
-LOOK_SECONDS: Final = 0.1
+API_HANG: Final = 4.0  # beyond the sidecar's response timeout
+SETTLE: Final = 0.5  # for clients that are disconnecting
+POLLS: Final = 200  # whether the sidecar accepted or rejected a plan file
+POLL_SECONDS: Final = 0.1
 LONG_RUN: Final = 30.0
 Fault = Callable[[], Awaitable[None]]
 
 
 class Faults:
-    """Each fault of a lane in turn, with a pause between two, until it is enough."""
+    """The lanes of faults; each lane injects its faults in turn, with a pause between two."""
 
     def __init__(
-        self, scene: Scene, ledger: Ledger, calm: asyncio.Event, *, pause: float, long: bool
+        self,
+        environment: SoakEnvironment,
+        observations: Observations,
+        calm: asyncio.Event,
+        *,
+        pause: float,
+        long: bool,
     ) -> None:
-        self.kills = 0
-        self._scene = scene
-        self._ledger = ledger
+        self.closed_connections = 0
+        self._environment = environment
+        self._observations = observations
         self._calm = calm
         self._pause = pause
         self._variant = 0
-        self._over = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._lanes: tuple[tuple[Fault, ...], ...] = (
-            (self.store_pauses, self.store_connections_die),
+            (self.redis_pauses, self.redis_connections_close),
             (self.api_restarts, self.api_pauses, *([self.api_hangs] if long else [])),
-            (self.good_plans, self.bad_plans, self.hangup),
+            (self.valid_plans, self.invalid_plans, self.hangup),
         )
         self._running: list[asyncio.Task[None]] = []
 
     @property
     def names(self) -> list[str]:
-        """Of all faults that ought to happen."""
+        """The names of all faults that the run must inject."""
         return [_name(fault) for lane in self._lanes for fault in lane]
 
     def start(self) -> None:
-        """Begin all lanes."""
-        self._running = [asyncio.create_task(self._go_through(lane)) for lane in self._lanes]
+        """Start all lanes."""
+        self._running = [asyncio.create_task(self._run_lane(lane)) for lane in self._lanes]
 
     async def stop(self) -> None:
-        """No further fault; those under way are undone."""
-        self._over.set()
+        """Stop all lanes, and undo the faults that still last."""
+        self._stopped.set()
         await asyncio.gather(*self._running)
 
-    async def _go_through(self, lane: Sequence[Fault]) -> None:
+    async def _run_lane(self, lane: Sequence[Fault]) -> None:
         number = 0
-        while not self._over.is_set():
+        while not self._stopped.is_set():
             fault = lane[number % len(lane)]
             number += 1
             try:
                 await fault()
             except DidNotStart as error:
-                self._ledger.surprise(str(error))
-            self._ledger.happened[_name(fault)] += 1
+                self._observations.record_violation(str(error))
+            self._observations.counts[_name(fault)] += 1
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause):
-                    await self._over.wait()
+                    await self._stopped.wait()
 
-    async def store_pauses(self) -> None:
-        async with self._scene.paused(self._scene.valkey):
-            await asyncio.sleep(STORE_PAUSE)
+    async def redis_pauses(self) -> None:
+        async with self._environment.paused(self._environment.valkey):
+            await asyncio.sleep(REDIS_PAUSE)
 
-    async def store_connections_die(self) -> None:
+    async def redis_connections_close(self) -> None:
         self._calm.clear()
         try:
             await asyncio.sleep(SETTLE)
-            await asyncio.to_thread(self._kill)
+            await asyncio.to_thread(self._close_connections)
         finally:
             self._calm.set()
 
-    def _kill(self) -> None:
-        admin = self._scene.admin
-        admin.client_pause(WRITES_PAUSE_MS, all=False)  # what was answered by now has been sent
-        time.sleep(READ)  # and is read: a reset takes away what lies unread
+    def _close_connections(self) -> None:
+        admin = self._environment.admin
+        admin.client_pause(WRITES_PAUSE_MS, all=False)  # earlier replies have been sent
+        time.sleep(READ_SECONDS)  # and are read: a reset discards unread bytes
         admin.client_kill_filter(_type="normal", skipme=True)
         admin.client_unpause()
-        self.kills += 1
+        self.closed_connections += 1
 
     async def api_restarts(self) -> None:
-        await self._scene.restart_api()
+        await self._environment.restart_api()
 
     async def api_pauses(self) -> None:
-        async with self._scene.paused(self._scene.api):
+        async with self._environment.paused(self._environment.api):
             await asyncio.sleep(API_PAUSE)
 
     async def api_hangs(self) -> None:
-        async with self._scene.paused(self._scene.api):
+        async with self._environment.paused(self._environment.api):
             await asyncio.sleep(API_HANG)
 
-    async def good_plans(self) -> None:
+    async def valid_plans(self) -> None:
         self._variant += 1
-        await self._put(plan_file(self._variant), "sidecar_config_reloads_total")
+        await self._write_plans(plan_file(self._variant), "sidecar_config_reloads_total")
 
-    async def bad_plans(self) -> None:
-        await self._put(BAD_FILE, "sidecar_config_failures_total")
+    async def invalid_plans(self) -> None:
+        await self._write_plans(INVALID_FILE, "sidecar_config_failures_total")
 
     async def hangup(self) -> None:
-        self._scene.sidecar.popen.send_signal(signal.SIGHUP)
+        self._environment.sidecar.popen.send_signal(signal.SIGHUP)
 
-    async def _put(self, text: str, counter: str) -> None:
-        """Write a plan file and wait until the sidecar has counted it."""
-        before = (await self._scene.sample()).counts[counter]
-        self._scene.write_plans(text)
-        for _ in range(LOOKS):
-            if (await self._scene.sample()).counts[counter] > before:
+    async def _write_plans(self, text: str, counter: str) -> None:
+        """Write a plan file, and wait until the sidecar has counted it."""
+        before = (await self._environment.sample()).counts[counter]
+        self._environment.write_plans(text)
+        for _ in range(POLLS):
+            if (await self._environment.sample()).counts[counter] > before:
                 return
-            await asyncio.sleep(LOOK_SECONDS)
-        self._ledger.surprise(f"a new plan file moved no {counter}")
+            await asyncio.sleep(POLL_SECONDS)
+        self._observations.record_violation(f"a new plan file did not change {counter}")
 
 
 def _name(fault: Fault) -> str:
-    """`api_restarts` is told as "API restarts"."""
+    """The fault's name for people, such as "API restarts"."""
     return str(getattr(fault, "__name__", "")).replace("_", " ").replace("api", "API")

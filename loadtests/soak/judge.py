@@ -1,4 +1,4 @@
-"""Gathers what a soak left behind, has each check judge it, and prints the verdict."""
+"""The checks of a soak on all evidence, and the printed verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,41 +6,46 @@ from typing import Final
 
 from loadtests.soak import verdict
 from loadtests.soak.accounts import MOST_UNITS, document, open_plans, quotas_of
-from loadtests.soak.books import Event, counters_in, events_in, sums
-from loadtests.soak.ledger import End, Ledger
-from loadtests.soak.scene import PREFIX, Sample, Scene
+from loadtests.soak.environment import PREFIX, Sample, SoakEnvironment
+from loadtests.soak.observations import End, Observations
+from loadtests.soak.reconciliation import Event, counters_in, events_in, sums
 from sidecar.metering.verify import verify
 
-WANTED: Final = (*End, "tunnels", "left", "left in an answer")
+WANTED: Final = (*End, "tunnels", "disconnected", "disconnected in an answer")
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was seen of the sidecar itself. `kills`: of its connections to the store."""
+    """What was observed of the sidecar.
+
+    `closed_connections`: how often the faults closed its Redis connections.
+    """
 
     seconds: int
     rss: Sequence[int]
     before: Sample
     after: Sample
     code: int
-    kills: int
+    closed_connections: int
     faults: Sequence[str]
 
 
-def judge(scene: Scene, ledger: Ledger, seen: Evidence) -> int:
-    """Print each check and what breaks it. 0 when all hold, else 1."""
+def judge(environment: SoakEnvironment, observations: Observations, evidence: Evidence) -> int:
+    """Print each check and its violations. Returns 0 if all hold, else 1."""
     checks = {
-        "memory": verdict.grown(seen.rss, seen.seconds),
-        "at rest": verdict.left_over(seen.before, seen.after),
-        "clients": verdict.surprising(ledger.surprises),
-        "events": _events(scene, ledger, int(seen.after.counts["sidecar_spool_events_total"])),
-        "counters": _counters(scene, ledger, seen.kills),
-        "reconcile": _reconciled(scene, seen.kills),
-        "log": verdict.said_wrong(scene.sidecar.log.read_text().splitlines()),
-        "exit": [] if seen.code == 0 else [f"the sidecar ended with {seen.code}"],
-        "run": verdict.unproved(ledger.happened, (*WANTED, *seen.faults)),
+        "memory": verdict.grown(evidence.rss, evidence.seconds),
+        "at rest": verdict.left_over(evidence.before, evidence.after),
+        "clients": verdict.forbidden(observations.violations),
+        "events": _events(
+            environment, observations, int(evidence.after.counts["sidecar_spool_events_total"])
+        ),
+        "counters": _counters(environment, observations, evidence.closed_connections),
+        "reconcile": _reconciled(environment, evidence.closed_connections),
+        "log": verdict.bad_log_lines(environment.sidecar.log.read_text().splitlines()),
+        "exit": [] if evidence.code == 0 else [f"the sidecar ended with {evidence.code}"],
+        "run": verdict.never_counted(observations.counts, (*WANTED, *evidence.faults)),
     }
-    early, late = (size / verdict.MIB for size in verdict.fifths(seen.rss))
+    early, late = (size / verdict.MIB for size in verdict.fifths(evidence.rss))
     print(f"Memory: {early:.1f} MiB in the second fifth of the run, {late:.1f} in the last")
     for name, wrong in checks.items():
         print(f"{name:9}", "BROKEN" if wrong else "ok")
@@ -51,39 +56,48 @@ def judge(scene: Scene, ledger: Ledger, seen: Evidence) -> int:
     return 1 if broken else 0
 
 
-def _events(scene: Scene, ledger: Ledger, taken: int) -> list[str]:
-    report = verify(scene.spool)
+def _events(environment: SoakEnvironment, observations: Observations, appended: int) -> list[str]:
+    report = verify(environment.spool)
     broken = [str(problem) for problem in (*report.gaps, *report.breaks)]
-    whole = verdict.not_whole(events_in(scene.shipped), taken)
-    resets = ledger.happened["reset"]
-    return broken + whole + verdict.misrecorded(ledger.seen, resets, events_in(scene.shipped))
+    whole = verdict.broken_events(events_in(environment.shipped), appended)
+    resets = observations.counts["reset"]
+    return (
+        broken
+        + whole
+        + verdict.misrecorded(observations.results, resets, events_in(environment.shipped))
+    )
 
 
-def _reconciled(scene: Scene, kills: int) -> list[str]:
-    """What the product says itself of counters and events."""
-    gave_up = scene.store_connections() > kills  # then calls may be charged without an event
-    done = scene.reconcile()
-    if done.returncode == 0 or (done.returncode == 1 and gave_up):
+def _reconciled(environment: SoakEnvironment, closed_connections: int) -> list[str]:
+    """Differences that `sidecar reconcile` reports."""
+    # A connection that breaks may leave requests charged without an event.
+    reconnected = environment.redis_connections() > closed_connections
+    reconcile = environment.reconcile()
+    if reconcile.returncode == 0 or (reconcile.returncode == 1 and reconnected):
         return []
-    return [*done.stdout.splitlines(), *done.stderr.splitlines()]
+    return [*reconcile.stdout.splitlines(), *reconcile.stderr.splitlines()]
 
 
-def _counters(scene: Scene, ledger: Ledger, kills: int) -> list[str]:
+def _counters(
+    environment: SoakEnvironment, observations: Observations, closed_connections: int
+) -> list[str]:
     plans = document()
-    goes_on_blind = open_plans(plans)
+    allowed_plans = open_plans(plans)
 
     def is_doubtful(event: Event) -> bool:
-        """Whether the call may have gone on without the store, and so may not be counted."""
-        if event.request_class != "critical" and event.plan not in goes_on_blind:
+        """Whether the request may have been allowed without Redis, so without a charge."""
+        if event.request_class != "critical" and event.plan not in allowed_plans:
             return False
-        answer = ledger.seen.get(event.id)
-        return answer is None or not answer.told
+        result = observations.results.get(event.id)
+        return result is None or not result.has_limits
 
-    counters = counters_in(scene.admin, PREFIX, quotas_of(plans))
-    found = sums(events_in(scene.shipped), counters, is_doubtful)
+    counters = counters_in(environment.admin, PREFIX, quotas_of(plans))
+    usage = sums(events_in(environment.shipped), counters, is_doubtful)
     lost = {}
-    if scene.store_connections() > kills:
-        print("The sidecar gave connections to the store up by itself: calls that had no answer")
-        print("then may have been charged without an event, and the counters are judged so.")
-        lost = {name: calls * MOST_UNITS for name, calls in ledger.without_answer.items()}
-    return verdict.miscounted(counters, found, lost)
+    if environment.redis_connections() > closed_connections:
+        print("The sidecar closed Redis connections by itself. Requests without an answer then")
+        print("may have been charged without an event, so counters may be that much higher.")
+        lost = {
+            name: requests * MOST_UNITS for name, requests in observations.without_answer.items()
+        }
+    return verdict.miscounted(counters, usage, lost)

@@ -1,4 +1,4 @@
-"""What a soak promises, as pure functions: each returns what is wrong, in sentences."""
+"""The checks of a soak, as pure functions: each returns the violations as sentences."""
 
 import json
 from collections import Counter as Tally
@@ -7,38 +7,43 @@ from statistics import median
 from typing import Final
 
 from loadtests.soak.accounts import Quota
-from loadtests.soak.books import REQUEST, Counter, Event, Sum
-from loadtests.soak.ledger import End, Seen
-from loadtests.soak.scene import Sample
+from loadtests.soak.environment import Sample
+from loadtests.soak.observations import End, Result
+from loadtests.soak.reconciliation import REQUEST, Counter, Event, Sum
 
 MIB: Final = 1 << 20
 FLAT: Final = 3 * MIB
 FLAT_IN_A_SHORT_RUN: Final = 4 * MIB
 SHORT_SECONDS: Final = 60
-LOOKS: Final = 10  # at memory, at least
+MIN_SAMPLES: Final = 10  # of memory, at least
 SHOWN: Final = 5  # examples of one kind
-STANDING: Final = ("files", "tasks", "clients", "upstreams")
-# Lines that tell of a fault that was made here.
+RESTING: Final = ("files", "tasks", "clients", "upstreams")
+# Log events of the faults that the run itself injects.
 EXPECTED_ERRORS: Final = frozenset({"plan_file_rejected", "upstream_unreachable"})
 FORWARDED: Final = frozenset({End.ANSWERED, End.CUT, End.FAILED})
-WELL: Final = "ok"  # the reason in an event of a call that was answered whole
-CLIENT_BROKE_OFF: Final = "client_gone"  # or sent a body that turned out malformed on its way
-SWITCHED: Final = 101  # a tunnel, whose end is no part of the answer
+COMPLETE: Final = "ok"  # the reason in the event of a complete answer
+CLIENT_ABORTED: Final = "client_gone"  # or its body became malformed
+SWITCHED: Final = 101  # a tunnel, which ends without an end of the answer
 
 
 def fifths(rss: Sequence[int]) -> tuple[float, float]:
-    """Median memory of the second and of the last fifth of a run, in bytes. The first fifth
-    is warm-up: buffers, caches and the allocator's arenas find their size."""
+    """Median memory of the second and of the last fifth of a run, in bytes.
+
+    The first fifth is warm-up: buffers, caches and the allocator's arenas grow to their size.
+    """
     step = max(1, len(rss) // 5)
     return median(rss[step : 2 * step]), median(rss[-step:])
 
 
 def grown(rss: Sequence[int], seconds: float) -> list[str]:
-    """Flat is: the last fifth of a run has at most 3 MiB above the second, which is what the
-    allocator moves; a leak of twenty bytes a call shows within ten minutes. In less than a
-    minute the warm-up is not over after a fifth, so there it is 4 MiB."""
-    if len(rss) < LOOKS:
-        return ["memory was looked at too seldom to tell"]
+    """Whether memory grew, as sentences.
+
+    The last fifth of a run may have at most 3 MiB more than the second, which is the allocator's
+    noise. A leak of 20 bytes per request exceeds that within ten minutes. In less than a minute the
+    warm-up takes longer than a fifth, so the bound is 4 MiB.
+    """
+    if len(rss) < MIN_SAMPLES:
+        return ["too few samples of memory"]
     early, late = fifths(rss)
     if late - early <= (FLAT if seconds >= SHORT_SECONDS else FLAT_IN_A_SHORT_RUN):
         return []
@@ -46,10 +51,10 @@ def grown(rss: Sequence[int], seconds: float) -> list[str]:
 
 
 def left_over(before: Sample, after: Sample) -> list[str]:
-    """At rest nothing may be there that was not there at the start."""
+    """Resources that exist at rest but not at the start."""
     return [
         f"{name}: {getattr(after, name)} at rest, {getattr(before, name)} at the start"
-        for name in STANDING
+        for name in RESTING
         if getattr(after, name) > getattr(before, name)
     ]
 
@@ -57,10 +62,10 @@ def left_over(before: Sample, after: Sample) -> list[str]:
 def miscounted(
     counters: Mapping[Quota, Counter], sums: Mapping[Quota, Sum], lost: Mapping[str, int]
 ) -> list[str]:
-    """Counters that are not what the events say.
+    """Counters that differ from the events.
 
-    A counter may lie between certain and doubtful usage. `lost`: units by account that may
-    have been charged without an event, since a connection to the store was lost.
+    A counter may lie between certain and certain plus doubtful usage. `lost`: units by account that
+    may have been charged without an event, because a connection to Redis was lost.
     """
     wrong = []
     for quota, counter in counters.items():
@@ -68,73 +73,76 @@ def miscounted(
         high = low + sums[quota].doubtful + lost.get(quota.account, 0)
         if not low <= counter.used <= high:
             expected = f"{low}" if low == high else f"{low} to {high}"
-            wrong.append(f"{quota}: the counter says {counter.used}, the events {expected}")
+            wrong.append(f"{quota}: the counter is {counter.used}, the events are {expected}")
     return wrong
 
 
-def misrecorded(seen: Mapping[str, Seen], resets: int, events: Iterable[Event]) -> list[str]:
-    """Answers without an event or with one that tells something else, and events of refusals.
+def misrecorded(results: Mapping[str, Result], resets: int, events: Iterable[Event]) -> list[str]:
+    """Answers without an event or with a wrong one, and events of refusals.
 
-    `resets`: connections that were reset before an answer; the API must have failed as often.
+    `resets`: connections that were reset before an answer. At least as many events must say that
+    the API failed.
     """
-    missing = {id_ for id_, one in seen.items() if one.end in FORWARDED}
+    without_event = {id_ for id_, one in results.items() if one.end in FORWARDED}
     wrong: dict[str, list[str]] = {}
     failed = 0
     for event in events:
         if event.type != REQUEST:
             continue
-        missing.discard(event.id)
-        answer = seen.get(event.id)
-        if answer is None:
+        without_event.discard(event.id)
+        result = results.get(event.id)
+        if result is None:
             failed += event.reason.startswith("upstream_")
-        elif problem := _contradiction(answer, event):
+        elif problem := _contradiction(result, event):
             wrong.setdefault(problem, []).append(event.id)
-    if missing:
-        wrong["calls were answered and have no event"] = sorted(missing)
-    told = [f"{len(ids)} {problem}, like {ids[0]}" for problem, ids in wrong.items()]
+    if without_event:
+        wrong["requests were answered and have no event"] = sorted(without_event)
+    sentences = [f"{len(ids)} {problem}, like {ids[0]}" for problem, ids in wrong.items()]
     if resets > failed:
-        told.append(f"{resets} connections were reset, and {failed} events say why")
-    return told
+        sentences.append(f"{resets} connections were reset, but only {failed} events say why")
+    return sentences
 
 
-def _contradiction(seen: Seen, event: Event) -> str:
-    """How an event and what the client saw differ; "" when they do not."""
-    end, reason = seen.end, event.reason
-    if end is End.REFUSED and reason != CLIENT_BROKE_OFF:
-        return f"refused calls ({seen.status}) have an event"
+def _contradiction(result: Result, event: Event) -> str:
+    """The difference between an event and the client's result, or ""."""
+    end, reason = result.end, event.reason
+    if end is End.REFUSED and reason != CLIENT_ABORTED:
+        return f"refused requests ({result.status}) have an event"
     if end not in FORWARDED:
         return ""
-    if event.status != seen.status:
-        return f"{end} calls ({seen.status}) have an event with status {event.status}"
-    if seen.status != SWITCHED and (reason == WELL) != (end is End.ANSWERED):
-        return f"{end} calls have an event with reason {reason}"
+    if event.status != result.status:
+        return f"{end} requests ({result.status}) have an event with status {event.status}"
+    if result.status != SWITCHED and (reason == COMPLETE) != (end is End.ANSWERED):
+        return f"{end} requests have an event with reason {reason}"
     return ""
 
 
-def not_whole(events: Iterable[Event], taken: int) -> list[str]:
-    """Events that never came out of the spool, which took `taken`; ids that come twice."""
+def broken_events(events: Iterable[Event], appended: int) -> list[str]:
+    """Events that the spool took but did not ship, and ids that occur twice."""
     seqs, ids = [], Tally[str]()
     for event in events:
         seqs.append(event.seq)
         ids[event.id] += event.type == REQUEST
     wrong = []
-    if sorted(seqs) != list(range(1, taken + 1)):
-        wrong.append(f"{len(seqs)} events were shipped, {taken} were taken by the spool")
-    twice = [id_ for id_, times in ids.items() if times > 1]
-    if twice:
-        wrong.append(f"{len(twice)} calls have more than one event, like {twice[0]}")
+    if sorted(seqs) != list(range(1, appended + 1)):
+        wrong.append(f"{len(seqs)} events were shipped, {appended} were written to the spool")
+    repeated = [id_ for id_, times in ids.items() if times > 1]
+    if repeated:
+        wrong.append(f"{len(repeated)} requests have more than one event, like {repeated[0]}")
     return wrong
 
 
-def said_wrong(lines: Iterable[str]) -> list[str]:
-    """Lines of the log that tell of a fault of our own: tracebacks, whatever is not JSON, and
-    errors that nothing here can have caused."""
+def bad_log_lines(lines: Iterable[str]) -> list[str]:
+    """Log lines that show a fault of the sidecar.
+
+    These are tracebacks, lines that are not JSON, and errors that the run cannot have caused.
+    """
     wrong = Tally[str]()
     for line in lines:
         try:
             entry = json.loads(line)
         except ValueError:
-            wrong[f"no JSON: {line.strip()[:200]}"] += 1
+            wrong[f"not JSON: {line.strip()[:200]}"] += 1
             continue
         unexpected = entry.get("level") == "error" and entry.get("event") not in EXPECTED_ERRORS
         if unexpected or "exception" in entry:
@@ -142,12 +150,12 @@ def said_wrong(lines: Iterable[str]) -> list[str]:
     return [f"{times} × {line}" for line, times in wrong.most_common(SHOWN)]
 
 
-def unproved(happened: Mapping[str, int], wanted: Iterable[str]) -> list[str]:
-    """What never came to pass, so that the run says nothing about it."""
-    return [f"never: {name}" for name in wanted if not happened.get(name)]
+def never_counted(counts: Mapping[str, int], wanted: Iterable[str]) -> list[str]:
+    """Kinds that never occurred, so that the run proves nothing about them."""
+    return [f"never: {name}" for name in wanted if not counts.get(name)]
 
 
-def surprising(surprises: Mapping[str, int]) -> list[str]:
-    """What clients saw and may not see, most frequent first."""
-    ordered = sorted(surprises.items(), key=lambda item: -item[1])
+def forbidden(violations: Mapping[str, int]) -> list[str]:
+    """Violations that clients observed, most frequent first."""
+    ordered = sorted(violations.items(), key=lambda item: -item[1])
     return [f"{times} × {sentence}" for sentence, times in ordered]

@@ -1,5 +1,7 @@
-"""Faults of Redis under load, in short: each stays within its bounds, and nothing is left. The
-whole list, with times, is `make faults`."""
+"""Short runs with faults of Redis: each fault stays within its bounds.
+
+`make faults` runs them all, and judges latency.
+"""
 
 import subprocess
 import sys
@@ -10,17 +12,25 @@ import pytest
 
 from loadtests.faults import table
 from loadtests.faults.__main__ import NAMES, arguments
-from loadtests.faults.accounts import CALLERS, QUOTA
-from loadtests.faults.calls import Seen
+from loadtests.faults.accounts import CLIENTS, QUOTA
+from loadtests.faults.clients import Measurements
 from loadtests.faults.faults import FAULTS
-from loadtests.faults.verdict import COUNTED, PACED, SPENT, Evidence, beyond, percentile, row_of
+from loadtests.faults.verdict import (
+    COUNTED,
+    PACED,
+    USED_UP,
+    Evidence,
+    percentile,
+    rate_excess,
+    row_of,
+)
 
 ROOT = Path(__file__).parents[2]
 WITHIN_S = 100
 
 
 @pytest.mark.timeout(2 * WITHIN_S)
-@pytest.mark.parametrize("name", ["stands-still", "slow-by-2-s", "read-only", "out-of-memory"])
+@pytest.mark.parametrize("name", ["stopped", "slow-by-2-s", "read-only", "out-of-memory"])
 def test_I1_I3_I5_a_fault_of_redis_stays_within_its_bounds(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "loadtests.faults", "--only", name, "--seconds", "2", "--untimed"],
@@ -42,16 +52,17 @@ def counters(**differences: int) -> dict[str, object]:
 
 @pytest.fixture
 def evidence() -> Evidence:
-    """Of a fault in which all went well."""
-    seen = Seen()
-    seen.statuses["during"][COUNTED.account, 200] = QUOTA
-    seen.critical["before"] = seen.critical["during"] = [0.01] * 100
-    still = next(fault for fault in FAULTS if fault.name == "stands still")
-    arrived: dict[str, list[float]] = {one.account: [] for one in CALLERS}
+    """Evidence of a fault without violations."""
+    measurements = Measurements()
+    measurements.statuses["during"][COUNTED.account, 200] = QUOTA
+    measurements.critical["before"] = measurements.critical["during"] = [0.01] * 100
+    stopped = next(fault for fault in FAULTS if fault.name == "stopped")
+    arrived: dict[str, list[float]] = {one.account: [] for one in CLIENTS}
     arrived[COUNTED.account] = [0.0] * QUOTA
     return Evidence(
-        fault=still, seen=seen, arrived=arrived, most=dict.fromkeys(arrived, 4), lost_at=100,
-        cuts=0, given_back=0, rested=True, books=counters(), rebuilt=None,
+        fault=stopped, measurements=measurements, arrived=arrived,
+        most=dict.fromkeys(arrived, 4), lost_at=100,
+        cuts=0, late_reservations=0, at_rest=True, reconciliation=counters(), rebuilt=None,
     )  # fmt: skip
 
 
@@ -59,67 +70,69 @@ def wrong(evidence: Evidence) -> str:
     return "; ".join(row_of(evidence).wrong)
 
 
-def test_a_fault_in_which_all_went_well_is_ok(evidence: Evidence) -> None:
+def test_a_fault_without_violations_is_ok(evidence: Evidence) -> None:
     row = row_of(evidence)
     assert row.wrong == ()
     assert list(table.lines([row]))[-1] == "Every fault is within its bounds."
 
 
-def test_what_breaks_a_promise_is_named(evidence: Evidence) -> None:
+def test_each_violation_is_named(evidence: Evidence) -> None:
     arrived = {**evidence.arrived, COUNTED.account: [0.0] * (QUOTA + 5)}
-    assert "+5 calls beyond the quota; up to 4 may be" in wrong(replace(evidence, arrived=arrived))
+    assert "+5 requests beyond the quota (bound: 4)" in wrong(replace(evidence, arrived=arrived))
     arrived = {**evidence.arrived, PACED.account: [0.0] * 27}
-    assert "7 calls beyond the rate; up to 6" in wrong(replace(evidence, arrived=arrived))
+    assert "7 requests beyond the rate (bound: 6)" in wrong(replace(evidence, arrived=arrived))
     most = dict.fromkeys(evidence.most, 7)
-    assert "7 calls at once; up to 6 may be" in wrong(replace(evidence, most=most))
-    assert "a counter is 9 above" in wrong(replace(evidence, books=counters(daily=9)))
-    assert "a counter is 1 below" in wrong(replace(evidence, books=counters(daily=-1)))
-    assert "owed to Redis" in wrong(replace(evidence, rested=False))
-    assert "the log says: no" in wrong(replace(evidence, complaints=["no"]))
+    assert "7 requests in flight (bound: 6)" in wrong(replace(evidence, most=most))
+    assert "a counter is 9 above" in wrong(replace(evidence, reconciliation=counters(daily=9)))
+    assert "a counter is 1 below" in wrong(replace(evidence, reconciliation=counters(daily=-1)))
+    assert "units were still uncharged after a minute" in wrong(replace(evidence, at_rest=False))
+    assert "log: no" in wrong(replace(evidence, error_lines=["no"]))
 
 
-def test_what_callers_may_not_get_is_named(evidence: Evidence) -> None:
-    seen = evidence.seen
-    seen.statuses["during"][SPENT.account, 503] = 2
-    seen.statuses["after"][COUNTED.account, 500] = 1
-    seen.broken["an answer that was cut"] = 3
-    seen.critical["during"] = [0.2] * 100
-    said = wrong(evidence)
-    assert "2 critical calls were not answered by the API" in said
-    assert "1 answers say that something failed" in said
-    assert "3 × an answer that was cut" in said
-    assert "critical calls took 200 ms, and 10 before" in said
+def test_bad_answers_are_named(evidence: Evidence) -> None:
+    measurements = evidence.measurements
+    measurements.statuses["during"][USED_UP.account, 503] = 2
+    measurements.statuses["after"][COUNTED.account, 500] = 1
+    measurements.broken["an incomplete answer"] = 3
+    measurements.critical["during"] = [0.2] * 100
+    sentences = wrong(evidence)
+    assert "2 critical requests were not answered by the API" in sentences
+    assert "1 answers have status 500, 502 or 504" in sentences
+    assert "3 × an incomplete answer" in sentences
+    assert "critical requests took 200 ms, 10 ms before" in sentences
     assert "took" not in "; ".join(row_of(evidence, timed=False).wrong)
     assert "BROKEN" in "\n".join(table.lines([row_of(evidence)]))
 
 
-def test_calls_that_have_no_event_are_named(evidence: Evidence) -> None:
+def test_requests_without_an_event_are_named(evidence: Evidence) -> None:
     arrived = {**evidence.arrived, COUNTED.account: [0.0] * (QUOTA + 1)}
-    assert f"{QUOTA} events of {QUOTA + 1} forwarded calls" in wrong(
+    assert f"{QUOTA} events of {QUOTA + 1} forwarded requests" in wrong(
         replace(evidence, arrived=arrived)
     )
 
 
-def test_lost_data_may_leave_counters_too_low_until_they_are_rebuilt(evidence: Evidence) -> None:
+def test_lost_data_may_lower_counters_until_a_rebuild(evidence: Evidence) -> None:
     forgets = next(fault for fault in FAULTS if fault.forgets)
-    lost = replace(evidence, fault=forgets, books=counters(monthly=-50), rebuilt=counters())
+    lost = replace(
+        evidence, fault=forgets, reconciliation=counters(monthly=-50), rebuilt=counters()
+    )
     assert row_of(lost).wrong == ()
     assert "did not restore" in wrong(replace(lost, rebuilt=counters(monthly=-1)))
 
 
-def test_the_busiest_stretch_is_what_exceeds_a_bucket() -> None:
-    assert beyond(10, 2, []) <= 0
-    assert beyond(10, 2, [0.0, 0.0, 1.0, 1.0]) == 0
-    assert beyond(10, 2, [0.0, 0.0, 0.1, 0.1, 5.0]) == 1
+def test_the_busiest_span_decides_what_exceeds_a_bucket() -> None:
+    assert rate_excess(10, 2, []) <= 0
+    assert rate_excess(10, 2, [0.0, 0.0, 1.0, 1.0]) == 0
+    assert rate_excess(10, 2, [0.0, 0.0, 0.1, 0.1, 5.0]) == 1
 
 
-def test_a_percentile_of_few_is_one_of_them() -> None:
+def test_a_percentile_of_few_values_is_one_of_them() -> None:
     assert percentile([], 99) == 0.0
     assert percentile([0.001, 0.5], 99) == 500.0
 
 
-def test_a_fault_too_short_to_tell_is_not_begun(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_shorter_than_1_s_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         arguments(["--seconds", "0.5"])
-    assert "--seconds starts at 1" in capsys.readouterr().err
+    assert "--seconds must be at least 1" in capsys.readouterr().err
     assert set(NAMES) == {fault.name.replace(" ", "-") for fault in FAULTS}

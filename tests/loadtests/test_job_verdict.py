@@ -1,4 +1,4 @@
-"""The verdict on deferred jobs: which combination of delivery, state and runs breaks a promise."""
+"""The verdict on deferred jobs: each combination of delivery, state and runs."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def broken(*jobs: Job) -> set[str]:
         (MOST, {"state": "running"}, 1, {"a job at-most-once is running, None", NOTHING}),
     ],
 )
-def test_what_breaks_a_promise(
+def test_violations_by_delivery_state_and_runs(
     delivery: str, status: dict[str, str], runs: int, sentences: set[str]
 ) -> None:
     assert broken(a_job(delivery, status, runs)) == sentences

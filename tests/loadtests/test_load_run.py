@@ -1,4 +1,4 @@
-"""The load run end to end: it passes on the product and fails on an API that breaks its word."""
+"""The load run end to end: its exit code on the product and on an API that breaks guarantees."""
 
 import os
 import subprocess
@@ -13,12 +13,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Importing Locust would patch this process for gevent: only look whether it is there.
+# An import of Locust would patch this process for gevent: only check that it is installed.
 pytestmark = pytest.mark.skipif(find_spec("locust") is None, reason="locust is not installed")
 
 
 class RefusesEverything(BaseHTTPRequestHandler):
-    """Answers 429 to all, critical calls too, and explains nothing."""
+    """An API that answers 429 to every request, also to critical ones, without an explanation."""
 
     protocol_version = "HTTP/1.1"
 
@@ -28,14 +28,14 @@ class RefusesEverything(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_POST = do_GET  # noqa: N815 - the name that http.server looks for
+    do_POST = do_GET  # noqa: N815 - the name in http.server
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        """Say nothing."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in http.server
+        """Log nothing."""
 
 
 @pytest.fixture
-def rude_api() -> Iterator[str]:
+def refusing_api() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), RefusesEverything)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -54,14 +54,14 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_run_against_the_sidecar_keeps_every_promise() -> None:
+def test_a_run_against_the_sidecar_holds_every_guarantee() -> None:
     done = run("loadtests.run", "--scenario", "customers", "--seconds", "4", "--users", "8")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Every promise was kept." in done.stdout
+    assert "Every guarantee held." in done.stdout
     assert "BROKEN" not in done.stdout
 
 
-def test_a_broken_promise_is_the_exit_code(tmp_path: Path) -> None:
+def test_a_broken_guarantee_is_exit_code_1(tmp_path: Path) -> None:
     plans = tmp_path / "plans.yaml"
     text = (ROOT / "examples" / "plans.yaml").read_text()
     plans.write_text(text.replace("    plan: free\n", "    plan: free\n    status: suspended\n"))
@@ -73,7 +73,7 @@ def test_a_broken_promise_is_the_exit_code(tmp_path: Path) -> None:
     assert "demo-free-key: critical GET /v1/status was answered 402" in done.stdout
 
 
-def test_what_does_not_start_is_another_exit_code(tmp_path: Path) -> None:
+def test_a_process_that_does_not_start_is_exit_code_2(tmp_path: Path) -> None:
     plans = str(tmp_path / "missing.yaml")
     done = run("loadtests.run", "--scenario", "customers", "--plans", plans)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -81,12 +81,12 @@ def test_what_does_not_start_is_another_exit_code(tmp_path: Path) -> None:
     assert "missing.yaml" in done.stderr
 
 
-def test_a_run_fails_when_critical_calls_are_refused_and_refusals_explain_nothing(
-    rude_api: str,
+def test_a_run_fails_if_critical_requests_are_refused_and_refusals_explain_nothing(
+    refusing_api: str,
 ) -> None:
     done = run(
         "locust", "--locustfile", "loadtests/locustfile.py", "--headless", "--only-summary",
-        "--users", "4", "--spawn-rate", "4", "--run-time", "30s", "--host", rude_api,
+        "--users", "4", "--spawn-rate", "4", "--run-time", "30s", "--host", refusing_api,
         LOAD_SECONDS="2",
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The scenarios' own judgement: it must see a broken promise, and measure what it says."""
+"""The verdicts and measurements of the scenarios."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -20,13 +20,13 @@ def test_one_in_a_hundred_is_slower_than_the_p99() -> None:
     assert p99([3.0, 1.0, 2.0]) == 3
 
 
-def test_a_disturbed_round_does_not_decide() -> None:
+def test_a_disturbed_phase_does_not_decide() -> None:
     assert typical_p99([[0.12] * 20, [9.0] * 20, [0.1] * 20]) == 0.12
 
 
-@pytest.mark.parametrize("rounds", [[], [[0.1] * 20, [0.1] * 19]])
-def test_too_few_calls_prove_nothing(rounds: list[list[float]]) -> None:
-    assert typical_p99(rounds) is None
+@pytest.mark.parametrize("phases", [[], [[0.1] * 20, [0.1] * 19]])
+def test_too_few_requests_prove_nothing(phases: list[list[float]]) -> None:
+    assert typical_p99(phases) is None
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,12 @@ def test_too_few_calls_prove_nothing(rounds: list[list[float]]) -> None:
         ([*BURST, 0.1, 0.1, 0.1], 2),
         ([*BURST, 0.05], 0.5),
         ([*BURST, 10.0, 10.0, 10.0, 10.0, 10.0, 10.0], 1),  # the bucket does not hold more
-        ([0.0, *(9.0 for _ in BURST), 9.1, 9.1], 1),  # seen in the fullest window, not in the whole
+        ([0.0, *(9.0 for _ in BURST), 9.1, 9.1], 1),  # in the fullest window, not in the whole
     ],
 )
-def test_calls_over_the_limit_are_seen_in_any_window(arrivals: list[float], over: float) -> None:
+def test_requests_over_the_limit_are_detected_in_any_window(
+    arrivals: list[float], over: float
+) -> None:
     assert over_rate(arrivals, TEN_A_SECOND) == pytest.approx(over)
 
 
@@ -55,32 +57,32 @@ def test_calls_over_the_limit_are_seen_in_any_window(arrivals: list[float], over
         ({5: 4.0, 3: 1.0}, []),
     ],
 )
-def test_calls_that_were_overtaken_are_named(arrivals: dict[int, float], late: list[int]) -> None:
+def test_overtaken_requests_are_named(arrivals: dict[int, float], late: list[int]) -> None:
     assert overtaken(arrivals, 0.2) == late
 
 
-def test_a_report_says_the_same_to_who_reads_it(tmp_path: Path) -> None:
+def test_a_written_report_can_be_read(tmp_path: Path) -> None:
     report = Report()
-    report.tell("memory", "140 MB")
-    report.holds(True, "not said")
-    report.holds(False, "a call was lost")
-    report.in_time(False, "it took too long")
+    report.record("memory", "140 MB")
+    report.check(True, "not reported")
+    report.check(False, "a request was lost")
+    report.check_time(False, "it took too long")
     report.write(tmp_path / "result.json")
-    found = read(tmp_path / "result.json")
-    assert found.numbers == {"memory": "140 MB"}
-    assert found.verdict.lines() == ["1 × a call was lost", "1 × it took too long"]
-    assert (report.code, found.code) == (1, 1)
+    result = read(tmp_path / "result.json")
+    assert result.numbers == {"memory": "140 MB"}
+    assert result.verdict.lines() == ["1 × a request was lost", "1 × it took too long"]
+    assert (report.code, result.code) == (1, 1)
 
 
-def test_without_timing_only_other_promises_are_judged() -> None:
+def test_without_timing_latency_is_not_judged() -> None:
     report = Report(timing=False)
-    report.in_time(False, "it took too long")
+    report.check_time(False, "it took too long")
     assert report.code == 0
-    report.holds(False, "a call was lost")
+    report.check(False, "a request was lost")
     assert report.code == 1
 
 
-def test_all_scenarios_are_run_one_after_the_other_or_one_alone() -> None:
+def test_all_scenarios_run_or_only_one() -> None:
     assert [one.name for one in chosen(arguments([]))] == list(NAMES)
     assert [one.name for one in chosen(arguments(["--scenario", "crowd"]))] == ["crowd"]
 
@@ -88,9 +90,7 @@ def test_all_scenarios_are_run_one_after_the_other_or_one_alone() -> None:
 @pytest.mark.parametrize(
     "wrong", [["--users", "3"], ["--seconds", "0"], ["--calls", "99"], ["--scenario", "party"]]
 )
-def test_what_cannot_be_run_is_not_begun(
-    wrong: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_options_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         arguments(wrong)
     assert wrong[0] in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A short soak: it holds on the product, fails by name when it does not, and leaves nothing."""
+"""A short soak: checks, exit codes and cleanup."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ WITHIN_S = 110
 
 @pytest.fixture
 def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where a run puts its files."""
+    """The directory for the files of a run."""
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
         monkeypatch.setenv("TMPDIR", directory)
         yield Path(directory)
@@ -25,7 +25,7 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def soak(scratch: Path) -> Iterator[subprocess.Popen[str]]:
-    """A short one, begun."""
+    """A running soak of 10 s."""
     with subprocess.Popen(
         [sys.executable, "-m", "loadtests.soak", "--seconds", "10"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -35,8 +35,8 @@ def soak(scratch: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def processes_in(directory: Path) -> list[str]:
-    """Command lines of processes that have something to do with a directory."""
-    found = []
+    """Command lines of processes that use a directory."""
+    commands = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_text()
@@ -44,38 +44,38 @@ def processes_in(directory: Path) -> list[str]:
         except OSError:
             continue
         if str(directory) in command or where.startswith(str(directory)):
-            found.append(command.replace("\0", " "))
-    return found
+            commands.append(command.replace("\0", " "))
+    return commands
 
 
 @pytest.mark.timeout(2 * WITHIN_S)
-def test_a_short_soak_holds_every_check_and_leaves_nothing(
+def test_a_short_soak_passes_every_check_and_leaves_nothing_behind(
     soak: subprocess.Popen[str], scratch: Path
 ) -> None:
-    said, _ = soak.communicate(timeout=WITHIN_S)
-    assert soak.returncode == 0, said
-    assert "Every check holds." in said
-    assert "BROKEN" not in said
+    output, _ = soak.communicate(timeout=WITHIN_S)
+    assert soak.returncode == 0, output
+    assert "Every check holds." in output
+    assert "BROKEN" not in output
     assert processes_in(scratch) == []
     assert list(scratch.iterdir()) == []
 
 
-def test_ctrl_c_ends_a_soak_with_130_and_leaves_nothing(
+def test_ctrl_c_ends_a_soak_with_130_and_leaves_nothing_behind(
     soak: subprocess.Popen[str], scratch: Path
 ) -> None:
     assert soak.stdout is not None
     assert soak.stdout.readline().startswith("Soaking for 10 s")
-    assert processes_in(scratch)  # there is something that could be left
+    assert processes_in(scratch)  # processes that could be left behind
     soak.send_signal(signal.SIGINT)
-    said, _ = soak.communicate(timeout=60)
-    assert soak.returncode == 130, said
-    assert said.endswith("Stopped; nothing is left running.\n")
+    output, _ = soak.communicate(timeout=60)
+    assert soak.returncode == 130, output
+    assert output.endswith("Stopped; nothing is left running.\n")
     assert processes_in(scratch) == []
     assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize("seconds", ["9", "-1", "soon"])
-def test_a_soak_too_short_to_tell_is_not_begun(
+def test_a_soak_shorter_than_10_s_is_refused(
     seconds: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""The soak's own judgement: it must see what is left over, lost, miscounted or said."""
+"""The verdict of the soak, which must detect leaks, lost events, miscounts and log errors."""
 
 import json
 from typing import Any
@@ -7,9 +7,9 @@ import pytest
 
 from loadtests.soak import verdict
 from loadtests.soak.accounts import Quota, document, open_plans, quotas_of
-from loadtests.soak.books import REQUEST, Counter, Event, Sum, event_of, sums
-from loadtests.soak.ledger import End, Seen
-from loadtests.soak.scene import Sample
+from loadtests.soak.environment import Sample
+from loadtests.soak.observations import End, Result
+from loadtests.soak.reconciliation import REQUEST, Counter, Event, Sum, event_of, sums
 
 MIB = verdict.MIB
 MONTHLY = Quota("acme", "monthly", "requests", None)
@@ -31,12 +31,12 @@ def an_event(number: int = 1, **changes: Any) -> Event:
     return Event(**values | changes)
 
 
-def seen(end: End, status: int = 200) -> dict[str, Seen]:
-    return {"id-1": Seen(end, status, told=True)}
+def results(end: End, status: int = 200) -> dict[str, Result]:
+    return {"id-1": Result(end, status, has_limits=True)}
 
 
 def mib(*numbers: int) -> list[int]:
-    """Ten looks at memory for each number."""
+    """Ten samples of memory for each number."""
     return [number * MIB for number in numbers for _ in range(10)]
 
 
@@ -44,22 +44,22 @@ def mib(*numbers: int) -> list[int]:
     ("rss", "seconds"),
     [(mib(60, 70, 70, 70, 70), 600), (mib(60, 70, 80, 80, 73), 600), (mib(60, 70, 72, 73, 74), 59)],
 )
-def test_memory_that_finds_its_size_is_flat(rss: list[int], seconds: int) -> None:
+def test_memory_that_settles_is_flat(rss: list[int], seconds: int) -> None:
     assert verdict.grown(rss, seconds) == []
 
 
 @pytest.mark.parametrize(("last", "seconds"), [(74, 600), (74, 60), (75, 59)])
 def test_memory_that_grows_after_the_warm_up_is_not_flat(last: int, seconds: int) -> None:
-    told = verdict.grown(mib(60, 70, 71, 72, last), seconds)
-    assert told == [f"it grew from 70.0 to {last}.0 MiB"]
+    sentences = verdict.grown(mib(60, 70, 71, 72, last), seconds)
+    assert sentences == [f"it grew from 70.0 to {last}.0 MiB"]
 
 
-def test_memory_that_was_hardly_looked_at_proves_nothing() -> None:
-    assert verdict.grown([MIB] * 9, 600) == ["memory was looked at too seldom to tell"]
+def test_too_few_samples_of_memory_prove_nothing() -> None:
+    assert verdict.grown([MIB] * 9, 600) == ["too few samples of memory"]
 
 
-@pytest.mark.parametrize("name", verdict.STANDING)
-def test_one_more_of_anything_at_rest_is_named(name: str) -> None:
+@pytest.mark.parametrize("name", verdict.RESTING)
+def test_one_more_of_a_resource_at_rest_is_named(name: str) -> None:
     before = a_sample()
     after = a_sample(**{name: getattr(before, name) + 1})
     (sentence,) = verdict.left_over(before, after)
@@ -71,16 +71,16 @@ def test_one_more_of_anything_at_rest_is_named(name: str) -> None:
     ("used", "lost", "broken"),
     [(9, 0, True), (10, 0, False), (12, 0, False), (13, 0, True), (13, 1, False), (14, 1, True)],
 )
-def test_a_counter_is_what_the_events_say(used: int, lost: int, broken: bool) -> None:
+def test_a_counter_must_match_the_events(used: int, lost: int, broken: bool) -> None:
     counters = {MONTHLY: Counter(used, START_US)}
-    found = {MONTHLY: Sum(certain=10, doubtful=2)}
-    told = verdict.miscounted(counters, found, {"acme": lost, "another": 100})
-    assert bool(told) is broken
+    usage = {MONTHLY: Sum(certain=10, doubtful=2)}
+    sentences = verdict.miscounted(counters, usage, {"acme": lost, "another": 100})
+    assert bool(sentences) is broken
 
 
-def test_a_miscount_is_told_in_numbers() -> None:
-    told = verdict.miscounted({PER_KEY: Counter(11, START_US)}, {PER_KEY: Sum(10)}, {})
-    assert told == ["acme/k1 per-key: the counter says 11, the events 10"]
+def test_a_miscount_is_reported_in_numbers() -> None:
+    sentences = verdict.miscounted({PER_KEY: Counter(11, START_US)}, {PER_KEY: Sum(10)}, {})
+    assert sentences == ["acme/k1 per-key: the counter is 11, the events are 10"]
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_a_miscount_is_told_in_numbers() -> None:
 )
 def test_usage_is_added_up_by_account_key_meter_and_period(event: Event, expected: Sum) -> None:
     counters = {PER_KEY: Counter(0, START_US)}
-    found = sums([event], counters, lambda one: one.request_class == "critical")
-    assert found == {PER_KEY: expected}
+    usage = sums([event], counters, lambda one: one.request_class == "critical")
+    assert usage == {PER_KEY: expected}
 
 
 def test_every_quota_of_the_plan_file_is_compared() -> None:
@@ -111,66 +111,82 @@ def test_every_quota_of_the_plan_file_is_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "events", "said"),
+    ("answers", "events", "sentence"),
     [
-        (seen(End.ANSWERED), [], "1 calls were answered and have no event, like id-1"),
-        (seen(End.FAILED, 502), [], "1 calls were answered and have no event, like id-1"),
-        (seen(End.ANSWERED), [an_event(status=502)], "1 answered calls (200) have an event with"),
-        (seen(End.ANSWERED), [an_event(reason="client_gone")], "1 answered calls have an event"),
-        (seen(End.CUT), [an_event()], "1 cut calls have an event with reason ok"),
-        (seen(End.REFUSED, 429), [an_event()], "1 refused calls (429) have an event, like id-1"),
+        (results(End.ANSWERED), [], "1 requests were answered and have no event, like id-1"),
+        (results(End.FAILED, 502), [], "1 requests were answered and have no event, like id-1"),
+        (
+            results(End.ANSWERED),
+            [an_event(status=502)],
+            "1 answered requests (200) have an event with",
+        ),
+        (
+            results(End.ANSWERED),
+            [an_event(reason="client_gone")],
+            "1 answered requests have an event",
+        ),
+        (results(End.CUT), [an_event()], "1 cut requests have an event with reason ok"),
+        (
+            results(End.REFUSED, 429),
+            [an_event()],
+            "1 refused requests (429) have an event, like id-1",
+        ),
     ],
 )
-def test_a_call_and_its_event_that_differ_are_told(
-    answers: dict[str, Seen], events: list[Event], said: str
+def test_a_request_and_its_event_that_differ_are_named(
+    answers: dict[str, Result], events: list[Event], sentence: str
 ) -> None:
-    (sentence,) = verdict.misrecorded(answers, 0, events)
-    assert sentence.startswith(said)
+    (violation,) = verdict.misrecorded(answers, 0, events)
+    assert violation.startswith(sentence)
 
 
 @pytest.mark.parametrize(
     ("answers", "events"),
     [
-        (seen(End.ANSWERED), [an_event()]),
-        (seen(End.ANSWERED, 101), [an_event(status=101, reason="client_gone")]),
-        (seen(End.CUT), [an_event(reason="upstream_broken")]),
-        (seen(End.REFUSED, 429), []),
-        (seen(End.UNSURE, 503), []),
+        (results(End.ANSWERED), [an_event()]),
+        (results(End.ANSWERED, 101), [an_event(status=101, reason="client_gone")]),
+        (results(End.CUT), [an_event(reason="upstream_broken")]),
+        (results(End.REFUSED, 429), []),
+        (results(End.UNCERTAIN, 503), []),
         ({}, [an_event(reason="client_gone")]),
     ],
 )
-def test_a_call_and_its_event_that_agree_are_well(
-    answers: dict[str, Seen], events: list[Event]
+def test_a_request_and_its_event_that_agree_have_no_violation(
+    answers: dict[str, Result], events: list[Event]
 ) -> None:
     assert verdict.misrecorded(answers, 0, events) == []
 
 
-def test_a_reset_without_an_event_that_says_why_is_told() -> None:
+def test_a_reset_without_an_event_of_a_failure_is_named() -> None:
     failure = an_event(reason="upstream_broken")
     assert verdict.misrecorded({}, 1, [failure]) == []
     assert verdict.misrecorded({}, 2, [failure]) == [
-        "2 connections were reset, and 1 events say why"
+        "2 connections were reset, but only 1 events say why"
     ]
 
 
 @pytest.mark.parametrize(
-    ("events", "taken", "said"),
+    ("events", "appended", "sentence"),
     [
-        ([an_event(1), an_event(3)], 3, "2 events were shipped, 3 were taken by the spool"),
-        ([an_event(1)], 2, "1 events were shipped, 2 were taken by the spool"),
-        ([an_event(1), an_event(2, id="id-1")], 2, "1 calls have more than one event, like id-1"),
+        ([an_event(1), an_event(3)], 3, "2 events were shipped, 3 were written to the spool"),
+        ([an_event(1)], 2, "1 events were shipped, 2 were written to the spool"),
+        (
+            [an_event(1), an_event(2, id="id-1")],
+            2,
+            "1 requests have more than one event, like id-1",
+        ),
     ],
 )
-def test_events_that_are_lost_or_doubled_are_told(
-    events: list[Event], taken: int, said: str
+def test_lost_and_repeated_events_are_named(
+    events: list[Event], appended: int, sentence: str
 ) -> None:
-    assert verdict.not_whole(events, taken) == [said]
+    assert verdict.broken_events(events, appended) == [sentence]
 
 
-def test_whole_events_are_well() -> None:
+def test_complete_events_have_no_violation() -> None:
     notice = an_event(2, type="account.notice.v1", id="notice/acme")
     again = notice._replace(seq=3)
-    assert verdict.not_whole([an_event(1), notice, again], 3) == []
+    assert verdict.broken_events([an_event(1), notice, again], 3) == []
 
 
 def a_line(**changes: str) -> str:
@@ -186,28 +202,32 @@ def a_line(**changes: str) -> str:
         a_line(exception="Traceback (most recent call last): …"),
     ],
 )
-def test_a_traceback_or_an_error_in_the_log_is_told(line: str) -> None:
-    (sentence,) = verdict.said_wrong([a_line(), line, line])
+def test_a_traceback_or_an_error_in_the_log_is_named(line: str) -> None:
+    (sentence,) = verdict.bad_log_lines([a_line(), line, line])
     assert sentence.startswith("2 × ")
 
 
-def test_a_log_that_tells_of_our_own_faults_is_well() -> None:
+def test_errors_of_injected_faults_are_no_violation() -> None:
     refused = a_line(level="error", event="plan_file_rejected")
-    assert verdict.said_wrong([refused, a_line(level="warning", event="redis is away")]) == []
+    assert (
+        verdict.bad_log_lines([refused, a_line(level="warning", event="redis_unreachable")]) == []
+    )
 
 
-def test_a_run_in_which_something_never_happened_proves_nothing_about_it() -> None:
-    assert verdict.unproved({"answered": 3, "cut": 0}, ["answered", "cut", "API restarts"]) == [
+def test_a_kind_that_never_occurred_is_named() -> None:
+    assert verdict.never_counted(
+        {"answered": 3, "cut": 0}, ["answered", "cut", "API restarts"]
+    ) == [
         "never: cut",
         "never: API restarts",
     ]
 
 
-def test_surprises_are_told_most_frequent_first() -> None:
-    assert verdict.surprising({"rare": 1, "common": 7}) == ["7 × common", "1 × rare"]
+def test_violations_are_listed_most_frequent_first() -> None:
+    assert verdict.forbidden({"rare": 1, "common": 7}) == ["7 × common", "1 × rare"]
 
 
-def test_a_line_of_the_spool_is_read() -> None:
+def test_a_spool_line_is_parsed() -> None:
     line = {
         "spool": "s", "seq": 7, "prev": "0", "id": "id-7", "type": REQUEST, "subject": "acme",
         "time": "2027-01-15T08:00:00.250Z",

@@ -1,4 +1,4 @@
--- What the reply of `reserve` means, as sidecar/core/decision.py has it; for rates and quotas of
+-- The meaning of a reply of `reserve`, as in sidecar/core/decision.py, for rates and quotas of
 -- accounts without grants.
 local floor, ceil, max = math.floor, math.ceil, math.max
 local MICRO = 1000000
@@ -9,8 +9,8 @@ local function fits_in(limit, used, units)
     return ceil((used + (units - limit.units) * MICRO) * limit.per / limit.gain)
 end
 
--- Of a granted call: the tightest limit, units left of it, seconds until there are more (nil when
--- nothing is missing), the reason, and the units beyond the plan's own.
+-- For an allowed request: the tightest limit, its units left, seconds until it has more (nil if it is
+-- full), the reason, and the units beyond the plan's own.
 function decide.allowed(limits, reply)
     local step = reply.count == 2 + 6 * #limits and 6 or 2
     local now, reason, overage = reply[2], "ok", 0
@@ -21,7 +21,7 @@ function decide.allowed(limits, reply)
         local used, ends = reply[3 + (n - 1) * step], reply[4 + (n - 1) * step]
         local units, left, tighter = limit.units, nil, nil
         if limit.quota then
-            if step == 6 then units = units + reply[6 + (n - 1) * step] end -- what was carried over
+            if step == 6 then units = units + reply[6 + (n - 1) * step] end -- units carried over
             left = units - used
             if left < 0 then
                 if limit.forced and used > limit.cap + units - limit.units then
@@ -55,7 +55,7 @@ function decide.allowed(limits, reply)
     return tightest, tightest_left, wait and ceil(max(0, wait) / MICRO), reason, overage
 end
 
--- Of a refused call: why, and seconds until the last of the limits that refuse fits again.
+-- For a refused request: the reason, and seconds until all limits that refuse allow it again.
 function decide.refused(limits, reply)
     local step = reply.count == 2 + 6 * #limits and 6 or 2
     local reason, wait = "rate", 0

@@ -1,12 +1,12 @@
 -- The sidecar's work in nginx: identify, route, reserve, decide, forward; after the answer, count
--- and record. http.conf and location.conf call it.
+-- and record. http.conf and location.conf use it.
 local decide, ids, link, metrics, record =
     require "decide", require "ids", require "redis_link", require "metrics", require "record"
 local clock, count = ids.clock, metrics.count
 local floor, sub = math.floor, string.sub
 local gate = {}
 local tables -- made by same_work/__init__.py from the plan file
-local NOBODY = 'route="-",class="-",plan="-"'
+local UNKNOWN = 'route="-",class="-",plan="-"'
 
 -- Once per worker.
 function gate.start(made)
@@ -31,7 +31,7 @@ local function route_of(method, path)
     end
 end
 
--- The client's trace goes on, with us as its parent.
+-- The client's trace, with this gateway as the parent.
 local function continued(trace, received)
     local m = ngx.re.match(received, "^00-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})$", "jo")
     return m and "00-" .. m[1] .. sub(trace, 36, 53) .. m[2] or trace
@@ -51,12 +51,12 @@ end
 function gate.access()
     local started, var = clock(), ngx.var
     local secret = var.http_x_api_key
-    if not secret then return refuse(401, NOBODY, "no-credential") end
+    if not secret then return refuse(401, UNKNOWN, "no-credential") end
     local key = tables.keys[record.fingerprint(secret)]
-    if not key then return refuse(401, NOBODY, "unknown-key") end
+    if not key then return refuse(401, UNKNOWN, "unknown-key") end
     local method = ngx.req.get_method()
     local number = route_of(method, var.uri)
-    if not number then return refuse(403, NOBODY, "no-route") end
+    if not number then return refuse(403, UNKNOWN, "no-route") end
     local call = key.calls[number]
     local id, trace, time = ids.new()
     local asked = clock()
@@ -73,7 +73,7 @@ function gate.access()
     local header = ngx.header
     header["X-Request-Id"] = id
     header["RateLimit-Policy"] = call.policy
-    header["RateLimit"] = limit.told .. left .. (wait and ";t=" .. wait or "")
+    header["RateLimit"] = limit.field .. left .. (wait and ";t=" .. wait or "")
     local received = var.http_traceparent
     if received then trace = continued(trace, received) end
     var.account, var.plan, var.key, var.id, var.trace = key.account, call.plan, key.id, id, trace
@@ -85,7 +85,7 @@ function gate.access()
     }
 end
 
--- The text of an event around its values, kept for each method.
+-- The text of an event around its values, cached per method.
 local function form_of(call, method, outcome, overage)
     local name = outcome == "ok" and overage == 0 and method
     local form = name and call.forms[name]
@@ -108,7 +108,7 @@ end
 function gate.log()
     local ctx = ngx.ctx
     local call = ctx.call
-    if not call then return end -- it was refused, and is counted
+    if not call then return end -- refused, and already counted
     local now, status, var = clock(), ngx.status, ngx.var
     local outcome = status < 499 and "ok" or outcome_of(status)
     count(call.labels, outcome == "ok" and ctx.reason or outcome)

@@ -1,5 +1,4 @@
--- Names requests and dates events: UUIDv7 with digits from a pool of random bytes, times to the
--- millisecond.
+-- Request ids and times: UUIDv7 with digits from a pool of random bytes, times in milliseconds.
 local ffi = require "ffi"
 local floor, format = math.floor, string.format
 
@@ -15,7 +14,7 @@ local HEX = ffi.new("unsigned char[512]") -- the two digits of each byte
 for n = 0, 255 do
     HEX[2 * n], HEX[2 * n + 1] = format("%02x", n):byte(1, 2)
 end
--- Filled in anew for each request; the 16 digits from 19 on and from 36 on are the same.
+-- Overwritten for each request; the 16 digits from 19 on and from 36 on are the same.
 local id = ffi.new("char[37]", "........-....-7...-8...-............")
 local trace = ffi.new("char[56]", "00-............7...8...............-8...............-01")
 local millisecond, second, second_text, time = -1, -1, "", ""
@@ -39,7 +38,7 @@ local function turn(ms)
     ffi.copy(id + 9, trace + 11, 4)
 end
 
--- A request's id, the W3C trace that carries it, and the time.
+-- A request's id, a W3C traceparent with it, and the time.
 function ids.new()
     local ms = floor(ngx.now() * 1000 + 0.5)
     if ms ~= millisecond then turn(ms) end

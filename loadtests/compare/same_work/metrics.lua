@@ -1,15 +1,14 @@
--- Requests by how they ended, and how long they took, as the sidecar counts them; in tables of
--- the worker.
+-- Requests by outcome, and their durations, as the sidecar counts them, in tables of the worker.
 local ffi = require "ffi"
 
 local BOUNDS = {
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
     0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, math.huge,
 }
-local TOGETHER = 4096 -- spans that are put into buckets at once; the sidecar does so with 256
+local TOGETHER = 4096 -- durations per batch into buckets; the sidecar's batches have 256
 local metrics = { requests = {}, spans = {} }
 
--- A function that takes a span of seconds.
+-- Returns a function that records a duration in seconds.
 local function histogram(name)
     local spans, waiting = ffi.new("double[?]", TOGETHER), 0
     local counts = { total = 0 }
@@ -37,7 +36,7 @@ metrics.added = histogram("added")
 metrics.store = histogram("store")
 metrics.upstream = histogram("upstream")
 
--- Adds one request to those of a route, plan and class, which are `labels`.
+-- Counts one request of a route, plan and class, which are `labels`.
 function metrics.count(labels, outcome)
     local counts = metrics.requests[labels]
     if not counts then
@@ -47,7 +46,7 @@ function metrics.count(labels, outcome)
     counts[outcome] = (counts[outcome] or 0) + 1
 end
 
--- All of it, as Prometheus reads it.
+-- All metrics in the text format of Prometheus.
 function metrics.text()
     local out = {}
     for labels, counts in pairs(metrics.requests) do

@@ -1,5 +1,5 @@
--- One event per request, for billing: lines of JSON, numbered and chained by SHA-256; what gathers
--- in 20 ms is one write.
+-- One event per request, for billing: lines of JSON, numbered and chained by SHA-256. Each write has
+-- the events of 20 ms.
 local ffi = require "ffi"
 local C = ffi.C
 local floor = math.floor
@@ -11,17 +11,17 @@ int SHA256_Final(unsigned char *digest, void *context);
 int open(const char *path, int flags, int mode);
 ssize_t write(int file, const void *bytes, size_t length);
 ]]
-local APPEND, EVERYBODY_READS = 1025 + 64, 420 -- O_WRONLY | O_APPEND | O_CREAT, 0644
-local MOST = 4194304 -- bytes that wait
-local context = ffi.new("uint64_t[32]") -- more than a SHA256_CTX takes
+local APPEND, MODE_0644 = 1025 + 64, 420 -- O_WRONLY | O_APPEND | O_CREAT, 0644
+local MOST = 4194304 -- unwritten bytes, at most
+local context = ffi.new("uint64_t[32]") -- larger than a SHA256_CTX
 local digest = ffi.new("unsigned char[32]")
-local prev = ffi.new("uint16_t[32]") -- of the line before, in hex
+local prev = ffi.new("uint16_t[32]") -- of the previous line, in hex
 local HEX = ffi.new("uint16_t[256]") -- the two digits of each byte
 for n = 0, 255 do
     local high, low = ("%02x"):format(n):byte(1, 2)
     HEX[n] = high + low * 256
 end
-local NUMBER, THREE = {}, {} -- as text, THREE with zeros in front
+local NUMBER, THREE = {}, {} -- as text; THREE has leading zeros
 for n = 0, 999 do NUMBER[n], THREE[n] = ("%d"):format(n), ("%03d"):format(n) end
 
 local record = {}
@@ -40,7 +40,7 @@ function record.fingerprint(text)
     return ffi.string(digest, 32)
 end
 
--- The sidecar also waits for the disk. fdatasync is left out: here it would hold up all requests.
+-- Without fdatasync, which the sidecar does: here it would delay all requests.
 local function flush()
     local at, left = lines:ref()
     while left > 0 do
@@ -53,13 +53,13 @@ end
 
 -- Once per worker.
 function record.start(path, spool)
-    file = C.open(path, APPEND, ffi.cast("int", EVERYBODY_READS))
+    file = C.open(path, APPEND, ffi.cast("int", MODE_0644))
     head = '{"spool":"' .. spool .. '","seq":'
-    ffi.fill(prev, 64, 48) -- zeros: there is no line before
+    ffi.fill(prev, 64, 48) -- zeros: no previous line
     ngx.timer.every(0.02, flush)
 end
 
--- Takes the event of a call: `form` is its text in seven parts, the values go between them.
+-- Appends the event of a request: `form` is its text in seven parts, around the values.
 function record.append(form, id, time, status, latency_ms, bytes_in, bytes_out)
     seq = seq + 1
     local rest = seq % 1000

@@ -1,4 +1,4 @@
-"""The processes of a soak, what can be asked of them and what can be done to them."""
+"""The processes of a soak, with queries and faults."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 class Sample:
     """The sidecar at one moment; `counts` are its metrics without labels, by name."""
 
-    rss: int  # bytes; of the process itself, a plan file is compiled in a child of it
+    rss: int  # bytes, without the child that compiles a plan file
     files: int
     tasks: int
     clients: int  # open connections
@@ -38,8 +38,8 @@ class Sample:
     counts: dict[str, float]
 
 
-class Scene:
-    """Starts everything; the stack stops it."""
+class SoakEnvironment:
+    """The processes of a soak. The stack stops them."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -50,26 +50,26 @@ class Scene:
         self.port, self.control, self._api_port = free_port(), free_port(), free_port()
 
     def start(self) -> None:
-        """Raises DidNotStart."""
+        """Start all processes. Raises DidNotStart."""
         self.valkey, valkey_port = start_valkey(self._stack)
         self.admin = redis.Redis(port=valkey_port, socket_timeout=10)
         self.api = self._start_api()
         wait_for_port(self.api, self._api_port)
         self.write_plans(plan_file())
-        self._store = f"redis://127.0.0.1:{valkey_port}/0"
+        self._redis_url = f"redis://127.0.0.1:{valkey_port}/0"
         self.sidecar = self._stack.start("sidecar", self._command())
         wait_for_http(self.sidecar, f"http://127.0.0.1:{self.control}/readyz")
         self._connections = 0
-        self._connections = self.store_connections()
+        self._connections = self.redis_connections()
 
     def _command(self) -> list[str]:
-        """Waits are short, so that they all come to pass in a run; the rest is as by default."""
+        """The sidecar's command: timeouts are short, so that each occurs; the rest is default."""
         flags = {
             "plans": self._plans,
             "upstream": f"http://127.0.0.1:{self._api_port}",
             "listen": f"127.0.0.1:{self.port}",
             "control": f"127.0.0.1:{self.control}",
-            "redis": self._store,
+            "redis": self._redis_url,
             "redis-prefix": PREFIX,
             "redis-timeout-ms": 100,
             "spool": self.spool,
@@ -87,35 +87,35 @@ class Scene:
         return self._stack.start("api", command, env={"PYTHONPATH": root})
 
     def write_plans(self, text: str) -> None:
-        """Put a plan file in the place of the old one, in one step."""
+        """Replace the plan file in one step."""
         new = self._stack.directory / "plans.new"
         new.write_text(text)
         new.rename(self._plans)
 
     def reconcile(self) -> "subprocess.CompletedProcess[str]":
-        """`sidecar reconcile` on what there is, at rest."""
+        """Run `sidecar reconcile`, at rest."""
         command = [_PROGRAM, "reconcile", "--wait", "0", "--spool", str(self.spool)]
-        command += ["--events", str(self.shipped), "--redis", self._store]
+        command += ["--events", str(self.shipped), "--redis", self._redis_url]
         for number in range(len(VARIANTS)):
             former = self._stack.directory / f"plans{number}.yaml"
             former.write_text(plan_file(number))
             command += ["--former-plans", str(former), "--plans", str(former)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    def store_connections(self) -> int:
-        """How many connections were made to the store since the start."""
+    def redis_connections(self) -> int:
+        """How many connections Redis has accepted since the start."""
         info: Any = self.admin.info("stats")
         return int(info["total_connections_received"]) - self._connections
 
     async def restart_api(self) -> None:
-        """Its connections break; for a moment there is no API. Raises DidNotStart."""
+        """Stop and start the API: connections break, then it is unavailable. Raises DidNotStart."""
         await asyncio.to_thread(self._stack.stop, self.api)
         self.api = self._start_api()
         await asyncio.to_thread(wait_for_port, self.api, self._api_port)
 
     @asynccontextmanager
     async def paused(self, running: Running) -> AsyncIterator[None]:
-        """A process stands still for as long as the block lasts."""
+        """Stop a process with SIGSTOP for the duration of the block."""
         os.kill(running.popen.pid, signal.SIGSTOP)
         try:
             yield
@@ -123,9 +123,9 @@ class Scene:
             os.kill(running.popen.pid, signal.SIGCONT)
 
     async def sample(self) -> Sample:
-        """How the sidecar stands. Raises DidNotStart when it is gone."""
+        """Sample the sidecar. Raises DidNotStart if it has ended."""
         if self.sidecar.popen.poll() is not None:
-            raise DidNotStart(f"the sidecar is gone. It said: {self.sidecar.tail()}")
+            raise DidNotStart(f"the sidecar ended; its last output: {self.sidecar.tail()}")
         counts = await self._scrape()
         return Sample(
             rss=_resident(self.sidecar.popen.pid),
@@ -152,7 +152,10 @@ class Scene:
         }
 
     async def stop_sidecar(self) -> int:
-        """SIGTERM; the exit code. Raises subprocess.TimeoutExpired when it does not end."""
+        """Stop the sidecar with SIGTERM; its exit code.
+
+        Raises subprocess.TimeoutExpired if it does not end.
+        """
         self.sidecar.popen.send_signal(signal.SIGTERM)
         return await asyncio.to_thread(self.sidecar.popen.wait, STOP_SECONDS)
 

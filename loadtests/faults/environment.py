@@ -1,4 +1,4 @@
-"""The sidecars of a run, and what they say of themselves and of the books."""
+"""The sidecars of a run: their metrics, their logs and `sidecar reconcile`."""
 
 import asyncio
 import json
@@ -16,10 +16,10 @@ from loadtests.soak.client import connect
 
 SIDECARS: Final = 2
 REST_SECONDS: Final = 60.0
-LOOK_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.1
 SCRAPE_SECONDS: Final = 30.0
 _PROGRAM: Final = str(Path(sys.executable).parent / "sidecar")
-# What must be so before the books are compared, of the metrics of each sidecar.
+# Metrics of each sidecar once counters and events can be compared.
 _AT_REST: Final = {
     'sidecar_store_mode{mode="redis"}': 1.0,
     "sidecar_journal_entries": 0.0,
@@ -28,8 +28,8 @@ _AT_REST: Final = {
 }
 
 
-class House:
-    """Two sidecars before one API. The stack stops them."""
+class FaultEnvironment:
+    """Two sidecars in front of one API. The stack stops them."""
 
     def __init__(self, stack: Stack, redis: Redis, api_port: int, redis_url: str) -> None:
         self.ports = [free_port() for _ in range(SIDECARS)]
@@ -37,12 +37,12 @@ class House:
         self._redis = redis
         self._controls = [free_port() for _ in range(SIDECARS)]
         self._upstream = f"http://127.0.0.1:{api_port}"
-        self._url = redis_url
+        self._redis_url = redis_url
         self._plans = stack.directory / "plans.yaml"
         self._sidecars: list[Running] = []
 
     async def start(self) -> None:
-        """When all are ready and know of each other. Raises DidNotStart."""
+        """Return once all sidecars are ready and know of each other. Raises DidNotStart."""
         self._plans.write_text(plan_file())
         for number in range(SIDECARS):
             self._sidecars.append(self._stack.start(f"sidecar-{number}", self._command(number)))
@@ -50,7 +50,7 @@ class House:
             address = f"http://127.0.0.1:{control}/readyz"
             await asyncio.to_thread(wait_for_http, running, address)
         if not await self._until("sidecar_sidecars_up", float(SIDECARS)):
-            raise DidNotStart("the sidecars do not know of each other")
+            raise DidNotStart("the sidecars did not find each other")
 
     def _command(self, number: int) -> list[str]:
         folder = self._stack.directory
@@ -59,7 +59,7 @@ class House:
             "upstream": self._upstream,
             "listen": f"127.0.0.1:{self.ports[number]}",
             "control": f"127.0.0.1:{self._controls[number]}",
-            "redis": self._url,
+            "redis": self._redis_url,
             "redis-prefix": PREFIX,
             "spool": folder / f"spool-{number}",
             "sinks": f"file:{folder / f'shipped-{number}.jsonl'}",
@@ -67,30 +67,32 @@ class House:
         return [_PROGRAM, "serve", *(f"--{name}={value}" for name, value in flags.items())]
 
     async def at_rest(self) -> bool:
-        """Waits until Redis counts everything again and nothing is owed; whether it came to
-        that in a bounded time."""
+        """Wait until Redis counts everything again and nothing is uncharged.
+
+        Returns whether that happened within `REST_SECONDS` for each metric.
+        """
         found = [await self._until(name, value) for name, value in _AT_REST.items()]
         return all(found)
 
     async def _until(self, name: str, value: float) -> bool:
-        for _ in range(int(REST_SECONDS / LOOK_SECONDS)):
+        for _ in range(int(REST_SECONDS / POLL_SECONDS)):
             if all(one.get(name) == value for one in await self.metrics()):
                 return True
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         return False
 
     async def total(self, name: str) -> int:
-        """The metric's sum over all sidecars."""
+        """The sum of a metric over all sidecars."""
         return int(sum(one.get(name, 0.0) for one in await self.metrics()))
 
     async def metrics(self) -> list[dict[str, float]]:
-        """By name, with labels as in the text, of each sidecar. Raises DidNotStart."""
+        """The metrics of each sidecar, by name with labels. Raises DidNotStart."""
         return [await self._scrape(number) for number in range(SIDECARS)]
 
     async def _scrape(self, number: int) -> dict[str, float]:
         running = self._sidecars[number]
         if running.popen.poll() is not None:
-            raise DidNotStart(f"a sidecar is gone. It said: {running.tail()}")
+            raise DidNotStart(f"a sidecar ended; its last output: {running.tail()}")
         async with asyncio.timeout(SCRAPE_SECONDS):
             connection = await connect(self._controls[number])
             try:
@@ -106,19 +108,19 @@ class House:
         return found
 
     def reconcile(self) -> dict[str, Any]:
-        """What `sidecar reconcile` finds. Raises DidNotStart when it cannot tell."""
-        done = self._books("reconcile")
+        """The JSON report of `sidecar reconcile`. Raises DidNotStart if it failed."""
+        done = self._run_cli("reconcile")
         if done.returncode not in (0, 1):
             raise DidNotStart(f"sidecar reconcile ended with {done.returncode}: {done.stderr}")
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
     def rebuild(self) -> None:
-        """Restore what Redis has lost."""
-        self._books("rebuild", "--apply")
+        """Restore the counters that Redis has lost."""
+        self._run_cli("rebuild", "--apply")
 
-    def _books(self, verb: str, *more: str) -> "subprocess.CompletedProcess[str]":
-        command = [_PROGRAM, verb, "--json", "--plans", str(self._plans), *more]
+    def _run_cli(self, command_name: str, *more: str) -> "subprocess.CompletedProcess[str]":
+        command = [_PROGRAM, command_name, "--json", "--plans", str(self._plans), *more]
         command += ["--redis", self._redis.url, "--redis-prefix", PREFIX]
         for number in range(SIDECARS):
             folder = self._stack.directory
@@ -126,8 +128,8 @@ class House:
             command += ["--events", str(folder / f"shipped-{number}.jsonl")]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    def complaints(self) -> list[str]:
-        """Lines of their logs that no sidecar may write."""
+    def error_lines(self) -> list[str]:
+        """Lines of the sidecars' logs with an error or a traceback."""
         lines = [line for one in self._sidecars for line in one.log.read_text().splitlines()]
         return [
             line for line in lines if '"level": "error"' in line or "Traceback" in line

@@ -1,6 +1,6 @@
-"""What the scenarios share inside Locust: a story with an end, whose report is the verdict.
+"""What the scenarios share inside Locust: a story with an end, and a report as verdict.
 
-Importing it lets Locust patch the process for gevent.
+The import makes Locust patch the process for gevent.
 """
 
 import time
@@ -13,16 +13,18 @@ import gevent
 from locust import events
 from locust.env import Environment
 
-from loadtests.scenarios.given import Given
+from loadtests.scenarios.assignment import Assignment
 from loadtests.scenarios.report import Report
 
-GIVEN: Final = Given.read()
+ASSIGNMENT: Final = Assignment.read()
 
 
-def tell(story: Callable[[Report], None]) -> None:
-    """Have a story told once all users are there. Its end ends the run; the report that it fills
-    is the verdict."""
-    report = Report(timing=GIVEN.timing)
+def run_story(story: Callable[[Report], None]) -> None:
+    """Run a story once all users have started, then end the run.
+
+    The story fills a report, which is the verdict.
+    """
+    report = Report(timing=ASSIGNMENT.timing)
     ended = []
 
     @events.init.add_listener  # type: ignore[untyped-decorator]
@@ -34,27 +36,27 @@ def tell(story: Callable[[Report], None]) -> None:
     def run(environment: Environment) -> None:
         try:
             story(report)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run has to end and say so
+        except Exception as error:  # noqa: BLE001 - any error must end the run and be reported
             traceback.print_exc()
-            report.holds(False, f"the story itself failed: {type(error).__name__}: {error}")
+            report.check(False, f"the scenario failed: {type(error).__name__}: {error}")
         ended.append(True)
         assert environment.runner is not None
         environment.runner.quit()
 
     @events.quitting.add_listener  # type: ignore[untyped-decorator]
     def judge(environment: Environment, **_: Any) -> None:
-        report.holds(bool(ended), "the run was cut off before its end")
+        report.check(bool(ended), "the run was stopped before its end")
         for failure in environment.runner.exceptions.values() if environment.runner else ():
-            report.holds(False, f"the load run itself failed: {failure['msg']}")
+            report.check(False, f"the load generator failed: {failure['msg']}")
         report.show()
-        report.write(Path(GIVEN.result))
+        report.write(Path(ASSIGNMENT.result))
         environment.process_exit_code = report.code
 
 
-def wait_for(true: Callable[[], bool], seconds: float) -> bool:
-    """Whether it came true within that time."""
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether the condition became true within this time."""
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         gevent.sleep(0.05)

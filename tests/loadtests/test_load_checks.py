@@ -1,4 +1,4 @@
-"""The load run's own judgement: it must see a broken promise."""
+"""The verdict of a load run, which must detect each violation."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ from loadtests.checks import (
     Verdict,
     bounds_of_key,
     costs_of,
-    unexplained,
+    missing_explanation,
 )
 from sidecar.config import values
 
@@ -93,12 +93,12 @@ def a_problem(**changes: Any) -> bytes:
     return json.dumps(problem | changes).encode()
 
 
-def test_an_explained_refusal_passes() -> None:
-    assert unexplained(a_429(), a_problem()) == []
+def test_an_explained_refusal_has_no_violation() -> None:
+    assert missing_explanation(a_429(), a_problem()) == []
 
 
 @pytest.mark.parametrize(
-    ("headers", "body", "said"),
+    ("headers", "body", "words"),
     [
         (a_429(Content_Type="text/html"), a_problem(), "not application/problem+json"),
         (a_429(Retry_After="0"), a_problem(), "Retry-After '0'"),
@@ -113,9 +113,11 @@ def test_an_explained_refusal_passes() -> None:
         (a_429(), a_problem(**{"violated-policies": []}), "no 'violated-policies'"),
     ],
 )
-def test_what_a_refusal_lacks_is_named(headers: dict[str, str], body: bytes, said: str) -> None:
-    (sentence,) = unexplained(headers, body)
-    assert said in sentence
+def test_a_missing_part_of_a_refusal_is_named(
+    headers: dict[str, str], body: bytes, words: str
+) -> None:
+    (sentence,) = missing_explanation(headers, body)
+    assert words in sentence
 
 
 def test_rates_and_quotas_are_read_with_what_the_plan_extends() -> None:
@@ -128,11 +130,11 @@ def test_rates_and_quotas_are_read_with_what_the_plan_extends() -> None:
     ]
 
 
-def test_every_window_of_the_plan_language_is_known() -> None:
+def test_each_window_of_the_plan_file_is_known() -> None:
     assert {window: seconds * 1_000_000 for window, seconds in SECONDS.items()} == values.WINDOWS_US
 
 
-def test_a_key_that_the_plan_file_lacks_is_named() -> None:
+def test_an_unknown_api_key_is_named() -> None:
     with pytest.raises(LookupError, match="no key 'another'"):
         bounds_of_key(DOCUMENT, "another")
 
@@ -146,33 +148,33 @@ def test_a_key_that_the_plan_file_lacks_is_named() -> None:
         ("DELETE", "/v1/bulk/a/b", {"requests": 5}),
     ],
 )
-def test_the_cost_of_a_call_is_that_of_its_first_route(
+def test_the_cost_of_a_request_is_that_of_its_first_route(
     method: str, path: str, costs: dict[str, int]
 ) -> None:
     assert costs_of(DOCUMENT, method, path) == Counter(costs)
 
 
 @pytest.mark.parametrize("path", ["/v1/items/1/parts", "/v1/statusx"])
-def test_a_call_without_a_route_is_named(path: str) -> None:
+def test_a_request_without_a_route_is_named(path: str) -> None:
     with pytest.raises(LookupError, match=f"no route for GET {path}"):
         costs_of(DOCUMENT, "GET", path)
 
 
 @pytest.mark.parametrize(("admitted", "broken"), [(0, False), (60, False), (61, False), (62, True)])
-def test_more_than_burst_and_rate_is_seen(admitted: int, broken: bool) -> None:
+def test_more_than_burst_and_rate_is_detected(admitted: int, broken: bool) -> None:
     # 10 at once, 50 in ten seconds, and one for the fraction of a second.
     rate = Rate("per-second", "requests", Fraction(5), 10)
     customer = Customer("acme", [rate], Counter(requests=admitted))
-    assert bool(customer.over(10.0, NOON)) is broken
+    assert bool(customer.exceeded(10.0, NOON)) is broken
 
 
 @pytest.mark.parametrize(("admitted", "broken"), [(1_000, False), (1_001, True)])
-def test_more_than_the_quota_is_seen(admitted: int, broken: bool) -> None:
+def test_more_than_the_quota_is_detected(admitted: int, broken: bool) -> None:
     quota = Quota("exports", "exports", 1_000, "day", "UTC", 1)
     customer = Customer("acme", [quota], Counter(exports=admitted, requests=1_000_000))
-    said = customer.over(10.0, NOON)
-    assert bool(said) is broken
-    assert all("exports allows 1000" in sentence for sentence in said)
+    sentences = customer.exceeded(10.0, NOON)
+    assert bool(sentences) is broken
+    assert all("exports allows 1000" in sentence for sentence in sentences)
 
 
 @pytest.mark.parametrize(
@@ -190,13 +192,13 @@ def test_more_than_the_quota_is_seen(admitted: int, broken: bool) -> None:
         ("cycle", "UTC", 31, datetime(2026, 3, 1, 0, 0, 5, tzinfo=UTC), 1),
     ],
 )
-def test_a_quota_counts_once_for_each_period_that_the_run_saw(
+def test_a_quota_counts_once_for_each_period_of_the_run(
     period: str, zone: str, anchor: int, ended: datetime, periods: int
 ) -> None:
     assert Quota("q", "requests", 7, period, zone, anchor).allows(10.0, ended) == 7 * periods
 
 
-def test_broken_promises_are_counted_by_kind() -> None:
+def test_violations_are_counted_by_kind() -> None:
     verdict = Verdict()
     verdict.add("a", "b")
     verdict.add("b")

@@ -1,38 +1,43 @@
-"""A way to a server that can be made slow: replies come later, in order, none is lost."""
+"""A TCP relay to a server that can delay replies, in order and without loss."""
 
 import asyncio
 from typing import Final
 
-PIECE: Final = 65_536
+CHUNK_BYTES: Final = 65_536
 
 
-class SlowWay:
-    """To 127.0.0.1:`to`. `delay`: seconds by which each reply is late from now on."""
+class SlowLink:
+    """A relay to `port` of 127.0.0.1.
 
-    def __init__(self, to: int) -> None:
+    `delay`: by how many seconds each reply is late from now on.
+    """
+
+    def __init__(self, port: int) -> None:
         self.delay = 0.0
-        self._to = to
+        self._port = port
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, until one side leaves."""
-        onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", self._to)
-        back = asyncio.create_task(self._back(onward_reader, writer))
+        """Relay one connection until one side closes it."""
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        replies = asyncio.create_task(self._relay_replies(server_reader, writer))
         try:
-            while data := await reader.read(PIECE):
-                onward_writer.write(data)
-                await onward_writer.drain()
+            while data := await reader.read(CHUNK_BYTES):
+                server_writer.write(data)
+                await server_writer.drain()
         except ConnectionError:
             pass
         finally:
-            onward_writer.close()
-            await back
+            server_writer.close()
+            await replies
 
-    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _relay_replies(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         loop = asyncio.get_running_loop()
         due: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(10_000)
         sender = asyncio.create_task(_send(due, writer))
         try:
-            while data := await reader.read(PIECE):
+            while data := await reader.read(CHUNK_BYTES):
                 await due.put((loop.time() + self.delay, data))
         except ConnectionError:
             pass

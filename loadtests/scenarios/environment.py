@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from loadtests.processes import Running, Stack, free_port, wait_for_http
+from loadtests.scenarios.assignment import Assignment, Options
 from loadtests.scenarios.catalog import ROOT, Scenario
-from loadtests.scenarios.given import Given, Options
 from loadtests.valkey import start_valkey
 
 BUSY_S: Final = 10.0
@@ -23,7 +23,7 @@ _PROGRAM: Final = str(Path(sys.executable).parent / "sidecar")
 
 @dataclass
 class Sidecar:
-    """One of them; when it is started again, its addresses stay."""
+    """One sidecar; it keeps its addresses when it starts again."""
 
     name: str
     command: list[str]
@@ -32,8 +32,8 @@ class Sidecar:
     running: Running
 
 
-class Scene:
-    """Starts everything; the stack stops it."""
+class ScenarioEnvironment:
+    """The processes of a scenario. The stack stops them."""
 
     def __init__(self, stack: Stack, scenario: Scenario) -> None:
         self._stack = stack
@@ -42,13 +42,13 @@ class Scene:
         self.api = ""
 
     def start(self) -> None:
-        """Raises DidNotStart."""
+        """Start all processes. Raises DidNotStart."""
         _, valkey = start_valkey(self._stack)
         self._start_api()
         for number, flags in enumerate(self._scenario.sidecars):
             self.sidecars.append(self._sidecar(f"sidecar{number}", valkey, flags))
-        for one in self.sidecars:
-            wait_for_http(one.running, f"http://127.0.0.1:{one.control}/readyz")
+        for sidecar in self.sidecars:
+            wait_for_http(sidecar.running, f"http://127.0.0.1:{sidecar.control}/readyz")
 
     def _start_api(self) -> None:
         port, capacity = free_port(), self._scenario.api
@@ -76,12 +76,14 @@ class Scene:
         command = [_PROGRAM, "serve", *(f"--{flag}={value}" for flag, value in flags.items())]
         return Sidecar(name, command, port, control, self._stack.start(name, command))
 
-    def wait_until_busy(self, number: int, enough: threading.Event) -> None:
-        """Return when one of the sidecars has a request in flight, which a kill then interrupts;
-        after BUSY_S, or when `enough` is set, in any case."""
+    def wait_until_busy(self, number: int, stopped: threading.Event) -> None:
+        """Return once a sidecar has a request in flight, so that a kill interrupts it.
+
+        Returns after BUSY_S, or once `stopped` is set, in any case.
+        """
         deadline = time.monotonic() + BUSY_S
         while time.monotonic() < deadline and self._in_flight(number) < 1:
-            if enough.wait(0.02):
+            if stopped.wait(0.02):
                 return
 
     def _in_flight(self, number: int) -> float:
@@ -95,25 +97,25 @@ class Scene:
         return 0.0
 
     def kill(self, number: int) -> None:
-        """`kill -9` to one of the sidecars."""
+        """Kill a sidecar with SIGKILL."""
         running = self.sidecars[number].running
         running.popen.kill()
         running.popen.wait()
 
     def restart(self, number: int) -> None:
-        """Start one that was killed. Raises DidNotStart."""
-        one = self.sidecars[number]
-        one.running = self._stack.start(one.name, one.command)
-        wait_for_http(one.running, f"http://127.0.0.1:{one.control}/readyz")
+        """Start a killed sidecar again. Raises DidNotStart."""
+        sidecar = self.sidecars[number]
+        sidecar.running = self._stack.start(sidecar.name, sidecar.command)
+        wait_for_http(sidecar.running, f"http://127.0.0.1:{sidecar.control}/readyz")
 
-    def given(self, result: Path, options: Options) -> Given:
-        """What Locust has to know."""
+    def assignment(self, result: Path, options: Options) -> Assignment:
+        """The assignment of the Locust process."""
         first = self.sidecars[0]
-        return Given(
+        return Assignment(
             plans=str(self._scenario.plans.resolve()),
             result=str(result),
             api=self.api,
-            sidecars=tuple(f"http://127.0.0.1:{one.port}" for one in self.sidecars),
+            sidecars=tuple(f"http://127.0.0.1:{sidecar.port}" for sidecar in self.sidecars),
             capacity=self._scenario.api.per_second if self._scenario.api else inf,
             control=f"http://127.0.0.1:{first.control}",
             pid=first.running.popen.pid,

@@ -1,4 +1,4 @@
-"""Two accounts of the same usage: the events that were shipped, and the counters in the store."""
+"""The two records of usage: the events that were shipped, and the counters in Redis."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ __all__ = ["REQUEST", "Counter", "Event", "Sum", "counters_in", "event_of", "eve
 
 
 class Event(NamedTuple):
-    """One line of the spool, as far as it is of interest here."""
+    """The fields of a spool line that the checks need."""
 
     seq: int
     type: str
@@ -36,7 +36,7 @@ class Event(NamedTuple):
 
 
 def event_of(line: Mapping[str, Any]) -> Event:
-    """Of a line as it was parsed; what other types of event lack is empty."""
+    """The event of a parsed line; fields that its type lacks are empty."""
     data = line.get("data", {})
     return Event(
         line["seq"],
@@ -54,7 +54,7 @@ def event_of(line: Mapping[str, Any]) -> Event:
 
 
 def events_in(path: Path) -> Iterator[Event]:
-    """The events of a sink's file, each once: delivery is at least once."""
+    """The events of a sink's file, without duplicates: delivery is at least once."""
     seqs = set()
     with path.open("rb") as file:
         for line in file:
@@ -65,14 +65,14 @@ def events_in(path: Path) -> Iterator[Event]:
 
 
 class Counter(NamedTuple):
-    """A quota's counter as the store has it."""
+    """A quota's counter in Redis."""
 
     used: int
     since_us: int  # the start of the period
 
 
 def counters_in(store: "redis.Redis", prefix: str, quotas: Iterable[Quota]) -> dict[Quota, Counter]:
-    """What each quota's account has used in the period that it was last charged in."""
+    """The units of each quota in the period that was charged last."""
     found = {}
     for quota in quotas:
         fields: Any = store.hgetall(keys.state(prefix, quota.account))
@@ -84,7 +84,7 @@ def counters_in(store: "redis.Redis", prefix: str, quotas: Iterable[Quota]) -> d
 
 @dataclass(slots=True)
 class Sum:
-    """Usage by the events: what surely was charged, and what may have been."""
+    """Usage according to the events: charged for certain, and perhaps charged."""
 
     certain: int = 0
     doubtful: int = 0
@@ -95,8 +95,10 @@ def sums(
     counters: Mapping[Quota, Counter],
     is_doubtful: Callable[[Event], bool],
 ) -> dict[Quota, Sum]:
-    """Usage in the counters' periods. At the very start of a period nobody but the store can
-    say which period a call was charged in."""
+    """Usage in the counters' periods.
+
+    At the very start of a period, only Redis knows which period a request was charged in.
+    """
     found = {quota: Sum() for quota in counters}
     of_account: dict[str, list[Quota]] = {}
     for quota in counters:

