@@ -17,7 +17,7 @@ from loadtests.hostile.accounts import (
 )
 from loadtests.soak.client import Connection, Ended, connect
 
-Phase = Literal["warm-up", "calm", "attack"]
+Phase = Literal["warm-up", "calm", "onset", "attack"]
 ANSWER_SECONDS: Final = 10.0
 PAUSE_SECONDS: Final = 0.05  # between two requests of a program
 REQUESTS_PER_CONNECTION: Final = 10  # then the program opens a new one, as many clients do

@@ -1,6 +1,7 @@
 """One attack from beginning to end: clients without it, then with it, and what both cost."""
 
 import asyncio
+import time
 from typing import Final
 
 from loadtests.hostile.attacks import ATTACKS
@@ -11,6 +12,7 @@ from loadtests.processes import DidNotStart, Stack
 
 WARM_UP_SECONDS: Final = 1.0
 SAMPLE_SECONDS: Final = 0.1
+ONSET: Final = 0.25  # share of an attack in which its connections open; its latency is not judged
 
 
 async def run_attack(stack: Stack, name: str, seconds: float) -> Evidence:
@@ -30,10 +32,13 @@ async def _observe(environment: HostileEnvironment, name: str, seconds: float) -
     clients.phase = "calm"
     await asyncio.sleep(seconds)
     idle_bytes, redis_before = environment.sidecar.rss_bytes(), environment.redis_bytes()
-    clients.phase = "attack"
+    clients.phase = "onset"
+    attack_from = time.monotonic() + ONSET * seconds
     attack = asyncio.create_task(environment.attack(name, seconds))
     peak_bytes, redis_peak = idle_bytes, redis_before
     while not attack.done():
+        if time.monotonic() > attack_from:
+            clients.phase = "attack"
         peak_bytes = max(peak_bytes, environment.sidecar.rss_bytes())
         redis_peak = max(redis_peak, await asyncio.to_thread(environment.redis_bytes))
         await asyncio.sleep(SAMPLE_SECONDS)
