@@ -22,7 +22,7 @@ MODULES = (
     "proxy.data_port", "proxy.downstream.connection", "proxy.downstream.connection_limits",
     "proxy.downstream.pacing", "proxy.downstream.parser", "proxy.downstream.request",
     "proxy.exchange", "proxy.handler", "proxy.headers", "proxy.heads", "proxy.job_exchange",
-    "proxy.relay", "proxy.upstream.connection", "proxy.upstream.pool",
+    "proxy.relay", "proxy.upstream.connection", "proxy.upstream.places", "proxy.upstream.pool",
     "proxy.upstream.receiver", "stores.commands", "stores.connection.link",
     "stores.local.charger", "stores.local.store", "stores.redis", "stores.scripts",
     "stores.settler",

@@ -28,7 +28,9 @@ class Bounds:
     stream_timeout: float = 60.0  # between two pieces of a response
     total_timeout: float = 0.0
     upstream_connections: int = 256
-    critical_connections: int = 16  # of these, for critical requests only
+    critical_connections: int = 16  # of these, for critical requests only; as many tunnels
+    account_percent: int = 50  # of the connections that others leave: the share of an account
+    tunnels: int = 1_000  # at most open at a time
     upstream_idle: float = 30.0
     tunnel_idle: float = 300.0
     tunnel_lifetime: float = 86_400.0

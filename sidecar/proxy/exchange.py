@@ -22,8 +22,14 @@ from sidecar.proxy.relay import Relay, last_chunk
 from sidecar.proxy.responses import CONTINUE, refusal_reply
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream.connection import UpstreamConnection
+from sidecar.proxy.upstream.places import CRITICAL, DEFERRABLE, STANDARD
 from sidecar.proxy.upstream.pool import UpstreamFailed, UpstreamPool
 
+_KINDS = {
+    RequestClass.CRITICAL: CRITICAL,
+    RequestClass.STANDARD: STANDARD,
+    RequestClass.DEFERRABLE: DEFERRABLE,
+}
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
 _EMPTY: Final[list[bytes]] = []  # no body yet; never changed
 _FAILURES = {
@@ -122,17 +128,16 @@ class Exchange(Relay):
             self.body_broken()
             return
         self._client.flow = self
-        request_class = self._admission.entitlement.route.request_class
-        critical = request_class is RequestClass.CRITICAL
-        deferrable = request_class is RequestClass.DEFERRABLE
+        kind = _KINDS[self._admission.entitlement.route.request_class]
+        account = self._admission.key.account.id
         try:
-            upstream = pool.take_idle(critical=critical)
+            upstream = None
+            if not self.upgrade:
+                upstream = pool.take_idle(account, critical=kind == CRITICAL)
             if upstream is None:
-                account, place = self._admission.key.account.id, self._admission.in_flight
+                place = self._admission.in_flight
                 place.sent_at = None  # the upstream has no request while this one is queued
-                upstream = await pool.acquire(
-                    critical=critical, deferrable=deferrable, account=account
-                )
+                upstream = await pool.acquire(account, kind, tunnel=bool(self.upgrade))
                 place.sent_at = time.perf_counter()
             self._send(upstream)
             await self._done
@@ -140,7 +145,7 @@ class Exchange(Relay):
                 self._failure = None
                 self._ended = False
                 self._done = self._client.loop.create_future()
-                upstream = await pool.connect()
+                upstream = await pool.acquire(account, kind, fresh=True)
                 self._send(upstream)
                 await self._done
             if self._failure is not None and self._failure[0] is not OutcomeReason.CLIENT_GONE:

@@ -58,6 +58,8 @@ def bounds_of(settings: Settings) -> Bounds:
         response_timeout=settings.response_timeout_s,
         upstream_connections=settings.upstream_connections,
         critical_connections=settings.critical_connections,
+        account_percent=settings.account_connections_percent,
+        tunnels=settings.max_websockets,
         upstream_idle=settings.upstream_idle_timeout_s,
         stream_timeout=settings.stream_timeout_s,
         total_timeout=settings.total_timeout_s,

@@ -264,7 +264,15 @@ class Settings(LayeredSettings):
     """Maximum number of open upstream connections."""
 
     critical_connections: int = Field(16, ge=0, le=100_000)
-    """Upstream connections reserved for critical requests. 0: none."""
+    """Upstream connections reserved for critical requests, and as many WebSockets. 0: none."""
+
+    account_connections_percent: int = Field(50, ge=1, le=100)
+    """Largest share of one account, in percent of the upstream connections that other accounts
+    leave; the same for its WebSockets and for body_buffer_bytes. 100: no limit per account."""
+
+    max_websockets: int = Field(1_000, ge=1, le=100_000)
+    """Maximum number of open WebSockets and other upgraded connections. They do not count towards
+    --upstream-connections."""
 
     shed: Shed = "adaptive"
     """Limit of requests in flight, beyond which non-critical ones are refused: adaptive (from the

@@ -17,6 +17,7 @@ from httptools import (
 from sidecar.core.settlement import OutcomeReason
 from sidecar.proxy.bounds import CHUNK, FRAMING, Bounds
 from sidecar.proxy.headers import NOT_IN_TRAILERS, NOT_RELAYED, Fields, without_nominated
+from sidecar.proxy.upstream.places import Places
 from sidecar.proxy.upstream.receiver import Receiver, ResponseHead
 
 STATUS_LINE: Final = 64  # about, with the empty line
@@ -60,6 +61,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.address = ""  # of the peer, if it was resolved from a name
         self.reused = False
+        self.places: Places | None = None  # where the current request holds a place
+        self.account = ""  # of that request
+        self.critical = False
         self.answered = False  # any byte of the current response has arrived
         self.usable = True
         self.parse_error = ""  # in the parser's words, for the log

@@ -1,4 +1,4 @@
-"""The pool of upstream connections: reused, bounded in number, some for critical requests only.
+"""The pool of upstream connections: reused, bounded in number, shared between accounts.
 
 Load balancing stays with the platform. The pool resolves the upstream's name every few seconds.
 Connections to an address that the name has lost get no further request.
@@ -17,7 +17,7 @@ from sidecar.logs import logger
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.upstream.address import Upstream
 from sidecar.proxy.upstream.connection import UpstreamConnection
-from sidecar.proxy.upstream.fair_queue import FairQueue, Turn
+from sidecar.proxy.upstream.places import CRITICAL, STANDARD, Places
 from sidecar.proxy.upstream.reachability import Reachability
 
 log = logger("proxy")
@@ -38,8 +38,9 @@ class UpstreamFailed(Exception):
 class UpstreamPool:
     """Idle connections are reused last in, first out.
 
-    `critical_connections` of them are for critical requests only, so that a slow API still serves
-    these in a flood of others. Implements `ConnectionPool`.
+    `Places` decides how many requests, and of which accounts, may use a connection. Requests for
+    an upgrade have places of their own: a tunnel may last for hours. Sockets are at most as many
+    as places. Implements `ConnectionPool`.
     """
 
     def __init__(self, upstream: Upstream, bounds: Bounds) -> None:
@@ -49,23 +50,27 @@ class UpstreamPool:
         self._loop = asyncio.get_running_loop()
         self.now: Callable[[], float] = self._loop.time
         self.reachability = Reachability(str(upstream), lambda: self.now())
+        reserved, percent = bounds.critical_connections, bounds.account_percent
+        self.places = Places(bounds.upstream_connections, reserved, percent, lambda: self.now())
+        self.tunnels = Places(bounds.tunnels, reserved, percent, lambda: self.now())
         self._idle: deque[UpstreamConnection] = deque()
-        self._all: set[UpstreamConnection] = set()
-        self._connecting = 0
-        self._queued = 0  # requests that wait for a connection or have just got their turn
-        self._promised = 0  # connections of requests that have just got their turn
-        self._waiting = (FairQueue(), FairQueue(), FairQueue())  # critical, standard, deferrable
-        self._shared = bounds.upstream_connections - min(
-            bounds.critical_connections, bounds.upstream_connections - 1
-        )
+        self._all: set[UpstreamConnection] = set()  # open, without those of tunnels
+        self._of_tunnels: set[UpstreamConnection] = set()
+        self._connecting = 0  # without those of tunnels
         self._addresses: frozenset[str] = frozenset()
         self._resolving: asyncio.Task[None] | None = None
         self._resolve_at = 0.0
 
+    def __repr__(self) -> str:
+        return (
+            f"<UpstreamPool {self._upstream}: {len(self._all)} open, {len(self._idle)} idle, "
+            f"{self._connecting} connecting; {self.places!r}; tunnels: {self.tunnels!r}>"
+        )
+
     @property
     def size(self) -> int:
-        """Open connections, idle ones included."""
-        return len(self._all)
+        """Open connections, idle ones and those of tunnels included."""
+        return len(self._all) + len(self._of_tunnels)
 
     @property
     def idle(self) -> int:
@@ -75,115 +80,149 @@ class UpstreamPool:
     @property
     def waiting(self) -> int:
         """Requests that wait for a connection."""
-        return sum(map(len, self._waiting))
+        return self.places.waiting + self.tunnels.waiting
 
-    @property
-    def _in_use(self) -> int:
-        return len(self._all) + self._connecting + self._promised - len(self._idle)
-
-    def take_idle(self, *, critical: bool) -> UpstreamConnection | None:
-        """The most recently used idle connection that such a request may use, or None."""
-        if not critical and self._in_use >= self._shared:
+    def take_idle(self, account: str, *, critical: bool) -> UpstreamConnection | None:
+        """The most recently used idle connection, if there is a place for the account, or None."""
+        if not self._idle or not self.places.take(account, critical=critical):
             return None
+        connection = self._idle.pop()
+        if not connection.usable:
+            self._idle.append(connection)
+            self.places.free(account, critical=critical)
+            return None  # `acquire` clears it away
+        connection.reused = True
+        connection.places, connection.account = self.places, account
+        connection.critical = critical
+        return connection
+
+    def _pop_idle(self) -> UpstreamConnection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:
                 connection.reused = True
                 return connection
+            connection.retire()
         return None
 
     async def acquire(
-        self, *, critical: bool, deferrable: bool = False, account: str = ""
+        self, account: str = "", kind: int = STANDARD, *, tunnel: bool = False, fresh: bool = False
     ) -> UpstreamConnection:
         """Get a connection: an idle one, a new one, or the next one that is released.
 
         If there are not enough, critical requests come first and deferrable ones last, and
-        accounts take turns. Raises UpstreamFailed after `connect_timeout` without a connection.
+        accounts take turns. `fresh`: a new connection, as always for a `tunnel`. Raises
+        UpstreamFailed after `connect_timeout` without a connection.
         """
-        limit = self.bounds.upstream_connections if critical else self._shared
-        turns = self._waiting[0 if critical else 2 if deferrable else 1]
-        since = self.now()
-        while self._in_use >= limit:
-            if not self._preempt_slow_client():
-                await self._wait_turn(turns, account, since)
-        return self.take_idle(critical=critical) or await self.connect()
-
-    async def _wait_turn(self, turns: FairQueue, account: str, since: float) -> None:
-        """Wait for a turn. The connection stays reserved until the caller next awaits.
-
-        Raises UpstreamFailed after `connect_timeout`.
-        """
-        turn: Turn = self._loop.create_future()
-        turns.join(account, since, turn)
-        self._queued += 1
-        taken = False
+        places = self.tunnels if tunnel else self.places
+        critical = kind == CRITICAL
+        if not places.take(account, critical=critical):
+            if not tunnel:
+                self._preempt_slow_client(account, critical=critical)
+            await self._wait(places, account, kind)
+        connection: UpstreamConnection | None = None
         try:
-            async with asyncio.timeout_at(since + self.bounds.connect_timeout):
-                await turn
-            taken = True
+            if not tunnel:
+                if not fresh:
+                    connection = self._pop_idle()
+                if connection is None:
+                    await self._make_room()
+                    if not fresh:
+                        connection = self._pop_idle()
+            if connection is None:
+                connection = await self._connect(places)
+        finally:
+            if connection is None:
+                places.free(account, critical=critical)
+        connection.places, connection.account, connection.critical = places, account, critical
+        return connection
+
+    async def _wait(self, places: Places, account: str, kind: int) -> None:
+        """Wait for a place. Raises UpstreamFailed after `connect_timeout`."""
+        try:
+            await places.wait(account, kind, self.now() + self.bounds.connect_timeout)
         except TimeoutError:
-            detail = "All connections to the API are in use."
+            name = "connections to the API" if places is self.places else "WebSockets of the API"
+            if places.is_full(critical=kind == CRITICAL):
+                detail = f"All {name} are in use."
+            else:
+                detail = f"This account uses its share of the {name}."
             self.reachability.response_missing(detail)
             raise UpstreamFailed(OutcomeReason.OVERLOADED, detail) from None
-        finally:
-            turns.leave(account, turn)
-            self._queued -= 1
-            if turn.done() and not turn.cancelled():
-                self._promised -= 1
-                if not taken:
-                    self._wake_next()
 
-    def _preempt_slow_client(self) -> bool:
+    async def _make_room(self) -> None:
+        """Wait until a socket more does not exceed the bound: closing ones count until then."""
+        while len(self._all) + self._connecting >= self.places.limit:
+            if self._idle:
+                self._idle.popleft().retire()
+            await asyncio.sleep(0)
+
+    def _preempt_slow_client(self, account: str, *, critical: bool) -> bool:
         """End the exchange of the slowest client. Returns False if no client is slow enough.
 
         A slow client keeps its connection while no other request needs it, and for less time if
-        most clients are slow.
+        most clients are slow. A request that exceeds the share of its account can only end
+        requests of that account. Closing the connection frees its place.
         """
         now, timeout = self.now(), self.bounds.stall_timeout
+        full = self.places.is_full(critical=critical)
+        users = self.places.taken if full else self.places.held(account, critical=critical)
         slow = [
             (waited, connection)
             for connection in self._all
             if connection.receiver is not None
+            and (full or (connection.account == account and connection.critical == critical))
             and (waited := connection.receiver.client_stall_s(now)) > timeout / MOSTLY_SLOW
         ]
         if not slow:
             return False
         waited, slowest = max(slow, key=itemgetter(0))
-        if slowest.receiver is None or (waited < timeout and len(slow) * 2 <= self._in_use):
+        if slowest.receiver is None or (waited < timeout and len(slow) * 2 <= users):
             return False
         self.preempted += 1
         slowest.receiver.preempt()
-        self._all.discard(slowest)  # no waiting request is woken: the caller takes the connection
         return True
 
-    async def connect(self) -> UpstreamConnection:
-        """Open a connection. Raises UpstreamFailed."""
-        self._connecting += 1
+    def _preempt_for_waiting(self) -> None:
+        """End one exchange with a slow client for each request that waits."""
+        for critical in (True, False):
+            for account, count in self.places.waiting_accounts(critical=critical):
+                for _ in range(count):
+                    if not self._preempt_slow_client(account, critical=critical):
+                        if self.places.is_full(critical=critical):
+                            return  # nor for other accounts
+                        break
+
+    async def _connect(self, places: Places) -> UpstreamConnection:
+        """Open a connection, for a place that is taken. Raises UpstreamFailed."""
+        ordinary = places is self.places
+        self._connecting += ordinary
         try:
             async with asyncio.timeout(self.bounds.connect_timeout):
                 connection = await self._open()
         except TimeoutError:
-            self._wake_next()
             self.reachability.connect_failed("no connection was accepted in time")
             raise UpstreamFailed(
                 OutcomeReason.UPSTREAM_TIMEOUT, "The API did not accept a connection in time."
             ) from None
         except ssl.SSLError as insecure:
-            self._wake_next()
             self.reachability.connect_failed(f"tls: {insecure.reason or insecure}")
             raise UpstreamFailed(
                 OutcomeReason.UPSTREAM_REFUSED, "No secure connection to the API can be made."
             ) from None
         except OSError as error:
-            self._wake_next()
             self.reachability.connect_failed(error.strerror or str(error))
             raise UpstreamFailed(
                 OutcomeReason.UPSTREAM_REFUSED, "No connection to the API can be made."
             ) from None
         finally:
-            self._connecting -= 1
+            self._connecting -= ordinary
         self.reachability.connected()
-        self._all.add(connection)
+        if not connection.usable:  # it has closed already
+            raise UpstreamFailed(
+                OutcomeReason.UPSTREAM_BROKEN, "The API closed the connection unexpectedly."
+            )
+        (self._all if ordinary else self._of_tunnels).add(connection)
         return connection
 
     async def _open(self) -> UpstreamConnection:
@@ -211,42 +250,36 @@ class UpstreamPool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Return a connection after a complete exchange."""
-        if not connection.usable:
+        places = connection.places
+        if places is not self.places or not connection.usable:
             connection.retire()
             return
         connection.resume_reading()
         connection.idle_since = self.now()
+        connection.places = None
         self._idle.append(connection)
-        if self._queued:
-            self._wake_next()
+        places.free(connection.account, critical=connection.critical)
 
     def remove(self, connection: UpstreamConnection) -> None:
         """Remove a closed connection."""
         self._all.discard(connection)
-        if connection in self._idle:
+        self._of_tunnels.discard(connection)
+        places, connection.places = connection.places, None
+        if places is not None:
+            places.free(connection.account, critical=connection.critical)
+        elif connection in self._idle:
             self._idle.remove(connection)
-        self._wake_next()
-
-    def _wake_next(self) -> None:
-        shared = self._shared
-        limits = (self.bounds.upstream_connections, shared, shared)
-        for turns, limit in zip(self._waiting, limits, strict=True):
-            while turns and self._in_use < limit:
-                turn = turns.take(self.now())
-                if not turn.done():
-                    self._promised += 1
-                    turn.set_result(None)
 
     def sweep(self, now: float) -> None:
         """End overdue exchanges, close connections that are idle for too long, resolve the name."""
         self.reachability.sweep()
-        for connection in list(self._all):
+        for connection in [*self._all, *self._of_tunnels]:
             if connection.deadline and now >= connection.deadline:
                 connection.time_out()
         while self._idle and now - self._idle[0].idle_since > self.bounds.upstream_idle:
             self._idle.popleft().retire()
-        while self.waiting and self._preempt_slow_client():
-            self._wake_next()
+        if self.places.waiting:
+            self._preempt_for_waiting()
         if self._all and self._upstream.is_name and now >= self._resolve_at:
             self._resolve_at = now + RESOLVE_S
             if self._resolving is None or self._resolving.done():
@@ -277,5 +310,5 @@ class UpstreamPool:
         """Drop all connections."""
         if self._resolving is not None:
             self._resolving.cancel()
-        for connection in list(self._all):
+        for connection in [*self._all, *self._of_tunnels]:
             connection.retire()

@@ -11,7 +11,12 @@ from sidecar.proxy.upstream.pool import UpstreamFailed, UpstreamPool
 from tests.support.http.raw_ends import End, Ends, calls
 from tests.support.stage import Stage, StartStage, status
 
-TWO = {"upstream_connections": "3", "critical_connections": "1", "connect_timeout_s": "20"}
+TWO = {
+    "upstream_connections": "3",
+    "critical_connections": "1",
+    "account_connections_percent": "100",
+    "connect_timeout_s": "20",
+}
 UPLOAD = b"POST /up HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 1000000\r\n\r\nbegun"
 DOWNLOAD = b"GET /down HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n"
 SMALL = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -120,11 +125,11 @@ async def test_a_standing_queue_serves_the_newest_request_first(ends: Ends) -> N
     )
     clock = [pool.now()]
     pool.now = lambda: clock[0]
-    connection = await pool.acquire(critical=False)
+    connection = await pool.acquire()
     served: list[str] = []
 
     async def want(name: str) -> None:
-        await pool.acquire(critical=False)
+        await pool.acquire()
         served.append(name)
 
     waiting = []
@@ -146,9 +151,9 @@ async def test_the_wait_for_a_connection_has_a_timeout(ends: Ends) -> None:
         Where("127.0.0.1", int(ends.url.rpartition(":")[2])),
         Bounds(upstream_connections=1, critical_connections=0, connect_timeout=0.05),
     )
-    await pool.acquire(critical=False)
+    await pool.acquire()
     with pytest.raises(UpstreamFailed) as failed:
-        await pool.acquire(critical=False)
+        await pool.acquire()
     assert failed.value.reason is OutcomeReason.OVERLOADED
     assert pool.waiting == 0
     pool.close()
@@ -159,11 +164,11 @@ async def test_a_flood_of_one_account_does_not_delay_the_turn_of_another(ends: E
         Where("127.0.0.1", int(ends.url.rpartition(":")[2])),
         Bounds(upstream_connections=1, critical_connections=0, connect_timeout=30),
     )
-    connection = await pool.acquire(critical=False, account="flood")
+    connection = await pool.acquire("flood")
     served: list[str] = []
 
     async def want(name: str) -> None:
-        await pool.acquire(critical=False, account=name)
+        await pool.acquire(name)
         served.append(name)
 
     names = ["flood"] * 20 + ["quiet"] * 2
@@ -174,7 +179,7 @@ async def test_a_flood_of_one_account_does_not_delay_the_turn_of_another(ends: E
         before = len(served)
         pool.release(connection)
         # A new request does not get a connection that is promised to another.
-        assert pool.take_idle(critical=False) is None
+        assert pool.take_idle("new", critical=False) is None
         while len(served) == before:
             await asyncio.sleep(0)
     assert served[:4] == ["flood", "quiet", "flood", "quiet"]
@@ -187,9 +192,9 @@ async def test_an_unused_turn_goes_to_the_next_request(ends: Ends) -> None:
         Where("127.0.0.1", int(ends.url.rpartition(":")[2])),
         Bounds(upstream_connections=1, critical_connections=0, connect_timeout=30),
     )
-    connection = await pool.acquire(critical=False, account="a")
-    first = asyncio.ensure_future(pool.acquire(critical=False, account="a"))
-    second = asyncio.ensure_future(pool.acquire(critical=False, account="b"))
+    connection = await pool.acquire("a")
+    first = asyncio.ensure_future(pool.acquire("a"))
+    second = asyncio.ensure_future(pool.acquire("b"))
     while pool.waiting < 2:
         await asyncio.sleep(0)
     pool.release(connection)

@@ -132,15 +132,15 @@ async def test_connections_to_a_former_address_of_the_name_are_not_reused() -> N
             return resolve if name == "getaddrinfo" else getattr(loop, name)
 
     async with server:
-        connection = await pool.connect()
+        connection = await pool.acquire()
         pool.release(connection)
         pool._loop = Loop()  # type: ignore[assignment]
         await pool._resolve()
-        assert pool.take_idle(critical=True) is connection
+        assert pool.take_idle("", critical=True) is connection
         pool.release(connection)
         answers[:] = ["127.0.0.2"]
         await pool._resolve()
-        assert pool.take_idle(critical=True) is None
+        assert pool.take_idle("", critical=True) is None
         pool.close()
 
 

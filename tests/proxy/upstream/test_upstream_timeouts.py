@@ -48,7 +48,12 @@ async def waiting(here: Stage, path: str) -> asyncio.Task[bytes]:
 
 
 async def test_I3_some_connections_are_reserved_for_critical_requests(stage: StartStage) -> None:
-    here = await stage(upstream_connections="3", critical_connections="1", connect_timeout_s="0.2")
+    here = await stage(
+        upstream_connections="3",
+        critical_connections="1",
+        account_connections_percent="100",
+        connect_timeout_s="0.2",
+    )
     here.upstream.hold = True
     held = [await waiting(here, f"/x{number}") for number in range(2)]
     refused = await here.call("GET", "/x")
