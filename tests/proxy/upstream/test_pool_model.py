@@ -271,3 +271,18 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+def test_a_fresh_connection_replaces_an_idle_one() -> None:
+    """The only idle connection closes first: a retry never exceeds the bound."""
+    machine = PoolMachine()
+    machine.begin(limit=1, reserved=0, percent=100)
+    machine.ask("a", STANDARD)
+    machine.pool.opening[0].set_result(Connection(machine.pool))
+    machine.settle()
+    machine.run(machine.pool.release, machine.used.pop()[0])
+    machine.ask("a", STANDARD, fresh=True)
+    assert (machine.pool.size, len(machine.pool.opening)) == (0, 1)
+    machine.pool.opening[0].set_exception(ConnectionRefusedError())
+    machine.settle()
+    machine.teardown()
