@@ -31,6 +31,8 @@ class Bounds:
     critical_connections: int = 16  # of these, for critical requests only; as many tunnels
     account_percent: int = 50  # of the connections that others leave: the share of an account
     tunnels: int = 1_000  # at most open at a time
+    small_body: int = 65_536  # bytes of a body that is read before it takes a connection
+    small_bodies: int = 33_554_432  # bytes of all such bodies
     upstream_idle: float = 30.0
     tunnel_idle: float = 300.0
     tunnel_lifetime: float = 86_400.0

@@ -18,6 +18,7 @@ from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import Fields
 from sidecar.proxy.heads import ProxyOptions, request_head, wanted_upgrade
+from sidecar.proxy.read_ahead import BodyBroken, read_ahead
 from sidecar.proxy.relay import Relay, last_chunk
 from sidecar.proxy.responses import CONTINUE, refusal_reply
 from sidecar.proxy.tunnel import Tunnel
@@ -131,6 +132,8 @@ class Exchange(Relay):
         kind = _KINDS[self._admission.entitlement.route.request_class]
         account = self._admission.key.account.id
         try:
+            if request.content_length and not request.complete:
+                await self._read_small_body(account)
             upstream = None
             if not self.upgrade:
                 upstream = pool.take_idle(account, critical=kind == CRITICAL)
@@ -152,6 +155,27 @@ class Exchange(Relay):
                 pool.reachability.response_missing(upstream.parse_error or self._failure[1])
         except UpstreamFailed as failed:
             self._failure = (failed.reason, failed.detail)
+        except BodyBroken:
+            self.body_broken()
+
+    async def _read_small_body(self, account: str) -> None:
+        """Read a small body whole, so that a slow upload does not keep an upstream connection.
+
+        A body without a length is not: its client may wait for the response to its beginning.
+        Raises BodyBroken.
+        """
+        request, budget, place = self._request, self._pool.bodies, self._admission.in_flight
+        size = request.content_length or 0
+        if size > self._pool.bounds.small_body or request.expects_continue:
+            return
+        if not budget.take(account, size):
+            return
+        sent_at, place.sent_at = place.sent_at, None
+        try:
+            await read_ahead(request, self._client, size)
+        finally:
+            place.sent_at = sent_at
+            budget.free(account, size)
 
     def _may_retry(self, upstream: UpstreamConnection) -> bool:
         """Whether a retry is safe: the pooled connection was closed before the request arrived."""

@@ -60,6 +60,8 @@ def bounds_of(settings: Settings) -> Bounds:
         critical_connections=settings.critical_connections,
         account_percent=settings.account_connections_percent,
         tunnels=settings.max_websockets,
+        small_body=settings.small_body_bytes,
+        small_bodies=settings.small_bodies_bytes,
         upstream_idle=settings.upstream_idle_timeout_s,
         stream_timeout=settings.stream_timeout_s,
         total_timeout=settings.total_timeout_s,

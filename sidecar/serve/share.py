@@ -56,6 +56,7 @@ def worker_settings(settings: Settings, worker: int, count: int) -> Settings:
             "waiting_bytes": -(-settings.waiting_bytes // count),
             "upstream_connections": -(-settings.upstream_connections // count),
             "critical_connections": -(-settings.critical_connections // count),
+            "small_bodies_bytes": -(-settings.small_bodies_bytes // count),
             "max_websockets": -(-settings.max_websockets // count),
             "shed_min": -(-settings.shed_min // count),
             "shed": _divide_shed(settings.shed, count),

@@ -243,6 +243,14 @@ class Settings(LayeredSettings):
     max_body_bytes: int = Field(0, ge=0)
     """Maximum size of a request body, in bytes. 0: no limit."""
 
+    small_body_bytes: int = Field(65_536, ge=0, le=1 << 30)
+    """Largest request body with a known length that the sidecar reads whole before it takes an
+    upstream connection, in bytes. 0: all bodies are streamed."""
+
+    small_bodies_bytes: int = Field(33_554_432, ge=0, le=1 << 40)
+    """Maximum size of all bodies that are read so, in bytes; beyond it, they are streamed. 0: all
+    bodies are streamed."""
+
     max_connections: int = Field(10_000, ge=1, le=1_000_000)
     """Maximum number of open client connections."""
 
@@ -268,7 +276,7 @@ class Settings(LayeredSettings):
 
     account_connections_percent: int = Field(50, ge=1, le=100)
     """Largest share of one account, in percent of the upstream connections that other accounts
-    leave; the same for its WebSockets and for body_buffer_bytes. 100: no limit per account."""
+    leave; the same for its WebSockets and for --small-bodies-bytes. 100: no limit per account."""
 
     max_websockets: int = Field(1_000, ge=1, le=100_000)
     """Maximum number of open WebSockets and other upgraded connections. They do not count towards

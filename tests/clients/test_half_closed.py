@@ -67,7 +67,7 @@ async def test_the_wait_for_a_half_closed_client_is_short(stage: StartStage, end
 
 
 @pytest.mark.parametrize(
-    "framing", [b"Content-Length: 9\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"]
+    "framing", [b"Content-Length: 900000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"]
 )
 async def test_I6_an_incomplete_request_is_never_completed(
     here: Stage, ends: Ends, framing: bytes

@@ -14,6 +14,7 @@ from typing import Final
 
 from sidecar.core.settlement import OutcomeReason
 from sidecar.logs import logger
+from sidecar.proxy.body_budget import BodyBudget
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.upstream.address import Upstream
 from sidecar.proxy.upstream.connection import UpstreamConnection
@@ -53,6 +54,7 @@ class UpstreamPool:
         reserved, percent = bounds.critical_connections, bounds.account_percent
         self.places = Places(bounds.upstream_connections, reserved, percent, lambda: self.now())
         self.tunnels = Places(bounds.tunnels, reserved, percent, lambda: self.now())
+        self.bodies = BodyBudget(bounds.small_bodies, percent)
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()  # open, without those of tunnels
         self._of_tunnels: set[UpstreamConnection] = set()
@@ -146,7 +148,7 @@ class UpstreamPool:
             if places.is_full(critical=kind == CRITICAL):
                 detail = f"All {name} are in use."
             else:
-                detail = f"This account uses its share of the {name}."
+                detail = f"This account uses its share of the {name}. Others keep theirs."
             self.reachability.response_missing(detail)
             raise UpstreamFailed(OutcomeReason.OVERLOADED, detail) from None
 
