@@ -11,7 +11,7 @@ class BodyBudget:
         self._by_account: dict[str, int] = {}
 
     def take(self, account: str, size: int) -> bool:
-        """Reserve memory for a body. Returns False if there is none for this account now."""
+        """Reserve memory for a body. Returns False if this account can get none now."""
         own = self._by_account.get(account, 0) + size
         others = self.used + size - own
         if own * 100 > (self._limit - others) * self._percent:

@@ -21,7 +21,7 @@ class Bounds:
     idle_timeout: float = 75.0
     body_timeout: float = 30.0
     min_rate: int = 256  # bytes per second: the lowest average rate of a body
-    half_close_timeout: float = 5.0
+    half_close_timeout: float = 0.0  # 0: a client that closes its sending side is gone
     stall_timeout: float = 2.0  # of a client whose upstream connection other requests need
     connect_timeout: float = 3.0
     response_timeout: float = 60.0  # until the head is complete

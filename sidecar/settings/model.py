@@ -212,8 +212,9 @@ class Settings(LayeredSettings):
     total_timeout_s: float = Field(0.0, ge=0, le=604_800)
     """Longest time that a request may take in total, in seconds. 0: no limit."""
 
-    half_close_timeout_s: Seconds = 5.0
-    """Longest time to serve a client that has closed its sending side, in seconds."""
+    half_close_timeout_s: float = Field(0.0, ge=0, le=86_400)
+    """Longest time to serve a client that has closed its sending side, in seconds. 0: the client
+    counts as gone, and its request to the API is cancelled."""
 
     stall_timeout_s: Seconds = 2.0
     """Longest time that a slow client may block an upstream connection that other requests need, in

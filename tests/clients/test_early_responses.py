@@ -157,7 +157,7 @@ async def test_I6_a_body_that_arrives_with_the_end_of_the_response_spoils_no_con
     stage: StartStage, ends: Ends
 ) -> None:
     """The next request must not begin within the unsent body."""
-    here = await stage(upstream=ends.url)
+    here = await stage(upstream=ends.url, small_body_bytes="0")
     client = await ends.client(here)
     await client.send(b"PUT /a HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 4\r\n\r\n")
     first = await ends.upstream()

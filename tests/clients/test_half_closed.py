@@ -16,7 +16,7 @@ def ok(body: bytes) -> bytes:
 
 @pytest.fixture
 async def here(stage: StartStage, ends: Ends) -> Stage:
-    return await stage(upstream=ends.url)
+    return await stage(upstream=ends.url, half_close_timeout_s="20")
 
 
 async def test_a_complete_request_is_answered_after_the_half_close(here: Stage, ends: Ends) -> None:
@@ -82,6 +82,73 @@ async def test_I6_an_incomplete_request_is_never_completed(
     await empty(here)
     (event,) = await calls(here)
     assert event["reason"] == "client_gone"
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+async def test_cancel_before_answer_a_client_that_closes_cancels_its_request(
+    stage: StartStage, ends: Ends, reset: bool
+) -> None:
+    here = await stage(upstream=ends.url)
+    client = await ends.client(here)
+    await client.send(GET % b"slow")
+    upstream = await ends.upstream()
+    await upstream.head()
+    client.abort() if reset else client.half_close()
+    assert await upstream.rest() == b""  # long before any timeout
+    await empty(here)
+    (event,) = await calls(here)
+    assert (event["status"], event["reason"]) == (499, "client_gone")
+
+
+async def test_a_client_that_closes_during_its_response_cancels_it(
+    stage: StartStage, ends: Ends
+) -> None:
+    here = await stage(upstream=ends.url)
+    client = await ends.client(here)
+    await client.send(GET % b"stream")
+    upstream = await ends.upstream()
+    await upstream.head()
+    await upstream.send(OK % (11, b"first "))
+    await client.head()
+    await client.get(b"first ")
+    client.half_close()
+    assert await upstream.rest() == b""
+    await client.rest()
+    await empty(here)
+    (event,) = await calls(here)
+    assert (event["status"], event["reason"]) == (200, "client_gone")
+
+
+async def test_a_pipelining_client_that_closes_cancels_its_request(
+    stage: StartStage, ends: Ends
+) -> None:
+    """Its socket is not read: the sidecar looks at it."""
+    here = await stage(upstream=ends.url)
+    client = await ends.client(here)
+    await client.send(GET % b"slow" + GET % b"2" + GET % b"3" + GET % b"4")
+    upstream = await ends.upstream()
+    await upstream.head()
+    client.half_close()
+    assert await upstream.rest() == b""
+    await empty(here)
+    (event,) = await calls(here)
+    assert (event["status"], event["reason"]) == (499, "client_gone")
+
+
+async def test_half_closer_slow_answer_a_half_closed_client_is_served_by_setting(
+    here: Stage, ends: Ends
+) -> None:
+    client = await ends.client(here)
+    await client.send(GET % b"slow")
+    client.half_close()
+    upstream = await ends.upstream()
+    await upstream.head()
+    await upstream.send(ok(b"late"))
+    assert (await client.answer()).endswith(b"late")
+    assert await client.rest() == b""
+    await empty(here)
+    (event,) = await calls(here)
+    assert (event["status"], event["reason"]) == (200, "ok")
 
 
 async def test_an_incomplete_head_is_not_a_request(here: Stage, ends: Ends) -> None:

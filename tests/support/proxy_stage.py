@@ -44,6 +44,7 @@ FAST = {  # short for tests of slow clients, long enough for a busy machine
     "drain_timeout_s": "1",
     "redis_timeout_ms": "2000",
     "max_body_bytes": "1000000",
+    "half_close_timeout_s": "5",  # tests mark the end of their requests so
 }
 
 

@@ -131,7 +131,8 @@ class ClientConnection(PacedConnection):
         """Whether to keep the connection open for the responses that are still due.
 
         The client sends no more. A client that is gone altogether looks the same until the sidecar
-        writes to it, so the wait for the response is short (RFC 9112, section 9.6).
+        writes to it (RFC 9112, section 9.6). By default, it counts as gone, and its request to the
+        API is cancelled.
         """
         if self.tunnel is not None:
             self.tunnel.client_ended()
@@ -141,6 +142,11 @@ class ClientConnection(PacedConnection):
         current = self._parser.current if self._parser else None
         if current is not None and not current.complete:
             return False  # the rest of the message will never come
+        if not self.bounds.half_close_timeout:
+            if current is not None and current.answered and not self._queue:
+                return False  # its response is complete, and may still be in the transport
+            self.abort()
+            return True
         self._half_closed = self._ended = True
         if self.serving:
             self.deadline = self.loop.time() + self.bounds.half_close_timeout
@@ -205,8 +211,14 @@ class ClientConnection(PacedConnection):
 
     def left_while_waiting(self) -> bool:
         """Whether the client has left while its request waits and its socket is not read."""
-        if self._reading or self.transport is None or not self._request_waits():
+        if self._reading or self.transport is None or self.tunnel is not None:
             return False
+        if not self._request_waits():
+            current = self._parser.current if self._parser else None
+            if self.bounds.half_close_timeout or not self.serving or current is None:
+                return False
+            if not current.complete:
+                return False
         return peer_closed(self.transport)
 
     def _request_waits(self) -> bool:

@@ -48,7 +48,7 @@ class FairQueue:
     def take(self, now: float, may_take: Callable[[str], bool]) -> tuple[str, Turn] | None:
         """Remove and return the next request: its account and its turn.
 
-        It is of the first account that `may_take` a connection. None if there is no such account.
+        It is of the first account that `may_take` a connection. None without such an account.
         """
         account = next(filter(may_take, self._queues), None)
         if account is None:

@@ -42,7 +42,7 @@ class Places:
         )
 
     def take(self, account: str, *, critical: bool) -> bool:
-        """Take a place for this account. Returns False if there is none for it now."""
+        """Take a place for this account. Returns False if it can get none now."""
         held = self._critical if critical else self._others
         free = (self.limit if critical else self._shared) - self.taken
         own = held.get(account, 0)
@@ -69,7 +69,7 @@ class Places:
         return (self._critical if critical else self._others).get(account, 0)
 
     def is_full(self, *, critical: bool) -> bool:
-        """Whether there is no place for any account."""
+        """Whether all places are taken."""
         return self.taken >= (self.limit if critical else self._shared)
 
     def waiting_accounts(self, *, critical: bool) -> list[tuple[str, int]]:
