@@ -14,6 +14,7 @@ class Bounds:
     max_target: int = 8_192
     max_header: int = 32_768
     max_fields: int = 100
+    max_response_header: int = 65_536
     max_body: int = 0
     max_pipelined: int = 64
     max_connections: int = 10_000

@@ -6,6 +6,7 @@ piece. `Exchange` decides when and why an exchange ends.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from sidecar.bodies import reader_for
@@ -14,10 +15,12 @@ from sidecar.core.readings import FieldCosts, read_fields
 from sidecar.gate import Admission
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.headers import Fields, tokens
+from sidecar.proxy.headers import NOT_IN_TRAILERS, Fields
 from sidecar.proxy.heads import ProxyOptions, own_fields
+from sidecar.proxy.responses import DateField
 from sidecar.proxy.upstream.receiver import ResponseHead
 
+_date: Final = DateField()
 _NO_READINGS: Final[FieldCosts] = {}  # replaced, never changed
 
 
@@ -79,6 +82,10 @@ class Relay:
             else:
                 self._chunked = True
                 out.append(b"Transfer-Encoding: chunked\r\n")
+                if head.announced:
+                    out.append(announcement(head.announced))
+        if not head.dated:  # RFC 9110, section 6.6.1
+            out.append(b"Date: %b\r\n" % _date())
         if not request.complete or client.closing:
             self.keep = False  # after an early response, the rest of the body is not read
         if request.complete:
@@ -113,8 +120,7 @@ class Relay:
         """Write the end of the response, and end the exchange."""
         self._response_complete = True
         if self._chunked:
-            accepted = trailers and b"trailers" in tokens(self._request.te)
-            self._to_client.append(last_chunk(trailers if accepted else []))
+            self._to_client.append(last_chunk(trailers))
         self.response_flush()
         self._request.answered = True
         self._finish()
@@ -123,6 +129,13 @@ class Relay:
         self._ended = True
         if not self._done.done():
             self._done.set_result(None)
+
+
+def announcement(values: Sequence[bytes]) -> bytes:
+    """The Trailer field (RFC 9110, section 6.6.2), without names that are not relayed."""
+    named = [name.strip(b" \t") for value in values for name in value.split(b",")]
+    names = [name for name in named if name and name.lower() not in NOT_IN_TRAILERS]
+    return b"Trailer: %b\r\n" % b", ".join(names) if names else b""
 
 
 def last_chunk(trailers: Fields) -> bytes:

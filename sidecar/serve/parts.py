@@ -49,6 +49,7 @@ def bounds_of(settings: Settings) -> Bounds:
         max_target=settings.max_target_bytes,
         max_header=settings.max_header_bytes,
         max_fields=settings.max_headers,
+        max_response_header=settings.max_response_header_bytes,
         max_body=settings.max_body_bytes,
         max_connections=settings.max_connections,
         header_timeout=settings.header_timeout_s,

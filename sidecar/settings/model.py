@@ -238,6 +238,9 @@ class Settings(LayeredSettings):
     max_headers: int = Field(100, ge=8, le=10_000)
     """Maximum number of header fields of a request."""
 
+    max_response_header_bytes: int = Field(65_536, ge=1_024, le=1 << 24)
+    """Maximum size of the header of a response of the upstream, in bytes."""
+
     max_target_bytes: int = Field(8_192, ge=256, le=1 << 20)
     """Maximum size of the path and query of a request, in bytes."""
 

@@ -71,7 +71,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._in_body = False
         self._until_close = False
         self._done = False
-        self._reading = True
+        self.reading = True
         self._switching = False
         self._framing = 0
         self._clear()
@@ -81,6 +81,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._fields: Fields = []
         self._trailers: Fields = []
         self._connection: tuple[bytes, ...] = ()
+        self._upgrade: tuple[bytes, ...] = ()
+        self._announced: tuple[bytes, ...] = ()
+        self._dated = self._extra = False
         self._length: int | None = None
         self._chunked = False
         self._size = 0
@@ -89,6 +92,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Begin an exchange: send `data`, the head with the first part of the body."""
         self.receiver = receiver
         self.answered = self._in_body = self._done = self._until_close = self._switching = False
+        self._extra = False
         self._framing = 0
         self.deadline = deadline
         self.write(data)
@@ -114,23 +118,33 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            self._switch(receiver, data[upgrade.args[0] :])
-            return
+            if not self._done:
+                self._switch(receiver, data[upgrade.args[0] :])
+                return
+            self._drop_extra()
         except HttpParserCallbackError as error:
             if not isinstance(error.__context__, InvalidResponse):
                 raise
             self.fail(OutcomeReason.UPSTREAM_BROKEN, str(error.__context__))
             return
         except HttpParserError as invalid:
-            self.parse_error = f"not valid HTTP: {invalid}"
-            self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's response is not valid HTTP.")
-            return
-        if self._framing > (FRAMING if self._in_body else self.bounds.max_header):
+            if not self._done:
+                self.parse_error = f"not valid HTTP: {invalid}"
+                self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's response is not valid HTTP.")
+                return
+            self._drop_extra()
+        bound = FRAMING if self._in_body else self.bounds.max_response_header
+        if self._framing > bound and not self._extra:
             self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API's response has too much framing.")
         elif self._done:
             self._finish(receiver)
         else:
             receiver.response_flush()
+
+    def _drop_extra(self) -> None:
+        """Note bytes after a complete response: it passes, and the connection is not reused."""
+        self.usable = False
+        self._extra = True
 
     def _switch(self, receiver: Receiver, rest: bytes) -> None:
         if not self._switching:
@@ -198,15 +212,20 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._done:
-            self.usable = False  # a second response to one request
-        self._clear()
+            self._drop_extra()  # a second response to one request
+        else:
+            self._clear()
 
     def on_status(self, phrase: bytes) -> None:
+        if self._extra:
+            return
         self._phrase += phrase
         if phrase != b"OK" and CONTROLS.search(phrase):
             raise InvalidResponse("The API's status line is not valid.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._extra:
+            return
         lower = name.lower()
         self._size += len(name) + len(value) + 4
         if self._in_body or self._done:
@@ -216,7 +235,9 @@ class UpstreamConnection(asyncio.Protocol):
         value = value.strip(b" \t")
         if lower not in NOT_RELAYED:
             self._fields.append((lower, b"%b: %b\r\n" % (name, value)))
-            if lower == b"content-type":
+            if lower == b"date":
+                self._dated = True
+            elif lower == b"content-type":
                 self._type = value
             elif lower == b"content-encoding":
                 self._encoding = self._encoding + b"," + value if self._encoding else value
@@ -232,6 +253,9 @@ class UpstreamConnection(asyncio.Protocol):
         elif lower == b"upgrade":
             offered = self.receiver.upgrade if self.receiver is not None else b""
             self._switching = bool(offered) and value.lower() == offered
+            self._upgrade += (value,)
+        elif lower == b"trailer":
+            self._announced += (value,)
 
     def on_headers_complete(self) -> None:
         receiver = self.receiver
@@ -239,7 +263,7 @@ class UpstreamConnection(asyncio.Protocol):
         status = parser.get_status_code()
         if receiver is None or self._done:
             return
-        if self._size > self.bounds.max_header:
+        if self._size > self.bounds.max_response_header:
             raise InvalidResponse("The API's response head is too large.")
         if parser.get_http_version() not in ("1.1", "1.0"):
             raise InvalidResponse("The API used an unsupported version of HTTP.")
@@ -274,7 +298,13 @@ class UpstreamConnection(asyncio.Protocol):
         fields = self._fields
         if self._connection:
             fields = without_nominated(fields, self._connection)
-        return ResponseHead(status, self._phrase, fields, self._length, self._type, self._encoding)
+        if status == 426 and self._upgrade:  # RFC 9110, section 15.5.22
+            protocols = b", ".join(self._upgrade)
+            fields = [*fields, (b"upgrade", b"Connection: Upgrade\r\nUpgrade: %b\r\n" % protocols)]
+        return ResponseHead(
+            status, self._phrase, fields, self._length, self._type, self._encoding,
+            dated=self._dated, announced=self._announced,
+        )  # fmt: skip
 
     def on_chunk_header(self) -> None:
         self._framing -= CHUNK
@@ -282,7 +312,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         self._framing -= len(data)
         if self._done:
-            self.usable = False
+            self._drop_extra()
         elif self.receiver is not None:
             self.receiver.response_body(data)
 
@@ -301,14 +331,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop reading the response: the client is slower. Idempotent."""
-        if self._reading and self.transport is not None and not self.transport.is_closing():
-            self._reading = False
+        if self.reading and self.transport is not None and not self.transport.is_closing():
+            self.reading = False
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read the response again. Idempotent."""
-        if not self._reading and self.transport is not None and not self.transport.is_closing():
-            self._reading = True
+        if not self.reading and self.transport is not None and not self.transport.is_closing():
+            self.reading = True
             self.transport.resume_reading()
 
     def fail(self, reason: OutcomeReason, detail: str) -> None:

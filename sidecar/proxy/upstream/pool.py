@@ -256,7 +256,8 @@ class UpstreamPool:
         if places is not self.places or not connection.usable:
             connection.retire()
             return
-        connection.resume_reading()
+        if not connection.reading:
+            connection.resume_reading()
         connection.idle_since = self.now()
         connection.places = None
         self._idle.append(connection)

@@ -9,7 +9,10 @@ from sidecar.proxy.headers import Fields
 class ResponseHead:
     """A response head. `length` is the value of Content-Length, or None without that field."""
 
-    __slots__ = ("content_encoding", "content_type", "fields", "length", "phrase", "status")
+    __slots__ = (
+        "announced", "content_encoding", "content_type", "dated", "fields", "length", "phrase",
+        "status",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -19,6 +22,9 @@ class ResponseHead:
         length: int | None,
         content_type: bytes,
         content_encoding: bytes,
+        *,
+        dated: bool,
+        announced: tuple[bytes, ...],
     ) -> None:
         self.status = status
         self.phrase = phrase
@@ -26,6 +32,8 @@ class ResponseHead:
         self.length = length
         self.content_type = content_type
         self.content_encoding = content_encoding
+        self.dated = dated  # whether it has a Date
+        self.announced = announced  # values of Trailer
 
 
 class Receiver(Protocol):

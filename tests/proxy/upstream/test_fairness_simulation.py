@@ -26,7 +26,7 @@ SECONDS = 20.0
 class Nowhere:
     """The part of a connection that the pool uses."""
 
-    usable, receiver, deadline, places = True, None, 0.0, None
+    usable, receiver, deadline, places, reading = True, None, 0.0, None, True
 
     def resume_reading(self) -> None:
         """Do nothing: reading was not paused."""

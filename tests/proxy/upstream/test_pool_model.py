@@ -31,7 +31,7 @@ class Connection:
     """The part of a connection that the pool uses; it closes one step after `retire`."""
 
     receiver, deadline, idle_since, address = None, 0.0, 0.0, ""
-    reused = False
+    reused, reading = False, True
 
     def __init__(self, pool: UpstreamPool) -> None:
         self.usable = True
