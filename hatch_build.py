@@ -19,13 +19,13 @@ MODULES = (
     "core.overload.shedder", "core.overload.window", "core.paths", "core.readings", "core.reasons",
     "core.refusals.ratelimit_fields", "core.routing", "core.settlement", "gate.admission",
     "gate.entitle", "gate.gate", "gate.recorder", "gate.reserve", "metering.spool", "metrics",
-    "proxy.data_port", "proxy.downstream.connection", "proxy.downstream.connection_limits",
-    "proxy.downstream.pacing", "proxy.downstream.parser", "proxy.downstream.request",
-    "proxy.exchange", "proxy.handler", "proxy.headers", "proxy.heads", "proxy.job_exchange",
-    "proxy.relay", "proxy.upstream.connection", "proxy.upstream.pool",
-    "proxy.upstream.receiver", "stores.commands", "stores.connection.link",
-    "stores.local.charger", "stores.local.store", "stores.redis", "stores.scripts",
-    "stores.settler",
+    "proxy.data_port", "proxy.downstream.checks", "proxy.downstream.connection",
+    "proxy.downstream.connection_limits", "proxy.downstream.pacing", "proxy.downstream.parser",
+    "proxy.downstream.pending_heads", "proxy.downstream.request", "proxy.exchange",
+    "proxy.field_rules", "proxy.handler", "proxy.headers", "proxy.heads", "proxy.job_exchange",
+    "proxy.relay", "proxy.upstream.connection", "proxy.upstream.pool", "proxy.upstream.receiver",
+    "stores.commands", "stores.connection.link", "stores.local.charger", "stores.local.store",
+    "stores.redis", "stores.scripts", "stores.settler",
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from sidecar.proxy.access_log import log_request
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.deferral import Deferral, ExistingJob
 from sidecar.proxy.downstream.connection import ClientConnection
-from sidecar.proxy.downstream.faults import Fault
+from sidecar.proxy.downstream.faults import ALLOW, Fault
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.heads import ProxyOptions, client_address
@@ -32,8 +32,6 @@ log = logger("proxy")
 _INTERNAL: Final = Fault(
     500, "Internal error", "An internal error occurred while this request was handled."
 )
-# For OPTIONS with `Max-Forwards: 0` (RFC 9110, section 7.6.2).
-_ALLOW: Final = ((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),)
 
 
 class Handler:
@@ -205,7 +203,7 @@ class Handler:
             detail = "This request has passed through here before."
             return _fault_reply(self._new_id(), Fault(508, "Loop detected", detail))
         if request.max_forwards == 0 and request.method == "OPTIONS":
-            return LocalReply(self._new_id(), 204, "http-204", None, _ALLOW)
+            return LocalReply(self._new_id(), 204, "http-204", None, ALLOW)  # RFC 9110, 7.6.2
         return None
 
     def _is_loop(self, via: Sequence[bytes]) -> bool:
@@ -287,7 +285,7 @@ def _refused_reply(refused: Refused) -> LocalReply:
 
 def _fault_reply(request_id: str, fault: Fault) -> LocalReply:
     reply = refusal_reply(
-        request_id, http_problem(fault.status, fault.title, fault.detail, request_id)
+        request_id, http_problem(fault.status, fault.title, fault.detail, request_id, fault.fields)
     )
     return reply._replace(reason=INTERNAL_ERROR) if fault.status == 500 else reply
 

@@ -14,7 +14,7 @@ from sidecar.core.refusals.build import wait_fields
 from sidecar.core.refusals.ratelimit_fields import legacy_fields, ratelimit_field
 from sidecar.gate import Admission
 from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.headers import tokens, traceparent, without_nominated
+from sidecar.proxy.headers import nominated, tokens, trace_fields, without_nominated
 
 Networks = tuple[str, ...]
 
@@ -92,8 +92,11 @@ def request_head(
     key = admission.key
     host = request.host[0] if request.host else b""
     fields = request.fields
+    states = request.tracestates
     if request.connection:
         fields = without_nominated(fields, request.connection)
+        if states and b"tracestate" in nominated(request.connection):
+            states = ()
     parts = [
         b"%b %b HTTP/1.1\r\nHost: %b\r\n"
         % (request.method.encode(), request.target, options.upstream_host or host)
@@ -116,13 +119,13 @@ def request_head(
         via = b"%b, 1.%d %b" % (b", ".join(request.via), not request.http10, options.via)
     parts.append(
         b"X-Account-Id: %b\r\nX-Plan: %b\r\nX-Key-Id: %b\r\nX-Request-Id: %b\r\n"
-        b"traceparent: %b\r\nVia: %b\r\n"
+        b"%bVia: %b\r\n"
         % (
             key.account.id.encode(),
             admission.entitlement.plan.id.encode(),
             key.id.encode(),
             request_id.encode(),
-            traceparent(request.traceparents, request_id),
+            trace_fields(request.traceparents, states, request_id),
             via,
         )
     )
