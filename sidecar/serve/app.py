@@ -251,6 +251,7 @@ class App:
             registry=self.metrics.registry,
             ready=self.readiness,
             config_status=self.keeper.status,
+            hosts=self.settings.control_hosts,
         )
         await control.start()
         self._undo.push_async_callback(control.stop)

@@ -16,6 +16,7 @@ from sidecar.settings.describe import SettingInfo, describe
 from sidecar.settings.sources import LayeredSettings
 from sidecar.settings.values import (
     Allowances,
+    HostNames,
     Listen,
     Mode,
     Networks,
@@ -94,6 +95,11 @@ class Settings(LayeredSettings):
     control: Tcp = Address("127.0.0.1", 9090)
     """Address of the control port, which serves /healthz, /readyz, /metrics and /config, as
     HOST:PORT."""
+
+    control_hosts: HostNames = ()
+    """Host names that the control port answers to, comma-separated; * for any. IP addresses,
+    localhost, this machine's name and the host in --control need not be listed. Empty: no
+    others."""
 
     redis: Redis = SecretStr("redis://127.0.0.1:6379/0")
     """URL of the Redis or Valkey with the counters: redis://, rediss:// for TLS, unix://,
