@@ -22,7 +22,7 @@ MODULES = (
     "proxy.data_port", "proxy.downstream.checks", "proxy.downstream.connection",
     "proxy.downstream.connection_limits", "proxy.downstream.pacing", "proxy.downstream.parser",
     "proxy.downstream.pending_heads", "proxy.downstream.request", "proxy.exchange",
-    "proxy.field_rules", "proxy.handler", "proxy.headers", "proxy.heads", "proxy.job_exchange",
+    "proxy.field_rules", "proxy.forwarded", "proxy.handler", "proxy.headers", "proxy.heads", "proxy.job_exchange",
     "proxy.relay", "proxy.upstream.connection", "proxy.upstream.pool", "proxy.upstream.receiver",
     "stores.commands", "stores.connection.link", "stores.local.charger", "stores.local.store",
     "stores.redis", "stores.scripts", "stores.settler",

@@ -22,7 +22,8 @@ from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.faults import ALLOW, Fault
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.heads import ProxyOptions, client_address
+from sidecar.proxy.forwarded import UNKNOWN, note_client
+from sidecar.proxy.heads import ProxyOptions
 from sidecar.proxy.read_ahead import BodyBroken, read_ahead, reading_of
 from sidecar.proxy.responses import LocalReply, refusal_reply
 from sidecar.proxy.upstream.pool import UpstreamPool
@@ -31,6 +32,12 @@ log = logger("proxy")
 
 _INTERNAL: Final = Fault(
     500, "Internal error", "An internal error occurred while this request was handled."
+)
+
+_MAX_PEERS: Final = 256  # proxies whose unreadable addresses are logged, once for each
+_ADDRESS_REMEDY: Final = (
+    "let the proxy send the client's IP address in X-Forwarded-For or Forwarded; without it, "
+    "anonymous clients share the account anonymous/unknown"
 )
 
 
@@ -60,6 +67,7 @@ class Handler:
         self._reserved_prefix = reserved_prefix
         self._access_log = access_log
         self._deferral = deferral
+        self._unreadable_peers: set[str] = set()  # that have been logged
 
     async def handle(self, request: Request, connection: ClientConnection) -> bool:
         """Serve a request. Returns whether the connection can serve another."""
@@ -70,8 +78,8 @@ class Handler:
         if reply is not None:
             return self._reply_unidentified(request, connection, reply, started)
         options = self.options
-        if request.forwarded_for:
-            request.address = client_address(request, options)
+        if request.forwarded_for or request.forwarded:
+            self._note_client(request)
         read, deferral = partial(_read_costs, request, connection), self._deferral
         try:
             if request.idempotency_keys and deferral is not None:
@@ -117,6 +125,13 @@ class Handler:
                     entitlement=admitted.entitlement,
                 )
         return exchange.keep
+
+    def _note_client(self, request: Request) -> None:
+        note_client(request, self.options.trusts)
+        peer, logged = request.peer, self._unreadable_peers
+        if request.address == UNKNOWN and peer not in logged and len(logged) < _MAX_PEERS:
+            logged.add(peer)
+            log.warning("client_address_unknown", peer=peer, remedy=_ADDRESS_REMEDY)
 
     async def _close_at_quota(self, exchange: Exchange, admission: Admission) -> None:
         """Close the tunnel as soon as its quota is used up."""

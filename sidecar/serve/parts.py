@@ -141,10 +141,12 @@ def shedder_of(settings: Settings) -> Shedder:
 
 def options_of(settings: Settings, scheme: bytes) -> ProxyOptions:
     """Options of the data port; `scheme`: "http" or "https", as clients use it."""
+    url = settings.upstream
     return ProxyOptions(
         via=(settings.via_name or f"sidecar-{workload_of(settings)}").encode(),
         scheme=scheme,
         upstream_host=(settings.upstream_host or "").encode(),
+        authority=b"localhost" if url.path else str(url.address).encode(),
         legacy_headers=settings.legacy_headers,
         upgrades=frozenset(one.encode() for one in settings.upgrades),
         trusts=trust(settings.trusted_proxies),
