@@ -3,7 +3,7 @@
 Both list the hops of a request, the nearest last. The client is the last hop that is not a trusted
 proxy itself: a hop before it could be the client's invention. X-Forwarded-For counts if both
 are there, since proxies that write it usually pass on a client's Forwarded. A hop that names no
-address (`unknown`, `_hidden`, or not readable) makes the client's address UNKNOWN: the client is
+address (`unknown`, `_hidden`, or not readable) makes the client's address NO_ADDRESS: the client is
 never taken for the proxy, nor for the hop before.
 """
 
@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import tokens, valid_host
 
-UNKNOWN: Final = "unknown"
+NO_ADDRESS: Final = "unknown"
 _SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]{0,31}")
 _PORT: Final = re.compile(rb"[0-9]{1,5}|_[A-Za-z0-9._-]{1,64}")  # or obfuscated: RFC 7239, 6.2
 _IPV4: Final = re.compile(rb"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
@@ -45,7 +45,7 @@ class Reported(NamedTuple):
 
 
 def address_of(node: bytes) -> str:
-    """The IP address in a node; UNKNOWN if it has none.
+    """The IP address in a node; NO_ADDRESS if it has none.
 
     All forms in use: with or without a port, IPv6 with or without brackets, in quotes, with a zone.
     """
@@ -53,11 +53,11 @@ def address_of(node: bytes) -> str:
     if node.startswith(b"["):
         inside, bracket, rest = node[1:].partition(b"]")
         if not bracket or (rest and not (rest[:1] == b":" and _PORT.fullmatch(rest[1:]))):
-            return UNKNOWN
+            return NO_ADDRESS
         return _ip(inside)
     if node.count(b":") == 1:
         host, _, port = node.partition(b":")
-        return _ip(host) if _IPV4.fullmatch(host) and _PORT.fullmatch(port) else UNKNOWN
+        return _ip(host) if _IPV4.fullmatch(host) and _PORT.fullmatch(port) else NO_ADDRESS
     return _ip(node)
 
 
@@ -67,7 +67,7 @@ def _ip(text: bytes) -> str:
             return str(IPv4Address(text.decode("ascii")))
         wide = IPv6Address(text.partition(b"%")[0].decode("ascii"))
     except ValueError:
-        return UNKNOWN
+        return NO_ADDRESS
     return str(wide.ipv4_mapped or wide)
 
 
@@ -107,7 +107,7 @@ def _client_in_list(peer: str, nodes: Sequence[bytes], trusts: Callable[[str], b
     address = peer
     for node in reversed(nodes):
         address = address_of(node)
-        if address == UNKNOWN or not trusts(address):
+        if address == NO_ADDRESS or not trusts(address):
             break
     return address
 
@@ -119,7 +119,7 @@ def _client_in_hops(peer: str, hops: Sequence[Hop], trusts: Callable[[str], bool
         reported = Reported(
             address_of(hop.node), hop.proto or reported.proto, hop.host or reported.host
         )
-        if reported.address == UNKNOWN or not trusts(reported.address):
+        if reported.address == NO_ADDRESS or not trusts(reported.address):
             break
     return reported
 
@@ -139,7 +139,7 @@ def note_client(request: Request, trusts: Callable[[str], bool]) -> None:
         return
     hops = parse_forwarded(request.forwarded)
     if hops is None:
-        request.address, request.forwarded = UNKNOWN, ()
+        request.address, request.forwarded = NO_ADDRESS, ()
         return
     if not hops:
         return

@@ -19,10 +19,10 @@ from sidecar.proxy.access_log import log_request
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.deferral import Deferral, ExistingJob
 from sidecar.proxy.downstream.connection import ClientConnection
-from sidecar.proxy.downstream.faults import ALLOW, Fault
+from sidecar.proxy.downstream.faults import ALLOW, Fault, OtherProtocol
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.forwarded import UNKNOWN, note_client
+from sidecar.proxy.forwarded import NO_ADDRESS, note_client
 from sidecar.proxy.heads import ProxyOptions
 from sidecar.proxy.read_ahead import BodyBroken, read_ahead, reading_of
 from sidecar.proxy.responses import LocalReply, refusal_reply
@@ -67,6 +67,7 @@ class Handler:
         self._reserved_prefix = reserved_prefix
         self._access_log = access_log
         self._deferral = deferral
+        self._other_protocols: set[str] = set()  # that have been logged
         self._unreadable_peers: set[str] = set()  # that have been logged
 
     async def handle(self, request: Request, connection: ClientConnection) -> bool:
@@ -129,7 +130,7 @@ class Handler:
     def _note_client(self, request: Request) -> None:
         note_client(request, self.options.trusts)
         peer, logged = request.peer, self._unreadable_peers
-        if request.address == UNKNOWN and peer not in logged and len(logged) < _MAX_PEERS:
+        if request.address == NO_ADDRESS and peer not in logged and len(logged) < _MAX_PEERS:
             logged.add(peer)
             log.warning("client_address_unknown", peer=peer, remedy=_ADDRESS_REMEDY)
 
@@ -270,6 +271,9 @@ class Handler:
         self, fault: Fault, request: Request | None, connection: ClientConnection
     ) -> None:
         """Reply to an invalid message; `request` is what could be parsed of it."""
+        if isinstance(fault, OtherProtocol) and fault.protocol not in self._other_protocols:
+            self._other_protocols.add(fault.protocol)
+            log.warning("other_protocol_received", protocol=fault.protocol, remedy=fault.remedy)
         request = request or Request(UNKNOWN)
         request.close = True
         reply = _fault_reply(self._new_id(), fault)

@@ -1,4 +1,4 @@
-"""Checks of a complete head that llhttp does not make (RFC 9112, sections 3.2 and 6.1)."""
+"""The fields that the sidecar reads, and checks of a head that llhttp does not make."""
 
 import re
 from typing import Final
@@ -7,9 +7,32 @@ from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.downstream import faults
 from sidecar.proxy.downstream.faults import Fault, malformed
 from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.headers import valid_host
+from sidecar.proxy.headers import NOT_FORWARDED, valid_host
 
 MAX_LENGTH: Final = 1 << 63  # Content-Length is below it: peers count in signed integers
+LISTED: Final = {
+    b"host": "host",
+    b"x-api-key": "api_keys",
+    b"authorization": "authorizations",
+    b"connection": "connection",
+    b"traceparent": "traceparents",
+    b"tracestate": "tracestates",
+    b"accept": "accepts",
+    b"content-encoding": "content_encodings",
+    b"prefer": "prefer",
+    b"te": "te",
+    b"via": "via",
+    b"forwarded": "forwarded",
+    b"x-forwarded-for": "forwarded_for",
+    b"x-forwarded-host": "forwarded_host",
+    b"x-forwarded-proto": "forwarded_proto",
+    b"upgrade": "upgrade",
+    b"idempotency-key": "idempotency_keys",
+}
+_SINGLE: Final = frozenset(
+    {b"content-length", b"transfer-encoding", b"expect", b"max-forwards", b"content-type"}
+)
+OF_INTEREST: Final = frozenset(LISTED) | _SINGLE | NOT_FORWARDED
 ABSOLUTE: Final = re.compile(rb"https?://([^/?#@\\]+)((?:[/?].*)?)", re.IGNORECASE | re.DOTALL)
 
 
@@ -49,7 +72,10 @@ def check_host(request: Request) -> None:
 
 
 def check_head(request: Request, bounds: Bounds) -> None:
-    """Check framing, target and body, and refuse some methods. Raises Fault."""
+    """Check framing, target and body (RFC 9112, sections 3.2 and 6.1), and refuse some methods.
+
+    Raises Fault.
+    """
     if not request.host and not request.http10:
         raise malformed("Exactly one Host field is needed.")
     if request.chunked and (request.http10 or request.content_length is not None):

@@ -20,6 +20,15 @@ class Fault(Exception):
         super().__init__(detail)
 
 
+class OtherProtocol(Fault):
+    """400: the peer speaks another protocol first. `protocol`: its name; `remedy`: for the log."""
+
+    def __init__(self, protocol: str, detail: str, remedy: str) -> None:
+        self.protocol = protocol
+        self.remedy = remedy
+        super().__init__(400, "Malformed request", detail)
+
+
 def malformed(detail: str) -> Fault:
     """400: not HTTP, or ambiguous."""
     return Fault(400, "Malformed request", detail)
@@ -77,15 +86,21 @@ def too_many_chunks() -> Fault:
 
 def proxy_protocol() -> Fault:
     """400: a load balancer sends a PROXY protocol header first."""
-    return malformed(
-        "The connection begins with a PROXY protocol header, which is not supported. Turn it off "
-        "where the connection comes from (send-proxy), and use X-Forwarded-For."
+    return OtherProtocol(
+        "PROXY protocol",
+        "The connection begins with a PROXY protocol header, which is not supported.",
+        "turn the PROXY protocol off at the load balancer (HAProxy: send-proxy), let it send "
+        "X-Forwarded-For, and name it in --trusted-proxies",
     )
 
 
 def tls_on_plain_port() -> Fault:
     """400: a TLS handshake on a port without TLS."""
-    return malformed("The connection begins with a TLS handshake, and this port has no TLS.")
+    return OtherProtocol(
+        "TLS",
+        "The connection begins with a TLS handshake, and this port has no TLS: use http://.",
+        "send plain HTTP to this port, or set --tls-cert and --tls-key",
+    )
 
 
 def version_unknown() -> Fault:

@@ -10,6 +10,7 @@ from typing import Final
 from httptools import (
     HttpParserCallbackError,
     HttpParserError,
+    HttpParserInvalidMethodError,
     HttpParserUpgrade,
     HttpRequestParser,
 )
@@ -24,9 +25,16 @@ from sidecar.proxy.bounds import (
     Bounds,
 )
 from sidecar.proxy.downstream import faults
-from sidecar.proxy.downstream.checks import check_head, check_host, take_single
+from sidecar.proxy.downstream.checks import (
+    LISTED,
+    OF_INTEREST,
+    check_head,
+    check_host,
+    take_single,
+)
 from sidecar.proxy.downstream.faults import Fault, malformed
 from sidecar.proxy.downstream.llhttp_errors import fault_of
+from sidecar.proxy.downstream.methods import LONGEST, STAND_IN, split_start
 from sidecar.proxy.downstream.request import Request, Values
 from sidecar.proxy.field_rules import DROP, rule_of
 from sidecar.proxy.headers import NOT_FORWARDED, NOT_IN_TRAILERS, USUAL
@@ -36,30 +44,6 @@ log = logger("proxy")
 SLICE: Final = 4_096
 MAX_NAME: Final = 256
 
-_LISTED: Final = {
-    b"host": "host",
-    b"x-api-key": "api_keys",
-    b"authorization": "authorizations",
-    b"connection": "connection",
-    b"traceparent": "traceparents",
-    b"tracestate": "tracestates",
-    b"accept": "accepts",
-    b"content-encoding": "content_encodings",
-    b"prefer": "prefer",
-    b"te": "te",
-    b"via": "via",
-    b"forwarded": "forwarded",
-    b"x-forwarded-for": "forwarded_for",
-    b"x-forwarded-host": "forwarded_host",
-    b"x-forwarded-proto": "forwarded_proto",
-    b"upgrade": "upgrade",
-    b"idempotency-key": "idempotency_keys",
-}
-_SINGLE: Final = frozenset(
-    {b"content-length", b"transfer-encoding", b"expect", b"max-forwards", b"content-type"}
-)
-OF_INTEREST: Final = frozenset(_LISTED) | _SINGLE | NOT_FORWARDED
-
 _NO_REQUEST: Final = Request("")  # before the first request of a connection; never changed
 _NO_REQUEST.complete = True
 
@@ -68,7 +52,8 @@ class RequestParser:
     """A parser that calls `on_request` for each complete head."""
 
     __slots__ = (
-        "_address", "_begun", "_bounds", "_chunks", "_deliver", "_framing", "_head_size", "_host",
+        "_address", "_begun", "_bounds", "_chunks", "_deliver", "_framing", "_head_size", "_held",
+        "_host", "_lead", "_method",
         "_now", "_parser", "_target_size", "_trusted", "_url", "current", "lines",
         "pending",
     )  # fmt: skip
@@ -97,6 +82,9 @@ class RequestParser:
         self._chunks = 0  # of the current body
         self._url: list[bytes] | None = None  # further pieces of the current target
         self._host: Values = ()  # of the last request, which is valid
+        self._lead = b""  # all bytes of a head so far, if they are few
+        self._held = b""  # of these, what llhttp has not got: a method that may be unknown to it
+        self._method = ""  # in place of the stand-in
         self._begun = 0  # messages that began in the current read
         self._framing = 0  # bytes of the body that are not content, less the allowance per chunk
 
@@ -156,18 +144,18 @@ class RequestParser:
         if current.received and self._chunks > FREE_CHUNKS + earned:
             raise faults.too_many_chunks()
 
-    def _feed(self, data: bytes | memoryview) -> bytes:
+    def _feed(self, data: bytes | memoryview, *, first: bool = False) -> bytes:
+        """Feed llhttp. `first`: `data` begins with a request, as it also does between requests."""
+        lead = self._lead
+        first = first or self.current.complete
         self._begun = 0
+        if self._held:
+            data, self._held, first = self._held + data, b"", True
+        failed: Exception | None = None
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            rest = bytes(data[upgrade.args[0] :])
-            self._parser = HttpRequestParser(self)
-            current = self.current
-            if not current.has_body:
-                return rest
-            self._reframe(current)
-            return self._feed(rest)
+            failed = upgrade
         except HttpParserCallbackError as failure:
             cause = failure.__context__
             if isinstance(cause, Fault):
@@ -175,10 +163,42 @@ class RequestParser:
             log.error("request_parse_failed", exc_info=cause)
             raise Fault(500, "Internal error", "The request could not be parsed.") from None
         except HttpParserError as error:
-            in_head = not self.current.complete and not self.current.received
-            begins_with = bytes(data) if self._begun == 1 else b""  # else its start is unknown
-            raise fault_of(error, in_head=in_head, begins_with=begins_with) from None
+            failed = error
+        if failed is not None:  # outside of `except`: it would be the context of further errors
+            if isinstance(failed, HttpParserUpgrade):
+                return self._after_upgrade(bytes(data[failed.args[0] :]))
+            known = self._begun <= 1 if first else bool(lead) and not self._begun
+            return self._feed_stand_in(lead + data if known else b"", failed)
+        if self.pending and (first or lead):
+            self._lead = lead + data if self.pending <= LONGEST else b""
         return b""
+
+    def _after_upgrade(self, rest: bytes) -> bytes:
+        self._parser = HttpRequestParser(self)
+        current = self.current
+        if not current.has_body:
+            return rest
+        self._reframe(current)
+        return self._feed(rest)
+
+    def _feed_stand_in(self, start: bytes, error: Exception) -> bytes:
+        """Parse a request again if only its method is unknown to llhttp. Raises Fault.
+
+        `start`: the bytes of the request so far; b"" if they are unknown.
+        """
+        split = None
+        if isinstance(error, HttpParserInvalidMethodError) and not self._method:
+            split = split_start(start)
+        if split is None:
+            in_head = not self.current.complete and not self.current.received
+            raise fault_of(error, in_head=in_head, begins_with=start) from None
+        self._parser = HttpRequestParser(self)
+        self._lead = b""
+        if not split.method:
+            self._held = start  # its method is not complete
+            return b""
+        self._method = split.method.decode("ascii")
+        return self._feed(STAND_IN + split.rest, first=True)
 
     def _reframe(self, request: Request) -> None:
         """Prepare a new parser for the body of a request for an upgrade.
@@ -204,7 +224,7 @@ class RequestParser:
             return None
         self._join_target()
         if not current.method and current.target:
-            current.method = self._parser.get_method().decode("ascii")
+            current.method = self._method or self._parser.get_method().decode("ascii")
         return current
 
     # callbacks of llhttp
@@ -257,17 +277,20 @@ class RequestParser:
             self._note(request, lower, name, value.strip(b" \t"))
 
     def _note(self, request: Request, lower: bytes, name: bytes, value: bytes) -> None:
-        attribute = _LISTED.get(lower)
-        if attribute is not None:
-            request.add_value(attribute, value)
-        else:
+        attribute = LISTED.get(lower)
+        if attribute is None:
             take_single(request, lower, value)
+        elif getattr(request, attribute):
+            request.add_value(attribute, value)
+        else:  # mostly the only one
+            setattr(request, attribute, (value,))
         if lower not in NOT_FORWARDED:
             request.fields.append((lower, b"%b: %b\r\n" % (name, value)))
 
     def on_headers_complete(self) -> None:
         request, parser = self.current, self._parser
-        request.method = parser.get_method().decode("ascii")
+        request.method = self._method or parser.get_method().decode("ascii")
+        self._method, self._lead = "", b""
         version = parser.get_http_version()
         if version != "1.1":
             if version == "0.9":  # llhttp's for a request line without a version

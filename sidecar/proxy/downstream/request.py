@@ -81,11 +81,9 @@ class Request:
         return b",".join(self.content_encodings)
 
     def add_value(self, attribute: str, value: bytes) -> None:
-        """Add a line's value to one of the `Values`."""
+        """Add the value of a second or later line to one of the `Values`."""
         held = getattr(self, attribute)
-        if not held:
-            setattr(self, attribute, (value,))
-        elif isinstance(held, list):
+        if isinstance(held, list):
             held.append(value)
         else:
             setattr(self, attribute, [*held, value])
