@@ -74,7 +74,11 @@ FIXED: Final = {
         _of("burst", 2),
         _of(
             "crowd", 10,
-            flags={"max-connections": "12000", "waiting-requests": "20000"},
+            flags={
+                "max-connections": "12000",
+                "max-connections-per-address": "0",
+                "waiting-requests": "20000",
+            },
             crowded=True,
         ),
         _of(

@@ -111,7 +111,7 @@ def _secret(key: str | None, key_env: str | None) -> bytes | None:
 
 def _method(text: str) -> str:
     """Return a method in capitals, as all known ones are. Raises SettingsError."""
-    from sidecar.proxy.downstream.parser import is_forwarded
+    from sidecar.proxy.downstream.methods import is_forwarded
 
     method = text.upper()
     if not is_forwarded(method):

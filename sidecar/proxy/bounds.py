@@ -4,7 +4,11 @@ from dataclasses import dataclass
 from typing import Final
 
 FRAMING: Final = 8_192  # bytes of chunk extensions and trailers in one message
+LINE: Final = 160  # about: memory of a header line, in addition to its bytes
 CHUNK: Final = 64  # further bytes for each chunk
+FREE_CHUNKS: Final = 2_048  # chunks of one body that may have any size
+MEAN_CHUNK: Final = 8  # bytes per further chunk, on average
+CHUNKS_PER_S: Final = 128  # chunks of any size that each second of a body adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,8 @@ class Bounds:
     max_body: int = 0
     max_pipelined: int = 64
     max_connections: int = 10_000
+    pending_heads: int = 16 << 20  # estimated memory of all unfinished heads together
+    pending_heads_per_address: int = 1 << 20
     header_timeout: float = 10.0
     idle_timeout: float = 75.0
     body_timeout: float = 30.0

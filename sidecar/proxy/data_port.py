@@ -10,6 +10,7 @@ from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.connection_limits import ConnectionLimits
 from sidecar.proxy.downstream.listener import Listener
+from sidecar.proxy.downstream.pending_heads import PendingHeads
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.upstream.pool import UpstreamPool
@@ -57,8 +58,16 @@ class DataPort:
         self._pool = pool
         self._metrics = metrics
         self._limits: ConnectionLimits[ClientConnection] = ConnectionLimits(
-            bounds.max_connections, per_address=per_address, max_age=max_age
+            bounds.max_connections,
+            per_address=per_address,
+            max_age=max_age,
+            exempt=handler.options.trusts,
+            evict=_end_silent,
         )
+        self._heads: PendingHeads[ClientConnection] = PendingHeads(
+            bounds.pending_heads, bounds.pending_heads_per_address
+        )
+        self.trusts = handler.options.trusts
         self._jobs = jobs
         self._listener: Listener | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -77,7 +86,25 @@ class DataPort:
         self._metrics.labelled_counter(
             "sidecar_connections_refused", "Connections closed at once.", ("reason",), self._refused
         )
+        self._publish()
         self._sweep()
+
+    def _publish(self) -> None:
+        self._metrics.counter(
+            "sidecar_connections_evicted",
+            "Connections without a request that were closed for a new connection.",
+            lambda: self._limits.evicted,
+        )
+        self._metrics.gauge(
+            "sidecar_pending_header_bytes",
+            "Memory of request headers that are not complete yet.",
+            lambda: self._heads.total,
+        )
+        self._metrics.counter(
+            "sidecar_pending_headers_refused",
+            "Requests that were refused before their header was complete, to free memory.",
+            lambda: self._heads.given_up,
+        )
 
     def _refused(self) -> dict[tuple[str, ...], float]:
         return {(reason,): float(count) for reason, count in self._limits.refused.items()}
@@ -147,19 +174,38 @@ class DataPort:
 
     def opened(self, connection: ClientConnection, peer: object) -> bool:
         """Whether a new connection may stay. `peer` is the socket's peer name."""
-        if connection in self._limits:
-            return not self._limits.closed
-        return self._limits.take(connection, peer, self._loop.time())
+        limits = self._limits
+        if connection in limits:
+            if limits.closed:
+                return False
+        elif not limits.take(connection, peer, self._loop.time()):
+            return False
+        limits.watch(connection)
+        return True
 
     def closed(self, connection: ClientConnection) -> None:
         """Free the slot of a connection that has closed."""
         self._limits.free(connection)
+        self._heads.remove(connection)
+
+    def head_pending(self, connection: ClientConnection, size: int) -> None:
+        """Note the estimated memory of a connection's unfinished head; 0: it is complete."""
+        address = self._limits.address_of(connection)
+        for other in self._heads.change(connection, address, size):
+            other.give_up_head()
 
     def handle(self, request: Request, connection: ClientConnection) -> Awaitable[bool]:
         """Serve one request. Returns whether the connection can serve another."""
+        if connection.silent:
+            connection.silent = False
+            self._limits.spoke(connection)
         if self._limits.is_expired(connection, self._loop.time()):
             connection.expired = True
         return self._handler.handle(request, connection)
+
+
+def _end_silent(connection: ClientConnection) -> None:
+    connection.abort()
 
 
 async def _wait_until(end: float, hurry: asyncio.Event, done: Callable[[], bool]) -> None:

@@ -43,6 +43,7 @@ from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.read_ahead import read_ahead
 from sidecar.proxy.responses import LocalReply
 
+_ALLOW: Final = ((b"Allow", b"GET, HEAD, DELETE"),)
 _JOB: Final = re.compile(rb"jobs/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _CANCELLED: Final = JobOutcome(JobState.CANCELLED, JobState.CANCELLED)
 
@@ -240,7 +241,7 @@ class Deferral:
         except StoreUnavailable:
             return simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
         detail = "Use GET to read a job and DELETE to cancel it."
-        return http_problem(405, "Method not allowed", detail, request_id)
+        return http_problem(405, "Method not allowed", detail, request_id, _ALLOW)
 
     async def _show(self, key: Key, job_id: str, request_id: str) -> LocalReply | Refusal:
         status = await self._store.find(key.account.id, job_id)

@@ -217,7 +217,7 @@ class Exchange(Relay):
 
     def body_piece(self, data: bytes) -> None:
         """Queue body bytes."""
-        self._to_upstream = [*self._to_upstream, data]
+        self._to_upstream.append(data)  # the list of this exchange: `_send` has replaced _EMPTY
 
     def body_flush(self) -> None:
         """Write the bytes of one read from the client, in one piece."""

@@ -19,10 +19,11 @@ from sidecar.proxy.access_log import log_request
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.deferral import Deferral, ExistingJob
 from sidecar.proxy.downstream.connection import ClientConnection
-from sidecar.proxy.downstream.faults import Fault
+from sidecar.proxy.downstream.faults import ALLOW, Fault, OtherProtocol
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.heads import ProxyOptions, client_address
+from sidecar.proxy.forwarded import NO_ADDRESS, note_client
+from sidecar.proxy.heads import ProxyOptions
 from sidecar.proxy.read_ahead import BodyBroken, read_ahead, reading_of
 from sidecar.proxy.responses import LocalReply, refusal_reply
 from sidecar.proxy.upstream.pool import UpstreamPool
@@ -32,8 +33,12 @@ log = logger("proxy")
 _INTERNAL: Final = Fault(
     500, "Internal error", "An internal error occurred while this request was handled."
 )
-# For OPTIONS with `Max-Forwards: 0` (RFC 9110, section 7.6.2).
-_ALLOW: Final = ((b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),)
+
+_MAX_PEERS: Final = 256  # proxies whose unreadable addresses are logged, once for each
+_ADDRESS_REMEDY: Final = (
+    "let the proxy send the client's IP address in X-Forwarded-For or Forwarded; without it, "
+    "anonymous clients share the account anonymous/unknown"
+)
 
 
 class Handler:
@@ -62,6 +67,8 @@ class Handler:
         self._reserved_prefix = reserved_prefix
         self._access_log = access_log
         self._deferral = deferral
+        self._other_protocols: set[str] = set()  # that have been logged
+        self._unreadable_peers: set[str] = set()  # that have been logged
 
     async def handle(self, request: Request, connection: ClientConnection) -> bool:
         """Serve a request. Returns whether the connection can serve another."""
@@ -72,8 +79,8 @@ class Handler:
         if reply is not None:
             return self._reply_unidentified(request, connection, reply, started)
         options = self.options
-        if request.forwarded_for:
-            request.address = client_address(request, options)
+        if request.forwarded_for or request.forwarded:
+            self._note_client(request)
         read, deferral = partial(_read_costs, request, connection), self._deferral
         try:
             if request.idempotency_keys and deferral is not None:
@@ -119,6 +126,13 @@ class Handler:
                     entitlement=admitted.entitlement,
                 )
         return exchange.keep
+
+    def _note_client(self, request: Request) -> None:
+        note_client(request, self.options.trusts)
+        peer, logged = request.peer, self._unreadable_peers
+        if request.address == NO_ADDRESS and peer not in logged and len(logged) < _MAX_PEERS:
+            logged.add(peer)
+            log.warning("client_address_unknown", peer=peer, remedy=_ADDRESS_REMEDY)
 
     async def _close_at_quota(self, exchange: Exchange, admission: Admission) -> None:
         """Close the tunnel as soon as its quota is used up."""
@@ -205,7 +219,7 @@ class Handler:
             detail = "This request has passed through here before."
             return _fault_reply(self._new_id(), Fault(508, "Loop detected", detail))
         if request.max_forwards == 0 and request.method == "OPTIONS":
-            return LocalReply(self._new_id(), 204, "http-204", None, _ALLOW)
+            return LocalReply(self._new_id(), 204, "http-204", None, ALLOW)  # RFC 9110, 7.6.2
         return None
 
     def _is_loop(self, via: Sequence[bytes]) -> bool:
@@ -257,6 +271,9 @@ class Handler:
         self, fault: Fault, request: Request | None, connection: ClientConnection
     ) -> None:
         """Reply to an invalid message; `request` is what could be parsed of it."""
+        if isinstance(fault, OtherProtocol) and fault.protocol not in self._other_protocols:
+            self._other_protocols.add(fault.protocol)
+            log.warning("other_protocol_received", protocol=fault.protocol, remedy=fault.remedy)
         request = request or Request(UNKNOWN)
         request.close = True
         reply = _fault_reply(self._new_id(), fault)
@@ -287,7 +304,7 @@ def _refused_reply(refused: Refused) -> LocalReply:
 
 def _fault_reply(request_id: str, fault: Fault) -> LocalReply:
     reply = refusal_reply(
-        request_id, http_problem(fault.status, fault.title, fault.detail, request_id)
+        request_id, http_problem(fault.status, fault.title, fault.detail, request_id, fault.fields)
     )
     return reply._replace(reason=INTERNAL_ERROR) if fault.status == 500 else reply
 

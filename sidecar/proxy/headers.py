@@ -39,7 +39,7 @@ HOP_BY_HOP: Final = frozenset(
 )
 
 # What the sidecar sends to the upstream about the client. The same names from a client are dropped,
-# also if spelled with "_": many upstreams take X_Account_Id for X-Account-Id.
+# also if spelled with "_" (`field_rules.py`): many upstreams take X_Account_Id for X-Account-Id.
 MANAGED: Final = frozenset(
     {
         b"x-account-id",
@@ -49,8 +49,6 @@ MANAGED: Final = frozenset(
         b"x-forwarded-for",
         b"x-forwarded-host",
         b"x-forwarded-proto",
-        b"x-forwarded-port",
-        b"x-real-ip",
         b"x-consumer-id",
         b"x-consumer-plan",
         b"x-quota-remaining",
@@ -65,8 +63,6 @@ OVERRIDES: Final = frozenset(
         b"x-http-method",
         b"x-http-method-override",
         b"x-method-override",
-        b"x-original-url",
-        b"x-rewrite-url",
         b"script_name",  # gunicorn reads a part of the path from it
         b"script-name",
         b"path_info",
@@ -74,10 +70,14 @@ OVERRIDES: Final = frozenset(
     }
 )
 
+MAX_TRACE_MEMBERS: Final = 32  # of tracestate, over all of its lines (section 3.3.1.1)
+
 # The sidecar generates framing and expectations, and never copies them.
 OWN_FRAMING: Final = frozenset({b"content-length", b"expect", b"host"})
 
-NOT_FORWARDED: Final = HOP_BY_HOP | MANAGED | OVERRIDES | OWN_FRAMING | {b"via", b"max-forwards"}
+NOT_FORWARDED: Final = (
+    HOP_BY_HOP | MANAGED | OVERRIDES | OWN_FRAMING | {b"via", b"max-forwards", b"tracestate"}
+)
 NOT_RELAYED: Final = HOP_BY_HOP | {b"content-length", b"x-request-id"}
 # RFC 9110, section 6.5.1: no framing, routing or authentication in trailers.
 NOT_IN_TRAILERS: Final = NOT_FORWARDED | {
@@ -86,18 +86,11 @@ NOT_IN_TRAILERS: Final = NOT_FORWARDED | {
     b"retry-after", b"ratelimit", b"ratelimit-policy",
 }  # fmt: skip
 
+# Version 00 has exactly four fields; later versions may have more (W3C Trace Context, 3.2.2, 4.3).
 _TRACEPARENT: Final = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?"
+    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?"
 )
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_MIXED: Final = frozenset(
-    name.replace(b"-", b"_") for name in MANAGED | OVERRIDES | OWN_FRAMING if b"-" in name
-)
-
-
-def is_spoofed(lower_name: bytes) -> bool:
-    """Whether a name becomes a managed one if "_" is read as "-"."""
-    return b"_" in lower_name and lower_name.replace(b"-", b"_") in _MIXED
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
 
 def nominated(values: Sequence[bytes]) -> frozenset[bytes]:
@@ -128,14 +121,18 @@ def valid_host(value: bytes) -> bool:
     return _HOST.fullmatch(value) is not None
 
 
-def traceparent(received: Sequence[bytes], request_id: str) -> bytes:
+def trace_fields(parents: Sequence[bytes], states: Sequence[bytes], request_id: str) -> bytes:
     """The W3C trace context for the upstream: the client's trace, with the sidecar as its parent.
 
-    Without exactly one valid field, it is a new trace whose id is the request's id.
+    Without exactly one valid traceparent, it is a new trace whose id is the request's id, and
+    tracestate is dropped (section 4.3). So is a tracestate with more than 32 members.
     """
     digits = request_id.replace("-", "").encode()
-    if len(received) == 1:
-        match = _TRACEPARENT.fullmatch(received[0])
-        if match is not None:
-            return b"00-%b-%b-%b" % (match[1], digits[16:], match[2])
-    return b"00-%b-%b-01" % (digits, digits[16:])
+    if len(parents) == 1:
+        match = _TRACEPARENT.fullmatch(parents[0])
+        if match is not None and (match[4] is None or match[1] != b"00"):
+            line = b"traceparent: 00-%b-%b-%b\r\n" % (match[2], digits[16:], match[3])
+            if states and 0 < len(tokens(states)) <= MAX_TRACE_MEMBERS:
+                line += b"tracestate: %b\r\n" % b",".join(states)
+            return line
+    return b"traceparent: 00-%b-%b-01\r\n" % (digits, digits[16:])

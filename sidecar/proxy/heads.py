@@ -14,7 +14,7 @@ from sidecar.core.refusals.build import wait_fields
 from sidecar.core.refusals.ratelimit_fields import legacy_fields, ratelimit_field
 from sidecar.gate import Admission
 from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.headers import tokens, traceparent, without_nominated
+from sidecar.proxy.headers import nominated, tokens, trace_fields, without_nominated
 
 Networks = tuple[str, ...]
 
@@ -50,27 +50,10 @@ class ProxyOptions:
     via: bytes = b"sidecar"  # the sidecar's pseudonym; a request that has it already is a loop
     scheme: bytes = b"http"
     upstream_host: bytes = b""  # replaces Host; b"" keeps the client's
+    authority: bytes = b"localhost"  # of the upstream: Host of a request that came without one
     legacy_headers: bool = False
     upgrades: frozenset[bytes] = field(default_factory=lambda: frozenset({b"websocket"}))
     trusts: Callable[[str], bool] = _trust_none
-
-
-def client_address(request: Request, options: ProxyOptions) -> str:
-    """The client's address: the peer's, or the one that a trusted proxy reports.
-
-    The latter is the last address in X-Forwarded-For that is not a trusted proxy itself.
-    """
-    address = request.peer
-    if not request.forwarded_for or not options.trusts(address):
-        return address
-    for hop in reversed(tokens(request.forwarded_for)):
-        try:
-            address = str(ip_address(hop.decode("latin-1")))
-        except ValueError:
-            break
-        if not options.trusts(address):
-            break
-    return address
 
 
 def wanted_upgrade(request: Request, options: ProxyOptions) -> bytes:
@@ -92,11 +75,18 @@ def request_head(
     key = admission.key
     host = request.host[0] if request.host else b""
     fields = request.fields
+    states = request.tracestates
     if request.connection:
         fields = without_nominated(fields, request.connection)
+        if states and b"tracestate" in nominated(request.connection):
+            states = ()
     parts = [
         b"%b %b HTTP/1.1\r\nHost: %b\r\n"
-        % (request.method.encode(), request.target, options.upstream_host or host)
+        % (
+            request.method.encode(),
+            request.target,
+            options.upstream_host or host or options.authority,
+        )
     ]
     parts += [line for _, line in fields]
     if request.chunked:
@@ -116,13 +106,13 @@ def request_head(
         via = b"%b, 1.%d %b" % (b", ".join(request.via), not request.http10, options.via)
     parts.append(
         b"X-Account-Id: %b\r\nX-Plan: %b\r\nX-Key-Id: %b\r\nX-Request-Id: %b\r\n"
-        b"traceparent: %b\r\nVia: %b\r\n"
+        b"%bVia: %b\r\n"
         % (
             key.account.id.encode(),
             admission.entitlement.plan.id.encode(),
             key.id.encode(),
             request_id.encode(),
-            traceparent(request.traceparents, request_id),
+            trace_fields(request.traceparents, states, request_id),
             via,
         )
     )
@@ -135,19 +125,19 @@ def _forwarded(request: Request, host: bytes, options: ProxyOptions) -> bytes:
     peer = request.peer.encode()
     scheme = options.scheme
     if not options.trusts(request.peer):
+        if not host:  # HTTP/1.0
+            return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n\r\n" % (peer, scheme)
         return b"X-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: %b\r\n\r\n" % (
             peer,
             host,
             scheme,
         )
     hops = b", ".join((*request.forwarded_for, peer))
-    first_host = request.forwarded_host[0] if request.forwarded_host else host
+    host = request.forwarded_host[0] if request.forwarded_host else host
     proto = request.forwarded_proto[0] if request.forwarded_proto else scheme
-    lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: %b\r\n" % (
-        hops,
-        first_host,
-        proto,
-    )
+    lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (hops, proto)
+    if host:
+        lines += b"X-Forwarded-Host: %b\r\n" % host
     if request.forwarded:  # RFC 7239, section 4
         node = b'"[%b]"' % peer if b":" in peer else peer
         forwarded = b", ".join(request.forwarded)

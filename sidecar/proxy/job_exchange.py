@@ -28,7 +28,8 @@ from sidecar.gate import Admission, Deferred, Gate, Refused
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR
 from sidecar.proxy.bounds import Bounds
-from sidecar.proxy.downstream.connection import ClientConnection, ConnectionOwner
+from sidecar.proxy.downstream.connection import ClientConnection
+from sidecar.proxy.downstream.connection_owner import ConnectionOwner
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.heads import ProxyOptions
@@ -191,7 +192,7 @@ def request_of(stored: JobRequest, job_id: str) -> Request:
     request.host = (stored.host,) if stored.host else ()
     request.fields = list(with_idempotency_key(stored.fields, job_id))
     request.content_type = stored.content_type
-    request.content_encoding = stored.content_encoding
+    request.content_encodings = (stored.content_encoding,) if stored.content_encoding else ()
     if stored.body or stored.method in _WITH_BODY:
         request.content_length = len(stored.body)
     if stored.body:

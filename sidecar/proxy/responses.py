@@ -62,7 +62,8 @@ def reply_bytes(reply: LocalReply, *, accept: bytes, close: bool) -> tuple[bytes
         kind, body = _render(reply.content, accept)
         content_fields = b"Content-Type: %b\r\nContent-Length: %d\r\n" % (kind, len(body))
     head = (
-        b"HTTP/1.1 %d %b\r\n%bCache-Control: no-store\r\nDate: %b\r\nX-Request-Id: %b\r\n%b%b\r\n"
+        b"HTTP/1.1 %d %b\r\n%bCache-Control: no-store\r\n"
+        b"X-Content-Type-Options: nosniff\r\nDate: %b\r\nX-Request-Id: %b\r\n%b%b\r\n"
         % (
             reply.status,
             _PHRASES[reply.status],

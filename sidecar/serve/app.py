@@ -26,6 +26,7 @@ from sidecar.serve.parts import (
     jobs_of,
     listener_of,
     options_of,
+    per_address_of,
     shedder_of,
     sinks_of,
     spool_of,
@@ -229,7 +230,7 @@ class App:
             self.pool,
             bounds,
             self.metrics,
-            per_address=settings.max_connections_per_address,
+            per_address=per_address_of(settings),
             max_age=settings.max_connection_age_s,
             jobs=self.jobs.runner if self.jobs else None,
         )
@@ -250,6 +251,7 @@ class App:
             registry=self.metrics.registry,
             ready=self.readiness,
             config_status=self.keeper.status,
+            hosts=self.settings.control_hosts,
         )
         await control.start()
         self._undo.push_async_callback(control.stop)

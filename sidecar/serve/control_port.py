@@ -3,7 +3,7 @@
 import errno
 import inspect
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar, cast
 
 from aiohttp import web
@@ -13,6 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from sidecar.core.refusals.build import http_problem
 from sidecar.core.refusals.rendering import render_json
 from sidecar.errors import SettingsError
+from sidecar.serve.control_hosts import ControlHosts
 from sidecar.serve.readiness import Readiness
 
 _STOP_TIMEOUT_S: Final = 2.0  # for answers that `stop` finds under way
@@ -25,7 +26,8 @@ class ControlPort:
 
     It reads every source once per request, and none may block. `registry`: the metrics. `ready`:
     the readiness of the process. `config_status`: a JSON object. `faults`: reasons to restart the
-    process; a process that answers for itself alone has none.
+    process; a process that answers for itself alone has none. `hosts`: names that it answers to, in
+    addition to addresses and this machine's names.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class ControlPort:
         ready: Source[Readiness],
         config_status: Source[dict[str, Any]],
         faults: Source[list[str]] = list,
+        hosts: Iterable[str] = (),
     ) -> None:
         self._host, self._port = listen
         self._registry = registry
         self._ready = ready
         self._config_status = config_status
         self._faults = faults
+        self._hosts = ControlHosts((*hosts, self._host))
         self._runner: web.AppRunner | None = None
 
     @property
@@ -53,8 +57,8 @@ class ControlPort:
 
     async def start(self) -> None:
         """Listen. Raises SettingsError, which names --control, if the address cannot be used."""
-        app = web.Application(middlewares=[_problems])
-        app.on_response_prepare.append(_hide_server)
+        app = web.Application(middlewares=[_problems, self._check_host])
+        app.on_response_prepare.append(_set_headers)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
@@ -73,6 +77,17 @@ class ControlPort:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
+
+    @web.middleware
+    async def _check_host(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if not self._hosts.allow(request.headers.get("Host")):
+            detail = (
+                "The control port does not answer to this host name. Use its IP address, or name "
+                "the host in --control-hosts."
+            )
+            return _problem(400, "Unknown host", detail, {})
+        response: web.StreamResponse = await handler(request)
+        return response
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         faults = await _read(self._faults)
@@ -137,5 +152,6 @@ def _problem(status: int, title: str, detail: str, headers: dict[str, str]) -> w
     )
 
 
-async def _hide_server(_request: web.Request, response: web.StreamResponse) -> None:
+async def _set_headers(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.popall("Server", None)
+    response.headers["X-Content-Type-Options"] = "nosniff"

@@ -5,6 +5,7 @@ import socket
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sidecar.clock import Clock
 from sidecar.core.jobs.job import Delivery
@@ -33,6 +34,8 @@ from sidecar.stores.connection.connect import Connection
 from sidecar.stores.jobs import JobTerms, RedisJobs
 from sidecar.waiting.room import WaitingRoom
 
+_FEWEST_PER_ADDRESS: Final = 64  # connections, if the setting is unset
+
 
 def upstream_of(settings: Settings) -> Upstream:
     """The API's address and TLS. Raises SettingsError if its certificates cannot be used."""
@@ -52,6 +55,8 @@ def bounds_of(settings: Settings) -> Bounds:
         max_response_header=settings.max_response_header_bytes,
         max_body=settings.max_body_bytes,
         max_connections=settings.max_connections,
+        pending_heads=settings.pending_header_bytes,
+        pending_heads_per_address=settings.pending_header_bytes_per_address,
         header_timeout=settings.header_timeout_s,
         idle_timeout=settings.idle_timeout_s,
         body_timeout=settings.body_timeout_s,
@@ -72,6 +77,12 @@ def bounds_of(settings: Settings) -> Bounds:
         tunnel_idle=settings.tunnel_idle_timeout_s,
         tunnel_lifetime=settings.tunnel_lifetime_s,
     )
+
+
+def per_address_of(settings: Settings) -> int:
+    """The maximum number of client connections per address; 0: no limit."""
+    given = settings.max_connections_per_address
+    return max(_FEWEST_PER_ADDRESS, settings.max_connections // 4) if given is None else given
 
 
 def listener_of(settings: Settings, descriptor: int | None, *, shared: bool) -> Listener:
@@ -135,10 +146,12 @@ def shedder_of(settings: Settings) -> Shedder:
 
 def options_of(settings: Settings, scheme: bytes) -> ProxyOptions:
     """Options of the data port; `scheme`: "http" or "https", as clients use it."""
+    url = settings.upstream
     return ProxyOptions(
         via=(settings.via_name or f"sidecar-{workload_of(settings)}").encode(),
         scheme=scheme,
         upstream_host=(settings.upstream_host or "").encode(),
+        authority=b"localhost" if url.path else str(url.address).encode(),
         legacy_headers=settings.legacy_headers,
         upgrades=frozenset(one.encode() for one in settings.upgrades),
         trusts=trust(settings.trusted_proxies),

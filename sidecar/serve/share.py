@@ -52,6 +52,7 @@ def worker_settings(settings: Settings, worker: int, count: int) -> Settings:
             "spool_max_bytes": max(_MIN_BYTES, settings.spool_max_bytes // count),
             "journal_max_bytes": max(_MIN_BYTES, settings.journal_max_bytes // count),
             "max_connections": -(-settings.max_connections // count),
+            "pending_header_bytes": -(-settings.pending_header_bytes // count),
             "waiting_requests": -(-settings.waiting_requests // count),
             "waiting_bytes": -(-settings.waiting_bytes // count),
             "upstream_connections": -(-settings.upstream_connections // count),

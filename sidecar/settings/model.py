@@ -16,6 +16,7 @@ from sidecar.settings.describe import SettingInfo, describe
 from sidecar.settings.sources import LayeredSettings
 from sidecar.settings.values import (
     Allowances,
+    HostNames,
     Listen,
     Mode,
     Networks,
@@ -94,6 +95,11 @@ class Settings(LayeredSettings):
     control: Tcp = Address("127.0.0.1", 9090)
     """Address of the control port, which serves /healthz, /readyz, /metrics and /config, as
     HOST:PORT."""
+
+    control_hosts: HostNames = ()
+    """Host names that the control port answers to, comma-separated; * for any. IP addresses,
+    localhost, this machine's name and the host in --control need not be listed. Empty: no
+    others."""
 
     redis: Redis = SecretStr("redis://127.0.0.1:6379/0")
     """URL of the Redis or Valkey with the counters: redis://, rediss:// for TLS, unix://,
@@ -258,8 +264,17 @@ class Settings(LayeredSettings):
     max_connections: int = Field(10_000, ge=1, le=1_000_000)
     """Maximum number of open client connections."""
 
-    max_connections_per_address: int = Field(0, ge=0, le=1_000_000)
-    """Maximum number of open client connections per client address, in each worker. 0: no limit."""
+    max_connections_per_address: int | None = Field(None, ge=0, le=1_000_000)
+    """Maximum number of open client connections per client address, in each worker; trusted proxies
+    have no limit. 0: no limit. Unset: a quarter of --max-connections, at least 64."""
+
+    pending_header_bytes: int = Field(16 << 20, ge=1 << 20, le=1 << 40)
+    """Maximum memory of request headers that are not complete yet, of all clients together, in
+    bytes."""
+
+    pending_header_bytes_per_address: int = Field(1 << 20, ge=1 << 16, le=1 << 40)
+    """Maximum memory of request headers that are not complete yet, per client address, in bytes.
+    Trusted proxies have no limit of their own."""
 
     max_connection_age_s: float = Field(0.0, ge=0, le=86_400)
     """Age at which a client connection is closed, in seconds. 0: no limit."""

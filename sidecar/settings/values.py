@@ -99,6 +99,16 @@ def _upgrades(value: object) -> object:
     return tuple(str(one).lower() for one in value)
 
 
+def _host_names(value: object) -> object:
+    value = _split(value)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("is not a list of host names; write metrics.example.com")
+    for one in value:
+        if one != "*" and not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", str(one)):
+            raise ValueError(f'"{one}" is not a host name; write it like metrics.example.com, or *')
+    return tuple(str(one).lower() for one in value)
+
+
 def _redis(value: object) -> object:
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(text, str):
@@ -166,6 +176,7 @@ def _webhook_secret(value: object) -> object:
 Upstream = Annotated[Origin, NoDecode, BeforeValidator(_upstream)]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 Upgrades = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_upgrades)]
+HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_host_names)]
 Tcp = Annotated[Address, NoDecode, BeforeValidator(_address)]
 Listen = Annotated[Address | UnixPath, NoDecode, BeforeValidator(_listen)]
 Redis = Annotated[SecretStr, BeforeValidator(_redis)]

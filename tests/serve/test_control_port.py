@@ -1,5 +1,6 @@
 """The control port over real sockets."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -153,3 +154,52 @@ async def test_stop_is_idempotent_and_frees_the_port(state: State) -> None:
     await second.start()
     assert second.port == port
     await second.stop()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.0.0.1:9090", "10.1.2.3:9090", "[::1]", "[fd00::7]:9090", "localhost:9090",
+     "LOCALHOST", "localhost.", "metrics.test:9090", "Metrics.Test."],
+)  # fmt: skip
+async def test_the_control_port_answers_to_addresses_and_its_names(state: State, host: str) -> None:
+    assert await _status_for(state, f"Host: {host}\r\n") == 200
+
+
+async def test_the_control_port_answers_to_http_1_0_without_a_host(state: State) -> None:
+    assert await _status_for(state, "", version="1.0") == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.test", "evil.test:9090", "127.0.0.1.evil.test", "localhost.evil.test", "1.2.3",
+     "0x7f000001", "[::1].evil.test", "[evil.test]", "a@127.0.0.1", "xn--localhost-"],
+)  # fmt: skip
+async def test_security_dns_rebinding_reads_nothing(state: State, host: str) -> None:
+    assert await _status_for(state, f"Host: {host}\r\n") == 400
+
+
+async def test_any_host_may_be_configured(state: State) -> None:
+    assert await _status_for(state, "Host: evil.test\r\n", names=("*",)) == 200
+
+
+async def _status_for(
+    state: State, field: str, version: str = "1.1", names: tuple[str, ...] = ("metrics.test",)
+) -> int:
+    server = ControlPort(
+        ("127.0.0.1", 0),
+        registry=state.registry,
+        ready=lambda: state.ready,
+        config_status=state.config,
+        hosts=names,
+    )
+    await server.start()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(f"GET /config HTTP/{version}\r\n{field}Connection: close\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            head = await reader.read()
+        writer.close()
+    finally:
+        await server.stop()
+    assert b"X-Content-Type-Options: nosniff\r\n" in head
+    return int(head.split(b" ", 2)[1])

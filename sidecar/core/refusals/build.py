@@ -78,9 +78,12 @@ def wait_fields(queued_us: int) -> Fields:
     return (b"X-Queued-Ms", ms), (b"Server-Timing", b"queued;dur=" + ms)
 
 
-def http_problem(status: int, title: str, detail: str, request_id: str) -> Refusal:
+def http_problem(
+    status: int, title: str, detail: str, request_id: str, headers: Fields = ()
+) -> Refusal:
     """Return the answer to an error of HTTP itself. Raises KeyError for an unknown status."""
-    return _refusal(http_spec(status, title, detail), f"http-{status}", request_id)
+    spec = replace(http_spec(status, title, detail), headers=headers)
+    return _refusal(spec, f"http-{status}", request_id)
 
 
 def _refusal(

@@ -5,11 +5,11 @@ which only queue requests. A malformed message ends the connection after one res
 """
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Protocol, cast
+from typing import cast
 
-from sidecar.proxy.bounds import Bounds
+from sidecar.proxy.bounds import LINE
 from sidecar.proxy.downstream import faults
+from sidecar.proxy.downstream.connection_owner import ConnectionOwner, DownstreamTunnel
 from sidecar.proxy.downstream.faults import Fault
 from sidecar.proxy.downstream.pacing import PacedConnection, peer_closed
 from sidecar.proxy.downstream.parser import RequestParser
@@ -17,53 +17,19 @@ from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.responses import LocalReply, reply_bytes
 
 
-class ConnectionOwner(Protocol):
-    """What client connections share: bounds, the handler, and the set of open connections."""
-
-    bounds: Bounds
-    draining: bool
-
-    def opened(self, connection: "ClientConnection", peer: object) -> bool:
-        """Whether a new connection may stay. `peer` is the socket's peer name."""
-        ...
-
-    def closed(self, connection: "ClientConnection") -> None: ...
-    def handle(self, request: Request, connection: "ClientConnection") -> Awaitable[bool]:
-        """Serve one request. Returns whether the connection can serve another."""
-        ...
-
-    def answer_fault(
-        self, fault: Fault, request: Request | None, connection: "ClientConnection"
-    ) -> None:
-        """Reply to an invalid message; `request` is what could be parsed of it."""
-        ...
-
-    def handle_error(
-        self, error: Exception, request: Request | None, connection: "ClientConnection"
-    ) -> None:
-        """Log an internal error and reply. `request` is the one that was being served."""
-        ...
-
-
-class DownstreamTunnel(Protocol):
-    """The receiver of the client's bytes after a switch of protocols."""
-
-    def from_client(self, data: bytes) -> None: ...
-    def client_ended(self) -> None: ...
-
-
 class ClientConnection(PacedConnection):
     """One connection from a client."""
 
     __slots__ = (
-        "_ended", "_half_closed", "_lingering", "_parser", "_queue", "_rest", "_task", "_wake",
-        "expired", "fault", "owner", "serving", "tunnel",
+        "_ended", "_half_closed", "_lingering", "_parser", "_pending", "_queue", "_rest", "_task",
+        "_wake", "expired", "fault", "owner", "serving", "silent", "tunnel",
     )  # fmt: skip
 
     def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(owner.bounds, loop)
         self.owner = owner
         self.serving = False
+        self.silent = True  # has sent no request yet
         self.expired = False  # past its maximum age: the next response is its last
         self.tunnel: DownstreamTunnel | None = None
         self.fault: Fault | None = None  # of the client's message, until it is answered
@@ -74,6 +40,7 @@ class ClientConnection(PacedConnection):
         self._ended = False  # no more requests are parsed
         self._half_closed = False
         self._lingering = False
+        self._pending = 0  # estimated memory of an unfinished head
         self._rest = b""  # received after a request for an upgrade
 
     # callbacks of the transport
@@ -86,7 +53,10 @@ class ClientConnection(PacedConnection):
             self.transport.abort()
             return
         address = peer[0] if isinstance(peer, tuple) else "unix"
-        self._parser = RequestParser(self.bounds, address, self.loop.time, self._on_request)
+        trusted = self.owner.trusts(address)
+        self._parser = RequestParser(
+            self.bounds, address, self.loop.time, self._on_request, trusted=trusted
+        )
         self.deadline = self.loop.time() + self.bounds.header_timeout
         self._task = self.loop.create_task(self._serve())
 
@@ -113,6 +83,8 @@ class ClientConnection(PacedConnection):
                 self._fail(fault)
         else:
             current = parser.current
+            if self._pending or parser.pending:
+                self._note_pending(parser)
             if not current.received:
                 return
             if current.complete:
@@ -122,6 +94,25 @@ class ClientConnection(PacedConnection):
                 self.pause_reading()
             elif self.deadline:
                 self.await_body(current)
+
+    def _note_pending(self, parser: RequestParser) -> None:
+        size = parser.pending + LINE * parser.lines if parser.pending else 0
+        if size != self._pending:
+            self._pending = size
+            self.owner.head_pending(self, size)
+
+    def give_up_head(self) -> None:
+        """End the connection, whose unfinished head takes memory that others need."""
+        parser, self._parser = self._parser, None
+        if self._ended or self.serving or self._queue or self.transport is None or parser is None:
+            self.abort()
+        else:
+            self._ended = True
+            self.owner.answer_fault(faults.too_many_heads(), None, self)
+            self.transport.close()
+            self.deadline = self.loop.time() + self.bounds.linger
+        if parser is not None:
+            parser.close()
 
     def _awaits_upgrade(self, last: Request) -> bool:
         """Whether the last request asks for an upgrade and has no response yet."""

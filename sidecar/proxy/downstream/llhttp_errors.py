@@ -3,10 +3,11 @@
 import re
 from typing import Final
 
-from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserInvalidURLError
+from httptools import HttpParserInvalidMethodError, HttpParserInvalidURLError
 
 from sidecar.proxy.downstream import faults
 from sidecar.proxy.downstream.faults import Fault, malformed
+from sidecar.proxy.downstream.methods import PROXY_V1, PROXY_V2, TLS
 
 # A request line whose method is a token (RFC 9112, section 3), at the beginning of a read.
 _REQUEST_LINE: Final = re.compile(
@@ -31,14 +32,18 @@ _DETAILS: Final = (
 )
 
 
-def fault_of(error: HttpParserError, *, in_head: bool, begins_with: bytes) -> Fault:
+def fault_of(error: Exception, *, in_head: bool, begins_with: bytes) -> Fault:
     """The fault for a parser error.
 
     `in_head`: the head of the request was incomplete. `begins_with`: its first bytes, b"" if they
     are unknown.
     """
     if isinstance(error, HttpParserInvalidMethodError):
-        if _REQUEST_LINE.match(begins_with):
+        if PROXY_V1.match(begins_with) or begins_with.startswith(PROXY_V2):
+            return faults.proxy_protocol()
+        if begins_with.startswith(TLS):
+            return faults.tls_on_plain_port()
+        if not begins_with or _REQUEST_LINE.match(begins_with):
             return faults.method_unknown()
         return malformed("The request line does not begin with a known method.")
     if isinstance(error, HttpParserInvalidURLError):

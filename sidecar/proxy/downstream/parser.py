@@ -4,61 +4,45 @@ Strict on purpose (RFC 9112, sections 3, 5 and 6): a message that two correct pa
 two ways is a Fault, and after a Fault the parser reads nothing more of the connection.
 """
 
-import re
 from collections.abc import Callable
 from typing import Final
 
 from httptools import (
     HttpParserCallbackError,
     HttpParserError,
+    HttpParserInvalidMethodError,
     HttpParserUpgrade,
     HttpRequestParser,
 )
 
 from sidecar.logs import logger
-from sidecar.proxy.bounds import CHUNK, FRAMING, Bounds
+from sidecar.proxy.bounds import (
+    CHUNK,
+    CHUNKS_PER_S,
+    FRAMING,
+    FREE_CHUNKS,
+    MEAN_CHUNK,
+    Bounds,
+)
 from sidecar.proxy.downstream import faults
+from sidecar.proxy.downstream.checks import (
+    LISTED,
+    OF_INTEREST,
+    check_head,
+    check_host,
+    take_single,
+)
 from sidecar.proxy.downstream.faults import Fault, malformed
 from sidecar.proxy.downstream.llhttp_errors import fault_of
-from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.headers import (
-    MANAGED,
-    NOT_FORWARDED,
-    NOT_IN_TRAILERS,
-    OVERRIDES,
-    USUAL,
-    is_spoofed,
-    valid_host,
-)
+from sidecar.proxy.downstream.methods import LONGEST, STAND_IN, split_start
+from sidecar.proxy.downstream.request import Request, Values
+from sidecar.proxy.field_rules import DROP, rule_of
+from sidecar.proxy.headers import NOT_FORWARDED, NOT_IN_TRAILERS, USUAL
 
 log = logger("proxy")
 
 SLICE: Final = 4_096
 MAX_NAME: Final = 256
-MAX_TRACE_MEMBERS: Final = 32
-ABSOLUTE: Final = re.compile(rb"https?://([^/?#@\\]+)((?:[/?].*)?)", re.IGNORECASE | re.DOTALL)
-
-_LISTED: Final = {
-    b"host": "host",
-    b"x-api-key": "api_keys",
-    b"authorization": "authorizations",
-    b"connection": "connection",
-    b"traceparent": "traceparents",
-    b"prefer": "prefer",
-    b"te": "te",
-    b"via": "via",
-    b"forwarded": "forwarded",
-    b"x-forwarded-for": "forwarded_for",
-    b"x-forwarded-host": "forwarded_host",
-    b"x-forwarded-proto": "forwarded_proto",
-    b"upgrade": "upgrade",
-    b"idempotency-key": "idempotency_keys",
-}
-_SINGLE: Final = frozenset(
-    {b"content-length", b"transfer-encoding", b"expect", b"max-forwards", b"accept",
-     b"content-type", b"content-encoding", b"tracestate"}
-)  # fmt: skip
-OF_INTEREST: Final = frozenset(_LISTED) | _SINGLE | MANAGED | OVERRIDES | NOT_FORWARDED
 
 _NO_REQUEST: Final = Request("")  # before the first request of a connection; never changed
 _NO_REQUEST.complete = True
@@ -68,8 +52,10 @@ class RequestParser:
     """A parser that calls `on_request` for each complete head."""
 
     __slots__ = (
-        "_address", "_begun", "_bounds", "_deliver", "_framing", "_head_size", "_host", "_now",
-        "_parser", "current", "pending",
+        "_address", "_begun", "_bounds", "_chunks", "_deliver", "_framing", "_head_size", "_held",
+        "_host", "_lead", "_method",
+        "_now", "_parser", "_target_size", "_trusted", "_url", "current", "lines",
+        "pending",
     )  # fmt: skip
     __deletable__ = ("_parser",)  # mypyc requires it
 
@@ -79,6 +65,8 @@ class RequestParser:
         address: str,
         now: Callable[[], float],
         on_request: Callable[[Request], None],
+        *,
+        trusted: bool = False,
     ) -> None:
         self.current = _NO_REQUEST  # the request that is being parsed, or the last one
         self.pending = 0  # bytes of a head that is not complete yet
@@ -87,8 +75,16 @@ class RequestParser:
         self._now = now
         self._deliver = on_request
         self._parser = HttpRequestParser(self)
+        self._trusted = trusted  # the peer may choose the fields of rule FROM_TRUSTED
         self._head_size = 0
-        self._host: tuple[bytes, ...] = ()  # of the last request, which is valid
+        self._target_size = 0
+        self.lines = 0  # of the current head or trailers
+        self._chunks = 0  # of the current body
+        self._url: list[bytes] | None = None  # further pieces of the current target
+        self._host: Values = ()  # of the last request, which is valid
+        self._lead = b""  # all bytes of a head so far, if they are few
+        self._held = b""  # of these, what llhttp has not got: a method that may be unknown to it
+        self._method = ""  # in place of the stand-in
         self._begun = 0  # messages that began in the current read
         self._framing = 0  # bytes of the body that are not content, less the allowance per chunk
 
@@ -136,20 +132,30 @@ class RequestParser:
             raise faults.head_too_large(self._bounds)
         if self._framing > FRAMING:
             raise malformed("The chunked body has too many extensions or trailers.")
+        if self._chunks > FREE_CHUNKS:
+            self._check_chunks()
         return rest
 
-    def _feed(self, data: bytes | memoryview) -> bytes:
+    def _check_chunks(self) -> None:
+        """Refuse a flood of tiny chunks, but not a long stream whose chunks are small."""
+        current = self.current
+        earned = current.body_bytes // MEAN_CHUNK
+        earned += int((self._now() - current.received) * CHUNKS_PER_S)
+        if current.received and self._chunks > FREE_CHUNKS + earned:
+            raise faults.too_many_chunks()
+
+    def _feed(self, data: bytes | memoryview, *, first: bool = False) -> bytes:
+        """Feed llhttp. `first`: `data` begins with a request, as it also does between requests."""
+        lead = self._lead
+        first = first or self.current.complete
         self._begun = 0
+        if self._held:
+            data, self._held, first = self._held + data, b"", True
+        failed: Exception | None = None
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            rest = bytes(data[upgrade.args[0] :])
-            self._parser = HttpRequestParser(self)
-            current = self.current
-            if not current.has_body:
-                return rest
-            self._reframe(current)
-            return self._feed(rest)
+            failed = upgrade
         except HttpParserCallbackError as failure:
             cause = failure.__context__
             if isinstance(cause, Fault):
@@ -157,10 +163,42 @@ class RequestParser:
             log.error("request_parse_failed", exc_info=cause)
             raise Fault(500, "Internal error", "The request could not be parsed.") from None
         except HttpParserError as error:
-            in_head = not self.current.complete and not self.current.received
-            begins_with = bytes(data) if self._begun == 1 else b""  # else its start is unknown
-            raise fault_of(error, in_head=in_head, begins_with=begins_with) from None
+            failed = error
+        if failed is not None:  # outside of `except`: it would be the context of further errors
+            if isinstance(failed, HttpParserUpgrade):
+                return self._after_upgrade(bytes(data[failed.args[0] :]))
+            known = self._begun <= 1 if first else bool(lead) and not self._begun
+            return self._feed_stand_in(lead + data if known else b"", failed)
+        if self.pending and (first or lead):
+            self._lead = lead + data if self.pending <= LONGEST else b""
         return b""
+
+    def _after_upgrade(self, rest: bytes) -> bytes:
+        self._parser = HttpRequestParser(self)
+        current = self.current
+        if not current.has_body:
+            return rest
+        self._reframe(current)
+        return self._feed(rest)
+
+    def _feed_stand_in(self, start: bytes, error: Exception) -> bytes:
+        """Parse a request again if only its method is unknown to llhttp. Raises Fault.
+
+        `start`: the bytes of the request so far; b"" if they are unknown.
+        """
+        split = None
+        if isinstance(error, HttpParserInvalidMethodError) and not self._method:
+            split = split_start(start)
+        if split is None:
+            in_head = not self.current.complete and not self.current.received
+            raise fault_of(error, in_head=in_head, begins_with=start) from None
+        self._parser = HttpRequestParser(self)
+        self._lead = b""
+        if not split.method:
+            self._held = start  # its method is not complete
+            return b""
+        self._method = split.method.decode("ascii")
+        return self._feed(STAND_IN + split.rest, first=True)
 
     def _reframe(self, request: Request) -> None:
         """Prepare a new parser for the body of a request for an upgrade.
@@ -184,8 +222,9 @@ class RequestParser:
         current = self.current
         if current.complete:
             return None
+        self._join_target()
         if not current.method and current.target:
-            current.method = self._parser.get_method().decode("ascii")
+            current.method = self._method or self._parser.get_method().decode("ascii")
         return current
 
     # callbacks of llhttp
@@ -193,51 +232,65 @@ class RequestParser:
     def on_message_begin(self) -> None:
         self.current = Request(self._address)
         self._begun += 1
-        self._head_size = 0
+        self._head_size = self._target_size = self.lines = self._chunks = 0
 
     def on_url(self, url: bytes) -> None:
         request = self.current
-        request.target += url
-        if len(request.target) > self._bounds.max_target:
+        size = self._target_size = self._target_size + len(url)
+        if size > self._bounds.max_target:
             raise faults.target_too_long(self._bounds)
+        if not request.target:
+            request.target = url
+        elif self._url is None:
+            self._url = [url]
+        else:
+            self._url.append(url)
+
+    def _join_target(self) -> None:
+        pieces, self._url = self._url, None
+        if pieces is not None:
+            self.current.target += b"".join(pieces)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self.current
+        if self._url is not None:
+            self._join_target()
+        lines = self.lines = self.lines + 1  # each line that came in, forwarded or not
         size = self._head_size = self._head_size + len(name) + len(value) + 4
         if size > self._bounds.max_header or len(name) > MAX_NAME:
             raise faults.head_too_large(self._bounds)
-        lower = USUAL.get(name) or name.lower()
+        if lines > self._bounds.max_fields:
+            raise faults.head_too_large(self._bounds)
+        rule = 0
+        lower = USUAL.get(name)
+        if lower is None:
+            lower = name.lower()
+            rule = rule_of(lower)
         if request.received:
-            self._trailer(request, lower, name, value)
+            if rule == 0 and lower not in NOT_IN_TRAILERS:
+                request.add_trailer(lower, b"%b: %b\r\n" % (name, value))
+        elif rule == DROP or (rule and not self._trusted):
+            return
         elif lower not in OF_INTEREST:
-            if b"_" in lower and is_spoofed(lower):
-                return
             request.fields.append((lower, b"%b: %b\r\n" % (name, value.strip(b" \t"))))
         else:
-            self._note(request, lower, name, value)
+            self._note(request, lower, name, value.strip(b" \t"))
 
     def _note(self, request: Request, lower: bytes, name: bytes, value: bytes) -> None:
-        value = value.strip(b" \t")
-        if lower == b"tracestate" and value.count(b",") >= MAX_TRACE_MEMBERS:
-            return  # W3C Trace Context, section 3.3.1.1: at most 32 members
-        attribute = _LISTED.get(lower)
-        if attribute is not None:
-            setattr(request, attribute, (*getattr(request, attribute), value))
-        else:
-            _single(request, lower, value)
+        attribute = LISTED.get(lower)
+        if attribute is None:
+            take_single(request, lower, value)
+        elif getattr(request, attribute):
+            request.add_value(attribute, value)
+        else:  # mostly the only one
+            setattr(request, attribute, (value,))
         if lower not in NOT_FORWARDED:
             request.fields.append((lower, b"%b: %b\r\n" % (name, value)))
 
-    def _trailer(self, request: Request, lower: bytes, name: bytes, value: bytes) -> None:
-        if lower in NOT_IN_TRAILERS or is_spoofed(lower):
-            return
-        if len(request.trailers) >= self._bounds.max_fields:
-            raise faults.head_too_large(self._bounds)
-        request.trailers = [*request.trailers, (lower, b"%b: %b\r\n" % (name, value))]
-
     def on_headers_complete(self) -> None:
         request, parser = self.current, self._parser
-        request.method = parser.get_method().decode("ascii")
+        request.method = self._method or parser.get_method().decode("ascii")
+        self._method, self._lead = "", b""
         version = parser.get_http_version()
         if version != "1.1":
             if version == "0.9":  # llhttp's for a request line without a version
@@ -249,15 +302,18 @@ class RequestParser:
         request.received = self._now()
         self.pending = 0
         self._framing = 0
-        self._head_size = 0  # from here on it counts trailers
+        self._head_size = self.lines = 0  # from here on they count trailers
+        if self._url is not None:
+            self._join_target()
         if request.host != self._host:  # the host rarely changes within a connection
-            _check_host(request)
+            check_host(request)
             self._host = request.host
-        _check(request, self._bounds)
+        check_head(request, self._bounds)
         self._deliver(request)
 
     def on_chunk_header(self) -> None:
         self._framing -= CHUNK
+        self._chunks += 1
 
     def on_body(self, data: bytes) -> None:
         request = self.current
@@ -275,87 +331,3 @@ class RequestParser:
 
 def _ignore(_request: Request) -> None:
     pass
-
-
-def _single(request: Request, lower: bytes, value: bytes) -> None:
-    if lower == b"content-length":
-        request.content_length = int(value)  # llhttp accepts only digits, below 2^64
-    elif lower == b"transfer-encoding":
-        if request.chunked or value.lower() != b"chunked":
-            raise faults.coding_unknown()
-        request.chunked = True
-    elif lower == b"expect":
-        request.expects_continue = value.lower() == b"100-continue"
-        if not request.expects_continue:
-            raise Fault(
-                417, "Expectation failed", "The only supported expectation is 100-continue."
-            )
-    elif lower == b"max-forwards":
-        if not value.isdigit() or len(value) > 9:
-            raise malformed("Max-Forwards is not a number.")
-        request.max_forwards = int(value)
-    elif lower == b"accept":
-        request.accept += b"," + value if request.accept else value
-    elif lower == b"content-type":
-        if request.content_type:
-            raise malformed("There is more than one Content-Type.")
-        request.content_type = value
-    elif lower == b"content-encoding":
-        request.content_encoding += b"," + value if request.content_encoding else value
-
-
-def _check_host(request: Request) -> None:
-    """Check Host (RFC 9112, section 3.2)."""
-    host = request.host
-    if len(host) > 1:
-        raise malformed("Exactly one Host field is needed.")
-    if host and not valid_host(host[0]):
-        raise malformed("The Host field is not a host name and port.")
-
-
-def _check(request: Request, bounds: Bounds) -> None:
-    """Check what llhttp does not (RFC 9112, sections 3.2 and 6.1), and refuse some methods."""
-    if not request.host and not request.http10:
-        raise malformed("Exactly one Host field is needed.")
-    if len(request.fields) > bounds.max_fields:
-        raise faults.head_too_large(bounds)
-    if request.chunked and (request.http10 or request.content_length is not None):
-        raise malformed("A body must be framed in one way, and HTTP/1.0 has no transfer codings.")
-    if request.method == "CONNECT":
-        detail = "CONNECT is not supported: this is a gateway to one API."
-        raise Fault(405, "Method not allowed", detail)
-    if request.method == "TRACE":
-        detail = "TRACE is not supported: it would send credentials back."
-        raise Fault(405, "Method not allowed", detail)
-    if not request.target.startswith(b"/"):
-        _origin_form(request)
-    if bounds.max_body and (request.content_length or 0) > bounds.max_body:
-        raise faults.body_too_large(bounds)
-
-
-def _origin_form(request: Request) -> None:
-    """Rewrite an absolute target: its authority replaces Host (RFC 9112, section 3.2.2)."""
-    if request.target == b"*":
-        if request.method != "OPTIONS":
-            raise malformed("The target * is for OPTIONS only.")
-        return
-    absolute = ABSOLUTE.fullmatch(request.target)
-    if absolute is None or not valid_host(absolute[1]):
-        raise malformed("The target is neither a path nor an absolute URL.")
-    request.host = (absolute[1],)
-    path = absolute[2]
-    if path.startswith(b"/"):
-        request.target = path
-    else:
-        request.target = b"*" if not path and request.method == "OPTIONS" else b"/" + path
-
-
-def is_forwarded(method: str) -> bool:
-    """Whether the parser knows a method, written in capitals, and the proxy forwards it."""
-    if method in ("CONNECT", "TRACE") or not method.replace("-", "").isalpha():
-        return False
-    try:
-        HttpRequestParser(object()).feed_data(f"{method} / HTTP/1.1\r\n\r\n".encode())
-    except HttpParserError:
-        return False
-    return True

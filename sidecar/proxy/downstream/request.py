@@ -6,7 +6,7 @@ from sidecar.core.jobs.prefer import wait_preference
 from sidecar.proxy.headers import Fields
 
 _NO_FIELDS: Final[Fields] = []  # replaced, never changed
-Values = tuple[bytes, ...]  # of a field, one per line
+Values = tuple[bytes, ...] | list[bytes]  # of a field, one per line
 
 
 class BodyReceiver(Protocol):
@@ -42,11 +42,12 @@ class Request:
     prefer: Values = ()
     te: Values = ()
     traceparents: Values = ()
+    tracestates: Values = ()
     upgrade: Values = ()
     via: Values = ()
-    accept = b""
+    accepts: Values = ()
     content_type = b""
-    content_encoding = b""
+    content_encodings: Values = ()
     content_length: int | None = None
     max_forwards: int | None = None
     chunked = False
@@ -59,7 +60,7 @@ class Request:
     begun = False  # some of its response is written
     answered = False  # all of its response is written
     received = 0.0  # loop time of the head's last byte; 0 before
-    _buffered: tuple[bytes, ...] | list[bytes] = ()
+    _buffered: Values = ()
 
     def __init__(self, peer: str) -> None:
         self.peer = peer  # address of the other end of the connection
@@ -68,6 +69,31 @@ class Request:
         self.waiting = False  # in the wait queue
         self.trailers: Fields = _NO_FIELDS
         self._receiver: BodyReceiver | None = None
+
+    @property
+    def accept(self) -> bytes:
+        """The value of Accept, of all its lines."""
+        return b",".join(self.accepts)
+
+    @property
+    def content_encoding(self) -> bytes:
+        """The value of Content-Encoding, of all its lines."""
+        return b",".join(self.content_encodings)
+
+    def add_value(self, attribute: str, value: bytes) -> None:
+        """Add the value of a second or later line to one of the `Values`."""
+        held = getattr(self, attribute)
+        if isinstance(held, list):
+            held.append(value)
+        else:
+            setattr(self, attribute, [*held, value])
+
+    def add_trailer(self, lower: bytes, line: bytes) -> None:
+        """Add a field of the trailers."""
+        if self.trailers:
+            self.trailers.append((lower, line))
+        else:
+            self.trailers = [(lower, line)]
 
     @property
     def size(self) -> int:
@@ -101,7 +127,14 @@ class Request:
         if self._receiver is not None:
             self._receiver.body_piece(data)
         elif not self.discarding:
-            self._buffered = [*self._buffered, data]
+            self._buffer(data)
+
+    def _buffer(self, data: bytes) -> None:
+        buffered = self._buffered
+        if isinstance(buffered, list):
+            buffered.append(data)
+        else:
+            self._buffered = [*buffered, data]
 
     def flush(self) -> None:
         """Mark the end of one read from the client: it is parsed, and the body is incomplete."""
@@ -121,7 +154,7 @@ class Request:
         return list(buffered)
 
     @property
-    def buffered(self) -> tuple[bytes, ...] | list[bytes]:
+    def buffered(self) -> Values:
         """The buffered bytes, which stay in the buffer."""
         return self._buffered
 

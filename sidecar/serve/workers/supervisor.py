@@ -116,6 +116,7 @@ class Supervisor:
             ready=self._readiness,
             config_status=self._config,
             faults=self._faults,
+            hosts=self._settings.control_hosts,
         )
         await self._control.start()
 

@@ -94,3 +94,10 @@ async def test_two_sidecars_in_a_row_are_not_a_loop(stage: StartStage) -> None:
     names = [hashlib.sha256(one.encode()).hexdigest()[:12] for one in
              ("/sidecar/outer", "/sidecar/inner")]  # fmt: skip
     assert got(inner, b"Via") == [", ".join(f"1.1 sidecar-{name}" for name in names).encode()]
+
+
+async def test_own_answers_forbid_to_guess_their_type(stage: StartStage) -> None:
+    here = await stage()
+    for answer in (await here.call("GET", "/x", "wrong"), await here.call("GET", "/-/none")):
+        assert b"\r\nX-Content-Type-Options: nosniff\r\n" in answer
+    assert b"nosniff" not in await here.call("GET", "/x")
