@@ -14,10 +14,11 @@ from sidecar.core.overload.shedder import Shedder
 from sidecar.core.sink_spec import parse_sink
 from sidecar.gate import Gate
 from sidecar.jobs.runner import JobRunner
-from sidecar.jobs.webhooks import DELIVERED, FAILED, WebhookSender
+from sidecar.jobs.webhooks import AT_ONCE, DELIVERED, FAILED, TIMEOUT_S, WebhookSender
 from sidecar.metering.sinks import make_sink
 from sidecar.metering.spool import Spool
 from sidecar.metrics import Metrics
+from sidecar.outbound import OutboundClient
 from sidecar.ports import Sink
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.deferral import Deferral
@@ -208,7 +209,9 @@ def jobs_of(
             store,
             directory.account,
             master=parse_secret(settings.webhook_secret.get_secret_value()),
-            allow_private=settings.webhook_private,
+            client=OutboundClient(
+                allow_private=settings.webhook_private, at_once=AT_ONCE, timeout_s=TIMEOUT_S
+            ),
             href=lambda job_id: f"{prefix}jobs/{job_id}",
             now_s=lambda: clock.now_ns() // 1_000_000_000,
             counted=webhooks,
