@@ -6,7 +6,7 @@ from typing import Final
 from sidecar.core.model import MICRO
 from sidecar.stores import keys
 
-OVERHEAD: Final = 2_048  # bytes that Redis needs for a job beside its names and values: bytes.lua
+OVERHEAD: Final = 3_072  # bytes that Redis needs for a job beside its names and values
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,7 @@ async def test_I9_the_number_of_open_jobs_is_bounded(store: JobStore) -> None:
 
 
 BODY = 20_000  # bytes of a large body
-SMALL = replace(TERMS, per_account=99, in_all=99, bytes_per_account=70_000, bytes_in_all=100_000)
+SMALL = replace(TERMS, per_account=99, in_all=99, bytes_per_account=75_000, bytes_in_all=100_000)
 NO_RESULT = JobOutcome(JobState.CANCELLED, "cancelled")
 
 
@@ -234,7 +234,7 @@ async def test_I9_the_bytes_of_an_accounts_open_jobs_are_bounded(open_store: Ope
     after = await store.count()
     assert (after.open, after.stored_bytes) == (3, before.stored_bytes)  # nothing has changed
     assert before.stored_bytes == before.open_bytes <= SMALL.bytes_per_account
-    huge = await store.add(a_job(4, body=b"b" * 70_000), None, due_in_us=0)
+    huge = await store.add(a_job(4, body=b"b" * 75_000), None, due_in_us=0)
     assert huge is JobRefusal.TOO_LARGE
     await put(store, 5)  # a small one fits
 

@@ -1,6 +1,7 @@
 """The headers of the job scripts name the keys and arguments that `RedisJobs` sends."""
 
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from typing import Any
 
 import hiredis
@@ -16,6 +17,7 @@ from sidecar.core.jobs.job import (
     JobResult,
     JobState,
 )
+from sidecar.core.model import MICRO
 from sidecar.stores import Wire, keys
 from sidecar.stores.job_records import job_pairs, outcome_pairs, record_bytes
 from sidecar.stores.job_terms import OVERHEAD, JobTerms
@@ -48,6 +50,7 @@ class RecordingJobs:
     """A store, with the last arguments that it has sent to each script."""
 
     def __init__(self, wire: Wire) -> None:
+        self.wire = wire
         self.jobs = RedisJobs(wire, "qs", "shop", TERMS)
         self.sent: dict[str, list[bytes]] = {}
         self._names = {load(name).sha: name for name in OF_JOBS}
@@ -172,6 +175,27 @@ async def test_the_stream_and_its_group_are_those_of_the_header(
         assert client.xlen(QUEUE) == 0
         assert client.xpending(QUEUE, "runners")["pending"] == 0
         assert client.hget(RECORD + "0199", "body") is None
+
+
+async def test_a_job_counts_what_redis_needs_for_it(
+    recording: RecordingJobs, valkey_url: str
+) -> None:
+    """Python computes the size that the scripts keep, which is about what the server uses."""
+    terms = JobTerms(per_account=500)
+    store = RedisJobs(recording.wire, "qs", "shop", terms)
+    with redis.Redis.from_url(valkey_url) as client:
+        before = client.info("memory")["used_memory"]
+        for number in range(400):
+            key = IdempotencyKey(f"{number:064}", "p" * 64)
+            await store.add(replace(JOB, id=f"{number:036}"), key, due_in_us=MICRO)
+        used = client.info("memory")["used_memory"] - before
+        sizes = client.hgetall("qs:{acme}:jobs:shop:sizes")
+    counts = await store.count()
+    one = record_bytes(job_pairs(replace(JOB, id=f"{0:036}")))
+    assert int(sizes[b"total"]) == int(sizes[b"open"]) == counts.stored_bytes == 400 * one
+    assert used / 2 < counts.stored_bytes < used * 2
+    text = load("jobs/move").text.decode()
+    assert f"local OVERHEAD = {OVERHEAD} " in text
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 -- Sizes of jobs are in a hash: by job, and in sum as "total" and, of open jobs, as "open". Ended jobs are in a sorted set
 -- by rank: the instant of the end (µs), plus STUB once the result is dropped. The lowest rank is dropped first.
 local STUB, MOST_DROPPED = 4000000000000000, 64
-local OVERHEAD = 2048 -- bytes that Redis needs for a job beside its names and values
+local OVERHEAD = 3072 -- bytes that Redis needs for a job beside its names and values, measured
 
 local function size_of(record)
   local size = OVERHEAD

@@ -6,5 +6,5 @@
 local MINUTE, now = 60000000, now_us()
 local full = math.max(now, tonumber(redis.call('GET', KEYS[1]) or 0)) + floor(MINUTE / tonumber(ARGV[1]))
 if full > now + MINUTE then return { 0, now, full - now - MINUTE } end
-redis.call('SET', KEYS[1], int(full), 'PX', int(floor((full - now) / 1000) + 1))
+redis.call('SET', KEYS[1], int(full), 'PX', 2 * MINUTE / 1000)
 return { 1, now, 0 }
