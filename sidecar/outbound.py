@@ -75,8 +75,8 @@ def parse_url(text: str) -> OutboundUrl:
     """Parse an http or https URL in its strict form.
 
     Host names are ASCII (an international one in its `xn--` form). Numbers are IP addresses in
-    their usual form only: `0x7f000001`, `2130706433`, `127.1` and `0177.0.0.1` are refused. There
-    is no user, password or fragment. Raises OutboundRefused.
+    their usual form only: `0x7f000001`, `2130706433`, `127.1` and `0177.0.0.1` are refused. A
+    user, a password and a fragment are refused, too. Raises OutboundRefused.
     """
     match = _URL.fullmatch(text) if len(text) <= MAX_URL else None
     if match is None:

@@ -41,11 +41,13 @@ _APPLIED: Final = (RESPOND_ASYNC, b"wait", b"")  # preferences that the sidecar 
 _SEPARATORS: Final = re.compile(rb"([&;])")
 _NOT_ALPHANUMERIC: Final = re.compile(rb"[^a-z0-9]+")
 _CREDENTIAL: Final = re.compile(
-    rb".*(?:authorization|assertion|bearer|cookies?|credentials?|dpop|jws|jwt|oauth|otp"
-    rb"|passphrases?|passw(?:or)?ds?|pwd|secrets?|sess(?:ion)?id|signatures?|token"
-    rb"|(?:access|account|api|auth|client|functions?|master|private|secret|shared|signing"
-    rb"|subscription)keys?(?:id)?|googleaccessid|samlresponse)"
-    rb"|auth|hmac|key|pass|pin|session|sid|sig"
+    rb"(?:.*(?:assertion|auth|authorization|bearer|cookie|credential|dpop|googleaccessid|jws|jwt"
+    rb"|otp|passphrase|passwd|password|pwd|samlresponse|secret|sessid|sessionid|sig|signature|token"
+    rb"|(?:access|auth|otp|pass|security)code"
+    rb"|(?:access|account|admin|api|app|application|auth|client|consumer|encryption|functions?"
+    rb"|license|master|private|secret|service|session|shared|signing|storage|subscription|user)"
+    rb"key(?:id)?)"
+    rb"|hmac|key|pass|pin|session|sid|tok)[0-9]{0,3}"
 )
 # Positions in a list, not credentials: page_token, nextToken, continuation-token.
 _POSITION: Final = re.compile(
@@ -137,4 +139,12 @@ def is_credential(name: bytes) -> bool:
     Case and punctuation do not matter: `X-Amz-Signature`, `user[api_key]` and `accessToken` fit.
     """
     plain = _NOT_ALPHANUMERIC.sub(b"", name.lower())
-    return _CREDENTIAL.fullmatch(plain) is not None and _POSITION.fullmatch(plain) is None
+    return (
+        any(map(_CREDENTIAL.fullmatch, (plain, _singular(plain))))
+        and _POSITION.fullmatch(plain) is None
+    )
+
+
+def _singular(name: bytes) -> bytes:
+    """Return a name without the plural's "s". `max_tokens` and the like are numbers."""
+    return name if name.endswith(b"tokens") else name.removesuffix(b"s")

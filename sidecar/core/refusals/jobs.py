@@ -30,7 +30,7 @@ def not_deferred(limits: Refusal, parameters: Sequence[str]) -> Refusal:
 def queue_full(
     limits: Refusal, request_id: str, account_id: str, refusal: JobRefusal, limit: int
 ) -> Refusal:
-    """429: there is no room for the job. Names the job queue, with the limits' own Retry-After.
+    """429: the job does not fit. Names the job queue, with the limits' own Retry-After.
 
     `limit` is the number that refuses it. Raises KeyError for a refusal that is not about room.
     """

@@ -79,7 +79,9 @@ def test_preferences_that_the_sidecar_applies_are_not_stored() -> None:
      "X-Amz-Credential", "X-Amz-Security-Token", "X-Goog-Signature", "GoogleAccessId",
      "AWSAccessKeyId", "subscription-key", "session_id", "PHPSESSID", "sid", "jwt", "auth",
      "authorization", "user[api_key]", "credentials.password", "api_key[]", "SAMLResponse",
-     "session", "hmac", "client_assertion", "code_secret", "_token", "to_ken", "oauth_signature"],
+     "session", "hmac", "client_assertion", "code_secret", "_token", "to_ken", "oauth_signature",
+     "auth_sig", "basic_auth", "token2", "secrets", "passcode", "app_key", "DD-APPLICATION-KEY",
+     "api_keys", "pwd1"],
 )  # fmt: skip
 def test_a_query_parameter_is_a_credential_by_its_name(name: str) -> None:
     assert is_credential(name.encode())
@@ -90,7 +92,8 @@ def test_a_query_parameter_is_a_credential_by_its_name(name: str) -> None:
     ["page_token", "pageToken", "next_token", "continuation-token", "sync_token", "max_tokens",
      "tokens", "token_type", "keys", "keyword", "author", "passenger", "pinned", "side", "signal",
      "design", "q", "", "monkey", "sort_key", "partition_key", "secretary", "X-Amz-Date",
-     "signed", "authors", "key_size"],
+     "signed", "authors", "key_size", "country_code", "code", "idempotency_key", "public_key",
+     "tokenizer", "access", "pas", "sessions_count"],
 )  # fmt: skip
 def test_other_query_parameters_are_not_credentials(name: str) -> None:
     assert not is_credential(name.encode())
