@@ -158,7 +158,8 @@ class Deferral:
         if retry_us:
             return KeyedRequest(key, entitlement, None, Reason.JOB_RATE, retry_us=retry_us)
         job_id, request_digest = existing
-        stored = await self._stored(request, connection)
+        target = self._rules.request_target(request.target).target
+        stored = await self._stored(request, connection, target)
         same = stored is not None and (
             idempotency_key(key.id, value, stored).request_digest == request_digest
         )
@@ -169,14 +170,14 @@ class Deferral:
     ) -> LocalReply | Refusal:
         """Queue a job, and return the 202 or a refusal. Raises BodyBroken."""
         digest = _digest(request)
-        omitted = self._rules.request_target(request.target).omitted
-        if omitted and self._rules.query == "refuse":
-            return not_deferred(deferred.refusal, omitted)
         try:
             retry_us = await self._store.count_change(deferred.key.account.id)
             if retry_us:
                 return too_fast(deferred.request_id, retry_us)
-            stored = await self._stored(request, connection)
+            target = self._rules.request_target(request.target)
+            if target.omitted and self._rules.query == "refuse":
+                return not_deferred(deferred.refusal, target.omitted)
+            stored = await self._stored(request, connection, target.target)
             if stored is None or digest is None:
                 return deferred.refusal
             accepted = await self._accept(request, stored, digest, deferred)
@@ -241,7 +242,9 @@ class Deferral:
             deferred.entitlement,
         )
 
-    async def _stored(self, request: Request, connection: ClientConnection) -> JobRequest | None:
+    async def _stored(
+        self, request: Request, connection: ClientConnection, target: bytes
+    ) -> JobRequest | None:
         """Return the request as a job stores it; None if the body is too large."""
         body, whole = await read_ahead(request, connection, self._max_body)
         if not whole or len(body) > self._max_body:
@@ -252,7 +255,7 @@ class Deferral:
             fields = [*fields, (b"traceparent", line)]
         return JobRequest(
             method=request.method,
-            target=self._rules.request_target(request.target).target,
+            target=target,
             host=request.host[0] if request.host else b"",
             address=request.address,
             fields=self._rules.request_fields(fields).fields,

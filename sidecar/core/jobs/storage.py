@@ -40,20 +40,29 @@ _APPLIED: Final = (RESPOND_ASYNC, b"wait", b"")  # preferences that the sidecar 
 
 _SEPARATORS: Final = re.compile(rb"([&;])")
 _NOT_ALPHANUMERIC: Final = re.compile(rb"[^a-z0-9]+")
-_CREDENTIAL: Final = re.compile(
-    rb"(?:.*(?:assertion|auth|authorization|bearer|cookie|credential|dpop|googleaccessid|jws|jwt"
-    rb"|otp|passphrase|passwd|password|pwd|samlresponse|secret|sessid|sessionid|sig|signature|token"
-    rb"|(?:access|auth|otp|pass|security)code"
-    rb"|(?:access|account|admin|api|app|application|auth|client|consumer|encryption|functions?"
-    rb"|license|master|private|secret|service|session|shared|signing|storage|subscription|user)"
-    rb"key(?:id)?)"
-    rb"|hmac|key|pass|pin|session|sid|tok)[0-9]{0,3}"
-)
-# Positions in a list, not credentials: page_token, nextToken, continuation-token.
-_POSITION: Final = re.compile(
-    rb".*(?:page|next|prev|previous|continuation|continue|cursor|sync|start|delta|resume"
-    rb"|pagination|skip)token"
-)
+_DIGITS: Final = b"0123456789"
+# Names are compared in lower case, without punctuation, digits at the end and the plural's "s".
+_EXACT: Final = frozenset({b"hmac", b"key", b"pass", b"pin", b"session", b"sid", b"tok"})
+_KINDS_OF_KEYS: Final = (
+    b"access", b"account", b"admin", b"api", b"app", b"application", b"auth", b"client",
+    b"consumer", b"encryption", b"function", b"functions", b"license", b"master", b"private",
+    b"secret", b"service", b"session", b"shared", b"signing", b"storage", b"subscription", b"user",
+)  # fmt: skip
+_SUFFIXES: Final = (
+    b"assertion", b"auth", b"authorization", b"bearer", b"cookie", b"credential", b"dpop",
+    b"googleaccessid", b"jws", b"jwt", b"otp", b"passphrase", b"passwd", b"password", b"pwd",
+    b"samlresponse", b"secret", b"sessid", b"sessionid", b"sig", b"signature", b"token",
+    b"accesscode", b"authcode", b"otpcode", b"passcode", b"securitycode",
+    *(kind + b"key" for kind in _KINDS_OF_KEYS), *(kind + b"keyid" for kind in _KINDS_OF_KEYS),
+)  # fmt: skip
+# Positions in a list, and numbers: page_token, nextToken, continuation-token, max_tokens.
+_NO_CREDENTIALS: Final = (b"tokens", *(
+    before + b"token"
+    for before in (
+        b"page", b"next", b"prev", b"previous", b"continuation", b"continue", b"cursor", b"sync",
+        b"start", b"delta", b"resume", b"pagination", b"skip",
+    )
+))  # fmt: skip
 
 
 class StoredFields(NamedTuple):
@@ -113,24 +122,26 @@ class StorageRules:
     def request_target(self, target: bytes) -> StoredTarget:
         """Return the target without query parameters that may be credentials."""
         path, mark, query = target.partition(b"?")
+        if not query:
+            return StoredTarget(target, ())
         parts = _SEPARATORS.split(query)  # parameters, with the separators between them
-        kept: list[bytes] = []
-        omitted: dict[str, None] = {}
-        for at in range(0, len(parts), 2):
-            name = parts[at].partition(b"=")[0]
-            if self._is_credential(name):
-                omitted[name.decode("latin-1")] = None
-            else:
-                kept += parts[at - 1 : at] if kept else []
-                kept.append(parts[at])
+        names = [part.partition(b"=")[0] for part in parts[::2]]
+        omitted = {name: None for name in dict.fromkeys(names) if self._is_credential(name)}
         if not omitted:
             return StoredTarget(target, ())
+        kept: list[bytes] = []
+        for at, name in enumerate(names):
+            if name not in omitted:
+                kept += parts[2 * at - 1 : 2 * at] if kept else []
+                kept.append(parts[2 * at])
         rest = b"".join(kept)
-        return StoredTarget(path + mark + rest if rest else path, tuple(omitted))
+        stored = path + mark + rest if rest else path
+        return StoredTarget(stored, tuple(name.decode("latin-1") for name in omitted))
 
     def _is_credential(self, name: bytes) -> bool:
-        decoded = unquote_to_bytes(unquote_to_bytes(name.replace(b"+", b" ")))
-        return decoded not in self.parameters and is_credential(decoded)
+        if b"%" in name or b"+" in name:
+            name = unquote_to_bytes(unquote_to_bytes(name.replace(b"+", b" ")))
+        return bool(name) and is_credential(name) and name not in self.parameters
 
 
 def is_credential(name: bytes) -> bool:
@@ -138,13 +149,10 @@ def is_credential(name: bytes) -> bool:
 
     Case and punctuation do not matter: `X-Amz-Signature`, `user[api_key]` and `accessToken` fit.
     """
-    plain = _NOT_ALPHANUMERIC.sub(b"", name.lower())
-    return (
-        any(map(_CREDENTIAL.fullmatch, (plain, _singular(plain))))
-        and _POSITION.fullmatch(plain) is None
-    )
-
-
-def _singular(name: bytes) -> bytes:
-    """Return a name without the plural's "s". `max_tokens` and the like are numbers."""
-    return name if name.endswith(b"tokens") else name.removesuffix(b"s")
+    plain = name.lower() if name.isalnum() else _NOT_ALPHANUMERIC.sub(b"", name.lower())
+    plain = plain.rstrip(_DIGITS)
+    if plain in _EXACT:
+        return True
+    if plain.endswith(_NO_CREDENTIALS):
+        return False
+    return plain.endswith(_SUFFIXES) or plain.removesuffix(b"s").endswith(_SUFFIXES)
