@@ -34,7 +34,7 @@ from sidecar.core.jobs.storage import StorageRules
 from sidecar.core.model import MICRO, Entitlement, Key
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal, http_problem, simple_refusal
-from sidecar.core.refusals.jobs import not_deferred, queue_full, too_fast
+from sidecar.core.refusals.jobs import no_such_job, not_deferred, queue_full, too_fast
 from sidecar.core.refusals.problems import Fields
 from sidecar.errors import StoreUnavailable
 from sidecar.gate import Deferred, Gate, Refused
@@ -299,7 +299,7 @@ class Deferral:
     async def _show(self, key: Key, job_id: str, request_id: str) -> LocalReply | Refusal:
         status = await self._store.find(key.account.id, job_id)
         if status is None:
-            return _no_job(request_id)
+            return no_such_job(request_id)
         eta, _ = await self._eta(key, status)
         document = job_document(status.job, self._href(job_id), status.position, eta)
         if status.job.result is not None:
@@ -313,7 +313,7 @@ class Deferral:
             return too_fast(request_id, retry_us)
         state = await self._store.end(account_id, job_id, "", _CANCELLED)
         if state is None:
-            return _no_job(request_id)
+            return no_such_job(request_id)
         if state is not JobState.CANCELLED:
             verb = "is running" if state is JobState.RUNNING else f"is {state}"
             detail = f"The job {verb}, so it cannot be cancelled."
@@ -345,8 +345,3 @@ def _digest(request: Request) -> bytes | None:
     except AmbiguousCredential:
         return None
     return key_digest(secret) if secret is not None else None
-
-
-def _no_job(request_id: str) -> Refusal:
-    detail = "This account has no such job, or it ended too long ago."
-    return http_problem(404, "No such job", detail, request_id)

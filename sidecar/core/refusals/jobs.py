@@ -6,7 +6,13 @@ from dataclasses import replace
 from sidecar.core.jobs.job import JobRefusal
 from sidecar.core.model import MICRO
 from sidecar.core.reasons import Reason
-from sidecar.core.refusals.build import Refusal, simple_refusal
+from sidecar.core.refusals.build import Refusal, http_problem, simple_refusal
+
+
+def no_such_job(request_id: str) -> Refusal:
+    """404: the account has no job with this ID."""
+    detail = "This account has no such job, or it ended too long ago."
+    return http_problem(404, "No such job", detail, request_id)
 
 
 def too_fast(request_id: str, retry_us: int) -> Refusal:
