@@ -183,6 +183,7 @@ class JobCounts(NamedTuple):
 
     `running` of the `open` jobs run. `oldest_us` is when the oldest was accepted, 0 without jobs.
     `overdue` holds (id, account) of jobs that have been open for more than the maximum age.
+    `stored_bytes` is the size of all jobs, `open_bytes` that of open ones.
     """
 
     now_us: int = 0
@@ -190,6 +191,8 @@ class JobCounts(NamedTuple):
     running: int = 0
     oldest_us: int = 0
     overdue: tuple[tuple[str, str], ...] = ()
+    stored_bytes: int = 0
+    open_bytes: int = 0
 
 
 class JobStore(Protocol):
@@ -204,7 +207,15 @@ class JobStore(Protocol):
     ) -> AcceptedJob | JobRefusal:
         """Queue a job behind the account's other jobs; it may fit after `due_in_us`.
 
-        With `key`, the same request is queued only once.
+        With `key`, the same request is queued only once. Without room, ended jobs are dropped:
+        first the results of the oldest ones, then the jobs.
+        """
+        ...
+
+    async def count_change(self, account_id: str) -> int:
+        """Count a change that an account makes to its jobs, and return 0.
+
+        If its rate does not allow the change, return the span until it does, in µs.
         """
         ...
 

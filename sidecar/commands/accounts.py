@@ -250,8 +250,8 @@ def set_account(
         raise SettingsError(
             "nothing to set; give --plan, --timezone, --anchor, --suspend, --teams or --webhook"
         )
-    if webhook and re.fullmatch(r"https?://[!-~]{1,2000}", webhook) is None:
-        raise SettingsError(f'--webhook: "{webhook}" is not a URL; write it like https://HOST/PATH')
+    if webhook:
+        _check_webhook(webhook)
     day_of, zone_of, listed = date_of(anchor), time_zone_of(timezone), teams_of(teams)
     with _admin(redis, redis_prefix, config) as admin:
         admin.set_account(
@@ -265,6 +265,15 @@ def set_account(
         )
     typer.echo(f"Account {account} is set.")
     return 0
+
+
+def _check_webhook(url: str) -> None:
+    from sidecar.outbound import OutboundRefused, parse_url
+
+    try:
+        parse_url(url)
+    except OutboundRefused as error:
+        raise SettingsError(f"--webhook: {error}; write it like https://HOST/PATH") from None
 
 
 def list_accounts(

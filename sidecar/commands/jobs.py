@@ -149,7 +149,8 @@ def _document(status: "JobStatus", prefix: str) -> dict[str, Any]:
 
 _SETTINGS = (
     "config", "redis", "redis_prefix", "source", "reserved_prefix", "webhook_secret",
-    "job_max_age_s", "job_result_ttl_s",
+    "job_max_age_s", "job_result_ttl_s", "jobs", "job_body_bytes", "job_bytes_per_account",
+    "job_bytes_in_all",
 )  # fmt: skip
 
 

@@ -63,6 +63,11 @@ Enforce = Annotated[
     Field(description="The limit counts and reports, but refuses nothing."),
 ]
 Match = Annotated[str, _like(route_patterns.PATTERN, "POST /v1/items", "/v1/**")]
+Webhook = Annotated[
+    str,
+    _read_by(values.webhook),
+    _like(r"^https?://[!-~]{1,2000}$", "https://acme.example/hook"),
+]
 Day = Annotated[
     date, PlainValidator(values.day), WithJsonSchema({"type": "string", "format": "date"})
 ]
@@ -319,10 +324,8 @@ class AccountModel(Strict):
     status: Literal["active", "suspended"] = "active"
     then: ThenModel | None = Field(None, description="Plan to move to, and from which day.")
     teams: Teams = Field(default={}, description="Team → its guaranteed share of each quota.")
-    webhook: str | None = Field(
-        None,
-        pattern=r"^https?://[!-~]{1,2000}$",
-        description="URL that receives a POST when a deferred job ends.",
+    webhook: Webhook | None = Field(
+        None, description="URL that receives a POST when a deferred job ends."
     )
     keys: tuple[KeyModel, ...] = ()
 

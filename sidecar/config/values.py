@@ -11,6 +11,7 @@ from typing import Final, Literal, cast
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import MICRO, MOST_UNITS, UNBOUNDED, PeriodUnit
 from sidecar.core.periods import PERIODS
+from sidecar.outbound import OutboundRefused, parse_url
 
 WINDOWS_US: Final = {
     "s": MICRO,
@@ -199,3 +200,13 @@ def day(value: object) -> date:
         return date.fromisoformat(value)
     except ValueError:
         raise ValueError("is not a date that exists; write one like 2026-01-15") from None
+
+
+def webhook(text: str) -> None:
+    """Check the form of a webhook's URL. The message does not repeat it: it may have a secret."""
+    try:
+        parse_url(text)
+    except OutboundRefused as error:
+        raise ValueError(
+            f"is not a webhook URL: {error}; write it like https://HOST/PATH"
+        ) from None

@@ -33,6 +33,8 @@ class Reason(StrEnum):
     DEFERRED = "deferred"  # does not fit now, and runs later as a job
     QUEUE_FULL = "queue-full"  # would be deferred, but the job queue is full
     OTHER_CALL = "idempotency-key-reused"  # for a request that differs
+    BAD_KEY = "invalid-idempotency-key"  # on a request that may become a job
+    JOB_RATE = "job-rate"  # its account adds and cancels jobs too fast
 
 
 class TeamUse(NamedTuple):

@@ -1,21 +1,18 @@
 """Webhooks: one signed POST per ended job, retried for about an hour.
 
 The URL is the account's, from the plan file or its record, never a client's. It may still be
-hostile, so only https is used, redirects are not followed, and private addresses are refused.
+hostile, so `outbound` sends the requests: over https, to public addresses, without redirects.
 """
 
 import asyncio
 import json
-import socket
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from typing import Any, Final
 
 from sidecar.core.jobs.document import job_document
 from sidecar.core.jobs.job import Job
 from sidecar.core.jobs.webhook_signing import (
     account_secret,
-    is_public,
     next_retry_us,
     signature_fields,
 )
@@ -23,10 +20,8 @@ from sidecar.core.model import MICRO, Account
 from sidecar.core.text import instant
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
+from sidecar.outbound import OutboundClient, OutboundFailed, OutboundRefused
 from sidecar.ports import DueItem, JobStore
-
-if TYPE_CHECKING:
-    import aiohttp
 
 log = logger("webhooks")
 
@@ -38,10 +33,6 @@ FAILED: Final = "failed"
 _SUCCESS: Final = range(200, 300)
 
 
-class WebhookRejected(Exception):
-    """The URL must not be requested; `str()` is the cause, for the log."""
-
-
 class WebhookSender:
     """Sender of webhooks. `run` must run in a task. `counted` counts tries by outcome."""
 
@@ -51,7 +42,7 @@ class WebhookSender:
         account_of: Callable[[str], Awaitable[Account | None]],
         *,
         master: bytes,
-        allow_private: bool,
+        client: OutboundClient,
         href: Callable[[str], str],
         now_s: Callable[[], int],
         counted: dict[str, int],
@@ -59,26 +50,25 @@ class WebhookSender:
         self._store = store
         self._account_of = account_of
         self._master = master
-        self._allow_private = allow_private
+        self._client = client
         self._href = href
         self._now_s = now_s
         self._counted = counted
 
     async def run(self) -> None:
         """Send due webhooks until cancelled."""
-        session = _session(self._allow_private)
         try:
             while True:
                 try:
                     webhooks = await self._store.take_due_webhooks(AT_ONCE)
-                    await asyncio.gather(*(self._send(one, session) for one in webhooks))
+                    await asyncio.gather(*map(self._send, webhooks))
                 except StoreUnavailable as error:
                     log.debug("webhook_poll_failed", error=str(error))
                 await asyncio.sleep(POLL_S)
         finally:
-            await session.close()
+            await self._client.close()
 
-    async def _send(self, webhook: DueItem, session: "aiohttp.ClientSession") -> None:
+    async def _send(self, webhook: DueItem) -> None:
         job_id, _, account_id = webhook.name.partition("/")
         status = await self._store.find(account_id, job_id)
         account = await self._account_of(account_id)
@@ -86,7 +76,7 @@ class WebhookSender:
         if status is None or url is None or status.job.state.is_open:
             await self._store.schedule_webhook(webhook, None)
             return
-        error = await self._post(session, url, status.job)
+        error = await self._post(url, status.job)
         self._counted[FAILED if error else DELIVERED] += 1
         if not error:
             await self._store.schedule_webhook(webhook, None)
@@ -101,24 +91,17 @@ class WebhookSender:
         )
         await self._store.schedule_webhook(webhook, retry_us)
 
-    async def _post(self, session: "aiohttp.ClientSession", url: str, job: Job) -> str:
+    async def _post(self, url: str, job: Job) -> str:
         """Return the cause of a failure; "" after a success."""
-        import aiohttp
-
         body = json.dumps(message(job, self._href(job.id)), separators=(",", ":")).encode()
         secret = account_secret(self._master, job.account)
-        headers = signature_fields(secret, f"{job.id}.ended", self._now_s(), body)
-        headers["content-type"] = "application/json"
+        fields = signature_fields(secret, f"{job.id}.ended", self._now_s(), body)
+        fields["content-type"] = "application/json"
         try:
-            check(url, allow_private=self._allow_private)
-            async with session.post(
-                url, data=body, headers=headers, allow_redirects=False
-            ) as response:
-                return "" if response.status in _SUCCESS else f"HTTP status {response.status}"
-        except WebhookRejected as error:
+            status = await self._client.post(url, body, fields)
+        except (OutboundRefused, OutboundFailed) as error:
             return str(error)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            return type(error).__name__  # its text may contain the URL, and the URL a secret
+        return "" if status in _SUCCESS else f"HTTP status {status}"
 
 
 def message(job: Job, href: str) -> dict[str, Any]:
@@ -128,55 +111,3 @@ def message(job: Job, href: str) -> dict[str, Any]:
         "timestamp": instant(job.ended_us),
         "data": job_document(job, href),
     }
-
-
-def check(url: str, *, allow_private: bool) -> None:
-    """Raises WebhookRejected if the URL itself shows that it must not be requested.
-
-    Host names are checked when they are resolved.
-    """
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (allow_private and parts.scheme == "http"):
-        raise WebhookRejected("the URL is not an https URL")
-    if parts.username is not None or not parts.hostname:
-        raise WebhookRejected("the URL has no host, or it contains a user")
-    if allow_private:
-        return
-    try:
-        public = is_public(parts.hostname)
-    except ValueError:
-        return  # a host name
-    if not public:
-        raise WebhookRejected("the address is not public")
-
-
-def _session(allow_private: bool) -> "aiohttp.ClientSession":
-    import aiohttp
-    from aiohttp.abc import AbstractResolver, ResolveResult
-    from aiohttp.resolver import ThreadedResolver
-
-    class PublicResolver(AbstractResolver):
-        """Resolver of public addresses. The connection uses the addresses that it has checked."""
-
-        def __init__(self) -> None:
-            self._resolver = ThreadedResolver()
-
-        async def resolve(
-            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-        ) -> list[ResolveResult]:
-            results = await self._resolver.resolve(host, port, family)
-            allowed = [one for one in results if allow_private or is_public(one["host"])]
-            if not allowed:
-                raise OSError(f"{host} has no public address")
-            return allowed
-
-        async def close(self) -> None:
-            await self._resolver.close()
-
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=PublicResolver(), limit=AT_ONCE, force_close=True),
-        timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": "quota-sidecar"},
-        auto_decompress=False,
-    )

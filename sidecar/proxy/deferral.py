@@ -6,17 +6,16 @@ A request is deferred if limits refuse it, it has an API key, and its route is d
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from sidecar.core.identity import AmbiguousCredential, credential, key_digest
 from sidecar.core.jobs.deferral import (
-    MAX_KEY_BYTES,
     fits_later,
     idempotency_digest,
     idempotency_key,
+    key_problem,
     may_run_later,
-    stored_fields,
 )
 from sidecar.core.jobs.document import job_document, result_document
 from sidecar.core.jobs.eta import eta_us
@@ -31,15 +30,18 @@ from sidecar.core.jobs.job import (
     JobStatus,
 )
 from sidecar.core.jobs.prefer import wants_async
+from sidecar.core.jobs.storage import StorageRules
 from sidecar.core.model import MICRO, Entitlement, Key
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal, http_problem, simple_refusal
+from sidecar.core.refusals.jobs import no_such_job, not_deferred, queue_full, too_fast
 from sidecar.core.refusals.problems import Fields
 from sidecar.errors import StoreUnavailable
 from sidecar.gate import Deferred, Gate, Refused
 from sidecar.ports import JobStore
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
+from sidecar.proxy.headers import without_nominated
 from sidecar.proxy.read_ahead import read_ahead
 from sidecar.proxy.responses import LocalReply
 
@@ -48,21 +50,32 @@ _JOB: Final = re.compile(rb"jobs/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _CANCELLED: Final = JobOutcome(JobState.CANCELLED, JobState.CANCELLED)
 
 
-class ExistingJob(NamedTuple):
-    """The job that an earlier request with the same Idempotency-Key has created.
+class KeyedRequest(NamedTuple):
+    """A request whose Idempotency-Key decides the answer: an existing job, or a refusal.
 
-    `job_id`: None if that request was a different one.
+    `job_id`: an earlier request with the same key has created this job; None: `reason` refuses it,
+    with `detail` if that is not empty.
     """
 
     key: Key
     entitlement: Entitlement
     job_id: str | None
+    reason: Reason = Reason.OTHER_CALL
+    detail: str = ""
+    retry_us: int = 0
+
+    def refusal(self, request_id: str) -> Refusal:
+        """Return the refusal."""
+        if self.reason is Reason.JOB_RATE:
+            return too_fast(request_id, self.retry_us)
+        return simple_refusal(self.reason, request_id, self.detail or None)
 
 
 class Deferral:
     """HTTP interface of jobs for their account.
 
-    `counted` counts accepted and cancelled jobs; `on_accepted` is called after each new job.
+    `limits` are the numbers that refuse further jobs, for the refusals. `counted` counts accepted
+    and cancelled jobs; `on_accepted` is called after each new job.
     """
 
     def __init__(
@@ -72,6 +85,8 @@ class Deferral:
         *,
         prefix: bytes,
         max_body: int,
+        limits: Mapping[JobRefusal, int],
+        rules: StorageRules,
         delivery: Delivery,
         new_id: Callable[[], str],
         counted: Counter[str],
@@ -81,6 +96,8 @@ class Deferral:
         self._store = store
         self._prefix = prefix
         self._max_body = max_body
+        self._limits = limits
+        self._rules = rules
         self._delivery: Delivery = delivery
         self._new_id = new_id
         self._counted = counted
@@ -102,15 +119,15 @@ class Deferral:
         asked = wants_async(request.prefer)
         return may_run_later(entitlement, asked=asked) and not request.upgrade
 
-    async def find_existing(
+    async def check_key(
         self, request: Request, connection: ClientConnection
-    ) -> ExistingJob | Refused | None:
-        """Return the job of the request's Idempotency-Key; None if it has no job.
+    ) -> KeyedRequest | Refused | None:
+        """Return what the request's Idempotency-Key decides; None if that is nothing.
 
-        Raises BodyBroken if the body cannot be read.
+        A request that cannot become a job is not checked: its key is for the API. Raises BodyBroken
+        if the body cannot be read.
         """
-        value = _key_value(request)
-        if value is None or _digest(request) is None:
+        if _digest(request) is None:
             return None
         key = await self._gate.identify(request)
         if isinstance(key, Refused):
@@ -118,31 +135,52 @@ class Deferral:
         entitlement = self._gate.entitlement_of(request, key)
         if entitlement is None or not self._may_run_later(request, entitlement):
             return None
+        problem = key_problem(request.idempotency_keys)
+        if problem:
+            return KeyedRequest(key, entitlement, None, Reason.BAD_KEY, problem)
         try:
-            digest = idempotency_digest(key.id, value)
-            existing = await self._store.find_by_key(key.account.id, digest)
+            return await self._find_existing(request, connection, key, entitlement)
         except StoreUnavailable:
             return None  # the reservation reports it
+
+    async def _find_existing(
+        self,
+        request: Request,
+        connection: ClientConnection,
+        key: Key,
+        entitlement: Entitlement,
+    ) -> KeyedRequest | None:
+        account_id, [value] = key.account.id, request.idempotency_keys
+        digest = idempotency_digest(key.id, value)
+        existing = await self._store.find_by_key(account_id, digest)
         if existing is None:
             return None
+        retry_us = await self._store.count_change(account_id)
+        if retry_us:
+            return KeyedRequest(key, entitlement, None, Reason.JOB_RATE, retry_us=retry_us)
         job_id, request_digest = existing
-        stored = await self._stored(request, connection)
-        if (
-            stored is None
-            or idempotency_key(key.id, value, stored).request_digest != request_digest
-        ):
-            return ExistingJob(key, entitlement, None)
-        return ExistingJob(key, entitlement, job_id)
+        target = self._rules.request_target(request.target).target
+        stored = await self._stored(request, connection, target)
+        same = stored is not None and (
+            idempotency_key(key.id, value, stored).request_digest == request_digest
+        )
+        return KeyedRequest(key, entitlement, job_id if same else None)
 
     async def defer(
         self, request: Request, connection: ClientConnection, deferred: Deferred
     ) -> LocalReply | Refusal:
         """Queue a job, and return the 202 or a refusal. Raises BodyBroken."""
         digest = _digest(request)
-        stored = await self._stored(request, connection)
-        if stored is None or digest is None:
-            return deferred.refusal
         try:
+            retry_us = await self._store.count_change(deferred.key.account.id)
+            if retry_us:
+                return too_fast(deferred.request_id, retry_us)
+            target = self._rules.request_target(request.target)
+            if target.omitted and self._rules.query == "refuse":
+                return not_deferred(deferred.refusal, target.omitted)
+            stored = await self._stored(request, connection, target.target)
+            if stored is None or digest is None:
+                return deferred.refusal
             accepted = await self._accept(request, stored, digest, deferred)
             if isinstance(accepted, AcceptedJob):
                 fields = deferred.refusal.headers
@@ -151,12 +189,13 @@ class Deferral:
             return simple_refusal(Reason.STORE_UNAVAILABLE, deferred.request_id)
         if accepted is JobRefusal.OTHER_REQUEST:
             return simple_refusal(Reason.OTHER_CALL, deferred.request_id)
-        return _queue_full(deferred, all_accounts=accepted is JobRefusal.ALL_FULL)
+        account_id, limit = deferred.key.account.id, self._limits.get(accepted, 0)
+        return queue_full(deferred.refusal, deferred.request_id, account_id, accepted, limit)
 
     async def _accept(
         self, request: Request, stored: JobRequest, digest: bytes, deferred: Deferred
     ) -> AcceptedJob | JobRefusal:
-        key, value = deferred.key, _key_value(request)
+        key = deferred.key
         job = Job(
             id=self._new_id(),
             account=key.account.id,
@@ -167,9 +206,10 @@ class Deferral:
             target=stored.target,
             request=stored,
         )
+        values = request.idempotency_keys
         accepted = await self._store.add(
             job,
-            idempotency_key(key.id, value, stored) if value is not None else None,
+            idempotency_key(key.id, values[0], stored) if values else None,
             due_in_us=deferred.decision.retry_us or 0,
         )
         if isinstance(accepted, AcceptedJob) and not accepted.existing:
@@ -188,6 +228,7 @@ class Deferral:
         if status is not None:
             eta, now_us = await self._eta(key, status)
             document = job_document(status.job, href, status.position, eta)
+            document |= self._not_stored(request)
             if eta is not None and status.job.state is JobState.WAITING:
                 more.append((b"Retry-After", b"%d" % max(1, -(-(eta - now_us) // MICRO))))
         if wants_async(request.prefer):
@@ -202,21 +243,34 @@ class Deferral:
             deferred.entitlement,
         )
 
-    async def _stored(self, request: Request, connection: ClientConnection) -> JobRequest | None:
+    async def _stored(
+        self, request: Request, connection: ClientConnection, target: bytes
+    ) -> JobRequest | None:
         """Return the request as a job stores it; None if the body is too large."""
         body, whole = await read_ahead(request, connection, self._max_body)
         if not whole or len(body) > self._max_body:
             return None
+        fields = without_nominated(request.fields, request.connection)
+        if len(request.traceparents) == 1:
+            line = b"traceparent: %b\r\n" % request.traceparents[0]
+            fields = [*fields, (b"traceparent", line)]
         return JobRequest(
             method=request.method,
-            target=request.target,
+            target=target,
             host=request.host[0] if request.host else b"",
             address=request.address,
-            fields=stored_fields(request.fields),
+            fields=self._rules.request_fields(fields).fields,
             body=body,
             content_type=request.content_type,
             content_encoding=request.content_encoding,
         )
+
+    def _not_stored(self, request: Request) -> dict[str, Any]:
+        """Return the members of the 202 that name what the job does not store of the request."""
+        fields = self._rules.request_fields(request.fields).omitted
+        parameters = self._rules.request_target(request.target).omitted
+        members = {"fields_not_stored": fields, "parameters_not_stored": parameters}
+        return {name: list(omitted) for name, omitted in members.items() if omitted}
 
     # /-/jobs/{id}
 
@@ -246,7 +300,7 @@ class Deferral:
     async def _show(self, key: Key, job_id: str, request_id: str) -> LocalReply | Refusal:
         status = await self._store.find(key.account.id, job_id)
         if status is None:
-            return _no_job(request_id)
+            return no_such_job(request_id)
         eta, _ = await self._eta(key, status)
         document = job_document(status.job, self._href(job_id), status.position, eta)
         if status.job.result is not None:
@@ -255,9 +309,12 @@ class Deferral:
 
     async def _cancel(self, key: Key, job_id: str, request_id: str) -> LocalReply | Refusal:
         account_id = key.account.id
+        retry_us = await self._store.count_change(account_id)
+        if retry_us:
+            return too_fast(request_id, retry_us)
         state = await self._store.end(account_id, job_id, "", _CANCELLED)
         if state is None:
-            return _no_job(request_id)
+            return no_such_job(request_id)
         if state is not JobState.CANCELLED:
             verb = "is running" if state is JobState.RUNNING else f"is {state}"
             detail = f"The job {verb}, so it cannot be cancelled."
@@ -289,33 +346,3 @@ def _digest(request: Request) -> bytes | None:
     except AmbiguousCredential:
         return None
     return key_digest(secret) if secret is not None else None
-
-
-def _key_value(request: Request) -> bytes | None:
-    """Return the Idempotency-Key; None if there are several or it is too long."""
-    values = request.idempotency_keys
-    return values[0] if len(values) == 1 and 0 < len(values[0]) <= MAX_KEY_BYTES else None
-
-
-def _no_job(request_id: str) -> Refusal:
-    detail = "This account has no such job, or it ended too long ago."
-    return http_problem(404, "No such job", detail, request_id)
-
-
-def _queue_full(deferred: Deferred, *, all_accounts: bool) -> Refusal:
-    """Return a 429 that names the job queue, with the limit's own Retry-After."""
-    scope = "of all accounts" if all_accounts else f"of account {deferred.key.account.id}"
-    detail = (
-        f"This request does not fit into the plan's limits now, and the job queue {scope} is full. "
-        "Nothing was charged."
-    )
-    refusal = simple_refusal(Reason.QUEUE_FULL, deferred.request_id, detail)
-    limits = deferred.refusal
-    steps = [*_steps(refusal), *_steps(limits)]
-    problem = {**limits.problem, **refusal.problem, "how_to_fix": steps}
-    return Refusal(429, Reason.QUEUE_FULL, problem, limits.retry_after_s, limits.headers)
-
-
-def _steps(refusal: Refusal) -> list[object]:
-    steps = refusal.problem["how_to_fix"]
-    return steps if isinstance(steps, list) else []

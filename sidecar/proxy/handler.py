@@ -17,7 +17,7 @@ from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR, Metrics
 from sidecar.proxy.access_log import log_request
 from sidecar.proxy.bounds import Bounds
-from sidecar.proxy.deferral import Deferral, ExistingJob
+from sidecar.proxy.deferral import Deferral, KeyedRequest
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.faults import ALLOW, Fault, OtherProtocol
 from sidecar.proxy.downstream.request import Request
@@ -84,11 +84,9 @@ class Handler:
         read, deferral = partial(_read_costs, request, connection), self._deferral
         try:
             if request.idempotency_keys and deferral is not None:
-                existing = await deferral.find_existing(request, connection)
-                if existing is not None:
-                    return await self._reply_existing(
-                        deferral, request, connection, existing, started
-                    )
+                keyed = await deferral.check_key(request, connection)
+                if keyed is not None:
+                    return await self._reply_keyed(deferral, request, connection, keyed, started)
             admitted = await self._gate.admit(
                 request, read, deferral.is_deferrable if deferral else None
             )
@@ -146,24 +144,24 @@ class Handler:
 
     # deferred jobs
 
-    async def _reply_existing(
+    async def _reply_keyed(
         self,
         deferral: Deferral,
         request: Request,
         connection: ClientConnection,
-        existing: ExistingJob | Refused,
+        keyed: KeyedRequest | Refused,
         started: float,
     ) -> bool:
-        """Reply to a repeated Idempotency-Key: 202 for the same request, a refusal for another."""
-        if isinstance(existing, Refused):
-            return self._reply(request, connection, _refused_reply(existing), started)
+        """Reply as the Idempotency-Key decides: 202 for the same request again, or a refusal."""
+        if isinstance(keyed, Refused):
+            return self._reply(request, connection, _refused_reply(keyed), started)
         request_id = self._new_id()
-        refusal = simple_refusal(Reason.OTHER_CALL, request_id)
-        deferred = Deferred(request_id, refusal, existing.key, existing.entitlement, NO_DECISION)
+        refusal = keyed.refusal(request_id)
+        deferred = Deferred(request_id, refusal, keyed.key, keyed.entitlement, NO_DECISION)
         result: LocalReply | Refusal = refusal
-        if existing.job_id is not None:
+        if keyed.job_id is not None:
             try:
-                result = await deferral.accepted(request, deferred, existing.job_id)
+                result = await deferral.accepted(request, deferred, keyed.job_id)
             except StoreUnavailable:
                 result = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
         return self._reply_deferred(request, connection, deferred, result, started)

@@ -6,7 +6,7 @@ Admission, connection, timeouts, metering and usage event are those of every req
 import asyncio
 from typing import Final, cast
 
-from sidecar.core.jobs.deferral import is_credential, with_idempotency_key
+from sidecar.core.jobs.deferral import with_idempotency_key
 from sidecar.core.jobs.job import (
     RECHECK_US,
     UNSENT_RETRY_US,
@@ -19,6 +19,7 @@ from sidecar.core.jobs.job import (
     JobState,
     Postponed,
 )
+from sidecar.core.jobs.storage import StorageRules
 from sidecar.core.model import Entitlement
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Decision, Reason
@@ -53,12 +54,14 @@ class JobForwarder:
         options: ProxyOptions,
         *,
         max_result: int,
+        rules: StorageRules,
         timeout_s: float,
     ) -> None:
         self._gate = gate
         self._pool = pool
         self._options = options
         self._max_result = max_result
+        self._rules = rules
         self._timeout_s = timeout_s
 
     async def admit(self, job: Job) -> "JobRun | Postponed | JobOutcome":
@@ -82,7 +85,9 @@ class JobForwarder:
             self._gate.abandon(admission)
             return JobOutcome(JobState.FAILED, JobFailure.KEY_REVOKED)
         admission.job = job.id
-        exchange = JobExchange(request, admission, self._pool, self._options, self._max_result)
+        exchange = JobExchange(
+            request, admission, self._pool, self._options, self._max_result, self._rules
+        )
         exchange.total_timeout = self._timeout_s
         return JobRun(job, self._gate, admission, exchange)
 
@@ -139,11 +144,13 @@ class JobExchange(Exchange):
         pool: UpstreamPool,
         options: ProxyOptions,
         max_body: int,
+        rules: StorageRules,
     ) -> None:
         owner = cast("ConnectionOwner", NullOwner(pool.bounds))
         connection = ClientConnection(owner, asyncio.get_running_loop())
         super().__init__(request, admission, connection, pool, options)
         self._max_body = max_body
+        self._rules = rules
         self._fields: tuple[Field, ...] = ()
         self._body = bytearray()
 
@@ -157,7 +164,7 @@ class JobExchange(Exchange):
         """Store the fields, and read costs from the head."""
         self._head_received = True
         self.status = head.status
-        self._fields = tuple(field for field in head.fields if not is_credential(field[0]))
+        self._fields = self._rules.response_fields(head.fields)
         self._read_costs(head)
 
     def response_body(self, data: bytes) -> None:
@@ -190,7 +197,11 @@ def request_of(stored: JobRequest, job_id: str) -> Request:
     request.method = stored.method
     request.target = stored.target
     request.host = (stored.host,) if stored.host else ()
-    request.fields = list(with_idempotency_key(stored.fields, job_id))
+    fields = with_idempotency_key(stored.fields, job_id)
+    request.fields = [field for field in fields if field[0] != b"traceparent"]
+    request.traceparents = tuple(
+        line.partition(b":")[2].strip() for name, line in fields if name == b"traceparent"
+    )
     request.content_type = stored.content_type
     request.content_encodings = (stored.content_encoding,) if stored.content_encoding else ()
     if stored.body or stored.method in _WITH_BODY:

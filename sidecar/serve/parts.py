@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.clock import Clock
-from sidecar.core.jobs.job import Delivery
+from sidecar.core.jobs.job import Delivery, JobRefusal
+from sidecar.core.jobs.storage import StorageRules
 from sidecar.core.jobs.webhook_signing import parse_secret
 from sidecar.core.overload.adaptive_limit import AdaptiveLimit
 from sidecar.core.overload.shedder import Shedder
 from sidecar.core.sink_spec import parse_sink
 from sidecar.gate import Gate
 from sidecar.jobs.runner import JobRunner
-from sidecar.jobs.webhooks import DELIVERED, FAILED, WebhookSender
+from sidecar.jobs.webhooks import AT_ONCE, DELIVERED, FAILED, TIMEOUT_S, WebhookSender
 from sidecar.metering.sinks import make_sink
 from sidecar.metering.spool import Spool
 from sidecar.metrics import Metrics
+from sidecar.outbound import OutboundClient
 from sidecar.ports import Sink
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.deferral import Deferral
@@ -31,7 +33,8 @@ from sidecar.proxy.upstream.pool import UpstreamPool
 from sidecar.settings import Settings
 from sidecar.stores import RedisDirectory, keys
 from sidecar.stores.connection.connect import Connection
-from sidecar.stores.jobs import JobTerms, RedisJobs
+from sidecar.stores.job_terms import JobTerms
+from sidecar.stores.jobs import RedisJobs
 from sidecar.waiting.room import WaitingRoom
 
 _FEWEST_PER_ADDRESS: Final = 64  # connections, if the setting is unset
@@ -160,12 +163,17 @@ def options_of(settings: Settings, scheme: bytes) -> ProxyOptions:
 
 @dataclass(frozen=True, slots=True)
 class JobParts:
-    """The parts of deferred jobs. `counted`: jobs by state; `webhooks`: attempts by outcome."""
+    """The parts of deferred jobs.
+
+    `counted`: jobs by state; `dropped`: ended jobs and results that made room for others;
+    `webhooks`: attempts by outcome.
+    """
 
     deferral: Deferral
     runner: JobRunner
     webhook_sender: WebhookSender | None
     counted: Counter[str]
+    dropped: Counter[str]
     webhooks: dict[str, int]
 
 
@@ -179,11 +187,31 @@ def job_terms_of(settings: Settings) -> JobTerms:
     return JobTerms(
         per_account=settings.jobs_per_account,
         in_all=settings.jobs_in_all,
+        bytes_per_account=settings.job_bytes_per_account,
+        bytes_in_all=settings.job_bytes_in_all,
+        changes_per_minute=settings.job_changes_per_minute,
         max_age_s=settings.job_max_age_s,
         result_ttl_s=settings.job_result_ttl_s,
         lease_s=settings.job_lease_s,
         webhooks=settings.webhook_secret is not None,
     )
+
+
+def storage_rules_of(settings: Settings) -> StorageRules:
+    """What jobs store of requests and responses."""
+    return StorageRules(
+        fields=frozenset(name.encode() for name in settings.job_fields),
+        parameters=frozenset(name.encode() for name in settings.job_parameters),
+        query=settings.job_query_credentials,
+    )
+
+
+def _job_limits_of(terms: JobTerms) -> dict[JobRefusal, int]:
+    return {
+        JobRefusal.FULL: terms.per_account,
+        JobRefusal.FULL_BYTES: terms.bytes_per_account,
+        JobRefusal.TOO_LARGE: terms.bytes_per_account,
+    }
 
 
 def jobs_of(
@@ -202,7 +230,8 @@ def jobs_of(
         return clock.request_id(clock.now_ns())
 
     prefix = settings.reserved_prefix
-    store = RedisJobs(wire, settings.redis_prefix, workload_of(settings), job_terms_of(settings))
+    terms, rules = job_terms_of(settings), storage_rules_of(settings)
+    store = RedisJobs(wire, settings.redis_prefix, workload_of(settings), terms)
     counted: Counter[str] = Counter()
     webhooks = {DELIVERED: 0, FAILED: 0}
     forwarder = JobForwarder(
@@ -210,6 +239,7 @@ def jobs_of(
         pool,
         options,
         max_result=settings.job_result_bytes,
+        rules=rules,
         timeout_s=settings.job_timeout_s,
     )
     runner = JobRunner(
@@ -226,7 +256,9 @@ def jobs_of(
             store,
             directory.account,
             master=parse_secret(settings.webhook_secret.get_secret_value()),
-            allow_private=settings.webhook_private,
+            client=OutboundClient(
+                allow_private=settings.webhook_private, at_once=AT_ONCE, timeout_s=TIMEOUT_S
+            ),
             href=lambda job_id: f"{prefix}jobs/{job_id}",
             now_s=lambda: clock.now_ns() // 1_000_000_000,
             counted=webhooks,
@@ -236,9 +268,11 @@ def jobs_of(
         store,
         prefix=prefix.encode(),
         max_body=settings.job_body_bytes,
+        limits=_job_limits_of(terms),
+        rules=rules,
         delivery=delivery,
         new_id=new_id,
         counted=counted,
         on_accepted=runner.poll,
     )
-    return JobParts(deferral, runner, sender, counted, webhooks)
+    return JobParts(deferral, runner, sender, counted, store.dropped, webhooks)

@@ -19,6 +19,7 @@ from sidecar.serve.orphan_spools import OrphanSpools
 from sidecar.serve.parts import JobParts
 from sidecar.stores import FallbackStore
 from sidecar.stores.connection.connect import Connection
+from sidecar.stores.job_sizes import JOB, RESULT
 from sidecar.waiting.room import WaitingRoom
 
 _Label = TypeVar("_Label", bound=str)
@@ -133,6 +134,11 @@ def publish_jobs(metrics: Metrics, jobs: JobParts) -> None:
         waiting = max(0, counts.open - counts.running)
         return {("waiting",): float(waiting), ("running",): float(counts.running)}
 
+    def sizes() -> dict[tuple[str, ...], float]:
+        counts = jobs.runner.counts
+        ended = max(0, counts.stored_bytes - counts.open_bytes)
+        return {("open",): float(counts.open_bytes), ("ended",): float(ended)}
+
     def counted() -> dict[tuple[str, ...], float]:
         return {(state,): float(jobs.counted[state]) for state in _JOB_STATES}
 
@@ -142,6 +148,15 @@ def publish_jobs(metrics: Metrics, jobs: JobParts) -> None:
 
     metrics.labelled_gauge("sidecar_jobs", "Open jobs of all sidecars.", ("state",), states)
     metrics.gauge("sidecar_jobs_oldest_age_seconds", "Age of the oldest open job.", age)
+    metrics.labelled_gauge(
+        "sidecar_jobs_bytes", "Stored bytes of the jobs of all sidecars.", ("state",), sizes
+    )
+    metrics.labelled_counter(
+        "sidecar_jobs_dropped",
+        "Ended jobs, and results of ended jobs, that this sidecar dropped to make room.",
+        ("what",),
+        lambda: {(what,): float(jobs.dropped[what]) for what in (RESULT, JOB)},
+    )
     metrics.labelled_counter(
         "sidecar_jobs_handled", "Jobs that this sidecar accepted or ended.", ("state",), counted
     )

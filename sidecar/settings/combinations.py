@@ -17,6 +17,7 @@ def check(settings: "Settings") -> None:
     _addresses(settings)
     _upstream_tls(settings)
     _listener_tls(settings)
+    _job_bytes(settings)
 
 
 def _addresses(settings: "Settings") -> None:
@@ -56,3 +57,19 @@ def _listener_tls(settings: "Settings") -> None:
     if len(missing) == 1 or (missing and settings.tls_client_ca is not None):
         flags = " and ".join(f"--{name.replace('_', '-')} ({env_of(name)})" for name in missing)
         raise SettingsError(f"{flags}: missing, and TLS needs certificate and key; give both")
+
+
+def _job_bytes(settings: "Settings") -> None:
+    body, account = settings.job_body_bytes, settings.job_bytes_per_account
+    if settings.jobs == "off":
+        return
+    if account > settings.job_bytes_in_all:
+        raise SettingsError(
+            "--job-bytes-per-account and --job-bytes-in-all: an account may take more than all "
+            "together; raise --job-bytes-in-all, or lower --job-bytes-per-account"
+        )
+    if body >= account:
+        raise SettingsError(
+            "--job-body-bytes and --job-bytes-per-account: a body may be larger than all jobs of "
+            "an account; raise --job-bytes-per-account, or lower --job-body-bytes"
+        )

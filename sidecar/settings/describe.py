@@ -63,6 +63,8 @@ _METAVARS: Final = {
     "trusted_proxies": "LIST", "allow_in_path": "LIST", "reserved_prefix": "/PATH/",
     "max_connection_age_s": "SECONDS", "redis_prefix": "PREFIX", "source": "NAME",
     "shed": "adaptive|off|N", "webhook_secret": "SECRET",
+    "job_fields": "LIST", "job_parameters": "LIST", "job_bytes_per_account": "BYTES",
+    "job_bytes_in_all": "BYTES",
 }  # fmt: skip
 _SECRET: Final = frozenset({"redis", "webhook_secret"})  # messages do not repeat their values
 _UNITS: Final = {"ms": "MS", "bytes": "BYTES", "s": "SECONDS"}  # by the last word of the name

@@ -16,10 +16,12 @@ from sidecar.settings.describe import SettingInfo, describe
 from sidecar.settings.sources import LayeredSettings
 from sidecar.settings.values import (
     Allowances,
+    FieldNames,
     HostNames,
     Listen,
     Mode,
     Networks,
+    ParameterNames,
     Redis,
     Seconds,
     Shed,
@@ -162,6 +164,29 @@ class Settings(LayeredSettings):
 
     jobs_in_all: int = Field(10_000, ge=1, le=10_000_000)
     """Maximum number of open jobs of all accounts together."""
+
+    job_bytes_per_account: int = Field(32 << 20, ge=65_536, le=1 << 40)
+    """Maximum size of an account's jobs together, open and ended, in bytes. Ended ones are dropped
+    to make room."""
+
+    job_bytes_in_all: int = Field(256 << 20, ge=65_536, le=1 << 44)
+    """Maximum size of the jobs of all accounts together, in bytes. Ended ones are dropped to make
+    room."""
+
+    job_changes_per_minute: int = Field(1_200, ge=0, le=1_000_000)
+    """Jobs that an account may add or cancel per minute, and at once. 0: no limit."""
+
+    job_fields: FieldNames = ()
+    """Header fields, comma-separated, that jobs store in addition to the standard ones. Empty: only
+    those."""
+
+    job_parameters: ParameterNames = ()
+    """Query parameters, comma-separated, that jobs store although their names look like
+    credentials. Empty: none."""
+
+    job_query_credentials: Literal["drop", "refuse"] = "drop"
+    """What a credential in the query does: the job is stored without it, or the request is not
+    deferred."""
 
     job_body_bytes: int = Field(1 << 20, ge=0, le=64 << 20)
     """Maximum size of the body of a deferred request, in bytes. 0: only requests without a body."""

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from sidecar.addresses import MAX_SOCKET_PATH, Address, Origin, UnixPath
+from sidecar.core.jobs.storage import NEVER
 from sidecar.core.jobs.webhook_signing import parse_secret
 from sidecar.core.paths import Allowance
 from sidecar.core.sink_spec import SINK_FORMS, parse_sink
@@ -141,6 +142,25 @@ def _allowances(value: object) -> object:
     return tuple(Allowance(str(one)) for one in value)
 
 
+def _field_names(value: object) -> object:
+    value = _split(value)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("is not a list of header fields; write them like x-tenant,x-trace")
+    for one in value:
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", str(one)):
+            raise ValueError(f'"{one}" is not the name of a header field; write it like x-tenant')
+        if str(one).lower().encode() in NEVER:
+            raise ValueError(f'"{one}" is a credential, which jobs never store; remove it')
+    return tuple(str(one).lower() for one in value)
+
+
+def _parameter_names(value: object) -> object:
+    value = _split(value)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("is not a list of query parameters; write them like key,pin")
+    return tuple(str(one) for one in value)
+
+
 def _workers(value: object) -> object:
     text = str(value)
     if text != "auto" and not (re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= 256):
@@ -182,6 +202,8 @@ Listen = Annotated[Address | UnixPath, NoDecode, BeforeValidator(_listen)]
 Redis = Annotated[SecretStr, BeforeValidator(_redis)]
 Sinks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_sinks)]
 Allowances = Annotated[tuple[Allowance, ...], NoDecode, BeforeValidator(_allowances)]
+FieldNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_field_names)]
+ParameterNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parameter_names)]
 WebhookSecret = Annotated[SecretStr, BeforeValidator(_webhook_secret)]
 Workers = Annotated[str, BeforeValidator(_workers)]
 Shed = Annotated[str, BeforeValidator(_shed)]

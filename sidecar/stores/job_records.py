@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from sidecar.core.jobs.job import Field, Job, JobOutcome, JobRequest, JobResult, JobState
 from sidecar.errors import StoreUnavailable
+from sidecar.stores.job_terms import OVERHEAD
 
 Pairs = list[bytes | str | int]
 _END: Final = b"\r\n"
@@ -25,6 +26,11 @@ def job_pairs(job: Job) -> Pairs:
         "encoding", request.content_encoding, "fields", _lines(request.fields),
         "body", request.body,
     ]  # fmt: skip
+
+
+def record_bytes(pairs: Pairs) -> int:
+    """Return the size that a job with this record counts, in bytes."""
+    return OVERHEAD + sum(len(str(one) if isinstance(one, int) else one) for one in pairs)
 
 
 def outcome_pairs(outcome: JobOutcome) -> Pairs:
@@ -65,6 +71,7 @@ def _job(record: dict[str, bytes]) -> Job:
         reason=record.get("reason", b"").decode(),
         request=_request(record) if state.is_open and "body" in record else None,
         result=_result(record) if "result" in record else None,
+        result_dropped="dropped" in record,
     )
 
 

@@ -9,7 +9,7 @@ takes several steps, and a failure after any of them is safe:
 - A job whose account was not scheduled is found by the instant that `register` has set before.
 """
 
-from dataclasses import dataclass
+from collections import Counter
 from typing import Any, Final
 
 from sidecar.core.jobs.job import (
@@ -25,11 +25,12 @@ from sidecar.core.jobs.job import (
 from sidecar.core.model import MICRO
 from sidecar.errors import StoreUnavailable
 from sidecar.ports import DueItem, JobCounts
-from sidecar.stores import keys
 from sidecar.stores.connection.connect import Connection
 from sidecar.stores.connection.slots import slot_of
 from sidecar.stores.connection.wire import ReplyError, encode
-from sidecar.stores.job_records import Pairs, job_pairs, outcome_pairs, read_job
+from sidecar.stores.job_records import Pairs, job_pairs, outcome_pairs, read_job, record_bytes
+from sidecar.stores.job_sizes import MAX_ROUNDS, JobSizes
+from sidecar.stores.job_terms import JobNames, JobTerms, member_of, split_member
 from sidecar.stores.scripts import run
 
 GRACE_US: Final = 5 * MICRO  # until a registered account is due, unless it is scheduled
@@ -41,32 +42,19 @@ OVERDUE_LIMIT: Final = 100  # jobs per count
 _REMOVE: Final = -1
 
 
-@dataclass(frozen=True, slots=True)
-class JobTerms:
-    """Bounds on the number and age of jobs. Spans in seconds."""
-
-    per_account: int = 1_000
-    in_all: int = 10_000
-    max_age_s: int = 40 * 86_400
-    result_ttl_s: int = 86_400
-    lease_s: float = 30.0
-    webhooks: bool = False  # ended jobs have webhooks
-
-
 class RedisJobs:
     """The jobs of one workload."""
 
     def __init__(self, wire: Connection, prefix: str, workload: str, terms: JobTerms) -> None:
         self._wire = wire
-        self._prefix = prefix
-        self._workload = workload
         self._terms = terms
-        self._lease_ms = int(terms.lease_s * 1000)
-        self._ttl_ms = (terms.max_age_s + terms.result_ttl_s) * 1000
-        self._open, self._running, self._accounts, self._webhooks = (
-            keys.jobs_of_all(prefix, workload, what)
-            for what in ("open", "running", "accounts", "webhooks")
-        )
+        self._names = JobNames(prefix, workload)
+        self._sizes = JobSizes(wire, self._names, terms)
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Ended jobs, and results of ended jobs, that made room for others."""
+        return self._sizes.dropped
 
     # accept
 
@@ -74,38 +62,71 @@ class RedisJobs:
         self, job: Job, key: IdempotencyKey | None, *, due_in_us: int
     ) -> AcceptedJob | JobRefusal:
         """Implements `ports.JobStore`."""
-        account, member, terms = job.account, f"{job.id}/{job.account}", self._terms
-        registered, *_ = await self._run(
-            "jobs/register", (self._open, self._accounts),
-            member, account, terms.in_all, GRACE_US, self._ttl_ms,
-        )  # fmt: skip
-        if registered != 1:
+        account, pairs = job.account, job_pairs(job)
+        size = record_bytes(pairs)
+        refusal = await self._register(job, size)
+        if refusal is not None:
             existing = await self.find_by_key(account, key.digest) if key else None
-            return _existing(existing, key) if existing and key else JobRefusal.ALL_FULL
-        names = self._names(account, job.id)
+            return _existing(existing, key) if existing and key else refusal
+        names = self._names_of(account)
         if key is not None:
-            names = (*names, self._key_name(account, key.digest))
-        pairs = job_pairs(job)
-        status, _, text = await self._run(
-            "jobs/add", names, self._ttl_ms, terms.per_account, job.id,
-            key.request_digest if key else "", len(pairs), *pairs,
+            names = (*names, self._names.idempotency(account, key.digest))
+        terms = self._terms
+        status, _, text, *dropped = await self._run(
+            "jobs/add", names, terms.ttl_ms, terms.per_account, terms.bytes_per_account,
+            terms.kept_us, size, job.id, key.request_digest if key else "", len(pairs), *pairs,
         )  # fmt: skip
+        await self._sizes.set_dropped(account, dropped)
         if status == 1:
-            await self._schedule(self._accounts, account, "sooner", due_in_us)
+            await self._schedule(self._names.accounts, account, "sooner", due_in_us)
             return AcceptedJob(job.id)
-        await self._remove(self._open, member)
+        await self._sizes.forget(job.id, account)
+        await self._remove(self._names.open, member_of(job.id, account))
         if status == 2 and key is not None:
             return _existing(_parts(text), key)
-        return JobRefusal.FULL
+        return JobRefusal.FULL if status == 0 else JobRefusal.FULL_BYTES
+
+    async def _register(self, job: Job, size: int) -> JobRefusal | None:
+        """Register a job among those of all accounts; None if there is room.
+
+        Ended jobs are dropped if that makes room.
+        """
+        names, terms = self._names, self._terms
+        if size > terms.bytes_per_account:
+            return JobRefusal.TOO_LARGE
+        for _ in range(MAX_ROUNDS):
+            status, _, _, *members = await self._run(
+                "jobs/register", (names.open, names.accounts, names.sizes, names.ended),
+                member_of(job.id, job.account), job.account, terms.in_all, terms.bytes_in_all,
+                size, GRACE_US, terms.ttl_ms,
+            )  # fmt: skip
+            if status == 1:
+                return None
+            if status == 0:
+                return JobRefusal.ALL_FULL
+            if not members:
+                break
+            await self._sizes.make_room(members)
+        return JobRefusal.ALL_FULL_BYTES
+
+    async def count_change(self, account_id: str) -> int:
+        """Implements `ports.JobStore`."""
+        if not self._terms.changes_per_minute:
+            return 0
+        _, _, retry_us = await self._run(
+            "jobs/rate", (self._names.rate(account_id),), self._terms.changes_per_minute
+        )
+        return int(retry_us)
 
     async def find_by_key(self, account_id: str, digest: str) -> tuple[str, str] | None:
         """Implements `ports.JobStore`."""
-        reply = await self._read("GET", self._key_name(account_id, digest))
+        reply = await self._read("GET", self._names.idempotency(account_id, digest))
         return _parts(reply) if reply else None
 
     async def find(self, account_id: str, job_id: str) -> JobStatus | None:
         """Implements `ports.JobStore`."""
-        status, _, position, record = await self._run("jobs/find", self._names(account_id, job_id))
+        names = (self._names.queue(account_id), self._names.records(account_id) + job_id)
+        status, _, position, record = await self._run("jobs/find", names)
         return JobStatus(read_job(record), position) if status == 1 else None
 
     # run
@@ -113,7 +134,7 @@ class RedisJobs:
     async def claim(self, account_id: str, owner: str) -> ClaimedJob | int:
         """Implements `ports.JobStore`."""
         status, _, count, _, record = await self._run(
-            "jobs/claim", self._names(account_id, ""), owner, self._lease_ms
+            "jobs/claim", self._names_of(account_id)[:2], owner, self._terms.lease_ms
         )
         if status == 0:
             return int(count)
@@ -123,16 +144,16 @@ class RedisJobs:
 
     async def renew(self, job: Job, owner: str) -> bool:
         """Implements `ports.JobStore`."""
-        renewed, _ = await self._move(job.account, job.id, owner, JobState.RUNNING)
+        renewed, *_ = await self._move(job.account, job.id, owner, JobState.RUNNING)
         if renewed:
             await self._note_running(job)
         return renewed
 
     async def requeue(self, job: Job, owner: str) -> bool:
         """Implements `ports.JobStore`."""
-        requeued, _ = await self._move(job.account, job.id, owner, JobState.WAITING)
+        requeued, *_ = await self._move(job.account, job.id, owner, JobState.WAITING)
         if requeued:
-            await self._remove(self._running, f"{job.id}/{job.account}")
+            await self._remove(self._names.running, member_of(job.id, job.account))
         return requeued
 
     async def end(
@@ -140,65 +161,70 @@ class RedisJobs:
     ) -> JobState | None:
         """Implements `ports.JobStore`."""
         pairs = outcome_pairs(outcome)
-        moved, state = await self._move(account_id, job_id, owner, outcome.state, pairs)
-        member = f"{job_id}/{account_id}"
-        if state is None or not state.is_open:
-            await self._remove(self._open, member)
-            await self._remove(self._running, member)
+        moved, state, changes = await self._move(account_id, job_id, owner, outcome.state, pairs)
+        member = member_of(job_id, account_id)
+        if state is None or not state.is_open:  # repeated, it repairs what has failed before
+            size, *dropped = changes
+            await self._sizes.set_ended(job_id, account_id, size)
+            await self._sizes.set_dropped(account_id, dropped)
+            await self._remove(self._names.open, member)
+            await self._remove(self._names.running, member)
         if moved and self._terms.webhooks:
-            await self._schedule(self._webhooks, member, "sooner", 0)
+            await self._schedule(self._names.webhooks, member, "sooner", 0)
         return state
 
     async def _note_running(self, job: Job) -> None:
-        member = f"{job.id}/{job.account}"
-        await self._schedule(self._running, member, "any", self._lease_ms * 1000)
+        member = member_of(job.id, job.account)
+        await self._schedule(self._names.running, member, "any", self._terms.lease_ms * 1000)
 
     async def _move(
         self, account_id: str, job_id: str, owner: str, to: JobState, pairs: Pairs | None = None
-    ) -> tuple[bool, JobState | None]:
-        """Return whether the job has moved, and its state now."""
-        pairs = pairs or []
-        status, _, state = await self._run(
-            "jobs/move", self._names(account_id, job_id), owner, to, self._lease_ms,
-            self._terms.result_ttl_s * 1000, len(pairs), *pairs,
+    ) -> tuple[bool, JobState | None, list[Any]]:
+        """Return whether the job has moved, its state now, and the sizes that have changed."""
+        pairs, terms = pairs or [], self._terms
+        status, _, state, *changes = await self._run(
+            "jobs/move", self._names_of(account_id), job_id, owner, to, terms.lease_ms,
+            terms.result_ttl_s * 1000, terms.bytes_per_account, len(pairs), *pairs,
         )  # fmt: skip
-        return status == 1, None if status == -1 else JobState(state.decode())
+        return status == 1, None if status == -1 else JobState(state.decode()), changes
 
     # due accounts and webhooks
 
     async def take_due_accounts(self, limit: int) -> list[DueItem]:
         """Implements `ports.JobStore`."""
-        return await self._take(self._accounts, limit, ACCOUNT_HIDDEN_US)
+        return await self._take(self._names.accounts, limit, ACCOUNT_HIDDEN_US)
 
     async def schedule(self, account: DueItem, in_us: int | None) -> None:
         """Implements `ports.JobStore`."""
-        await self._schedule(self._accounts, account.name, account.hidden_until_us, in_us)
+        await self._schedule(self._names.accounts, account.name, account.hidden_until_us, in_us)
 
     async def wake(self, account_id: str) -> None:
         """Implements `ports.JobStore`."""
-        await self._schedule(self._accounts, account_id, "present", 0)
+        await self._schedule(self._names.accounts, account_id, "present", 0)
 
     async def wake_all(self) -> None:
         """Implements `ports.JobStore`."""
-        await self._run("jobs/wake_all", (self._accounts,), WAKE_ALL_WITHIN_US, WAKE_ALL_LIMIT)
+        await self._run(
+            "jobs/wake_all", (self._names.accounts,), WAKE_ALL_WITHIN_US, WAKE_ALL_LIMIT
+        )
 
     async def take_due_webhooks(self, limit: int) -> list[DueItem]:
         """Implements `ports.JobStore`."""
-        return await self._take(self._webhooks, limit, WEBHOOK_HIDDEN_US)
+        return await self._take(self._names.webhooks, limit, WEBHOOK_HIDDEN_US)
 
     async def schedule_webhook(self, webhook: DueItem, in_us: int | None) -> None:
         """Implements `ports.JobStore`."""
-        await self._schedule(self._webhooks, webhook.name, webhook.hidden_until_us, in_us)
+        await self._schedule(self._names.webhooks, webhook.name, webhook.hidden_until_us, in_us)
 
     async def _take(self, name: str, limit: int, hide_us: int) -> list[DueItem]:
         _, now_us, hidden_until_us, *due = await self._run(
-            "jobs/take", (name,), limit, hide_us, self._ttl_ms
+            "jobs/take", (name,), limit, hide_us, self._terms.ttl_ms
         )
         return [DueItem(member.decode(), hidden_until_us, now_us) for member in due]
 
     async def _schedule(self, name: str, member: str, when: str | int, in_us: int | None) -> None:
         span = _REMOVE if in_us is None else in_us
-        await self._run("jobs/schedule", (name,), member, when, span, self._ttl_ms)
+        await self._run("jobs/schedule", (name,), member, when, span, self._terms.ttl_ms)
 
     async def _remove(self, name: str, member: str) -> None:
         await self._schedule(name, member, "present", None)
@@ -207,17 +233,18 @@ class RedisJobs:
 
     async def count(self) -> JobCounts:
         """Implements `ports.JobStore`."""
-        count, now_us, running, oldest_us, *overdue = await self._run(
-            "jobs/count", (self._open, self._running),
-            self._terms.max_age_s * MICRO, OVERDUE_LIMIT,
+        names, terms = self._names, self._terms
+        count, now_us, running, oldest_us, stored, of_open, *overdue = await self._run(
+            "jobs/count", (names.open, names.running, names.sizes, names.ended),
+            terms.max_age_s * MICRO, OVERDUE_LIMIT, terms.kept_us,
         )  # fmt: skip
-        members = tuple(_split(member.decode()) for member in overdue)
-        return JobCounts(now_us, count, running, oldest_us, members)
+        members = tuple(split_member(member) for member in overdue)
+        return JobCounts(now_us, count, running, oldest_us, members, stored, of_open)
 
     async def list_open(self, limit: int) -> list[tuple[str, str]]:
         """Implements `ports.JobStore`."""
-        members = await self._read("ZRANGE", self._open, 0, limit - 1)
-        return [_split(member.decode()) for member in members]
+        members = await self._read("ZRANGE", self._names.open, 0, limit - 1)
+        return [split_member(member) for member in members]
 
     # Redis
 
@@ -231,18 +258,9 @@ class RedisJobs:
             raise StoreUnavailable(f"Redis refused {command}: {reply.text}")
         return reply
 
-    def _names(self, account_id: str, job_id: str) -> tuple[str, ...]:
-        records = keys.job_records(self._prefix, account_id, self._workload)
-        return keys.job_queue(self._prefix, account_id, self._workload), records + job_id
-
-    def _key_name(self, account_id: str, digest: str) -> str:
-        return keys.job_idempotency(self._prefix, account_id, self._workload, digest)
-
-
-def _split(member: str) -> tuple[str, str]:
-    """Return the ID and the account of "id/account"."""
-    job_id, _, account = member.partition("/")
-    return job_id, account
+    def _names_of(self, account_id: str) -> tuple[str, ...]:
+        names = self._names
+        return names.queue(account_id), names.records(account_id), *names.stored(account_id)
 
 
 def _parts(text: bytes) -> tuple[str, str]:

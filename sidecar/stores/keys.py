@@ -147,6 +147,14 @@ def job_idempotency(prefix: str, account_id: str, workload: str, name: str) -> s
     return f"{prefix}:{_tag(account_id)}:jobs:{workload}:idempotency:{name}"
 
 
+def jobs_of_account(prefix: str, account_id: str, workload: str, what: str) -> str:
+    """A key about the jobs of one account: "sizes", "ended" or "rate"."""
+    return f"{prefix}:{_tag(account_id)}:jobs:{workload}:{what}"
+
+
 def jobs_of_all(prefix: str, workload: str, what: str) -> str:
-    """A sorted set about the jobs of all accounts: "open", "running", "accounts" or "webhooks"."""
+    """A key about the jobs of all accounts.
+
+    "open", "running", "accounts", "webhooks" and "ended" are sorted sets, "sizes" is a hash.
+    """
     return f"{prefix}:{{jobs}}:{workload}:{what}"

@@ -92,6 +92,8 @@ def load(name: str) -> Script:
     if name.startswith("limits/"):
         text += part("limits/arithmetic")
         text += b"\nmake_rare = function()\n%b\nend\n" % part("limits/rare")
+    if name.startswith("jobs/"):
+        text += part("jobs/bytes")
     text += part(name)
     digest = hashlib.sha1(text, usedforsecurity=False).hexdigest()
     return Script(name, text, digest.encode())

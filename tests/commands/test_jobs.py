@@ -12,7 +12,8 @@ from sidecar.core.jobs.webhook_signing import account_secret, parse_secret
 from sidecar.serve.parts import workload_of
 from sidecar.settings import Settings
 from sidecar.stores import Wire
-from sidecar.stores.jobs import JobTerms, RedisJobs
+from sidecar.stores.job_terms import JobTerms
+from sidecar.stores.jobs import RedisJobs
 
 REQUEST = JobRequest("POST", b"/exports/1?token=hush", b"a.test", "10.0.0.1", (), b"body")
 SOURCE = "/sidecar/prod/shop"

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,8 @@ from sidecar.core.model import MICRO
 from sidecar.errors import StoreUnavailable
 from sidecar.ports import JobStore
 from sidecar.stores import Wire, connect
-from sidecar.stores.jobs import JobTerms, RedisJobs
+from sidecar.stores.job_terms import JobTerms
+from sidecar.stores.jobs import RedisJobs
 from tests.support.servers import free_port
 from tests.support.stores.binaries import binaries
 from tests.support.stores.site import a_site, cluster_ports
@@ -194,6 +196,155 @@ async def test_I9_the_number_of_open_jobs_is_bounded(store: JobStore) -> None:
     assert await store.find("acme", a_job(9).id) is None
 
 
+BODY = 20_000  # bytes of a large body
+SMALL = replace(TERMS, per_account=99, in_all=99, bytes_per_account=75_000, bytes_in_all=100_000)
+NO_RESULT = JobOutcome(JobState.CANCELLED, "cancelled")
+
+
+def large_result(size: int = BODY) -> JobOutcome:
+    return JobOutcome(JobState.DONE, "ok", JobResult(200, (), b"r" * size))
+
+
+async def put_large(store: JobStore, number: int, account: str = "acme") -> AcceptedJob:
+    accepted = await store.add(a_job(number, account, b"b" * BODY), None, due_in_us=0)
+    assert isinstance(accepted, AcceptedJob)
+    return accepted
+
+
+async def run_large(store: JobStore, number: int, account: str = "acme") -> None:
+    """Queue, run and end a job with a large result."""
+    await put_large(store, number, account)
+    run = await claimed(store, "me", account)
+    assert await store.end(account, run.job.id, "me", large_result()) is JobState.DONE
+
+
+async def results(store: JobStore, account: str, count: int) -> str:
+    """Return what is stored of an account's jobs: r(esult), s(tub), or - for nothing."""
+    found = [await store.find(account, f"0199-{number}") for number in range(count)]
+    return "".join("-" if one is None else "r" if one.job.result else "s" for one in found)
+
+
+async def test_I9_the_bytes_of_an_accounts_open_jobs_are_bounded(open_store: Open) -> None:
+    store = open_store(SMALL)
+    for number in range(3):
+        await put_large(store, number)
+    before = await store.count()
+    full = await store.add(a_job(3, body=b"b" * BODY), None, due_in_us=0)
+    assert full is JobRefusal.FULL_BYTES
+    after = await store.count()
+    assert (after.open, after.stored_bytes) == (3, before.stored_bytes)  # nothing has changed
+    assert before.stored_bytes == before.open_bytes <= SMALL.bytes_per_account
+    huge = await store.add(a_job(4, body=b"b" * 75_000), None, due_in_us=0)
+    assert huge is JobRefusal.TOO_LARGE
+    await put(store, 5)  # a small one fits
+
+
+async def test_I9_the_bytes_of_the_open_jobs_of_all_accounts_are_bounded(open_store: Open) -> None:
+    store = open_store(SMALL)
+    for number in range(4):
+        await put_large(store, number, "acme" if number % 2 else "other")
+    before = await store.count()
+    full = await store.add(a_job(5, "third", b"b" * BODY), None, due_in_us=0)
+    assert full is JobRefusal.ALL_FULL_BYTES
+    after = await store.count()
+    assert (after.open, after.stored_bytes) == (4, before.stored_bytes)
+    await put(store, 6, "third")
+
+
+async def test_I9_ended_jobs_of_an_account_make_room_oldest_results_first(
+    open_store: Open,
+) -> None:
+    store = open_store(SMALL)
+    for number in range(3):
+        await run_large(store, number)
+    assert await results(store, "acme", 3) == "rrr"
+    await put_large(store, 3)
+    assert await results(store, "acme", 3) == "srr"
+    stub = await store.find("acme", "0199-0")
+    assert stub is not None
+    assert (stub.job.state, stub.job.reason, stub.job.result_dropped) == ("done", "ok", True)
+    for number in range(4, 6):
+        await put_large(store, number)
+    assert await results(store, "acme", 3) == "--s"  # then the jobs, the oldest first
+    assert (await store.count()).stored_bytes <= SMALL.bytes_per_account
+
+
+async def test_I9_ended_jobs_without_results_are_dropped_with_their_idempotency_keys(
+    open_store: Open,
+) -> None:
+    store = open_store(SMALL)
+    total = 60
+    for number in range(total):
+        key = IdempotencyKey(f"{number}" * 8, "print")
+        assert isinstance(await store.add(a_job(number), key, due_in_us=0), AcceptedJob)
+        await store.end("acme", f"0199-{number}", "", NO_RESULT)
+    left = await results(store, "acme", total)
+    assert left.lstrip("-") == "s" * left.count("s")  # the oldest are dropped first
+    assert 0 < left.count("s") < total
+    assert await store.find_by_key("acme", "0" * 8) is None
+    assert await store.find_by_key("acme", f"{total - 1}" * 8) is not None
+    counts = await store.count()
+    assert (counts.open, counts.open_bytes) == (0, 0)
+    assert 0 < counts.stored_bytes <= SMALL.bytes_per_account
+
+
+async def test_I9_ended_jobs_of_all_accounts_make_room(open_store: Open) -> None:
+    store = open_store(SMALL)
+    for number, account in enumerate(("a", "b", "a", "b")):
+        await run_large(store, number, account)
+    await put_large(store, 9, "c")
+    assert await results(store, "a", 3) == "s-r"  # the oldest result of all
+    assert await results(store, "b", 4) == "-r-r"
+    assert (await store.count()).stored_bytes <= SMALL.bytes_in_all
+    for number in range(3):
+        await run_large(store, number, "d")
+    counts = await store.count()
+    assert counts.stored_bytes <= SMALL.bytes_in_all
+    assert counts.open_bytes < counts.stored_bytes
+
+
+async def test_I9_a_result_beyond_the_bytes_of_its_account_is_dropped(open_store: Open) -> None:
+    store = open_store(SMALL)
+    job = await put(store, 0)
+    await claimed(store, "me")
+    assert await store.end("acme", job.id, "me", large_result(80_000)) is JobState.DONE
+    assert await results(store, "acme", 1) == "s"
+    assert (await store.count()).stored_bytes < BODY
+
+
+async def test_an_ended_job_counts_until_it_expires(open_store: Open) -> None:
+    store = open_store(SMALL)
+    for number in range(2):
+        await run_large(store, number)
+    assert (await store.count()).stored_bytes > 2 * BODY
+    expired = open_store(replace(SMALL, result_ttl_s=0))
+    assert (await expired.count()).stored_bytes == 0
+    await put_large(expired, 2)  # forgets those of its account
+    assert (await expired.count()).stored_bytes < 2 * BODY
+
+
+async def test_the_end_of_a_job_can_be_repeated(open_store: Open) -> None:
+    """The first attempt may have failed after it had ended the job."""
+    store = open_store(SMALL)
+    job = await put(store, 0)
+    await claimed(store, "me")
+    for _ in range(2):
+        assert await store.end("acme", job.id, "me", large_result()) is JobState.DONE
+    counts = await store.count()
+    assert (counts.open, counts.open_bytes) == (0, 0)
+    assert counts.stored_bytes > BODY
+
+
+async def test_the_changes_of_an_account_are_rated(open_store: Open) -> None:
+    store = open_store(replace(TERMS, changes_per_minute=2))
+    assert [await store.count_change("acme") for _ in range(2)] == [0, 0]
+    for _ in range(2):  # a refused change does not count
+        assert 0 < await store.count_change("acme") <= 30 * MICRO
+    assert await store.count_change("other") == 0
+    free = open_store(replace(TERMS, changes_per_minute=0))
+    assert await free.count_change("acme") == 0
+
+
 async def test_an_idempotency_key_belongs_to_one_request(store: JobStore) -> None:
     key = IdempotencyKey("n" * 64, "print-1")
     assert await store.find_by_key("acme", key.digest) is None
@@ -249,7 +400,7 @@ async def test_all_accounts_can_be_woken(store: JobStore) -> None:
 
 
 async def test_the_oldest_and_overdue_jobs_are_listed(store: JobStore, brief: JobStore) -> None:
-    assert (await store.count())[1:] == (0, 0, 0, ())
+    assert (await store.count())[1:] == (0, 0, 0, (), 0, 0)
     jobs = [await put(store, 1), await put(store, 1, "other/with")]
     await claimed(store, "me")
     counts = await store.count()
@@ -303,7 +454,7 @@ async def test_without_a_store_every_method_raises() -> None:
             store.add(job, None, due_in_us=0), store.find_by_key("a", "n"), store.find("a", "1"),
             store.take_due_accounts(1), store.claim("a", "me"), store.renew(job, "me"),
             store.requeue(job, "me"), store.wake("a"), store.count(), store.take_due_webhooks(1),
-            store.list_open(1),
+            store.list_open(1), store.count_change("a"),
             store.end("a", "1", "", JobOutcome(JobState.CANCELLED, "cancelled")),
         ):  # fmt: skip
             with pytest.raises(StoreUnavailable):

@@ -16,7 +16,7 @@ ASYNC = {"Prefer": "respond-async"}
 
 @pytest.fixture
 async def here(stage: StartStage) -> Stage:
-    return await a_stage(stage)
+    return await a_stage(stage, job_fields="X-Kept,X-Made")
 
 
 def buy(valkey_url: str, grant_id: str = "g1", units: int = 3, account: str = "acme") -> None:

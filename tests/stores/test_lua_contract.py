@@ -140,7 +140,7 @@ async def arguments_of(name: str, store: RedisLimitStore) -> list[bytes]:
 
 def test_every_script_in_the_folder_has_a_tested_header() -> None:
     found = {str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.lua")}
-    shared = {"time.lua", "limits/arithmetic.lua", "limits/rare.lua"}
+    shared = {"time.lua", "limits/arithmetic.lua", "limits/rare.lua", "jobs/bytes.lua"}
     assert found == {str(path_of(name).relative_to(FOLDER)) for name in OPERATIONS} | shared
 
 

@@ -1,6 +1,7 @@
 """The headers of the job scripts name the keys and arguments that `RedisJobs` sends."""
 
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from typing import Any
 
 import hiredis
@@ -16,21 +17,25 @@ from sidecar.core.jobs.job import (
     JobResult,
     JobState,
 )
+from sidecar.core.model import MICRO
 from sidecar.stores import Wire, keys
-from sidecar.stores.job_records import job_pairs, outcome_pairs
+from sidecar.stores.job_records import job_pairs, outcome_pairs, record_bytes
+from sidecar.stores.job_terms import OVERHEAD, JobTerms
 from sidecar.stores.jobs import (
     ACCOUNT_HIDDEN_US,
     GRACE_US,
     OVERDUE_LIMIT,
     WAKE_ALL_LIMIT,
     WAKE_ALL_WITHIN_US,
-    JobTerms,
     RedisJobs,
 )
 from sidecar.stores.scripts import load
 from tests.support.stores.lua_headers import OF_JOBS, read_header
 
-TERMS = JobTerms(per_account=7, in_all=9, max_age_s=1_000, result_ttl_s=100, lease_s=2.5)
+TERMS = JobTerms(
+    per_account=7, in_all=9, bytes_per_account=50_000, bytes_in_all=60_000, changes_per_minute=3,
+    max_age_s=1_000, result_ttl_s=100, lease_s=2.5,
+)  # fmt: skip
 TTL = b"1100000"
 REQUEST = JobRequest("POST", b"/x", b"a.test", "10.0.0.1", ((b"x-a", b"X-A: b\r\n"),), b"body")
 JOB = Job(
@@ -38,12 +43,14 @@ JOB = Job(
     method="POST", target=b"/x", request=REQUEST,
 )  # fmt: skip
 QUEUE, RECORD = "qs:{acme}:jobs:shop:queue", "qs:{acme}:jobs:shop:job:"
+STORED = ["qs:{acme}:jobs:shop:sizes", "qs:{acme}:jobs:shop:ended"]
 
 
 class RecordingJobs:
     """A store, with the last arguments that it has sent to each script."""
 
     def __init__(self, wire: Wire) -> None:
+        self.wire = wire
         self.jobs = RedisJobs(wire, "qs", "shop", TERMS)
         self.sent: dict[str, list[bytes]] = {}
         self._names = {load(name).sha: name for name in OF_JOBS}
@@ -88,19 +95,21 @@ def of_all(what: str) -> str:
 async def test_a_new_job_sends_what_the_headers_name(recording: RecordingJobs) -> None:
     add = recording.jobs.add(JOB, IdempotencyKey("name", "print"), due_in_us=17)
     names, argv = await recording.by_name("jobs/register", add)
-    assert names == [of_all("open"), of_all("accounts")]
+    size = b"%d" % record_bytes(job_pairs(JOB))
+    assert names == [of_all(what) for what in ("open", "accounts", "sizes", "ended")]
     assert argv == {
-        "job": b"0199/acme", "account": b"acme", "most": b"9", "grace_us": b"%d" % GRACE_US,
-        "ttl_ms": TTL,
+        "job": b"0199/acme", "account": b"acme", "most": b"9", "most_bytes": b"60000",
+        "size": size, "grace_us": b"%d" % GRACE_US, "ttl_ms": TTL,
     }  # fmt: skip
     count, *rest = recording.sent["jobs/add"]
-    assert rest[: int(count)] == [
-        QUEUE.encode(), RECORD.encode() + b"0199", b"qs:{acme}:jobs:shop:idempotency:name"
+    assert [name.decode() for name in rest[: int(count)]] == [
+        QUEUE, RECORD, *STORED, "qs:{acme}:jobs:shop:idempotency:name"
     ]  # fmt: skip
     argv = dict(zip(read_header("jobs/add").single, rest[int(count) :], strict=False))
     pairs = [str(one).encode() if not isinstance(one, bytes) else one for one in job_pairs(JOB)]
     assert argv == {
-        "ttl_ms": TTL, "most": b"7", "job": b"0199", "digest": b"print",
+        "ttl_ms": TTL, "most": b"7", "most_bytes": b"50000", "kept_us": b"100000000",
+        "size": size, "job": b"0199", "digest": b"print",
         "fields": b"%d" % len(pairs),
     }  # fmt: skip
     assert rest[int(count) + len(argv) :] == pairs
@@ -121,20 +130,34 @@ async def test_a_running_job_sends_what_the_headers_name(recording: RecordingJob
         of_all("running").encode(), b"0199/acme", b"any", b"2500000", TTL
     ]  # fmt: skip
     names, argv = await recording.by_name("jobs/move", jobs.renew(JOB, "me"))
-    same = {"owner": b"me", "lease_ms": b"2500", "kept_ms": b"100000"}
-    assert names == [QUEUE, RECORD + "0199"]
+    same = {
+        "job": b"0199", "owner": b"me", "lease_ms": b"2500", "kept_ms": b"100000",
+        "most_bytes": b"50000",
+    }  # fmt: skip
+    assert names == [QUEUE, RECORD, *STORED]
     assert argv == same | {"state": b"running", "fields": b"0"}
     outcome = JobOutcome(JobState.DONE, "ok", JobResult(200, (), b"said"))
     _, argv = await recording.by_name("jobs/move", jobs.end("acme", "0199", "me", outcome))
     assert argv == same | {"state": b"done", "fields": b"%d" % len(outcome_pairs(outcome))}
+    _, *rest = recording.sent["jobs/weigh"]
+    assert rest[:2] == [of_all("sizes").encode(), of_all("ended").encode()]
+    weighed = dict(zip(read_header("jobs/weigh").single, rest[2:], strict=True))
+    assert int(weighed.pop("size")) > OVERHEAD
+    assert weighed == {
+        "job": b"0199/acme", "state": b"ended", "most_bytes": b"60000", "ttl_ms": TTL
+    }  # fmt: skip
+    names, argv = await recording.by_name("jobs/rate", jobs.count_change("acme"))
+    assert (names, argv) == (["qs:{acme}:jobs:shop:rate"], {"per_minute": b"3"})
     names, argv = await recording.by_name("jobs/find", jobs.find("acme", "0199"))
     assert (names, argv) == ([QUEUE, RECORD + "0199"], {})
     names, argv = await recording.by_name("jobs/wake_all", jobs.wake_all())
     assert names == [of_all("accounts")]
     assert argv == {"within_us": b"%d" % WAKE_ALL_WITHIN_US, "most": b"%d" % WAKE_ALL_LIMIT}
     names, argv = await recording.by_name("jobs/count", jobs.count())
-    assert names == [of_all("open"), of_all("running")]
-    assert argv == {"max_age_us": b"1000000000", "most": b"%d" % OVERDUE_LIMIT}
+    assert names == [of_all(what) for what in ("open", "running", "sizes", "ended")]
+    assert argv == {
+        "max_age_us": b"1000000000", "most": b"%d" % OVERDUE_LIMIT, "kept_us": b"100000000"
+    }  # fmt: skip
 
 
 async def test_the_stream_and_its_group_are_those_of_the_header(
@@ -154,11 +177,35 @@ async def test_the_stream_and_its_group_are_those_of_the_header(
         assert client.hget(RECORD + "0199", "body") is None
 
 
+async def test_a_job_counts_what_redis_needs_for_it(
+    recording: RecordingJobs, valkey_url: str
+) -> None:
+    """Python computes the size that the scripts keep, which is about what the server uses."""
+    terms = JobTerms(per_account=500)
+    store = RedisJobs(recording.wire, "qs", "shop", terms)
+    with redis.Redis.from_url(valkey_url) as client:
+        before = client.info("memory")["used_memory"]
+        for number in range(400):
+            key = IdempotencyKey(f"{number:064}", "p" * 64)
+            await store.add(replace(JOB, id=f"{number:036}"), key, due_in_us=MICRO)
+        used = client.info("memory")["used_memory"] - before
+        sizes = client.hgetall("qs:{acme}:jobs:shop:sizes")
+    counts = await store.count()
+    one = record_bytes(job_pairs(replace(JOB, id=f"{0:036}")))
+    assert int(sizes[b"total"]) == int(sizes[b"open"]) == counts.stored_bytes == 400 * one
+    assert used / 2 < counts.stored_bytes < used * 2
+    text = load("jobs/move").text.decode()
+    assert f"local OVERHEAD = {OVERHEAD} " in text
+
+
 @pytest.mark.parametrize(
     ("name", "statuses"),
     [
-        ("jobs/register", {"1": "registered", "0": "no room"}),
-        ("jobs/add", {"1": "queued", "2": "existing", "0": "no room"}),
+        ("jobs/register", {"1": "registered", "0": "no room", "-1": "no bytes"}),
+        ("jobs/add", {"1": "queued", "2": "existing", "0": "no room", "-1": "no bytes"}),
+        ("jobs/weigh", {"1": "fits", "0": "over the maximum"}),
+        ("jobs/trim", {"1": "dropped", "0": "not an ended job"}),
+        ("jobs/rate", {"1": "allowed", "0": "refused"}),
         ("jobs/claim", {"1": "claimed", "2": "claimed after a lost lease",
                        "0": "nothing to claim"}),
         ("jobs/move", {"1": "moved", "0": "not in that state", "-1": "not known"}),

@@ -28,7 +28,8 @@ from sidecar.metering.sinks.redis import RedisSink
 from sidecar.stores import Connection, RedisDirectory, RedisLimitStore, keys
 from sidecar.stores.admin import Admin
 from sidecar.stores.inspector import Inspector
-from sidecar.stores.jobs import JobTerms, RedisJobs
+from sidecar.stores.job_terms import JobTerms
+from sidecar.stores.jobs import RedisJobs
 from sidecar.stores.rebuild import Change
 from tests.support.events import an_event
 from tests.support.stores.binaries import binaries

@@ -1,28 +1,18 @@
-"""Requests that may become jobs, and the part of a request that a job stores.
+"""Requests that may become jobs, and what makes two requests the same job.
 
 Idempotency-Key follows draft-ietf-httpapi-idempotency-key-header.
 """
 
-import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from hashlib import sha256
-from itertools import pairwise
 from typing import Final
 
 from sidecar.core.jobs.job import Field, IdempotencyKey, JobRequest
-from sidecar.core.jobs.prefer import RESPOND_ASYNC, preference_name, preferences
 from sidecar.core.model import Entitlement, RequestClass
 from sidecar.core.reasons import Decision, Reason
 
 MAX_KEY_BYTES: Final = 256  # of an Idempotency-Key
 _LIMITS: Final = (Reason.RATE, Reason.QUOTA, Reason.CONCURRENCY)
-_APPLIED: Final = (RESPOND_ASYNC, b"wait", b"")  # preferences that the sidecar applies itself
-_SEPARATOR: Final = re.compile(rb"[-_]")
-# A field whose name contains one of these words may carry a credential.
-_CREDENTIALS: Final = frozenset(
-    {b"authorization", b"authentication", b"auth", b"cookie", b"token", b"secret", b"password",
-     b"passwd", b"credential", b"credentials", b"session", b"apikey", b"jwt", b"assertion"}
-)  # fmt: skip
 
 
 def may_run_later(entitlement: Entitlement, *, asked: bool) -> bool:
@@ -38,28 +28,18 @@ def fits_later(decision: Decision) -> bool:
     return decision.reason in _LIMITS and decision.retry_us is not None
 
 
-def is_credential(name: bytes) -> bool:
-    """Whether a field with this lower-case name may carry a credential and must not be stored."""
-    words = _SEPARATOR.split(name)
-    pairs = {b"".join(pair) for pair in pairwise(words)}
-    return not _CREDENTIALS.isdisjoint({*words, *pairs})
+def key_problem(values: Sequence[bytes]) -> str:
+    """Return what is wrong with the Idempotency-Key fields of a request; "" if nothing is.
 
-
-def stored_fields(fields: Iterable[Field]) -> tuple[Field, ...]:
-    """Return the fields that a job stores.
-
-    Credentials are left out, and so are the preferences that the sidecar has applied.
+    A request with an invalid key must not become a job: sent again, it would become a second one.
     """
-    stored = []
-    for name, line in fields:
-        if name == b"prefer":
-            value = line.partition(b":")[2].strip(b" \t\r\n")
-            rest = [one for one in preferences(value) if preference_name(one) not in _APPLIED]
-            if rest:
-                stored.append((name, b"Prefer: %b\r\n" % b", ".join(rest)))
-        elif not is_credential(name):
-            stored.append((name, line))
-    return tuple(stored)
+    if len(values) > 1:
+        return "The request has more than one Idempotency-Key."
+    if values and not values[0]:
+        return "The Idempotency-Key is empty."
+    if values and len(values[0]) > MAX_KEY_BYTES:
+        return f"The Idempotency-Key is longer than {MAX_KEY_BYTES} bytes."
+    return ""
 
 
 def with_idempotency_key(fields: tuple[Field, ...], job_id: str) -> tuple[Field, ...]:

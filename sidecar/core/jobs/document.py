@@ -13,6 +13,7 @@ def job_document(
     """Return a job without its request's body. Instants are RFC 3339 in UTC.
 
     `position` and `eta` are null unless the job waits; `eta` is also null if it is unknown.
+    `result_dropped` is there if the result has made room for other jobs.
     """
     waits = job.state is JobState.WAITING
     return {
@@ -29,6 +30,7 @@ def job_document(
         "started_at": instant(job.started_us) if job.started_us else None,
         "ended_at": instant(job.ended_us) if job.ended_us else None,
         "href": href,
+        **({"result_dropped": True} if job.result_dropped else {}),
     }
 
 

@@ -87,6 +87,7 @@ class Job:
     reason: str = ""
     request: JobRequest | None = None
     result: JobResult | None = None
+    result_dropped: bool = False  # to make room for other jobs
 
 
 class IdempotencyKey(NamedTuple):
@@ -108,6 +109,9 @@ class JobRefusal(StrEnum):
 
     FULL = "full"  # the account's job queue
     ALL_FULL = "all-full"  # the job queues of all accounts together
+    FULL_BYTES = "full-bytes"  # the bytes of the account's jobs
+    ALL_FULL_BYTES = "all-full-bytes"  # the bytes of the jobs of all accounts together
+    TOO_LARGE = "too-large"  # larger than all jobs of an account together may be
     OTHER_REQUEST = "other-request"  # its Idempotency-Key belongs to another request
 
 

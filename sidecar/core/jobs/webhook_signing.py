@@ -1,4 +1,4 @@
-"""Signatures of webhooks after Standard Webhooks, their retries, and addresses that they may reach.
+"""Signatures of webhooks after Standard Webhooks, and their retries.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -7,7 +7,6 @@ import base64
 import binascii
 import hmac
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from sidecar.core.model import MICRO
@@ -15,7 +14,6 @@ from sidecar.core.model import MICRO
 PREFIX: Final = "whsec_"
 MIN_SECRET_BYTES: Final = 24  # the specification's minimum
 RETRY_SPANS_US: Final = tuple(s * MICRO for s in (5, 30, 120, 600, 3_600))
-_NAT64: Final = IPv6Network("64:ff9b::/96")  # RFC 6052
 
 
 def parse_secret(text: str) -> bytes:
@@ -63,19 +61,3 @@ def next_retry_us(since_us: int) -> int | None:
         if since_us < until:
             return span
     return None
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet. Raises ValueError for a host name.
-
-    An IPv6 address that embeds an IPv4 address counts as that IPv4 address.
-    """
-    ip = ip_address(address.partition("%")[0])
-    if isinstance(ip, IPv6Address):
-        if ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        elif ip in _NAT64:
-            ip = IPv4Address(int(ip) & 0xFFFFFFFF)
-        elif ip.sixtofour is not None or ip.teredo is not None:
-            return False  # routers decide the destination
-    return ip.is_global and not ip.is_multicast

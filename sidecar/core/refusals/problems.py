@@ -105,6 +105,17 @@ SPECS: Final[dict[Reason, Spec]] = {
         "body.",
         _step("use_new_key", "Send a new Idempotency-Key with each new request."),
     ),
+    Reason.BAD_KEY: _own(
+        "invalid-idempotency-key", 400, "Invalid Idempotency-Key",
+        "The Idempotency-Key of this request is not valid.",
+        _step("correct_key", "Send one Idempotency-Key of 1 to 256 bytes, or none."),
+    ),
+    Reason.JOB_RATE: Spec(
+        429, OWN_TYPES + "job-rate", "Too many changes of deferred jobs",
+        "This account adds and cancels deferred jobs too fast. Nothing was changed or charged.",
+        (_step("slow_down", "Add and cancel fewer jobs per minute."),),
+        retry_after_s=1,
+    ),
     Reason.STORE_UNAVAILABLE: _temporary(
         5, "Limits cannot be checked",
         "The limits of this request cannot be checked right now, so it was not forwarded. "

@@ -5,8 +5,8 @@ Rules by kind and name of a metric:
 - Counters and histograms: the sum.
 - `_since_timestamp_seconds`: the earliest; 0 is not a time but means "not so".
 - `_up`, `_accepting`, `_ok`, other `_timestamp_seconds`: the least, that of the worst worker.
-- `_info`, `_jobs`, `_jobs_oldest_age_seconds`: the greatest. All workers read the latter two from
-  Redis, and nearly agree.
+- `_info`, `_jobs`, `_jobs_bytes`, `_jobs_oldest_age_seconds`: the greatest. All workers read jobs
+  from Redis, and nearly agree.
 - Other gauges: the sum.
 - `process_…` and `python_…`: not merged; each sample gets the label `worker`.
 """
@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 _CUMULATIVE: Final = frozenset({"counter", "histogram", "summary"})
 _EARLIEST: Final = "_since_timestamp_seconds"
 _LEAST: Final = ("_up", "_accepting", "_ok", "_timestamp_seconds")
-_GREATEST: Final = ("_info", "_jobs", "_jobs_oldest_age_seconds")
+_GREATEST: Final = ("_info", "_jobs", "_jobs_bytes", "_jobs_oldest_age_seconds")
 _PER_PROCESS: Final = ("process_", "python_")
 
 Family = dict[str, Any]  # name, help, type, samples: [name, labels, value]

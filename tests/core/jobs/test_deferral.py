@@ -1,45 +1,16 @@
-"""The fields that a job stores, and Idempotency-Key."""
+"""Idempotency-Key: valid ones, and the requests that they belong to."""
 
 import pytest
 
 from sidecar.core.jobs.deferral import (
+    MAX_KEY_BYTES,
     idempotency_key,
-    is_credential,
-    stored_fields,
+    key_problem,
     with_idempotency_key,
 )
 from sidecar.core.jobs.job import JobRequest
 
 REQUEST = JobRequest("POST", b"/x", b"a", "10.0.0.1", (), b"body", b"text/plain")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key",
-     b"x_api_key", b"apikey", b"x-auth-token", b"x-amz-security-token", b"x-csrf-token",
-     b"client-secret", b"x-session-id", b"x-user-password"],
-)  # fmt: skip
-def test_a_credential_is_recognised_by_its_name_and_not_stored(name: bytes) -> None:
-    assert is_credential(name)
-    assert stored_fields([(name, name + b": 1\r\n")]) == ()
-
-
-@pytest.mark.parametrize(
-    "name", [b"accept", b"idempotency-key", b"x-author", b"user-agent", b"x-key-size", b"etag"]
-)
-def test_other_fields_are_stored(name: bytes) -> None:
-    field = (name, name.title() + b": some value\r\n")
-    assert stored_fields([field]) == (field,)
-
-
-def test_preferences_that_the_sidecar_applies_are_not_stored() -> None:
-    def stored(value: bytes) -> tuple[bytes, ...]:
-        return tuple(line for _, line in stored_fields([(b"prefer", b"prefer: %b\r\n" % value)]))
-
-    assert stored(b"respond-async, wait=10") == ()
-    assert stored(b'respond-async, return=minimal; x="a, b"') == (
-        b'Prefer: return=minimal; x="a, b"\r\n',
-    )
 
 
 def test_a_job_sends_the_clients_idempotency_key_or_else_its_id() -> None:
@@ -48,6 +19,19 @@ def test_a_job_sends_the_clients_idempotency_key_or_else_its_id() -> None:
     assert with_idempotency_key((), "0199") == (
         (b"idempotency-key", b'Idempotency-Key: "0199"\r\n'),
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [((), ""), ((b"a",), ""), ((b"k" * MAX_KEY_BYTES,), ""), ((b'"order-1"',), ""),
+     ((b"a", b"b"), "more than one"), ((b"a", b"a"), "more than one"), ((b"",), "empty"),
+     ((b"k" * (MAX_KEY_BYTES + 1),), "longer than 256 bytes")],
+)  # fmt: skip
+def test_a_request_has_one_idempotency_key_of_bounded_length(
+    values: tuple[bytes, ...], problem: str
+) -> None:
+    assert bool(key_problem(values)) == bool(problem)
+    assert problem in key_problem(values)
 
 
 def test_an_idempotency_key_belongs_to_one_api_key_and_one_request() -> None:

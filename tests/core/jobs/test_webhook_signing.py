@@ -1,4 +1,4 @@
-"""Signatures after Standard Webhooks, retries, and public addresses."""
+"""Signatures after Standard Webhooks, and retries."""
 
 import base64
 import hashlib
@@ -9,7 +9,6 @@ import pytest
 from sidecar.core.jobs.webhook_signing import (
     RETRY_SPANS_US,
     account_secret,
-    is_public,
     next_retry_us,
     parse_secret,
     signature_fields,
@@ -52,16 +51,3 @@ def test_a_webhook_is_retried_for_about_an_hour() -> None:
         at += span
     assert tuple(spans) == RETRY_SPANS_US
     assert next_retry_us(at) is None
-
-
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [("8.8.8.8", True), ("2606:4700::1111", True), ("127.0.0.1", False), ("10.1.2.3", False),
-     ("172.16.0.1", False), ("192.168.1.1", False), ("169.254.169.254", False),
-     ("100.64.0.1", False), ("0.0.0.0", False), ("::1", False), ("fe80::1%eth0", False),
-     ("fd00::1", False), ("::ffff:127.0.0.1", False), ("::ffff:8.8.8.8", True),
-     ("224.0.0.1", False), ("64:ff9b::7f00:1", False), ("64:ff9b::808:808", True),
-     ("2002:7f00:1::", False)],
-)  # fmt: skip
-def test_private_addresses_are_not_public(address: str, public: bool) -> None:
-    assert is_public(address) is public

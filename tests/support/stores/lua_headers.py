@@ -7,8 +7,8 @@ from typing import Any
 
 FOLDER = files("sidecar.stores") / "lua"
 OF_JOBS = (
-    "jobs/add", "jobs/claim", "jobs/count", "jobs/find", "jobs/move", "jobs/register",
-    "jobs/schedule", "jobs/take", "jobs/wake_all",
+    "jobs/add", "jobs/claim", "jobs/count", "jobs/find", "jobs/move", "jobs/rate", "jobs/register",
+    "jobs/schedule", "jobs/take", "jobs/trim", "jobs/wake_all", "jobs/weigh",
 )  # fmt: skip
 OPERATIONS = (
     "beat", "charge", "grant", "peek", "rebuild", "refund", "renew", "reserve", "settle", *OF_JOBS,
