@@ -413,3 +413,4 @@ class PlanBook:
     links: Links = Links()
     packs: dict[str, Pack] = field(default_factory=dict)
     downgrades: Downgrades = "at_once"
+    warnings: tuple[str, ...] = ()  # about the file, a line each
