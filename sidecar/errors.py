@@ -72,7 +72,7 @@ def terminal_lines(error: SidecarError, remedy: str = "") -> Iterator[str]:
         yield from (f"error: {problem}" for problem in error.problems)
         yield "try: run sidecar check FILE until it prints ok"
         return
-    for line in str(error).splitlines():
+    for line in str(error).split("\n"):
         problem, separator, advice = line.rpartition("; ")
         yield f"error: {problem if separator else line}"
         if separator or remedy:

@@ -9,6 +9,7 @@ import typer
 
 from sidecar.commands import accounts_move
 from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, Command
+from sidecar.commands.output import cell, echo
 from sidecar.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def create(
         if any(given is not None for given in (plan, timezone, anchor, teams)):
             admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of, teams=listed)
         elif not admin.has_account(account):
-            typer.echo(
+            echo(
                 f"note: account {account} is not in Redis: its keys work only if the plan file "
                 "has it, or after sidecar accounts set",
                 err=True,
@@ -159,8 +160,8 @@ def create(
         created, secret = admin.create_key(
             account, random_bytes=secrets.token_bytes, key_id=key_id, expires=expires_in, team=team
         )
-    typer.echo(f"Key {created} of account {account}; the secret is shown only now:", err=True)
-    typer.echo(secret)
+    echo(f"Key {created} of account {account}; the secret is shown only now:", err=True)
+    echo(secret)
     return 0
 
 
@@ -192,8 +193,9 @@ def list_keys(
     with _admin(redis, redis_prefix, config) as admin:
         for row in admin.list_keys(account):
             left = f"expires in {row.expires_s // 86_400} days" if row.expires_s >= 0 else "-"
-            team = f"\tteam={row.team}" if row.team else ""
-            typer.echo(f"{row.account}\t{row.id}\tsha256:{row.digest[:12]}…\t{left}{team}")
+            cells = [row.account, row.id, f"sha256:{row.digest[:12]}…", left]
+            cells += [f"team={row.team}"] if row.team else []
+            echo("\t".join(map(cell, cells)))
     return 0
 
 
@@ -212,7 +214,7 @@ def revoke(
     """
     with _admin(redis, redis_prefix, config) as admin:
         admin.revoke_key(account, key_id)
-    typer.echo(f"Key {key_id} of account {account} is revoked.")
+    echo(f"Key {key_id} of account {account} is revoked.")
     return 0
 
 
@@ -263,7 +265,7 @@ def set_account(
             teams=listed,
             webhook=webhook,
         )
-    typer.echo(f"Account {account} is set.")
+    echo(f"Account {account} is set.")
     return 0
 
 
@@ -279,7 +281,7 @@ def list_accounts(
     with _admin(redis, redis_prefix, config) as admin:
         for row in admin.list_accounts():
             shown = [f"{field}={value}" for field, value in sorted(row.fields.items()) if value]
-            typer.echo("\t".join([row.id, *shown]))
+            echo("\t".join(map(cell, [row.id, *shown])))
     return 0
 
 

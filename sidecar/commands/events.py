@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidecar.commands.options import CONFIG, SPOOL, Command
+from sidecar.commands.output import echo
 from sidecar.core.text import amount
 from sidecar.errors import SpoolError
 
@@ -73,8 +74,8 @@ def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
     for directory in _spools(spool, config):
         report = verify_spool(directory)
         for problem in (*report.gaps, *report.breaks):
-            typer.echo(f"{directory}/{problem}")
-        typer.echo(f"{directory}: {_summary(report)}")
+            echo(f"{directory}/{problem}")
+        echo(f"{directory}: {_summary(report)}")
         whole = whole and report.ok
     return 0 if whole else 1
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidecar.commands.output import echo
+
 if TYPE_CHECKING:
     from sidecar.core.model import PlanBook
 
@@ -35,13 +37,13 @@ def check(
         try:
             book = load(file)
             for warning in book.warnings:
-                typer.echo(warning)
+                echo(warning)
             invalid += strict and bool(book.warnings)
-            typer.echo(f"{file}: ok: {summary(book)}")
+            echo(f"{file}: ok: {summary(book)}")
         except ConfigError as error:
             invalid += 1
             for problem in error.problems:
-                typer.echo(str(problem))
+                echo(str(problem))
     return 1 if invalid else 0
 
 
@@ -71,5 +73,5 @@ def schema() -> int:
     """
     from sidecar.config.schema import schema as plan_schema
 
-    typer.echo(json.dumps(plan_schema(), indent=2, ensure_ascii=False))
+    echo(json.dumps(plan_schema(), indent=2, ensure_ascii=False))
     return 0
