@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidecar.commands.accounts import name
+from sidecar.commands.account_options import name
 from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
 from sidecar.commands.output import echo
 from sidecar.errors import SettingsError, SidecarError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from sidecar.commands.accounts import ACCOUNT, name
+from sidecar.commands.account_options import ACCOUNT, name
 from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, SOURCE, WEBHOOK_SECRET, Command
 from sidecar.commands.output import cell, echo
 from sidecar.errors import SettingsError, SidecarError, StoreUnavailable
