@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from sidecar.core.identity import fingerprint
+from sidecar.core.identity import key_digest
 from sidecar.core.model import Key
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisDirectory, Wire, keys
@@ -25,7 +25,7 @@ def find(url: str, secret: str) -> Key | None:
         await wire.start()
         try:
             return await RedisDirectory(wire, "qs", lambda _: None).find(
-                fingerprint(secret.encode())
+                key_digest(secret.encode())
             )
         finally:
             await wire.stop()
@@ -46,7 +46,7 @@ def rotate(sidecar: Any, url: str, *more: str) -> Any:
 
 def left_s(url: str, secret: str) -> int:
     client = redis.Redis.from_url(url)
-    left = client.ttl(keys.credential("qs", fingerprint(secret.encode()).hex()))
+    left = client.ttl(keys.credential("qs", key_digest(secret.encode()).hex()))
     client.close()
     return int(left)
 
@@ -101,7 +101,7 @@ def test_a_rotation_that_cannot_be_changes_nothing(
 
 async def test_a_cached_key_ends_when_it_expires(valkey_url: str, sidecar: Any) -> None:
     secret = create(sidecar, valkey_url)
-    digest = fingerprint(secret.encode())
+    digest = key_digest(secret.encode())
     client = redis.Redis.from_url(valkey_url)
     client.expire(keys.credential("qs", digest.hex()), 30)
     client.close()
@@ -129,7 +129,7 @@ def test_show_has_record_and_keys_but_no_secret(sidecar: Any, valkey_url: str) -
         sidecar("accounts", "show", "acme", "--json", "--redis", valkey_url).stdout
     )
     assert (as_json["account"], as_json["plan"]) == ("acme", "pro")
-    assert as_json["keys"][0]["sha256"] == fingerprint(secret.encode()).hex()
+    assert as_json["keys"][0]["sha256"] == key_digest(secret.encode()).hex()
     assert secret not in shown.stdout
     none = sidecar("accounts", "show", "globex", "--redis", valkey_url)
     assert (none.returncode, none.stdout) == (1, "")
