@@ -28,6 +28,7 @@ from sidecar.errors import SidecarError
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.stores import Connection, RedisDirectory, RedisLimitStore, keys
 from sidecar.stores.admin import Admin
+from sidecar.stores.eviction import eviction_policy
 from sidecar.stores.inspector import Inspector
 from sidecar.stores.jobs import JobTerms, RedisJobs
 from sidecar.stores.rebuild import Change
@@ -72,6 +73,7 @@ async def serve(url: str) -> None:
         store = RedisLimitStore(redis)
         assert (await store.reserve(ACCOUNT, "k1", claims())).granted
         await store.peek(ACCOUNT, "k1", claims())
+        assert await eviction_policy(redis) is not None
         await follow(redis)
         await defer(redis)
 
