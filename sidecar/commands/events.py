@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidecar.commands import events_ship
 from sidecar.commands.options import CONFIG, SPOOL, Command
 from sidecar.commands.output import echo
 from sidecar.core.text import amount
@@ -23,6 +24,7 @@ def app() -> typer.Typer:
     )
     group.command("tail", cls=Command)(tail)
     group.command("verify", cls=Command)(verify)
+    group.command("ship", cls=Command)(events_ship.ship)
     return group
 
 
@@ -82,10 +84,15 @@ def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
 
 def _spools(spool: str | None, config: str | None) -> Sequence[Path]:
     """Return the spools of the directory: its own and that of each worker. Raises SpoolError."""
-    from sidecar.serve.share import find_orphan_spools
     from sidecar.settings import load_subset
 
-    directory = load_subset("config", "spool", config=config, spool=spool).spool
+    return spools_in(load_subset("config", "spool", config=config, spool=spool).spool)
+
+
+def spools_in(directory: Path) -> Sequence[Path]:
+    """Return the spools of a directory: its own and that of each worker. Raises SpoolError."""
+    from sidecar.serve.share import find_orphan_spools
+
     try:
         next(directory.iterdir(), None)
         spools = find_orphan_spools(directory, 0)  # no workers run here: all spools

@@ -301,6 +301,7 @@ class App:
             degraded.append(self.eviction.warning)
         if not self.spool.accepting:
             degraded.append("spool: full or not writable; only critical requests are forwarded")
+        degraded += self.shipper.faults
         return Readiness(reasons, degraded)
 
     def reload(self) -> None:
