@@ -14,7 +14,7 @@ from sidecar.core.refusals.build import wait_fields
 from sidecar.core.refusals.ratelimit_fields import legacy_fields, ratelimit_field
 from sidecar.gate import Admission
 from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.headers import tokens, traceparent, without_nominated
+from sidecar.proxy.headers import tokens, traceparent, without_credentials, without_nominated
 
 Networks = tuple[str, ...]
 
@@ -50,6 +50,7 @@ class ProxyOptions:
     via: bytes = b"sidecar"  # the sidecar's pseudonym; a request that has it already is a loop
     scheme: bytes = b"http"
     upstream_host: bytes = b""  # replaces Host; b"" keeps the client's
+    forward_credentials: bool = True
     legacy_headers: bool = False
     upgrades: frozenset[bytes] = field(default_factory=lambda: frozenset({b"websocket"}))
     trusts: Callable[[str], bool] = _trust_none
@@ -94,6 +95,8 @@ def request_head(
     fields = request.fields
     if request.connection:
         fields = without_nominated(fields, request.connection)
+    if not options.forward_credentials:
+        fields = without_credentials(fields)
     parts = [
         b"%b %b HTTP/1.1\r\nHost: %b\r\n"
         % (request.method.encode(), request.target, options.upstream_host or host)

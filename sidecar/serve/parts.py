@@ -134,6 +134,7 @@ def options_of(settings: Settings, scheme: bytes) -> ProxyOptions:
         via=(settings.via_name or f"sidecar-{workload_of(settings)}").encode(),
         scheme=scheme,
         upstream_host=(settings.upstream_host or "").encode(),
+        forward_credentials=settings.forward_credentials,
         legacy_headers=settings.legacy_headers,
         upgrades=frozenset(one.encode() for one in settings.upgrades),
         trusts=trust(settings.trusted_proxies),
