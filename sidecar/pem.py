@@ -22,7 +22,7 @@ def pem_problem(certificates: tuple[Path, ...], keys: tuple[Path, ...] = ()) -> 
 
 
 def _text(file: Path) -> tuple[str, str]:
-    """The text of a file, and why there is none."""
+    """The text of a file, and why it has no text."""
     try:
         return file.read_text(encoding="ascii", errors="replace"), ""
     except OSError as error:
