@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from typing import Annotated
+from unicodedata import category
 
 import typer
 
@@ -25,6 +26,7 @@ from sidecar.commands import (
     serve,
 )
 from sidecar.commands.options import Command
+from sidecar.core.text import one_line
 from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError, terminal_lines
 
 HELP = """Put plans, quotas, explained refusals and metering in front of an API.
@@ -86,6 +88,11 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Errors are printed to stderr."""
+    control = _control_character(arguments)
+    if control:
+        number, char = control
+        _print(f"error: argument {number} has the control character U+{ord(char):04X}: remove it")
+        return 2
     try:
         code = build()(args=list(arguments), prog_name="sidecar", standalone_mode=False)
         sys.stdout.flush()
@@ -107,6 +114,15 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort, to print no traceback
         return _internal_error(error, arguments)
     return code if isinstance(code, int) else 0
+
+
+def _control_character(arguments: Sequence[str]) -> tuple[int, str] | None:
+    """The number of an argument that could forge lines of output, and the character."""
+    for number, argument in enumerate(arguments, 1):
+        for char in argument:
+            if category(char) == "Cc":
+                return number, char
+    return None
 
 
 def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> int:
@@ -148,4 +164,4 @@ def _internal_error(error: Exception, arguments: Sequence[str]) -> int:
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201 - errors of a command line belong on stderr
+    print(one_line(line), file=sys.stderr)  # noqa: T201 - errors of a command line belong on stderr

@@ -43,8 +43,15 @@ class Problem:
     message: str  # what is wrong; what to write instead
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}:{self.column}"
-        return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+        return self._line("")
+
+    def as_warning(self) -> str:
+        """The line of a problem that does not make the file invalid."""
+        return self._line("warning: ")
+
+    def _line(self, kind: str) -> str:
+        where = f"{self.file}:{self.line}:{self.column}: {kind}"
+        return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"
 
 
 class ConfigError(SidecarError):
@@ -65,7 +72,7 @@ def terminal_lines(error: SidecarError, remedy: str = "") -> Iterator[str]:
         yield from (f"error: {problem}" for problem in error.problems)
         yield "try: run sidecar check FILE until it prints ok"
         return
-    for line in str(error).splitlines():
+    for line in str(error).split("\n"):
         problem, separator, advice = line.rpartition("; ")
         yield f"error: {problem if separator else line}"
         if separator or remedy:

@@ -81,6 +81,7 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.requests: dict[tuple[str, str, str, str], int] = {}
         self.shadowed: dict[tuple[str, ...], float] = {}
+        self.costs_capped: dict[tuple[str, ...], float] = {}
         self.added = Histogram()
         self.upstream = Histogram()
         self.store = Histogram()
@@ -94,6 +95,12 @@ class Metrics(Collector):
             "Requests that a limit in shadow mode would have refused.",
             ("plan", "limit"),
             lambda: self.shadowed,
+        )
+        self.labelled_counter(
+            "sidecar_settled_costs_capped",
+            "Costs that the upstream reported above the most that one request settles.",
+            ("meter",),
+            lambda: self.costs_capped,
         )
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
@@ -109,6 +116,10 @@ class Metrics(Collector):
     def shadow(self, plan: str, limit: str) -> None:
         """Count a request that was allowed although a limit in shadow mode would refuse it."""
         self.shadowed[plan, limit] = self.shadowed.get((plan, limit), 0.0) + 1
+
+    def capped(self, meter: str) -> None:
+        """Count a cost above the most that one request settles."""
+        self.costs_capped[(meter,)] = self.costs_capped.get((meter,), 0.0) + 1
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Publish a number, which `read` returns at each scrape."""

@@ -155,6 +155,10 @@ class Sink(Protocol):
         """Kind of the sink; also in the name of its cursor file and in metric labels."""
         ...
 
+    async def check(self) -> None:
+        """Find out, at the start, whether events can be stored. Raises SinkDown if not."""
+        ...
+
     async def send(self, lines: Sequence[bytes]) -> None:
         """Deliver lines of the spool (JSON, without newlines) in order; durable on return.
 

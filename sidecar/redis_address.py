@@ -32,6 +32,13 @@ _URL: Final = re.compile(
     r"(?P<nodes>[^/?#@]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?"
 )
 _NODE: Final = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s\[\]:,]+))(:(?P<port>\d+))?")
+# A mark that ends the hosts, before the @ that ends the password: it belongs to the password.
+_SPECIAL: Final = re.compile(r"://[^@]*[/?#\s][^@]*@")
+_OPTIONS: Final = re.compile(r"^unix:|\?[a-z_]+=")
+_PERCENT_ENCODE: Final = (
+    "not a Redis URL: user or password has a special character; percent-encode it: "
+    "%2F for /, %3F for ?, %23 for #, %25 for %, %40 for @"
+)
 _PATHS: Final = {
     "single": re.compile(r"/?(?P<master>)(?P<number>[0-9]*)"),
     "sentinel": re.compile(r"/(?P<master>[A-Za-z0-9._-]+)(/(?P<number>[0-9]*))?"),
@@ -99,6 +106,15 @@ def redis_address(text: str) -> RedisAddress:
 
     The error does not repeat the text, as a password may be anywhere in it.
     """
+    try:
+        return _parse(text)
+    except ValueError:
+        if _SPECIAL.search(text) and not _OPTIONS.search(text):
+            raise ValueError(_PERCENT_ENCODE) from None
+        raise
+
+
+def _parse(text: str) -> RedisAddress:
     url = _URL.fullmatch(text)
     if url is None:
         raise ValueError(f"not a Redis URL; {FORMS}")

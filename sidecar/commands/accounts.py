@@ -1,35 +1,31 @@
 """keys and accounts: API keys and accounts in Redis."""
 
-import re
 import secrets
-from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidecar.commands import accounts_move
-from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, Command
+from sidecar.commands import accounts_move, accounts_show, keys_rotate
+from sidecar.commands.account_options import (
+    ACCOUNT,
+    ANCHOR,
+    PLAN,
+    TEAMS,
+    TIMEZONE,
+    check_with_plans,
+    date_of,
+    lifetime,
+    name,
+    open_admin,
+    teams_of,
+    time_zone_of,
+)
+from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX, Command
+from sidecar.commands.output import cell, echo
 from sidecar.errors import SettingsError
 
 if TYPE_CHECKING:
     from sidecar.stores.admin import Admin
-
-ACCOUNT = Annotated[str, typer.Option(metavar="ID", help="Account ID.")]
-PLAN = Annotated[str | None, typer.Option(metavar="PLAN", help="ID of the plan in the plan file.")]
-TIMEZONE = Annotated[
-    str | None, typer.Option(metavar="ZONE", help="Time zone, such as Europe/Paris.")
-]
-ANCHOR = Annotated[
-    str | None, typer.Option(metavar="DATE", help="Billing anchor, such as 2026-01-15.")
-]
-
-TEAMS = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LIST",
-        help="Teams and their shares, such as search=40%,ads=30%:keep; none: no teams.",
-    ),
-]
 
 
 def keys_app() -> typer.Typer:
@@ -39,6 +35,7 @@ def keys_app() -> typer.Typer:
     )
     group.command("create", cls=Command)(create)
     group.command("list", cls=Command)(list_keys)
+    group.command("rotate", cls=Command)(keys_rotate.rotate)
     group.command("revoke", cls=Command)(revoke)
     return group
 
@@ -51,62 +48,9 @@ def accounts_app() -> typer.Typer:
     group.command("set", cls=Command)(set_account)
     group.command("move", cls=Command)(accounts_move.move)
     group.command("list", cls=Command)(list_accounts)
+    group.command("show", cls=Command)(accounts_show.show)
+    group.command("delete", cls=Command)(accounts_show.delete)
     return group
-
-
-def lifetime(text: str | None) -> timedelta | None:
-    """A lifetime such as "365d", "12h" or "90m". Raises SettingsError."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"([1-9][0-9]{0,5})([dhm])", text)
-    if match is None:
-        raise SettingsError(
-            f'--expires: "{text}" is not a lifetime; write it like 365d, 12h or 90m'
-        )
-    unit = {"d": "days", "h": "hours", "m": "minutes"}[match[2]]
-    return timedelta(**{unit: int(match[1])})
-
-
-def date_of(text: str | None) -> date | None:
-    """A date in ISO format. Raises SettingsError."""
-    try:
-        return None if text is None else date.fromisoformat(text)
-    except ValueError:
-        raise SettingsError(f'--anchor: "{text}" is not a date; write it like 2026-01-15') from None
-
-
-def time_zone_of(text: str | None) -> str | None:
-    """An IANA time zone name. Raises SettingsError."""
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-    try:
-        return None if text is None else ZoneInfo(text).key
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise SettingsError(
-            f'--timezone: "{text}" is not a time zone; write an IANA name such as Europe/Paris'
-        ) from None
-
-
-def name(flag: str, text: str) -> str:
-    """An id that is valid in headers, Redis keys and events. Raises SettingsError."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}", text) is None:
-        raise SettingsError(
-            f'{flag}: "{text}" is not an id; use up to 128 letters, digits and _ . : @ -'
-        )
-    return text
-
-
-def teams_of(text: str | None) -> str | None:
-    """A list of teams as it is stored; "": no teams. Raises SettingsError."""
-    from sidecar.core.teams import read_teams
-
-    if text is None or text == "none":
-        return None if text is None else ""
-    try:
-        read_teams(text)
-    except ValueError as error:
-        raise SettingsError(f'--teams: "{text}" {error}') from None
-    return text
 
 
 def create(
@@ -123,14 +67,16 @@ def create(
         str | None,
         typer.Option(metavar="SPAN", help="Lifetime, such as 365d, 12h or 90m. Default: 10 years."),
     ] = None,
+    plans: PLANS = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
     """Create an API key and print its secret, which is not stored.
 
-    With --plan, the command also creates or changes the account. Without, the account must be in
-    Redis or in the plan file. Only the secret is printed to stdout.
+    With --plan, the command also creates or changes the account; with --plans, it first checks
+    that the plan exists. Without --plan, the account must be in Redis or in the plan file. Only
+    the secret is printed to stdout.
 
     \b
     Examples:
@@ -145,11 +91,14 @@ def create(
         name("--team", team)
     expires_in, day_of, zone_of = lifetime(expires), date_of(anchor), time_zone_of(timezone)
     listed = teams_of(teams)
-    with _admin(redis, redis_prefix, config) as admin:
-        if any(given is not None for given in (plan, timezone, anchor, teams)):
+    changes = any(given is not None for given in (plan, timezone, anchor, teams))
+    if changes:
+        check_with_plans(plans, config, account, plan)
+    with open_admin(redis, redis_prefix, config) as admin:
+        if changes:
             admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of, teams=listed)
         elif not admin.has_account(account):
-            typer.echo(
+            echo(
                 f"note: account {account} is not in Redis: its keys work only if the plan file "
                 "has it, or after sidecar accounts set",
                 err=True,
@@ -159,8 +108,8 @@ def create(
         created, secret = admin.create_key(
             account, random_bytes=secrets.token_bytes, key_id=key_id, expires=expires_in, team=team
         )
-    typer.echo(f"Key {created} of account {account}; the secret is shown only now:", err=True)
-    typer.echo(secret)
+    echo(f"Key {created} of account {account}; the secret is shown only now:", err=True)
+    echo(secret)
     return 0
 
 
@@ -189,11 +138,10 @@ def list_keys(
     Example:
       sidecar keys list --account acme
     """
-    with _admin(redis, redis_prefix, config) as admin:
+    with open_admin(redis, redis_prefix, config) as admin:
         for row in admin.list_keys(account):
-            left = f"expires in {row.expires_s // 86_400} days" if row.expires_s >= 0 else "-"
-            team = f"\tteam={row.team}" if row.team else ""
-            typer.echo(f"{row.account}\t{row.id}\tsha256:{row.digest[:12]}…\t{left}{team}")
+            cells = [row.account, *accounts_show.key_cells(row)]
+            echo("\t".join(map(cell, cells)))
     return 0
 
 
@@ -210,9 +158,9 @@ def revoke(
     Example:
       sidecar keys revoke --account acme --id k1
     """
-    with _admin(redis, redis_prefix, config) as admin:
+    with open_admin(redis, redis_prefix, config) as admin:
         admin.revoke_key(account, key_id)
-    typer.echo(f"Key {key_id} of account {account} is revoked.")
+    echo(f"Key {key_id} of account {account} is revoked.")
     return 0
 
 
@@ -232,11 +180,15 @@ def set_account(
         str | None,
         typer.Option(metavar="URL", help="URL that receives a POST when a job ends. Empty: none."),
     ] = None,
+    plans: PLANS = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
     """Create or change an account in Redis, within 1 s.
+
+    With --plans, the command checks that the plan exists, and refuses an account of the plan
+    file: sidecars read that one from the file.
 
     \b
     Examples:
@@ -253,7 +205,8 @@ def set_account(
     if webhook:
         _check_webhook(webhook)
     day_of, zone_of, listed = date_of(anchor), time_zone_of(timezone), teams_of(teams)
-    with _admin(redis, redis_prefix, config) as admin:
+    check_with_plans(plans, config, account, plan)
+    with open_admin(redis, redis_prefix, config) as admin:
         admin.set_account(
             account,
             plan=plan,
@@ -263,7 +216,7 @@ def set_account(
             teams=listed,
             webhook=webhook,
         )
-    typer.echo(f"Account {account} is set.")
+    echo(f"Account {account} is set.")
     return 0
 
 
@@ -285,19 +238,8 @@ def list_accounts(
     Example:
       sidecar accounts list
     """
-    with _admin(redis, redis_prefix, config) as admin:
+    with open_admin(redis, redis_prefix, config) as admin:
         for row in admin.list_accounts():
             shown = [f"{field}={value}" for field, value in sorted(row.fields.items()) if value]
-            typer.echo("\t".join([row.id, *shown]))
+            echo("\t".join(map(cell, [row.id, *shown])))
     return 0
-
-
-def _admin(redis: str | None, redis_prefix: str | None, config: str | None) -> "Admin":
-    from sidecar.settings import load_subset
-    from sidecar.stores.admin import Admin
-
-    settings = load_subset(
-        "config", "redis", "redis_prefix", redis=redis, redis_prefix=redis_prefix, config=config
-    )
-
-    return Admin(settings.redis.get_secret_value(), settings.redis_prefix)

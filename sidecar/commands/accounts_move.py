@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
+from sidecar.commands.output import echo
 from sidecar.errors import SettingsError, SidecarError
 
 if TYPE_CHECKING:
@@ -55,12 +56,10 @@ def move(
         at_us = _instant(book, record, plan, when, now_us)
         if at_us is None or at_us <= now_us:
             admin.set_account(account, plan=plan)
-            typer.echo(f"Account {account} is on plan {plan}.")
+            echo(f"Account {account} is on plan {plan}.")
             return 0
         admin.set_account(account, then=PlanChange(plan, at_us))
-    typer.echo(
-        f"Account {account} stays on plan {record.plan} until {instant(at_us)}, then {plan}."
-    )
+    echo(f"Account {account} stays on plan {record.plan} until {instant(at_us)}, then {plan}.")
     return 0
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidecar.commands.output import echo
 from sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ def backtest(
         )
     if as_json:
         document = output.json_document(reports, reader.summary, book, str(plans))
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        echo(json.dumps(document, indent=2, ensure_ascii=False))
         return 0
     for line in output.text_lines(reports, reader.summary, book, str(plans)):
-        typer.echo(line)
+        echo(line)
     return 0
 
 

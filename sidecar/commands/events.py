@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidecar.commands import events_ship
 from sidecar.commands.options import CONFIG, SPOOL, Command
+from sidecar.commands.output import echo
 from sidecar.core.text import amount
 from sidecar.errors import SpoolError
 
@@ -22,6 +24,7 @@ def app() -> typer.Typer:
     )
     group.command("tail", cls=Command)(tail)
     group.command("verify", cls=Command)(verify)
+    group.command("ship", cls=Command)(events_ship.ship)
     return group
 
 
@@ -73,18 +76,23 @@ def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
     for directory in _spools(spool, config):
         report = verify_spool(directory)
         for problem in (*report.gaps, *report.breaks):
-            typer.echo(f"{directory}/{problem}")
-        typer.echo(f"{directory}: {_summary(report)}")
+            echo(f"{directory}/{problem}")
+        echo(f"{directory}: {_summary(report)}")
         whole = whole and report.ok
     return 0 if whole else 1
 
 
 def _spools(spool: str | None, config: str | None) -> Sequence[Path]:
     """Return the spools of the directory: its own and that of each worker. Raises SpoolError."""
-    from sidecar.serve.share import find_orphan_spools
     from sidecar.settings import load_subset
 
-    directory = load_subset("config", "spool", config=config, spool=spool).spool
+    return spools_in(load_subset("config", "spool", config=config, spool=spool).spool)
+
+
+def spools_in(directory: Path) -> Sequence[Path]:
+    """Return the spools of a directory: its own and that of each worker. Raises SpoolError."""
+    from sidecar.serve.share import find_orphan_spools
+
     try:
         next(directory.iterdir(), None)
         spools = find_orphan_spools(directory, 0)  # no workers run here: all spools

@@ -17,6 +17,7 @@ from sidecar.commands.options import (
     REDIS_PREFIX,
     RESERVED_PREFIX,
 )
+from sidecar.commands.output import echo
 from sidecar.errors import SettingsError, SidecarError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def explain(
     text = (
         json.dumps(explanation, indent=2, ensure_ascii=False) if as_json else text_of(explanation)
     )
-    typer.echo(text)
+    echo(text)
     return 0
 
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidecar.commands.accounts import name
+from sidecar.commands.account_options import name
 from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
+from sidecar.commands.output import echo
 from sidecar.errors import SettingsError, SidecarError
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def grant(
     until = f"until {instant(done.expires_us)}"
     if done.new:
         more = amount(one.units, book.meters[one.meter].unit)
-        typer.echo(f"Account {account} has {more} more on {one.limit}, {until}: {grant_id}")
+        echo(f"Account {account} has {more} more on {one.limit}, {until}: {grant_id}")
     else:
-        typer.echo(f"Grant {grant_id} exists already, {until}; nothing changed.")
+        echo(f"Grant {grant_id} exists already, {until}; nothing changed.")
     return 0
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from sidecar.commands.accounts import ACCOUNT, name
+from sidecar.commands.account_options import ACCOUNT, name
 from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, SOURCE, WEBHOOK_SECRET, Command
+from sidecar.commands.output import cell, echo
 from sidecar.errors import SettingsError, SidecarError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def list_jobs(
         for job_id, account in await store.list_open(limit):
             status = await store.find(account, job_id)
             if status is not None:
-                typer.echo(_line(status))
+                echo(_line(status))
 
     _query(_settings(source, redis, redis_prefix, config), print_jobs)
     return 0
@@ -75,7 +76,7 @@ def show(
     status = _query(settings, lambda store: store.find(account, job))
     if status is None:
         raise _unknown(account, job)
-    typer.echo(json.dumps(_document(status, settings.reserved_prefix), indent=2))
+    echo(json.dumps(_document(status, settings.reserved_prefix), indent=2))
     return 0
 
 
@@ -102,7 +103,7 @@ def cancel(
         raise _unknown(account, job)
     if state is not JobState.CANCELLED:
         raise SidecarError(f'job "{job}" is {state}; only waiting jobs can be cancelled')
-    typer.echo(f"Job {job} of account {account} is cancelled.")
+    echo(f"Job {job} of account {account} is cancelled.")
     return 0
 
 
@@ -124,7 +125,7 @@ def secret(account: ACCOUNT, webhook_secret: WEBHOOK_SECRET = None, config: CONF
     settings = load_subset("config", "webhook_secret", webhook_secret=webhook_secret, config=config)
     if settings.webhook_secret is None:
         raise SettingsError("--webhook-secret: no value; set it or SIDECAR_WEBHOOK_SECRET")
-    typer.echo(account_secret(parse_secret(settings.webhook_secret.get_secret_value()), account))
+    echo(account_secret(parse_secret(settings.webhook_secret.get_secret_value()), account))
     return 0
 
 
@@ -134,7 +135,7 @@ def _line(status: "JobStatus") -> str:
     job = status.job
     target = job.target.split(b"?", 1)[0].decode("latin-1")
     cells = [job.id, job.account, job.state, str(status.position), instant(job.accepted_us)]
-    return "\t".join([*cells, f"{job.method} {target}"])
+    return "\t".join(map(cell, [*cells, f"{job.method} {target}"]))
 
 
 def _document(status: "JobStatus", prefix: str) -> dict[str, Any]:

@@ -6,21 +6,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidecar.commands.output import echo
+
 if TYPE_CHECKING:
     from sidecar.core.model import PlanBook
 
 
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Paths of plan files.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 also if there are warnings.")
+    ] = False,
 ) -> int:
     """Check plan files and print every problem.
 
-    Each problem is a line: file:line:column: path: what is wrong; what to write instead.
+    Each problem is a line: file:line:column: path: what is wrong; what to write instead. A line
+    with "warning:" is about a part that can never have an effect, in a file that is valid.
     Exit code 0: all files are valid, 1: at least one file has a problem.
 
     \b
-    Example:
+    Examples:
       sidecar check plans.yaml
+      sidecar check --strict plans.yaml
     """
     from sidecar.config.loading import load
     from sidecar.errors import ConfigError
@@ -28,11 +35,15 @@ def check(
     invalid = 0
     for file in files:
         try:
-            typer.echo(f"{file}: ok: {summary(load(file))}")
+            book = load(file)
+            for warning in book.warnings:
+                echo(warning)
+            invalid += strict and bool(book.warnings)
+            echo(f"{file}: ok: {summary(book)}")
         except ConfigError as error:
             invalid += 1
             for problem in error.problems:
-                typer.echo(str(problem))
+                echo(str(problem))
     return 1 if invalid else 0
 
 
@@ -45,6 +56,8 @@ def summary(book: "PlanBook") -> str:
         "account": len(book.accounts),
         "key": len(book.keys),
     }
+    if book.warnings:
+        counts["warning"] = len(book.warnings)
     parts = [f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items()]
     return ", ".join([*parts, book.version])
 
@@ -60,5 +73,5 @@ def schema() -> int:
     """
     from sidecar.config.schema import schema as plan_schema
 
-    typer.echo(json.dumps(plan_schema(), indent=2, ensure_ascii=False))
+    echo(json.dumps(plan_schema(), indent=2, ensure_ascii=False))
     return 0

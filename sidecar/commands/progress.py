@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import typer
-
+from sidecar.commands.output import echo
 from sidecar.core.text import amount
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def show_progress(
     for number, item in enumerate(items, 1):
         if number % BATCH == 0 and now() - last >= INTERVAL_S:
             last = now()
-            typer.echo(message(number), err=True)
+            echo(message(number), err=True)
         yield item
 
 
@@ -47,9 +46,9 @@ def gc_paused() -> Iterator[None]:
 def print_warnings(events: "ReadSummary") -> None:
     """Print the lines that are not events, and the number of files that disappeared."""
     for line in events.broken_lines:
-        typer.echo(f"warning: {line}", err=True)
+        echo(f"warning: {line}", err=True)
     if events.broken > len(events.broken_lines):
-        typer.echo(f"warning: {events.broken:,} broken lines in total", err=True)
+        echo(f"warning: {events.broken:,} broken lines in total", err=True)
     if events.vanished:
         files = amount(events.vanished, "file")
-        typer.echo(f"warning: {files} shipped and deleted before they could be read", err=True)
+        echo(f"warning: {files} shipped and deleted before they could be read", err=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
+from sidecar.commands.output import echo
 from sidecar.commands.reconcile_options import (
     ACCOUNT,
     EVENTS,
@@ -61,9 +62,9 @@ def rebuild(
         )
         if as_json:
             document = json_report.rebuild_document(report, inputs.events, applied=apply)
-            typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+            echo(json.dumps(document, indent=2, ensure_ascii=False))
         else:
             for line in text_report.corrections(report, applied=apply):
-                typer.echo(line)
+                echo(line)
     left = report.busy or report.unknown or (report.corrections and not apply)
     return 1 if left else 0

@@ -3,9 +3,8 @@
 import json
 import time
 
-import typer
-
 from sidecar.commands.options import CONFIG, PLANS, REDIS, REDIS_PREFIX
+from sidecar.commands.output import echo
 from sidecar.commands.reconcile_options import (
     ACCOUNT,
     EVENTS,
@@ -51,10 +50,10 @@ def reconcile(
             document = json_report.reconcile_document(
                 comparisons, reconciler, inputs.events, coverage
             )
-            typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+            echo(json.dumps(document, indent=2, ensure_ascii=False))
         else:
             for line in text_report.differences(comparisons):
-                typer.echo(line)
+                echo(line)
             for line in text_report.summary(comparisons, reconciler, coverage):
-                typer.echo(line)
+                echo(line)
     return 1 if any(one.unexplained for one in comparisons.values()) else 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidecar.commands.output import echo
 from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError, terminal_lines
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def open_inputs(
         raise
     except SidecarError as error:
         for line in terminal_lines(error):
-            typer.echo(line, err=True)
+            echo(line, err=True)
         raise typer.Exit(2) from None
 
 

@@ -87,7 +87,15 @@ def _meter(name: str, model: models.MeterModel) -> Meter:
         model.unit,
         _reserve(reserve) if reserve else None,
         _source(settle.path, settle.header, settle.size) if settle else None,
+        _most(settle) if settle else None,
     )
+
+
+def _most(settle: models.SettleModel) -> int | None:
+    """The most units that one request settles; None: no bound, for sizes that were measured."""
+    if settle.most is not None or settle.size is not None:
+        return settle.most
+    return models.MOST_SETTLED
 
 
 def _reserve(model: models.ReserveModel) -> Reserve:
@@ -269,6 +277,7 @@ def _with_late_costs(
         estimates=estimates,
         read_up_to=max((reserve.bound for _, reserve in estimates), default=0),
         settles=settles,
+        caps=tuple((meter, most) for meter, _ in settles if (most := meters[meter].most)),
         reads=tuple((meter, path) for meter, path in settles if isinstance(path, JsonPath)),
     )
 

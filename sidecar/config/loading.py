@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +16,8 @@ from sidecar.config.draft import partial_draft, whole_draft
 from sidecar.config.messages import explain, redacted
 from sidecar.config.models import FileModel, LimitModel
 from sidecar.config.positions import MAX_BYTES, Document, Finding
+from sidecar.config.values import NOT_EXPANDED, has_variable
+from sidecar.config.warnings import warnings
 from sidecar.core.model import PlanBook
 from sidecar.errors import ConfigError, Problem
 
@@ -49,7 +53,9 @@ def parse(text: bytes, file: str) -> PlanBook:
     problems = _problems(document, findings, file)
     if problems or model is None:
         raise ConfigError(problems)
-    return compile_book(model, "sha256:" + hashlib.sha256(text).hexdigest())
+    book = compile_book(model, "sha256:" + hashlib.sha256(text).hexdigest())
+    found = _problems(document, warnings(model, document.data, datetime.now(UTC)), file)
+    return replace(book, warnings=tuple(warning.as_warning() for warning in found))
 
 
 def _limit_findings(data: Any) -> Iterator[Finding]:
@@ -81,7 +87,7 @@ def _problems(document: Document, findings: Iterable[Finding], file: str) -> lis
     """
     unreadable = {path for _, path, _ in document.unreadable}
     placed = [
-        (document.position(path), path, message)
+        (document.position(path), path, _with_variables(document, path, message))
         for path, message in findings
         if not any(path[:depth] in unreadable for depth in range(len(path) + 1))
     ]
@@ -94,3 +100,9 @@ def _problems(document: Document, findings: Iterable[Finding], file: str) -> lis
         Problem(file, *position, positions.dotted(redacted(path)), message)
         for position, path, message in every
     ]
+
+
+def _with_variables(document: Document, path: positions.Path, message: str) -> str:
+    """The message, or the cause of the problem if the value has a variable to be replaced."""
+    value = document.value(path)
+    return NOT_EXPANDED if isinstance(value, str) and has_variable(value) else message

@@ -26,7 +26,7 @@ _EXAMPLES: Final = {
     "version": "1",
     "meters": f"{{requests: {_ITEMS['meters']}}}", "unit": "request",
     "reserve": "{json: max_tokens, default: 1024}", "settle": "{json: usage.total_tokens}",
-    "json": "usage.total_tokens", "default": "1024", "max_bytes": "262144",
+    "json": "usage.total_tokens", "default": "1024", "most": "1000000", "max_bytes": "262144",
     "routes": f"[{_ITEMS['routes']}]", "match": '"POST /v1/items"', "needs": "[bulk]",
     "cost": "{requests: 1}",
     "plans": f"{{free: {_ITEMS['plans']}}}", "features": "[bulk]",

@@ -17,7 +17,7 @@ from pydantic import (
 
 from sidecar.config import limit_kinds, route_patterns, values
 from sidecar.core.json_path import PATTERN
-from sidecar.core.model import MOST_UNITS
+from sidecar.core.model import MOST_UNITS, UNBOUNDED
 from sidecar.core.settlement import Refundable
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -95,6 +95,7 @@ HeaderName = Annotated[
         json_schema_extra={"examples": ["X-Credits"]},
     ),
 ]
+MOST_SETTLED: Final = 10_000_000  # units of one request, without `most`
 _ONE_SOURCE: Final = "must have exactly one source of the cost; write one of"
 
 
@@ -133,6 +134,14 @@ class SettleModel(Strict):
     path: Json | None = Field(None, alias="json")
     header: HeaderName | None = None
     size: Literal["request", "response", "both"] | None = Field(None, alias="bytes")
+    most: int | None = Field(
+        None,
+        ge=1,
+        le=UNBOUNDED,
+        strict=True,
+        description="Most units that one request is charged; a higher cost is logged and capped. "
+        f"Default: {MOST_SETTLED:_}; of bytes: no bound.",
+    )
 
     @model_validator(mode="after")
     def _require_one_source(self) -> Self:

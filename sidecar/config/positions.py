@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import yaml
 
-from sidecar.config.values import printable
+from sidecar.config.values import NOT_EXPANDED, printable
 from sidecar.config.yaml_messages import explain, unreadable
 from sidecar.errors import ConfigError, Problem
 
@@ -53,6 +53,16 @@ class Document:
         while path and path not in self._positions:
             path = path[:-1]
         return self._positions.get(path, SourcePosition(1, 1))
+
+    def value(self, path: Path) -> Any:
+        """The value at `path`; None if the file has none."""
+        value = self.data
+        for part in path:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
 
 
 def dotted(path: Path) -> str:
@@ -172,6 +182,8 @@ class _Walk:
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag.endswith(":merge"):
                 message = "a key must be a plain word; use extends to inherit"
+                if isinstance(key_node, yaml.MappingNode):  # {{ .Values.quota }}
+                    message = NOT_EXPANDED
                 self.unreadable.append((_position(key_node.start_mark), path, message))
                 continue
             key = str(key_node.value)

@@ -15,6 +15,7 @@ from sidecar.logs import logger
 log = logger("config")
 
 CHECK_EVERY_S: Final = 0.5
+MOST_LOGGED: Final = 20  # problems or warnings, in one log event
 _Stamp = tuple[str, int, int, int, int] | None
 
 
@@ -53,6 +54,7 @@ class LivePlanFile:
         self._begin()
         self.book = await self._compile_apart(self._path)
         self._live_since = self._now()
+        self._log_warnings()
 
     def request_reload(self) -> None:
         """Let `watch` reload the file at once, whether it has changed or not."""
@@ -109,12 +111,20 @@ class LivePlanFile:
             self.reloads += 1
             self._on_change(book)
             log.info("plan_file_live", version=book.version)
+            self._log_warnings()
+
+    def _log_warnings(self) -> None:
+        warnings = self.book.warnings
+        if warnings:
+            log.warning(
+                "plan_file_warnings", count=len(warnings), warnings=list(warnings[:MOST_LOGGED])
+            )
 
     def _reject(self, error: ConfigError) -> None:
         self.failures += 1
         self._failed_since = self._failed_since or self._now()
         self._problems = [str(problem) for problem in error.problems]
-        errors, live = self._problems[:20], self.book.version
+        errors, live = self._problems[:MOST_LOGGED], self.book.version
         log.error("plan_file_rejected", errors=errors, live_version=live)
 
     def status(self) -> dict[str, Any]:
@@ -125,6 +135,7 @@ class LivePlanFile:
             "live_since": self._live_since.isoformat(),
             "failed_since": self._failed_since.isoformat() if self._failed_since else None,
             "problems": self._problems,
+            "warnings": len(self.book.warnings),
             "reloads": self.reloads,
             "failures": self.failures,
         }

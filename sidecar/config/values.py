@@ -37,6 +37,16 @@ PERCENT_PATTERN: Final = r"^(0|[1-9][0-9]*)%$"
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOST_DIGITS: Final = 30  # a longer number is too large for every value here
 _MOST_CHARACTERS: Final = 80
+_VARIABLE: Final = re.compile(r"\$\{[^{}]*\}|\{\{.*\}\}")
+NOT_EXPANDED: Final = (
+    "has a variable, and the plan file does not replace variables; write the value, or replace "
+    "it before, for example with envsubst"
+)
+
+
+def has_variable(text: str) -> bool:
+    """Whether a template was not filled in: `${QUOTA}` or `{{ .Values.quota }}`."""
+    return bool(_VARIABLE.search(text))
 
 
 def quoted(value: object) -> str:

@@ -5,6 +5,8 @@ from typing import Any, Final
 
 import yaml
 
+from sidecar.config.values import NOT_EXPANDED, has_variable
+
 # libyaml's message → this package's; {start} is where the part begins that libyaml was reading.
 _MESSAGES: Final = tuple(
     (re.compile(pattern), message)
@@ -43,6 +45,9 @@ _UNREADABLE: Final = {
 def explain(error: yaml.YAMLError, content: str) -> str:
     """Why this file is not YAML; what to do. Repeats no text of the file."""
     problem = str(getattr(error, "problem", None) or "it cannot be read")
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None and has_variable([*content.split("\n"), ""][mark.line]):
+        return f"not valid YAML: this line {NOT_EXPANDED}"
     if "cannot start any token" in problem:
         message = _bad_first_character(error, content)
     else:

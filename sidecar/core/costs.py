@@ -51,9 +51,10 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """What is counted. `settle`: where the response contains the actual cost."""
+    """What is counted. `settle`: where the response contains the actual cost; `most`: its bound."""
 
     id: str
     unit: str  # singular: "request"
     reserve: Reserve | None = None
     settle: Source | None = None
+    most: int | None = None  # that one request may settle

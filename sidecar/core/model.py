@@ -365,6 +365,7 @@ class Entitlement:
     estimates: tuple[tuple[str, Reserve], ...] = ()
     read_up_to: int = 0
     settles: tuple[tuple[str, Source], ...] = ()
+    caps: tuple[tuple[str, int], ...] = ()  # meter → the most units that one request settles
     reads: tuple[tuple[str, JsonPath], ...] = ()
     defaulted: tuple[tuple[str, Unreadable], ...] = ()
     stays_open: bool = False
@@ -413,3 +414,4 @@ class PlanBook:
     links: Links = Links()
     packs: dict[str, Pack] = field(default_factory=dict)
     downgrades: Downgrades = "at_once"
+    warnings: tuple[str, ...] = ()  # about the file, a line each

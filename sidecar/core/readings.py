@@ -11,10 +11,14 @@ from sidecar.core.model import UNBOUNDED
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Each requested meter is in exactly one of the two mappings."""
+    """Each requested meter is in exactly one of the first two mappings.
+
+    `capped` has the costs that were reported, of meters whose value is the most that settles.
+    """
 
     values: Mapping[str, int]
     unreadable: Mapping[str, Unreadable]
+    capped: Mapping[str, int] | None = None
 
     @classmethod
     def failed(cls, meters: Iterable[str], reason: Unreadable) -> "Reading":
@@ -33,6 +37,14 @@ class Reading:
     def from_document(cls, document: Any, paths: Iterable[tuple[str, JsonPath]]) -> "Reading":
         """Return the costs that a parsed JSON document has at each (meter, path)."""
         return cls.of({meter: whole_units(path.find(document)) for meter, path in paths})
+
+    def capped_at(self, caps: Iterable[tuple[str, int]]) -> "Reading":
+        """Return the reading with no value above its cap."""
+        capped = {meter: most for meter, most in caps if self.values.get(meter, 0) > most}
+        if not capped:
+            return self
+        reported = {meter: self.values[meter] for meter in capped}
+        return Reading({**self.values, **capped}, self.unreadable, reported)
 
 
 def whole_units(value: Any) -> int | Unreadable:

@@ -38,6 +38,15 @@ def amount(count: int, unit: str) -> str:
     return f"{count:,} {unit if count == 1 else plural(unit)}"
 
 
+def one_line(text: str) -> str:
+    """The text with control characters escaped, except tabs: one line, as it looks."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text
+    )
+
+
 def plural(unit: str) -> str:
     """Return the English plural of a unit, by the regular rules."""
     if unit.endswith(("s", "x", "ch", "sh")):

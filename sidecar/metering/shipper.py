@@ -63,6 +63,15 @@ class Shipper:
         """Whether the last delivery succeeded and the lane has not stopped, by sink."""
         return {lane.sink.name: lane.up and not lane.stopped for lane in self._lanes}
 
+    @property
+    def faults(self) -> list[str]:
+        """Why sinks store nothing now, one text per sink that does not."""
+        return [
+            f"sink {lane.sink.name}: {lane.error}"
+            for lane in self._lanes
+            if lane.stopped or not lane.up
+        ]
+
     def start(self) -> None:
         """Start the lanes. Needs an open spool and a running loop."""
         if not self._sinks:
@@ -106,7 +115,7 @@ class Shipper:
             async with asyncio.timeout(timeout_s):
                 await self._spool.flush()
                 for lane in self._lanes:
-                    if not lane.stopped:
+                    if not lane.stopped and (lane.up or lane.lag):
                         lane.idle.clear()
                         lane.wake.set()
                         await lane.idle.wait()

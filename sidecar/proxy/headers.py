@@ -90,6 +90,7 @@ NOT_IN_TRAILERS: Final = NOT_FORWARDED | {
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?"
 )
+_BEARER: Final = re.compile(rb"authorization:[ \t]*bearer(?:[ \t]|\r|$)", re.IGNORECASE)
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
 
@@ -98,6 +99,15 @@ def nominated(values: Sequence[bytes]) -> frozenset[bytes]:
     return frozenset(
         name.strip(b" \t").lower() for value in values for name in value.split(b",")
     ) - {b"", b"close", b"keep-alive", b"upgrade"}
+
+
+def without_credentials(fields: Fields) -> Fields:
+    """The fields without the API key: X-Api-Key, and Authorization with a bearer token."""
+    return [
+        (name, line)
+        for name, line in fields
+        if name != b"x-api-key" and not (name == b"authorization" and _BEARER.match(line))
+    ]
 
 
 def without_nominated(fields: Fields, connection: Sequence[bytes]) -> Fields:

@@ -14,7 +14,13 @@ from sidecar.core.refusals.build import wait_fields
 from sidecar.core.refusals.ratelimit_fields import legacy_fields, ratelimit_field
 from sidecar.gate import Admission
 from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.headers import nominated, tokens, trace_fields, without_nominated
+from sidecar.proxy.headers import (
+    nominated,
+    tokens,
+    trace_fields,
+    without_credentials,
+    without_nominated,
+)
 
 Networks = tuple[str, ...]
 
@@ -51,6 +57,7 @@ class ProxyOptions:
     scheme: bytes = b"http"
     upstream_host: bytes = b""  # replaces Host; b"" keeps the client's
     authority: bytes = b"localhost"  # of the upstream: Host of a request that came without one
+    forward_credentials: bool = True
     legacy_headers: bool = False
     upgrades: frozenset[bytes] = field(default_factory=lambda: frozenset({b"websocket"}))
     trusts: Callable[[str], bool] = _trust_none
@@ -80,6 +87,8 @@ def request_head(
         fields = without_nominated(fields, request.connection)
         if states and b"tracestate" in nominated(request.connection):
             states = ()
+    if not options.forward_credentials:
+        fields = without_credentials(fields)
     parts = [
         b"%b %b HTTP/1.1\r\nHost: %b\r\n"
         % (

@@ -37,7 +37,7 @@ from sidecar.serve.readiness import Readiness
 from sidecar.serve.share import WorkerShare, single_share
 from sidecar.serve.shutdown import Shutdown
 from sidecar.settings import Settings
-from sidecar.stores import FallbackStore, Journal, RedisDirectory, connect
+from sidecar.stores import EvictionWatch, FallbackStore, Journal, RedisDirectory, connect
 from sidecar.stores.connection.connect import Connection
 
 log = logs.logger("app")
@@ -159,6 +159,8 @@ class App:
             on_change=self._on_account_change,
         )
         self._spawn(self.directory.run())
+        self.eviction = EvictionWatch(self.wire)
+        self._spawn(self.eviction.run())
         self._store_was_reachable = self.wire.reachable
         if not self.wire.up:
             log.warning("redis_unreachable_at_start", error=self.wire.last_error)
@@ -297,8 +299,11 @@ class App:
         if not self.wire.up:
             lacking = degraded if self._store_was_reachable else reasons
             lacking.append(f"redis: {self.wire.last_error or 'not connected yet'}")
+        elif self.eviction.warning:
+            degraded.append(self.eviction.warning)
         if not self.spool.accepting:
             degraded.append("spool: full or not writable; only critical requests are forwarded")
+        degraded += self.shipper.faults
         return Readiness(reasons, degraded)
 
     def reload(self) -> None:

@@ -155,6 +155,7 @@ def options_of(settings: Settings, scheme: bytes) -> ProxyOptions:
         scheme=scheme,
         upstream_host=(settings.upstream_host or "").encode(),
         authority=b"localhost" if url.path else str(url.address).encode(),
+        forward_credentials=settings.forward_credentials,
         legacy_headers=settings.legacy_headers,
         upgrades=frozenset(one.encode() for one in settings.upgrades),
         trusts=trust(settings.trusted_proxies),

@@ -147,6 +147,10 @@ class Settings(LayeredSettings):
     ignore_path_case: bool = False
     """Match routes without regard to case, as the API does."""
 
+    forward_credentials: bool = True
+    """Forward the client's API key to the upstream. Off: X-Api-Key and bearer tokens in
+    Authorization are dropped; the upstream reads X-Account-Id and X-Key-Id."""
+
     legacy_headers: bool = False
     """Also send X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset."""
 

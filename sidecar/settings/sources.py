@@ -14,6 +14,7 @@ from pydantic_settings import (
 )
 
 from sidecar.addresses import Address, Origin, UnixPath
+from sidecar.core.text import one_line
 from sidecar.errors import SettingsError
 from sidecar.settings.describe import ENV_PREFIX, message
 
@@ -58,7 +59,7 @@ class LayeredSettings(BaseSettings):
             settings = cls(**given)  # type: ignore[arg-type]  # pydantic validates them
         except ValidationError as error:
             parts = error.errors(include_url=False)
-            lines = [message(part, cls.model_fields) for part in parts]
+            lines = [one_line(message(part, cls.model_fields)) for part in parts]
             raise SettingsError("\n".join(dict.fromkeys(lines))) from None
         settings._check()
         return settings

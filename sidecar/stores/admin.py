@@ -23,7 +23,7 @@ from sidecar.errors import SidecarError, StoreUnavailable
 from sidecar.redis_address import redis_address
 from sidecar.stores import keys
 from sidecar.stores.client import open_client
-from sidecar.stores.directory import account_from
+from sidecar.stores.directory import GONE, account_from
 from sidecar.stores.grants import Granted, grant
 
 TTL_S: Final = 3650 * 86_400  # I9: every Redis key has a TTL
@@ -89,17 +89,66 @@ class Admin:
 
         `team` is not checked here. Raises SidecarError if the account has a key of this id.
         """
-        by_id = keys.account_keys(self._prefix, account)
         if key_id is None:
             key_id = "k" + random_bytes(4).hex()
-        existing = self._redis.hget(by_id, key_id)
+        self._require_free(account, key_id)
+        ttl_s = int(expires.total_seconds()) if expires else TTL_S
+        secret, steps = self._new_key(account, key_id, random_bytes, ttl_s, team)
+        self._change(*steps)
+        return key_id, secret
+
+    def rotate_key(
+        self,
+        account: str,
+        old_id: str,
+        *,
+        random_bytes: Callable[[int], bytes],
+        new_id: str | None = None,
+        grace: timedelta,
+        expires: timedelta | None = None,
+    ) -> tuple[str, str]:
+        """Create an API key in place of another one, which expires after `grace`.
+
+        Both changes are one transaction; in a cluster, the new key works before the old one
+        ends. The new key has the team of the old one. Returns the new id and its secret. Raises
+        SidecarError if the account has no such key, or already has one of the new id.
+        """
+        by_id = keys.account_keys(self._prefix, account)
+        new_id = new_id or "k" + random_bytes(4).hex()
+        digest = self._redis.hget(by_id, old_id)
+        record = keys.credential(self._prefix, digest or "")
+        left_s = self._redis.ttl(record) if digest else GONE
+        if digest is None or left_s == GONE:
+            raise SidecarError(f'account {account} has no key "{old_id}" in Redis')
+        self._require_free(account, new_id)
+        ttl_s = int(expires.total_seconds()) if expires else TTL_S
+        team = self._redis.hget(record, "team") or None
+        secret, steps = self._new_key(account, new_id, random_bytes, ttl_s, team)
+        grace_s = int(grace.total_seconds())
+        ends = ("EXPIRE", record, min(grace_s, left_s) if left_s >= 0 else grace_s)
+        self._change(*steps, (ends,), self._notify("digest", digest))
+        return new_id, secret
+
+    def _require_free(self, account: str, key_id: str) -> None:
+        """Raise SidecarError if the account has an API key of this id."""
+        existing = self._redis.hget(keys.account_keys(self._prefix, account), key_id)
         if existing is not None and self._redis.exists(keys.credential(self._prefix, existing)):
             raise SidecarError(f'account {account} already has a key "{key_id}"; choose another id')
+
+    def _new_key(
+        self,
+        account: str,
+        key_id: str,
+        random_bytes: Callable[[int], bytes],
+        ttl_s: int,
+        team: str | None,
+    ) -> tuple[str, tuple[Step, ...]]:
+        """The secret of a new API key, and the steps that store it."""
+        by_id = keys.account_keys(self._prefix, account)
         secret = "qs_" + base64.urlsafe_b64encode(random_bytes(SECRET_BYTES)).rstrip(b"=").decode()
         digest = hashlib.sha256(secret.encode()).hexdigest()
         record = keys.credential(self._prefix, digest)
-        ttl_s = int(expires.total_seconds()) if expires else TTL_S
-        self._change(
+        steps = (
             self._list_account(account),
             (("HSET", by_id, key_id, digest), ("EXPIRE", by_id, TTL_S)),
             (
@@ -116,7 +165,28 @@ class Admin:
             ),
             self._notify("digest", digest),
         )
-        return key_id, secret
+        return secret, steps
+
+    def delete_account(self, account: str) -> int:
+        """Revoke all API keys of an account and delete its record; the number of keys.
+
+        Its counters and grants stay until their TTL. Raises SidecarError if Redis has neither.
+        """
+        by_id, record = (
+            keys.account_keys(self._prefix, account),
+            keys.account(self._prefix, account),
+        )
+        digests = sorted(self._redis.hgetall(by_id).values())
+        if not digests and not self._redis.exists(record):
+            raise SidecarError(f"account {account} is not in Redis")
+        self._change(
+            *((("DEL", keys.credential(self._prefix, digest)),) for digest in digests),
+            *(self._notify("digest", digest) for digest in digests),
+            (("DEL", by_id), ("DEL", record)),
+            self._notify("account", account),
+            (("SREM", keys.accounts(self._prefix), account),),
+        )
+        return len(digests)
 
     def revoke_key(self, account: str, key_id: str) -> None:
         """Revoke an API key within 1 s on all sidecars. Raises SidecarError for an unknown id."""
@@ -137,7 +207,7 @@ class Admin:
             for key_id, digest in sorted(self._redis.hgetall(by_id).items()):
                 record = keys.credential(self._prefix, digest)
                 ttl = self._redis.ttl(record)
-                if ttl != -2:  # -2: it has expired
+                if ttl != GONE:
                     team = self._redis.hget(record, "team") or ""
                     yield KeyRow(key_id, owner, digest, ttl, team)
 
@@ -195,6 +265,10 @@ class Admin:
         """
         fields = self._redis.hgetall(keys.account(self._prefix, account))
         return account_from(account, fields) if fields else None
+
+    def record(self, account: str) -> dict[str, str]:
+        """The fields of an account's record, as they are; empty without a record."""
+        return dict(self._redis.hgetall(keys.account(self._prefix, account)))
 
     def now_us(self) -> int:
         """Redis time, in µs since the epoch."""

@@ -6,6 +6,7 @@ unavailable, cached keys stay valid for `TRUST_SECONDS`; other keys get no decis
 """
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from sidecar.stores.connection.slots import slot_of
 
 log = logger("directory")
 
+GONE: Final = -2  # PTTL of a key that does not exist
 MOST_CACHED: Final = 100_000
 FRESH_SECONDS: Final = 60.0  # then a cached key is read again
 UNKNOWN_SECONDS: Final = 5.0  # for which an unknown key is cached
@@ -52,7 +54,7 @@ class RedisDirectory:
         self._prefix = prefix
         self._account_of_file = account_of_file
         self._now = now
-        self._cache: OrderedDict[bytes, tuple[float, Key | None]] = OrderedDict()
+        self._cache: OrderedDict[bytes, tuple[float, Key | None, float]] = OrderedDict()
         self._followed_at = now()
         self._generation = 0
         self._logged: set[str] = set()
@@ -65,7 +67,7 @@ class RedisDirectory:
         now = self._now()
         if now - entry[0] > FRESH_SECONDS or now - self._followed_at > TRUST_SECONDS:
             return None
-        return entry[1]
+        return entry[1] if now < entry[2] else None
 
     async def find(self, digest: bytes) -> Key | None:
         """The key with this SHA-256; None if it is unknown. Raises StoreUnavailable."""
@@ -75,23 +77,30 @@ class RedisDirectory:
             return None
         generation = self._generation
         try:
-            key = await self._read(digest)
+            key, left_s = await self._read(digest)
         except StoreUnavailable as error:
-            if entry is not None and now - self._followed_at <= TRUST_SECONDS:
+            trusted = now - self._followed_at <= TRUST_SECONDS
+            if entry is not None and trusted and now < entry[2]:
                 return entry[1]
             raise StoreUnavailable(f"the key directory is unavailable: {error}") from None
         if generation == self._generation:  # else it may have changed since it was read
-            self._cache[digest] = (now, key)
+            self._cache[digest] = (now, key, now + left_s)
             if len(self._cache) > MOST_CACHED:
                 self._cache.popitem(last=False)
         return key
 
-    async def _read(self, digest: bytes) -> Key | None:
-        record = await self._hash(keys.credential(self._prefix, digest.hex()))
+    async def _read(self, digest: bytes) -> tuple[Key | None, float]:
+        """The key with this SHA-256, and the seconds until it expires."""
+        name = keys.credential(self._prefix, digest.hex())
+        record = await self._hash(name)
         if not record:
-            return None
+            return None, math.inf
         account = await self.account(record["account"])
-        return None if account is None else Key(record["id"], account, record.get("team", ""))
+        left_ms = await self._execute(name, "PTTL", name)
+        if account is None or left_ms == GONE:
+            return None, math.inf
+        left_s = math.inf if left_ms < 0 else left_ms / 1000
+        return Key(record["id"], account, record.get("team", "")), left_s
 
     async def account(self, account_id: str) -> Account | None:
         """The account with this id, from the plan file or Redis. Raises StoreUnavailable."""
@@ -177,7 +186,7 @@ class RedisDirectory:
         account = fields.get("account")
         if account and self._on_change is not None:
             self._on_change(account)
-        for cached, (_, key) in list(self._cache.items()):
+        for cached, (_, key, _) in list(self._cache.items()):
             if key is None or key.account.id == account:
                 del self._cache[cached]
 

@@ -23,7 +23,8 @@ class Granted(NamedTuple):
 def grant(client: Any, prefix: str, account: Account, pack: Pack, grant_id: str) -> Granted:
     """Grant a pack to an account. Every sidecar applies it to the next request.
 
-    `client` is a redis-py client. Raises SidecarError if the account has `MOST_GRANTS` grants.
+    `client` is a redis-py client. Raises SidecarError if the account has `MOST_GRANTS`
+    grants, or one of this id that is of another pack.
     """
     state = keys.state(prefix, account.id)
     seconds, micros = client.time()
@@ -37,6 +38,11 @@ def grant(client: Any, prefix: str, account: Account, pack: Pack, grant_id: str)
             raise SidecarError(
                 f"account {account.id} has {MOST_GRANTS} grants in the last 35 days, the maximum; "
                 "sell larger packs"
+            )
+        if status == -3:
+            raise SidecarError(
+                f'account {account.id} has a grant "{grant_id}" of another pack; give each pack of '
+                "an order an id of its own"
             )
         if status >= 0:
             return Granted(status == 1, int(rest[0]))

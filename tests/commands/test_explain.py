@@ -266,3 +266,20 @@ def test_the_share_of_a_team_is_printed(sidecar: Any, valkey_url: str, tmp_path:
         "guaranteed_to_others": 700, "remaining": 300,
     }  # fmt: skip
     assert [row["id"] for row in told["limits"]] == ["per-second", "monthly", "per-key"]
+
+
+def test_15_explain_of_a_suspended_account_shows_its_limits(
+    sidecar: Any, valkey_url: str, tmp_path: Path
+) -> None:
+    plans = tmp_path / "plans.yaml"
+    plans.write_text(
+        'version: 1\nmeters: {requests: {unit: request}}\nroutes: [{id: rest, match: "/**"}]\n'
+        "plans: {p: {limits: [{id: q, meter: requests, quota: 9/day}]}}\n"
+        "accounts: [{id: acme, plan: p, status: suspended}]\n"
+    )
+    done = sidecar("explain", "--plans", plans, "--redis", valkey_url, "--account", "acme", "GET",
+                   "/x")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "does not answer" not in done.stdout
+    assert "used 0, left 9" in done.stdout
+    assert "402" in done.stdout

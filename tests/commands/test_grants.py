@@ -51,3 +51,17 @@ def test_an_invalid_grant_is_an_error(
     assert done.returncode == code
     assert error in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_18_grant_id_of_another_pack(sidecar: Any, valkey_url: str, tmp_path: Path) -> None:
+    plans = tmp_path / "plans.yaml"
+    small = "  boost: {meter: requests, units: 5,"
+    assert small in limits_plan()
+    large = "  large: {meter: requests, units: 500, lasts: 30d}\n"
+    plans.write_text(limits_plan().replace(small, large + small))
+    call = ("--plans", plans, "--id", "order-1", "--redis", valkey_url)
+    assert sidecar("grant", "metered", "boost", *call).returncode == 0
+    other = sidecar("grant", "metered", "large", *call)
+    assert (other.returncode, other.stdout) == (1, "")
+    assert 'a grant "order-1" of another pack' in other.stderr
+    assert sidecar("grant", "metered", "boost", *call).returncode == 0

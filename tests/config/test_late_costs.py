@@ -1,5 +1,7 @@
 """Estimated costs of requests and actual costs of responses in the compiled plan book."""
 
+import pytest
+
 from sidecar.config.loading import parse
 from sidecar.core.model import Entitlement
 
@@ -59,3 +61,26 @@ def test_only_a_meter_with_settle_settles() -> None:
 def test_other_routes_have_no_late_costs() -> None:
     rest = entitlement("rest")
     assert (rest.estimates, rest.read_up_to, rest.settles, rest.defaulted) == ((), 0, (), ())
+
+
+@pytest.mark.parametrize(
+    ("settle", "caps"),
+    [
+        ("{json: usage.total_tokens}", (("tokens", 10_000_000),)),
+        ("{header: X-Credits}", (("tokens", 10_000_000),)),
+        ("{json: usage.total_tokens, most: 5}", (("tokens", 5),)),
+        ("{bytes: both}", ()),
+        ("{bytes: both, most: 7}", (("tokens", 7),)),
+    ],
+)
+def test_a_reported_cost_has_a_bound(settle: str, caps: tuple[tuple[str, int], ...]) -> None:
+    book = parse(
+        f"""
+version: 1
+meters: {{tokens: {{unit: token, settle: {settle}}}}}
+routes: [{{id: rest, match: "/**", cost: {{tokens: 1}}}}]
+plans: {{p: {{limits: [{{id: q, meter: tokens, quota: 9/day}}]}}}}
+""".encode(),
+        "p",
+    )
+    assert book.entitlements["p", "rest"].caps == caps

@@ -242,3 +242,16 @@ async def test_a_slow_reload_does_not_undo_a_later_one(path: Path) -> None:
     slow.go.set()
     await checking
     assert watched.versions == [version(newer)]
+
+
+async def test_warnings_are_logged_once_per_live_file_and_counted(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(path, EXAMPLE.replace(b"/v1/status", b"/v1/:status"))
+    watched = await Watched.started(path)
+    await watched.file.reload()  # the same file
+    assert watched.file.status()["warnings"] == 1
+    assert "".join(capsys.readouterr()).count("plan_file_warnings") == 1
+    put(path, EXAMPLE)
+    assert await watched.file.reload()
+    assert watched.file.status()["warnings"] == 0

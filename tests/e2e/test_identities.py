@@ -123,3 +123,21 @@ async def test_a_suspended_account_gets_402_also_on_critical_routes_until_it_is_
     here.plans.write_text(here.plans.read_text().replace("status: suspended, ", ""))
     assert await here.app.keeper.reload()
     assert status(await here.call("GET", "/items", key="late")) == 200
+
+
+async def test_api_keys_are_forwarded_unless_that_is_off(stage: StartStage) -> None:
+    head = b"GET /items HTTP/1.1\r\nHost: a\r\n"
+    ways = (b"X-Api-Key: acme\r\n", b"Authorization: Bearer acme\r\n", b"x-api-key:acme\r\n",
+            b"AUTHORIZATION:bearer  acme\r\n")  # fmt: skip
+    other = b"Authorization: Basic dXNlcjpwdw==\r\n"
+    on, off = await stage(), await stage(forward_credentials="off")
+    for way in ways:
+        for here, forwarded in ((on, True), (off, False)):
+            here.upstream.received.clear()
+            assert status(await here.raw(head + way + b"\r\n")) == 200
+            received = bytes(here.upstream.received)
+            assert (way.partition(b":")[0] + b": " in received) is forwarded
+            assert b"X-Account-Id: acme\r\n" in received
+            assert received.lower().count(b"acme") == (2 if forwarded else 1)
+    assert status(await off.raw(head + ways[0] + other + b"\r\n")) == 200
+    assert other in bytes(off.upstream.received)

@@ -132,3 +132,24 @@ async def test_an_outage_does_not_close_tunnels_and_a_used_up_quota_does() -> No
     assert not await stage.gate.has_quota_left(admission)
     stage.store.down = True  # type: ignore[attr-defined]
     assert await stage.gate.has_quota_left(admission)
+
+
+async def test_03_huge_usage_is_capped_logged_and_marked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    book = a_book(a_plan(a_quota(2**50)))
+    settles = (("requests", HeaderSource(b"x-requests")),)
+    late = {
+        name: replace(entitlement, settles=settles, caps=(("requests", 1_000),), stays_open=True)
+        for name, entitlement in book.entitlements.items()
+    }
+    stage = GateStage(replace(book, entitlements=late))
+    for reported in (2**53 - 1, 1_000, 7):
+        outcome = an_outcome()._replace(reading=Reading({"requests": reported}, {}))
+        stage.gate.settle(await stage.allowed(), outcome)
+    data = [one["data"] for one in events(stage, "api.request.v1")]
+    assert [one["usage"]["requests"] for one in data] == [1_000, 1_000, 7]
+    assert [one.get("capped") for one in data] == [{"requests": 2**53 - 1}, None, None]
+    assert "".join(capsys.readouterr()).count("settled_cost_capped") == 1
+    assert stage.metrics.costs_capped == {("requests",): 1}
+    assert (await stage.allowed()).decision.tightest.remaining == 2**50 - 2_007 - 1

@@ -14,6 +14,7 @@ from sidecar.files import Files
 from sidecar.metering.cursor import cursor_path
 from sidecar.metering.segments import list_segments
 from sidecar.metering.shipper import Shipper
+from sidecar.metering.sinks.file import FileSink
 from sidecar.metering.verify import verify
 from tests.support.events import ListSink, a_spool, an_event, fill, ids, until
 
@@ -219,3 +220,20 @@ async def test_a_disk_too_full_for_cursors_does_not_stop_shipping(tmp_path: Path
     await ship(tmp_path, sink, batch=2, files=Files(write=no_room))
     assert ids(sink.lines) == expected(9)
     assert not cursor_path(tmp_path, "list").exists()
+
+
+async def test_a_sink_that_cannot_store_is_reported_before_the_first_event(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "missing" / "usage.jsonl"
+    async with a_spool(tmp_path / "spool") as spool:
+        shipper = Shipper(spool, [FileSink(file)], random=lambda: 0.0)
+        shipper.start()
+        await until(lambda: not shipper.up["file"])
+        [fault] = shipper.faults
+        assert fault.startswith(f"sink file: file sink {file}: cannot be opened: No such file")
+        assert await shipper.drain(60), "nothing is left, so an end does not wait for the sink"
+        file.parent.mkdir()
+        await until(lambda: shipper.up["file"])
+        assert (shipper.faults, file.exists()) == ([], True)
+        await shipper.close()

@@ -79,6 +79,9 @@ class ListSink:
         self.attempts = 0
         self.closed = False
 
+    async def check(self) -> None:
+        """Accept the start."""
+
     async def send(self, lines: Sequence[bytes]) -> None:
         self.attempts += 1
         if self.down:

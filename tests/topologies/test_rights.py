@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from sidecar.errors import SidecarError
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.stores import Connection, RedisDirectory, RedisLimitStore, keys
 from sidecar.stores.admin import Admin
+from sidecar.stores.eviction import eviction_policy
 from sidecar.stores.inspector import Inspector
 from sidecar.stores.job_terms import JobTerms
 from sidecar.stores.jobs import RedisJobs
@@ -72,6 +74,7 @@ async def serve(url: str) -> None:
         store = RedisLimitStore(redis)
         assert (await store.reserve(ACCOUNT, "k1", claims())).granted
         await store.peek(ACCOUNT, "k1", claims())
+        assert await eviction_policy(redis) is not None
         await follow(redis)
         await defer(redis)
 
@@ -129,7 +132,12 @@ def administer(url: str) -> None:
         admin.create_key("acme", random_bytes=os.urandom)
         assert {row.id for row in admin.list_accounts()} == {"acme"}
         assert key_id in {row.id for row in admin.list_keys()}
-        admin.revoke_key("acme", key_id)
+        new_id, _ = admin.rotate_key(
+            "acme", key_id, random_bytes=os.urandom, grace=timedelta(hours=1)
+        )
+        admin.revoke_key("acme", new_id)
+        admin.set_account("globex", plan="pro")
+        admin.delete_account("globex")
         assert admin.has_account("acme")
         assert admin.grant(ACCOUNT, Pack("boost", "monthly", "requests", 9, "month"), "g1").new
 

@@ -29,7 +29,8 @@ def usage_event(
 
     `time` is RFC 3339 in UTC. `team` is present if the key belongs to a team. `usage` and
     `overage` hold every meter of the route. The actual cost in the response is the usage. If the
-    response lacks it, the estimate is the usage, and `estimated` (meter → reason) says so. A
+    response lacks it, the estimate is the usage, and `estimated` (meter → reason) says so.
+    `capped` (meter → reported units) says that the usage is the most that one request settles. A
     request that the plan refunds is not billable.
     """
     route = entitlement.route
@@ -85,6 +86,8 @@ def _correct(data: dict[str, Any], entitlement: Entitlement, reading: Reading | 
     }
     if estimated:
         data["estimated"] = estimated
+    if reading.capped:
+        data["capped"] = dict(reading.capped)
 
 
 def refusal_event(

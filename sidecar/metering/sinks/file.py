@@ -32,6 +32,21 @@ class FileSink:
         self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="file-sink")
 
+    async def check(self) -> None:
+        """Open the file. Raises SinkDown if that is not possible."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._check)
+
+    def _check(self) -> None:
+        if self._lock is not None:
+            self._lock.acquire()
+        try:
+            self._current()
+        except OSError as error:
+            raise SinkDown(f"file sink {self._path}: cannot be opened: {error.strerror}") from None
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
     async def send(self, lines: Sequence[bytes]) -> None:
         """Append and sync the lines: all of them or, unless the disk fails twice, none.
 

@@ -34,6 +34,13 @@ class StdoutSink:
         self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stdout")
 
+    async def check(self) -> None:
+        """Raise SinkDown if standard output is closed."""
+        try:
+            os.fstat(self._fd)
+        except OSError as error:
+            raise SinkDown(f"standard output: {error.strerror}") from None
+
     async def send(self, lines: Sequence[bytes]) -> None:
         """Write the lines. Raises SinkDown if the reader has closed or stopped reading."""
         if self._closed:

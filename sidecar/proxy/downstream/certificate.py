@@ -16,6 +16,7 @@ from typing import Final
 
 from sidecar.errors import SettingsError
 from sidecar.logs import logger
+from sidecar.pem import pem_problem
 from sidecar.proxy.downstream.x509 import not_after
 
 log = logger("proxy")
@@ -115,6 +116,10 @@ class Certificate:
 
     def _error_text(self, error: Exception) -> str:
         files = f"{self._cert} and {self._key}"
+        authorities = (self._client_ca,) if self._client_ca else ()
+        problem = pem_problem((self._cert, *authorities), (self._key,))
+        if problem:
+            return problem
         if isinstance(error, ssl.SSLError):
             reason = (error.reason or str(error)).lower().replace("_", " ")
             if self._client_ca is not None:

@@ -1,4 +1,4 @@
-"""Methods that llhttp does not know, which a gateway forwards all the same (RFC 9110, 16.1.1).
+"""Methods that llhttp does not know, which a gateway forwards too (RFC 9110, 16.1.1).
 
 llhttp stops at the first byte of such a method. The parser then reads the request with a stand-in,
 and gives it its own method back. This needs the beginning of the request line: it is known if the
@@ -28,7 +28,7 @@ class Start(NamedTuple):
 
 
 def split_start(data: bytes) -> Start | None:
-    """Split the beginning of a request after its method; None if it is no method to forward."""
+    """Split the beginning of a request after its method; None if the method is not valid."""
     found = _START.match(data)
     if found is None or PROXY_V1.match(data):
         return None

@@ -15,6 +15,7 @@ from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.redis_address import RedisAddress, redis_address
 from sidecar.stores.connection.link import PING, Late, Link, ReplyError, bulk, encode
+from sidecar.stores.connection.refusals import EXPECTS_TLS, NO_TLS, WRONG_CREDENTIALS, tls_problem
 from sidecar.stores.connection.tls import tls_context
 
 __all__ = ["PING", "Late", "ReplyError", "Wire", "bulk", "encode"]
@@ -166,10 +167,14 @@ class Wire:
                 return await self._greet(await self._open())
         except StoreUnavailable as refusal:
             raise StoreUnavailable(f"{self._where}: {refusal}") from None
+        except ssl.SSLError as error:
+            raise StoreUnavailable(f"{self._where}: {tls_problem(error)}") from None
         except (OSError, TimeoutError, UnicodeError) as error:
             # UnicodeError: the host is not a valid IDNA name
             reason = type(error).__name__
-            raise StoreUnavailable(f"{self._where} cannot be reached ({reason})") from None
+            mute = self._tls is not None and isinstance(error, TimeoutError | ConnectionError)
+            hint = NO_TLS if mute and not isinstance(error, ConnectionRefusedError) else ""
+            raise StoreUnavailable(f"{self._where} cannot be reached ({reason}){hint}") from None
 
     async def _open(self) -> Link:
         loop, at = asyncio.get_running_loop(), self.at
@@ -184,13 +189,22 @@ class Wire:
         try:
             deadline = link.loop.time() + CONNECT_SECONDS
             for command in (*self._hello, PING):
-                reply = await link.send(command, deadline)
+                reply = await self._first(link.send(command, deadline))
                 if isinstance(reply, ReplyError):
-                    raise StoreUnavailable(f"Redis refused the connection: {reply.text}")
+                    hint = WRONG_CREDENTIALS if reply.text.startswith("WRONGPASS") else ""
+                    raise StoreUnavailable(f"Redis refused the connection: {reply.text}{hint}")
         except BaseException:
             link.abort()
             raise
         return link
+
+    async def _first(self, reply: asyncio.Future[Any]) -> Any:
+        """A reply to the greeting. Raises StoreUnavailable if the server ends the connection."""
+        try:
+            return await reply
+        except StoreUnavailable as error:
+            plain = self._tls is None and not isinstance(self.at, UnixPath)
+            raise StoreUnavailable(f"{error}{EXPECTS_TLS if plain else ''}") from None
 
     def _connected(self, link: Link) -> None:
         self._link, self._overdue, self.last_error = link, 0, ""

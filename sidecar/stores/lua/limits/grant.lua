@@ -9,12 +9,15 @@
 -- ARGV[6]  most: maximum number of grants of an account
 -- ARGV[7]  lasts: "at", "for" or "period"
 -- ARGV[8…] a, b, c  at: the end in µs; for: microseconds from now; period: start, end, next end in µs
--- Returns {1 granted | 0 was granted before | -2 too many, now_us, expires_us}.
+-- Returns {1 granted | 0 was granted before | -2 too many | -3 the id is that of another pack, now_us, expires_us}.
 --   {-1, now_us}: now is outside the bounds.
 local key, now = KEYS[1], now_us()
 local grants, kept = rare().read_grants(redis.call('HGET', key, 'grants')), {}
 for _, g in ipairs(grants) do
-  if g.id == ARGV[2] then return { 0, now, g.expires } end
+  if g.id == ARGV[2] then
+    local same = g.field == ARGV[3] and g.units == tonumber(ARGV[4]) and (ARGV[7] ~= 'at' or g.expires == tonumber(ARGV[8]))
+    return { same and 0 or -3, now, g.expires }
+  end
   if g.expires + KEPT_US > now then kept[#kept + 1] = g end
 end
 local expires = tonumber(ARGV[8])

@@ -1,0 +1,132 @@
+"""Parts that commands on accounts and API keys share: options, their readers, and checks."""
+
+import os
+import re
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidecar.commands.output import echo
+from sidecar.errors import SettingsError, SidecarError
+
+if TYPE_CHECKING:
+    from sidecar.core.model import PlanBook
+    from sidecar.stores.admin import Admin
+
+ACCOUNT = Annotated[str, typer.Option(metavar="ID", help="Account ID.")]
+PLAN = Annotated[str | None, typer.Option(metavar="PLAN", help="ID of the plan in the plan file.")]
+TIMEZONE = Annotated[
+    str | None, typer.Option(metavar="ZONE", help="Time zone, such as Europe/Paris.")
+]
+ANCHOR = Annotated[
+    str | None, typer.Option(metavar="DATE", help="Billing anchor, such as 2026-01-15.")
+]
+
+TEAMS = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Teams and their shares, such as search=40%,ads=30%:keep; none: no teams.",
+    ),
+]
+
+
+def lifetime(text: str | None, flag: str = "--expires") -> timedelta | None:
+    """A lifetime such as "365d", "12h" or "90m". Raises SettingsError, which names the flag."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([dhm])", text)
+    if match is None:
+        raise SettingsError(f'{flag}: "{text}" is not a lifetime; write it like 365d, 12h or 90m')
+    unit = {"d": "days", "h": "hours", "m": "minutes"}[match[2]]
+    return timedelta(**{unit: int(match[1])})
+
+
+def date_of(text: str | None) -> date | None:
+    """A date in ISO format. Raises SettingsError."""
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(f'--anchor: "{text}" is not a date; write it like 2026-01-15') from None
+
+
+def time_zone_of(text: str | None) -> str | None:
+    """An IANA time zone name. Raises SettingsError."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        return None if text is None else ZoneInfo(text).key
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise SettingsError(
+            f'--timezone: "{text}" is not a time zone; write an IANA name such as Europe/Paris'
+        ) from None
+
+
+def name(flag: str, text: str) -> str:
+    """An id that is valid in headers, Redis keys and events. Raises SettingsError."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}", text) is None:
+        raise SettingsError(
+            f'{flag}: "{text}" is not an id; use up to 128 letters, digits and _ . : @ -'
+        )
+    return text
+
+
+def teams_of(text: str | None) -> str | None:
+    """A list of teams as it is stored; "": no teams. Raises SettingsError."""
+    from sidecar.core.teams import read_teams
+
+    if text is None or text == "none":
+        return None if text is None else ""
+    try:
+        read_teams(text)
+    except ValueError as error:
+        raise SettingsError(f'--teams: "{text}" {error}') from None
+    return text
+
+
+def open_admin(redis: str | None, redis_prefix: str | None, config: str | None) -> "Admin":
+    from sidecar.settings import load_subset
+    from sidecar.stores.admin import Admin
+
+    settings = load_subset(
+        "config", "redis", "redis_prefix", redis=redis, redis_prefix=redis_prefix, config=config
+    )
+
+    return Admin(settings.redis.get_secret_value(), settings.redis_prefix)
+
+
+def check_with_plans(plans: str | None, config: str | None, account: str, plan: str | None) -> None:
+    """Check a change of an account against the plan file, if one is given; else say so.
+
+    Raises SettingsError for a plan that the file does not have, SidecarError for an account of
+    the file: sidecars use the file's record of it, not that in Redis.
+    """
+    book = _plan_book(plans, config)
+    if book is None:
+        if plan is not None:
+            why = "without the plan file: name it with --plans FILE (SIDECAR_PLANS)"
+            echo(f'note: plan "{plan}" is not checked {why}', err=True)
+        return
+    if plan is not None and plan not in book.plans:
+        known = ", ".join(book.plans)
+        raise SettingsError(f'--plan: the plan file has no plan "{plan}"; write one of: {known}')
+    if account in book.accounts:
+        raise SidecarError(
+            f"account {account} is in the plan file, and Redis cannot change it; change it there"
+        )
+
+
+def _plan_book(plans: str | None, config: str | None) -> "PlanBook | None":
+    """The plan file's book; None if no plan file is given. Raises ConfigError, SettingsError."""
+    from sidecar.settings import load_subset
+
+    try:
+        settings = load_subset("config", "plans", config=config, plans=plans)
+    except SettingsError:
+        if plans is not None or os.environ.get("SIDECAR_PLANS"):
+            raise
+        return None
+    from sidecar.config.loading import load
+
+    return load(settings.plans)

@@ -1,0 +1,88 @@
+"""events ship: the events of a spool whose sidecar will not start again, to the sinks."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, SINKS, SPOOL
+from sidecar.commands.output import echo
+from sidecar.core.text import amount
+from sidecar.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sidecar.settings import Settings
+
+
+def ship(
+    sinks: SINKS = None,
+    spool: SPOOL = None,
+    timeout_s: Annotated[
+        float,
+        typer.Option(
+            "--timeout-s", min=0.1, max=86_400, metavar="SECONDS", help="Longest time per spool."
+        ),
+    ] = 60.0,
+    redis: REDIS = None,
+    redis_prefix: REDIS_PREFIX = None,
+    config: CONFIG = None,
+) -> int:
+    """Ship the events of a spool to the sinks, and exit.
+
+    For the volume of a pod that is gone. Delivers what the sinks do not have yet, from the
+    spools of all workers, and keeps the spool. Exit code 0: every sink has every event, 1: events
+    are left, 2: the spool is in use by a running sidecar.
+
+    \b
+    Examples:
+      sidecar events ship --spool /mnt/old-pod/spool --sinks file:/var/log/usage.jsonl
+      sidecar events ship --spool /mnt/old-pod/spool --sinks redis --redis redis://redis:6379/0
+    """
+    from sidecar.commands.events import spools_in
+    from sidecar.logs import configure
+    from sidecar.settings import load_subset
+
+    given = {
+        "config": config,
+        "spool": spool,
+        "sinks": sinks,
+        "redis": redis,
+        "redis_prefix": redis_prefix,
+    }
+    settings = load_subset(*given, **given)
+    configure("warning", "console")
+    if not settings.sinks:
+        raise SettingsError("--sinks: no value; name the sinks of serve --sinks (SIDECAR_SINKS)")
+    return asyncio.run(_ship(settings, spools_in(settings.spool), timeout_s))
+
+
+async def _ship(settings: "Settings", spools: Sequence[Path], timeout_s: float) -> int:
+    left = 0
+    for path in spools:
+        shipped, missing = await _ship_one(settings, path, timeout_s)
+        left += missing
+        rest = f"; {amount(missing, 'event')} left: see the warnings above" if missing else ""
+        echo(f"{path}: {amount(shipped, 'event')} shipped{rest}", err=True)
+    return 1 if left else 0
+
+
+async def _ship_one(settings: "Settings", path: Path, timeout_s: float) -> tuple[int, int]:
+    """Numbers of shipped events and of those that are left. Raises SpoolError."""
+    from sidecar.metering.shipper import Shipper
+    from sidecar.metering.spool import Spool
+    from sidecar.serve.parts import sinks_of
+
+    spool = Spool(path, max_bytes=settings.spool_max_bytes, source=settings.source)
+    spool.open()
+    shipper = Shipper(spool, sinks_of(settings, settings.spool))
+    try:
+        shipper.start()
+        before = max(shipper.lag.values())
+        await shipper.drain(timeout_s)
+        left = max(shipper.lag.values())
+    finally:
+        await shipper.close()
+        await spool.close()
+    return before - left, left

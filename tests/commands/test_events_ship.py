@@ -1,0 +1,63 @@
+"""events ship: the spool of a sidecar that is gone, shipped by hand."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from sidecar.metering.verify import verify
+from tests.support.events import a_spool, fill
+
+
+def test_every_event_of_a_dead_spool_reaches_the_sinks_once(
+    sidecar: Any, valkey_url: str, tmp_path: Path
+) -> None:
+    spool, output = tmp_path / "spool", tmp_path / "usage.jsonl"
+    asyncio.run(fill(spool, 5))
+    asyncio.run(fill(spool / "worker-1", 3, first=10))
+    call = ("events", "ship", "--spool", spool, "--sinks", f"file:{output},redis",
+            "--redis", valkey_url)  # fmt: skip
+    done = sidecar(*call)
+    assert done.returncode == 0, done.stderr
+    assert f"{spool}: 5 events shipped" in done.stderr
+    expected = {f"event-{number}" for number in (1, 2, 3, 4, 5, 10, 11, 12)}
+    read = [json.loads(line)["id"] for line in output.read_text().splitlines()]
+    assert (set(read), len(read)) == (expected, 8)
+    client = redis.Redis.from_url(valkey_url)
+    assert client.xlen("qs:events") == 8
+    client.close()
+    assert verify(spool).ok
+    again = sidecar(*call)
+    assert again.returncode == 0
+    assert f"{spool}: 0 events shipped" in again.stderr
+    assert len(output.read_text().splitlines()) == 8
+
+
+async def test_a_spool_in_use_is_refused(sidecar: Any, tmp_path: Path) -> None:
+    await fill(tmp_path / "spool", 3)
+    async with a_spool(tmp_path / "spool"):
+        done = await asyncio.to_thread(
+            sidecar, "events", "ship", "--spool", tmp_path / "spool",
+            "--sinks", f"file:{tmp_path / 'usage.jsonl'}",
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "is in use by another process" in done.stderr
+
+
+def test_events_that_are_left_are_an_error(sidecar: Any, tmp_path: Path) -> None:
+    asyncio.run(fill(tmp_path / "spool", 3))
+    done = sidecar("events", "ship", "--spool", tmp_path / "spool", "--timeout-s", "0.5",
+                   "--sinks", f"file:{tmp_path / 'none' / 'usage.jsonl'}")  # fmt: skip
+    assert done.returncode == 1
+    assert "3 events left" in done.stderr
+    assert "cannot be opened: No such file or directory" in done.stderr
+
+
+def test_without_sinks_or_spool_it_says_so(sidecar: Any, tmp_path: Path) -> None:
+    asyncio.run(fill(tmp_path / "spool", 1))
+    done = sidecar("events", "ship", "--spool", tmp_path / "spool")
+    assert (done.returncode, "--sinks" in done.stderr) == (2, True)
+    none = sidecar("events", "ship", "--spool", tmp_path / "no", "--sinks", "stdout")
+    assert (none.returncode, none.stdout) == (2, "")
