@@ -48,3 +48,27 @@ def test_tracebacks_and_unhandled_exceptions_are_one_json_object_each() -> None:
     assert (unhandled["part"], unhandled["event"]) == ("loop", "unhandled_exception")
     assert unhandled["error"].startswith("Exception in callback")
     assert "ZeroDivisionError" in unhandled["exception"]
+
+
+WRITERS = """
+import os, sys
+from sidecar import logs
+
+for _ in range(3):
+    if os.fork() == 0:
+        break
+logs.configure()
+log = logs.logger("test")
+for number in range(60):
+    log.info("request_ended", text=str(os.getpid()) * (20 if number % 2 else 12_000))
+"""
+
+
+def test_operations_lines_of_several_processes_are_never_mixed() -> None:
+    """A long line is more than a pipe takes at once."""
+    done = subprocess.run(
+        [sys.executable, "-c", WRITERS], capture_output=True, text=True, timeout=60, check=True
+    )
+    texts = [json.loads(line)["text"] for line in done.stderr.splitlines()]
+    assert len(texts) == 4 * 60
+    assert len({text[:20] for text in texts}) == len({text[-20:] for text in texts}) == 4

@@ -77,7 +77,10 @@ class Normaliser:
         and a trailing slash dropped; case does not change. An allowed encoded slash stays `%2F`,
         and a byte that is not UTF-8 stays an escape. Linear in the size of `target`.
         """
-        return self.readings(target)[0]
+        path = self.readings(target)[0]
+        if not self._encoded_slash and _ENCODED_SLASH.search(target.partition(b"?")[0]):
+            raise BadTarget("an encoded slash")  # it has no single reading
+        return path
 
     def readings(self, target: bytes) -> tuple[str, ...]:
         """Return that path, and other paths that a server could read. Raises BadTarget."""
@@ -94,8 +97,6 @@ class Normaliser:
             raise BadTarget("bytes outside ASCII that are not percent-encoded")
         if _BACKSLASH.search(path) and not self._backslash:
             raise BadTarget("a backslash")
-        if _ENCODED_SLASH.search(path) and not self._encoded_slash:
-            raise BadTarget("an encoded slash")
         if _BROKEN_ESCAPE.search(path):
             raise BadTarget("a percent sign that does not start an escape")
         if _ENCODED_CONTROL.search(path):
@@ -139,11 +140,20 @@ class Normaliser:
                     raise BadTarget("a '..' above the root, or after what may not be one segment")
                 kept.pop()
                 written.append(segment)
-        path = _joined(segment for segment, _ in kept)
-        readings = [path, _merged("/".join(lenient for _, lenient in kept))]
+        path = "/".join(segment for segment, _ in kept)
+        lenient_path = "/".join(lenient for _, lenient in kept)
+        readings = [_joined([path] if path else []), _merged(lenient_path)]
         if len(written) > len(kept):
             readings.append(_joined(written))
+        if _SLASH_MARK in text and not self._encoded_slash:  # also as a separator
+            readings.append(_merged(self._split(path)))
+            readings.append(_merged("/".join(map(self._bare, self._split(path).split("/")))))
+            readings.append(_merged(self._split(lenient_path)))
+            readings.append(_merged(self._split("/".join(written))))
         return tuple(dict.fromkeys(readings))
+
+    def _split(self, path: str) -> str:
+        return path.replace(_SLASH_MARK, "/")
 
     def _lenient(self, segment: str) -> str:
         """Return a segment as a lenient server reads it.

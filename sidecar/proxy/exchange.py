@@ -17,7 +17,7 @@ from sidecar.gate import Admission
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import Fields
-from sidecar.proxy.heads import ProxyOptions, request_head, wanted_upgrade
+from sidecar.proxy.heads import ProxyOptions, limit_fields, request_head, wanted_upgrade
 from sidecar.proxy.read_ahead import BodyBroken, read_ahead
 from sidecar.proxy.relay import Relay, last_chunk
 from sidecar.proxy.responses import CONTINUE, refusal_reply
@@ -324,6 +324,7 @@ class Exchange(Relay):
             status, title = _FAILURES[reason]
         self.status = status
         reply = refusal_reply(request_id, http_problem(status, title, detail, request_id))
+        reply = reply._replace(fields=reply.fields + limit_fields(self._admission, self._options))
         client.reply(reply, self._request, close=not self.keep)
 
     def client_writable(self, writable: bool) -> None:

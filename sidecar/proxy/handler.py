@@ -11,6 +11,7 @@ from sidecar.core.model import MICRO, Entitlement
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Reason
 from sidecar.core.refusals.build import Refusal, http_problem, simple_refusal
+from sidecar.core.refusals.ratelimit_fields import legacy_fields
 from sidecar.errors import StoreUnavailable
 from sidecar.gate import UNKNOWN, Admission, Deferred, Gate, Refused
 from sidecar.logs import logger
@@ -93,7 +94,7 @@ class Handler:
             if isinstance(admitted, Deferred):
                 return await self._defer(request, connection, admitted, started)
             if isinstance(admitted, Refused):
-                return self._reply(request, connection, _refused_reply(admitted), started)
+                return self._reply(request, connection, self._refused_reply(admitted), started)
         except BodyBroken:
             return False  # the connection replies with its fault
         request.admitted_id = admitted.request_id
@@ -154,7 +155,7 @@ class Handler:
     ) -> bool:
         """Reply as the Idempotency-Key decides: 202 for the same request again, or a refusal."""
         if isinstance(keyed, Refused):
-            return self._reply(request, connection, _refused_reply(keyed), started)
+            return self._reply(request, connection, self._refused_reply(keyed), started)
         request_id = self._new_id()
         refusal = keyed.refusal(request_id)
         deferred = Deferred(request_id, refusal, keyed.key, keyed.entitlement, NO_DECISION)
@@ -184,7 +185,7 @@ class Handler:
         started: float,
     ) -> bool:
         if isinstance(result, Refusal):
-            result = _refused_reply(self._gate.refuse(deferred, result))
+            result = self._refused_reply(self._gate.refuse(deferred, result))
         else:
             self._gate.record_deferred(deferred)
         return self._reply(request, connection, result, started)
@@ -203,7 +204,7 @@ class Handler:
         else:
             result = await deferral.answer(request, job_id, request_id)
             if isinstance(result, Refused):
-                return self._reply(request, connection, _refused_reply(result), started)
+                return self._reply(request, connection, self._refused_reply(result), started)
             if isinstance(result, Refusal):
                 result = refusal_reply(request_id, result)
             reply = result
@@ -224,6 +225,14 @@ class Handler:
         """Whether this sidecar's pseudonym is among the Via values."""
         own = self.options.via.lower()
         return any(hop.split()[1:2] == [own] for value in via for hop in value.lower().split(b","))
+
+    def _refused_reply(self, refused: Refused) -> LocalReply:
+        reply = refusal_reply(refused.request_id, refused.refusal, refused.key, refused.entitlement)
+        decision = refused.decision
+        if not self.options.legacy_headers or decision is None or decision.tightest is None:
+            return reply
+        fields = legacy_fields(decision.tightest, decision.now_us)
+        return reply._replace(fields=reply.fields + fields)
 
     def _reply_unidentified(
         self, request: Request, connection: ClientConnection, reply: LocalReply, started: float
@@ -294,10 +303,6 @@ class Handler:
             connection.reply(reply, request, close=True)
         else:
             self._reply_unidentified(request, connection, reply, time.perf_counter())
-
-
-def _refused_reply(refused: Refused) -> LocalReply:
-    return refusal_reply(refused.request_id, refused.refusal, refused.key, refused.entitlement)
 
 
 def _fault_reply(request_id: str, fault: Fault) -> LocalReply:

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
+from typing import Final
 
 from sidecar.core.refusals.build import wait_fields
 from sidecar.core.refusals.ratelimit_fields import legacy_fields, ratelimit_field
 from sidecar.gate import Admission
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import (
+    Fields,
     nominated,
     tokens,
     trace_fields,
@@ -152,6 +154,28 @@ def _forwarded(request: Request, host: bytes, options: ProxyOptions) -> bytes:
         forwarded = b", ".join(request.forwarded)
         lines += b"Forwarded: %b, for=%b;proto=%b\r\n" % (forwarded, node, scheme)
     return lines + b"\r\n"
+
+
+_LEGACY: Final = frozenset({b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"})
+
+
+def without_legacy(fields: Fields, admission: Admission) -> Fields:
+    """The API's fields without those that the sidecar's X-RateLimit-* replace."""
+    if admission.decision.tightest is None:
+        return fields
+    return [field for field in fields if field[0] not in _LEGACY]
+
+
+def limit_fields(admission: Admission, options: ProxyOptions) -> tuple[tuple[bytes, bytes], ...]:
+    """The state of the limits, for an error of the sidecar on a request that they counted."""
+    tightest, now_us = admission.decision.tightest, admission.decision.now_us
+    if tightest is None:
+        return ()
+    return (
+        (b"RateLimit-Policy", admission.entitlement.policy_field),
+        (b"RateLimit", ratelimit_field(tightest, now_us)),
+        *(legacy_fields(tightest, now_us) if options.legacy_headers else ()),
+    )
 
 
 def own_fields(

@@ -16,7 +16,7 @@ from sidecar.gate import Admission
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import NOT_IN_TRAILERS, Fields
-from sidecar.proxy.heads import ProxyOptions, own_fields
+from sidecar.proxy.heads import ProxyOptions, own_fields, without_legacy
 from sidecar.proxy.responses import DateField
 from sidecar.proxy.upstream.receiver import ResponseHead
 
@@ -68,7 +68,10 @@ class Relay:
         request, client = self._request, self._client
         out = self._to_client
         out.append(b"HTTP/1.1 %d %b\r\n" % (status, head.phrase))
-        out += [line for _, line in head.fields]
+        fields = head.fields
+        if self._options.legacy_headers:
+            fields = without_legacy(fields, self._admission)
+        out += [line for _, line in fields]
         if status == 101:
             self.keep = False
             out.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % self.upgrade)

@@ -142,7 +142,8 @@ class Settings(LayeredSettings):
 
     allow_in_path: Allowances = ()
     """Path forms that the API reads in one way only, comma-separated: encoded-slash, backslash,
-    double-encoding, not-utf8, semicolon. Empty: all of them are refused."""
+    double-encoding, not-utf8, semicolon. Empty: they are refused, an encoded slash only if its
+    readings are different routes."""
 
     ignore_path_case: bool = False
     """Match routes without regard to case, as the API does."""

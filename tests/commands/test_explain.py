@@ -81,6 +81,7 @@ CALLS = [
     ("POST", "/v1/exports"),
     ("POST", "/V1/Exports"),
     ("GET", "/v1%2Fitems"),
+    ("POST", "/v1%2Fexports"),
     ("GET", "/v1/..%2F"),
     ("GET", "/-/usage"),
     ("GET", "/own/usage"),
@@ -90,14 +91,14 @@ CALLS = [
 @pytest.mark.parametrize(
     ("settings", "refused"),
     [
-        ({}, {"/v1/exports": 403, "/v1%2Fitems": 400, "/v1/..%2F": 400, "/-/usage": 404}),
+        ({}, {"/v1/exports": 403, "/v1%2Fexports": 400, "/v1/..%2F": 400, "/-/usage": 404}),
         (
             LIKE_THE_API,
             {"/v1/exports": 403, "/V1/Exports": 403, "/v1/..%2F": 400, "/-/usage": 404},
         ),
         (
             {"SIDECAR_RESERVED_PREFIX": "/own/"},
-            {"/v1/exports": 403, "/v1%2Fitems": 400, "/v1/..%2F": 400, "/own/usage": 404},
+            {"/v1/exports": 403, "/v1%2Fexports": 400, "/v1/..%2F": 400, "/own/usage": 404},
         ),
     ],
 )
@@ -195,8 +196,8 @@ def test_flags_and_the_settings_file_decide_as_variables_do(
             '"BAD METHOD" is not a method that is forwarded\ntry: write one like',
         ),
         (
-            ("FETCH", "/x"),
-            '"FETCH" is not a method that is forwarded\ntry: write one like GET or POST',
+            ("TRACE", "/x"),
+            '"TRACE" is not a method that is forwarded\ntry: write one like GET or POST',
         ),
         (("TRACE", "/x"), '"TRACE" is not a method'),
         (("GET", "v1/items"), '"v1/items" is not a path\ntry: write one such as /v1/items'),
