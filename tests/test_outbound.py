@@ -1,7 +1,9 @@
 """The client for addresses that customers choose: forms of URLs, public addresses, connections."""
 
+import ssl
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from sidecar.outbound import (
     is_public,
     parse_url,
 )
+from tests.support.certificate_authority import Authority
 from tests.support.servers import free_port
 
 BODY = b"{}"
@@ -34,16 +37,26 @@ class Server:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
     server = Server()
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", server.take)
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls_of(request, tmp_path)).start()
     server.port = runner.addresses[0][1]
     yield server
     await runner.cleanup()
+
+
+def tls_of(request: pytest.FixtureRequest, tmp_path: Path) -> ssl.SSLContext | None:
+    """Return a context with a certificate for localhost, if the test's parameter asks for it."""
+    if getattr(request, "param", "") != "tls":
+        return None
+    pair = Authority(tmp_path).issue("server")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.cert, pair.key)
+    return context
 
 
 class Names:
@@ -186,3 +199,21 @@ async def test_a_failure_does_not_repeat_the_url() -> None:
     names: Any = Names([])
     with pytest.raises(OutboundFailed):
         await post(OutboundClient(allow_private=True, resolve=names), "http://none.example/")
+
+
+@pytest.mark.parametrize("server", ["tls"], indirect=True)
+async def test_the_certificate_must_have_the_host_name_of_the_url(
+    server: Server, tmp_path: Path
+) -> None:
+    """The connection goes to a checked address, and TLS still verifies the name."""
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+
+    async def send(host: str, tls: ssl.SSLContext | None) -> int:
+        client = OutboundClient(allow_private=True, resolve=Names(["127.0.0.1"]), tls=tls)
+        return await post(client, f"https://{host}:{server.port}/hook")
+
+    assert await send("localhost", trusted) == 204
+    for host, tls in (("acme.example", trusted), ("localhost", None)):
+        with pytest.raises(OutboundFailed):
+            await send(host, tls)
+    assert len(server.got) == 1

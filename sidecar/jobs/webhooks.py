@@ -61,7 +61,9 @@ class WebhookSender:
             while True:
                 try:
                     webhooks = await self._store.take_due_webhooks(AT_ONCE)
-                    await asyncio.gather(*map(self._send, webhooks))
+                    sent = await asyncio.gather(*map(self._send, webhooks), return_exceptions=True)
+                    for error in filter(None, sent):  # after all have been tried
+                        raise error
                 except StoreUnavailable as error:
                     log.debug("webhook_poll_failed", error=str(error))
                 await asyncio.sleep(POLL_S)

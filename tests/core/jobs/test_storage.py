@@ -1,10 +1,21 @@
 """What a job stores of a request and of its response: no credentials."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.jobs.storage import StorageRules, is_credential
+from sidecar.core.jobs.storage import (
+    NEVER,
+    REQUEST_FIELDS,
+    RESPONSE_FIELDS,
+    StorageRules,
+    is_credential,
+)
+
+DOCS = Path(__file__).parents[3] / "docs" / "reference" / "jobs.md"
 
 STANDARD = StorageRules()
 # Those that strangers tried (security/11_jobs), and more of their kind.
@@ -136,3 +147,15 @@ def test_only_credentials_are_taken_from_a_query(parts: list[bytes]) -> None:
         assert stored == target
     else:
         assert stored.partition(b"?")[2] == b"&".join(kept)
+
+
+def test_the_lists_of_fields_are_documented() -> None:
+    def documented(first_cell: str) -> set[bytes]:
+        [row] = re.findall(rf"^\| {first_cell} \|(.+)\|$", DOCS.read_text(), re.MULTILINE)
+        return {name.lower().encode() for name in re.findall(r"`([^`]+)`", row)}
+
+    both = documented("both")
+    assert both | documented("requests") == REQUEST_FIELDS
+    assert both | documented("responses") == RESPONSE_FIELDS
+    assert documented("neither, also with `--job-fields`") == NEVER
+    assert both == REQUEST_FIELDS & RESPONSE_FIELDS
