@@ -103,6 +103,7 @@ def _late_costs(file: Draft) -> Iterator[Finding]:
 
 def _plans(file: Draft) -> Iterator[Finding]:
     circular = _circular(file.plans)
+    meters: dict[tuple[str, str], tuple[str, str]] = {}  # kind and id of a limit: meter, plan
     for name, plan in file.plans.items():
         path: Path = ("plans", name)
         if plan.extends is not None and file.lacks("plans", plan.extends):
@@ -121,9 +122,25 @@ def _plans(file: Draft) -> Iterator[Finding]:
             ids.add(limit.id)
             if limit.meter is not None and file.lacks("meters", limit.meter):
                 yield (*at, "meter"), _unknown("meter", limit.meter, file.known["meters"])
+            elif limit.meter is not None and limit.concurrency is None:
+                counted, other = meters.setdefault(_counter(limit), (limit.meter, name))
+                if counted != limit.meter:
+                    yield (*at, "meter"), _two_meters(limit, counted, other)
             error = _inexact(limit.rate, limit.burst) if limit.rate else None
             if error:
                 yield (*at, "rate"), error
+
+
+def _counter(limit: models.LimitModel) -> tuple[str, str]:
+    """The kind and id by which all plans share a limit's counter."""
+    return ("rate" if limit.rate is not None else "quota"), limit.id
+
+
+def _two_meters(limit: models.LimitModel, counted: str, plan: str) -> str:
+    return (
+        f'"{limit.id}" counts "{counted}" in plan "{plan}", and usage stays with the id when an '
+        "account moves; write the same meter, or another id"
+    )
 
 
 def _circular(plans: dict[str, models.PlanModel]) -> set[str]:
