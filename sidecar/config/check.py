@@ -1,12 +1,12 @@
 """Checks across the parts of a plan file: references, duplicates, and whether Redis can count."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sidecar.config import models, route_patterns, values
-from sidecar.config.compile import lineage, quotas_of
+from sidecar.config.compile import quotas_of
 from sidecar.config.draft import Draft
 from sidecar.config.positions import Finding, Path
 from sidecar.core.teams import MOST_TEAMS
@@ -16,8 +16,9 @@ MOST_NAMES: Final = 12  # known names that a finding about an unknown name lists
 
 def check(file: Draft) -> Iterator[Finding]:
     """Every finding: path, and what is wrong; what to write instead."""
-    yield from _routes(file)
-    yield from _unreached(file)
+    errors = {at: route_patterns.error(route.match) for at, route in file.routes.items()}
+    yield from _routes(file, errors)
+    yield from _unreached(file, errors)
     if "routes" in file.complete:
         yield from _late_costs(file)
     sound = "plans" in file.complete
@@ -42,14 +43,14 @@ def _names(known: Collection[str]) -> str:
     return f"{first} and {more} more" if more > 0 else first or "none"
 
 
-def _routes(file: Draft) -> Iterator[Finding]:
+def _routes(file: Draft, errors: Mapping[int, str | None]) -> Iterator[Finding]:
     ids: set[str] = set()
     for number, route in file.routes.items():
         path: Path = ("routes", number)
         if route.id in ids:
             yield (*path, "id"), f'"{route.id}" is the id of another route; write another id'
         ids.add(route.id)
-        error = route_patterns.error(route.match)
+        error = errors[number]
         if error:
             yield (*path, "match"), error
         for meter, cost in route.cost.items():
@@ -64,10 +65,8 @@ def _routes(file: Draft) -> Iterator[Finding]:
             )
 
 
-def _unreached(file: Draft) -> Iterator[Finding]:
-    valid = [
-        (at, route) for at, route in file.routes.items() if not route_patterns.error(route.match)
-    ]
+def _unreached(file: Draft, errors: Mapping[int, str | None]) -> Iterator[Finding]:
+    valid = [(at, route) for at, route in file.routes.items() if not errors[at]]
     for index, covering in route_patterns.unreached([route.match for _, route in valid]):
         at, route = valid[index]
         earlier = [valid[other][1] for other in covering]
@@ -88,8 +87,12 @@ def _no_reserve(meter: str) -> str:
 
 def _late_costs(file: Draft) -> Iterator[Finding]:
     """Meters with `reserve` or `settle` that no route uses."""
+    used: dict[str, list[int | str]] = {}
+    for route in file.routes.values():
+        for name, cost in route.cost.items():
+            used.setdefault(name, []).append(cost)
     for name, meter in file.meters.items():
-        costs = [route.cost[name] for route in file.routes.values() if name in route.cost]
+        costs = used.get(name, [])
         if meter.reserve is not None and "reserve" not in costs:
             unused = f"no route has the cost {{{name}: reserve}}; add it to a route, or remove this"
             yield ("meters", name, "reserve"), unused
@@ -99,11 +102,13 @@ def _late_costs(file: Draft) -> Iterator[Finding]:
 
 
 def _plans(file: Draft) -> Iterator[Finding]:
+    circular = _circular(file.plans)
+    meters: dict[tuple[str, str], tuple[str, str]] = {}  # kind and id of a limit: meter, plan
     for name, plan in file.plans.items():
         path: Path = ("plans", name)
         if plan.extends is not None and file.lacks("plans", plan.extends):
             yield (*path, "extends"), _unknown("plan", plan.extends, file.known["plans"])
-        elif _circular(name, file.plans):
+        elif name in circular:
             yield (*path, "extends"), "plans extend each other in a circle; remove one extends"
         if plan.critical is not None:
             error = _inexact(plan.critical.rate, plan.critical.burst)
@@ -117,20 +122,41 @@ def _plans(file: Draft) -> Iterator[Finding]:
             ids.add(limit.id)
             if limit.meter is not None and file.lacks("meters", limit.meter):
                 yield (*at, "meter"), _unknown("meter", limit.meter, file.known["meters"])
+            elif limit.meter is not None and limit.concurrency is None:
+                counted, other = meters.setdefault(_counter(limit), (limit.meter, name))
+                if counted != limit.meter:
+                    yield (*at, "meter"), _two_meters(limit, counted, other)
             error = _inexact(limit.rate, limit.burst) if limit.rate else None
             if error:
                 yield (*at, "rate"), error
 
 
-def _circular(name: str, plans: dict[str, models.PlanModel]) -> bool:
-    seen: set[str] = set()
-    at: str | None = name
-    while at is not None and at in plans:
-        if at in seen:
-            return True
-        seen.add(at)
-        at = plans[at].extends
-    return False
+def _counter(limit: models.LimitModel) -> tuple[str, str]:
+    """The kind and id by which all plans share a limit's counter."""
+    return ("rate" if limit.rate is not None else "quota"), limit.id
+
+
+def _two_meters(limit: models.LimitModel, counted: str, plan: str) -> str:
+    return (
+        f'"{limit.id}" counts "{counted}" in plan "{plan}", and usage stays with the id when an '
+        "account moves; write the same meter, or another id"
+    )
+
+
+def _circular(plans: dict[str, models.PlanModel]) -> set[str]:
+    """The plans that extend each other in a circle, directly or not; each is read once."""
+    circular: set[str] = set()
+    done: set[str] = set()
+    for name in plans:
+        chain: dict[str, None] = {}
+        at: str | None = name
+        while at is not None and at in plans and at not in done and at not in chain:
+            chain[at] = None
+            at = plans[at].extends
+        if at in chain or at in circular:
+            circular.update(chain)
+        done.update(chain)
+    return circular
 
 
 def _inexact(rate: str, burst: int | None) -> str | None:
@@ -145,11 +171,8 @@ def _inexact(rate: str, burst: int | None) -> str | None:
 
 def _features(file: Draft) -> Iterator[Finding]:
     sold: set[str] = set()
-    for name in file.plans:
-        features: tuple[str, ...] = ()
-        for model in lineage(name, file.plans):
-            features = features if model.features is None else model.features
-        sold.update(features)
+    for plan in file.plans.values():
+        sold.update(plan.features or ())  # a plan without its own has those of the one it extends
     for number, route in file.routes.items():
         for index, feature in enumerate(route.needs):
             if feature not in sold:

@@ -1,20 +1,18 @@
-"""Compile a valid plan file into a plan book, with an entitlement per plan and route."""
+"""Compile a valid plan file into a plan book."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from sidecar.config import limit_kinds, models, values
 from sidecar.config.route_patterns import split_match
 from sidecar.core.costs import BodySize, HeaderSource, Meter, Reserve, Source
+from sidecar.core.entitlements import Entitlements, Estimates
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
-    SLOTS,
     UNBOUNDED,
     Account,
-    Claim,
     ConcurrencyLimit,
-    Entitlement,
     Key,
     Limit,
     Links,
@@ -31,13 +29,9 @@ from sidecar.core.model import (
     Team,
 )
 from sidecar.core.periods import midnight
-from sidecar.core.refusals.ratelimit_fields import policy_field
 
 SizeOf = Literal["request", "response", "both"]
-Estimates = tuple[tuple[str, Reserve], ...]  # by meter
-GUARD_RATE: Final = "1000/s"
-GUARD_BURST: Final = 5_000
-MOST_AVAILABLE: Final = 8  # routes that a refusal lists as still available
+GUARD: Final = models.GuardModel(rate="1000/s", burst=5_000)
 
 
 def compile_book(file: models.FileModel, version: str) -> PlanBook:
@@ -45,18 +39,15 @@ def compile_book(file: models.FileModel, version: str) -> PlanBook:
     meters = {name: _meter(name, model) for name, model in file.meters.items()}
     routes = tuple(_route(model, meters) for model in file.routes)
     estimates = {model.id: _estimates(model, meters) for model in file.routes}
-    plans = {plan_id: _plan(plan_id, rank, file.plans) for rank, plan_id in enumerate(file.plans)}
+    has = _inherited(file.plans)
+    plans = {name: _plan(name, rank, has[name]) for rank, name in enumerate(file.plans)}
     accounts = {model.id: _account(model) for model in file.accounts}
     return PlanBook(
         version=version,
         meters=meters,
         routes=routes,
         plans=plans,
-        entitlements={
-            (plan.id, route.id): _entitlement(plan, route, routes, plans, estimates, meters)
-            for plan in plans.values()
-            for route in routes
-        },
+        entitlements=Entitlements(tuple(plans.values()), routes, estimates, meters),
         accounts=accounts,
         keys={
             bytes.fromhex(key.sha256): Key(key.id, accounts[model.id], key.team or "")
@@ -68,16 +59,6 @@ def compile_book(file: models.FileModel, version: str) -> PlanBook:
         packs=_packs(file.packs, file.plans.values()),
         downgrades=file.downgrades,
     )
-
-
-def lineage(plan_id: str, plans: dict[str, models.PlanModel]) -> Iterator[models.PlanModel]:
-    """A plan and the plans that it extends, directly or not; the outermost first."""
-    chain = []
-    at: str | None = plan_id
-    while at is not None:
-        chain.append(plans[at])
-        at = plans[at].extends
-    return reversed(chain)
 
 
 def _meter(name: str, model: models.MeterModel) -> Meter:
@@ -136,40 +117,66 @@ def _estimates(model: models.RouteModel, meters: dict[str, Meter]) -> Estimates:
     return tuple(sorted((meter, reserve) for meter, reserve in reserves.items() if reserve))
 
 
-def _plan(plan_id: str, rank: int, plans: dict[str, models.PlanModel]) -> Plan:
+@dataclass(frozen=True)
+class _Inherited:
+    """What a plan has of its own or from the plans that it extends."""
+
     features: tuple[str, ...] = ()
-    limits: dict[str, Limit] = {}
-    guard = models.GuardModel(rate=GUARD_RATE, burst=GUARD_BURST)
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    guard: models.GuardModel = GUARD
     store_down: StoreDownMode = "local"
     tunnels: str = "keep"
     orphans: Orphans = "charge"
     refunds: tuple[str, ...] = ()
     enforce: str | None = None
-    for model in lineage(plan_id, plans):
-        features = features if model.features is None else model.features
-        limits |= {limit.id: _limit(limit) for limit in model.limits}
-        guard = model.critical or guard
-        store_down = model.when_store_is_down or store_down
-        tunnels = model.tunnels_at_quota or tunnels
-        orphans = model.when_sidecar_dies or orphans
-        refunds = refunds if model.refund is None else model.refund
-        enforce = model.enforce or enforce
-    if enforce == "shadow":
+
+    def extended(self, model: models.PlanModel) -> "_Inherited":
+        """Return what a plan that extends this one has."""
+        return _Inherited(
+            self.features if model.features is None else model.features,
+            {**self.limits, **{limit.id: _limit(limit) for limit in model.limits}},
+            model.critical or self.guard,
+            model.when_store_is_down or self.store_down,
+            model.tunnels_at_quota or self.tunnels,
+            model.when_sidecar_dies or self.orphans,
+            self.refunds if model.refund is None else model.refund,
+            model.enforce or self.enforce,
+        )
+
+
+def _inherited(plans: Mapping[str, models.PlanModel]) -> dict[str, _Inherited]:
+    """What each plan has; each plan is read once, however many extend it."""
+    known: dict[str, _Inherited] = {}
+    for plan_id in plans:
+        chain = []
+        at: str | None = plan_id
+        while at is not None and at not in known:
+            chain.append(at)
+            at = plans[at].extends
+        above = _Inherited() if at is None else known[at]
+        for name in reversed(chain):
+            above = known[name] = above.extended(plans[name])
+    return known
+
+
+def _plan(plan_id: str, rank: int, has: _Inherited) -> Plan:
+    limits = has.limits
+    if has.enforce == "shadow":
         limits = {name: replace(limit, shadow=True) for name, limit in limits.items()}
-    units, window = values.rate(guard.rate)
+    units, window = values.rate(has.guard.rate)
     bucket = RateLimit(
-        "critical", "calls", units, window, guard.burst or units, values.refill(units, window)
+        "critical", "calls", units, window, has.guard.burst or units, values.refill(units, window)
     )
     return Plan(
         plan_id,
         rank,
-        frozenset(features),
+        frozenset(has.features),
         tuple(limits.values()),
         bucket,
-        store_down,
-        tunnels == "close",
-        frozenset(refunds),
-        orphans,
+        has.store_down,
+        has.tunnels == "close",
+        frozenset(has.refunds),
+        has.orphans,
     )
 
 
@@ -230,70 +237,3 @@ def _account(model: models.AccountModel) -> Account:
     return Account(
         model.id, model.plan, model.timezone, model.anchor, suspended, teams, model.webhook, change
     )
-
-
-def _entitlement(
-    plan: Plan,
-    route: Route,
-    routes: tuple[Route, ...],
-    plans: dict[str, Plan],
-    estimates: Mapping[str, Estimates],
-    meters: Mapping[str, Meter],
-) -> Entitlement:
-    costs = dict(route.cost)
-    critical = route.request_class is RequestClass.CRITICAL
-    applied = tuple(limit for limit in plan.limits if _applies(limit, costs))
-    claims = tuple(Claim(limit, costs.get(limit.meter, 1), critical) for limit in applied)
-    if critical:
-        claims += (Claim(plan.critical_guard, 1, False),)
-    higher_first = sorted(plans.values(), key=lambda other: (other.rank < plan.rank, other.rank))
-    with_all = (other.id for other in higher_first if route.needs <= other.features)
-    missing = tuple(sorted(route.needs - plan.features))
-    base = Entitlement(
-        plan=plan,
-        route=route,
-        claims=claims,
-        missing=missing,
-        missing_in=next(with_all, None) if missing else None,
-        policy_field=policy_field(applied),
-        still_available=tuple(_available(plan, routes))[:MOST_AVAILABLE],
-    )
-    return _with_settlement(_with_late_costs(base, estimates[route.id], meters))
-
-
-def _applies(limit: Limit, costs: Mapping[str, int]) -> bool:
-    """Whether a limit counts a request with these costs. Without a cost it takes no slot either."""
-    return limit.meter in costs or (limit.kind is SLOTS and bool(costs))
-
-
-def _with_late_costs(
-    entitlement: Entitlement, estimates: Estimates, meters: Mapping[str, Meter]
-) -> Entitlement:
-    """The entitlement with what it estimates from the request and reads from the response."""
-    sources = ((meter, meters[meter].settle) for meter, _ in entitlement.route.cost)
-    settles = tuple((meter, source) for meter, source in sources if source)
-    return replace(
-        entitlement,
-        estimates=estimates,
-        read_up_to=max((reserve.bound for _, reserve in estimates), default=0),
-        settles=settles,
-        caps=tuple((meter, most) for meter, _ in settles if (most := meters[meter].most)),
-        reads=tuple((meter, path) for meter, path in settles if isinstance(path, JsonPath)),
-    )
-
-
-def _with_settlement(entitlement: Entitlement) -> Entitlement:
-    """The entitlement with `held` set if a request's end may correct a cost or release a slot."""
-    plan = entitlement.plan
-    slots = any(claim.limit.kind is SLOTS for claim in entitlement.claims)
-    held = bool(entitlement.settles or plan.refunds or plan.orphans == "release" or slots)
-    return replace(entitlement, stays_open=held and bool(entitlement.claims))
-
-
-def _available(plan: Plan, routes: tuple[Route, ...]) -> Iterator[str]:
-    """The routes that no limit of the plan can refuse."""
-    limited = {limit.meter for limit in plan.limits}
-    for route in routes:
-        free = not limited & {meter for meter, _ in route.cost}
-        if route.needs <= plan.features and (free or route.request_class is RequestClass.CRITICAL):
-            yield route.match

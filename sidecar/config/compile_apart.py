@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from sidecar.config.values import printable
+from sidecar.core.entitlements import Entitlements
 from sidecar.core.model import PlanBook
 from sidecar.errors import ConfigError, Problem
 
@@ -25,7 +26,7 @@ TIMEOUT_S: Final = 120  # a file of the largest size takes a tenth of it
 PIECE_ITEMS: Final = 200  # about half a millisecond to unpickle
 NICENESS: Final = 10  # requests have priority
 _CHILD: Final = f"from {__name__} import main; main()"
-_LARGE: Final = ("entitlements", "accounts", "keys")  # parts of a book that are sent in pieces
+_LARGE: Final = ("accounts", "keys")  # parts of a book that are sent in pieces
 
 
 async def compile_apart(path: Path, timeout_s: float = TIMEOUT_S) -> PlanBook:
@@ -108,6 +109,8 @@ class _Pickler(pickle.Pickler):
     """Pickler that writes dataclasses as constructor calls: compiled classes accept no state."""
 
     def reducer_override(self, value: object) -> Any:
+        if isinstance(value, Entitlements):
+            return Entitlements, value.parts
         if isinstance(value, type) or not is_dataclass(value):
             return NotImplemented
         return type(value), tuple(getattr(value, each.name) for each in fields(value))
@@ -119,7 +122,7 @@ def write(result: Any, to: BinaryIO) -> None:
     if not isinstance(result, PlanBook):
         pickler.dump(result)
         return
-    pickler.dump(replace(result, entitlements={}, accounts={}, keys={}))
+    pickler.dump(replace(result, accounts={}, keys={}))
     pieces = list(_pieces(result))
     pickler.dump(len(pieces))
     for piece in pieces:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sidecar.config import limit_kinds, models, values
-from sidecar.config.compile import lineage
 from sidecar.config.positions import Path
 from sidecar.core.model import MICRO, UNBOUNDED
 from sidecar.core.periods import PERIODS
@@ -129,3 +128,13 @@ def _costs(route: models.RouteModel, file: models.FileModel) -> Iterator[tuple[s
         units = cost if isinstance(cost, int) else meter.reserve.default if meter.reserve else 0
         if units or meter.settle is not None:
             yield name, units
+
+
+def lineage(plan_id: str, plans: Mapping[str, models.PlanModel]) -> Iterator[models.PlanModel]:
+    """A plan and the plans that it extends, directly or not; the outermost first."""
+    chain = []
+    at: str | None = plan_id
+    while at is not None:
+        chain.append(plans[at])
+        at = plans[at].extends
+    return reversed(chain)

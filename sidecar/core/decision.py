@@ -200,7 +200,11 @@ def crossings_of(claims: Sequence[Claim], answer: Answer) -> tuple[ThresholdCros
 def _refused(entitlement: Entitlement, answer: Answer) -> Decision:
     now = answer.now_us
     guard = entitlement.plan.critical_guard
-    violated = sorted(_violated(entitlement.claims, answer), key=_recovery)
+    claims = entitlement.claims
+    known = [
+        (at, status_of(claims, answer, at)) for at in range(len(claims)) if claims[at].enforced
+    ]
+    violated = sorted(_violated(claims, answer, known), key=_recovery)
     if not violated:
         raise StoreUnavailable("Redis refused claims that all fit by its own numbers.")
     worst = violated[0]
@@ -213,6 +217,7 @@ def _refused(entitlement: Entitlement, answer: Answer) -> Decision:
         violated=tuple(violated),
         retry_us=_retry_us(worst, now),
         wait=wait_of(violated, now),
+        known=tuple([status for _, status in known]),
     )
 
 
@@ -229,12 +234,12 @@ def _recovery(status: LimitStatus) -> tuple[int, int]:
     return 1, -status.reset_us
 
 
-def _violated(claims: Sequence[Claim], answer: Answer) -> Iterable[LimitStatus]:
-    for at, claim in enumerate(claims):
-        if not claim.enforced:
-            continue
+def _violated(
+    claims: Sequence[Claim], answer: Answer, known: Sequence[tuple[int, LimitStatus]]
+) -> Iterable[LimitStatus]:
+    for at, status in known:
+        claim = claims[at]
         limit, cost, used = claim.limit, claim.cost, answer.used[at]
-        status = status_of(claims, answer, at)
         if isinstance(limit, RateLimit):
             if used + limit.weight(cost) > limit.full:
                 wait = None if cost > limit.burst else fits_in_us(limit, used, cost)
@@ -246,6 +251,15 @@ def _violated(claims: Sequence[Claim], answer: Answer) -> Iterable[LimitStatus]:
         elif isinstance(limit, QuotaLimit):
             extra = status.limit_units - limit.units
             if used + cost > limit.cap + extra:
-                yield status._replace(reset_us=None if cost > limit.cap else status.reset_us)
+                never = cost > _most_ever(claims, answer, at, limit)
+                yield status._replace(reset_us=None if never else status.reset_us)
         elif used + 1 > limit.full:
             yield status
+
+
+def _most_ever(claims: Sequence[Claim], answer: Answer, at: int, quota: QuotaLimit) -> int:
+    """Return how much a request can take of a new period: other teams' guarantees stay theirs."""
+    following = at + 1
+    if following < len(claims) and isinstance(claims[following].limit, TeamShare):
+        return team_use(claims, answer, following).most
+    return quota.cap

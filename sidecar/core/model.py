@@ -4,6 +4,7 @@ Units: quantities are integers in the meter's unit. A *micro-unit* is 1/1,000,00
 buckets only). Names that end in `_us` are microseconds; instants are in Redis time.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
@@ -340,7 +341,7 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Entitlement:
-    """What a plan says of a route, computed once, when the plan file is compiled.
+    """What a plan says of a route, computed once, for the first request that needs it.
 
     `missing`: needed features that the plan lacks. `missing_in`: the next plan in plan order that
     has all that the route needs; None: no plan does.
@@ -407,7 +408,7 @@ class PlanBook:
     meters: dict[str, Meter]
     routes: tuple[Route, ...]
     plans: dict[str, Plan]
-    entitlements: dict[tuple[str, str], Entitlement]
+    entitlements: Mapping[tuple[str, str], Entitlement]
     accounts: dict[str, Account] = field(default_factory=dict)
     keys: dict[bytes, Key] = field(default_factory=dict)
     anonymous_plan: str | None = None

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from sidecar.core.model import MICRO, Account, PeriodLimit, PeriodUnit
+from sidecar.core.model import MICRO, Account, Pack, PeriodLimit, PeriodUnit
 
 _HOUR: Final = 3_600 * MICRO
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -129,3 +129,12 @@ def window_of(period: PeriodUnit, timezone: str, anchor: date | None, now_us: in
     start, end, after = bounds(period, timezone, anchor, now_us)
     before = bounds(period, timezone, anchor, start - 1)[0]
     return Window(start, end, after, before)
+
+
+def pack_end_us(pack: Pack, account: Account, now_us: int) -> int:
+    """Return the end of a grant of this pack that is made now."""
+    if isinstance(pack.lasts, int):
+        return pack.lasts
+    if pack.lasts[-1] == "s":
+        return now_us + int(pack.lasts[:-1]) * MICRO
+    return bounds(pack.lasts, account.timezone, account.anchor, now_us)[1]

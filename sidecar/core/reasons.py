@@ -111,6 +111,7 @@ class Decision(NamedTuple):
 
     `tightest`: the limit with the smallest part left (None without limits or answer).
     `violated`: the limits that refuse, first the one that takes longest to recover.
+    `known`: of a refusal, every limit that could have refused, in the order of the claims.
     `retry_us`: span until the request fits; None when waiting does not help or nothing is refused.
     `overage`: units beyond the quota per meter, only meters that have some.
     `shadowed`: ids of limits in shadow that would have refused the request.
@@ -127,3 +128,4 @@ class Decision(NamedTuple):
     crossings: tuple[ThresholdCrossing, ...] = ()
     shadowed: tuple[str, ...] = ()
     wait: Wait | None = None
+    known: tuple[LimitStatus, ...] = ()

@@ -135,9 +135,11 @@ def _reserved(usage: PeriodUsage, state: AccountState, late: bool) -> Iterator[C
 def _paid_by_grants(usage: PeriodUsage, state: AccountState, counter: int) -> int:
     """Return the units that grants may have paid in this period.
 
-    0 while the plan's own units are not used up, unless an unknown plan file had fewer of them.
+    0 while the own units of no plan that the account was on are used up, unless an unknown plan
+    file had fewer of them.
     """
-    if counter < usage.limit.units and not usage.uncertain:
+    own = usage.limit.units if usage.fewest is None else min(usage.limit.units, usage.fewest)
+    if counter < own and not usage.uncertain:
         return 0
     return sum(grant.used for grant in state.grants if grant.field == usage.field)
 

@@ -19,6 +19,9 @@ class PeriodUsage:
     `units` excludes `before`, which is so near before the start that Redis may have counted it
     here, `elsewhere`, which an unknown plan file may have counted here, and `refunded`.
 
+    `fewest`: the units of the smallest quota that its requests were counted against, None without
+    requests. A plan may have changed since.
+
     `fresh` are units whose events came after the counter was read; Redis may have charged
     `arrived` of them before. `recorded`: units by id of requests whose reservation was open.
     `fresh_ids`: those among them whose events came after the counter was read.
@@ -38,6 +41,7 @@ class PeriodUsage:
     refunded: int = 0
     fresh: int = 0
     arrived: int = 0
+    fewest: int | None = None
     recorded: dict[str, int] = dataclasses.field(default_factory=dict)
     fresh_ids: set[str] = dataclasses.field(default_factory=set)
 

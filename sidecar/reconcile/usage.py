@@ -39,6 +39,7 @@ class _Target(NamedTuple):
     """A counter that a kind of request charged.
 
     `certain`: its plan file is known. `sure`: it charged this counter; False: it may have.
+    `quota_units`: of the quota in the request's own plan; `limit` is the current one.
     """
 
     field: str
@@ -47,6 +48,7 @@ class _Target(NamedTuple):
     meter: str
     certain: bool
     sure: bool
+    quota_units: int
 
 
 class AccountUsage:
@@ -136,6 +138,8 @@ class AccountUsage:
         if not target.sure:
             period.elsewhere += units
             return
+        if period.fewest is None or target.quota_units < period.fewest:
+            period.fewest = target.quota_units
         period.add(request.time_us, units, certain=target.certain, read_us=self._read_us)
         if request.id in self._reserved:
             period.recorded[request.id] = units
@@ -177,7 +181,7 @@ class AccountUsage:
             limit = self._limit(quota.id, team)
             if limit is not None and self._field_of(limit, request.key) == field:
                 key = request.key if quota.per == "key" else None
-                yield _Target(field, limit, key, quota.meter, charged.certain, True)
+                yield _Target(field, limit, key, quota.meter, charged.certain, True, quota.units)
         if charged.certain:
             return
         for field, periods in self.periods.items():
@@ -185,7 +189,7 @@ class AccountUsage:
                 limit, key = periods[-1].limit, periods[-1].key
                 same_team = not isinstance(limit, TeamShare) or limit.team == request.team
                 if limit.meter in meters and same_team and key in (None, request.key):
-                    yield _Target(field, limit, key, limit.meter, False, False)
+                    yield _Target(field, limit, key, limit.meter, False, False, limit.units)
 
 
 def _with_team(

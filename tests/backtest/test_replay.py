@@ -161,7 +161,7 @@ def test_requests_with_an_unknown_plan_route_or_feature_are_skipped_by_name() ->
     plan = a_plan([HOURLY])
     book = a_book([plan], [REST, lacking])
     missing = replace(book.entitlements["pro", "ai"], missing=("ai",))
-    book = replace(book, entitlements=book.entitlements | {("pro", "ai"): missing})
+    book = replace(book, entitlements={**book.entitlements, ("pro", "ai"): missing})
     report = report_of(
         book,
         a_request(1, plan="legacy"),

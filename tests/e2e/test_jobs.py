@@ -214,7 +214,7 @@ async def test_a_request_that_cannot_be_stored_is_refused_by_its_limit(stage: St
     )
     assert b" 429 " in chunked.split(b"\r\n")[0]
     never = await ask(here, "POST", "/huge")
-    assert (never.status, never.json["how_to_fix"][0]["action"]) == (429, "ask_for_less")
+    assert (never.status, never.json["how_to_fix"][0]["action"]) == (429, "upgrade")
     off = await a_stage(stage, used_up=False, jobs="off")
     assert (await ask(off, "POST", "/exports/1")).status == 429
 

@@ -60,6 +60,24 @@ async def test_a_grant_explains_nothing_while_the_plans_own_units_last(stage: St
     assert causes(stage.reconcile()) == {"monthly": {"lost": -18}}
 
 
+async def test_grants_explain_what_they_paid_before_a_move_to_a_larger_quota(stage: Stage) -> None:
+    await stage.send("GET /", 50)
+    buy(stage)
+    await stage.send("GET /", 3)
+    former = stage.plans.with_name("former.yaml")
+    former.write_text(stage.plans.read_text())
+    stage.reload(plans_text().replace("id: acme, plan: pro", "id: acme, plan: free"))
+    assert causes(stage.reconcile(former=[former])) == {"monthly": {"paid_by_grants": -3}}
+    await stage.send("GET /", 20)
+    assert causes(stage.reconcile(former=[former])) == {"monthly": {"paid_by_grants": -3}}
+    set_used(stage, "q/monthly", 60)
+    assert causes(stage.reconcile(former=[former])) == {
+        "monthly": {"paid_by_grants": -3, "lost": -10}
+    }
+    set_used(stage, "q/monthly", 40)  # less than any plan's own units: grants paid nothing
+    assert causes(stage.reconcile(former=[former])) == {"monthly": {"lost": -33}}
+
+
 def set_used(stage: Stage, field: str, used: int) -> None:
     packed = stage.client.hget(STATE, field)
     assert isinstance(packed, bytes)

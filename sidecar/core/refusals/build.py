@@ -8,17 +8,15 @@ from typing import Final
 
 from sidecar.core.model import (
     MICRO,
-    QUOTA,
     Account,
     ConcurrencyLimit,
     Entitlement,
-    Links,
-    Pack,
     PlanBook,
     QuotaLimit,
     RateLimit,
 )
 from sidecar.core.reasons import Decision, LimitStatus, Reason, TeamUse
+from sidecar.core.refusals.advice import read_docs, steps, upgrade
 from sidecar.core.refusals.problems import (
     ABNORMAL_USAGE,
     QUOTA_EXCEEDED,
@@ -29,8 +27,7 @@ from sidecar.core.refusals.problems import (
     http_spec,
 )
 from sidecar.core.refusals.ratelimit_fields import ratelimit_field
-from sidecar.core.refusals.upgrades import plan_without
-from sidecar.core.text import adjective, amount, current, instant, plural, span, speed, unit_of
+from sidecar.core.text import adjective, amount, current, instant, span, speed, unit_of
 
 _SPREAD_OF_S: Final = 300  # waits up to this are spread by a tenth, longer ones by 30 s
 
@@ -114,20 +111,20 @@ def feature_refusal(
         f"{entitlement.route.match} needs the {noun} {missing}, which plan {entitlement.plan.id} "
         f"of account {account.id} does not include. "
     )
-    steps: list[Step]
+    how_to_fix: list[Step]
     if entitlement.missing_in is None:
         detail = lacks + "No plan includes all the features that it needs."
-        steps = [{"action": "ask", "what": "Ask the API's team for access."}]
+        how_to_fix = [{"action": "ask", "what": "Ask the API's team for access."}]
     else:
         detail = lacks + f"Plan {entitlement.missing_in} does."
-        steps = [_upgrade(entitlement.missing_in, book.links)]
+        how_to_fix = [upgrade(entitlement.missing_in, book.links)]
     problem: dict[str, object] = {
         "type": spec.type,
         "title": spec.title,
         "status": spec.status,
         "detail": detail,
         "missing_features": list(entitlement.missing),
-        "how_to_fix": steps + _read_docs(book.links),
+        "how_to_fix": how_to_fix + read_docs(book.links),
         "request_id": request_id,
     }
     return Refusal(spec.status, Reason.FEATURE, problem, None, ())
@@ -159,7 +156,7 @@ def limit_refusal(
         "violated-policies": [one.claim.limit.id for one in decision.violated],
         "limit": _limit_member(worst),
         "still_available": [] if abuse else list(entitlement.still_available),
-        "how_to_fix": _steps(book, entitlement, decision),
+        "how_to_fix": steps(book, entitlement, account, decision),
         "request_id": request_id,
     }
     retry = None if decision.retry_us is None else _retry_after(decision.retry_us, jitter)
@@ -274,64 +271,6 @@ def _limit_member(worst: LimitStatus) -> dict[str, object]:
             "guaranteed_to_others": worst.team.others,
         }
     return member
-
-
-def _steps(book: PlanBook, entitlement: Entitlement, decision: Decision) -> list[Step]:
-    steps: list[Step] = []
-    if decision.retry_us is not None:
-        steps.append({"action": "wait", "until": instant(decision.now_us + decision.retry_us)})
-    for status in decision.violated:
-        limit = status.claim.limit
-        if isinstance(limit, ConcurrencyLimit):
-            at_once = amount(limit.slots, unit_of(book.meters, limit))
-            steps.append({"action": "slow_down", "to": f"{at_once} at once"})
-        elif status.reset_us is None:
-            most = limit.capacity if status.team is None else status.team.most
-            what = f"at most {most:,} {plural(unit_of(book.meters, limit))} in one request"
-            steps.append({"action": "ask_for_less", "to": what})
-        elif isinstance(limit, RateLimit):
-            to = speed(limit, unit_of(book.meters, limit))
-            steps.append({"action": "slow_down", "to": to})
-    if any(status.team is not None for status in decision.violated):
-        what = (
-            "Ask the account's owner for a larger share for the team, or to let other teams lend."
-        )
-        steps.append({"action": "ask", "what": what})
-    if decision.reason is not Reason.ABUSE:
-        steps += [_buy(pack, book.links) for pack in _packs(book, decision)]
-        better = plan_without(book, entitlement, decision.violated)
-        if better is not None:
-            steps.append(_upgrade(better, book.links))
-    return steps + _read_docs(book.links)
-
-
-def _packs(book: PlanBook, decision: Decision) -> list[Pack]:
-    """Return the packs that would let the request pass; () if not only quotas refuse."""
-    limits = [status.claim.limit for status in decision.violated]
-    if not all(limit.kind is QUOTA for limit in limits):
-        return []
-    names = {limit.id for limit in limits}
-    return [pack for pack in book.packs.values() if pack.limit in names]
-
-
-def _buy(pack: Pack, links: Links) -> Step:
-    step: Step = {"action": "buy_pack", "pack": pack.id, "units": pack.units}
-    if pack.price:
-        step["price"] = pack.price
-    if links.packs is not None:
-        step["href"] = links.packs.replace("{pack}", pack.id)
-    return step
-
-
-def _upgrade(plan: str, links: Links) -> Step:
-    step: Step = {"action": "upgrade", "plan": plan}
-    if links.upgrade is not None:
-        step["href"] = links.upgrade
-    return step
-
-
-def _read_docs(links: Links) -> list[Step]:
-    return [] if links.docs is None else [{"action": "read_docs", "href": links.docs}]
 
 
 def shed_refusal(entitlement: Entitlement, request_id: str, wait_s: int, jitter: int) -> Refusal:

@@ -44,10 +44,13 @@ def _step_text(step: Step) -> str:
         if "until" in step:
             return f"Wait until {step['until']}."
         return f"Wait {span(step['seconds'])}, then try again."
+    if step["action"] == "do_all":
+        return " Also: ".join(_step_text(part) for part in step["steps"])
     if step["action"] == "buy_pack":
+        times = f", {step['times']} times" if "times" in step else ""
         price = f" for {step['price']}" if "price" in step else ""
         where = f": {step['href']}" if "href" in step else "."
-        return f"Buy pack {step['pack']}, {step['units']:,} more{price}{where}"
+        return f"Buy pack {step['pack']}, {step['units']:,} more{price}{times}{where}"
     if step["action"] == "upgrade":
         where = f": {step['href']}" if "href" in step else "."
         return f"Upgrade to plan {step['plan']}{where}"

@@ -1,8 +1,10 @@
 """Which later plan, in plan order, would have allowed a refused request."""
 
-from collections.abc import Sequence
-
+from sidecar.core.claims import claims_for
 from sidecar.core.model import (
+    SLOTS,
+    Account,
+    Claim,
     ConcurrencyLimit,
     Entitlement,
     Limit,
@@ -12,24 +14,68 @@ from sidecar.core.model import (
     RateLimit,
 )
 from sidecar.core.periods import usual_s
-from sidecar.core.reasons import LimitStatus
+from sidecar.core.reasons import Decision, LimitStatus
 
 
-def plan_without(
-    book: PlanBook, entitlement: Entitlement, violated: Sequence[LimitStatus]
+def next_plan(
+    book: PlanBook, entitlement: Entitlement, account: Account, decision: Decision
 ) -> str | None:
-    """Return the next plan that includes the route and relieves each violated limit.
+    """Return the next plan that would allow the request: it has the route, and its limits fit.
 
-    It has no such limit, or a higher one. None if no plan does.
+    Usage stays with a move, so a limit of the same id has its present usage. A limit that refuses
+    now must be higher, or absent. None if no plan would do.
     """
+    route = entitlement.route
+    known = {
+        (status.claim.limit.kind, status.claim.limit.id): status
+        for status in decision.known
+        if status.team is None
+    }
+    teams = {status.claim.limit.id: status for status in decision.known if status.team}
+    team = next((status.team.team for status in teams.values() if status.team), None)
     higher = [plan for plan in book.plans.values() if plan.rank > entitlement.plan.rank]
     for plan in sorted(higher, key=lambda plan: plan.rank):
-        offered = book.entitlements.get((plan.id, entitlement.route.id))
+        if not all(_relieves(plan, status) for status in decision.violated):
+            continue
+        offered = book.entitlements.get((plan.id, route.id))
         if offered is None or offered.missing:
             continue
-        if all(_relieves(plan, status) for status in violated):
+        claims = claims_for(offered, dict(route.cost))
+        if all(
+            _fits(claim, known.get((claim.limit.kind, claim.limit.id)))
+            and _fits_team(claim, account, team, teams.get(claim.limit.id))
+            for claim in claims
+            if claim.enforced
+        ):
             return plan.id
     return None
+
+
+def _fits(claim: Claim, status: LimitStatus | None) -> bool:
+    """Whether a limit of another plan allows the request, with the usage that is known."""
+    limit = claim.limit
+    used = 0 if status is None or status.claim.limit.per != limit.per else status.used
+    return used + (1 if limit.kind is SLOTS else claim.cost) <= limit.capacity
+
+
+def _fits_team(
+    claim: Claim, account: Account, team: str | None, status: LimitStatus | None
+) -> bool:
+    """Whether it leaves other teams' guarantees in another plan, if none of them is used yet.
+
+    `team` is None if it is unknown. `status`: of the team's share of a quota of the same id.
+    """
+    quota = claim.limit
+    if not account.teams or not isinstance(quota, QuotaLimit) or quota.per != "account":
+        return True
+    if status is not None and status.team is not None:
+        own = next((one.percent for one in account.teams if one.id == team), 0)
+        larger = quota.units * own // 100 >= status.team.guaranteed
+        if larger and claim.cost <= status.team.kept:
+            return True
+    used = 0 if status is None else status.used
+    others = (quota.units * one.percent // 100 for one in account.teams if one.id != team)
+    return claim.cost + sum(others) <= quota.cap - used
 
 
 def _relieves(plan: Plan, status: LimitStatus) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.costs import Meter
+from sidecar.core.costs import HeaderSource, Meter, Reserve
 from sidecar.core.model import (
     MICRO,
     Account,
@@ -101,14 +101,18 @@ def a_standing(
 
 
 def refused(
-    *violated: LimitStatus, jitter: int = 0, book: PlanBook | None = None, **changes: Any
+    *violated: LimitStatus,
+    jitter: int = 0,
+    book: PlanBook | None = None,
+    entitlement: Entitlement = FREE,
+    **changes: Any,
 ) -> Refusal:
     worst = violated[0]
     reason = REASONS[type(worst.claim.limit)]
     retry = None if worst.reset_us is None else worst.reset_us - NOW
     retry = MICRO if reason is Reason.CONCURRENCY else retry
     decision = Decision(False, reason, NOW, worst, violated, retry)._replace(**changes)
-    return limit_refusal(book or a_book(), FREE, ACME, decision, "019", jitter)
+    return limit_refusal(book or a_book(), entitlement, ACME, decision, "019", jitter)
 
 
 def any_refusal(reason: Reason) -> Refusal:
@@ -267,12 +271,16 @@ def test_the_detail_explains_the_case(standing: LimitStatus, sentence: str) -> N
     ],
 )
 def test_no_retry_is_offered_when_waiting_never_helps(standing: LimitStatus) -> None:
-    refusal = refused(standing)
+    reserve = Reserve(HeaderSource(b"x-units"), 1, 0)
+    asked = replace(FREE, estimates=(("requests", reserve),))
+    refusal = refused(standing, entitlement=asked)
     assert refusal.retry_after_s is None
     assert "waiting does not help" in str(refusal.problem["detail"])
     steps = [step["action"] for step in refusal.problem["how_to_fix"]]  # type: ignore[attr-defined]
     assert steps == ["ask_for_less", "upgrade", "read_docs"]
     assert b"Ask for at most 1" in render_text(refusal)
+    fixed = [step["action"] for step in refused(standing).problem["how_to_fix"]]  # type: ignore[attr-defined]
+    assert fixed == ["upgrade", "read_docs"], "its cost is not in the request"
 
 
 @pytest.mark.parametrize(
