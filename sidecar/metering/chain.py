@@ -86,6 +86,16 @@ class Chain:
         return self._losses.dropped
 
     @property
+    def missing(self) -> int:
+        """Events found to be missing since `open`: deleted, or damaged."""
+        return self._losses.missing
+
+    @property
+    def damaged(self) -> int:
+        """Events found to be damaged since `open`, and set aside."""
+        return self._losses.damaged
+
+    @property
     def remedy(self) -> str:
         """How an operator frees space in the spool."""
         return self._capacity.remedy
@@ -182,6 +192,14 @@ class Chain:
                 return
             del facts[0]
 
+    def report_missing(self, first: int, last: int) -> None:
+        """Log and record that these events are not in the spool any more. Once for each range."""
+        self._losses.report(self.spool_id, MissingEvents(first, last))
+
+    def report_damaged(self, first: int, last: int, file: str, set_aside: str) -> None:
+        """Log and record that these events were changed, and not shipped. Once for each range."""
+        self._losses.report(self.spool_id, MissingEvents(first, last), file, set_aside)
+
     def _adopt_buffer(self, buffer: LineBuffer) -> None:
         """Continue with an empty buffer: it gets the lines that wait."""
         self._buffer = buffer
@@ -198,4 +216,4 @@ class Chain:
         self._capacity.free(self._capacity.used - sum(segment.size for segment in there))
         self.segments = there
         if first <= last:
-            self._losses.add_missing(self.spool_id, MissingEvents(first, last))
+            self._losses.report(self.spool_id, MissingEvents(first, last))

@@ -24,6 +24,7 @@ MISSING_TYPE: Final = "sidecar.spool.missing.v1"
 UNCLEAN_TYPE: Final = "sidecar.spool.unclean_stop.v1"
 LOG_INTERVAL_S: Final = 1.0
 _NOTE_NAME: Final = "losses.json"
+_MAX_REPORTED: Final = 10_000  # ranges of missing events
 _NOTE_BYTES: Final = 256
 _log = logger("spool")
 
@@ -47,6 +48,8 @@ class Losses:
     ) -> None:
         self.dropped = 0
         self.missing = 0  # events that should be in the spool
+        self.damaged = 0  # missing events that were found, but changed
+        self._reported: set[MissingEvents] = set()
         self.facts: list[dict[str, Any]] = []  # events about the spool, to be appended
         self._directory = directory
         self._files = files
@@ -117,7 +120,7 @@ class Losses:
         unwritten = recovered.unwritten
         spool, at = recovered.head.spool, unwritten.head.next_seq
         for gap in recovered.missing:
-            self.add_missing(spool, gap)
+            self.report(spool, gap)
         if unwritten.unclean:
             missing = sum(gap.last - gap.first + 1 for gap in recovered.missing)
             stopped = unwritten.machine_stopped
@@ -130,11 +133,30 @@ class Losses:
             _log.warning("unclean_stop_found", spool=str(self._directory), **data)
             self.facts.append(self._fact(f"{spool}-{at}-unclean-stop", UNCLEAN_TYPE, data))
 
-    def add_missing(self, spool: str, gap: MissingEvents) -> None:
-        """Add the event that names missing events. Its id derives from their numbers."""
-        data = {"first": gap.first, "last": gap.last}
-        self.missing += gap.last - gap.first + 1
-        self.facts.append(self._fact(f"{spool}-{gap.first}-{gap.last}-missing", MISSING_TYPE, data))
+    def report(self, spool: str, gap: MissingEvents, file: str = "", set_aside: str = "") -> None:
+        """Log missing events and add the event that names them; with `file`, damaged ones.
+
+        Once for each range. The id of the event derives from the numbers.
+        """
+        if gap in self._reported:
+            return
+        if len(self._reported) >= _MAX_REPORTED:
+            self._reported.clear()
+        self._reported.add(gap)
+        count = gap.last - gap.first + 1
+        self.missing += count
+        numbers = {"first_seq": gap.first, "last_seq": gap.last, "spool": str(self._directory)}
+        if file:
+            self.damaged += count
+            remedy = "restore these events from a backup; the sinks did not get them"
+            _log.error("events_damaged", **numbers, file=file, set_aside=set_aside, remedy=remedy)
+        else:
+            remedy = "restore these events from a backup: they were removed"
+            _log.error("events_missing", **numbers, remedy=remedy)
+        cause = "damaged" if file else "absent"
+        data = {"first": gap.first, "last": gap.last, "cause": cause}
+        identity = f"{spool}-{gap.first}-{gap.last}-{cause}"
+        self.facts.append(self._fact(identity, MISSING_TYPE, data))
 
     def _fact(self, identity: str, kind: str, data: dict[str, Any]) -> dict[str, Any]:
         time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")

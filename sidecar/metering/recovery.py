@@ -94,7 +94,6 @@ def recover(directory: Path, files: Files) -> RecoveryResult:
     if unwritten.missing is not None:
         appendable = False
         missing.append(MissingEvents(*unwritten.missing))
-        _log_missing(missing[-1])
     # It names the old first event until a usage event says which ones are missing.
     write_head(files, directory, head)
     files.sync_directory(directory)
@@ -111,18 +110,7 @@ def _missing_at_the_start(
     oldest = segments[0].first if segments else head.next_seq
     if oldest <= head.first:
         return []
-    missing = MissingEvents(head.first, oldest - 1)
-    _log_missing(missing)
-    return [missing]
-
-
-def _log_missing(missing: MissingEvents) -> None:
-    _log.error(
-        "spool_events_missing",
-        first_seq=missing.first,
-        last_seq=missing.last,
-        remedy="restore these events from a backup: they were removed or damaged",
-    )
+    return [MissingEvents(head.first, oldest - 1)]
 
 
 def _later_head(head: Head | None, last: Head | None) -> Head:
@@ -141,7 +129,6 @@ def _later_head(head: Head | None, last: Head | None) -> Head:
                 remedy="restore it from a backup; sidecar events verify reports it",
             )
         return head
-    _log_missing(MissingEvents(last.next_seq, head.next_seq - 1))
     return head
 
 

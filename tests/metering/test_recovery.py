@@ -123,7 +123,7 @@ async def test_I4_events_cut_from_the_end_of_a_closed_spool_leave_a_proven_gap(
     assert seqs(lines_in(tmp_path)) == [1, 2, 3, 4, 7, 8]
     notice = orjson.loads(lines_in(tmp_path)[4])
     assert notice["type"] == "sidecar.spool.missing.v1"
-    assert notice["data"] == {"first": 5, "last": 6}
+    assert notice["data"] == {"first": 5, "last": 6, "cause": "absent"}
     report = verify(tmp_path)
     assert [(gap.first, gap.last) for gap in report.gaps] == [(5, 6)]
 
