@@ -3,14 +3,10 @@
 The part of `Spool` that knows neither an event loop nor a thread.
 """
 
-from binascii import hexlify
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal
-
-import orjson
 
 from sidecar.files import Files
 from sidecar.metering.buffer import LineBuffer
@@ -18,7 +14,7 @@ from sidecar.metering.capacity import Capacity
 from sidecar.metering.files_of_spool import SpoolFiles
 from sidecar.metering.losses import Losses
 from sidecar.metering.recovery import MissingEvents
-from sidecar.metering.segments import MAX_LINE, NO_LINE, Segment, line_hash
+from sidecar.metering.segments import NO_LINE, Segment, line_hash
 
 WhenFull = Literal["refuse", "drop"]
 LOSS_BYTES: Final = 4096  # more than one loss event needs
@@ -145,22 +141,6 @@ class Chain:
         self._buffer_limit = min(self._max_waiting, self._buffer.capacity * 4 // 5)
         self._format = b'{"spool":"%b","seq":%%d,"prev":"%%b",%%b' % head.spool.encode()
 
-    def _add(self, text: bytes) -> bool:
-        """Number, chain and buffer a line. Returns False if there is no space for it."""
-        line = self._format % (self.next_seq, self._prev, text[1:])
-        size = len(line) + 1
-        waiting, buffer = self._waiting_bytes + size, self._buffer
-        if waiting > self._buffer_limit or size > MAX_LINE or buffer is None:
-            return False
-        digest = hexlify(sha256(line).digest())
-        if not buffer.put(line, digest, self.next_seq):
-            return False
-        self._prev = digest
-        self.next_seq += 1
-        self._waiting.append(line)
-        self._waiting_bytes = waiting
-        return True
-
     def _next_chunk(self) -> tuple[list[bytes], int]:
         limit = min(_CHUNK, self._segment_bytes)
         size = count = 0
@@ -184,13 +164,6 @@ class Chain:
             self.segments[-1].size = segment.size
         else:
             self.segments.append(segment)
-
-    def _add_facts(self) -> None:
-        facts = self._losses.facts
-        while facts and self._waiting_bytes + LOSS_BYTES <= self._buffer_limit:
-            if not self._add(orjson.dumps(facts[0])):
-                return
-            del facts[0]
 
     def report_missing(self, first: int, last: int) -> None:
         """Log and record that these events are not in the spool any more. Once for each range."""

@@ -10,9 +10,11 @@ logged, and recorded by a loss event. Missing files are treated like a full disk
 
 import asyncio
 import os
+from binascii import hexlify
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -27,7 +29,7 @@ from sidecar.metering.capacity import UNBOUNDED
 from sidecar.metering.chain import LOSS_BYTES, Chain, WhenFull
 from sidecar.metering.files_of_spool import open_files, reopen_files
 from sidecar.metering.losses import LossNote
-from sidecar.metering.segments import Segment
+from sidecar.metering.segments import MAX_LINE, Segment
 from sidecar.metering.writer import SegmentWriter
 
 _WATCH_S: Final = 1.0  # between two checks that the files are in place
@@ -66,7 +68,7 @@ class Spool(Chain):
         self._retry_s = retry_s
         self._writing: asyncio.Future[Segment] | None = None
         self._in_flight: Sequence[bytes] = ()
-        self._due = self._releasing = self._closing = False
+        self._due = self._releasing = self._opening = self._closing = False
         self._reopening: asyncio.Future[tuple[int, LineBuffer]] | None = None
         self._observe_commit = observe_commit
         self._since = 0.0  # when the oldest line of the next batch was appended
@@ -95,9 +97,11 @@ class Spool(Chain):
         self._closing = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._losses.add_start_events(opened.recovered)
-        self._add_facts()
+        self._opening = True
+        self._append_facts()
+        self._opening = False
         self._write_at_start(opened.writer)
-        self.committed = 0
+        self.appended = self.committed = 0
 
     def _write_at_start(self, writer: SegmentWriter) -> None:
         """Write the lines that wait. If the disk refuses them, they stay in the buffer."""
@@ -134,11 +138,22 @@ class Spool(Chain):
                 _log.error("event_not_json", id=str(event.get("id")), error=str(error))
                 self._drop()
                 return
-        if not self._add(text):
+        line = self._format % (self.next_seq, self._prev, text[1:])
+        size = len(line) + 1
+        waiting, buffer = self._waiting_bytes + size, self._buffer
+        if waiting > self._buffer_limit or size > MAX_LINE or buffer is None:
             self._drop()
             return
+        digest = hexlify(sha256(line).digest())
+        if not buffer.put(line, digest, self.next_seq):
+            self._drop()
+            return
+        self._prev = digest
+        self.next_seq += 1
         self.appended += 1
-        if self._timer is None:
+        self._waiting.append(line)
+        self._waiting_bytes = waiting
+        if self._timer is None and not self._opening:
             self._start_timer()
 
     def _drop(self) -> None:
@@ -210,15 +225,18 @@ class Spool(Chain):
 
     def _record_losses(self) -> None:
         """Append loss events, as soon as the buffer has space for them."""
-        self._add_facts()
-        if self._waiting and self._timer is None:
-            self._start_timer()
+        self._append_facts()
         while self._losses.unproven and self._waiting_bytes + LOSS_BYTES <= self._buffer_limit:
             self.append(self._losses.event(self.spool_id, self.next_seq))
         if self._losses.clears_note(self._committed_seq) and self._worker is not None:
             note = LossNote(self.spool_id, 0, 0)
             loop = asyncio.get_running_loop()
             loop.run_in_executor(self._worker, self._losses.write_note, note)
+
+    def _append_facts(self) -> None:
+        facts = self._losses.facts
+        while facts and self._waiting_bytes + LOSS_BYTES <= self._buffer_limit:
+            self.append(facts.pop(0))
 
     # Missing files. The files are checked at each commit, and each second.
 

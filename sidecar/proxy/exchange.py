@@ -107,13 +107,12 @@ class Exchange(Relay):
             if timer is not None:
                 timer.cancel()
             self._leave()
-            self._close(reason)
+            if not self._closed:
+                self._close(reason)
         return self.outcome
 
     def _close(self, reason: OutcomeReason) -> None:
-        """Compute the outcome and record it, once. Later calls change nothing."""
-        if self._closed:
-            return
+        """Compute the outcome, settle and record it. Called once."""
         self._closed = True
         tunnel = self.tunnel
         outcome = Outcome(
@@ -298,21 +297,6 @@ class Exchange(Relay):
             self._client.hold_body()
 
     # upstream → client
-
-    def response_end(self, trailers: Fields) -> None:
-        """Record the exchange, then write the end of the response.
-
-        So the event is in the spool before the client can know that the response is whole.
-        """
-        self._response_complete = self._head_sent = True
-        try:
-            self._close(OutcomeReason.OK)
-        except Exception as error:  # noqa: BLE001 - `run` raises it
-            self._ended = True
-            if not self._done.done():
-                self._done.set_exception(error)
-            return
-        super().response_end(trailers)
 
     def response_switched(self, rest: bytes) -> None:
         """Start the tunnel after a 101 response."""
