@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -27,12 +27,12 @@ from sidecar.logs import logger
 from sidecar.metering.buffer import LineBuffer
 from sidecar.metering.capacity import UNBOUNDED
 from sidecar.metering.chain import LOSS_BYTES, Chain, WhenFull
+from sidecar.metering.file_watch import FileWatch
 from sidecar.metering.files_of_spool import open_files, reopen_files
 from sidecar.metering.losses import LossNote
 from sidecar.metering.segments import MAX_LINE, Segment
 from sidecar.metering.writer import SegmentWriter
 
-_WATCH_S: Final = 1.0  # between two checks that the files are in place
 _dumps = orjson.dumps
 _log = logger("spool")
 
@@ -74,7 +74,7 @@ class Spool(Chain):
         self._since = 0.0  # when the oldest line of the next batch was appended
         self._writing_since = 0.0  # when the oldest line of the current write was appended
         self._timer: asyncio.TimerHandle | None = None
-        self._watch: asyncio.TimerHandle | None = None
+        self._watch: FileWatch | None = None
         self._lock: int | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._writer: SegmentWriter | None = None
@@ -119,7 +119,9 @@ class Spool(Chain):
             return
         if self._waiting:
             self._schedule(self._retry_s)
-        self._watch_files()
+        if self._worker is not None:
+            self._watch = FileWatch(self._worker, writer.check, self._on_missing_files)
+            self._watch.start()
 
     # The hot path: about 4 µs.
 
@@ -238,23 +240,10 @@ class Spool(Chain):
         while facts and self._waiting_bytes + LOSS_BYTES <= self._buffer_limit:
             self.append(facts.pop(0))
 
-    # Missing files. The files are checked at each commit, and each second.
+    # Missing files. They are checked at each commit, and each second.
 
-    def _watch_files(self) -> None:
-        self._watch = asyncio.get_running_loop().call_later(_WATCH_S, self._check_files)
-
-    def _check_files(self) -> None:
-        if self._worker is None or self._writer is None:
-            return
+    def _on_missing_files(self, error: OSError) -> None:
         if self._writing is None and self._capacity.problem is None:
-            loop = asyncio.get_running_loop()
-            checked = loop.run_in_executor(self._worker, self._writer.check)
-            checked.add_done_callback(self._checked)
-        self._watch_files()
-
-    def _checked(self, result: asyncio.Future[None]) -> None:
-        error = result.exception()
-        if error is not None and self._worker is not None:
             self.write_errors += 1
             self._capacity.report_error(error)
             self._schedule(self._retry_s)
@@ -355,9 +344,10 @@ class Spool(Chain):
             gone = self._capacity.files_missing
             self._losses.report_unwritten(self._waiting, lost=gone, error=str(error))
         thread, self._worker = self._worker, None
-        for timer in (self._timer, self._watch):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watch is not None:
+            self._watch.stop()
         self._losses.log_dropped(self._capacity.problem or "the spool is closed")
         loop = asyncio.get_running_loop()
         lost = self._waiting if self._capacity.files_missing else ()

@@ -49,6 +49,7 @@ class Unwritten:
     lines: list[bytes] = field(default_factory=list)
     blocks: list[tuple[int, int]] = field(default_factory=list)
     missing: tuple[int, int] | None = None
+    written_seq: int = 0  # the last line that the process had written to a segment
     unclean: bool = False  # the last process did not close the buffer
     machine_stopped: bool = False  # then lines may be missing that were in memory only
     batch: int = 0
@@ -71,7 +72,7 @@ def read_unwritten(path: Path, head: Head) -> Unwritten:
         if header is None or header.spool != head.spool:
             return result
         result.unclean = not header.closed
-        result.batch = header.batch
+        result.batch, result.written_seq = header.batch, header.committed_seq
         result.machine_stopped = header.boot != boot_id()
         after = max(head.next_seq, header.committed_seq + 1)
         if after > head.next_seq:

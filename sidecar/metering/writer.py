@@ -72,9 +72,11 @@ class SegmentWriter:
         segment, fd = self._segment, self._fd
         lost = segment is not None and fd is not None and not same_file(segment.path, fd)
         if lost or not self.buffer.in_place():
-            raise SpoolFilesMissing(
-                errno.ENOENT, f"files of the spool are missing from {self._directory}"
-            )
+            raise self._missing()
+
+    def _missing(self) -> SpoolFilesMissing:
+        problem = f"files of the spool are missing from {self._directory}"
+        return SpoolFilesMissing(errno.ENOENT, problem)
 
     def forget_missing_segment(self) -> None:
         """Close the open segment if it lost its name; the next write opens a new one."""
@@ -88,7 +90,10 @@ class SegmentWriter:
         if segment is not None and fd is not None and self._fits(segment, size):
             return segment, fd
         path = segment_path(self._directory, first)
-        new = self._files.open(path, _APPEND | os.O_TRUNC, 0o640)
+        try:
+            new = self._files.open(path, _APPEND | os.O_TRUNC, 0o640)
+        except FileNotFoundError:
+            raise self._missing() from None
         try:
             self._files.sync_directory(self._directory)
             write_head(self._files, self._directory, self._current_head())
