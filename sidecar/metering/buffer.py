@@ -69,7 +69,7 @@ class LineBuffer:
         self._map[NUMBERS_AT : NUMBERS_AT + NUMBERS.size] = numbers
 
     def put(self, line: bytes, digest: bytes, seq: int) -> bool:
-        """Keep a line, which has this hash and number. Returns False if there is no space."""
+        """Keep a line, which has this hash and number. Returns False if it does not fit."""
         record = b"%b\n%b\n" % (line, digest)
         at = self._at
         end = at + len(record)

@@ -130,7 +130,14 @@ class Losses:
                 "missing": missing,
                 "may_be_missing": missing + (unwritten.batch if stopped else 0),
             }
-            _log.warning("unclean_stop_found", spool=str(self._directory), **data)
+            _log.warning(
+                "unclean_stop_found",
+                spool=str(self._directory),
+                cause=data["cause"],
+                recovered=data["recovered"],
+                missing=data["missing"],
+                may_be_missing=data["may_be_missing"],
+            )
             self.facts.append(self._fact(f"{spool}-{at}-unclean-stop", UNCLEAN_TYPE, data))
 
     def report(self, spool: str, gap: MissingEvents, file: str = "", set_aside: str = "") -> None:
@@ -145,14 +152,27 @@ class Losses:
         self._reported.add(gap)
         count = gap.last - gap.first + 1
         self.missing += count
-        numbers = {"first_seq": gap.first, "last_seq": gap.last, "spool": str(self._directory)}
         if file:
             self.damaged += count
             remedy = "restore these events from a backup; the sinks did not get them"
-            _log.error("events_damaged", **numbers, file=file, set_aside=set_aside, remedy=remedy)
+            _log.error(
+                "events_damaged",
+                first_seq=gap.first,
+                last_seq=gap.last,
+                spool=str(self._directory),
+                file=file,
+                set_aside=set_aside,
+                remedy=remedy,
+            )
         else:
             remedy = "restore these events from a backup: they were removed"
-            _log.error("events_missing", **numbers, remedy=remedy)
+            _log.error(
+                "events_missing",
+                first_seq=gap.first,
+                last_seq=gap.last,
+                spool=str(self._directory),
+                remedy=remedy,
+            )
         cause = "damaged" if file else "absent"
         data = {"first": gap.first, "last": gap.last, "cause": cause}
         identity = f"{spool}-{gap.first}-{gap.last}-{cause}"
