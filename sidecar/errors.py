@@ -24,6 +24,10 @@ class SpoolError(SidecarError):
     """The event spool cannot be opened, written or trusted."""
 
 
+class SpoolFilesMissing(OSError):
+    """Files of an open spool were removed, renamed or replaced. Handled like a full disk."""
+
+
 class SinkDown(SidecarError):
     """A sink cannot store events now. The batch stays in the spool and is shipped again."""
 

@@ -14,6 +14,7 @@ class Files:
     write: Callable[[int, bytes | memoryview], int] = os.write
     sync: Callable[[int], None] = os.fdatasync
     truncate: Callable[[int, int], None] = os.ftruncate
+    allocate: Callable[[int, int, int], None] = os.posix_fallocate
     rename: Callable[[Path, Path], None] = os.replace
     remove: Callable[[Path], None] = os.unlink
 

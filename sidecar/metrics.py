@@ -86,6 +86,7 @@ class Metrics(Collector):
         self.upstream = Histogram()
         self.store = Histogram()
         self.waited = Histogram()
+        self.commit = Histogram()
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
         self._counters: list[tuple[str, str, Callable[[], float]]] = []
         self._labelled: list[tuple[str, str, tuple[str, ...], ReadAll]] = []
@@ -152,6 +153,7 @@ class Metrics(Collector):
             ("sidecar_upstream_seconds", "Time until the last byte of the answer.", self.upstream),
             ("sidecar_store_seconds", "Time to reserve in Redis, with queueing.", self.store),
             ("sidecar_wait_seconds", "Time for which requests waited.", self.waited),
+            ("sidecar_spool_commit_seconds", "Time until events were on disk.", self.commit),
         ):
             family = HistogramMetricFamily(name, text)
             family.add_metric([], histogram.cumulative(), histogram.total)

@@ -60,24 +60,41 @@ def _print_line(line: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def verify(spool: SPOOL = None, config: CONFIG = None) -> int:
-    """Prove that no event of a spool is missing or changed.
+def verify(
+    events: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--events",
+            metavar="PATH",
+            help="File of a sink, with its rotated files, or a directory of them. Repeatable.",
+        ),
+    ] = None,
+    spool: SPOOL = None,
+    config: CONFIG = None,
+) -> int:
+    """Prove that no event of a spool or a sink is missing or changed.
 
-    Checks the sequence numbers, and the hash of each line in the next one, in the spool of each
-    worker. Exit code 1: a spool is not whole. Changes nothing; the sidecar may be running.
+    Checks the sequence numbers, and the hash of each line in the next one. In a spool, it also
+    checks both ends against the recorded numbers. With --events, it reads only these files. Exit
+    code 1: something is missing or changed. Changes nothing; the sidecar may be running.
 
     \b
-    Example:
+    Examples:
       sidecar events verify --spool /var/spool/sidecar
+      sidecar events verify --events /var/log/usage.jsonl
     """
     from sidecar.metering.verify import verify as verify_spool
+    from sidecar.metering.verify_sink import verify_sink
 
+    sinks = events or []
+    if not sinks and spool is not None and Path(spool).is_file():
+        sinks = [Path(spool)]
     whole = True
-    for directory in _spools(spool, config):
-        report = verify_spool(directory)
+    for path in sinks or _spools(spool, config):
+        report = verify_sink(path) if sinks else verify_spool(path)
         for problem in (*report.gaps, *report.breaks):
-            echo(f"{directory}/{problem}")
-        echo(f"{directory}: {_summary(report)}")
+            echo(f"{path}/{problem}" if path.is_dir() else f"{path}: {problem}")
+        echo(f"{path}: {_summary(report)}")
         whole = whole and report.ok
     return 0 if whole else 1
 
@@ -119,7 +136,7 @@ def _summary(report: "SpoolReport") -> str:
     notes = [
         (report.dropped, "event", "dropped because the spool was full"),
         (report.torn_bytes, "byte", "of an unfinished line at the end"),
-        (report.set_aside, "file", "set aside after a crash"),
+        (report.set_aside, "file", "of damaged or torn lines set aside"),
         (sum(report.dead_letters.values()), "event", "in dead-letter files"),
     ]
     present = [f"{amount(count, unit)} {text}" for count, unit, text in notes if count]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from sidecar.errors import SpoolFilesMissing
 from sidecar.logs import logger
 
 WARN_AT: Final = 0.8  # of the bound
@@ -20,6 +21,7 @@ class Capacity:
         self.used = 0
         self.max_bytes = max_bytes
         self.problem: str | None = None
+        self.files_missing = False
         self.shipped = False  # whether sinks receive the events
         self._directory = directory
         self._policy = policy
@@ -65,8 +67,19 @@ class Capacity:
         self._stop(f"the spool contains {self.used} of {self.max_bytes} bytes", self.remedy)
 
     def report_error(self, error: BaseException) -> None:
-        """Stop because the disk refused a write."""
+        """Stop because the disk refused a write, or because files are missing."""
         problem = getattr(error, "strerror", None) or repr(error)
+        if isinstance(error, SpoolFilesMissing):
+            if not self.files_missing:
+                _log.error(
+                    "spool_files_missing",
+                    spool=str(self._directory),
+                    error=problem,
+                    policy=self._policy,
+                    remedy="put the directory back, or create it; the sidecar then continues",
+                )
+            self.files_missing, self.problem = True, problem
+            return
         self._stop(problem, f"free space on the disk of {self._directory}, or check the disk")
 
     def _stop(self, problem: str, remedy: str) -> None:
@@ -84,4 +97,4 @@ class Capacity:
         """Resume after a successful write."""
         if self.problem is not None:
             _log.info("spool_recovered", spool=str(self._directory), error=self.problem)
-            self.problem = None
+            self.problem, self.files_missing = None, False

@@ -184,6 +184,15 @@ def _below(directory: Path) -> Iterator[Path]:
             yield from (one for one in path.iterdir() if _EVENT_FILE.fullmatch(one.name))
 
 
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, also a compressed one, without newlines and without a torn end."""
+    with _opened(path) as (file, _):
+        for line in iter(partial(file.readline, MAX_LINE), b""):
+            if line[-1:] != b"\n" and len(line) < MAX_LINE:
+                break  # a sidecar is still writing it
+            yield line.removesuffix(b"\n")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], _FileId]]:
     """Open a file and yield its uncompressed bytes and its identity."""

@@ -12,7 +12,8 @@ from sidecar.errors import SinkRefused
 from sidecar.files import Files
 from sidecar.logs import logger
 from sidecar.metering.cursor import Cursor, cursor_path, load_cursor, save_cursor
-from sidecar.metering.segments import MAX_LINE, Segment
+from sidecar.metering.proof import PREFIX_BYTES, Part, Successor, prove, successor_of
+from sidecar.metering.segments import HEAD_NAME, MAX_LINE, Segment
 from sidecar.metering.spool import Spool
 from sidecar.ports import Sink
 
@@ -130,17 +131,44 @@ class Lane:
         self.idle.clear()
         if segment.first != self.cursor.segment:
             self.cursor = replace(self.cursor, segment=segment.first, offset=0)
+        spool, expected = self._spool, self.cursor.seq + 1
+        place = segment.path, self.cursor.offset, segment.size, self._batch
         try:
-            lines: list[bytes] = await self._in_thread(
-                _read, segment.path, self.cursor.offset, segment.size, self._batch
+            parts: list[Part] = await self._in_thread(
+                _read_parts, *place, self._after(segment), spool.spool_id, expected
             )
         except FileNotFoundError:
+            if not (spool.directory / HEAD_NAME).exists():
+                raise  # the directory may come back
             _log.error("segment_missing", sink=self.sink.name, file=str(segment.path))
             self.cursor = replace(self.cursor, offset=segment.size)
             return True
-        await self._send(lines)
+        for part in parts:
+            if part.first > expected:
+                spool.report_missing(expected, part.first - 1)
+            expected = part.last + 1
+            if part.damaged:
+                await self._set_damaged_aside(part, segment)
+                await self._advance(part.lines, part.last)
+            elif not self.stopped:
+                await self._send(part.lines)
         await self._on_progress()
         return not self.stopped
+
+    def _after(self, segment: Segment) -> Successor | Path | None:
+        """Return what proves the last line of a segment: a hash, or the segment that follows."""
+        spool = self._spool
+        if segment is spool.segments[-1]:
+            return Successor(spool.committed_seq + 1, spool.committed_hash)
+        newer = (other.path for other in spool.segments if other.first > segment.first)
+        return next(newer, None)
+
+    async def _set_damaged_aside(self, part: Part, segment: Segment) -> None:
+        """Write damaged lines to a file of their own: they are evidence, but not events."""
+        path = self._spool.directory / f"damaged-{part.first}-{part.last}.bad"
+        content = b"\n".join(part.lines) + b"\n"
+        await self._in_thread(_write_aside, self._files, path, content)
+        self._spool.report_damaged(part.first, part.last, segment.path.name, path.name)
 
     async def _send(self, lines: Sequence[bytes]) -> None:
         """Deliver all lines. Halves a refused batch until it finds the refused event."""
@@ -156,13 +184,11 @@ class Lane:
                 if not await self._set_aside(part[0], error):
                     return
                 size = len(lines)
-            await self._advance(part)
+            await self._advance(part, _seq_of(part[-1]) or self.cursor.seq + len(part))
             at += len(part)
 
-    async def _advance(self, lines: Sequence[bytes]) -> None:
+    async def _advance(self, lines: Sequence[bytes], seq: int) -> None:
         offset = self.cursor.offset + sum(map(len, lines)) + len(lines)
-        seq = _seq_of(lines[-1])
-        seq = self.cursor.seq + len(lines) if seq is None else seq
         seq = min(seq, self._spool.committed_seq)
         self.cursor = Cursor(self._spool.spool_id, seq, self.cursor.segment, offset)
         try:
@@ -208,17 +234,50 @@ def _seq_of(line: bytes) -> int | None:
     return int(digits) if found and digits.isdigit() else None
 
 
-def _read(path: Path, offset: int, end: int, batch: int) -> list[bytes]:
-    """Return 1 to `batch` lines, at most MAX_LINE bytes."""
+def _read_parts(
+    path: Path,
+    offset: int,
+    end: int,
+    batch: int,
+    after: Successor | Path | None,
+    spool: str,
+    expected: int,
+) -> list[Part]:
+    """Return 1 to `batch` lines, at most MAX_LINE bytes, with proof.
+
+    `after`: what proves the last line of the segment.
+    """
     with path.open("rb") as file:
         file.seek(offset)
-        data = file.read(min(end - offset, MAX_LINE))
+        data = file.read(min(end - offset, MAX_LINE + PREFIX_BYTES))
     if not data:
         raise OSError(f"{path}: shorter than its committed size")
-    lines = data.split(b"\n")
-    if len(lines) > 1:
-        return lines[: min(batch, len(lines) - 1)]
-    return lines  # damaged: too long, or without a newline at the end of the file
+    lines = data[:MAX_LINE].split(b"\n")
+    # A single piece is damaged: too long, or without a newline at the end of the file.
+    count = min(batch, len(lines) - 1) if len(lines) > 1 else 1
+    lines = lines[:count]
+    at = sum(map(len, lines)) + count
+    if at < len(data):
+        following = successor_of(data[at : at + PREFIX_BYTES])
+    elif offset + at < end:  # the next read begins with it
+        following = _first_of(path, offset + at)
+    else:
+        following = _first_of(after, 0) if isinstance(after, Path) else after
+    return prove(lines, following, spool, expected)
+
+
+def _first_of(path: Path, offset: int) -> Successor | None:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return successor_of(file.read(PREFIX_BYTES))
+    except FileNotFoundError:
+        return None
+
+
+def _write_aside(files: Files, path: Path, content: bytes) -> None:
+    files.replace(path, content)
+    files.sync_directory(path.parent)
 
 
 def _append_dead(files: Files, path: Path, line: bytes, max_bytes: int) -> bool:

@@ -17,11 +17,14 @@ import orjson
 
 from sidecar.files import Files
 from sidecar.logs import logger
-from sidecar.metering.recovery import RecoveryResult
+from sidecar.metering.recovery import MissingEvents, RecoveryResult
 
 LOSS_TYPE: Final = "sidecar.spool.dropped.v1"
+MISSING_TYPE: Final = "sidecar.spool.missing.v1"
+UNCLEAN_TYPE: Final = "sidecar.spool.unclean_stop.v1"
 LOG_INTERVAL_S: Final = 1.0
 _NOTE_NAME: Final = "losses.json"
+_MAX_REPORTED: Final = 10_000  # ranges of missing events
 _NOTE_BYTES: Final = 256
 _log = logger("spool")
 
@@ -35,7 +38,7 @@ class LossNote(NamedTuple):
 
 
 class Losses:
-    """Losses of one spool. `dropped` counts since the start.
+    """Losses of one spool. `dropped` and `missing` count since the start.
 
     A loss is *unproven* until a loss event counts it.
     """
@@ -44,6 +47,10 @@ class Losses:
         self, directory: Path, files: Files, source: str, now: Callable[[], datetime]
     ) -> None:
         self.dropped = 0
+        self.missing = 0  # events that should be in the spool
+        self.damaged = 0  # missing events that were found, but changed
+        self._reported: set[MissingEvents] = set()
+        self.facts: list[dict[str, Any]] = []  # events about the spool, to be appended
         self._directory = directory
         self._files = files
         self._source = source
@@ -79,6 +86,16 @@ class Losses:
             )
             self._unlogged = 0
 
+    def report_unwritten(self, lines: Iterable[bytes], *, lost: bool, error: str) -> None:
+        """Log the lines that the spool could not write before it closed.
+
+        `lost`: the buffer is missing, too. Otherwise the next start writes them.
+        """
+        if lost:
+            _log.error("events_lost", events=events_in(lines), error=error)
+        else:
+            _log.warning("events_left_in_buffer", events=events_in(lines), error=error)
+
     # Loss events.
 
     @property
@@ -96,15 +113,81 @@ class Losses:
         return self._event(f"{spool}-{seq}-dropped", count)
 
     def _event(self, identity: str, events: int) -> dict[str, Any]:
+        return self._fact(identity, LOSS_TYPE, {"events": events})
+
+    def add_start_events(self, recovered: RecoveryResult) -> None:
+        """Add the events that say what the recovery found: missing events, an unclean stop."""
+        unwritten = recovered.unwritten
+        spool, at = recovered.head.spool, unwritten.head.next_seq
+        for gap in recovered.missing:
+            self.report(spool, gap)
+        if unwritten.unclean:
+            missing = sum(gap.last - gap.first + 1 for gap in recovered.missing)
+            stopped = unwritten.machine_stopped
+            data = {
+                "cause": "machine" if stopped else "process",
+                "recovered": len(unwritten.lines),
+                "missing": missing,
+                "may_be_missing": missing + (unwritten.batch if stopped else 0),
+            }
+            _log.warning(
+                "unclean_stop_found",
+                spool=str(self._directory),
+                cause=data["cause"],
+                recovered=data["recovered"],
+                missing=data["missing"],
+                may_be_missing=data["may_be_missing"],
+            )
+            self.facts.append(self._fact(f"{spool}-{at}-unclean-stop", UNCLEAN_TYPE, data))
+
+    def report(self, spool: str, gap: MissingEvents, file: str = "", set_aside: str = "") -> None:
+        """Log missing events and add the event that names them; with `file`, damaged ones.
+
+        Once for each range. The id of the event derives from the numbers.
+        """
+        if gap in self._reported:
+            return
+        if len(self._reported) >= _MAX_REPORTED:
+            self._reported.clear()
+        self._reported.add(gap)
+        count = gap.last - gap.first + 1
+        self.missing += count
+        if file:
+            self.damaged += count
+            remedy = "restore these events from a backup; the sinks did not get them"
+            _log.error(
+                "events_damaged",
+                first_seq=gap.first,
+                last_seq=gap.last,
+                spool=str(self._directory),
+                file=file,
+                set_aside=set_aside,
+                remedy=remedy,
+            )
+        else:
+            remedy = "restore these events from a backup: they were removed"
+            _log.error(
+                "events_missing",
+                first_seq=gap.first,
+                last_seq=gap.last,
+                spool=str(self._directory),
+                remedy=remedy,
+            )
+        cause = "damaged" if file else "absent"
+        data = {"first": gap.first, "last": gap.last, "cause": cause}
+        identity = f"{spool}-{gap.first}-{gap.last}-{cause}"
+        self.facts.append(self._fact(identity, MISSING_TYPE, data))
+
+    def _fact(self, identity: str, kind: str, data: dict[str, Any]) -> dict[str, Any]:
         time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {
             "specversion": "1.0",
             "id": identity,
             "source": self._source,
-            "type": LOSS_TYPE,
+            "type": kind,
             "time": time,
             "datacontenttype": "application/json",
-            "data": {"events": events},
+            "data": data,
         }
 
     def clears_note(self, committed_seq: int) -> bool:
@@ -123,20 +206,17 @@ class Losses:
 
     # The note on disk. These methods block.
 
-    def continue_after(self, recovered: RecoveryResult) -> RecoveryResult:
-        """Skip the numbers of events that were lost when the last process ended.
+    def next_seq_after(self, recovered: RecoveryResult) -> int:
+        """Return the next number: after those of events that were lost with the last process.
 
-        The next event opens a new segment, because a gap within a segment would be damage. Raises
-        OSError.
+        Raises OSError.
         """
-        head, note = recovered.head, read_note(self._directory)
+        head, note = recovered.unwritten.head, read_note(self._directory)
         if note is None or note.spool != head.spool:
             self._write(LossNote(head.spool, 0, 0))  # a file to overwrite later
-            return recovered
+            return head.next_seq
         self._note = note
-        if note.next_seq <= head.next_seq:
-            return recovered
-        return RecoveryResult(head._replace(next_seq=note.next_seq), recovered.segments, False)
+        return max(note.next_seq, head.next_seq)
 
     def write_note(self, note: LossNote) -> None:
         """Write the note for the next start. A failed write is logged."""

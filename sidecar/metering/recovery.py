@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sidecar.files import Files
 from sidecar.logs import logger
+from sidecar.metering.buffer import BUFFER_NAME
 from sidecar.metering.segments import (
     NO_LINE,
     Head,
@@ -25,16 +26,29 @@ from sidecar.metering.segments import (
     read_head,
     write_head,
 )
+from sidecar.metering.unwritten import Unwritten, read_unwritten
 
 _log = logger("spool")
 
 
+class MissingEvents(NamedTuple):
+    """The events `first` to `last` should be in the spool, and are not."""
+
+    first: int
+    last: int
+
+
 class RecoveryResult(NamedTuple):
-    """The end of the chain. `appendable`: the last segment is sound and may be continued."""
+    """The end of the chain in the segments, and what follows it in the buffer.
+
+    `appendable`: the last segment is sound and may be continued. `missing`: what should be there.
+    """
 
     head: Head
     segments: list[Segment]
     appendable: bool
+    unwritten: Unwritten
+    missing: list[MissingEvents]
 
 
 @dataclass(slots=True)
@@ -71,20 +85,42 @@ def recover(directory: Path, files: Files) -> RecoveryResult:
                 invalid_lines=scan.breaks,
                 remedy="run sidecar events verify; sinks still get the sound lines",
             )
+    missing = _missing_at_the_start(head, segments, last)
     head = _later_head(head, last)
     if last is not None and head.next_seq > last.next_seq:
         appendable = False  # a gap within a segment would look like damage
+        missing.append(MissingEvents(last.next_seq, head.next_seq - 1))
+    unwritten = read_unwritten(directory / BUFFER_NAME, head)
+    if unwritten.missing is not None:
+        appendable = False
+        missing.append(MissingEvents(*unwritten.missing))
+    # It names the old first event until a usage event says which ones are missing.
     write_head(files, directory, head)
     files.sync_directory(directory)
-    return RecoveryResult(head, segments, appendable)
+    oldest = segments[0].first if segments else unwritten.first
+    return RecoveryResult(head._replace(first=oldest), segments, appendable, unwritten, missing)
+
+
+def _missing_at_the_start(
+    head: Head | None, segments: list[Segment], last: Head | None
+) -> list[MissingEvents]:
+    """Return the events before the oldest segment that no sink is known to have."""
+    if head is None or not head.first or (last is not None and last.spool != head.spool):
+        return []
+    oldest = segments[0].first if segments else head.next_seq
+    if oldest <= head.first:
+        return []
+    return [MissingEvents(head.first, oldest - 1)]
 
 
 def _later_head(head: Head | None, last: Head | None) -> Head:
     """Return the head with the higher number, so that no sequence number is used twice."""
     if last is None:
-        return head or Head(str(uuid.uuid4()), 1, NO_LINE)
-    if head is None or head.spool != last.spool or head.next_seq < last.next_seq:
+        return head or Head(str(uuid.uuid4()), 1, NO_LINE, 1)
+    if head is None or head.spool != last.spool:
         return last
+    if head.next_seq < last.next_seq:
+        return last._replace(first=head.first)
     if head.next_seq == last.next_seq:
         if head.prev != last.prev:
             _log.error(
@@ -93,12 +129,6 @@ def _later_head(head: Head | None, last: Head | None) -> Head:
                 remedy="restore it from a backup; sidecar events verify reports it",
             )
         return head
-    _log.error(
-        "spool_events_missing",
-        first_seq=last.next_seq,
-        last_seq=head.next_seq - 1,
-        remedy="restore the end of the spool from a backup: it was removed or damaged",
-    )
     return head
 
 

@@ -42,11 +42,15 @@ class LinePosition(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The end of the chain. Survives the deletion of all segments."""
+    """The ends of the chain. Survives the deletion of all segments.
+
+    `first`: number of the oldest event that was not deleted after shipping; 0: unknown.
+    """
 
     spool: str
     next_seq: int
     prev: bytes
+    first: int = 0
 
 
 class RawLine(NamedTuple):
@@ -117,10 +121,17 @@ def read_head(directory: Path) -> Head | None:
         return None
     if not (isinstance(spool, str) and type(next_seq) is int and isinstance(prev, str)):
         return None
-    return Head(spool, next_seq, prev.encode())
+    first = value.get("first", 0)
+    return Head(spool, next_seq, prev.encode(), first if type(first) is int else 0)
 
 
 def write_head(files: Files, directory: Path, head: Head) -> None:
     """Replace the head file atomically. Raises OSError."""
-    value = {"spool": head.spool, "next_seq": head.next_seq, "prev": head.prev.decode()}
+    value: dict[str, str | int] = {
+        "spool": head.spool,
+        "next_seq": head.next_seq,
+        "prev": head.prev.decode(),
+    }
+    if head.first:
+        value["first"] = head.first
     files.replace(directory / HEAD_NAME, orjson.dumps(value) + b"\n")

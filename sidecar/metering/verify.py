@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.errors import SpoolError
-from sidecar.metering.losses import LOSS_TYPE, read_note
+from sidecar.metering.buffer import BUFFER_NAME
+from sidecar.metering.losses import LOSS_TYPE, MISSING_TYPE, read_note
 from sidecar.metering.segments import (
+    Head,
     Segment,
     line_hash,
     list_segments,
@@ -14,6 +16,7 @@ from sidecar.metering.segments import (
     raw_lines,
     read_head,
 )
+from sidecar.metering.unwritten import read_unwritten
 
 MAX_LISTED: Final = 100  # problems of each kind listed with file and line; all are counted
 
@@ -57,7 +60,7 @@ class SpoolReport:
     breaks: list[ChainBreak] = field(default_factory=list)
     broken: int = 0  # lines
     torn_bytes: int = 0  # after the last newline; normal while a sidecar writes
-    set_aside: int = 0  # files with unproven bytes from earlier crashes
+    set_aside: int = 0  # files with damaged lines, or with torn ones from earlier crashes
     dead_letters: dict[str, int] = field(default_factory=dict)  # by sink
     dropped: int = 0  # events that the disk did not accept, including those in the loss note
 
@@ -79,12 +82,17 @@ def verify(directory: Path) -> SpoolReport:
             raise SpoolError(
                 f"--spool: {directory} is not a spool; name the directory of serve --spool"
             )
+        unwritten = None if head is None else read_unwritten(directory / BUFFER_NAME, head)
         audit = _ChainAudit()
         for segment in segments:
             audit.read(segment)
         report = audit.report
-        if head is not None and head.spool == audit.spool and audit.seq is not None:
-            audit.check_head(head.next_seq, head.prev)
+        if head is not None and audit.spool in (None, head.spool):
+            audit.check_start(read_head(directory) or head)  # it may have deleted segments since
+            audit.check_end(head)
+        if unwritten is not None and unwritten.written_seq and audit.spool == unwritten.head.spool:
+            audit.check_written(unwritten.written_seq)
+        audit.count_known_gaps()
         note = read_note(directory)
         if note is not None and note.spool == audit.spool:
             report.dropped += note.events
@@ -107,6 +115,7 @@ class _ChainAudit:
         self._previous: bytes | None = None  # hash of the line
         self._last_event: bytes | None = None  # hash of its line
         self._place = ("", 0)  # file, line
+        self._known_gaps: list[tuple[int, int]] = []  # from the head, and from usage events
 
     def read(self, segment: Segment) -> None:
         self.report.segments += 1
@@ -147,6 +156,14 @@ class _ChainAudit:
             data = position.event.get("data")
             count = data.get("events") if isinstance(data, dict) else None
             report.dropped += count if type(count) is int else 0
+        elif position.event.get("type") == MISSING_TYPE:
+            self._known_gap(position.event.get("data"))
+
+    def _known_gap(self, data: object) -> None:
+        if isinstance(data, dict) and len(self._known_gaps) < MAX_LISTED:
+            first, last = data.get("first"), data.get("last")
+            if type(first) is int and type(last) is int:
+                self._known_gaps.append((first, last))
 
     def _other_spool(self, spool: str) -> None:
         if self.spool is not None:
@@ -165,12 +182,37 @@ class _ChainAudit:
             self._break(f"seq {seq} follows {self.seq}")
         self.seq = report.last_seq = seq
 
-    def check_head(self, next_seq: int, prev: bytes) -> None:
-        """Compare the head with the last event. It is behind a spool in use, but never ahead."""
-        if self.seq is not None and next_seq > self.seq + 1:
-            self._gap(self.seq + 1, next_seq - 1)
-        elif self.seq is not None and next_seq == self.seq + 1 and prev != self._last_event:
+    def check_start(self, head: Head) -> None:
+        """Compare the oldest event with the head, which names the first that was not deleted."""
+        report = self.report
+        first = head.next_seq if report.first_seq is None else report.first_seq
+        if head.first and head.first < first:
+            self._known_gaps.append((head.first, first - 1))
+
+    def check_end(self, head: Head) -> None:
+        """Compare the end with the head. The head is behind a spool in use, but never ahead."""
+        if self.seq is None:
+            return
+        if head.next_seq > self.seq + 1:
+            self._gap(self.seq + 1, head.next_seq - 1)
+        elif head.next_seq == self.seq + 1 and head.prev != self._last_event:
             self._break("the last line was changed: its hash does not match the head")
+
+    def check_written(self, seq: int) -> None:
+        """Compare the end with the last number that was written before the sidecar was killed."""
+        last = self.seq or 0
+        if self.report.gaps and self.report.gaps[-1].last > last:
+            last = self.report.gaps[-1].last  # from the head
+        if seq > last:
+            self._gap(last + 1, seq)
+
+    def count_known_gaps(self) -> None:
+        """Count gaps before the first event, as the head or a usage event names them."""
+        first = self.report.first_seq or 0
+        for start, last in sorted(set(self._known_gaps)):
+            if not first or last < first:
+                self._place = ("head.json", 1)
+                self._gap(start, last)
 
     def _gap(self, first: int, last: int) -> None:
         self.report.missing += last - first + 1

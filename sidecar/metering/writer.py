@@ -1,10 +1,13 @@
 """Writer of the open segment. It runs on the spool's worker thread and may block."""
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from sidecar.errors import SpoolFilesMissing
 from sidecar.files import Files
+from sidecar.metering.buffer import LineBuffer, same_file
 from sidecar.metering.recovery import RecoveryResult
 from sidecar.metering.segments import Head, Segment, line_hash, segment_path, write_head
 
@@ -12,11 +15,20 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
 class SegmentWriter:
-    """Durable appends of whole lines. A failed append leaves the segment as it was."""
+    """Durable appends of whole lines. A failed append leaves the segment as it was.
+
+    `buffer`: the file that holds the lines until then.
+    """
 
     def __init__(
-        self, directory: Path, recovered: RecoveryResult, segment_bytes: int, files: Files
+        self,
+        directory: Path,
+        recovered: RecoveryResult,
+        segment_bytes: int,
+        files: Files,
+        buffer: LineBuffer,
     ) -> None:
+        self.buffer = buffer
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._files = files
@@ -48,18 +60,40 @@ class SegmentWriter:
         except OSError:
             self._files.truncate(fd, segment.size)
             raise
+        self.check()  # afterwards: the files were in place when the lines reached the disk
         self._dirty = False
         segment.size += len(data)
         self._last_line = lines[-1]
         self._head = self._head._replace(next_seq=first + len(lines))
         return Segment(segment.first, segment.path, segment.size)
 
+    def check(self) -> None:
+        """Raise SpoolFilesMissing if the open segment or the buffer lost its name."""
+        segment, fd = self._segment, self._fd
+        lost = segment is not None and fd is not None and not same_file(segment.path, fd)
+        if lost or not self.buffer.in_place():
+            raise self._missing()
+
+    def _missing(self) -> SpoolFilesMissing:
+        problem = f"files of the spool are missing from {self._directory}"
+        return SpoolFilesMissing(errno.ENOENT, problem)
+
+    def forget_missing_segment(self) -> None:
+        """Close the open segment if it lost its name; the next write opens a new one."""
+        segment, fd = self._segment, self._fd
+        if segment is not None and fd is not None and not same_file(segment.path, fd):
+            os.close(fd)
+            self._segment = self._fd = None
+
     def _segment_for(self, first: int, size: int) -> tuple[Segment, int]:
         segment, fd = self._segment, self._fd
         if segment is not None and fd is not None and self._fits(segment, size):
             return segment, fd
         path = segment_path(self._directory, first)
-        new = self._files.open(path, _APPEND | os.O_TRUNC, 0o640)
+        try:
+            new = self._files.open(path, _APPEND | os.O_TRUNC, 0o640)
+        except FileNotFoundError:
+            raise self._missing() from None
         try:
             self._files.sync_directory(self._directory)
             write_head(self._files, self._directory, self._current_head())
@@ -74,8 +108,12 @@ class SegmentWriter:
     def _fits(self, segment: Segment, size: int) -> bool:
         return segment.size == 0 or segment.size + size <= self._segment_bytes
 
-    def remove(self, paths: Sequence[Path]) -> None:
-        """Delete shipped segments, after the head is durable. Raises OSError."""
+    def remove(self, paths: Sequence[Path], first: int) -> None:
+        """Delete shipped segments, after the head is durable. Raises OSError.
+
+        `first`: number of the oldest event that stays.
+        """
+        self._head = self._head._replace(first=first)
         write_head(self._files, self._directory, self._current_head())
         self._files.sync_directory(self._directory)
         for path in paths:

@@ -13,7 +13,7 @@ from sidecar.core.model import RequestClass
 from sidecar.core.readings import Reading, actual_costs
 from sidecar.core.refusals.build import http_problem
 from sidecar.core.settlement import Outcome, OutcomeReason
-from sidecar.gate import Admission
+from sidecar.gate import Admission, Gate
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import Fields
@@ -46,10 +46,14 @@ class Exchange(Relay):
     """Forwards one request and relays its response. Implements `Receiver` and `BodyReceiver`.
 
     `broke`: the exchange ended with an internal error, which `run` raises. `outcome` is set when
-    `run` ends, also if it raises.
+    `run` ends, also if it raises. With a `gate`, the exchange is settled and recorded before the
+    last byte of the response is written; `label` is the outcome that the gate counted.
     """
 
     broke = False
+    label = ""
+    _started = 0.0
+    _closed = False  # the outcome is known, and recorded
     _upstream: UpstreamConnection | None = None
     _failure: tuple[OutcomeReason, str] | None = None
 
@@ -60,8 +64,10 @@ class Exchange(Relay):
         connection: ClientConnection,
         pool: UpstreamPool,
         options: ProxyOptions,
+        gate: Gate | None,
     ) -> None:
         super().__init__(request, admission, connection, options)
+        self._gate = gate
         self.tunnel: Tunnel | None = None
         self._pool = pool
         self.total_timeout = pool.bounds.total_timeout
@@ -71,7 +77,7 @@ class Exchange(Relay):
 
     async def run(self) -> Outcome:
         """Forward the request and relay the response. Returns the outcome."""
-        started = self._admission.in_flight.sent_at = time.perf_counter()
+        self._started = self._admission.in_flight.sent_at = time.perf_counter()
         reason = OutcomeReason.CANCELLED
         timer = None
         if self.total_timeout:
@@ -100,19 +106,28 @@ class Exchange(Relay):
         finally:
             if timer is not None:
                 timer.cancel()
-            tunnel = self.tunnel
-            self.outcome = Outcome(
-                self.status or 499,
-                reason,
-                int((time.perf_counter() - started) * 1000),
-                self._request.body_bytes + (tunnel.bytes_in if tunnel else 0),
-                self._bytes_out + (tunnel.bytes_out if tunnel else 0),
-                begun=self._head_sent,
-            )
             self._leave()
-            if self._admission.entitlement.settles:
-                self.outcome = self.outcome._replace(reading=self._reading(self.outcome))
+            if not self._closed:
+                self._close(reason)
         return self.outcome
+
+    def _close(self, reason: OutcomeReason) -> None:
+        """Compute the outcome, settle and record it. Called once."""
+        self._closed = True
+        tunnel = self.tunnel
+        outcome = Outcome(
+            self.status or 499,
+            reason,
+            int((time.perf_counter() - self._started) * 1000),
+            self._request.body_bytes + (tunnel.bytes_in if tunnel else 0),
+            self._bytes_out + (tunnel.bytes_out if tunnel else 0),
+            begun=self._head_sent,
+        )
+        if self._admission.entitlement.settles:
+            outcome = outcome._replace(reading=self._reading(outcome))
+        self.outcome = outcome
+        if self._gate is not None:
+            self.label = self._gate.settle(self._admission, outcome, internal_error=self.broke)
 
     def _reading(self, outcome: Outcome) -> Reading:
         reader, settles = self._reader, self._admission.entitlement.settles
@@ -323,6 +338,7 @@ class Exchange(Relay):
         else:
             status, title = _FAILURES[reason]
         self.status = status
+        self._close(reason)  # before the last byte
         reply = refusal_reply(request_id, http_problem(status, title, detail, request_id))
         reply = reply._replace(fields=reply.fields + limit_fields(self._admission, self._options))
         client.reply(reply, self._request, close=not self.keep)

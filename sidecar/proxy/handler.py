@@ -98,7 +98,7 @@ class Handler:
         except BodyBroken:
             return False  # the connection replies with its fault
         request.admitted_id = admitted.request_id
-        exchange = Exchange(request, admitted, connection, self._pool, options)
+        exchange = Exchange(request, admitted, connection, self._pool, options, self._gate)
         asked = time.perf_counter()
         self._metrics.added.observe(asked - started - admitted.queued_us / MICRO)
         watch = None
@@ -110,14 +110,13 @@ class Handler:
             if watch is not None:
                 watch.cancel()
             outcome = exchange.outcome
-            label = self._gate.settle(admitted, outcome, internal_error=exchange.broke)
             self._metrics.upstream.observe(time.perf_counter() - asked)
             if self._access_log:
                 log_request(
                     request,
                     admitted.request_id,
                     outcome.status,
-                    label,
+                    exchange.label,
                     started,
                     bytes_in=outcome.bytes_in,
                     bytes_out=outcome.bytes_out,

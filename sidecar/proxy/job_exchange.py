@@ -148,7 +148,7 @@ class JobExchange(Exchange):
     ) -> None:
         owner = cast("ConnectionOwner", NullOwner(pool.bounds))
         connection = ClientConnection(owner, asyncio.get_running_loop())
-        super().__init__(request, admission, connection, pool, options)
+        super().__init__(request, admission, connection, pool, options, None)
         self._max_body = max_body
         self._rules = rules
         self._fields: tuple[Field, ...] = ()

@@ -12,6 +12,7 @@ from typing import Final
 from sidecar.bodies import reader_for
 from sidecar.bodies.readers import BodyReader
 from sidecar.core.readings import FieldCosts, read_fields
+from sidecar.core.settlement import OutcomeReason
 from sidecar.gate import Admission
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
@@ -94,7 +95,8 @@ class Relay:
         if request.complete:
             client.deadline = 0.0
         out.append(own_fields(request, self._admission, self._options, keep=self.keep))
-        self._read_costs(head)
+        if self._admission.entitlement.settles:
+            self._read_costs(head)
 
     def _read_costs(self, head: ResponseHead) -> None:
         entitlement = self._admission.entitlement
@@ -120,13 +122,28 @@ class Relay:
             self._to_client.clear()
 
     def response_end(self, trailers: Fields) -> None:
-        """Write the end of the response, and end the exchange."""
-        self._response_complete = True
+        """Record the exchange, write the end of the response, and end the exchange.
+
+        So the event is in the spool before the client can know that the response is whole.
+        """
+        self._response_complete = self._head_sent = True
+        try:
+            self._close(OutcomeReason.OK)
+        except Exception as error:  # noqa: BLE001 - `Exchange.run` raises it
+            self._ended = True
+            if not self._done.done():
+                self._done.set_exception(error)
+            return
         if self._chunked:
             self._to_client.append(last_chunk(trailers))
         self.response_flush()
-        self._request.answered = True
-        self._finish()
+        self._request.answered = self._ended = True
+        if not self._done.done():
+            self._done.set_result(None)
+
+    def _close(self, reason: OutcomeReason) -> None:
+        """Settle and record the exchange."""
+        raise NotImplementedError
 
     def _finish(self) -> None:
         self._ended = True

@@ -117,7 +117,7 @@ class App:
         self.listener = listener_of(self.settings, self.share.descriptor, shared=shared)
 
     def _open_spool(self) -> None:
-        self.spool = spool_of(self.settings)
+        self.spool = spool_of(self.settings, self.metrics)
         self.spool.open()
         self._undo.push_async_callback(self.spool.close)
 
@@ -304,6 +304,10 @@ class App:
         if not self.spool.accepting:
             degraded.append("spool: full or not writable; only critical requests are forwarded")
         degraded += self.shipper.faults
+        if self.spool.missing:
+            degraded.append(
+                f"spool: {self.spool.missing} events are missing or damaged; see the log"
+            )
         return Readiness(reasons, degraded)
 
     def reload(self) -> None:

@@ -108,7 +108,7 @@ def listener_of(settings: Settings, descriptor: int | None, *, shared: bool) -> 
     )
 
 
-def spool_of(settings: Settings) -> Spool:
+def spool_of(settings: Settings, metrics: Metrics) -> Spool:
     """The spool of usage events, not open yet."""
     return Spool(
         settings.spool,
@@ -116,6 +116,7 @@ def spool_of(settings: Settings) -> Spool:
         max_bytes=settings.spool_max_bytes,
         when_full=settings.spool_full,
         source=settings.source,
+        observe_commit=metrics.commit.observe,
     )
 
 

@@ -117,6 +117,16 @@ def publish_events(
     counter(
         "sidecar_spool_dropped", "Events dropped because the spool was full.", lambda: spool.dropped
     )
+    counter(
+        "sidecar_spool_missing_events",
+        "Events found to be removed from the spool, or damaged.",
+        lambda: spool.missing,
+    )
+    counter(
+        "sidecar_spool_damaged_events",
+        "Events found to be damaged, and not shipped.",
+        lambda: spool.damaged,
+    )
     counter("sidecar_spool_write_errors", "Failed writes.", lambda: spool.write_errors)
     metrics.labelled_gauge(
         "sidecar_sink_lag_events",

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 
 from sidecar.files import Files
@@ -119,7 +120,10 @@ async def test_I4_events_cut_from_the_end_of_a_closed_spool_leave_a_proven_gap(
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:4]))
     assert verify(tmp_path).missing == 2
     await fill(tmp_path, 1, 7)
-    assert seqs(lines_in(tmp_path)) == [1, 2, 3, 4, 7]
+    assert seqs(lines_in(tmp_path)) == [1, 2, 3, 4, 7, 8]
+    notice = orjson.loads(lines_in(tmp_path)[4])
+    assert notice["type"] == "sidecar.spool.missing.v1"
+    assert notice["data"] == {"first": 5, "last": 6, "cause": "absent"}
     report = verify(tmp_path)
     assert [(gap.first, gap.last) for gap in report.gaps] == [(5, 6)]
 

@@ -130,9 +130,9 @@ from sidecar.metering.spool import Spool
 
 async def main():
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     spool = Spool(pathlib.Path(sys.argv[1]), commit_window_s=0.001, retry_s=0.005)
     spool.open()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     number = 0
     while spool.accepting:
         number += 1

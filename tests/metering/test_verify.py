@@ -20,13 +20,14 @@ async def test_I4_a_removed_line_is_a_gap_with_file_and_line(tmp_path: Path) -> 
     assert [str(gap) for gap in report.gaps] == [f"{path.name}:3: events 3 to 4 are missing"]
 
 
-async def test_I4_a_removed_segment_is_a_gap_unless_it_is_the_oldest(tmp_path: Path) -> None:
+async def test_I4_a_removed_segment_is_a_gap_also_if_it_is_the_oldest(tmp_path: Path) -> None:
     await fill(tmp_path, 12, segment_bytes=700)
     segments = list_segments(tmp_path)
     segments[0].path.unlink()
-    assert verify(tmp_path).ok
+    oldest = segments[1].first - segments[0].first
+    assert verify(tmp_path).missing == oldest
     segments[2].path.unlink()
-    assert verify(tmp_path).missing == segments[3].first - segments[2].first
+    assert verify(tmp_path).missing == oldest + segments[3].first - segments[2].first
 
 
 async def test_reordered_lines_and_noise_are_breaks(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""Verification of the files of a sink: whether the lines of each spool follow each other.
+
+A sink gets lines at least once, so copies are normal. Files may be rotated and compressed, and
+hold lines of several spools. The oldest files may be deleted, so it does not matter where the
+numbers begin.
+"""
+
+import zlib
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from sidecar.errors import SpoolError
+from sidecar.metering.event_reader import event_files, whole_lines
+from sidecar.metering.gaps import MAX_SPOOLS, SequenceCoverage
+from sidecar.metering.losses import LOSS_TYPE
+from sidecar.metering.segments import line_hash, parse_line
+from sidecar.metering.verify import MAX_LISTED, ChainBreak, Gap, SpoolReport
+
+_MAX_ENDS: Final = 100_000  # places where a run of lines begins or ends
+
+
+class _SinkAudit:
+    """The ends of all runs of lines, by spool and number; within a run, only the last line."""
+
+    def __init__(self) -> None:
+        self.report = SpoolReport()
+        self.coverage = SequenceCoverage()
+        self._first: dict[str, int] = {}
+        self._hashes: dict[tuple[str, int], bytes] = {}  # of the last line of a run
+        self._starts: dict[tuple[str, int], tuple[bytes, str, int]] = {}  # prev, file, line
+
+    def read(self, path: Path, lines: Iterable[bytes]) -> None:
+        at: tuple[str, int] | None = None
+        digest = b""
+        for number, text in enumerate(lines, 1):
+            position = parse_line(text)
+            if position is None:
+                self._break(path, number, "not an event of a spool")
+                continue
+            self._count(position.spool, position.seq, position.event.get("type"), position.event)
+            here = position.spool, position.seq
+            if at == (here[0], here[1] - 1):
+                if position.prev != digest:
+                    problem = "the previous line was changed: its hash does not match"
+                    self._break(path, number, problem)
+            else:
+                self._end(at, digest)
+                if len(self._starts) < _MAX_ENDS:
+                    self._starts[here] = position.prev, str(path), number
+            at, digest = here, line_hash(text)
+        self._end(at, digest)
+
+    def _end(self, at: tuple[str, int] | None, digest: bytes) -> None:
+        if at is not None and len(self._hashes) < _MAX_ENDS:
+            self._hashes[at] = digest
+
+    def _count(self, spool: str, seq: int, kind: object, event: dict[str, object]) -> None:
+        report = self.report
+        report.events += 1
+        self.coverage.add(spool, seq)
+        if spool in self._first or len(self._first) < MAX_SPOOLS:
+            self._first[spool] = min(seq, self._first.get(spool, seq))
+        if kind == LOSS_TYPE and isinstance(data := event.get("data"), dict):
+            count = data.get("events")
+            report.dropped += count if type(count) is int else 0
+
+    def finish(self) -> SpoolReport:
+        report = self.report
+        for (spool, seq), (prev, file, number) in self._starts.items():
+            digest = self._hashes.get((spool, seq - 1))
+            if digest is not None and digest != prev:
+                self._break(Path(file), number, f"event {seq - 1} was changed in another file")
+        for gap in self.coverage.missing():
+            first = max(gap.first, self._first.get(gap.spool, 1))
+            if first <= gap.last:
+                report.missing += gap.last - first + 1
+                report.gaps.append(Gap(first, gap.last, f"spool {gap.spool}", 0))
+        report.gaps = report.gaps[:MAX_LISTED]
+        report.spools = sorted(islice(self._first, MAX_LISTED))
+        if self._first:
+            report.first_seq = min(self._first.values())
+        return report
+
+    def _break(self, path: Path, number: int, problem: str) -> None:
+        self.report.broken += 1
+        if len(self.report.breaks) < MAX_LISTED:
+            self.report.breaks.append(ChainBreak(path.name, number, problem))
+
+
+def verify_sink(path: Path) -> SpoolReport:
+    """Read a file of a sink with its rotated files, or a directory of such files.
+
+    Raises SpoolError if it cannot be read, or contains no events.
+    """
+    audit = _SinkAudit()
+    files = event_files([path])
+    if path.is_file():
+        files += [one for one in rotated_files(path) if one not in files]
+    for one in files:
+        audit.report.segments += 1
+        try:
+            audit.read(one, whole_lines(one))
+        except (OSError, EOFError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise SpoolError(f"{one}: cannot be read: {reason}") from None
+    return audit.finish()
+
+
+def rotated_files(path: Path) -> list[Path]:
+    """Return the files that a log rotation made of this one: FILE.1, FILE.2.gz, FILE-DATE…"""
+    stem = path.name.removesuffix(".gz")
+    found = (*path.parent.glob(f"{stem}.*"), *path.parent.glob(f"{stem}-*"))
+    return sorted(one for one in found if one.is_file() and one.suffix not in (".lock", ".tmp"))

@@ -1,0 +1,16 @@
+"""The short version of the crash series: five kills, of every kind."""
+
+from pathlib import Path
+
+from loadtests.crash import KINDS, CrashSeries
+
+
+async def test_I12_no_answered_request_lacks_its_event_after_five_kills(
+    tmp_path: Path, _valkey: str
+) -> None:
+    port = int(_valkey.rpartition(":")[2].partition("/")[0])
+    tally = await CrashSeries(tmp_path, port, seed=12).run(5)
+    assert tally.problems == []
+    assert sum(tally.kills.values()) == 5
+    assert set(tally.kills) >= set(KINDS) - {"slow fsync"}
+    assert len(tally.answered) >= 100
