@@ -20,7 +20,7 @@ from sidecar.proxy.headers import Fields
 from sidecar.proxy.heads import ProxyOptions, request_head, wanted_upgrade
 from sidecar.proxy.read_ahead import BodyBroken, read_ahead
 from sidecar.proxy.relay import Relay, last_chunk
-from sidecar.proxy.responses import CONTINUE, refusal_reply
+from sidecar.proxy.responses import CONTINUE, EXPECT, refusal_reply
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream.connection import UpstreamConnection
 from sidecar.proxy.upstream.places import CRITICAL, DEFERRABLE, STANDARD
@@ -52,6 +52,7 @@ class Exchange(Relay):
     broke = False
     _upstream: UpstreamConnection | None = None
     _failure: tuple[OutcomeReason, str] | None = None
+    _awaits_continue = False  # the client waits for 100 (Continue) before it sends its body
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Exchange(Relay):
         self._pool = pool
         self.total_timeout = pool.bounds.total_timeout
         self._to_upstream: list[bytes] = _EMPTY
+        self._expectation: asyncio.TimerHandle | None = None
         if request.upgrade:
             self.upgrade = wanted_upgrade(request, options)
 
@@ -123,8 +125,6 @@ class Exchange(Relay):
 
     async def _forward(self) -> None:
         request, pool = self._request, self._pool
-        if request.expects_continue and not request.complete and not request.body_bytes:
-            self._client.write(CONTINUE)
         if request.broken:
             self.body_broken()
             return
@@ -197,15 +197,33 @@ class Exchange(Relay):
             parts += self._framed()
         if request.complete and request.chunked:
             parts.append(last_chunk(request.trailers))
+        self._awaits_continue = (
+            request.expects_continue and not request.complete and not request.body_bytes
+        )
+        if self._awaits_continue:
+            parts.insert(1, EXPECT)
         now = self._pool.now()
         upstream.start(self, b"".join(parts), now + self._pool.bounds.response_timeout)
         if not request.complete:
             self._admission.in_flight.sent_at = None  # the upstream has half a request
             request.attach(self)
-            self._client.await_body(request)
+            if self._awaits_continue:
+                timeout = self._pool.bounds.expect_timeout
+                self._expectation = self._client.loop.call_later(timeout, self.response_continue)
+            else:
+                self._client.await_body(request)
             self._client.resume_reading()
 
     # client → upstream
+
+    def response_continue(self) -> None:
+        """Ask for the body: the API does, or has not answered in time (RFC 9110, 10.1.1)."""
+        if self._awaits_continue and not self._head_received and not self._ended:
+            self._awaits_continue = False
+            if not self._request.body_bytes:  # else the client has not waited
+                self._client.write(CONTINUE)
+            if not self._request.complete:
+                self._client.await_body(self._request)
 
     def _framed(self) -> list[bytes]:
         """Take the received part of the body, framed for the upstream."""
@@ -290,7 +308,7 @@ class Exchange(Relay):
             return
         self.response_flush()
         self._response_complete = True
-        self.tunnel = Tunnel(self._client, upstream, self._pool.bounds, self._finish)
+        self.tunnel = Tunnel(self._client, upstream, self._pool.bounds, self.upgrade, self._finish)
         self.tunnel.start(self._client.take_rest(), rest)
 
     def response_failed(self, reason: OutcomeReason, detail: str) -> None:
@@ -307,7 +325,7 @@ class Exchange(Relay):
         if self._upstream is not None:
             self._upstream.time_out()
         elif self.tunnel is not None:
-            self.tunnel.close()
+            self.tunnel.going_away()
 
     def _reply_failure(self, reason: OutcomeReason, detail: str) -> None:
         request_id = self._admission.request_id
@@ -347,6 +365,8 @@ class Exchange(Relay):
         """Release the upstream connection, or drop it if the exchange is incomplete."""
         self._ended = True
         client, request = self._client, self._request
+        if self._expectation is not None:
+            self._expectation.cancel()
         client.flow = None
         client.deadline = 0.0
         request.discard()

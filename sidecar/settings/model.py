@@ -241,6 +241,10 @@ class Settings(LayeredSettings):
     response_timeout_s: Seconds = 60.0
     """Longest time until the upstream begins its response, in seconds."""
 
+    expect_timeout_s: Seconds = 1.0
+    """Longest time that the upstream may take to answer `Expect: 100-continue`, in seconds. After
+    it, the sidecar asks the client for the body."""
+
     stream_timeout_s: Seconds = 60.0
     """Longest pause within a response, in seconds."""
 

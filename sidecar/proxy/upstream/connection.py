@@ -43,6 +43,7 @@ class UpstreamTunnel(Protocol):
 
     def from_upstream(self, data: bytes) -> None: ...
     def upstream_ended(self) -> None: ...
+    def close(self) -> None: ...
     def upstream_writable(self, writable: bool) -> None: ...
 
 
@@ -171,7 +172,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.usable = False
         self.pool.remove(self)
         if self.tunnel is not None:
-            self.tunnel.upstream_ended()
+            self.tunnel.close()
             return
         if self.receiver is not None and isinstance(exc, OSError):
             self._read_rest()
@@ -291,7 +292,9 @@ class UpstreamConnection(asyncio.Protocol):
             if not self._switching:
                 raise InvalidResponse("The API switched protocols without a request.")
             receiver.response_head(self._head(status))
-        elif status != 100:  # the sidecar has sent its own
+        elif status == 100:
+            receiver.response_continue()
+        else:
             receiver.response_interim(self._head(status))
 
     def _head(self, status: int) -> ResponseHead:
