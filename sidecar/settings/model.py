@@ -241,9 +241,9 @@ class Settings(LayeredSettings):
     response_timeout_s: Seconds = 60.0
     """Longest time until the upstream begins its response, in seconds."""
 
-    expect_timeout_s: Seconds = 1.0
+    expect_timeout_s: Seconds = 10.0
     """Longest time that the upstream may take to answer `Expect: 100-continue`, in seconds. After
-    it, the sidecar asks the client for the body."""
+    it, the sidecar asks for the body itself. Most clients wait for 1 s only, and then send it."""
 
     stream_timeout_s: Seconds = 60.0
     """Longest pause within a response, in seconds."""
