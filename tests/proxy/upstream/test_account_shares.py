@@ -127,7 +127,7 @@ async def test_19_starve_critical_websockets_use_no_connection_of_requests(
     await hung(ends, 1, SWITCHED)
     assert status(await upgrade.head()) == 101
     for client in [*clients, upgrade]:
-        client.abort()
+        client.reset()
     await empty(here)
     assert here.app.pool.tunnels.taken == 0
 
@@ -211,7 +211,7 @@ def test_the_law_of_shares_holds_for_places(
 def test_the_law_of_shares_holds_for_bodies(
     limit: int, percent: int, actions: list[tuple[str, bool, bool, int]]
 ) -> None:
-    budget = BodyBudget(limit, percent)
+    budget = BodyBudget(limit, percent, largest=30)
     held: list[tuple[str, int]] = []
     for account, _, take, size in actions:
         if take and budget.take(account, size):
