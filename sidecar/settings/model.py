@@ -263,7 +263,8 @@ class Settings(LayeredSettings):
     """Time after which an idle upstream connection is closed, in seconds."""
 
     tunnel_idle_timeout_s: Seconds = 300.0
-    """Longest time without data on a WebSocket, in seconds."""
+    """Longest time without data on a WebSocket, in seconds. After one side has closed: at most
+    --body-timeout-s."""
 
     tunnel_lifetime_s: float = Field(86_400.0, ge=0.001, le=31_536_000)
     """Longest lifetime of a WebSocket, in seconds."""

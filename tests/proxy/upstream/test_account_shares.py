@@ -12,7 +12,12 @@ from sidecar.proxy.upstream.places import Places
 from tests.support.http.raw_ends import End, Ends, calls, empty
 from tests.support.stage import Stage, StartStage, problem, status
 
-LIMITS = {"upstream_connections": "20", "critical_connections": "4", "connect_timeout_s": "0.3"}
+LIMITS = {
+    "upstream_connections": "20",
+    "critical_connections": "4",
+    "connect_timeout_s": "0.3",
+    "stall_timeout_s": "600",  # without preemption
+}
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HANG = b"GET /%b HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n"
 LOGIN = b"POST /login HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 0\r\n\r\n"
