@@ -4,7 +4,8 @@
 class BodyBudget:
     """At most `limit` bytes, of which an account may use `percent` of what other accounts leave."""
 
-    def __init__(self, limit: int, percent: int) -> None:
+    def __init__(self, limit: int, percent: int, largest: int) -> None:
+        self.largest = largest  # bytes of one body
         self.used = 0
         self._limit = limit
         self._percent = percent

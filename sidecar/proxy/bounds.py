@@ -20,6 +20,7 @@ class Bounds:
     max_fields: int = 100
     max_response_header: int = 65_536
     max_body: int = 0
+    expect_timeout: float = 10.0  # until a client that expects 100 (Continue) gets it anyway
     max_pipelined: int = 64
     max_connections: int = 10_000
     pending_heads: int = 16 << 20  # estimated memory of all unfinished heads together

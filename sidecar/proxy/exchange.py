@@ -9,37 +9,24 @@ import asyncio
 import time
 from typing import Final
 
-from sidecar.core.model import RequestClass
 from sidecar.core.readings import Reading, actual_costs
 from sidecar.core.refusals.build import http_problem
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission, Gate
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
+from sidecar.proxy.failures import FAILURES, may_retry
 from sidecar.proxy.headers import Fields
 from sidecar.proxy.heads import ProxyOptions, limit_fields, request_head, wanted_upgrade
-from sidecar.proxy.read_ahead import BodyBroken, read_ahead
+from sidecar.proxy.read_ahead import BodyBroken, read_small_body
 from sidecar.proxy.relay import Relay, last_chunk
-from sidecar.proxy.responses import CONTINUE, refusal_reply
+from sidecar.proxy.responses import CONTINUE, EXPECT, refusal_reply
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream.connection import UpstreamConnection
-from sidecar.proxy.upstream.places import CRITICAL, DEFERRABLE, STANDARD
+from sidecar.proxy.upstream.places import CRITICAL, KINDS
 from sidecar.proxy.upstream.pool import UpstreamFailed, UpstreamPool
 
-_KINDS = {
-    RequestClass.CRITICAL: CRITICAL,
-    RequestClass.STANDARD: STANDARD,
-    RequestClass.DEFERRABLE: DEFERRABLE,
-}
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110, 9.2.2
 _EMPTY: Final[list[bytes]] = []  # no body yet; never changed
-_FAILURES = {
-    OutcomeReason.UPSTREAM_REFUSED: (502, "The API cannot be reached"),
-    OutcomeReason.UPSTREAM_BROKEN: (502, "The API gave no usable answer"),
-    OutcomeReason.UPSTREAM_TIMEOUT: (504, "The API took too long"),
-    OutcomeReason.OVERLOADED: (503, "The API is at capacity"),
-    OutcomeReason.CLIENT_GONE: (408, "Request timeout"),
-}
 
 
 class Exchange(Relay):
@@ -56,6 +43,8 @@ class Exchange(Relay):
     _closed = False  # the outcome is known, and recorded
     _upstream: UpstreamConnection | None = None
     _failure: tuple[OutcomeReason, str] | None = None
+    _small_body = 0  # bytes that were read before the request took a connection, until it is sent
+    _awaits_continue = False  # the client waits for 100 (Continue) before it sends its body
 
     def __init__(
         self,
@@ -72,6 +61,7 @@ class Exchange(Relay):
         self._pool = pool
         self.total_timeout = pool.bounds.total_timeout
         self._to_upstream: list[bytes] = _EMPTY
+        self._expectation: asyncio.TimerHandle | None = None
         if request.upgrade:
             self.upgrade = wanted_upgrade(request, options)
 
@@ -138,17 +128,17 @@ class Exchange(Relay):
 
     async def _forward(self) -> None:
         request, pool = self._request, self._pool
-        if request.expects_continue and not request.complete and not request.body_bytes:
-            self._client.write(CONTINUE)
         if request.broken:
             self.body_broken()
             return
         self._client.flow = self
-        kind = _KINDS[self._admission.entitlement.route.request_class]
+        kind = KINDS[self._admission.entitlement.route.request_class]
         account = self._admission.key.account.id
         try:
             if request.content_length and not request.complete:
-                await self._read_small_body(account)
+                self._small_body = await read_small_body(
+                    request, self._client, pool.bodies, account, self._admission.in_flight
+                )
             upstream = None
             if not self.upgrade:
                 upstream = pool.take_idle(account, critical=kind == CRITICAL)
@@ -159,7 +149,7 @@ class Exchange(Relay):
                 place.sent_at = time.perf_counter()
             self._send(upstream)
             await self._done
-            if self._failure is not None and self._may_retry(upstream):
+            if self._failure is not None and may_retry(self._failure[0], upstream, request):
                 self._failure = None
                 self._ended = False
                 self._done = self._client.loop.create_future()
@@ -173,36 +163,6 @@ class Exchange(Relay):
         except BodyBroken:
             self.body_broken()
 
-    async def _read_small_body(self, account: str) -> None:
-        """Read a small body whole, so that a slow upload does not keep an upstream connection.
-
-        A body without a length is not: its client may wait for the response to its beginning.
-        Raises BodyBroken.
-        """
-        request, budget, place = self._request, self._pool.bodies, self._admission.in_flight
-        size = request.content_length or 0
-        if size > self._pool.bounds.small_body or request.expects_continue:
-            return
-        if not budget.take(account, size):
-            return
-        sent_at, place.sent_at = place.sent_at, None
-        try:
-            await read_ahead(request, self._client, size)
-        finally:
-            place.sent_at = sent_at
-            budget.free(account, size)
-
-    def _may_retry(self, upstream: UpstreamConnection) -> bool:
-        """Whether a retry is safe: the pooled connection was closed before the request arrived."""
-        return (
-            self._failure is not None
-            and self._failure[0] is OutcomeReason.UPSTREAM_BROKEN
-            and upstream.reused
-            and not upstream.answered
-            and not self._request.has_body
-            and self.method in _IDEMPOTENT
-        )
-
     def _send(self, upstream: UpstreamConnection) -> None:
         request = self._request
         self._upstream = upstream
@@ -212,15 +172,39 @@ class Exchange(Relay):
             parts += self._framed()
         if request.complete and request.chunked:
             parts.append(last_chunk(request.trailers))
+        self._awaits_continue = (
+            request.expects_continue and not request.complete and not request.body_bytes
+        )
+        if self._awaits_continue:
+            parts.insert(1, EXPECT)
         now = self._pool.now()
         upstream.start(self, b"".join(parts), now + self._pool.bounds.response_timeout)
+        if self._small_body:
+            self._free_small_body()
         if not request.complete:
             self._admission.in_flight.sent_at = None  # the upstream has half a request
             request.attach(self)
-            self._client.await_body(request)
+            if self._awaits_continue:
+                timeout = self._pool.bounds.expect_timeout
+                self._expectation = self._client.loop.call_later(timeout, self.response_continue)
+            else:
+                self._client.await_body(request)
             self._client.resume_reading()
 
+    def _free_small_body(self) -> None:
+        self._pool.bodies.free(self._admission.key.account.id, self._small_body)
+        self._small_body = 0
+
     # client → upstream
+
+    def response_continue(self) -> None:
+        """Ask for the body: the API does, or has not answered in time (RFC 9110, 10.1.1)."""
+        if self._awaits_continue and not self._head_received and not self._ended:
+            self._awaits_continue = False
+            if not self._request.body_bytes:  # else the client has not waited
+                self._client.write(CONTINUE)
+            if not self._request.complete:
+                self._client.await_body(self._request)
 
     def _framed(self) -> list[bytes]:
         """Take the received part of the body, framed for the upstream."""
@@ -305,7 +289,7 @@ class Exchange(Relay):
             return
         self.response_flush()
         self._response_complete = True
-        self.tunnel = Tunnel(self._client, upstream, self._pool.bounds, self._finish)
+        self.tunnel = Tunnel(self._client, upstream, self._pool.bounds, self.upgrade, self._finish)
         self.tunnel.start(self._client.take_rest(), rest)
 
     def response_failed(self, reason: OutcomeReason, detail: str) -> None:
@@ -322,7 +306,7 @@ class Exchange(Relay):
         if self._upstream is not None:
             self._upstream.time_out()
         elif self.tunnel is not None:
-            self.tunnel.close()
+            self.tunnel.going_away()
 
     def _reply_failure(self, reason: OutcomeReason, detail: str) -> None:
         request_id = self._admission.request_id
@@ -336,7 +320,7 @@ class Exchange(Relay):
             self.keep = False
             status, title, detail = fault.status, fault.title, fault.detail
         else:
-            status, title = _FAILURES[reason]
+            status, title = FAILURES[reason]
         self.status = status
         self._close(reason)  # before the last byte
         reply = refusal_reply(request_id, http_problem(status, title, detail, request_id))
@@ -364,6 +348,10 @@ class Exchange(Relay):
         """Release the upstream connection, or drop it if the exchange is incomplete."""
         self._ended = True
         client, request = self._client, self._request
+        if self._expectation is not None:
+            self._expectation.cancel()
+        if self._small_body:
+            self._free_small_body()
         client.flow = None
         client.deadline = 0.0
         request.discard()

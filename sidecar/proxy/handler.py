@@ -139,7 +139,7 @@ class Handler:
             tunnel = exchange.tunnel
             if tunnel is not None and not await self._gate.has_quota_left(admission):
                 log.info("tunnel_closed", account=admission.key.account.id)
-                tunnel.close()
+                tunnel.quota_used_up()
                 return
 
     # deferred jobs

@@ -4,7 +4,9 @@ import asyncio
 
 from sidecar.bodies import read_request
 from sidecar.core.model import Entitlement
+from sidecar.core.overload.shedder import InFlightRequest
 from sidecar.core.readings import Reading, read_fields
+from sidecar.proxy.body_budget import BodyBudget
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import Fields
@@ -82,6 +84,34 @@ async def read_ahead(
             connection.hold_body()
         request.put_back(collector.parts)
     return b"".join(request.buffered), request.complete
+
+
+async def read_small_body(
+    request: Request,
+    connection: ClientConnection,
+    budget: BodyBudget,
+    account: str,
+    in_flight: InFlightRequest,
+) -> int:
+    """Read a small body whole, so that a slow upload does not keep an upstream connection.
+
+    Returns the bytes that the caller has to free in `budget`: 0 if the body is not read.
+
+    A body without a length is not: its client may wait for the response to its beginning. Nor is
+    one that waits for 100 (Continue), which is the API's to send. Raises BodyBroken.
+    """
+    size = request.content_length or 0
+    if size > budget.largest or request.expects_continue or not budget.take(account, size):
+        return 0
+    sent_at, in_flight.sent_at = in_flight.sent_at, None  # the upstream has no request yet
+    try:
+        await read_ahead(request, connection, size)
+    except BaseException:
+        budget.free(account, size)
+        raise
+    finally:
+        in_flight.sent_at = sent_at
+    return size
 
 
 def reading_of(

@@ -11,6 +11,7 @@ from sidecar.core.refusals.build import Refusal
 from sidecar.core.refusals.problems import Fields
 from sidecar.core.refusals.rendering import render_json, render_text
 
+EXPECT: Final = b"Expect: 100-continue\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _PHRASES: Final = {

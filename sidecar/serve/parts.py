@@ -73,6 +73,7 @@ def bounds_of(settings: Settings) -> Bounds:
         small_bodies=settings.small_bodies_bytes,
         upstream_idle=settings.upstream_idle_timeout_s,
         stream_timeout=settings.stream_timeout_s,
+        expect_timeout=settings.expect_timeout_s,
         total_timeout=settings.total_timeout_s,
         half_close_timeout=settings.half_close_timeout_s,
         stall_timeout=settings.stall_timeout_s,

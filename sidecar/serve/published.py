@@ -219,6 +219,9 @@ def publish_connections(metrics: Metrics, data_port: DataPort, pool: UpstreamPoo
         lambda: pool.preempted,
     )
     gauge("sidecar_upstream_connections", "Open connections to the upstream.", lambda: pool.size)
+    gauge("sidecar_websockets", "Open upgraded connections.", lambda: pool.tunnels.taken)
+    gauge("sidecar_upstream_waiting", "Requests that wait for an upstream connection.",
+          lambda: pool.waiting)  # fmt: skip
     loop = asyncio.get_running_loop()
     gauge("sidecar_tasks", "Asyncio tasks.", lambda: len(asyncio.all_tasks(loop)))
 

@@ -242,6 +242,10 @@ class Settings(LayeredSettings):
     response_timeout_s: Seconds = 60.0
     """Longest time until the upstream begins its response, in seconds."""
 
+    expect_timeout_s: Seconds = 10.0
+    """Longest time that the upstream may take to answer `Expect: 100-continue`, in seconds. After
+    it, the sidecar asks for the body itself. Most clients wait for 1 s only, and then send it."""
+
     stream_timeout_s: Seconds = 60.0
     """Longest pause within a response, in seconds."""
 
@@ -260,7 +264,8 @@ class Settings(LayeredSettings):
     """Time after which an idle upstream connection is closed, in seconds."""
 
     tunnel_idle_timeout_s: Seconds = 300.0
-    """Longest time without data on a WebSocket, in seconds."""
+    """Longest time without data on a WebSocket, in seconds. After one side has closed: at most
+    --body-timeout-s."""
 
     tunnel_lifetime_s: float = Field(86_400.0, ge=0.001, le=31_536_000)
     """Longest lifetime of a WebSocket, in seconds."""

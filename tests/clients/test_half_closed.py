@@ -93,7 +93,7 @@ async def test_cancel_before_answer_a_client_that_closes_cancels_its_request(
     await client.send(GET % b"slow")
     upstream = await ends.upstream()
     await upstream.head()
-    client.abort() if reset else client.half_close()
+    client.reset() if reset else client.half_close()
     assert await upstream.rest() == b""  # long before any timeout
     await empty(here)
     (event,) = await calls(here)

@@ -39,12 +39,79 @@ async def test_curl_sends_the_body_after_100_continue_once_the_request_is_admitt
     running = asyncio.ensure_future(curl(url, *WAITS, "-T", upload, "-i"))
     upstream = await ends.upstream()
     head = await upstream.head()
-    assert b"expect" not in head.lower()
+    assert b"\r\nExpect: 100-continue\r\n" in head
+    await upstream.send(b"HTTP/1.1 100 Continue\r\n\r\n")
     await upstream.get(b"u" * 100_000)
     await upstream.send(HELLO)
     done = await running
     assert (done.status, done.uploaded) == (200, 100_000)
     assert done.output.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
+UPLOAD = (
+    b"POST /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 4\r\n"
+    b"Expect: 100-continue\r\n\r\n"
+)
+
+
+async def test_expect_100_before_the_api_can_refuse_by_the_head_alone(
+    stage: StartStage, ends: Ends
+) -> None:
+    here = await stage(upstream=ends.url, expect_timeout_s="600")
+    client = await ends.client(here)
+    await client.send(UPLOAD)
+    upstream = await ends.upstream()
+    await upstream.head()
+    await upstream.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")
+    answer = await client.answer()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"\r\nConnection: close\r\n" in answer
+    assert await upstream.rest() == b""
+    client.close()
+    (event,) = await calls(here)
+    assert (event["status"], event["bytes_in"]) == (413, 0)
+
+
+async def test_I9_an_api_that_ignores_the_expectation_gets_the_body(
+    stage: StartStage, ends: Ends
+) -> None:
+    here = await stage(upstream=ends.url, expect_timeout_s="0.2")
+    client = await ends.client(here)
+    await client.send(UPLOAD)
+    upstream = await ends.upstream()
+    await upstream.head()
+    await client.get(b"HTTP/1.1 100 Continue\r\n\r\n")
+    await upstream.send(b"HTTP/1.1 100 Continue\r\n\r\n")  # late: not relayed again
+    await client.send(b"body")
+    await upstream.get(b"body")
+    await upstream.send(HELLO)
+    assert (await client.answer()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_client_need_not_wait_for_100_continue(stage: StartStage, ends: Ends) -> None:
+    here = await stage(upstream=ends.url, expect_timeout_s="600")
+    client = await ends.client(here)
+    await client.send(UPLOAD)
+    upstream = await ends.upstream()
+    await upstream.head()
+    await client.send(b"bo")
+    await upstream.get(b"bo")
+    await upstream.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    await client.send(b"dy")
+    await upstream.get(b"dy")
+    await upstream.send(HELLO)
+    assert (await client.answer()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_100_without_an_expectation_is_not_relayed(here: Stage, ends: Ends) -> None:
+    client = await ends.client(here)
+    await client.send(UPLOAD.replace(b"Expect: 100-continue\r\n", b"") + b"body")
+    upstream = await ends.upstream()
+    assert b"Expect" not in await upstream.head()
+    await upstream.get(b"body")
+    await upstream.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    await upstream.send(HELLO)
+    assert (await client.answer()).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 async def test_a_refused_body_that_waits_for_100_continue_is_never_sent(

@@ -42,9 +42,13 @@ async def test_a_plan_closes_tunnels_when_its_quota_is_used_up(stage: StartStage
     reader, writer = await a_tunnel(here, b"/ws")
     await spend(here)
     async with asyncio.timeout(10):
-        assert await reader.read() == b""
+        assert await reader.read() == b"\x88\x0f" + (1008).to_bytes(2, "big") + b"quota used up"
     writer.close()
-    events = [event["data"] for event in await here.events() if event["data"].get("status") == 101]
+    events: list[dict[str, object]] = []
+    async with asyncio.timeout(10):
+        while not events:  # the tunnel ends when the API has closed it, too
+            recorded = await here.events()
+            events = [event["data"] for event in recorded if event["data"].get("status") == 101]
     assert [(event["reason"], event["route"]) for event in events] == [("ok", "rest")]
 
 

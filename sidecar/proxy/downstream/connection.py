@@ -184,7 +184,7 @@ class ClientConnection(PacedConnection):
             if not self.reads_fast_enough(transport):
                 self.abort()  # the response is incomplete
         elif self.tunnel is not None:
-            self.tunnel.client_ended()
+            self.tunnel.going_away()
         elif parser.pending or not parser.current.complete:
             self.time_out_request()
         else:
@@ -323,4 +323,4 @@ class ClientConnection(PacedConnection):
         if not self.serving and not self._queue:
             self._end(self.transport)
         elif self.tunnel is not None and self.owner.draining:
-            self.tunnel.client_ended()  # a tunnel has no next response to end with
+            self.tunnel.going_away()  # a tunnel has no next response to end with

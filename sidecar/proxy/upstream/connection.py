@@ -1,10 +1,7 @@
 """One upstream connection: one exchange at a time, with strict checks of each response."""
 
 import asyncio
-import contextlib
-import os
 import re
-import socket
 from typing import Final, Protocol, cast
 
 from httptools import (
@@ -18,10 +15,10 @@ from sidecar.core.settlement import OutcomeReason
 from sidecar.proxy.bounds import CHUNK, FRAMING, Bounds
 from sidecar.proxy.headers import NOT_IN_TRAILERS, NOT_RELAYED, Fields, without_nominated
 from sidecar.proxy.upstream.places import Places
-from sidecar.proxy.upstream.receiver import Receiver, ResponseHead
+from sidecar.proxy.upstream.receiver import Receiver, ResponseHead, UpstreamTunnel
+from sidecar.proxy.upstream.unread import unread
 
 STATUS_LINE: Final = 64  # about, with the empty line
-READ: Final = 65_536
 CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -36,14 +33,6 @@ class ConnectionPool(Protocol):
 
     def now(self) -> float: ...
     def remove(self, connection: "UpstreamConnection") -> None: ...
-
-
-class UpstreamTunnel(Protocol):
-    """The receiver of the upstream's bytes after a switch of protocols."""
-
-    def from_upstream(self, data: bytes) -> None: ...
-    def upstream_ended(self) -> None: ...
-    def upstream_writable(self, writable: bool) -> None: ...
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -171,10 +160,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.usable = False
         self.pool.remove(self)
         if self.tunnel is not None:
-            self.tunnel.upstream_ended()
+            self.tunnel.close()
             return
         if self.receiver is not None and isinstance(exc, OSError):
-            self._read_rest()
+            for data in unread(self.transport):
+                self.data_received(data)
         receiver = self.receiver
         if receiver is None:
             return
@@ -182,21 +172,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._finish(receiver)
         else:
             self.fail(OutcomeReason.UPSTREAM_BROKEN, "The API closed the connection unexpectedly.")
-
-    def _read_rest(self) -> None:
-        """Read the rest of the response from the socket.
-
-        An API can refuse a body unread and close. The next write then fails, and the event loop
-        reads no more, but the response is still in the socket (RFC 9112, section 9.6).
-        """
-        transport = self.transport
-        if transport is None or transport.get_extra_info("sslcontext") is not None:
-            return
-        with contextlib.suppress(OSError):
-            descriptor = os.dup(transport.get_extra_info("socket").fileno())
-            with socket.socket(fileno=descriptor) as rest:
-                while self.receiver is not None and (data := rest.recv(READ)):
-                    self.data_received(data)
 
     def pause_writing(self) -> None:
         side = self.tunnel or self.receiver
@@ -291,7 +266,9 @@ class UpstreamConnection(asyncio.Protocol):
             if not self._switching:
                 raise InvalidResponse("The API switched protocols without a request.")
             receiver.response_head(self._head(status))
-        elif status != 100:  # the sidecar has sent its own
+        elif status == 100:
+            receiver.response_continue()
+        else:
             receiver.response_interim(self._head(status))
 
     def _head(self, status: int) -> ResponseHead:

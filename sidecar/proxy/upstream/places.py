@@ -13,11 +13,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from sidecar.core.model import RequestClass
 from sidecar.proxy.upstream.fair_queue import FairQueue, Turn
 
 CRITICAL: Final = 0
 STANDARD: Final = 1
 DEFERRABLE: Final = 2
+KINDS: Final = {
+    RequestClass.CRITICAL: CRITICAL,
+    RequestClass.STANDARD: STANDARD,
+    RequestClass.DEFERRABLE: DEFERRABLE,
+}
 
 
 class Places:

@@ -54,7 +54,7 @@ class UpstreamPool:
         reserved, percent = bounds.critical_connections, bounds.account_percent
         self.places = Places(bounds.upstream_connections, reserved, percent, lambda: self.now())
         self.tunnels = Places(bounds.tunnels, reserved, percent, lambda: self.now())
-        self.bodies = BodyBudget(bounds.small_bodies, percent)
+        self.bodies = BodyBudget(bounds.small_bodies, percent, bounds.small_body)
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()  # open, without those of tunnels
         self._of_tunnels: set[UpstreamConnection] = set()

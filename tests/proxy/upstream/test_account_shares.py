@@ -12,7 +12,12 @@ from sidecar.proxy.upstream.places import Places
 from tests.support.http.raw_ends import End, Ends, calls, empty
 from tests.support.stage import Stage, StartStage, problem, status
 
-LIMITS = {"upstream_connections": "20", "critical_connections": "4", "connect_timeout_s": "0.3"}
+LIMITS = {
+    "upstream_connections": "20",
+    "critical_connections": "4",
+    "connect_timeout_s": "0.3",
+    "stall_timeout_s": "600",  # without preemption
+}
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HANG = b"GET /%b HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n"
 LOGIN = b"POST /login HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 0\r\n\r\n"
@@ -127,7 +132,7 @@ async def test_19_starve_critical_websockets_use_no_connection_of_requests(
     await hung(ends, 1, SWITCHED)
     assert status(await upgrade.head()) == 101
     for client in [*clients, upgrade]:
-        client.abort()
+        client.reset()
     await empty(here)
     assert here.app.pool.tunnels.taken == 0
 
@@ -211,7 +216,7 @@ def test_the_law_of_shares_holds_for_places(
 def test_the_law_of_shares_holds_for_bodies(
     limit: int, percent: int, actions: list[tuple[str, bool, bool, int]]
 ) -> None:
-    budget = BodyBudget(limit, percent)
+    budget = BodyBudget(limit, percent, largest=30)
     held: list[tuple[str, int]] = []
     for account, _, take, size in actions:
         if take and budget.take(account, size):

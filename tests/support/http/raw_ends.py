@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -79,8 +80,14 @@ class End:
     def close(self) -> None:
         self.writer.close()
 
+    def reset(self) -> None:
+        """Close with a reset."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
     def abort(self) -> None:
-        """Close with a reset, as a process that is killed does."""
+        """Close at once, as a process that is killed does."""
         self.writer.transport.abort()
 
 
