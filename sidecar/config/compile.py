@@ -139,7 +139,7 @@ def _estimates(model: models.RouteModel, meters: dict[str, Meter]) -> Estimates:
 def _plan(plan_id: str, rank: int, plans: dict[str, models.PlanModel]) -> Plan:
     features: tuple[str, ...] = ()
     limits: dict[str, Limit] = {}
-    guard = models.GuardModel(rate=GUARD_RATE, burst=GUARD_BURST)
+    guard: models.GuardModel | None = None
     store_down: StoreDownMode = "local"
     tunnels: str = "keep"
     orphans: Orphans = "charge"
@@ -156,10 +156,7 @@ def _plan(plan_id: str, rank: int, plans: dict[str, models.PlanModel]) -> Plan:
         enforce = model.enforce or enforce
     if enforce == "shadow":
         limits = {name: replace(limit, shadow=True) for name, limit in limits.items()}
-    units, window = values.rate(guard.rate)
-    bucket = RateLimit(
-        "critical", "calls", units, window, guard.burst or units, values.refill(units, window)
-    )
+    bucket = _guard(guard, limits.values())
     return Plan(
         plan_id,
         rank,
@@ -171,6 +168,26 @@ def _plan(plan_id: str, rank: int, plans: dict[str, models.PlanModel]) -> Plan:
         frozenset(refunds),
         orphans,
     )
+
+
+def _guard(model: models.GuardModel | None, limits: Iterable[Limit]) -> RateLimit:
+    """The bucket of requests to critical routes.
+
+    By default it is the usual one, or the highest rate of an account if the plan sells more than
+    that: a client that keeps to its plan never reaches it.
+    """
+    if model is not None:
+        units, window = values.rate(model.rate)
+        burst = model.burst or units
+    else:
+        units, window = values.rate(GUARD_RATE)
+        burst = GUARD_BURST
+        for limit in limits:
+            if isinstance(limit, RateLimit) and limit.units * window > units * limit.window_us:
+                units, window, burst = limit.units, limit.window_us, max(burst, limit.burst)
+    refill = values.refill(units, window)
+    burst = burst if values.exact(burst, refill) else units
+    return RateLimit("critical", "calls", units, window, burst, refill)
 
 
 def _limit(model: models.LimitModel) -> Limit:
