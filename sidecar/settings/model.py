@@ -170,7 +170,7 @@ class Settings(LayeredSettings):
     jobs_in_all: int = Field(10_000, ge=1, le=10_000_000)
     """Maximum number of open jobs of all accounts together."""
 
-    job_bytes_per_account: int = Field(32 << 20, ge=65_536, le=1 << 40)
+    job_bytes_per_account: int = Field(16 << 20, ge=65_536, le=1 << 40)
     """Maximum size of an account's jobs together, open and ended, in bytes. Ended ones are dropped
     to make room."""
 

@@ -18,7 +18,7 @@ class JobTerms:
 
     per_account: int = 1_000
     in_all: int = 10_000
-    bytes_per_account: int = 32 << 20
+    bytes_per_account: int = 16 << 20
     bytes_in_all: int = 256 << 20
     changes_per_minute: int = 1_200
     max_age_s: int = 40 * 86_400

@@ -14,8 +14,9 @@
 -- Returns {1 moved | 0 not in that state | -1 not known, now_us, state, size, …}; state: of the job now; size: of an ended job,
 --   bytes; then each job that was dropped, and its size now.
 local queue, record, sizes, ended, now = KEYS[1], KEYS[2] .. ARGV[1], KEYS[3], KEYS[4], now_us()
-local values = redis.call('HMGET', record, 'state', 'owner', 'entry', 'idempotency')
-local state, owner, entry, key = values[1], values[2], values[3], values[4]
+local MOST_TARGET = 256 -- bytes of an ended job's target, which is all that is left of its request beside the method
+local values = redis.call('HMGET', record, 'state', 'owner', 'entry', 'idempotency', 'target')
+local state, owner, entry, key, target = values[1], values[2], values[3], values[4], values[5]
 if not state then return { -1, now, '', 0 } end
 local owned = state == 'waiting' and ARGV[2] == ''
 if state == 'running' then owned = owner == ARGV[2] end
@@ -36,6 +37,7 @@ redis.call('XDEL', queue, entry)
 redis.call('HSET', record, 'state', ARGV[3], 'ended', int(now))
 for at = 8, 7 + tonumber(ARGV[7]), 2 do redis.call('HSET', record, ARGV[at], ARGV[at + 1]) end
 redis.call('HDEL', record, 'owner', 'entry', 'body', 'fields', 'host', 'type', 'encoding', 'address')
+if target and #target > MOST_TARGET then redis.call('HSET', record, 'target', string.sub(target, 1, MOST_TARGET)) end
 redis.call('PEXPIRE', record, ARGV[5])
 if key then redis.call('PEXPIRE', key, ARGV[5]) end
 local reply = {}
