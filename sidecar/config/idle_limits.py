@@ -6,7 +6,7 @@ from typing import Final
 from sidecar.config import limit_kinds, models
 from sidecar.config.positions import Finding, Path
 from sidecar.config.sold_plans import SoldLimit, SoldPlan
-from sidecar.core.model import MICRO, UNBOUNDED
+from sidecar.core.model import MICRO
 from sidecar.core.periods import PERIODS
 from sidecar.core.text import amount
 
@@ -133,10 +133,9 @@ def _exceeded(file: models.FileModel, plan: SoldPlan, limit: SoldLimit) -> Itera
     if limit.shadow or limit.meter is None or _has_packs(file, limit):
         return
     most = limit.rate[2] if limit.rate else limit.cap
-    costs = plan.costs.get(limit.meter, ())
-    dear = [] if most >= UNBOUNDED else [one for one in costs if one[0] > most]
-    if not dear:
+    if most >= plan.dearest.get(limit.meter, 0):
         return
+    dear = [one for one in plan.costs.get(limit.meter, ()) if one[0] > most]
     units, _ = max(dear)
     unit = file.meters[limit.meter].unit
     names = ", ".join(f'"{route}"' for _, route in dear[:MOST_ROUTES])

@@ -67,7 +67,8 @@ class SoldPlan:
 
     `costs` has, by meter, the cost and id of each route that the plan reaches and whose requests
     can be refused. `forced` has the meters of critical routes. A request of a critical route is
-    counted, but not refused. `counts_any`: whether a route that the plan reaches costs anything.
+    counted, but not refused. `dearest` has, by meter, the highest of the costs. `counts_any`:
+    whether a route that the plan reaches costs anything.
     """
 
     name: str
@@ -75,6 +76,7 @@ class SoldPlan:
     limits: Mapping[str, SoldLimit]
     costs: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     forced: set[str] = field(default_factory=set)
+    dearest: dict[str, int] = field(default_factory=dict)
 
     @property
     def counts_any(self) -> bool:
@@ -91,38 +93,80 @@ class SoldPlan:
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What a plan has of its own or from the plans that it extends."""
+
+    features: frozenset[str] = _NOTHING
+    limits: Mapping[str, tuple[Path, models.LimitModel]] = field(default_factory=dict)
+    shadow: bool = False
+
+    def extended(self, name: str, model: models.PlanModel) -> "_Own":
+        """Return what a plan that extends this one has."""
+        limits = {
+            limit.id: (("plans", name, "limits", number), limit)
+            for number, limit in enumerate(model.limits)
+        }
+        return _Own(
+            self.features if model.features is None else frozenset(model.features),
+            {**self.limits, **limits},
+            self.shadow or model.enforce == "shadow",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """What the routes cost that all plans with the same needed features reach."""
+
+    costs: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    forced: set[str] = field(default_factory=set)
+    dearest: dict[str, int] = field(default_factory=dict)
+
+
 def sold_plans(file: models.FileModel) -> Iterator[SoldPlan]:
-    """Each plan of a valid file, in its order."""
-    routes = [(route, frozenset(route.needs), dict(_costs(route, file))) for route in file.routes]
-    for name in file.plans:
-        plan = _with_parents(name, file)
-        for route, needs, costs in routes:
-            if not needs <= plan.features:
-                continue
-            if route.request_class == "critical":
-                plan.forced.update(costs)
-                continue
-            for meter, units in costs.items():
-                plan.costs.setdefault(meter, []).append((units, route.id))
-        yield plan
+    """Each plan of a valid file, in its order. Plans with the same features share their costs."""
+    needed = frozenset(feature for route in file.routes for feature in route.needs)
+    reached: dict[frozenset[str], _Reached] = {}
+    for name, own in _with_parents(file.plans).items():
+        features = own.features & needed
+        if features not in reached:
+            reached[features] = _reached(file, features)
+        of = reached[features]
+        limits = {
+            limit_id: SoldLimit(path, limit, own.shadow or limit.enforce == "shadow")
+            for limit_id, (path, limit) in own.limits.items()
+        }
+        yield SoldPlan(name, own.features, limits, of.costs, of.forced, of.dearest)
 
 
-def _with_parents(name: str, file: models.FileModel) -> SoldPlan:
-    features, limits, shadow = _NOTHING, dict[str, tuple[Path, models.LimitModel]](), False
-    names = {id(model): plan for plan, model in file.plans.items()}
-    for model in lineage(name, file.plans):
-        features = features if model.features is None else frozenset(model.features)
-        shadow = shadow or model.enforce == "shadow"
-        for number, limit in enumerate(model.limits):
-            limits[limit.id] = ("plans", names[id(model)], "limits", number), limit
-    return SoldPlan(
-        name,
-        features,
-        {
-            limit_id: SoldLimit(path, limit, shadow or limit.enforce == "shadow")
-            for limit_id, (path, limit) in limits.items()
-        },
-    )
+def _reached(file: models.FileModel, features: frozenset[str]) -> _Reached:
+    found = _Reached()
+    for route in file.routes:
+        if not features.issuperset(route.needs):
+            continue
+        costs = dict(_costs(route, file))
+        if route.request_class == "critical":
+            found.forced.update(costs)
+            continue
+        for meter, units in costs.items():
+            found.costs.setdefault(meter, []).append((units, route.id))
+            found.dearest[meter] = max(units, found.dearest.get(meter, 0))
+    return found
+
+
+def _with_parents(plans: Mapping[str, models.PlanModel]) -> dict[str, _Own]:
+    """Each plan, in order; each is read once, however many extend it."""
+    known: dict[str, _Own] = {}
+    for name in plans:
+        chain = []
+        at: str | None = name
+        while at is not None and at not in known:
+            chain.append(at)
+            at = plans[at].extends
+        above = _Own() if at is None else known[at]
+        for each in reversed(chain):
+            above = known[each] = above.extended(each, plans[each])
+    return {name: known[name] for name in plans}
 
 
 def _costs(route: models.RouteModel, file: models.FileModel) -> Iterator[tuple[str, int]]:
@@ -132,13 +176,3 @@ def _costs(route: models.RouteModel, file: models.FileModel) -> Iterator[tuple[s
         units = cost if isinstance(cost, int) else meter.reserve.default if meter.reserve else 0
         if units or meter.settle is not None:
             yield name, units
-
-
-def lineage(plan_id: str, plans: Mapping[str, models.PlanModel]) -> Iterator[models.PlanModel]:
-    """A plan and the plans that it extends, directly or not; the outermost first."""
-    chain = []
-    at: str | None = plan_id
-    while at is not None:
-        chain.append(plans[at])
-        at = plans[at].extends
-    return reversed(chain)

@@ -43,6 +43,7 @@ class Entitler:
         self.book = book
         self._routes = RouteTable(book.routes, self._paths, ignore_case=self._ignore_case)
         self._team_entitlements = TeamEntitlements()
+        self._entitlements: dict[tuple[str, str], Entitlement] = {}  # of earlier requests
 
     def identify(self, request: InboundRequest) -> Key | Reason | bytes:
         """Return the key, or the reason without one, or the digest for `look_up`."""
@@ -89,9 +90,13 @@ class Entitler:
             return Reason.BAD_TARGET
         if route is None:
             return Reason.NO_ROUTE
-        entitlement = self.book.entitlements.get((key.account.plan, route.id))
+        names = key.account.plan, route.id
+        entitlement = self._entitlements.get(names)
         if entitlement is None:
-            return Reason.NO_PLAN
+            entitlement = self.book.entitlements.get(names)
+            if entitlement is None:
+                return Reason.NO_PLAN
+            self._entitlements[names] = entitlement
         return self._team_entitlements.of(entitlement, key) if key.account.teams else entitlement
 
 
