@@ -78,6 +78,7 @@ class SoakEnvironment:
             "response-timeout-s": 3,
             "stream-timeout-s": 3,
             "upstream-idle-timeout-s": 2,
+            "half-close-timeout-s": 5,
         }
         return [_PROGRAM, "serve", *(f"--{name}={value}" for name, value in flags.items())]
 

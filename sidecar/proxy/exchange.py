@@ -10,17 +10,16 @@ import time
 from typing import Final
 
 from sidecar.core.readings import Reading, actual_costs
-from sidecar.core.refusals.build import http_problem
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission, Gate
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.failures import FAILURES, may_retry
+from sidecar.proxy.failures import failure_reply, may_retry
 from sidecar.proxy.headers import Fields
-from sidecar.proxy.heads import ProxyOptions, limit_fields, request_head, wanted_upgrade
+from sidecar.proxy.heads import ProxyOptions, request_head, wanted_upgrade
 from sidecar.proxy.read_ahead import BodyBroken, read_small_body
 from sidecar.proxy.relay import Relay, last_chunk
-from sidecar.proxy.responses import CONTINUE, EXPECT, refusal_reply
+from sidecar.proxy.responses import EXPECT
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream.connection import UpstreamConnection
 from sidecar.proxy.upstream.places import CRITICAL, KINDS
@@ -44,7 +43,6 @@ class Exchange(Relay):
     _upstream: UpstreamConnection | None = None
     _failure: tuple[OutcomeReason, str] | None = None
     _small_body = 0  # bytes that were read before the request took a connection, until it is sent
-    _awaits_continue = False  # the client waits for 100 (Continue) before it sends its body
 
     def __init__(
         self,
@@ -197,15 +195,6 @@ class Exchange(Relay):
 
     # client → upstream
 
-    def response_continue(self) -> None:
-        """Ask for the body: the API does, or has not answered in time (RFC 9110, 10.1.1)."""
-        if self._awaits_continue and not self._head_received and not self._ended:
-            self._awaits_continue = False
-            if not self._request.body_bytes:  # else the client has not waited
-                self._client.write(CONTINUE)
-            if not self._request.complete:
-                self._client.await_body(self._request)
-
     def _framed(self) -> list[bytes]:
         """Take the received part of the body, framed for the upstream."""
         parts, self._to_upstream = self._to_upstream, []
@@ -309,22 +298,16 @@ class Exchange(Relay):
             self.tunnel.going_away()
 
     def _reply_failure(self, reason: OutcomeReason, detail: str) -> None:
-        request_id = self._admission.request_id
         client = self._client
         if not self._request.complete or client.closing:
             self.keep = False
         fault = None
         if self._request.broken:  # else the fault is of a later request
             fault, client.fault = client.fault, None
-        if fault is not None:
-            self.keep = False
-            status, title, detail = fault.status, fault.title, fault.detail
-        else:
-            status, title = FAILURES[reason]
-        self.status = status
+            self.keep = self.keep and fault is None
+        reply = failure_reply(reason, detail, fault, self._admission, self._options)
+        self.status = reply.status
         self._close(reason)  # before the last byte
-        reply = refusal_reply(request_id, http_problem(status, title, detail, request_id))
-        reply = reply._replace(fields=reply.fields + limit_fields(self._admission, self._options))
         client.reply(reply, self._request, close=not self.keep)
 
     def client_writable(self, writable: bool) -> None:

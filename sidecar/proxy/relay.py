@@ -18,7 +18,7 @@ from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import NOT_IN_TRAILERS, Fields
 from sidecar.proxy.heads import ProxyOptions, own_fields, without_legacy
-from sidecar.proxy.responses import DateField
+from sidecar.proxy.responses import CONTINUE, DateField
 from sidecar.proxy.upstream.receiver import ResponseHead
 
 _date: Final = DateField()
@@ -30,6 +30,7 @@ class Relay:
 
     upgrade = b""
     status = 0
+    _awaits_continue = False  # the client waits for 100 (Continue) before it sends its body
     _chunked = False
     _head_received = False
     _head_sent = False  # the client may have got some of it
@@ -54,6 +55,15 @@ class Relay:
         self._reader: BodyReader | None = None
         self._field_readings: FieldCosts = _NO_READINGS
         self._to_client: list[bytes] = []  # not written yet
+
+    def response_continue(self) -> None:
+        """Ask for the body: the API does, or has not answered in time (RFC 9110, 10.1.1)."""
+        if self._awaits_continue and not self._head_received and not self._ended:
+            self._awaits_continue = False
+            if not self._request.body_bytes:  # else the client has not waited
+                self._client.write(CONTINUE)
+            if not self._request.complete:
+                self._client.await_body(self._request)
 
     def response_interim(self, head: ResponseHead) -> None:
         """Relay an interim response such as 103 (RFC 9110, section 15.2), except to HTTP/1.0."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from httptools import (
     HttpParserCallbackError,
@@ -12,27 +12,20 @@ from httptools import (
 )
 
 from sidecar.core.settlement import OutcomeReason
-from sidecar.proxy.bounds import CHUNK, FRAMING, Bounds
+from sidecar.proxy.bounds import CHUNK, FRAMING
 from sidecar.proxy.headers import NOT_IN_TRAILERS, NOT_RELAYED, Fields, without_nominated
+from sidecar.proxy.upstream.connection_pool import ConnectionPool
 from sidecar.proxy.upstream.places import Places
 from sidecar.proxy.upstream.receiver import Receiver, ResponseHead, UpstreamTunnel
 from sidecar.proxy.upstream.unread import unread
 
 STATUS_LINE: Final = 64  # about, with the empty line
 CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_NO_VALUES: Final[list[bytes]] = []  # replaced, never changed
 
 
 class InvalidResponse(Exception):
     """A fault of the upstream's response; `str()` is the text for the client."""
-
-
-class ConnectionPool(Protocol):
-    """What an upstream connection needs of its pool."""
-
-    bounds: Bounds
-
-    def now(self) -> float: ...
-    def remove(self, connection: "UpstreamConnection") -> None: ...
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -69,9 +62,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._phrase = self._type = self._encoding = b""
         self._fields: Fields = []
         self._trailers: Fields = []
-        self._connection: tuple[bytes, ...] = ()
-        self._upgrade: tuple[bytes, ...] = ()
-        self._announced: tuple[bytes, ...] = ()
+        self._connection = self._upgrade = self._announced = _NO_VALUES
         self._dated = self._extra = False
         self._length: int | None = None
         self._chunked = False
@@ -224,13 +215,13 @@ class UpstreamConnection(asyncio.Protocol):
             self._chunked = True
         elif lower == b"connection":
             if value != b"keep-alive":
-                self._connection += (value,)
+                self._connection = _added(self._connection, value)
         elif lower == b"upgrade":
             offered = self.receiver.upgrade if self.receiver is not None else b""
             self._switching = bool(offered) and value.lower() == offered
-            self._upgrade += (value,)
+            self._upgrade = _added(self._upgrade, value)
         elif lower == b"trailer":
-            self._announced += (value,)
+            self._announced = _added(self._announced, value)
 
     def on_headers_complete(self) -> None:
         receiver = self.receiver
@@ -341,3 +332,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.receiver = None
         self.deadline = 0.0
         receiver.response_end(self._trailers)
+
+
+def _added(values: list[bytes], value: bytes) -> list[bytes]:
+    """The values of a field and one more, without a copy for each line."""
+    if not values:
+        return [value]
+    values.append(value)
+    return values

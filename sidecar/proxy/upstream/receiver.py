@@ -24,7 +24,7 @@ class ResponseHead:
         content_encoding: bytes,
         *,
         dated: bool,
-        announced: tuple[bytes, ...],
+        announced: list[bytes],
     ) -> None:
         self.status = status
         self.phrase = phrase
