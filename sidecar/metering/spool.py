@@ -92,6 +92,7 @@ class Spool(Chain):
         try:
             self._lock, self._writer = opened.lock, opened.writer
             self._adopt(opened, self._losses.next_seq_after(opened.recovered))
+            self._files.sync_directory(self.directory)
         except OSError as error:
             os.close(opened.lock)
             raise SpoolError(f"--spool: {self.directory}: {error.strerror}") from None
