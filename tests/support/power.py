@@ -33,7 +33,7 @@ class Disk:
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
             if "directory" not in self._ignored:
-                names = os.listdir(fd)  # noqa: PTH208
+                names = os.listdir(fd)
                 self._entries[status.st_ino] = {
                     name: os.stat(name, dir_fd=fd).st_ino for name in names
                 }
