@@ -20,6 +20,7 @@ from sidecar.commands import (
     explain,
     grants,
     jobs,
+    plan_archive,
     plans,
     rebuild,
     reconcile,
@@ -57,6 +58,7 @@ def build() -> typer.Typer:
     app.add_typer(accounts.accounts_app(), name="accounts")
     app.add_typer(jobs.app(), name="jobs")
     app.add_typer(events.app(), name="events")
+    app.add_typer(plan_archive.app(), name="plans")
     app.command(cls=Command)(reconcile.reconcile)
     app.command(cls=Command)(rebuild.rebuild)
     app.command(cls=Command)(backtest.backtest)

@@ -41,6 +41,7 @@ class LineBuffer:
         self, path: Path, wanted: int, files: Files, kept: Sequence[tuple[int, int]] = ()
     ) -> None:
         self.path = path
+        self._files = files
         self._fd = _allocated(path, 0 if kept else _size(path, wanted), files)
         size = os.fstat(self._fd).st_size
         self._map = mmap.mmap(self._fd, size)
@@ -58,10 +59,14 @@ class LineBuffer:
         self._committed = 0
 
     def begin(self, spool: str, committed_seq: int) -> None:
-        """Write the header: all lines up to this number are in segments."""
+        """Write the header: all lines up to this number are in segments. Blocks.
+
+        It is synced, so that a start after a power failure can tell that the stop was unclean.
+        """
         names = b"%b\n%b\n%b\n" % (MAGIC, spool.encode(), boot_id().encode())
         self._map[:NUMBERS_AT] = names[:NUMBERS_AT].ljust(NUMBERS_AT)
         self._write_numbers(committed_seq)
+        self._files.sync(self._fd)
 
     def _write_numbers(self, committed_seq: int, closed: bool = False) -> None:
         self._committed = committed_seq

@@ -165,14 +165,6 @@ class Chain:
         else:
             self.segments.append(segment)
 
-    def report_missing(self, first: int, last: int) -> None:
-        """Log and record that these events are not in the spool any more. Once for each range."""
-        self._losses.report(self.spool_id, MissingEvents(first, last))
-
-    def report_damaged(self, first: int, last: int, file: str, set_aside: str) -> None:
-        """Log and record that these events were changed, and not shipped. Once for each range."""
-        self._losses.report(self.spool_id, MissingEvents(first, last), file, set_aside)
-
     def _adopt_buffer(self, buffer: LineBuffer) -> None:
         """Continue with an empty buffer: it gets the lines that wait."""
         self._buffer = buffer

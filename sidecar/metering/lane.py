@@ -284,6 +284,8 @@ def _append_dead(files: Files, path: Path, line: bytes, max_bytes: int) -> bool:
     fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
     try:
         size = os.fstat(fd).st_size
+        if not size:
+            files.sync_directory(path.parent)  # its name, before the cursor passes the event
         if size + len(line) + 1 > max_bytes:
             return False
         try:

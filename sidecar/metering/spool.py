@@ -30,6 +30,7 @@ from sidecar.metering.chain import LOSS_BYTES, Chain, WhenFull
 from sidecar.metering.file_watch import FileWatch
 from sidecar.metering.files_of_spool import open_files, reopen_files
 from sidecar.metering.losses import LossNote
+from sidecar.metering.recovery import MissingEvents
 from sidecar.metering.segments import MAX_LINE, Segment
 from sidecar.metering.writer import SegmentWriter
 
@@ -91,6 +92,7 @@ class Spool(Chain):
         try:
             self._lock, self._writer = opened.lock, opened.writer
             self._adopt(opened, self._losses.next_seq_after(opened.recovered))
+            self._files.sync_directory(self.directory)
         except OSError as error:
             os.close(opened.lock)
             raise SpoolError(f"--spool: {self.directory}: {error.strerror}") from None
@@ -239,6 +241,16 @@ class Spool(Chain):
         facts = self._losses.facts
         while facts and self._waiting_bytes + LOSS_BYTES <= self._buffer_limit:
             self.append(facts.pop(0))
+
+    def report_missing(self, first: int, last: int) -> None:
+        """Log and record that these events are not in the spool any more. Once for each range."""
+        self._losses.report(self.spool_id, MissingEvents(first, last))
+        self._append_facts()
+
+    def report_damaged(self, first: int, last: int, file: str, set_aside: str) -> None:
+        """Log and record that these events were changed, and not shipped. Once for each range."""
+        self._losses.report(self.spool_id, MissingEvents(first, last), file, set_aside)
+        self._append_facts()
 
     # Missing files. They are checked at each commit, and each second.
 

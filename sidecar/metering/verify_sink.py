@@ -1,8 +1,7 @@
 """Verification of the files of a sink: whether the lines of each spool follow each other.
 
 A sink gets lines at least once, so copies are normal. Files may be rotated and compressed, and
-hold lines of several spools. The oldest files may be deleted, so it does not matter where the
-numbers begin.
+hold lines of several spools. The oldest files may be deleted, so the first number can be any.
 """
 
 import zlib

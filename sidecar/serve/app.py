@@ -1,5 +1,6 @@
 """The composition root: builds the parts of one sidecar, and starts and stops them in order."""
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Final
 
 from sidecar import logs
 from sidecar.clock import Clock
-from sidecar.config import LivePlanFile, compile_apart
+from sidecar.config import LivePlanFile, archive, compile_apart
 from sidecar.core.model import Account, PlanBook
 from sidecar.core.paths import Normaliser
 from sidecar.files import Files
@@ -276,7 +277,14 @@ class App:
         if self.jobs is not None:
             published.publish_jobs(metrics, self.jobs)
 
+    def _archive_plans(self) -> None:
+        settings, version = self.settings, self.keeper.book.version
+        directory = settings.spool / archive.DIRECTORY
+        arguments = directory, settings.plans, version, Files()
+        asyncio.get_running_loop().run_in_executor(None, archive.archive, *arguments)
+
     def _watch_files(self) -> None:
+        self._archive_plans()
         self._spawn(self.keeper.watch())
         if self.listener.certificate is not None:
             self._spawn(self.listener.certificate.watch())
@@ -322,6 +330,7 @@ class App:
         self.directory.forget()  # its API keys may belong to accounts of the former file
         if self.jobs is not None:
             self.jobs.runner.plans_changed()
+        self._archive_plans()
 
     def _on_account_change(self, account_id: str) -> None:
         if self.jobs is not None:

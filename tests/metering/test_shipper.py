@@ -208,7 +208,8 @@ async def test_a_removed_segment_does_not_stop_later_ones(
         shipper.start()
         await shipper.drain(10)
         await shipper.close()
-    assert ids(sink.lines) == expected(removed.first - 1) + expected(9, after.first)
+    shipped = [one for one in ids(sink.lines) if one.startswith("event-")]
+    assert shipped == expected(removed.first - 1) + expected(9, after.first)
 
 
 async def test_a_disk_too_full_for_cursors_does_not_stop_shipping(tmp_path: Path) -> None:

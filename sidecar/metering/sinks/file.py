@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -92,6 +93,9 @@ class FileSink:
                 pass  # rotated: create the new file below
             self._close_file()
         self._fd = fd = self._files.open(self._path, _OPEN, 0o640)
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and not status.st_size:
+            self._files.sync_directory(self._path.parent)  # or a power failure takes its name
         self._end_line(fd)
         return fd
 

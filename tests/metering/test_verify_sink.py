@@ -1,0 +1,71 @@
+"""`events verify --events`: the files of a sink, with copies, rotation and compression."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from sidecar.errors import SpoolError
+from sidecar.metering.verify_sink import verify_sink
+from tests.support.events import fill, lines_in
+
+
+@pytest.fixture
+async def lines(tmp_path: Path) -> list[bytes]:
+    await fill(tmp_path / "spool", 12)
+    return lines_in(tmp_path / "spool")
+
+
+def write(path: Path, lines: list[bytes]) -> None:
+    content = b"".join(line + b"\n" for line in lines)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def test_rotated_and_compressed_files_with_copies_are_whole(
+    tmp_path: Path, lines: list[bytes]
+) -> None:
+    write(tmp_path / "usage.jsonl", lines[6:])
+    write(tmp_path / "usage.jsonl.1", lines[3:8])  # the last two were sent again
+    write(tmp_path / "usage.jsonl.2.gz", lines[:4])
+    report = verify_sink(tmp_path / "usage.jsonl")
+    assert report.ok and (report.events, report.segments) == (15, 3)
+    assert verify_sink(tmp_path).events == 15
+
+
+def test_the_oldest_files_may_be_deleted(tmp_path: Path, lines: list[bytes]) -> None:
+    write(tmp_path / "usage.jsonl", lines[5:])
+    assert verify_sink(tmp_path / "usage.jsonl").ok
+
+
+def test_missing_lines_are_a_gap(tmp_path: Path, lines: list[bytes]) -> None:
+    write(tmp_path / "usage.jsonl", lines[8:])
+    write(tmp_path / "usage.jsonl.1", lines[:5])
+    report = verify_sink(tmp_path / "usage.jsonl")
+    assert (report.missing, report.broken) == (3, 0)
+    assert [(gap.first, gap.last) for gap in report.gaps] == [(6, 8)]
+
+
+@pytest.mark.parametrize("at", [0, 4, 5, 6])
+def test_a_changed_line_is_found_also_at_the_end_of_a_file(
+    tmp_path: Path, lines: list[bytes], at: int
+) -> None:
+    lines[at] = lines[at].replace(b'"requests":1', b'"requests":0')
+    write(tmp_path / "usage.jsonl", lines[5:])
+    write(tmp_path / "usage.jsonl.1", lines[:5])
+    report = verify_sink(tmp_path / "usage.jsonl")
+    assert (report.missing, report.broken) == (0, 1)
+
+
+def test_noise_is_found_and_a_torn_last_line_is_not_read(
+    tmp_path: Path, lines: list[bytes]
+) -> None:
+    path = tmp_path / "usage.jsonl"
+    write(path, [*lines[:6], b"noise", *lines[6:]])
+    path.write_bytes(path.read_bytes() + b'{"spool":')
+    report = verify_sink(path)
+    assert (report.events, report.broken) == (12, 1)
+
+
+def test_a_path_without_events_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SpoolError, match="contains no events"):
+        verify_sink(tmp_path / "missing.jsonl")
