@@ -18,7 +18,7 @@ from pydantic import (
 from sidecar.config import limit_kinds, route_patterns, values
 from sidecar.core.json_path import PATTERN
 from sidecar.core.model import MOST_UNITS, UNBOUNDED
-from sidecar.core.settlement import Refundable
+from sidecar.core.settlement import REFUNDABLE
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 AccountId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$")]
@@ -77,6 +77,21 @@ Json = Annotated[
     Field(
         description="Path into the JSON: names joined by dots, numbers for arrays.",
         json_schema_extra={"pattern": PATTERN, "examples": ["usage.total_tokens"]},
+    ),
+]
+
+
+Refund = Annotated[
+    str,
+    PlainValidator(values.refund),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [*sorted(REFUNDABLE), "4xx", "5xx"]},
+                {"type": "integer", "minimum": 400, "maximum": 599},
+                {"type": "string", "pattern": values.STATUS_PATTERN},
+            ]
+        }
     ),
 ]
 
@@ -248,8 +263,10 @@ class PlanModel(Strict):
         "its local share of each limit (local, the default), allows all (allow) or refuses all "
         "(deny). Requests to critical routes are always allowed.",
     )
-    refund: tuple[Refundable, ...] | None = Field(
-        None, description="Outcomes that refund the cost of the request."
+    refund: tuple[Refund, ...] | None = Field(
+        None,
+        description="Outcomes that refund the cost of the request, also statuses of the API: 429, "
+        "upstream_4xx.",
     )
     when_sidecar_dies: Literal["charge", "release"] | None = Field(
         None, description="Whether to charge requests that were in flight when their sidecar died."
