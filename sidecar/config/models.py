@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from sidecar.config import limit_kinds, route_patterns, values
-from sidecar.core.json_path import PATTERN
+from sidecar.core.json_cost import MOST_CHOICES, PATTERN
 from sidecar.core.model import MOST_UNITS, UNBOUNDED
 from sidecar.core.settlement import REFUNDABLE
 
@@ -72,11 +72,23 @@ Day = Annotated[
     date, PlainValidator(values.day), WithJsonSchema({"type": "string", "format": "date"})
 ]
 Json = Annotated[
-    str,
-    AfterValidator(values.json_path),
-    Field(
-        description="Path into the JSON: names joined by dots, numbers for arrays.",
-        json_schema_extra={"pattern": PATTERN, "examples": ["usage.total_tokens"]},
+    tuple[str, ...],
+    PlainValidator(values.formulas),
+    WithJsonSchema(
+        {
+            "description": "Paths into the JSON: names joined by dots, numbers for arrays, # for "
+            "the length of one. Terms are added or subtracted; the first sum that is there counts.",
+            "examples": ["usage.total_tokens", "usage.input_tokens + usage.output_tokens"],
+            "anyOf": [
+                {"type": "string", "pattern": PATTERN},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": PATTERN},
+                    "minItems": 1,
+                    "maxItems": MOST_CHOICES,
+                },
+            ],
+        }
     ),
 ]
 
@@ -142,11 +154,21 @@ class ReserveModel(Strict):
 class SettleModel(Strict):
     """Source of a request's actual cost.
 
-    It is the JSON of the response (or the last SSE data that has it), a header field of the
-    response, or the size of a body.
+    It is the JSON of the response (in a stream, the last document that has it), a header field of
+    the response, or the size of a body.
     """
 
     path: Json | None = Field(None, alias="json")
+    stream: Json | None = Field(
+        None, description="Paths for the documents of a stream. Default: as json."
+    )
+    missing: int | None = Field(
+        None,
+        ge=0,
+        le=MOST_UNITS,
+        strict=True,
+        description="Units if a complete response has none of the paths. Default: the estimate.",
+    )
     header: HeaderName | None = None
     size: Literal["request", "response", "both"] | None = Field(None, alias="bytes")
     most: int | None = Field(
@@ -164,6 +186,8 @@ class SettleModel(Strict):
             raise ValueError(
                 f"{_ONE_SOURCE} json: usage.total_tokens, header: X-Credits, bytes: both"
             )
+        if self.path is None and (self.stream is not None or self.missing is not None):
+            raise ValueError("stream and missing apply to json; remove them, or add json")
         return self
 
 

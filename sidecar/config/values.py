@@ -8,7 +8,7 @@ from datetime import date, datetime
 from math import gcd
 from typing import Final, Literal, cast, get_args
 
-from sidecar.core.json_path import JsonPath
+from sidecar.core.json_cost import MOST_CHOICES, Formula
 from sidecar.core.model import MICRO, MOST_UNITS, UNBOUNDED, PeriodUnit
 from sidecar.core.periods import PERIODS
 from sidecar.core.settlement import Refundable
@@ -209,12 +209,19 @@ def cost(value: object) -> int | Literal["reserve"]:
     )
 
 
-def json_path(text: str) -> str:
-    """A valid path into JSON, such as `usage.total_tokens`, unchanged."""
-    try:
-        return JsonPath.parse(text).text
-    except ValueError as error:
-        raise ValueError(str(error).replace(f'"{text}"', quoted(text))) from None
+def formulas(value: object) -> tuple[str, ...]:
+    """One sum of paths into JSON, such as `usage.total_tokens`, or a list of them."""
+    texts = value if isinstance(value, list | tuple) and value else (value,)
+    if len(texts) > MOST_CHOICES:
+        raise ValueError(f"has {len(texts)} paths; write at most {MOST_CHOICES}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{quoted(text)} is not a path into JSON; write it like a.b")
+        try:
+            Formula.parse([text])
+        except ValueError as error:
+            raise ValueError(str(error).replace(f'"{text}"', quoted(text))) from None
+    return tuple(texts)
 
 
 def day(value: object) -> date:

@@ -15,6 +15,7 @@ class OutcomeReason(StrEnum):
     OK = "ok"
     UPSTREAM_REFUSED = "upstream_refused"  # no connection
     UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_ERROR = "upstream_error"  # a successful status, but the body reports an error
     UPSTREAM_BROKEN = "upstream_broken"  # a connection, but no complete valid answer
     OVERLOADED = "overloaded"  # no upstream connection became free in time
     CLIENT_GONE = "client_gone"
@@ -37,6 +38,7 @@ class Outcome(NamedTuple):
 Refundable = Literal[
     "upstream_4xx",  # the API answered with a status from 400 to 499
     "upstream_5xx",  # the API answered with a status of 500 or above
+    "upstream_error",  # the API reported an error in the body of a successful answer
     "upstream_refused",  # the API could not be reached
     "upstream_timeout",  # the API did not answer in time
     "upstream_broken",  # the API broke off its answer
@@ -89,7 +91,9 @@ def late_costs(entitlement: Entitlement, outcome: Outcome) -> Reading:
         reading = Reading.failed(meters, Unreadable.UNANSWERED)
     if not reading.unreadable or not failed(outcome):
         return reading
-    return Reading(dict.fromkeys(reading.unreadable, 0) | dict(reading.values), {})
+    values = dict.fromkeys(reading.unreadable, 0) | dict(reading.values)
+    doubted = {m: why for m, why in reading.unreadable.items() if m in reading.values}
+    return Reading(values, doubted, reading.capped)
 
 
 def actual_claims(entitlement: Entitlement, outcome: Outcome) -> tuple[Claim, ...]:

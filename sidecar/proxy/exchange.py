@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import Final
 
-from sidecar.core.readings import Reading, actual_costs
+from sidecar.core.readings import actual_costs
 from sidecar.core.refusals.build import http_problem
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission, Gate
@@ -27,6 +27,7 @@ from sidecar.proxy.upstream.places import CRITICAL, KINDS
 from sidecar.proxy.upstream.pool import UpstreamFailed, UpstreamPool
 
 _EMPTY: Final[list[bytes]] = []  # no body yet; never changed
+_REPORTABLE: Final = (OutcomeReason.OK, OutcomeReason.CLIENT_GONE)
 
 
 class Exchange(Relay):
@@ -113,18 +114,23 @@ class Exchange(Relay):
             self._bytes_out + (tunnel.bytes_out if tunnel else 0),
             begun=self._head_sent,
         )
-        if self._admission.entitlement.settles:
-            outcome = outcome._replace(reading=self._reading(outcome))
+        if self._reader is not None or self._admission.entitlement.settles:
+            outcome = self._with_reading(outcome)
         self.outcome = outcome
         if self._gate is not None:
             self.label = self._gate.settle(self._admission, outcome, internal_error=self.broke)
 
-    def _reading(self, outcome: Outcome) -> Reading:
+    def _with_reading(self, outcome: Outcome) -> Outcome:
+        """Return the outcome with what the body of the response says."""
         reader, settles = self._reader, self._admission.entitlement.settles
         body = None if reader is None else reader.finish(complete=self._response_complete)
-        return actual_costs(
+        reading = actual_costs(
             settles, body, self._field_readings, outcome.bytes_in, outcome.bytes_out
         )
+        reason = outcome.reason
+        if reader is not None and reader.failed and outcome.status < 400 and reason in _REPORTABLE:
+            reason = OutcomeReason.UPSTREAM_ERROR
+        return outcome._replace(reading=reading, reason=reason)
 
     async def _forward(self) -> None:
         request, pool = self._request, self._pool

@@ -125,7 +125,7 @@ class JobRun:
             self.abandon()
             return Postponed(UNSENT_RETRY_US)
         self._settle()
-        if outcome.reason is not OutcomeReason.OK:
+        if outcome.reason not in (OutcomeReason.OK, OutcomeReason.UPSTREAM_ERROR):
             return JobOutcome(JobState.FAILED, outcome.reason)
         return JobOutcome(JobState.DONE, OutcomeReason.OK, exchange.result)
 

@@ -102,6 +102,7 @@ class Relay:
         entitlement = self._admission.entitlement
         if entitlement.settles:
             self._field_readings = read_fields(entitlement.settles, head.fields)
+        if entitlement.reads_response:
             self._reader = reader_for(head.content_type, head.content_encoding, entitlement.reads)
 
     def response_body(self, data: bytes) -> None:

@@ -76,10 +76,8 @@ def _correct(data: dict[str, Any], entitlement: Entitlement, reading: Reading) -
         if beyond[meter]:  # the estimate crossed the quota: the whole correction is overage
             beyond[meter] = max(0, beyond[meter] + units - usage[meter])
         usage[meter] = units
-    estimated = dict(entitlement.defaulted) | dict(reading.unreadable)
-    estimated = {
-        meter: reason for meter, reason in estimated.items() if meter not in reading.values
-    }
+    estimated = {m: why for m, why in entitlement.defaulted if m not in reading.values}
+    estimated |= reading.unreadable
     if estimated:
         data["estimated"] = estimated
     if reading.capped:
