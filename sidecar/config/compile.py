@@ -81,8 +81,8 @@ def _most(settle: models.SettleModel) -> int | None:
 
 def _reserve(model: models.ReserveModel) -> Reserve:
     if model.header is not None:
-        return Reserve(HeaderSource(model.header.lower().encode()), model.default, 0)
-    return Reserve(_path(model.path or ()), model.default, model.max_bytes)
+        return Reserve(HeaderSource(model.header.lower().encode()), model.default, 0, model.least)
+    return Reserve(_path(model.path or ()), model.default, model.max_bytes, model.least)
 
 
 def _settle(model: models.SettleModel) -> Source:

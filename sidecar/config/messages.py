@@ -27,7 +27,7 @@ _EXAMPLES: Final = {
     "meters": f"{{requests: {_ITEMS['meters']}}}", "unit": "request",
     "reserve": "{json: max_tokens, default: 1024}", "settle": "{json: usage.total_tokens}",
     "json": "usage.total_tokens", "stream": "usage.total_tokens", "missing": "0",
-    "default": "1024", "most": "1000000", "max_bytes": "262144",
+    "default": "1024", "min": "100", "most": "1000000", "max_bytes": "262144",
     "routes": f"[{_ITEMS['routes']}]", "match": '"POST /v1/items"', "needs": "[bulk]",
     "cost": "{requests: 1}",
     "plans": f"{{free: {_ITEMS['plans']}}}", "features": "[bulk]",

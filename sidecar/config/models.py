@@ -134,6 +134,14 @@ class ReserveModel(Strict):
     default: int = Field(
         ge=0, le=MOST_UNITS, strict=True, description="Units if the request has no estimate."
     )
+    least: int = Field(
+        0,
+        alias="min",
+        ge=0,
+        le=MOST_UNITS,
+        strict=True,
+        description="Least units of an estimate: a client cannot ask for less.",
+    )
     max_bytes: int = Field(
         262_144,
         ge=1,
@@ -146,6 +154,8 @@ class ReserveModel(Strict):
     def _require_one_source(self) -> Self:
         if (self.path is None) == (self.header is None):
             raise ValueError(f"{_ONE_SOURCE} json: max_tokens, header: X-Credits")
+        if self.default < self.least:
+            raise ValueError("default is below min; raise default, or lower min")
         if self.header is not None and "max_bytes" in self.model_fields_set:
             raise ValueError("max_bytes applies to json, not to header; remove it")
         return self

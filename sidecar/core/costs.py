@@ -31,13 +31,14 @@ Source = JsonPath | JsonCost | HeaderSource | BodySize  # where a cost is found
 class Reserve:
     """Where a request contains an estimate of its cost: in its JSON, or a header field.
 
-    `default` units are reserved if it cannot be read. `bound`: the largest body, in bytes, that is
-    read before it is forwarded; 0 for a header field.
+    `default` units are reserved if it cannot be read, and at least `least`. `bound`: the largest
+    body, in bytes, that is read before it is forwarded; 0 for a header field.
     """
 
     path: JsonPath | Formula | HeaderSource
     default: int
     bound: int
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)

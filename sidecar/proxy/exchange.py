@@ -80,6 +80,11 @@ class Exchange(Relay):
             if failure and not self._head_sent:
                 self._reply_failure(*failure)
         except asyncio.CancelledError:
+            self.keep = False
+            if self._can_await_usage():
+                reason = OutcomeReason.CLIENT_GONE
+                await self._await_usage()
+                raise
             # The exchange may have ended before the connection closed, and closed it.
             if self._failure is not None:
                 reason = self._failure[0]
@@ -131,6 +136,33 @@ class Exchange(Relay):
         if reader is not None and reader.failed and outcome.status < 400 and reason in _REPORTABLE:
             reason = OutcomeReason.UPSTREAM_ERROR
         return outcome._replace(reading=reading, reason=reason)
+
+    def _can_await_usage(self) -> bool:
+        """Whether the response is read on after the client left, because its cost is not known."""
+        client, reader = self._client, self._reader
+        if not client.lost or client.owner.draining or not self._pool.bounds.usage_timeout:
+            return False
+        if self._ended or self._upstream is None or not self._request.complete:
+            return False
+        if not self._admission.entitlement.reads or self.tunnel is not None or self.status >= 400:
+            return False
+        return reader is None or (reader.wanted and not reader.known)
+
+    async def _await_usage(self) -> None:
+        """Read the response on until its cost is known, within the bounds. The client has left."""
+        client, bounds = self._client, self._pool.bounds
+        sent = (self.status, self._head_sent, self._bytes_out)
+        self._client_left, self._usage_bytes = True, bounds.usage_bytes
+        done = self._done = client.loop.create_future()
+        timer = client.loop.call_later(bounds.usage_timeout, self._finish)
+        client.owner.unfinished.add(done)
+        try:
+            await done
+        finally:
+            timer.cancel()
+            client.owner.unfinished.discard(done)
+            self.status, self._head_sent, self._bytes_out = sent
+            self._failure = None
 
     async def _forward(self) -> None:
         request, pool = self._request, self._pool

@@ -189,6 +189,7 @@ class NullOwner:
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
+        self.unfinished: set[asyncio.Future[None]] = set()
 
 
 def request_of(stored: JobRequest, job_id: str) -> Request:
