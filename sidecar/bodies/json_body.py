@@ -1,39 +1,79 @@
-"""A JSON body: collected up to a limit, and parsed once at its end."""
+"""Bodies of JSON documents: one, or one per line."""
 
-from collections.abc import Sequence
 from typing import Final
 
-import orjson
-
 from sidecar.bodies.coding import UnreadableBody
-from sidecar.core.costs import Unreadable
-from sidecar.core.json_path import JsonPath
-from sidecar.core.readings import Reading
+from sidecar.bodies.found import Document, Found
 
-MAX_JSON: Final = 1 << 20  # bytes, after content decoding
-_BOM: Final = b"\xef\xbb\xbf"
+_SEPARATOR: Final = b"\x1e"  # before each text of a JSON text sequence (RFC 7464)
 
 
 class JsonBody:
-    """Reads the values of a document when it is complete."""
+    """Reads the values of one document."""
 
     ended = False  # a document is incomplete until its last byte
 
-    def __init__(self, paths: Sequence[tuple[str, JsonPath]]) -> None:
-        self._paths = paths
-        self._document = bytearray()
+    def __init__(self, found: Found) -> None:
+        self.found = found
+        self._document = Document(found)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises UnreadableBody."""
-        if len(self._document) + len(data) > MAX_JSON:
-            raise UnreadableBody(Unreadable.TOO_LARGE)
-        self._document += data
+        self._document.feed(data)
 
-    def finish(self) -> Reading:
-        """The values, or the reason why they are missing."""
+    def finish(self, *, complete: bool) -> None:
+        """Take what the body has. Raises UnreadableBody if a complete one is not JSON.
+
+        In an incomplete one, the values that are complete count.
+        """
+        if complete:
+            self._document.end()
+        else:
+            self._document.cut()
+
+
+class JsonLines:
+    """Reads the values of a document per line: NDJSON, JSON Lines and JSON text sequences."""
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+        self._document = Document(found)
+        self._begun = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether a document said that it was the last one."""
+        return self.found.ended
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        lines = data.split(b"\n")
+        for line in lines[:-1]:
+            self._keep(line)
+            self._end_line(complete=True)
+        self._keep(lines[-1])
+
+    def finish(self, *, complete: bool) -> None:
+        """Take the last line."""
+        self._end_line(complete=complete)
+
+    def _keep(self, part: bytes) -> None:
+        part = part.strip(_SEPARATOR + b"\r") if not self._begun else part
+        if part:
+            self._begun = True
+            try:
+                self._document.feed(part)
+            except UnreadableBody:
+                self._document.broken = True
+
+    def _end_line(self, *, complete: bool) -> None:
+        if not self._begun:
+            return
         try:
-            # A byte order mark is ignored, as RFC 8259, section 8.1 allows.
-            document = orjson.loads(self._document.removeprefix(_BOM))
-        except orjson.JSONDecodeError:
-            return Reading.failed((meter for meter, _ in self._paths), Unreadable.NOT_JSON)
-        return Reading.from_document(document, self._paths)
+            if complete:
+                self._document.end()
+            else:
+                self._document.cut()
+        except UnreadableBody:
+            self.found.skip()
+        self._document, self._begun = Document(self.found), False

@@ -5,16 +5,29 @@ from typing import Final
 
 from sidecar.bodies.coding import UnreadableBody
 from sidecar.bodies.decoding import Decoder, decoder_for
-from sidecar.bodies.json_body import JsonBody
+from sidecar.bodies.found import Found
+from sidecar.bodies.json_body import JsonBody, JsonLines
 from sidecar.bodies.sse import EventStream
-from sidecar.core.costs import Reserve, Unreadable
+from sidecar.core.costs import HeaderSource, Reserve, Unreadable
+from sidecar.core.json_cost import Formula, JsonCost, Term
 from sidecar.core.json_path import JsonPath
 from sidecar.core.readings import Reading
 
-Paths = Sequence[tuple[str, JsonPath]]  # (meter, path of its cost)
+Source = JsonPath | Formula | JsonCost
+Paths = Sequence[tuple[str, Source]]  # (meter, where its cost is)
 
 _JSON: Final = frozenset({b"application/json", b"text/json"})
 _EVENT_STREAM: Final = b"text/event-stream"
+_LINES: Final = frozenset(
+    {
+        b"application/x-ndjson",
+        b"application/ndjson",
+        b"application/jsonl",
+        b"application/x-jsonlines",
+        b"application/json-seq",
+    }
+)
+_Body = JsonBody | JsonLines | EventStream
 
 
 class BodyReader:
@@ -23,17 +36,23 @@ class BodyReader:
     When `wanted` is False, further bytes change nothing, and `feed` need not be used.
     """
 
-    __slots__ = ("_body", "_cause", "_decoder", "_fed", "_meters")
+    __slots__ = ("_body", "_cause", "_decoder", "_defaults", "_fed", "_found", "_meters")
 
     def __init__(
         self,
         paths: Paths,
-        body: JsonBody | EventStream | None,
+        body: _Body | None,
         decoder: Decoder | None = None,
         cause: Unreadable | None = None,
     ) -> None:
         self._meters = [meter for meter, _ in paths]
+        self._defaults = {
+            meter: source.missing
+            for meter, source in paths
+            if isinstance(source, JsonCost) and source.missing is not None
+        }
         self._body = body
+        self._found = None if body is None else body.found
         self._decoder = decoder
         self._cause = cause
         self._fed = False
@@ -42,6 +61,22 @@ class BodyReader:
     def wanted(self) -> bool:
         """Whether more of the body can change the reading."""
         return self._cause is None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the body reports an error."""
+        return self._found is not None and self._found.failed
+
+    @property
+    def known(self) -> bool:
+        """Whether the cost of what has passed is known: nothing passed since it was reported."""
+        body = self._body
+        return body is not None and (body.ended or body.found.current)
+
+    @property
+    def documents(self) -> int:
+        """The JSON documents that have passed: events, lines, or 1."""
+        return 0 if self._found is None else self._found.documents
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body, as received (still encoded). Never raises."""
@@ -63,16 +98,37 @@ class BodyReader:
     def finish(self, *, complete: bool = True) -> Reading:
         """The reading. `complete`: the body reached its end, as HTTP frames it.
 
-        An incomplete body is truncated, unless it is an event stream after `[DONE]`: clients close
-        the connection there.
+        Of an incomplete body, the values that have passed count. They may be too low, and have a
+        reason too, unless the body ended for its reader (`[DONE]`: clients close the connection
+        there) or nothing passed since.
         """
         body, complete = self._body, complete and self._decoded
-        if self._cause is None and body is not None and (complete or body.ended):
-            reading = body.finish()
-        else:
+        if self._cause is not None or body is None:
             reading = Reading.failed(self._meters, self._cause or Unreadable.TRUNCATED)
+        else:
+            reading = self._read(body, complete=complete)
         self._stop(self._cause or Unreadable.TRUNCATED)
         return reading
+
+    def _read(self, body: _Body, *, complete: bool) -> Reading:
+        known = self.known or isinstance(body, JsonBody)
+        try:
+            body.finish(complete=complete)
+        except UnreadableBody as error:
+            return Reading.failed(self._meters, error.cause)
+        if complete or body.ended:
+            reading = body.found.reading(Unreadable.MISSING)
+            missing = {m for m, why in reading.unreadable.items() if why is Unreadable.MISSING}
+            usual = {m: units for m, units in self._defaults.items() if m in missing}
+            if not usual or body.found.failed:
+                return reading
+            unreadable = {m: w for m, w in reading.unreadable.items() if m not in usual}
+            return Reading(dict(reading.values) | usual, unreadable)
+        reading = body.found.reading(Unreadable.TRUNCATED)
+        if known:
+            return reading
+        doubted = dict.fromkeys(reading.values, Unreadable.TRUNCATED)
+        return Reading(reading.values, dict(reading.unreadable) | doubted)
 
     @property
     def _decoded(self) -> bool:
@@ -84,22 +140,25 @@ class BodyReader:
         self._body = self._decoder = None  # frees the memory at once
 
 
-def reader_for(content_type: bytes, content_encoding: bytes, paths: Paths) -> BodyReader | None:
-    """A reader for a body with these headers; None if there are no paths.
+def reader_for(content_type: bytes, content_encoding: bytes, paths: Paths) -> BodyReader:
+    """A reader for a body with these headers, also of errors alone (without `paths`).
 
     Both are the fields' values, b"" if absent; repeated Content-Encoding is joined by commas.
-    The reader reads JSON (application/json, text/json and any +json, RFC 6839) and event streams.
+    The reader reads JSON (application/json, text/json and any +json, RFC 6839), event streams and
+    JSON documents in lines.
     """
-    if not paths:
-        return None
     kind = content_type.partition(b";")[0].strip().lower()
-    if kind != _EVENT_STREAM and not _is_json(kind):
+    if kind != _EVENT_STREAM and kind not in _LINES and not _is_json(kind):
         return BodyReader(paths, None, cause=Unreadable.NOT_JSON)
     try:
         decoder = decoder_for(content_encoding)
     except UnreadableBody as error:
         return BodyReader(paths, None, cause=error.cause)
-    body = EventStream(paths) if kind == _EVENT_STREAM else JsonBody(paths)
+    if _is_json(kind):
+        found = Found([(meter, _formula(source, stream=False)) for meter, source in paths])
+        return BodyReader(paths, JsonBody(found), decoder)
+    found = Found([(meter, _formula(source, stream=True)) for meter, source in paths])
+    body = EventStream(found) if kind == _EVENT_STREAM else JsonLines(found)
     return BodyReader(paths, body, decoder)
 
 
@@ -116,12 +175,12 @@ def read_request(
     `body` is the buffered part of the body, and all of it if `complete`. A meter whose bound is
     smaller than the body is `too_large`; so are all meters of an incomplete body.
     """
-    paths = [(m, r.path, r.bound) for m, r in estimates if isinstance(r.path, JsonPath)]
+    paths = [(m, r.path, r.bound) for m, r in estimates if not isinstance(r.path, HeaderSource)]
     fitting = [(m, path) for m, path, bound in paths if complete and len(body) <= bound]
     values: dict[str, int | Unreadable] = {m: Unreadable.TOO_LARGE for m, *_ in paths}
     kind = content_type.partition(b";")[0].strip().lower()
-    reader = reader_for(content_type if _is_json(kind) else b"", content_encoding, fitting)
-    if reader is not None:
+    if fitting:
+        reader = reader_for(content_type if _is_json(kind) else b"", content_encoding, fitting)
         reader.feed(body)
         reading = reader.finish()
         values |= reading.values
@@ -131,3 +190,11 @@ def read_request(
 
 def _is_json(kind: bytes) -> bool:
     return kind in _JSON or (kind.endswith(b"+json") and b"/" in kind)
+
+
+def _formula(source: Source, *, stream: bool) -> Formula:
+    if isinstance(source, JsonCost):
+        return source.stream if stream else source.whole
+    if isinstance(source, JsonPath):
+        return Formula(source.text, ((Term(1, (source,)),),))
+    return source

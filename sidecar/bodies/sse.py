@@ -4,39 +4,39 @@ The last value in the stream counts: AI APIs report usage in the last chunk, or 
 """
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
-import orjson
+from sidecar.bodies.coding import UnreadableBody
+from sidecar.bodies.found import Document, Found
 
-from sidecar.core.costs import Unreadable
-from sidecar.core.json_path import JsonPath
-from sidecar.core.readings import Reading, whole_units
-
-MAX_DATA: Final = 1 << 20  # bytes of one line, and of one event's data
+MAX_LINE: Final = 1 << 16  # bytes of a line that are kept
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = re.compile(rb"\n{3,}")
 _NAME: Final = 8  # bytes: a byte order mark and "data:"
-_Wanted = tuple[str, JsonPath, bytes | None]
+_MOST_LINES: Final = 256  # lines of data that are kept
+_PASSES: Final = b"\x00data"  # the rest of a line whose beginning is in the document already
 
 
 class EventStream:
-    """Reads the values in each event's data. Keeps one event in memory, never the stream.
+    """Reads the values in each event's data. Keeps a part of one event, never the stream.
 
-    `ended`: the stream has sent `[DONE]`, so nothing is missing if it breaks off.
+    `ended`: the stream has sent its last event, so nothing is missing if it breaks off.
     """
 
-    def __init__(self, paths: Sequence[tuple[str, JsonPath]]) -> None:
-        self._wanted = [_wanted(meter, path) for meter, path in paths]
-        self._values: dict[str, int | Unreadable] = {}
+    def __init__(self, found: Found) -> None:
+        self.found = found
         self._line = bytearray()  # the current line
         self._line_lost = False
         self._data: list[bytes] = []  # of the current event
-        self._data_size = 0
-        self._data_lost = False
+        self._document: Document | None = None  # of the current event, if it is long
         self._at_start = True
         self._after_cr = False
-        self.ended = False
+        self._done = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last event has passed: `[DONE]`, or one with such a type."""
+        return self._done or self.found.ended
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes, and read the lines that end in them."""
@@ -59,87 +59,94 @@ class EventStream:
             if not line:
                 self._end_event()
             elif line.startswith(b"data"):
-                self._data_line(line, len(line) > MAX_DATA)
+                self._data_line(line)
         self._keep(begun)
 
-    def finish(self) -> Reading:
-        """The values, or the reason why they are missing.
+    def finish(self, *, complete: bool) -> None:  # noqa: ARG002 - an event may lack its end
+        """Take the last event.
 
         Data without a blank line at its end counts too: browsers drop it, but the body is complete
         and the cost in it is real.
         """
         self._end_line()
         self._end_event()
-        for meter, _, _ in self._wanted:
-            self._values.setdefault(meter, Unreadable.MISSING)
-        return Reading.of(self._values)
 
     def _keep(self, part: bytes) -> None:
+        if not part:
+            return
+        if self._document is not None and self._line == _PASSES:
+            self._feed(part)
+            return
         if self._line_lost:
             return
-        if len(self._line) + len(part) > MAX_DATA:
-            self._line_lost = True
-            part = part[:_NAME]
-            del self._line[_NAME:]  # enough to recognise the kind of line
         self._line += part
+        if len(self._line) > MAX_LINE:
+            self._keep_less()
+
+    def _keep_less(self) -> None:
+        """Pass a long line of data on; keep enough of another one to recognise its kind."""
+        line = bytes(self._line)
+        if self._at_start:
+            line = line.removeprefix(_BOM)
+        if line.startswith(b"data:"):
+            self._at_start = False
+            self._data_line(line)
+            self._line[:] = _PASSES
+        else:
+            self._line_lost = True
+            del self._line[_NAME:]
 
     def _end_line(self) -> None:
-        line, lost = bytes(self._line), self._line_lost
+        line = bytes(self._line)
         self._line.clear()
         self._line_lost = False
         if self._at_start:
             self._at_start = False
             line = line.removeprefix(_BOM)
+        if line == _PASSES:
+            return
         if line.startswith(b"data"):
-            self._data_line(line, lost)
+            self._data_line(line)
         elif not line:
             self._end_event()
 
-    def _data_line(self, line: bytes, lost: bool) -> None:
+    def _data_line(self, line: bytes) -> None:
         name, _, data = line.partition(b":")
         if name != b"data":
             return  # "database: …" is another field
-        self._data_size += len(data) + 1
-        if lost or self._data_size > MAX_DATA:
-            self._data_lost = True
+        data = data.removeprefix(b" ")
+        if self._document is not None:
+            self._feed(b"\n" + data)
+            return
+        self._data.append(data)
+        if len(data) > MAX_LINE - _NAME or len(self._data) > _MOST_LINES:
+            self._document = Document(self.found)
+            self._feed(b"\n".join(self._data))
             self._data.clear()
-        elif not self._data_lost:
-            self._data.append(data.removeprefix(b" "))
+
+    def _feed(self, data: bytes) -> None:
+        if self._document is not None:
+            try:
+                self._document.feed(data)
+            except UnreadableBody:
+                self._document.broken = True
 
     def _end_event(self) -> None:
-        if self._data_lost:
-            # The lost data may have had the last value: only a later one makes it known again.
-            for meter, _, _ in self._wanted:
-                self._values[meter] = Unreadable.TOO_LARGE
-        elif self._data:
-            self._read(b"\n".join(self._data))
+        document, data = self._document, b"\n".join(self._data)
+        if document is None and not data:
+            return
+        self._document = None
         self._data.clear()
-        self._data_size = 0
-        self._data_lost = False
-
-    def _read(self, data: bytes) -> None:
         if data == b"[DONE]":
-            self.ended = True
+            self._done = True
             return
-        escaped = b"\\u" in data
-        candidates = [
-            (meter, path)
-            for meter, path, name in self._wanted
-            if name is None or escaped or name in data
-        ]
-        if not candidates:
-            return  # most chunks are never parsed
+        if document is None:
+            if not self.found.may_have(data):
+                self.found.skip()  # most chunks are never parsed
+                return
+            document = Document(self.found)
+            document.feed(data)
         try:
-            document = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            return
-        for meter, path in candidates:
-            value = path.find(document)
-            if value is not None:
-                self._values[meter] = whole_units(value)
-
-
-def _wanted(meter: str, path: JsonPath) -> _Wanted:
-    """A meter, its path, and the JSON name without which data cannot have the value."""
-    names = [step for step in path.steps if not step.isdecimal()]
-    return meter, path, b'"%s"' % names[-1].encode() if names else None
+            document.end()
+        except UnreadableBody:
+            self.found.skip()

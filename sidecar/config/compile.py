@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final
 
 from sidecar.config import limit_kinds, models, values
 from sidecar.config.route_patterns import split_match
 from sidecar.core.costs import BodySize, HeaderSource, Meter, Reserve, Source
 from sidecar.core.entitlements import Entitlements, Estimates
+from sidecar.core.json_cost import Formula, JsonCost
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import (
     UNBOUNDED,
@@ -30,7 +31,6 @@ from sidecar.core.model import (
 )
 from sidecar.core.periods import midnight
 
-SizeOf = Literal["request", "response", "both"]
 GUARD_RATE: Final = "1000/s"
 GUARD_BURST: Final = 5_000
 
@@ -68,7 +68,7 @@ def _meter(name: str, model: models.MeterModel) -> Meter:
         name,
         model.unit,
         _reserve(reserve) if reserve else None,
-        _source(settle.path, settle.header, settle.size) if settle else None,
+        _settle(settle) if settle else None,
         _most(settle) if settle else None,
     )
 
@@ -81,17 +81,29 @@ def _most(settle: models.SettleModel) -> int | None:
 
 
 def _reserve(model: models.ReserveModel) -> Reserve:
-    source = _text_source(model.path, model.header)
-    return Reserve(source, model.default, model.max_bytes if model.header is None else 0)
+    if model.header is not None:
+        return Reserve(HeaderSource(model.header.lower().encode()), model.default, 0, model.least)
+    return Reserve(_path(model.path or ()), model.default, model.max_bytes, model.least)
 
 
-def _source(path: str | None, header: str | None, size: SizeOf | None) -> Source:
+def _settle(model: models.SettleModel) -> Source:
     """The source that is set; the models allow exactly one."""
-    return _text_source(path, header) if size is None else BodySize(size)
+    if model.header is not None:
+        return HeaderSource(model.header.lower().encode())
+    if model.size is not None:
+        return BodySize(model.size)
+    path = _path(model.path or ())
+    if isinstance(path, JsonPath) and model.stream is None and model.missing is None:
+        return path
+    whole = Formula.parse(model.path or ())
+    stream = whole if model.stream is None else Formula.parse(model.stream)
+    return JsonCost(whole, stream, model.missing)
 
 
-def _text_source(path: str | None, header: str | None) -> HeaderSource | JsonPath:
-    return JsonPath.parse(path or "") if header is None else HeaderSource(header.lower().encode())
+def _path(texts: tuple[str, ...]) -> JsonPath | Formula:
+    """One path without arithmetic as such, else a formula."""
+    formula = Formula.parse(texts)
+    return formula.paths[0] if formula.text == formula.paths[0].text else formula
 
 
 def _route(model: models.RouteModel, meters: dict[str, Meter]) -> Route:

@@ -16,9 +16,9 @@ from pydantic import (
 )
 
 from sidecar.config import limit_kinds, route_patterns, values
-from sidecar.core.json_path import PATTERN
+from sidecar.core.json_cost import MOST_CHOICES, PATTERN
 from sidecar.core.model import MOST_UNITS, UNBOUNDED
-from sidecar.core.settlement import Refundable
+from sidecar.core.settlement import REFUNDABLE
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 AccountId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$")]
@@ -72,11 +72,38 @@ Day = Annotated[
     date, PlainValidator(values.day), WithJsonSchema({"type": "string", "format": "date"})
 ]
 Json = Annotated[
+    tuple[str, ...],
+    PlainValidator(values.formulas),
+    WithJsonSchema(
+        {
+            "description": "Paths into the JSON: names joined by dots, numbers for arrays, # for "
+            "the length of one. Terms are added or subtracted; the first sum that is there counts.",
+            "examples": ["usage.total_tokens", "usage.input_tokens + usage.output_tokens"],
+            "anyOf": [
+                {"type": "string", "pattern": PATTERN},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": PATTERN},
+                    "minItems": 1,
+                    "maxItems": MOST_CHOICES,
+                },
+            ],
+        }
+    ),
+]
+
+
+Refund = Annotated[
     str,
-    AfterValidator(values.json_path),
-    Field(
-        description="Path into the JSON: names joined by dots, numbers for arrays.",
-        json_schema_extra={"pattern": PATTERN, "examples": ["usage.total_tokens"]},
+    PlainValidator(values.refund),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [*sorted(REFUNDABLE), "4xx", "5xx"]},
+                {"type": "integer", "minimum": 400, "maximum": 599},
+                {"type": "string", "pattern": values.STATUS_PATTERN},
+            ]
+        }
     ),
 ]
 
@@ -107,6 +134,14 @@ class ReserveModel(Strict):
     default: int = Field(
         ge=0, le=MOST_UNITS, strict=True, description="Units if the request has no estimate."
     )
+    least: int = Field(
+        0,
+        alias="min",
+        ge=0,
+        le=MOST_UNITS,
+        strict=True,
+        description="Least units of an estimate: a client cannot ask for less.",
+    )
     max_bytes: int = Field(
         262_144,
         ge=1,
@@ -119,6 +154,8 @@ class ReserveModel(Strict):
     def _require_one_source(self) -> Self:
         if (self.path is None) == (self.header is None):
             raise ValueError(f"{_ONE_SOURCE} json: max_tokens, header: X-Credits")
+        if self.default < self.least:
+            raise ValueError("default is below min; raise default, or lower min")
         if self.header is not None and "max_bytes" in self.model_fields_set:
             raise ValueError("max_bytes applies to json, not to header; remove it")
         return self
@@ -127,11 +164,21 @@ class ReserveModel(Strict):
 class SettleModel(Strict):
     """Source of a request's actual cost.
 
-    It is the JSON of the response (or the last SSE data that has it), a header field of the
-    response, or the size of a body.
+    It is the JSON of the response (in a stream, the last document that has it), a header field of
+    the response, or the size of a body.
     """
 
     path: Json | None = Field(None, alias="json")
+    stream: Json | None = Field(
+        None, description="Paths for the documents of a stream. Default: as json."
+    )
+    missing: int | None = Field(
+        None,
+        ge=0,
+        le=MOST_UNITS,
+        strict=True,
+        description="Units if a complete response has none of the paths. Default: the estimate.",
+    )
     header: HeaderName | None = None
     size: Literal["request", "response", "both"] | None = Field(None, alias="bytes")
     most: int | None = Field(
@@ -149,6 +196,8 @@ class SettleModel(Strict):
             raise ValueError(
                 f"{_ONE_SOURCE} json: usage.total_tokens, header: X-Credits, bytes: both"
             )
+        if self.path is None and (self.stream is not None or self.missing is not None):
+            raise ValueError("stream and missing apply to json; remove them, or add json")
         return self
 
 
@@ -248,8 +297,10 @@ class PlanModel(Strict):
         "its local share of each limit (local, the default), allows all (allow) or refuses all "
         "(deny). Requests to critical routes are always allowed.",
     )
-    refund: tuple[Refundable, ...] | None = Field(
-        None, description="Outcomes that refund the cost of the request."
+    refund: tuple[Refund, ...] | None = Field(
+        None,
+        description="Outcomes that refund the cost of the request, also statuses of the API: 429, "
+        "upstream_4xx.",
     )
     when_sidecar_dies: Literal["charge", "release"] | None = Field(
         None, description="Whether to charge requests that were in flight when their sidecar died."

@@ -6,11 +6,12 @@ Each raises ValueError with what is wrong and what to write. The schema gives ed
 import re
 from datetime import date, datetime
 from math import gcd
-from typing import Final, Literal, cast
+from typing import Final, Literal, cast, get_args
 
-from sidecar.core.json_path import JsonPath
+from sidecar.core.json_cost import MOST_CHOICES, Formula
 from sidecar.core.model import MICRO, MOST_UNITS, UNBOUNDED, PeriodUnit
 from sidecar.core.periods import PERIODS
+from sidecar.core.settlement import Refundable
 from sidecar.outbound import OutboundRefused, parse_url
 
 WINDOWS_US: Final = {
@@ -34,6 +35,7 @@ _WAITS_US: Final = {"ms": 1_000, "s": MICRO, "m": 60 * MICRO}
 MAX_WAIT_US: Final = 300 * MICRO
 SHARE_PATTERN: Final = r"^([1-9][0-9]?|100)%$"
 PERCENT_PATTERN: Final = r"^(0|[1-9][0-9]*)%$"
+STATUS_PATTERN: Final = r"^[45][0-9]{2}$"
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOST_DIGITS: Final = 30  # a longer number is too large for every value here
 _MOST_CHARACTERS: Final = 80
@@ -99,6 +101,21 @@ def percent(text: object) -> int:
     if match is None:
         raise ValueError(f"{quoted(text)} is not a percentage; write it like 80%, from 1% to 1000%")
     return _units(match, "%", MAX_PERCENT)
+
+
+def refund(word: object) -> str:
+    """An outcome, or a status of the API from 400 to 599: `429`, `4xx`."""
+    text = str(word)
+    if not isinstance(word, bool) and re.fullmatch(STATUS_PATTERN, text):
+        return text
+    if text in ("4xx", "5xx"):
+        return f"upstream_{text}"
+    if word not in get_args(Refundable):
+        choices = ", ".join(get_args(Refundable))
+        raise ValueError(
+            f"{quoted(word)} is not an outcome; write a status like 429, or one of: {choices}"
+        )
+    return text
 
 
 def share(text: object) -> int:
@@ -192,12 +209,19 @@ def cost(value: object) -> int | Literal["reserve"]:
     )
 
 
-def json_path(text: str) -> str:
-    """A valid path into JSON, such as `usage.total_tokens`, unchanged."""
-    try:
-        return JsonPath.parse(text).text
-    except ValueError as error:
-        raise ValueError(str(error).replace(f'"{text}"', quoted(text))) from None
+def formulas(value: object) -> tuple[str, ...]:
+    """One sum of paths into JSON, such as `usage.total_tokens`, or a list of them."""
+    texts = value if isinstance(value, list | tuple) and value else (value,)
+    if len(texts) > MOST_CHOICES:
+        raise ValueError(f"has {len(texts)} paths; write at most {MOST_CHOICES}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{quoted(text)} is not a path into JSON; write it like a.b")
+        try:
+            Formula.parse([text])
+        except ValueError as error:
+            raise ValueError(str(error).replace(f'"{text}"', quoted(text))) from None
+    return tuple(texts)
 
 
 def day(value: object) -> date:

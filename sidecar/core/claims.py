@@ -22,7 +22,7 @@ def with_estimates(entitlement: Entitlement, reading: Reading) -> Entitlement:
         if units is None:
             defaulted.append((meter, reading.unreadable.get(meter, Unreadable.MISSING)))
             units = reserve.default
-        costs[meter] = min(units, MOST_UNITS)
+        costs[meter] = min(max(units, reserve.least), MOST_UNITS)
     return replace(
         entitlement,
         route=replace(entitlement.route, cost=tuple(costs.items())),

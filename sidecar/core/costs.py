@@ -1,22 +1,13 @@
 """Meters, and where the cost of a request is found."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
 
+from sidecar.core.json_cost import Formula, JsonCost
 from sidecar.core.json_path import JsonPath
+from sidecar.core.unreadable import Unreadable
 
-
-class Unreadable(StrEnum):
-    """Why a cost could not be read. A finite set: metrics may use it as a label."""
-
-    NOT_JSON = "not_json"  # by its type or by its content
-    TOO_LARGE = "too_large"  # for the memory or the work that reading may take
-    MISSING = "missing"  # nothing, or null, at the path
-    NOT_A_NUMBER = "not_a_number"  # not an integer from 0 to 2**53 - 1
-    UNDECODABLE = "undecodable"  # an unknown content coding, or a broken one
-    TRUNCATED = "truncated"  # the body ended too early
-    UNANSWERED = "unanswered"  # without a response to read
+__all__ = ["BodySize", "HeaderSource", "Meter", "Reserve", "Source", "Unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +24,21 @@ class BodySize:
     of: Literal["request", "response", "both"]
 
 
-Source = JsonPath | HeaderSource | BodySize  # where a cost is found
+Source = JsonPath | JsonCost | HeaderSource | BodySize  # where a cost is found
 
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Where a request contains an estimate of its cost: a path into its JSON, or a header field.
+    """Where a request contains an estimate of its cost: in its JSON, or a header field.
 
-    `default` units are reserved if it cannot be read. `bound`: the largest body, in bytes, that is
-    read before it is forwarded; 0 for a header field.
+    `default` units are reserved if it cannot be read, and at least `least`. `bound`: the largest
+    body, in bytes, that is read before it is forwarded; 0 for a header field.
     """
 
-    path: JsonPath | HeaderSource
+    path: JsonPath | Formula | HeaderSource
     default: int
     bound: int
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Final
 
 from sidecar.core.costs import Meter, Reserve
+from sidecar.core.json_cost import JsonCost
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import SLOTS, Claim, Entitlement, Limit, Plan, RequestClass, Route
 from sidecar.core.refusals.ratelimit_fields import policy_field
@@ -74,6 +75,7 @@ class Entitlements(Mapping[tuple[str, str], Entitlement]):
         settles = tuple((meter, source) for meter, source in sources if source)
         estimates = self._estimates[route.id]
         slots = any(limit.kind is SLOTS for limit in applied)
+        reads = tuple((m, path) for m, path in settles if isinstance(path, JsonPath | JsonCost))
         may_change = bool(settles or plan.refunds or plan.orphans == "release" or slots)
         return Entitlement(
             plan=plan,
@@ -87,7 +89,8 @@ class Entitlements(Mapping[tuple[str, str], Entitlement]):
             read_up_to=max((reserve.bound for _, reserve in estimates), default=0),
             settles=settles,
             caps=tuple((meter, most) for meter, _ in settles if (most := self._meters[meter].most)),
-            reads=tuple((meter, path) for meter, path in settles if isinstance(path, JsonPath)),
+            reads=reads,
+            reads_response=bool(reads) or "upstream_error" in plan.refunds,
             stays_open=may_change and bool(claims),
         )
 

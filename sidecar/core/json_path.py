@@ -1,16 +1,22 @@
-"""Dotted paths into a JSON document: `usage.total_tokens`, `choices.0.index`."""
+"""Dotted paths into a JSON document: `usage.total_tokens`, `choices.0.index`, `data.#`."""
 
 import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-PATTERN: Final = r"^[A-Za-z0-9_@:-]{1,64}(\.[A-Za-z0-9_@:-]{1,64}){0,15}$"
+PATTERN: Final = (
+    r"^(#|[A-Za-z0-9_@:-]{1,64}(\.[A-Za-z0-9_@:-]{1,64}){0,14}(\.[A-Za-z0-9_@:-]{1,64}|\.#)?)$"
+)
+LENGTH: Final = "#"
 _PATH: Final = re.compile(PATTERN.removesuffix("$"))
 
 
 @dataclass(frozen=True, slots=True)
 class JsonPath:
-    """A compiled path. A step of digits is an index in an array, and a name in an object."""
+    """A compiled path. A step of digits is an index in an array, and a name in an object.
+
+    The last step may be `#`: the length of an array.
+    """
 
     text: str
     steps: tuple[str, ...]
@@ -28,6 +34,8 @@ class JsonPath:
     def find(self, document: Any) -> Any:
         """Return the value at this path, None if it is null or missing."""
         for step in self.steps:
+            if step == LENGTH:
+                return len(document) if isinstance(document, list) else None
             if isinstance(document, dict):
                 document = document.get(step)
             elif isinstance(document, list) and step.isdecimal() and int(step) < len(document):

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final, Literal, NamedTuple
 
 from sidecar.core.costs import Meter, Reserve, Source, Unreadable
+from sidecar.core.json_cost import JsonCost
 from sidecar.core.json_path import JsonPath
 
 MICRO: Final = 1_000_000
@@ -350,7 +351,8 @@ class Entitlement:
     `read_up_to` is how many bytes of its body are read before the decision (0: none). Until then,
     route and claims have the default costs. `settles` are the meters whose actual cost is known
     after the response, `reads` those of them that the response's body contains. `defaulted`: the
-    estimates for which the default was used, and why (`claims.py`).
+    estimates for which the default was used, and why (`claims.py`). `reads_response`: the body of
+    the response is read for costs, or for errors that the plan refunds.
 
     `stays_open`: the reservation stays open until it is settled; otherwise there is nothing to
     correct.
@@ -367,9 +369,10 @@ class Entitlement:
     read_up_to: int = 0
     settles: tuple[tuple[str, Source], ...] = ()
     caps: tuple[tuple[str, int], ...] = ()  # meter → the most units that one request settles
-    reads: tuple[tuple[str, JsonPath], ...] = ()
+    reads: tuple[tuple[str, JsonPath | JsonCost], ...] = ()
     defaulted: tuple[tuple[str, Unreadable], ...] = ()
     stays_open: bool = False
+    reads_response: bool = False
 
     @property
     def when_down(self) -> WhenDown:

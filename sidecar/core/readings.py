@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar.core.costs import BodySize, HeaderSource, Source, Unreadable
+from sidecar.core.json_cost import Formula, JsonCost
 from sidecar.core.json_path import JsonPath
 from sidecar.core.model import UNBOUNDED
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Each requested meter is in exactly one of the first two mappings.
+    """Each requested meter is in one of the first two mappings.
 
-    `capped` has the costs that were reported, of meters whose value is the most that settles.
+    A meter in both has a value that may be too low, and the reason why. `capped` has the costs that
+    were reported, of meters whose value is the most that settles.
     """
 
     values: Mapping[str, int]
@@ -65,7 +67,7 @@ FieldCosts = dict[str, int | Unreadable]
 
 
 def read_fields(
-    sources: Iterable[tuple[str, Source]], fields: Sequence[tuple[bytes, bytes]]
+    sources: Iterable[tuple[str, Source | Formula]], fields: Sequence[tuple[bytes, bytes]]
 ) -> FieldCosts:
     """Return the costs in header fields, given as (lower-case name, whole line).
 
@@ -104,13 +106,17 @@ def actual_costs(
     A meter without any of these is UNANSWERED.
     """
     costs: dict[str, int | Unreadable] = {}
+    doubted: dict[str, Unreadable] = {}
     sizes = {"request": bytes_in, "response": bytes_out, "both": bytes_in + bytes_out}
     for meter, source in settles:
         if isinstance(source, BodySize):
             costs[meter] = sizes[source.of]
-        elif isinstance(source, JsonPath) and body is not None:
-            reason = body.unreadable.get(meter, Unreadable.MISSING)
-            costs[meter] = body.values.get(meter, reason)
+        elif isinstance(source, JsonPath | JsonCost) and body is not None:
+            reason = body.unreadable.get(meter)
+            costs[meter] = body.values.get(meter, reason or Unreadable.MISSING)
+            if reason is not None:
+                doubted[meter] = reason
         else:
             costs[meter] = fields.get(meter, Unreadable.UNANSWERED)
-    return Reading.of(costs)
+    reading = Reading.of(costs)
+    return Reading(reading.values, dict(reading.unreadable) | doubted) if doubted else reading

@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Final, Literal, NamedTuple, get_args
 
 from sidecar.core.claims import claims_for
+from sidecar.core.costs import Unreadable
 from sidecar.core.model import Claim, Entitlement
 from sidecar.core.readings import Reading
 
@@ -14,6 +15,7 @@ class OutcomeReason(StrEnum):
     OK = "ok"
     UPSTREAM_REFUSED = "upstream_refused"  # no connection
     UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_ERROR = "upstream_error"  # a successful status, but the body reports an error
     UPSTREAM_BROKEN = "upstream_broken"  # a connection, but no complete valid answer
     OVERLOADED = "overloaded"  # no upstream connection became free in time
     CLIENT_GONE = "client_gone"
@@ -34,7 +36,9 @@ class Outcome(NamedTuple):
 
 # The outcomes that a plan may list under `refund`.
 Refundable = Literal[
+    "upstream_4xx",  # the API answered with a status from 400 to 499
     "upstream_5xx",  # the API answered with a status of 500 or above
+    "upstream_error",  # the API reported an error in the body of a successful answer
     "upstream_refused",  # the API could not be reached
     "upstream_timeout",  # the API did not answer in time
     "upstream_broken",  # the API broke off its answer
@@ -46,16 +50,50 @@ REFUNDABLE: Final = frozenset(get_args(Refundable))
 
 
 def refunded(entitlement: Entitlement, outcome: Outcome) -> bool:
-    """Whether the plan refunds the cost of a request with this outcome."""
+    """Whether the plan refunds the cost of a request with this outcome.
+
+    `refunds` may also contain single statuses of the API, as texts.
+    """
     refunds = entitlement.plan.refunds
     if not refunds:
         return False
-    reason = outcome.reason
-    if reason is OutcomeReason.OK:
-        return outcome.status >= 500 and "upstream_5xx" in refunds
-    if reason is OutcomeReason.CLIENT_GONE and outcome.begun:
+    if not _answered(outcome):
+        return outcome.reason in refunds
+    status = outcome.status
+    if status < 400:
         return False
-    return reason in refunds
+    return (
+        str(status) in refunds or ("upstream_5xx" if status >= 500 else "upstream_4xx") in refunds
+    )
+
+
+def failed(outcome: Outcome) -> bool:
+    """Whether the request has no successful answer, for a reason that is not the client."""
+    if _answered(outcome):
+        return outcome.status >= 400
+    return outcome.reason is not OutcomeReason.CLIENT_GONE
+
+
+def _answered(outcome: Outcome) -> bool:
+    """Whether the status is the API's: its answer ended, or the client left during it."""
+    reason = outcome.reason
+    return reason is OutcomeReason.OK or (reason is OutcomeReason.CLIENT_GONE and outcome.begun)
+
+
+def late_costs(entitlement: Entitlement, outcome: Outcome) -> Reading:
+    """Return the costs at which the late meters are settled, and why others keep an estimate.
+
+    A request that failed costs what its response reports, and otherwise nothing.
+    """
+    reading = outcome.reading
+    if reading is None:
+        meters = [meter for meter, _ in entitlement.settles]
+        reading = Reading.failed(meters, Unreadable.UNANSWERED)
+    if not reading.unreadable or not failed(outcome):
+        return reading
+    values = dict.fromkeys(reading.unreadable, 0) | dict(reading.values)
+    doubted = {m: why for m, why in reading.unreadable.items() if m in reading.values}
+    return Reading(values, doubted, reading.capped)
 
 
 def actual_claims(entitlement: Entitlement, outcome: Outcome) -> tuple[Claim, ...]:
@@ -63,6 +101,8 @@ def actual_claims(entitlement: Entitlement, outcome: Outcome) -> tuple[Claim, ..
     costs = dict(entitlement.route.cost)
     if refunded(entitlement, outcome):
         return claims_for(entitlement, dict.fromkeys(costs, 0))
-    if entitlement.settles and outcome.reading is not None and outcome.reading.values:
-        return claims_for(entitlement, costs | dict(outcome.reading.values))
+    if entitlement.settles:
+        values = late_costs(entitlement, outcome).values
+        if values:
+            return claims_for(entitlement, costs | dict(values))
     return entitlement.claims

@@ -52,6 +52,7 @@ class DataPort:
     ) -> None:
         self.bounds = bounds
         self.draining = False
+        self.unfinished: set[asyncio.Future[None]] = set()
         self.answer_fault = handler.answer_fault
         self.handle_error = handler.handle_error
         self._handler = handler
@@ -132,13 +133,19 @@ class DataPort:
         def drained() -> bool:
             for connection in self._limits.all():
                 connection.close_if_idle()
-            return not self._limits and not (self._jobs and self._jobs.running)
+            running = self._jobs is not None and self._jobs.running
+            return not self._limits and not self.unfinished and not running
 
         await _wait_until(self._loop.time() + drain, hurry, drained)
         for connection in self._limits.all():
             connection.abort()
         if self._jobs is not None:
             await self._jobs.cancel()
+        while self.unfinished:
+            for done in self.unfinished:
+                if not done.done():
+                    done.set_result(None)
+            await asyncio.sleep(0)
         await asyncio.sleep(0)
         if self._sweeper is not None:
             self._sweeper.cancel()

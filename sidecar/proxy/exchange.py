@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import Final
 
-from sidecar.core.readings import Reading, actual_costs
+from sidecar.core.readings import actual_costs
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission, Gate
 from sidecar.proxy.downstream.connection import ClientConnection
@@ -26,6 +26,7 @@ from sidecar.proxy.upstream.places import CRITICAL, KINDS
 from sidecar.proxy.upstream.pool import UpstreamFailed, UpstreamPool
 
 _EMPTY: Final[list[bytes]] = []  # no body yet; never changed
+_REPORTABLE: Final = (OutcomeReason.OK, OutcomeReason.CLIENT_GONE)
 
 
 class Exchange(Relay):
@@ -77,6 +78,11 @@ class Exchange(Relay):
             if failure and not self._head_sent:
                 self._reply_failure(*failure)
         except asyncio.CancelledError:
+            self.keep = False
+            if self._can_await_usage():
+                reason = OutcomeReason.CLIENT_GONE
+                await self._await_usage()
+                raise
             # The exchange may have ended before the connection closed, and closed it.
             if self._failure is not None:
                 reason = self._failure[0]
@@ -111,18 +117,50 @@ class Exchange(Relay):
             self._bytes_out + (tunnel.bytes_out if tunnel else 0),
             begun=self._head_sent,
         )
-        if self._admission.entitlement.settles:
-            outcome = outcome._replace(reading=self._reading(outcome))
+        if self._reader is not None or self._admission.entitlement.settles:
+            outcome = self._with_reading(outcome)
         self.outcome = outcome
         if self._gate is not None:
             self.label = self._gate.settle(self._admission, outcome, internal_error=self.broke)
 
-    def _reading(self, outcome: Outcome) -> Reading:
+    def _with_reading(self, outcome: Outcome) -> Outcome:
+        """Return the outcome with what the body of the response says."""
         reader, settles = self._reader, self._admission.entitlement.settles
         body = None if reader is None else reader.finish(complete=self._response_complete)
-        return actual_costs(
+        reading = actual_costs(
             settles, body, self._field_readings, outcome.bytes_in, outcome.bytes_out
         )
+        reason = outcome.reason
+        if reader is not None and reader.failed and outcome.status < 400 and reason in _REPORTABLE:
+            reason = OutcomeReason.UPSTREAM_ERROR
+        return outcome._replace(reading=reading, reason=reason)
+
+    def _can_await_usage(self) -> bool:
+        """Whether the response is read on after the client left, because its cost is not known."""
+        client, reader = self._client, self._reader
+        if not client.lost or client.owner.draining or not self._pool.bounds.usage_timeout:
+            return False
+        if self._ended or self._upstream is None or not self._request.complete:
+            return False
+        if not self._admission.entitlement.reads or self.tunnel is not None or self.status >= 400:
+            return False
+        return reader is None or (reader.wanted and not reader.known)
+
+    async def _await_usage(self) -> None:
+        """Read the response on until its cost is known, within the bounds. The client has left."""
+        client, bounds = self._client, self._pool.bounds
+        sent = (self.status, self._head_sent, self._bytes_out)
+        self._client_left, self._usage_bytes = True, bounds.usage_bytes
+        done = self._done = client.loop.create_future()
+        timer = client.loop.call_later(bounds.usage_timeout, self._finish)
+        client.owner.unfinished.add(done)
+        try:
+            await done
+        finally:
+            timer.cancel()
+            client.owner.unfinished.discard(done)
+            self.status, self._head_sent, self._bytes_out = sent
+            self._failure = None
 
     async def _forward(self) -> None:
         request, pool = self._request, self._pool

@@ -125,7 +125,7 @@ class JobRun:
             self.abandon()
             return Postponed(UNSENT_RETRY_US)
         self._settle()
-        if outcome.reason is not OutcomeReason.OK:
+        if outcome.reason not in (OutcomeReason.OK, OutcomeReason.UPSTREAM_ERROR):
             return JobOutcome(JobState.FAILED, outcome.reason)
         return JobOutcome(JobState.DONE, OutcomeReason.OK, exchange.result)
 
@@ -189,6 +189,7 @@ class NullOwner:
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
+        self.unfinished: set[asyncio.Future[None]] = set()
 
 
 def request_of(stored: JobRequest, job_id: str) -> Request:

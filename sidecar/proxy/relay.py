@@ -37,6 +37,8 @@ class Relay:
     _response_complete = False
     _ended = False
     _bytes_out = 0
+    _client_left = False  # the response is read for its cost alone
+    _usage_bytes = 0  # that may still be read then
 
     def __init__(
         self,
@@ -112,6 +114,7 @@ class Relay:
         entitlement = self._admission.entitlement
         if entitlement.settles:
             self._field_readings = read_fields(entitlement.settles, head.fields)
+        if entitlement.reads_response:
             self._reader = reader_for(head.content_type, head.content_encoding, entitlement.reads)
 
     def response_body(self, data: bytes) -> None:
@@ -126,17 +129,34 @@ class Relay:
 
     def response_flush(self) -> None:
         """Write the bytes of one read from the upstream, in one piece."""
-        if self._to_client:
+        if self._client_left:
+            self._after_client_left()
+        elif self._to_client:
             self._head_sent = self._request.begun = True
             self._client.write(b"".join(self._to_client))
             self._to_client.clear()
+
+    def _after_client_left(self) -> None:
+        """Drop the bytes of one read, and end when the cost is known or the bound is reached."""
+        self._usage_bytes -= sum([len(part) for part in self._to_client])
+        self._to_client.clear()
+        reader = self._reader
+        unreadable = self._head_received and (reader is None or not reader.wanted)
+        known = reader is not None and reader.known
+        if self._usage_bytes < 0 or unreadable or known:
+            self._finish()
 
     def response_end(self, trailers: Fields) -> None:
         """Record the exchange, write the end of the response, and end the exchange.
 
         So the event is in the spool before the client can know that the response is whole.
         """
-        self._response_complete = self._head_sent = True
+        self._response_complete = True
+        if self._client_left:
+            self._to_client.clear()
+            self._finish()
+            return
+        self._head_sent = True
         try:
             self._close(OutcomeReason.OK)
         except Exception as error:  # noqa: BLE001 - `Exchange.run` raises it

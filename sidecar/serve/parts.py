@@ -75,6 +75,8 @@ def bounds_of(settings: Settings) -> Bounds:
         stream_timeout=settings.stream_timeout_s,
         expect_timeout=settings.expect_timeout_s,
         total_timeout=settings.total_timeout_s,
+        usage_timeout=settings.usage_timeout_s,
+        usage_bytes=settings.usage_bytes,
         half_close_timeout=settings.half_close_timeout_s,
         stall_timeout=settings.stall_timeout_s,
         min_rate=settings.min_rate_bytes,

@@ -252,6 +252,13 @@ class Settings(LayeredSettings):
     total_timeout_s: float = Field(0.0, ge=0, le=604_800)
     """Longest time that a request may take in total, in seconds. 0: no limit."""
 
+    usage_timeout_s: float = Field(60.0, ge=0, le=3_600)
+    """Longest time that a response is read on after its client left, until its cost is known, in
+    seconds. Only for costs in the JSON of the response. 0: never; the estimate stays."""
+
+    usage_bytes: int = Field(16_777_216, ge=1, le=1 << 40)
+    """Most bytes that are read of such a response after its client left."""
+
     half_close_timeout_s: float = Field(0.0, ge=0, le=86_400)
     """Longest time to serve a client that has closed its sending side, in seconds. 0: the client
     counts as gone, and its request to the API is cancelled."""

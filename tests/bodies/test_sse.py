@@ -3,13 +3,15 @@
 import gzip
 import json
 import re
+import tracemalloc
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.bodies.sse import MAX_DATA
+from sidecar.bodies.found import MAX_WHOLE
+from sidecar.bodies.sse import MAX_LINE
 from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import JsonPath
 from sidecar.core.readings import Reading, whole_units
@@ -129,17 +131,43 @@ def test_a_path_of_numbers_is_read_from_every_event() -> None:
     assert read([b"data: [[1, 2]]\n\ndata: {}\n\n"], SSE, paths=paths).values == {"n": 2}
 
 
-def test_I9_data_that_is_too_large_is_skipped_and_a_later_value_counts() -> None:
-    image = b"data: " + b"x" * MAX_DATA + b"\n\n"
-    many = b"data: xxxxxxxxx\n" * (MAX_DATA // 10 + 1) + b"\n"
-    for large in (image, many):
-        assert value(USAGE % 5 + large).unreadable == {"tokens": Unreadable.TOO_LARGE}
-        assert value(USAGE % 5 + large + TEXT + USAGE % 6).values == {"tokens": 6}
+@pytest.mark.parametrize("size", [0, MAX_LINE - 60, MAX_LINE, MAX_WHOLE, 1_100_000])
+def test_an_event_of_any_size_is_read(size: int) -> None:
+    image = b'data: {"usage": {"total_tokens": 4200}, "image": "%b"}\n\n' % (b"A" * size)
+    text = b"data: {\n" + b'data: "a": "A",\n' * (size // 9) + USAGE[:6] + USAGE[7:-2] + b"\n\n"
+    for event, tokens in ((image, 4200), (text % 7, 7)):
+        for parts in ([USAGE % 5 + event], [USAGE % 5, *pieces(event, 4_000)]):
+            assert read(parts, SSE).values == {"tokens": tokens}
+        assert read([*pieces(event, 999), USAGE % 6], SSE).values == {"tokens": 6}
+
+
+def test_I9_a_large_event_takes_little_memory() -> None:
+    reader = a_reader(SSE)
+    tracemalloc.start()
+    try:
+        reader.feed(b'data: {"image": "')
+        for _ in range(256):
+            reader.feed(b"A" * 65_536)
+        reader.feed(b'", "usage": {"total_tokens": 5}}\n\n')
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert reader.finish() == Reading({"tokens": 5}, {})
+    assert peak < 2 << 20
+
+
+def test_a_large_event_that_is_not_json_changes_nothing() -> None:
+    image = b"data: " + b"x" * MAX_WHOLE + b"\n\n"
+    assert value(USAGE % 5 + image + TEXT).values == {"tokens": 5}
+
+
+def pieces(body: bytes, size: int) -> list[bytes]:
+    return [body[at : at + size] for at in range(0, len(body), size)]
 
 
 @pytest.mark.parametrize("name", [b"", b": ", b"event: ", b"database"])
 def test_a_long_line_of_another_field_loses_nothing(name: bytes) -> None:
-    long = name + b"x" * (2 * MAX_DATA) + b"\n"
+    long = name + b"x" * (2 * MAX_LINE) + b"\n"
     for parts in (
         [long, USAGE % 5],
         [long[:7], long[7:] + USAGE % 5],
@@ -149,16 +177,12 @@ def test_a_long_line_of_another_field_loses_nothing(name: bytes) -> None:
         assert read([USAGE % 4, *parts[:-1], long], SSE).values
 
 
-def test_data_is_read_up_to_the_size_limit() -> None:
-    data = b'{"usage": {"total_tokens": 5}}'
-    line = b"data: " + data + b" " * (MAX_DATA - len(data) - 6)
-    assert value(line + b"\n\n").values == {"tokens": 5}
-    assert value(line + b" \n\n").unreadable == {"tokens": Unreadable.TOO_LARGE}
-
-
-def test_a_truncated_stream_keeps_the_estimate() -> None:
+def test_I11_a_value_that_passed_before_a_stream_broke_off_counts() -> None:
     reading = read([USAGE % 1, TEXT], SSE, complete=False)
-    assert reading.unreadable == {"tokens": Unreadable.TRUNCATED}
+    assert reading.values == {"tokens": 1}
+    assert reading.unreadable == {"tokens": Unreadable.TRUNCATED}, "more may have passed since"
+    assert read([TEXT, USAGE % 7], SSE, complete=False) == Reading({"tokens": 7}, {})
+    assert read([TEXT], SSE, complete=False).unreadable == {"tokens": Unreadable.TRUNCATED}
 
 
 def test_a_stream_is_complete_after_done() -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from sidecar.config.loading import load
 from sidecar.config.schema import schema
+from sidecar.core.json_cost import Formula, JsonCost
 from sidecar.core.model import QuotaLimit, Team
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -68,12 +69,13 @@ def test_the_ai_example_reserves_and_settles_tokens() -> None:
     book = load(EXAMPLES / "ai.yaml")
     chat = book.entitlements["free", "chat"]
     [(meter, reserve)] = chat.estimates
-    assert (meter, reserve.path.text, reserve.default, chat.read_up_to) == (
-        "tokens", "max_tokens", 2048, 262_144,
-    )  # fmt: skip
-    assert [(meter, path.text) for meter, path in chat.settles] == [
-        ("tokens", "usage.total_tokens")
-    ]
+    assert (meter, reserve.default, chat.read_up_to) == ("tokens", 2048, 262_144)
+    assert isinstance(reserve.path, Formula)
+    assert reserve.path.paths[0].text == "max_tokens"
+    [(settled, source)] = chat.settles
+    assert settled == "tokens"
+    assert isinstance(source, JsonCost)
+    assert source.whole.paths[0].text == "usage.total_tokens"
     assert {claim.limit.id: claim.cost for claim in chat.claims} == {
         "per-minute": 1, "tokens-per-minute": 2048, "monthly-tokens": 2048,
     }  # fmt: skip
@@ -85,7 +87,7 @@ def test_the_ai_example_reserves_and_settles_tokens() -> None:
 
 def test_a_route_without_token_cost_reads_no_body() -> None:
     book = load(EXAMPLES / "ai.yaml")
-    for route in ("models", "images", "health", "rest"):
+    for route in ("models", "health", "rest"):
         one = book.entitlements["pro", route]
         assert (one.estimates, one.settles, one.read_up_to) == ((), (), 0)
     assert book.entitlements["free", "models"].claims == ()

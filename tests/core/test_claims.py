@@ -11,6 +11,7 @@ from sidecar.core.model import MOST_UNITS, Entitlement
 from sidecar.core.readings import Reading, whole_units
 from sidecar.core.reasons import Reason
 from sidecar.core.survey import BoundClaim
+from sidecar.errors import ConfigError
 
 FILE = """
 version: 1
@@ -51,6 +52,21 @@ def test_a_failed_reading_leaves_the_default_with_the_reason(why: Unreadable) ->
     now = with_estimates(entitlement(), Reading.failed(["tokens"], why))
     assert costs(now) == {"calls": 1, "tokens": 100}
     assert now.defaulted == (("tokens", why),)
+
+
+@pytest.mark.parametrize(("asked", "units"), [(0, 50), (1, 50), (50, 50), (51, 51), (None, 100)])
+def test_I11_an_estimate_is_at_least_the_minimum_of_the_plan(asked: int | None, units: int) -> None:
+    text = FILE.replace("default: 100", "default: 100, min: 50")
+    chat = parse(text.encode(), "plans.yaml").entitlements["free", "chat"]
+    unread = Reading.failed(["tokens"], Unreadable.MISSING)
+    now = with_estimates(chat, unread if asked is None else Reading({"tokens": asked}, {}))
+    assert costs(now) == {"calls": 1, "tokens": units}
+
+
+def test_a_minimum_above_the_default_is_refused() -> None:
+    text = FILE.replace("default: 100", "default: 100, min: 101")
+    with pytest.raises(ConfigError, match="default is below min; raise default, or lower min"):
+        parse(text.encode(), "plans.yaml")
 
 
 def test_an_estimate_of_zero_is_a_claim_of_zero() -> None:

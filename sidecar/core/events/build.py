@@ -5,11 +5,10 @@
 
 from typing import Any
 
-from sidecar.core.costs import Unreadable
 from sidecar.core.model import Entitlement, Key
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import ThresholdCrossing
-from sidecar.core.settlement import Outcome, refunded
+from sidecar.core.settlement import Outcome, late_costs, refunded
 from sidecar.core.text import instant
 
 
@@ -29,9 +28,9 @@ def usage_event(
 
     `time` is RFC 3339 in UTC. `team` is present if the key belongs to a team. `usage` and
     `overage` hold every meter of the route. The actual cost in the response is the usage. If the
-    response lacks it, the estimate is the usage, and `estimated` (meter → reason) says so.
-    `capped` (meter → reported units) says that the usage is the most that one request settles. A
-    request that the plan refunds is not billable.
+    response lacks it, the estimate is the usage, and `estimated` (meter → reason) says so; if
+    no successful response came, late costs are 0. `capped` (meter → reported units) says that the
+    usage is the most that one request settles. A request that the plan refunds is not billable.
     """
     route = entitlement.route
     usage = dict(route.cost)
@@ -66,24 +65,19 @@ def usage_event(
     if key.counted_team:
         event["data"]["team"] = key.counted_team
     if entitlement.settles or entitlement.defaulted:
-        _correct(event["data"], entitlement, outcome.reading)
+        _correct(event["data"], entitlement, late_costs(entitlement, outcome))
     return event
 
 
-def _correct(data: dict[str, Any], entitlement: Entitlement, reading: Reading | None) -> None:
-    """Replace estimates with the actual cost from the response, and name those that remain."""
-    if reading is None:
-        meters = (meter for meter, _ in entitlement.settles)
-        reading = Reading.failed(meters, Unreadable.UNANSWERED)
+def _correct(data: dict[str, Any], entitlement: Entitlement, reading: Reading) -> None:
+    """Replace estimates with the actual cost, and name those that remain."""
     usage, beyond = data["usage"], data["overage"]
     for meter, units in reading.values.items():
         if beyond[meter]:  # the estimate crossed the quota: the whole correction is overage
             beyond[meter] = max(0, beyond[meter] + units - usage[meter])
         usage[meter] = units
-    estimated = dict(entitlement.defaulted) | dict(reading.unreadable)
-    estimated = {
-        meter: reason for meter, reason in estimated.items() if meter not in reading.values
-    }
+    estimated = {m: why for m, why in entitlement.defaulted if m not in reading.values}
+    estimated |= reading.unreadable
     if estimated:
         data["estimated"] = estimated
     if reading.capped:

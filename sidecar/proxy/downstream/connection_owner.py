@@ -1,5 +1,6 @@
 """What a client connection needs of its owner, and of a tunnel through it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +17,7 @@ class ConnectionOwner(Protocol):
 
     bounds: Bounds
     draining: bool
+    unfinished: set[asyncio.Future[None]]  # responses that are read after their client left
     trusts: Callable[[str], bool]  # whether an address is that of a trusted proxy
 
     def opened(self, connection: "ClientConnection", peer: object) -> bool:
