@@ -121,8 +121,8 @@ def is_compiled() -> bool:
 
 def version_line() -> str:
     """The version of the package, that of Python, and whether the data path is compiled."""
-    compiled = ", compiled" if is_compiled() else ""
-    return f"quota-sidecar {__version__} (Python {platform.python_version()}{compiled})"
+    data_path = "compiled" if is_compiled() else "interpreted"
+    return f"quota-sidecar {__version__} (Python {platform.python_version()}, {data_path})"
 
 
 def version() -> int:

@@ -28,7 +28,7 @@ class Reason(StrEnum):
     FEATURE = "missing-feature"
     BAD_TARGET = "bad-target"
     NO_ROUTE = "no-route"
-    NO_PLAN = "no-plan"  # the account's plan is no longer in the plan file
+    NO_PLAN = "no-plan"  # the account's plan is not in the plan file
     DRAINING = "draining"
     DEFERRED = "deferred"  # does not fit now, and runs later as a job
     QUEUE_FULL = "queue-full"  # would be deferred, but the job queue is full

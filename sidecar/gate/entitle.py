@@ -105,6 +105,6 @@ def detail_of(reason: Reason, key: Key) -> str | None:
     if reason is not Reason.NO_PLAN:
         return None
     return (
-        f"Account {key.account.id} is on plan {key.account.plan}, which is no longer offered. "
+        f"Account {key.account.id} is on plan {key.account.plan}, which this API does not offer. "
         "Ask the API's team to move it to another plan."
     )

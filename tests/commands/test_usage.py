@@ -101,6 +101,7 @@ def test_the_installed_command_prints_its_version(sidecar: Any, how: str) -> Non
     done = sidecar(how)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"quota-sidecar {__version__} (Python 3.")
+    assert done.stdout.endswith((", compiled)\n", ", interpreted)\n"))
 
 
 def test_the_installed_command_ends_with_exit_code_2_for_invalid_settings(sidecar: Any) -> None:

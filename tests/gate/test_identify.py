@@ -65,7 +65,8 @@ async def test_an_account_moves_to_its_next_plan_at_its_instant() -> None:
     stage.clock.us += 10
     refused = await stage.refused()
     assert refused.refusal.reason == Reason.NO_PLAN
-    assert "is on plan gone, which is no longer offered" in str(refused.refusal.problem["detail"])
+    detail = str(refused.refusal.problem["detail"])
+    assert "is on plan gone, which this API does not offer" in detail
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ SPECS: Final[dict[Reason, Spec]] = {
         _step("upgrade", "Move to a plan that includes it."),
     ),
     Reason.NO_PLAN: _own(
-        "no-plan", 403, "Plan no longer offered",
-        "The plan of this account is no longer offered.",
+        "no-plan", 403, "Plan not offered",
+        "The plan of this account is not offered by this API.",
         _step("change_plan", "Ask the API's team to move the account to a plan that is offered."),
     ),
     Reason.BAD_TARGET: _own(
