@@ -346,5 +346,6 @@ class App:
 
     async def _drain(self) -> None:
         self.room.close()
-        delay = 0.0 if self.shutdown.skip_delay else self.settings.drain_delay_s
+        waits = self.shutdown.requested.is_set() and not self.shutdown.skip_delay
+        delay = self.settings.drain_delay_s if waits else 0.0
         await self.data_port.stop(delay, self.settings.drain_timeout_s, self.shutdown.hurried)

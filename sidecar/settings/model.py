@@ -343,7 +343,7 @@ class Settings(LayeredSettings):
     shed_min: int = Field(20, ge=1, le=100_000)
     """Lowest value of the adaptive limit, in requests in flight."""
 
-    drain_delay_s: float = Field(0.0, ge=0, le=3_600)
+    drain_delay_s: float = Field(5.0, ge=0, le=3_600)
     """Time to accept requests after SIGTERM while /readyz answers 503, in seconds, until the
     platform routes them elsewhere. 0: no delay."""
 

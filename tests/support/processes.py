@@ -95,6 +95,7 @@ class Serving:
             "control": f"127.0.0.1:{self.control}",
             "redis-timeout-ms": 2000,
             "spool": self.spool,
+            "drain-delay-s": 0,
             **flags,
         }
         self._process: asyncio.subprocess.Process | None = None

@@ -117,6 +117,7 @@ class Several:
             "redis": self.redis,
             "redis-timeout-ms": 5000,
             "spool": self.spool,
+            "drain-delay-s": 0,
             "workers": self.workers,
             "drain-timeout-s": 10,
         } | self.flags
