@@ -31,7 +31,8 @@ from sidecar.core.model import (
 from sidecar.core.periods import midnight
 
 SizeOf = Literal["request", "response", "both"]
-GUARD: Final = models.GuardModel(rate="1000/s", burst=5_000)
+GUARD_RATE: Final = "1000/s"
+GUARD_BURST: Final = 5_000
 
 
 def compile_book(file: models.FileModel, version: str) -> PlanBook:
@@ -123,7 +124,7 @@ class _Inherited:
 
     features: tuple[str, ...] = ()
     limits: Mapping[str, Limit] = field(default_factory=dict)
-    guard: models.GuardModel = GUARD
+    guard: models.GuardModel | None = None
     store_down: StoreDownMode = "local"
     tunnels: str = "keep"
     orphans: Orphans = "charge"
@@ -163,10 +164,7 @@ def _plan(plan_id: str, rank: int, has: _Inherited) -> Plan:
     limits = has.limits
     if has.enforce == "shadow":
         limits = {name: replace(limit, shadow=True) for name, limit in limits.items()}
-    units, window = values.rate(has.guard.rate)
-    bucket = RateLimit(
-        "critical", "calls", units, window, has.guard.burst or units, values.refill(units, window)
-    )
+    bucket = _guard(has.guard, limits.values())
     return Plan(
         plan_id,
         rank,
@@ -178,6 +176,26 @@ def _plan(plan_id: str, rank: int, has: _Inherited) -> Plan:
         frozenset(has.refunds),
         has.orphans,
     )
+
+
+def _guard(model: models.GuardModel | None, limits: Iterable[Limit]) -> RateLimit:
+    """The bucket of requests to critical routes.
+
+    By default it is the usual one, or the highest rate of an account if the plan sells more than
+    that: a client that keeps to its plan never reaches it.
+    """
+    if model is not None:
+        units, window = values.rate(model.rate)
+        burst = model.burst or units
+    else:
+        units, window = values.rate(GUARD_RATE)
+        burst = GUARD_BURST
+        for limit in limits:
+            if isinstance(limit, RateLimit) and limit.units * window > units * limit.window_us:
+                units, window, burst = limit.units, limit.window_us, max(burst, limit.burst)
+    refill = values.refill(units, window)
+    burst = burst if values.exact(burst, refill) else units
+    return RateLimit("critical", "calls", units, window, burst, refill)
 
 
 def _limit(model: models.LimitModel) -> Limit:

@@ -122,12 +122,15 @@ def _charge(one: ClaimedLimit) -> tuple[ClaimedLimit, int]:
     """Return the limit after its claim, and the units that grants paid.
 
     A rate in shadow counts only what fits, and has -1 as its end otherwise: it would never recover
-    from the requests that it does not refuse.
+    from the requests that it does not refuse. A forced claim puts a rate in debt by at most one
+    burst or its own cost: other requests must not wait much longer for it.
     """
     claim = one.bound.claim
     limit = claim.limit
-    if limit.kind is RATE and not claim.forced and not fits(one):
-        return one._replace(end_us=-1), 0
+    if limit.kind is RATE and not fits(one):
+        weight, full = limit.weight(claim.cost), limit.full
+        if not claim.forced or one.state.used + weight > max(2 * full, full + weight):
+            return one._replace(end_us=-1), 0
     state, live, burned = limits.add(limit, one.state, one.grants, limit.weight(claim.cost))
     return one._replace(state=limits.notify(limit, state), grants=live), burned
 
@@ -150,7 +153,8 @@ def settle(
 
     `granted` is False, and nothing changes, if no reservation is open under this id. A claim's cost
     is the actual one; a claim on slots frees the slot. A quota whose period is over stays as it is:
-    that counter is closed. Debt is recorded, not clipped.
+    that counter is closed. Debt is recorded, not clipped, except that a forced claim puts a rate in
+    debt by at most one burst.
     """
     surveyed = survey_limits(account.states, account.grants, claims, now_us)
     reservation = account.opened.get(hold_id)
@@ -171,7 +175,10 @@ def _correct(one: ClaimedLimit, charge: Charge | None) -> tuple[ClaimedLimit, in
     if charge is None or (_per_period(charge) and one.state.since_us != charge.since_us):
         return one, 0
     actual = 0 if limit.kind is SLOTS else limit.weight(claim.cost)
-    state, live, burned = limits.add(limit, one.state, one.grants, actual - charge.cost)
+    difference = actual - charge.cost
+    if limit.kind is RATE and claim.forced:
+        difference = min(difference, max(0, 2 * limit.full - one.state.used))
+    state, live, burned = limits.add(limit, one.state, one.grants, difference)
     if actual >= charge.cost:
         state = limits.notify(limit, state)
     return one._replace(state=state, grants=live), burned

@@ -84,3 +84,29 @@ plans: {{p: {{limits: [{{id: q, meter: tokens, quota: 9/day}}]}}}}
         "p",
     )
     assert book.entitlements["p", "rest"].caps == caps
+
+
+@pytest.mark.parametrize(
+    ("limits", "guard"),
+    [
+        ("{id: a, meter: requests, rate: 5/s}", (1_000, 5_000)),
+        ("{id: a, meter: requests, rate: 3000/s}", (3_000, 5_000)),
+        ("{id: a, meter: requests, rate: 3000/s, burst: 9000}", (3_000, 9_000)),
+        ("{id: a, meter: requests, quota: 9/day}", (1_000, 5_000)),
+    ],
+)
+def test_a_client_that_keeps_to_its_plan_never_reaches_the_default_guard(
+    limits: str, guard: tuple[int, int]
+) -> None:
+    book = parse(
+        f"""
+version: 1
+meters: {{requests: {{unit: request}}}}
+routes: [{{id: rest, match: "/**", class: critical}}]
+plans: {{p: {{limits: [{limits}]}}, q: {{extends: p, critical: {{rate: 2/s}}}}}}
+""".encode(),
+        "p",
+    )
+    default, given = book.plans["p"].critical_guard, book.plans["q"].critical_guard
+    assert (default.units, default.burst, default.window_us) == (*guard, 1_000_000)
+    assert (given.units, given.burst) == (2, 2)

@@ -84,7 +84,9 @@ local function survey(key, now)
     if used + cost > room then
       if force == '0' then granted = false end
       claim.counted = force ~= '2'
+      if force == '1' and kind == 'rate' then claim.counted = used + cost <= max(2 * cap, cap + cost) end
     end
+    if force == '1' and kind == 'rate' then claim.most = max(2 * cap, used) end
     if kind == 'team' then
       rare().as_team(claim, claims[k - 1], key, now >= b and b or a, now, rollover == 1, claim.notices)
       if not claim.fits and force == '0' then granted = false end

@@ -7,7 +7,8 @@
 -- ARGV[3…] groups of 5, one per claim:
 --   kind     "rate", "quota", "team" or "slots"; a team's share follows its quota
 --   field    of the limit (with the key, for limits per key) in the hash
---   force    "0": enforced; "1": counted even beyond the cap; "2": counted if it fits, never refuses
+--   force    "0": enforced; "1": counted even beyond the cap, on a rate up to a debt of one burst or of
+--            this request; "2": counted if it fits, never refuses
 --   numbers  8 doubles, little-endian, packed: cost, cap, a, b, c, d, units, rollover
 --   notices  quotas: percentages of units to report, ascending, comma-separated; teams: a line for each
 --            of the account's other teams, field, units, lends, with tabs between; else empty
@@ -23,7 +24,7 @@
 --   hold     id of the reservation
 -- Returns {1 granted | 0 refused, now_us, used, end_us, …}; used as of now (after the grant), in the
 --   unit of cost, without the units that grants paid; end_us is 0 except for quotas, and -1 for
---   a claim with force 2 that did not fit and was not counted. With grants, rollover, a notice or teams
+--   a claim with force 1 or 2 that was not counted. With grants, rollover, a notice or teams
 --   six per claim: used, end_us, notified (percent, before this request), carried, left (in grants), burned (by this request).
 --   Of a team's share, notified is what is left of its guarantee, left of the other teams' guarantees.
 --   {-1, now_us}: now is outside the bounds.

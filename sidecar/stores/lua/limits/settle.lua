@@ -1,5 +1,5 @@
 -- settle: correct an open reservation to its actual cost, and close it.
--- Guarantee: atomic; once per reservation, however often it runs; debt is recorded, not clipped; nothing falls below zero; a quota in a later period stays unchanged; only Redis time is used.
+-- Guarantee: atomic; once per reservation, however often it runs; debt is recorded, not clipped, except that forced claims put a rate in debt by at most one burst; nothing falls below zero; a quota in a later period stays unchanged; only Redis time is used.
 -- KEYS[1]  the account's state, a hash
 -- KEYS[2]  its leases, a sorted set
 -- ARGV[1]  ttl_ms: TTL of the state after this write, milliseconds
@@ -25,7 +25,7 @@ for _, claim in ipairs(claims) do
     local difference = claim.cost - c.cost
     if claim.kind == 'slots' then difference = -c.cost end
     if claim.kind ~= 'quota' then
-      claim.used = min(max(0, claim.used + difference), MOST)
+      claim.used = min(max(0, claim.used + difference), claim.most or MOST)
     elseif claim.since == c.since then
       if difference >= 0 then burn(claim, difference) else rare().give_back(claim, -difference) end
     end
