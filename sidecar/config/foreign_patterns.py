@@ -1,17 +1,21 @@
 """Path patterns of other products, which this plan file reads as plain text."""
 
 import re
+from difflib import get_close_matches
 from typing import Final
 
 from sidecar.config.route_patterns import split_match
 from sidecar.config.values import quoted
 
-# The methods that the HTTP parser knows, without CONNECT and TRACE, which the sidecar refuses.
-_METHODS: Final = re.compile(
+# The registered methods (RFC 9110, section 16.1) that clients use; others are forwarded too.
+_METHODS: Final = (
     "DELETE|GET|HEAD|POST|PUT|OPTIONS|COPY|LOCK|MKCOL|MOVE|PROPFIND|PROPPATCH|SEARCH|UNLOCK|BIND"
-    "|REBIND|UNBIND|ACL|REPORT|MKACTIVITY|CHECKOUT|MERGE|M-SEARCH|NOTIFY|SUBSCRIBE|UNSUBSCRIBE"
-    "|PATCH|PURGE|MKCALENDAR|LINK|UNLINK|SOURCE|QUERY"
+    "|REBIND|UNBIND|ACL|REPORT|MKACTIVITY|CHECKOUT|CHECKIN|MERGE|M-SEARCH|NOTIFY|SUBSCRIBE"
+    "|UNSUBSCRIBE|PATCH|PURGE|MKCALENDAR|LINK|UNLINK|SOURCE|QUERY|LABEL|UPDATE|UNCHECKOUT"
+    "|VERSION-CONTROL|BASELINE-CONTROL|MKWORKSPACE|ORDERPATCH|UPDATEREDIRECTREF"
 )
+_NOT_FORWARDED: Final = ("CONNECT", "TRACE", "PRI")
+_TYPO: Final = 0.7  # how alike a misspelt method is to the one that was meant
 _NAMED: Final = re.compile(
     r":(\w+)(?:\([^/]*\))?[?*+]?"  # :id, :id(\d+), :id?
     r"|<(?:\w+:)?(\w+)>"  # <id>, <int:id>
@@ -27,11 +31,12 @@ _REMEDY: Final = (
 def warning(match: str) -> str | None:
     """Why this pattern is probably not what was meant; what to write instead."""
     method, path = split_match(match)
-    if method is not None and not _METHODS.fullmatch(method):
-        return (
-            f"{quoted(match)} never matches: {method} is not a method that is forwarded; "
-            "write one such as GET"
-        )
+    if method in _NOT_FORWARDED:
+        return f"{quoted(match)} never matches: {method} is never forwarded; write another method"
+    known = _METHODS.split("|")
+    close = get_close_matches(method, known, 1, _TYPO) if method and method not in known else []
+    if close:
+        return f"{quoted(match)}: {method} is not a method of HTTP; write {close[0]}"
     segments = path.split("/")
     for segment in segments:
         named = _NAMED.fullmatch(segment)

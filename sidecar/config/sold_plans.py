@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from sidecar.config import limit_kinds, models, values
 from sidecar.config.positions import Path
 from sidecar.core.model import MICRO, UNBOUNDED
 from sidecar.core.periods import PERIODS
+
+_rate = lru_cache(maxsize=1_024)(values.rate)
+_quota = lru_cache(maxsize=1_024)(values.quota)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +32,18 @@ class SoldLimit:
         """Units, window in µs, and burst of a rate."""
         if self.model.rate is None:
             return None
-        units, window_us = values.rate(self.model.rate)
+        units, window_us = _rate(self.model.rate)
         return units, window_us, self.model.burst or units
 
     @property
     def quota(self) -> tuple[int, str] | None:
         """Units and period of a quota."""
-        return None if self.model.quota is None else values.quota(self.model.quota)
+        return None if self.model.quota is None else _quota(self.model.quota)
 
     @property
     def cap(self) -> int:
         """The units of a quota that one period allows, with those carried over and overage."""
-        units, _ = values.quota(self.model.quota)
+        units, _ = _quota(self.model.quota)
         _, reject = limit_kinds.thresholds(self.model.at)
         carried = units * values.rollover(self.model.rollover) // 100 if self.model.rollover else 0
         return UNBOUNDED if reject is None else units * reject // 100 + carried

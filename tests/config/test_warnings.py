@@ -130,7 +130,7 @@ def test_a_variable_in_a_valid_value_is_warned_of() -> None:
         ([("lasts: cycle", "lasts: 2020-01-31")], "packs.boost.lasts", "has ended"),
         ([("features: [bulk]", "features: [bulk]\n    critical: {rate: 10/s}"),
           (", class: critical", "")], "plans.pro.critical", "no route has class: critical"),
-        ([("POST /big", "PSOT /big")], "routes[1].match", "PSOT is not a method"),
+        ([("POST /big", "PSOT /big")], "routes[1].match", "PSOT is not a method of HTTP"),
         ([("plan: pro}", "plan: free}")], "plans.pro", "is unused"),
         ([("plan: pro}", "plan: pro, teams: {a: 50%}}"),
           ("quota: 1000/month, at: {80%: notice, 100%: reject}", "rate: 900/min"),
@@ -185,12 +185,18 @@ def test_patterns_of_other_products_are_warned_of(match: str, written: str) -> N
     assert written in (warning(match) or "")
 
 
+@pytest.mark.parametrize("match", ["TRACE /x", "CONNECT /x"])
+def test_methods_that_are_never_forwarded_are_warned_of(match: str) -> None:
+    assert "is never forwarded" in (warning(match) or "")
+
+
 @pytest.mark.parametrize(
     "match",
     [
         "GET /v1/items/{id}", "/**", "/files/*.json", "/images/logo.*", "OPTIONS *", "/a+b",
         "/odata/Products(1)", "/odata/$metadata", "/v1/items/*:cancel", "/v1/items:batch",
-        "M-SEARCH /", "/.well-known/**", "/@scope/name", "/a,b;c=1",
+        "M-SEARCH /", "RUN /jobs", "VERSION-CONTROL /x",
+        "/.well-known/**", "/@scope/name", "/a,b;c=1",
     ],
 )  # fmt: skip
 def test_plain_text_is_not_taken_for_a_pattern(match: str) -> None:
