@@ -223,7 +223,7 @@ class RedisLimitStore:
             return
         self.late_reservations += 1
         charged_us, width = reply[1], (len(reply) - 2) // len(claims)
-        if -1 in reply[3::width]:  # what was not counted is not taken back
+        if width and -1 in reply[3::width]:  # what was not counted is not taken back
             claims = [one for at, one in enumerate(claims) if reply[3 + at * width] != -1]
         script, slot = self._refund, self.commands.slot(account.id)
         command = self.commands.claims(

@@ -28,7 +28,11 @@ WithoutDates.add_constructor("tag:yaml.org,2002:timestamp", WithoutDates.constru
 def test_every_example_passes_check(path: Path) -> None:
     sidecar = Path(sys.executable).parent / "sidecar"
     done = subprocess.run(
-        [sidecar, "check", path], capture_output=True, text=True, timeout=30, check=False
+        [sidecar, "check", "--strict", path],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert done.stdout.startswith(f"{path}: ok: ")

@@ -181,3 +181,22 @@ async def test_commands_for_claims_of_one_request_are_not_cached(server: Server)
         assert store._cached == {}
         assert len(store.commands._windows) == 1 <= CACHED_COMMANDS
         assert (await store.peek(ACME, "k1", (Claim(QUOTA, 0, False),))).used == (10,)
+
+
+async def test_I1_what_a_late_reservation_did_not_count_is_not_given_back(server: Server) -> None:
+    forced = (Claim(QUOTA, 3, True), Claim(RATE, 2, True))
+    async with a_wire(server.url, timeout_s=0.2) as wire:
+        store = RedisLimitStore(wire)
+        while (await store.reserve(ACME, "k1", forced)).ends_us[1] != -1:
+            pass  # until the debt of the rate is at its bound
+        before = await used(store)
+        assert before[1] == 2 * RATE.burst * 1_000_000
+        server.pause()
+        with pytest.raises(StoreUnavailable):
+            await store.reserve(ACME, "k1", forced)
+        server.go_on()
+        await until_up(wire)
+        async with asyncio.timeout(20):
+            while not store.late_reservations:
+                await asyncio.sleep(0)
+        assert await used(store) == before
