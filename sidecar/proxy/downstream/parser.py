@@ -256,11 +256,10 @@ class RequestParser:
         if self._url is not None:
             self._join_target()
         lines = self.lines = self.lines + 1  # each line that came in, forwarded or not
-        size = self._head_size = self._head_size + len(name) + len(value) + 4
-        if size > self._bounds.max_header or len(name) > MAX_NAME:
-            raise faults.head_too_large(self._bounds)
-        if lines > self._bounds.max_fields:
-            raise faults.head_too_large(self._bounds)
+        length, bounds = len(name), self._bounds
+        size = self._head_size = self._head_size + length + len(value) + 4
+        if size > bounds.max_header or length > MAX_NAME or lines > bounds.max_fields:
+            raise faults.head_too_large(bounds)
         rule = 0
         lower = USUAL.get(name)
         if lower is None:
