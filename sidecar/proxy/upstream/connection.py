@@ -75,7 +75,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._extra = False
         self._framing = 0
         self.deadline = deadline
-        self.write(data)
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
 
     # callbacks of the transport
 

@@ -51,7 +51,7 @@ class Places:
         """Take a place for this account. Returns False if it can get none now."""
         held = self._critical if critical else self._others
         free = (self.limit if critical else self._shared) - self.taken
-        own = held.get(account, 0)
+        own = held[account] if account in held else 0  # noqa: SIM401 - one call less
         if free <= 0 or own * (100 - self._percent) >= free * self._percent:
             return False  # as `_may_take`, without a call for each request
         held[account] = own + 1
