@@ -18,7 +18,7 @@ import pytest
 from tests.support.proxy_stage import Client, SidecarThread, client, running
 
 PYTHON_CALLS = 126
-C_CALLS = 153
+C_CALLS = 156
 REQUEST = (
     b"GET /v1/items/1 HTTP/1.1\r\nHost: api.test\r\nUser-Agent: test/1\r\nAccept: */*\r\n"
     b"X-Api-Key: key-A\r\n\r\n"
