@@ -24,6 +24,7 @@ HEADER_BYTES: Final = 4096
 MAGIC: Final = b"sidecar-spool-buffer-1"
 NUMBERS: Final = struct.Struct("<QQQ")  # last number in a segment, largest batch, 1: closed
 NUMBERS_AT: Final = 256
+RECORD_BYTES: Final = 65  # of a record, in addition to a line: its hash and a newline
 _MIN_BYTES: Final = 64 << 10
 _PAGE: Final = 4096
 _MAX_BLOCK: Final = 2 << 20  # more than the longest line
@@ -73,21 +74,24 @@ class LineBuffer:
         numbers = NUMBERS.pack(committed_seq, self._batch, closed)
         self._map[NUMBERS_AT : NUMBERS_AT + NUMBERS.size] = numbers
 
-    def put(self, line: bytes, digest: bytes, seq: int) -> bool:
-        """Keep a line, which has this hash and number. Returns False if it does not fit."""
-        record = b"%b\n%b\n" % (line, digest)
+    def put(self, line: bytes, digest: bytes, seq: int, size: int) -> bool:
+        """Keep a line, which has this hash and number. Returns False if it does not fit.
+
+        `size`: bytes of the line and its newline.
+        """
+        size += RECORD_BYTES
         at = self._at
-        end = at + len(record)
+        end = at + size
         if end > self._end:
-            if not self._unused or len(record) > self._block:
+            if not self._unused or size > self._block:
                 return False
             if self._current >= 0:
                 self._filled.append((self._current, self._last))
             self._current = self._unused.pop(0)
             at = HEADER_BYTES + self._current * self._block
             self._end = at + self._block
-            end = at + len(record)
-        self._map[at:end] = record
+            end = at + size
+        self._map[at:end] = b"%b\n%b\n" % (line, digest)
         self._at = end
         self._last = seq
         return True

@@ -170,7 +170,7 @@ class Chain:
         self._buffer = buffer
         buffer.begin(self.spool_id, self._committed_seq)
         for seq, line in enumerate(self._waiting, self.next_seq - len(self._waiting)):
-            buffer.put(line, line_hash(line), seq)
+            buffer.put(line, line_hash(line), seq, len(line) + 1)
 
     def _forget_missing_segments(self) -> None:
         there = [segment for segment in self.segments if segment.path.exists()]

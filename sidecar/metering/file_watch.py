@@ -1,21 +1,27 @@
-"""Checks once a second that the files of a spool are in place, also while no event is written."""
+"""Checks twice a second that the files of a spool are in place, also while no event is written."""
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
-_INTERVAL_S: Final = 1.0
+from sidecar.metering.writer import SegmentWriter
+
+_INTERVAL_S: Final = 0.5
 
 
 class FileWatch:
-    """Runs `check` on a thread; `on_missing` gets what it raises, on the loop."""
+    """Runs the writer's check on a thread; `on_missing` gets what it raises, on the loop.
+
+    A span in which the writer has checked its files itself needs no other check.
+    """
 
     def __init__(
-        self, thread: Executor, check: Callable[[], None], on_missing: Callable[[OSError], None]
+        self, thread: Executor, writer: SegmentWriter, on_missing: Callable[[OSError], None]
     ) -> None:
         self._thread = thread
-        self._check = check
+        self._writer = writer
+        self._checks = 0
         self._on_missing = on_missing
         self._timer: asyncio.TimerHandle | None = None
 
@@ -30,8 +36,12 @@ class FileWatch:
             self._timer = None
 
     def _run(self) -> None:
-        checked = asyncio.get_running_loop().run_in_executor(self._thread, self._check)
-        checked.add_done_callback(self._checked)
+        writer = self._writer
+        if writer.checks == self._checks:
+            loop = asyncio.get_running_loop()
+            checked = loop.run_in_executor(self._thread, writer.check)
+            checked.add_done_callback(self._checked)
+        self._checks = writer.checks
         self.start()
 
     def _checked(self, result: asyncio.Future[None]) -> None:

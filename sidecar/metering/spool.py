@@ -122,7 +122,7 @@ class Spool(Chain):
         if self._waiting:
             self._schedule(self._retry_s)
         if self._worker is not None:
-            self._watch = FileWatch(self._worker, writer.check, self._on_missing_files)
+            self._watch = FileWatch(self._worker, writer, self._on_missing_files)
             self._watch.start()
 
     # The hot path: about 4 µs.
@@ -149,7 +149,7 @@ class Spool(Chain):
             self._drop()
             return
         digest = hexlify(sha256(line).digest())
-        if not buffer.put(line, digest, self.next_seq):
+        if not buffer.put(line, digest, self.next_seq, size):
             self._drop()
             return
         self._prev = digest

@@ -29,6 +29,7 @@ class SegmentWriter:
         buffer: LineBuffer,
     ) -> None:
         self.buffer = buffer
+        self.checks = 0  # how often `check` has run
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._files = files
@@ -69,6 +70,7 @@ class SegmentWriter:
 
     def check(self) -> None:
         """Raise SpoolFilesMissing if the open segment or the buffer lost its name."""
+        self.checks += 1
         segment, fd = self._segment, self._fd
         lost = segment is not None and fd is not None and not same_file(segment.path, fd)
         if lost or not self.buffer.in_place():

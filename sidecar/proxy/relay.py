@@ -166,7 +166,10 @@ class Relay:
             return
         if self._chunked:
             self._to_client.append(last_chunk(trailers))
-        self.response_flush()
+        self._request.begun = True
+        if self._to_client:
+            self._client.write(b"".join(self._to_client))
+            self._to_client.clear()
         self._request.answered = self._ended = True
         if not self._done.done():
             self._done.set_result(None)

@@ -105,7 +105,7 @@ def chain(buffer: LineBuffer, first: int, last: int, prev: bytes) -> bytes:
     for seq in range(first, last + 1):
         line = a_line(seq, prev)
         prev = line_hash(line)
-        assert buffer.put(line, prev, seq)
+        assert buffer.put(line, prev, seq, len(line) + 1)
     return prev
 
 
@@ -142,7 +142,10 @@ def test_a_buffer_reuses_its_blocks_in_any_order_and_refuses_what_does_not_fit(
     hashes, seq, released = [NO_LINE], 0, 0
     for _ in range(30):
         before = seq
-        while buffer.put(line := a_line(seq + 1, hashes[seq]), line_hash(line), seq + 1):
+        while True:
+            line = a_line(seq + 1, hashes[seq])
+            if not buffer.put(line, line_hash(line), seq + 1, len(line) + 1):
+                break
             hashes.append(line_hash(line))
             seq += 1
         assert seq > before
