@@ -72,7 +72,7 @@ async def test_an_account_moves_to_its_next_plan_at_its_instant() -> None:
 @pytest.mark.parametrize(
     ("target", "reason", "status"),
     [
-        (b"/a%2Fb", Reason.BAD_TARGET, 400),
+        (b"/a%5Cb", Reason.BAD_TARGET, 400),
         (b"/gold", Reason.FEATURE, 403),
     ],
 )
