@@ -130,7 +130,7 @@ async def test_an_internal_error_in_the_parser_is_a_500(
     stage: StartStage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = await stage()
-    monkeypatch.setattr("sidecar.proxy.downstream.parser._check", fails)
+    monkeypatch.setattr("sidecar.proxy.downstream.parser.check_head", fails)
     answer = await here.call("GET", "/items")
     assert status(answer) == 500
     assert problem(answer)["how_to_fix"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tests.support.http.strict_http import Incomplete, Message, NotStrict, take_request
 
 SEND_SECONDS = 5.0
-_NEVER_FORWARDED = ("keep-alive", "proxy-connection", "proxy-authorization", "expect")
+_NEVER_FORWARDED = ("keep-alive", "proxy-connection", "proxy-authorization")
 # RFC 9110, section 6.5.1: no framing, routing, authentication or identity.
 _NO_TRAILER = frozenset(
     b"connection content-encoding content-length content-range content-type cookie expect host "
