@@ -13,7 +13,14 @@ class SidecarError(Exception):
 
 
 class SettingsError(SidecarError):
-    """A flag, environment variable or settings file is invalid: exit code 2."""
+    """A flag, environment variable or settings file is invalid: exit code 2.
+
+    `warnings` has a line for each misspelt environment variable, which may be the cause.
+    """
+
+    def __init__(self, message: str, warnings: Sequence[str] = ()) -> None:
+        self.warnings = tuple(warnings)
+        super().__init__(message)
 
 
 class StoreUnavailable(SidecarError):
@@ -41,7 +48,7 @@ class Problem:
     """One problem of a plan file, and its remedy."""
 
     file: str
-    line: int  # from 1
+    line: int  # from 1; 0: the file cannot be read at all
     column: int  # from 1
     path: str  # plans.free.limits[0].rate; "" for the file as a whole
     message: str  # what is wrong; what to write instead
@@ -54,7 +61,8 @@ class Problem:
         return self._line("warning: ")
 
     def _line(self, kind: str) -> str:
-        where = f"{self.file}:{self.line}:{self.column}: {kind}"
+        position = f":{self.line}:{self.column}" if self.line else ""
+        where = f"{self.file}{position}: {kind}"
         return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"
 
 
@@ -73,11 +81,28 @@ def terminal_lines(error: SidecarError, remedy: str = "") -> Iterator[str]:
     `sidecar check` prints them, and have one remedy in common.
     """
     if isinstance(error, ConfigError):
-        yield from (f"error: {problem}" for problem in error.problems)
-        yield "try: run sidecar check FILE until it prints ok"
+        yield from _plan_file_lines(error)
         return
     for line in str(error).split("\n"):
-        problem, separator, advice = line.rpartition("; ")
-        yield f"error: {problem if separator else line}"
-        if separator or remedy:
-            yield f"try: {advice if separator else remedy}"
+        yield from _lines("error", line, remedy)
+    for line in error.warnings if isinstance(error, SettingsError) else ():
+        yield from _lines("warning", line, remedy)
+
+
+def _plan_file_lines(error: ConfigError) -> Iterator[str]:
+    for problem in error.problems:
+        if problem.line:
+            yield f"error: {problem}"
+        else:
+            what, _, advice = problem.message.rpartition("; ")
+            yield f"error: --plans: {problem.file} {what}"
+            yield f"try: {advice} with --plans FILE"
+    if any(problem.line for problem in error.problems):
+        yield "try: run sidecar check FILE until it prints ok"
+
+
+def _lines(kind: str, line: str, remedy: str) -> Iterator[str]:
+    problem, separator, advice = line.rpartition("; ")
+    yield f"{kind}: {problem if separator else line}"
+    if separator or remedy:
+        yield f"try: {advice if separator else remedy}"

@@ -48,7 +48,7 @@ def serve(**flags: Any) -> int:
 def _settings(flags: dict[str, Any]) -> Settings:
     """The settings, after a warning for each unknown variable.
 
-    Raises SettingsError with the unknown variables too: a misspelt one may be the missing one.
+    Raises SettingsError with these warnings: a misspelt variable may be the missing one.
     """
     from sidecar.logs import configure, logger
 
@@ -56,7 +56,7 @@ def _settings(flags: dict[str, Any]) -> Settings:
     try:
         settings = Settings.load(flags)
     except SettingsError as error:
-        raise SettingsError("\n".join([str(error), *unknown])) from None
+        raise SettingsError(str(error), unknown) from None
     configure(settings.log_level, settings.log_format)
     for message in unknown:
         logger("settings").warning("unknown_variable", error=message)

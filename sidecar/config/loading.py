@@ -30,9 +30,19 @@ def load(path: Path) -> PlanBook:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)  # some files have no end
     except OSError as error:
-        message = f"{error.strerror or 'cannot be read'}; give a plan file that can be read"
-        raise ConfigError([Problem(str(path), 1, 1, "", message)]) from None
+        raise ConfigError([Problem(str(path), 0, 0, "", _unreadable(error))]) from None
     return parse(text, str(path))
+
+
+def _unreadable(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "does not exist; name another"
+    if isinstance(error, IsADirectoryError):
+        return "is a directory; name another"
+    remedy = "name another"
+    if isinstance(error, PermissionError):
+        remedy = "make it readable for this user, or name another"
+    return f"cannot be read: {error.strerror or error}; {remedy}"
 
 
 def parse(text: bytes, file: str) -> PlanBook:

@@ -63,6 +63,9 @@ Enforce = Annotated[
     Field(description="The limit counts and reports, but refuses nothing."),
 ]
 Match = Annotated[str, _like(route_patterns.PATTERN, "POST /v1/items", "/v1/**")]
+_Url = Annotated[str, Field(pattern=r"^https?://[!-~]+$")]
+Link = Annotated[_Url, _read_by(values.link)]
+PackLink = Annotated[_Url, _read_by(values.pack_link)]
 Webhook = Annotated[
     str,
     _read_by(values.webhook),
@@ -316,11 +319,10 @@ class PlanModel(Strict):
 class LinksModel(Strict):
     """Links in refusals."""
 
-    upgrade: str | None = Field(None, pattern=r"^https?://[!-~]+$")
-    docs: str | None = Field(None, pattern=r"^https?://[!-~]+$")
-    packs: str | None = Field(
+    upgrade: Link | None = None
+    docs: Link | None = None
+    packs: PackLink | None = Field(
         None,
-        pattern=r"^https?://[!-~]+$",
         description="Page that sells packs. {pack} is replaced by the id of the pack.",
     )
 

@@ -244,3 +244,20 @@ def webhook(text: str) -> None:
         raise ValueError(
             f"is not a webhook URL: {error}; write it like https://HOST/PATH"
         ) from None
+
+
+_BRACES: Final = re.compile(r"\{[^{}]*\}|[{}]")
+
+
+def link(text: str) -> None:
+    """Check that a link has no part to be replaced."""
+    braces = _BRACES.search(_VARIABLE.sub("", text))
+    if braces:
+        raise ValueError(f'"{braces[0]}" is not replaced in this link; remove it')
+
+
+def pack_link(text: str) -> None:
+    """Check that `{pack}` is the only part of a link to be replaced."""
+    braces = _BRACES.search(_VARIABLE.sub("", text).replace("{pack}", ""))
+    if braces:
+        raise ValueError(f'"{braces[0]}" is not replaced; write {{pack}} for the id of the pack')

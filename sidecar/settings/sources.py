@@ -19,6 +19,7 @@ from sidecar.errors import SettingsError
 from sidecar.settings.describe import ENV_PREFIX, message
 
 _CONFIG: Final = "--config (SIDECAR_CONFIG)"
+_ANOTHER: Final = "name another with --config FILE"
 
 
 class LayeredSettings(BaseSettings):
@@ -89,18 +90,32 @@ def read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingsError(f"{_CONFIG}: cannot read {path}: {cause}") from None
+        raise SettingsError(f"{_CONFIG}: {path} {_unreadable(error)}") from None
     try:
         values = tomllib.loads(text) if path.suffix == ".toml" else _yaml(text)
     except ValueError as error:
-        lines = [f"{_CONFIG}: {path}: {line}" for line in str(error).splitlines()]
+        lines = [f"{_CONFIG}: {path}: {_with_remedy(line)}" for line in str(error).splitlines()]
         raise SettingsError("\n".join(lines)) from None
     if not isinstance(values, dict):
         raise SettingsError(f"{_CONFIG}: {path}: is not a mapping; write lines like NAME: VALUE")
     if "config" in values:
         raise SettingsError(f"{_CONFIG}: {path}: config cannot name another file; remove it")
     return {str(name): value for name, value in values.items() if value is not None}
+
+
+def _unreadable(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"does not exist; {_ANOTHER}"
+    if isinstance(error, IsADirectoryError):
+        return f"is a directory; {_ANOTHER}"
+    if isinstance(error, OSError):
+        remedy = f"make it readable for this user, or {_ANOTHER}"
+        return f"cannot be read: {error.strerror}; {remedy}"
+    return "is not UTF-8; save it as UTF-8"
+
+
+def _with_remedy(line: str) -> str:
+    return line if "; " in line else f"{line}; correct it, or {_ANOTHER}"
 
 
 def _yaml(text: str) -> Any:

@@ -112,6 +112,33 @@ def test_an_invalid_plan_file_is_reported_as_by_check(sidecar: Any, tmp_path: Pa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "what"), [("nope.yaml", "does not exist"), ("folder", "is a directory")]
+)
+def test_a_plan_file_that_cannot_be_read_is_named_without_a_position(
+    sidecar: Any, tmp_path: Path, name: str, what: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    file = tmp_path / name
+    lines = [f"error: --plans: {file} {what}", "try: name another with --plans FILE"]
+    done = sidecar("serve", *flags(tmp_path, plans=file))
+    assert (done.returncode, done.stderr.splitlines()) == (2, lines)
+    done = sidecar("explain", "GET", "/", "--plans", file)
+    assert (done.returncode, done.stderr.splitlines()) == (2, lines)
+    done = sidecar("check", file)
+    assert (done.returncode, done.stdout) == (1, f"{file}: {what}; name another\n")
+
+
+def test_an_unknown_variable_beside_an_error_is_a_warning(sidecar: Any, tmp_path: Path) -> None:
+    done = sidecar("serve", *flags(tmp_path, listen="8080"), SIDECAR_LISEN="127.0.0.1:1")
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if not line.startswith("try: ")] == [
+        'error: --listen (SIDECAR_LISTEN): "8080" is not an address',
+        "warning: SIDECAR_LISEN is not a setting and has no effect",
+    ]
+    assert "try: write SIDECAR_LISTEN, or remove it" in done.stderr
+
+
 def problems(errors: str) -> list[str]:
     """The output without log lines."""
     return [line for line in errors.splitlines() if not line.startswith("{")]
@@ -181,6 +208,6 @@ def test_a_misspelt_variable_is_reported_with_the_missing_setting(sidecar: Any) 
     assert done.stderr.splitlines() == [
         "error: --upstream (SIDECAR_UPSTREAM): is missing",
         "try: write --upstream URL, or set SIDECAR_UPSTREAM",
-        "error: SIDECAR_UPSTREEM is not a setting and has no effect",
+        "warning: SIDECAR_UPSTREEM is not a setting and has no effect",
         "try: write SIDECAR_UPSTREAM, or remove it",
     ]

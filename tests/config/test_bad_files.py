@@ -23,7 +23,7 @@ NOT_YAML = {
 }  # fmt: skip
 # Rules that JSON Schema cannot express: references, duplicates, sums, how servers read a path.
 BEYOND_SCHEMA = {
-    "twice", "merge-key", "cap-without-overage", "inexact-burst", "nothing-allowed",
+    "links", "twice", "merge-key", "cap-without-overage", "inexact-burst", "nothing-allowed",
     "unknown-meter", "unknown-parent", "unknown-plan", "circle", "unsold-feature", "late-cost",
     "reserve-unused", "settle-unused", "same-account", "same-key", "same-route-id", "time-zone",
     "unreachable", "covered-route", "covered-by-name", "covered-by-two", "escape",

@@ -118,7 +118,7 @@ async def test_I7_a_file_in_a_recreated_folder_goes_live(path: Path) -> None:
     shutil.rmtree(path.parent)
     await watched.check_twice()
     [problem] = watched.file.status()["problems"]
-    assert "No such file or directory" in problem
+    assert "does not exist" in problem
     put(path, CHANGED)
     await watched.check_twice()
     assert watched.versions == [version(CHANGED)]

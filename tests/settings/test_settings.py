@@ -146,7 +146,7 @@ def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> 
         ({"max_headers": "1000000"}, "is too large; write at most 10000"),
         ({"reserved_prefix": "/"}, "--reserved-prefix (SIDECAR_RESERVED_PREFIX)"),
         ({"log_level": "loud"}, "--log-level (SIDECAR_LOG_LEVEL)"),
-        ({"config": "/nowhere/x.yaml"}, "--config (SIDECAR_CONFIG): cannot read /nowhere/x.yaml"),
+        ({"config": "/nowhere/x.yaml"}, "/nowhere/x.yaml does not exist; name another"),
     ],
 )
 def test_an_invalid_value_has_a_message_with_flag_and_variable(
@@ -182,6 +182,8 @@ def test_all_invalid_values_are_reported_at_once() -> None:
         ("s.yaml", "- listen", "is not a mapping; write lines like NAME: VALUE"),
         ("s.yaml", "config: other.yaml", "config cannot name another file"),
         ("s.toml", "listen = ", "--config (SIDECAR_CONFIG)"),
+        ("s.toml", "listen = ", "; correct it, or name another with --config FILE"),
+        ("s.yaml", "listen: [", "; correct it, or name another with --config FILE"),
     ],
 )
 def test_an_invalid_settings_file_is_rejected(
@@ -192,6 +194,19 @@ def test_an_invalid_settings_file_is_rejected(
     with pytest.raises(SettingsError) as caught:
         Settings.load({**NEEDED, "config": str(file)})
     assert message in str(caught.value)
+
+
+def test_a_settings_file_that_cannot_be_read_has_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "latin1.yaml").write_bytes(b"listen: \xe9")
+    where = "--config (SIDECAR_CONFIG): "
+    for file, message in {
+        tmp_path / "none.yaml": "does not exist; name another with --config FILE",
+        tmp_path: "is a directory; name another with --config FILE",
+        tmp_path / "latin1.yaml": "is not UTF-8; save it as UTF-8",
+    }.items():
+        with pytest.raises(SettingsError) as caught:
+            Settings.load({**NEEDED, "config": str(file)})
+        assert str(caught.value) == f"{where}{file} {message}"
 
 
 @pytest.mark.parametrize(

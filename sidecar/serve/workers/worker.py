@@ -21,7 +21,10 @@ STEADY_S: Final = 30.0  # a worker that lived for longer restarts after FIRST_DE
 ANSWER_TIMEOUT_S: Final = 1.0
 _EXIT_TIMEOUT_S: Final = 5.0  # between the end of the channel and that of the process
 CANNOT_START: Final = 2  # the exit code of a fault that a restart cannot repair
-_KINDS: Final = {"SettingsError": SettingsError, "SpoolError": SpoolError}
+_KINDS: Final[dict[str, type[SidecarError]]] = {
+    "SettingsError": SettingsError,
+    "SpoolError": SpoolError,
+}
 
 
 class Worker:
