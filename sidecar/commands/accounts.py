@@ -185,7 +185,7 @@ def set_account(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Create or change an account in Redis, within 1 s.
+    """Create or change an account in Redis; sidecars use it within 1 s.
 
     With --plans, the command checks that the plan exists, and refuses an account of the plan
     file: sidecars read that one from the file.

@@ -65,7 +65,7 @@ def key_cells(row: "KeyRow") -> list[str]:
     """ID, SHA-256, remaining lifetime and team of an API key."""
     left = "-"
     if row.expires_s >= _DAY_S:
-        left = f"expires in {amount(row.expires_s // _DAY_S, 'day')}"
+        left = f"expires in {amount(-(-row.expires_s // _DAY_S), 'day')}"
     elif row.expires_s >= 0:
         left = f"expires in {amount(-(-row.expires_s // _HOUR_S), 'hour')}"
     team = [f"team={row.team}"] if row.team else []

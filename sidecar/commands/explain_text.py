@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from sidecar.core.model import UNBOUNDED
 from sidecar.core.reasons import Reason
 from sidecar.core.text import amount, span
 
@@ -11,6 +12,7 @@ _ALLOWED: Final = {
     Reason.CRITICAL: "allowed beyond a limit, because the route is critical",
     Reason.STORE_DOWN: "allowed without Redis, as the route's class or the plan says",
 }
+_SOURCES: Final = {"redis": "Redis", "plan file": "the plan file"}
 _PERIODS: Final = {"cycle": "billing cycle"}
 
 
@@ -32,8 +34,14 @@ def _identity_lines(identity: dict[str, Any] | None) -> list[str]:
     if identity is None:
         return ["account   not known"]
     team = f", team {identity['team']}" if identity["team"] else ""
-    key = f"key {identity['key']}{team}, from: {identity['known_from']}"
-    return [f"account   {identity['account']} ({key})", f"plan      {identity['plan']}"]
+    source = _SOURCES.get(identity["known_from"], identity["known_from"])
+    if identity["known_from"] == "no credential":
+        known = f"no API key given{team}; anonymous"
+    elif identity["key"] == "none":
+        known = f"no API key given{team}; account from {source}"
+    else:
+        known = f"API key {identity['key']}{team}; account from {source}"
+    return [f"account   {identity['account']} ({known})", f"plan      {identity['plan']}"]
 
 
 def _decision_lines(decision: dict[str, Any]) -> list[str]:
@@ -85,12 +93,18 @@ def _team(team: dict[str, Any]) -> str:
 
 
 def _limit_line(row: dict[str, Any]) -> str:
-    per_key = " per key" if row["per"] == "key" else ""
-    text = f"{row['id']}{per_key}: {_size(row)}"
-    if "hard_cap" in row:
+    text = f"{row['id']}: {_size(row)}"
+    if row["per"] == "key":
+        text += ", for each API key"
+    if row.get("hard_cap") == UNBOUNDED:
+        text += " (overage without cap)"
+    elif "hard_cap" in row:
         text += f" (hard cap {row['hard_cap']:,})"
     text += " (in shadow: refuses nothing)" if "shadow" in row else ""
-    text += f"; this request costs {amount(row['cost'], row['unit'])}"
+    if row["kind"] == "concurrency":
+        text += f"; this request takes {amount(row['cost'], 'slot')}"
+    else:
+        text += f"; this request costs {amount(row['cost'], row['unit'])}"
     if "used" not in row:
         return text
     text += f"; used {row['used']:,}, left {row['remaining']:,}"

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any, Final, Protocol
 
 ROWS: Final = 12
+COLUMNS: Final = ("account", "route", "class", "decision", "remaining")
 _REDRAW_EVERY_S: Final = 0.25
 
 
@@ -25,14 +26,25 @@ class ShownDecision(Protocol):
 
 
 class LineView:
-    """One line per decision, for output that is not a terminal."""
+    """Column headings, then one line per decision, for output that is not a terminal."""
+
+    def __init__(self) -> None:
+        self._print(*COLUMNS)
 
     def show(self, decision: ShownDecision) -> None:
         """Print one decision."""
+        self._print(
+            decision.account,
+            decision.route,
+            decision.request_class,
+            decision.decision,
+            decision.remaining,
+        )
+
+    @staticmethod
+    def _print(account: str, route: str, request_class: str, decision: str, left: str) -> None:
         print(  # noqa: T201 - the output of the demo
-            f"{decision.account:<14} {decision.route:<12} {decision.request_class:<11} "
-            f"{decision.decision:<24} {decision.remaining}",
-            flush=True,
+            f"{account:<14} {route:<12} {request_class:<11} {decision:<24} {left}", flush=True
         )
 
     async def run_until(self, stopped: asyncio.Event) -> None:
@@ -72,7 +84,7 @@ class TableView:
 
         self._drawn = self._total
         table = Table(title=f"decisions so far: {self._total}", title_justify="left", min_width=76)
-        for column in ("account", "route", "class", "decision", "remaining"):
+        for column in COLUMNS:
             table.add_column(column)
         for row in self._rows:
             colour = "green" if row.decision.startswith("allow") else "red"

@@ -100,6 +100,16 @@ class Entitler:
         return self._team_entitlements.of(entitlement, key) if key.account.teams else entitlement
 
 
+def unidentified_detail(reason: Reason) -> str | None:
+    """Return a more exact sentence than the usual one for a reason of `look_up`, or None."""
+    if reason is not Reason.STORE_UNAVAILABLE:
+        return None
+    return (
+        "The API key of this request cannot be looked up right now, so it was not forwarded. "
+        "Nothing was charged."
+    )
+
+
 def detail_of(reason: Reason, key: Key) -> str | None:
     """Return a more exact sentence than the usual one for a reason of `entitle`, or None."""
     if reason is not Reason.NO_PLAN:

@@ -27,7 +27,7 @@ from sidecar.core.settlement import Outcome, OutcomeReason, actual_claims
 from sidecar.core.teams import team_use
 from sidecar.errors import StoreUnavailable
 from sidecar.gate.admission import Admission, Deferred, InboundRequest, MayDefer, ReadAhead, Refused
-from sidecar.gate.entitle import Entitler, detail_of
+from sidecar.gate.entitle import Entitler, detail_of, unidentified_detail
 from sidecar.gate.recorder import Recorder
 from sidecar.gate.reserve import Attempt, Reserver
 
@@ -87,7 +87,8 @@ class Gate:
         if isinstance(key, bytes):
             key = await entitler.look_up(key)
         if isinstance(key, Reason):
-            return self._refuse(request_id, simple_refusal(key, request_id))
+            refusal = simple_refusal(key, request_id, unidentified_detail(key))
+            return self._refuse(request_id, refusal)
         entitlement = entitler.entitle(request, key)
         if isinstance(entitlement, Reason):
             refusal = simple_refusal(entitlement, request_id, detail_of(entitlement, key))
@@ -184,7 +185,8 @@ class Gate:
         if isinstance(key, Key) and key.id == ANONYMOUS:
             key = Reason.NO_CREDENTIAL
         if isinstance(key, Reason):
-            return self._refuse(request_id, simple_refusal(key, request_id))
+            refusal = simple_refusal(key, request_id, unidentified_detail(key))
+            return self._refuse(request_id, refusal)
         return key
 
     def entitle(self, request: InboundRequest, key: Key) -> Entitlement | Reason:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from sidecar.commands.explain_text import _limit_line
+from sidecar.core.model import UNBOUNDED
 from tests.support.servers import free_port
 
 PLANS = Path(__file__).parent.parent.parent / "examples" / "plans.yaml"
@@ -253,7 +255,7 @@ def test_the_share_of_a_team_is_printed(sidecar: Any, valkey_url: str, tmp_path:
     env = {"SIDECAR_PLANS": str(plans), "SIDECAR_REDIS": valkey_url}
     done = sidecar("explain", "--key", "demo-ads-key", "GET", "/", **env)
     assert done.returncode == 0, done.stderr
-    assert "account   acme (key ads-1, team ads, from: plan file)" in done.stdout
+    assert "account   acme (API key ads-1, team ads; account from the plan file)" in done.stdout
     assert (
         "(team ads: used 0 of 300 guaranteed, may use 600 now; 400 guaranteed to other teams)"
     ) in done.stdout
@@ -284,3 +286,13 @@ def test_15_explain_of_a_suspended_account_shows_its_limits(
     assert "does not answer" not in done.stdout
     assert "used 0, left 9" in done.stdout
     assert "402" in done.stdout
+
+
+def test_limit_lines_name_slots_api_keys_and_overage_without_a_cap() -> None:
+    row = {"id": "one", "per": "account", "limit": 50, "unit": "request", "cost": 1}
+    slots = _limit_line({**row, "kind": "concurrency"})
+    assert slots == "one: concurrency 50; this request takes 1 slot"
+    quota = _limit_line({**row, "kind": "quota", "period": "month", "hard_cap": UNBOUNDED})
+    assert "(overage without cap)" in quota
+    rate = _limit_line({**row, "kind": "rate", "per": "key", "rate": "50 requests per second"})
+    assert rate.startswith("one: 50 requests per second, burst 50, for each API key;")

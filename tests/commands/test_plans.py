@@ -126,7 +126,7 @@ def test_explain_without_redis_shows_the_static_part(sidecar: Any) -> None:
         "--key", KEY, "GET", "/v1/items",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "account   fred (key k1, from: plan file)" in done.stdout
+    assert "account   fred (API key k1; account from the plan file)" in done.stdout
     assert "monthly: 1,000 requests per month; this request costs 1 request" in done.stdout
     assert "state     unknown: Redis at redis://127.0.0.1:1 does not answer" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr

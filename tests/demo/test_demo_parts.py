@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from sidecar.demo.api import SampleApi
-from sidecar.demo.screen import ROWS, LineView, TableView
+from sidecar.demo.screen import COLUMNS, ROWS, LineView, TableView
 from sidecar.demo.valkey import Valkey, free_port
 
 START_VALKEY = """
@@ -96,10 +96,12 @@ class Decision:
     remaining: str = "9 (per-second)"
 
 
-def test_without_a_terminal_each_decision_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_each_decision_is_a_line_under_headings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     LineView().show(Decision(decision="429 rate"))
     assert capsys.readouterr().out.split() == [
-        "acme", "items", "standard", "429", "rate", "9", "(per-second)",
+        *COLUMNS, "acme", "items", "standard", "429", "rate", "9", "(per-second)",
     ]  # fmt: skip
 
 

@@ -49,6 +49,14 @@ async def test_a_request_without_a_usable_key_is_refused(
     assert (refused.key, here.counts()) == (None, {("-", reason): 1})
 
 
+async def test_without_redis_the_detail_is_about_the_api_key_that_is_looked_up() -> None:
+    stage = GateStage(directory=DictDirectory(None))
+    refused = await stage.refused(a_request(api_keys=[OTHER]))
+    detail = str(refused.refusal.problem["detail"])
+    assert detail.startswith("The API key of this request cannot be looked up right now")
+    assert "limits" not in detail
+
+
 async def test_anonymous_requests_share_the_account_of_their_address() -> None:
     stage = GateStage(a_book(anonymous_plan="free"))
     admission = await stage.allowed(a_request(api_keys=[]))

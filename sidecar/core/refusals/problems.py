@@ -117,7 +117,7 @@ SPECS: Final[dict[Reason, Spec]] = {
         retry_after_s=1,
     ),
     Reason.STORE_UNAVAILABLE: _temporary(
-        5, "Limits cannot be checked",
+        5, "The request cannot be checked",
         "The limits of this request cannot be checked right now, so it was not forwarded. "
         "Nothing was charged.",
     ),
