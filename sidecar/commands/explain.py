@@ -18,7 +18,7 @@ from sidecar.commands.options import (
     RESERVED_PREFIX,
 )
 from sidecar.commands.output import echo
-from sidecar.errors import SettingsError, SidecarError
+from sidecar.errors import SettingsError, SidecarError, StoreUnavailable
 
 if TYPE_CHECKING:
     from sidecar.core.model import PlanBook
@@ -149,7 +149,12 @@ async def _explain(
         directory = RedisDirectory(wire, settings.redis_prefix, book.accounts.get)
         keys: KeyDirectory = directory
         if account_id is not None:
-            account = await directory.account(account_id)
+            try:
+                account = await directory.account(account_id)
+            except StoreUnavailable as error:
+                remedy = "start Redis, or name another with --redis URL"
+                where = f"account {account_id} is not in the plan file"
+                raise StoreUnavailable(f"{where}: {error}; {remedy}") from None
             if account is None:
                 raise SidecarError(f"account {account_id} is neither in the plan file nor in Redis")
             keys = OneKeyDirectory(Key("none", account))

@@ -296,3 +296,15 @@ def test_limit_lines_name_slots_api_keys_and_overage_without_a_cap() -> None:
     assert "(overage without cap)" in quota
     rate = _limit_line({**row, "kind": "rate", "per": "key", "rate": "50 requests per second"})
     assert rate.startswith("one: 50 requests per second, burst 50, for each API key;")
+
+
+def test_an_account_of_redis_cannot_be_explained_without_redis_and_has_a_remedy(
+    sidecar: Any,
+) -> None:
+    example = Path(__file__).parents[2] / "examples" / "plans.yaml"
+    flags = ("--plans", example, "--redis", "redis://127.0.0.1:1", "--account", "zoe")
+    done = sidecar("explain", *flags, "GET", "/v1/items")
+    assert done.returncode == 1
+    error, remedy = done.stderr.splitlines()
+    assert error.startswith("error: account zoe is not in the plan file: 127.0.0.1:1 ")
+    assert remedy == "try: start Redis, or name another with --redis URL"
