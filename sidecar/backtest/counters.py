@@ -195,8 +195,11 @@ def levels(rates: Sequence[RateRow], at: int, *, waits: bool = False) -> list[Bu
     for row in rates:
         used, since = drained(row, at)
         after, counted = used + row.weight, True
-        if after > row.cap and row.mode != FORCED:
-            if row.mode == SHADOW:
+        if after > row.cap:
+            if row.mode == FORCED:  # a debt of at most one burst or its own cost
+                if after > max(2 * row.cap, row.cap + row.weight):
+                    after, counted = used, False
+            elif row.mode == SHADOW:
                 after, counted = used, False
             elif not waits:
                 return None

@@ -57,9 +57,12 @@ def _rates(claims: ClaimSet, at: int) -> Iterator[_Ranked]:
 
 
 def _quotas(claims: ClaimSet, quotas: Sequence[QuotaLevel], at: int) -> Iterator[_Ranked]:
-    for row, (used, carried, _, end) in zip(claims.quotas, quotas, strict=True):
+    most = {one.quota: max_cost(one, claims.quotas[one.quota].limit) for one in claims.shares}
+    for number, (row, (used, carried, _, end)) in enumerate(
+        zip(claims.quotas, quotas, strict=True)
+    ):
         if row.mode == ENFORCED and used + row.cost > row.cap + carried:
-            wait = None if row.cost > row.cap else end - at
+            wait = None if row.cost > most.get(number, row.cap) else end - at
             if wait is not None and row.counter.ran_out_us is None:
                 row.counter.ran_out_us, row.counter.units = at, row.limit.units
             yield _ranked(claims, row.limit, Reason.QUOTA, wait)

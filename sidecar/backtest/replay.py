@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from sidecar.backtest.counters import (
     ENFORCED,
     FORCED,
+    SHADOW,
     AccountCounters,
     BucketLevel,
     ClaimSet,
@@ -201,7 +202,7 @@ class Replay:
     ) -> None:
         """Report the limits in shadow that would have refused this request."""
         for rate, (_, _, _, counted) in zip(claims.rates, buckets, strict=True):
-            if not counted:
+            if not counted and rate.mode == SHADOW:
                 self.report.add_shadowed(rate.limit)
         short = {row.quota for row in claims.shares if is_short(claims, row, quotas, at)}
         for position, row in enumerate(claims.quotas):

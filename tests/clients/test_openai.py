@@ -91,12 +91,15 @@ async def test_a_stream_without_usage_is_billed_its_estimate(
 
 
 async def test_a_client_that_closes_cancels_the_completion(
-    pro: openai.AsyncOpenAI, here: Stage, completions: CompletionApi
+    stage: StartStage, completions: CompletionApi
 ) -> None:
+    """Where responses are not read on for their usage."""
+    here = await stage(upstream=completions.url, plans=str(PLANS), usage_timeout_s="0")
     completions.say("word")
-    stream = await pro.chat.completions.create(**STREAM, max_tokens=500)
-    await anext(stream)
-    await stream.close()
+    async with a_client(here, "demo-pro-key") as client:
+        stream = await client.chat.completions.create(**STREAM, max_tokens=500)
+        await anext(stream)
+        await stream.close()
     await until(lambda: completions.left)
     await empty(here)
     (event,) = await calls(here)

@@ -160,7 +160,8 @@ async def test_a_refused_upload_is_never_forwarded(stage: StartStage) -> None:
 
 
 async def test_continue_comes_after_admission(stage: StartStage) -> None:
-    here = await stage()
+    """From the sidecar itself, where the API does not answer the expectation in time."""
+    here = await stage(expect_timeout_s="0.1")
     reader, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
     writer.write(
         b"POST /x HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 2\r\n"

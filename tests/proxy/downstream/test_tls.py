@@ -310,8 +310,8 @@ def test_an_unusable_pair_is_an_error_that_names_the_flag(
     junk.write_text("nothing")
     for cert, key, message in (
         (pair.cert, other.key, "key values mismatch"),
-        (pair.cert, locked, "cannot be used"),
-        (junk, pair.key, "cannot be used"),
+        (pair.cert, locked, f"{locked} is encrypted; store the private key without a password"),
+        (junk, pair.key, f"{junk} is not in PEM format"),
         (tmp_path / "absent.pem", pair.key, f"{tmp_path / 'absent.pem'} cannot be read"),
     ):
         with pytest.raises(SettingsError, match="--tls-cert") as caught:
