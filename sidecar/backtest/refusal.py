@@ -58,9 +58,8 @@ def _rates(claims: ClaimSet, at: int) -> Iterator[_Ranked]:
 
 def _quotas(claims: ClaimSet, quotas: Sequence[QuotaLevel], at: int) -> Iterator[_Ranked]:
     most = {one.quota: max_cost(one, claims.quotas[one.quota].limit) for one in claims.shares}
-    for number, (row, (used, carried, _, end)) in enumerate(
-        zip(claims.quotas, quotas, strict=True)
-    ):
+    for number, row in enumerate(claims.quotas):
+        used, carried, _, end = quotas[number]
         if row.mode == ENFORCED and used + row.cost > row.cap + carried:
             wait = None if row.cost > most.get(number, row.cap) else end - at
             if wait is not None and row.counter.ran_out_us is None:
