@@ -40,7 +40,9 @@ def list_versions(spool: SPOOL = None, config: CONFIG = None) -> int:
 
 
 def show(
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="plan_version of an event.")],
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="The `plan_version` of a usage event.")
+    ],
     spool: SPOOL = None,
     config: CONFIG = None,
 ) -> int:

@@ -29,10 +29,13 @@ class LineView:
     """Column headings, then one line per decision, for output that is not a terminal."""
 
     def __init__(self) -> None:
-        self._print(*COLUMNS)
+        self._headed = False
 
     def show(self, decision: ShownDecision) -> None:
-        """Print one decision."""
+        """Print one decision, the first one below the headings."""
+        if not self._headed:
+            self._headed = True
+            self._print(*COLUMNS)
         self._print(
             decision.account,
             decision.route,

@@ -113,7 +113,7 @@ async def test_a_server_with_a_certificate_of_another_authority_is_refused(
     query = served.query(ca=Authority(tmp_path, "stranger").cert)
     async with connected(f"rediss://127.0.0.1:{single}/0{query}") as redis:
         assert not redis.up
-        assert "SSLCertVerificationError" in redis.last_error
+        assert "certificate is not valid here" in redis.last_error
 
 
 async def test_a_client_without_a_certificate_is_refused(served: Served, single: int) -> None:
@@ -129,7 +129,7 @@ async def test_a_host_that_is_not_in_the_certificate_is_refused_if_names_are_che
     url = f"rediss://127.0.0.2:{single}/0{served.query()}"
     async with connected(url) as redis:
         assert not redis.up
-        assert "SSLCertVerificationError" in redis.last_error
+        assert "certificate is not valid here" in redis.last_error
     async with connected(f"{url}&ssl_check_hostname=false") as redis:
         assert redis.up, redis.last_error
 

@@ -116,7 +116,7 @@ NOT_HTTP = {
     "http-414": (b"GET " + LONG + b" HTTP/1.1\r\n\r\n", "GET", LONG[:256].decode()),
     "http-417": (b"GET /x HTTP/1.1\r\nExpect: hush-query\r\n" + HOST + b"\r\n", "GET", "/x"),
     "http-431": (b"GET /x HTTP/1.1\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", "GET", "/x"),
-    "http-501": (b"BREW /x HTTP/1.1\r\n" + HOST + b"\r\n", "-", ""),
+    "http-501": (b"brew /x HTTP/1.1\r\n" + HOST + b"\r\n", "-", ""),
     "http-505": (b"GET /x HTTP/2.0\r\n" + HOST + b"\r\n", "GET", "/x"),
 }  # fmt: skip
 

@@ -56,10 +56,12 @@ def test_I4_a_killed_worker_restarts_with_its_spool_and_no_count_falls(serve: An
     code, errors, _ = here.stop()
     assert code == 0, errors
     assert not any(alive(pid) for pid in pids)
-    assert len({event["id"] for event in here.events()}) == 2 * REQUESTS
+    kinds = Counter(event["type"] for event in here.events())
+    assert kinds == {"api.request.v1": 2 * REQUESTS, "sidecar.spool.unclean_stop.v1": 1}
+    assert len({event["id"] for event in here.events()}) == kinds.total()
     reports = [verify(here.spool / f"worker-{number}") for number in (0, 1)]
     assert [report.ok for report in reports] == [True, True]
-    assert sum(report.events for report in reports) == 2 * REQUESTS
+    assert sum(report.events for report in reports) == kinds.total()
 
 
 def test_readiness_names_the_worker_that_does_not_answer(serve: Any) -> None:

@@ -7,8 +7,7 @@
 -- ARGV[3…] groups of 5, one per claim:
 --   kind     "rate", "quota", "team" or "slots"; a team's share follows its quota
 --   field    of the limit (with the key, for limits per key) in the hash
---   force    "0": enforced; "1": counted even beyond the cap, on a rate up to a debt of one burst or of
---            this request; "2": counted if it fits, never refuses
+--   force    "0": enforced; "1": counted beyond the cap, see below; "2": counted if it fits, never refuses
 --   numbers  8 doubles, little-endian, packed: cost, cap, a, b, c, d, units, rollover
 --   notices  quotas: percentages of units to report, ascending, comma-separated; teams: a line for each
 --            of the account's other teams, field, units, lends, with tabs between; else empty
@@ -18,6 +17,7 @@
 -- are start, end, next end and previous start in µs.
 -- Slots: cost is 1, cap the number of slots.
 -- Teams: as quotas, but units are guaranteed, and rollover is 1 if the team lends.
+-- Beyond the cap, a rate is counted up to a debt of one burst or of the request's own cost.
 -- and after them, for a reservation that stays open:
 --   lease_us length of its lease from now on: until then, its sidecar counts as alive
 --   orphans  "charge" or "release": what happens to its cost when the lease ends
