@@ -27,6 +27,8 @@ _AT_REST: Final = {
     "sidecar_store_up": 1.0,
 }
 
+SCRAPE: Final = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
 
 class FaultEnvironment:
     """Two sidecars in front of one API. The stack stops them."""

@@ -25,6 +25,8 @@ PREFIX: Final = "qs"
 _PROGRAM: Final = str(Path(sys.executable).parent / "sidecar")
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
+SCRAPE: Final = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

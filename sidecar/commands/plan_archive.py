@@ -40,9 +40,7 @@ def list_versions(spool: SPOOL = None, config: CONFIG = None) -> int:
 
 
 def show(
-    version: Annotated[
-        str, typer.Argument(metavar="VERSION", help="The `plan_version` of a usage event.")
-    ],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version of a usage event.")],
     spool: SPOOL = None,
     config: CONFIG = None,
 ) -> int:

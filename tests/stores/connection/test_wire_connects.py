@@ -189,9 +189,7 @@ async def test_tls_to_a_terminator_with_a_certificate_of_another_authority_is_re
         a_wire(f"rediss://127.0.0.1:{port}/0") as wire,
     ):
         assert not wire.up
-        expected = (
-            f"127.0.0.1:{port}: its certificate is not valid here (unable to get local issuer"
-        )
+        expected = f"127.0.0.1:{port}: its certificate is not valid here (unable to get"
         assert wire.last_error.startswith(expected)
         assert wire.last_error.endswith("set ssl_ca_certs in --redis")
 
