@@ -122,22 +122,26 @@ class UpstreamPool:
             if not tunnel:
                 self._preempt_slow_client(account, critical=critical)
             await self._wait(places, account, kind)
-        connection: UpstreamConnection | None = None
         try:
-            if not tunnel:
-                if not fresh:
-                    connection = self._pop_idle()
-                if connection is None:
-                    await self._make_room()
-                    if not fresh:
-                        connection = self._pop_idle()
-            if connection is None:
-                connection = await self._connect(places)
-        finally:
-            if connection is None:
-                places.free(account, critical=critical)
+            connection = await self._take_or_connect(places, tunnel=tunnel, fresh=fresh)
+        except BaseException:  # not `finally`: compiled, it would read a connection that is None
+            places.free(account, critical=critical)
+            raise
         connection.places, connection.account, connection.critical = places, account, critical
         return connection
+
+    async def _take_or_connect(
+        self, places: Places, *, tunnel: bool, fresh: bool
+    ) -> UpstreamConnection:
+        """Return an idle connection or a new one, for a request that has a place."""
+        if not tunnel:
+            idle = None if fresh else self._pop_idle()
+            if idle is None:
+                await self._make_room()
+                idle = None if fresh else self._pop_idle()
+            if idle is not None:
+                return idle
+        return await self._connect(places)
 
     async def _wait(self, places: Places, account: str, kind: int) -> None:
         """Wait for a place. Raises UpstreamFailed after `connect_timeout`."""
