@@ -98,9 +98,7 @@ class FaultEnvironment:
         async with asyncio.timeout(SCRAPE_SECONDS):
             connection = await connect(self._controls[number])
             try:
-                connection.send(
-                    b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-                )
+                connection.send(SCRAPE)
                 answer = await connection.answer()
             finally:
                 connection.close()

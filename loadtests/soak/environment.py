@@ -143,9 +143,7 @@ class SoakEnvironment:
         async with asyncio.timeout(SCRAPE_SECONDS):
             connection = await connect(self.control)
             try:
-                connection.send(
-                    b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-                )
+                connection.send(SCRAPE)
                 answer = await connection.answer()
             finally:
                 connection.close()
