@@ -22,7 +22,7 @@ CODE := sidecar tests loadtests hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
-.PHONY: help demo test fast compiled cost check fmt bench load scripts slow hostile soak faults crash lock clean
+.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash lock clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,6 +33,9 @@ demo: $(DEMO_READY) ## Run the sidecar, a sample API and a Valkey here (ARGS="--
 
 test: $(DEV_READY) ## Run all tests against a real Valkey
 	@$(BIN)/pytest -n 2 tests
+
+nightly: $(DEV_READY) ## Run all tests with new random examples (the other targets repeat theirs)
+	@$(BIN)/pytest -n 2 --hypothesis-profile=free tests
 
 fast: $(DEV_READY) ## Run the tests that need no server, in under a minute
 	@$(BIN)/pytest -q -n 2 $(wildcard $(FAST_TESTS))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from hypothesis import settings
 
 from tests.support.commands import environment, sidecar, spawn
 from tests.support.servers import start_valkey
@@ -12,6 +13,11 @@ from tests.support.stores.clusters import ACluster, a_cluster
 from tests.support.stores.sentinels import Guarded, guarded
 
 __all__ = ["environment", "sidecar", "spawn"]
+
+# A change is judged by the same examples each time; `make nightly` looks for new ones.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("free", deadline=None, print_blob=True)
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session")

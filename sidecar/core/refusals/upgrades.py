@@ -54,8 +54,21 @@ def next_plan(
 def _fits(claim: Claim, status: LimitStatus | None) -> bool:
     """Whether a limit of another plan allows the request, with the usage that is known."""
     limit = claim.limit
-    used = 0 if status is None or status.claim.limit.per != limit.per else status.used
+    used = 0 if status is None or status.claim.limit.per != limit.per else _used(limit, status)
     return used + (1 if limit.kind is SLOTS else claim.cost) <= limit.capacity
+
+
+def _used(limit: Limit, status: LimitStatus) -> int:
+    """Return what another plan's limit of the same id counts as used, at most.
+
+    A bucket stores what was used and when, and drains at the rate of the plan that reads it. So a
+    slower rate gives less back since then: how much less is unknown, but it was no more than full.
+    """
+    now = status.claim.limit
+    if isinstance(limit, RateLimit) and isinstance(now, RateLimit):
+        slower = limit.units * now.window_us < now.units * limit.window_us
+        return max(status.used, now.burst) if slower else status.used
+    return status.used
 
 
 def _fits_team(

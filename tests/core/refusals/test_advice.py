@@ -202,6 +202,19 @@ def test_an_upgrade_is_not_offered_if_its_other_limits_refuse() -> None:
     assert actions(Customer(book(Q, f"  pro: {{limits: [{limits}]}}\n")).steps("big")) == ["ask"]
 
 
+@pytest.mark.parametrize(("rate", "offered"), [("60/min, burst: 1", True), ("1/min, burst: 1", False),
+                                               ("1/min, burst: 11", True)])  # fmt: skip
+def test_an_upgrade_to_a_slower_rate_is_offered_only_if_it_has_drained(
+    rate: str, offered: bool
+) -> None:
+    limits = "{id: r, meter: requests, rate: 10/min, burst: 10}"
+    pro = f"  pro: {{limits: [{{id: r, meter: requests, rate: {rate}}}]}}\n"
+    customer = Customer(book(f"{limits}, {{id: q, meter: requests, quota: 1/day}}", pro))
+    assert customer.ask("rest")[1].allowed
+    customer.now += 7 * MICRO
+    assert ("upgrade" in check_advice(customer, "rest")) == offered
+
+
 def test_a_request_asks_for_what_is_left_or_waits_and_asks_for_less() -> None:
     customer = Customer(book("{id: t, meter: tokens, quota: 100/day}"), tokens=150)
     assert check_advice(customer, "chat") == ["ask_for_less"]
