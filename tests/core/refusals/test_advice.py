@@ -202,8 +202,10 @@ def test_an_upgrade_is_not_offered_if_its_other_limits_refuse() -> None:
     assert actions(Customer(book(Q, f"  pro: {{limits: [{limits}]}}\n")).steps("big")) == ["ask"]
 
 
-@pytest.mark.parametrize(("rate", "offered"), [("60/min, burst: 1", True), ("1/min, burst: 1", False),
-                                               ("1/min, burst: 11", True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rate", "offered"),
+    [("60/min, burst: 1", True), ("1/min, burst: 1", False), ("1/min, burst: 11", True)],
+)
 def test_an_upgrade_to_a_slower_rate_is_offered_only_if_it_has_drained(
     rate: str, offered: bool
 ) -> None:
