@@ -1,5 +1,6 @@
 """Fixtures that all tests share: real Valkey servers, which end with the test run."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,12 @@ __all__ = ["environment", "sidecar", "spawn"]
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("free", deadline=None, print_blob=True)
 settings.load_profile("fixed")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the thousands of tests out of each later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
