@@ -44,7 +44,7 @@ async def plan_for(started: Stage) -> Stage:
 
 @pytest.fixture
 async def here(stage: StartStage) -> Stage:
-    return await plan_for(await stage())
+    return await plan_for(await stage(expect_timeout_s="0.05"))
 
 
 async def waiting(app: App, number: int) -> None:
