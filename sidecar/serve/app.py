@@ -34,7 +34,7 @@ from sidecar.serve.parts import (
     upstream_of,
     waiting_room_of,
 )
-from sidecar.serve.readiness import Readiness
+from sidecar.serve.readiness import Condition, Readiness, judge
 from sidecar.serve.share import WorkerShare, single_share
 from sidecar.serve.shutdown import Shutdown
 from sidecar.settings import Settings
@@ -292,31 +292,19 @@ class App:
     # while it serves
 
     def readiness(self) -> Readiness:
-        """Whether requests should be sent here, and what they would lack.
-
-        Redis counts until it was reachable once: before, the sidecar knows only the API keys in
-        its plan file.
-        """
-        reasons: list[str] = []
-        degraded: list[str] = []
-        if not self._serving:
-            reasons.append("starting")
-        if self._stopping:
-            reasons.append("draining")
-        self._store_was_reachable = self._store_was_reachable or self.wire.reachable
-        if not self.wire.up:
-            lacking = degraded if self._store_was_reachable else reasons
-            lacking.append(f"redis: {self.wire.last_error or 'not connected yet'}")
-        elif self.eviction.warning:
-            degraded.append(self.eviction.warning)
-        if not self.spool.accepting:
-            degraded.append("spool: full or not writable; only critical requests are forwarded")
-        degraded += self.shipper.faults
-        if self.spool.missing:
-            degraded.append(
-                f"spool: {self.spool.missing} events are missing or damaged; see the log"
-            )
-        return Readiness(reasons, degraded)
+        """Whether requests should be sent here, and what they would lack."""
+        wire, eviction = self.wire, self.eviction.warning
+        self._store_was_reachable = self._store_was_reachable or wire.reachable
+        condition = Condition(
+            serving=self._serving,
+            stopping=self._stopping,
+            redis=None if wire.up else wire.last_error or "not connected yet",
+            redis_was_reachable=self._store_was_reachable,
+            spool_accepts=self.spool.accepting,
+            missing=self.spool.missing,
+            faults=[*([eviction] if wire.up and eviction else []), *self.shipper.faults],
+        )
+        return judge(condition)
 
     def reload(self) -> None:
         """Reload the certificate now, and the plan file in the background."""

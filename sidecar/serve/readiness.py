@@ -16,6 +16,45 @@ class Readiness(NamedTuple):
     degraded: list[str]
 
 
+class Condition(NamedTuple):
+    """What the readiness of one process follows from.
+
+    `redis`: why Redis cannot be used, or None. `redis_was_reachable`: at any time since the start.
+    `missing`: events that the spool has lost. `faults`: what else is degraded.
+    """
+
+    serving: bool
+    stopping: bool
+    redis: str | None
+    redis_was_reachable: bool
+    spool_accepts: bool
+    missing: int
+    faults: list[str]
+
+
+def judge(condition: Condition) -> Readiness:
+    """Return whether requests should be sent to a process, and what they would lack.
+
+    Redis counts until it was reachable once: before, the sidecar knows only the API keys in its
+    plan file.
+    """
+    reasons: list[str] = []
+    degraded: list[str] = []
+    if not condition.serving:
+        reasons.append("starting")
+    if condition.stopping:
+        reasons.append("draining")
+    if condition.redis is not None:
+        lacking = degraded if condition.redis_was_reachable else reasons
+        lacking.append(f"redis: {condition.redis}")
+    if not condition.spool_accepts:
+        degraded.append("spool: full or not writable; only critical requests are forwarded")
+    degraded += condition.faults
+    if condition.missing:
+        degraded.append(f"spool: {condition.missing} events are missing or damaged; see the log")
+    return Readiness(reasons, degraded)
+
+
 def merge(answers: Mapping[int, Readiness], silent: Mapping[int, str]) -> Readiness:
     """Merge the workers' answers: the whole is ready if each worker is.
 
