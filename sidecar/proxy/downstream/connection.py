@@ -52,13 +52,17 @@ class ClientConnection(PacedConnection):
         if not self.owner.opened(self, peer):
             self.transport.abort()
             return
-        address = peer[0] if isinstance(peer, tuple) else "unix"
-        trusted = self.owner.trusts(address)
-        self._parser = RequestParser(
-            self.bounds, address, self.loop.time, self._on_request, trusted=trusted
-        )
+        self._parser = self._new_parser(self.transport)
         self.deadline = self.loop.time() + self.bounds.header_timeout
         self._task = self.loop.create_task(self._serve())
+
+    def _new_parser(self, transport: asyncio.Transport) -> RequestParser:
+        peer = transport.get_extra_info("peername")
+        address = peer[0] if isinstance(peer, tuple) else "unix"
+        trusted = self.owner.trusts(address)
+        return RequestParser(
+            self.bounds, address, self.loop.time, self._on_request, trusted=trusted
+        )
 
     def data_received(self, data: bytes) -> None:
         if self.tunnel is not None:
@@ -102,10 +106,16 @@ class ClientConnection(PacedConnection):
             self.owner.head_pending(self, size)
 
     def give_up_head(self) -> None:
-        """End the connection, whose unfinished head takes memory that others need."""
+        """End the connection, whose unfinished head takes memory that others need.
+
+        Requests before that head are served first.
+        """
         parser, self._parser = self._parser, None
-        if self._ended or self.serving or self._queue or self.transport is None or parser is None:
+        if self._ended or self.transport is None or parser is None:
             self.abort()
+        elif self.serving or self._queue:
+            self._parser = self._new_parser(self.transport)  # the old one holds the head
+            self._fail(faults.too_many_heads())
         else:
             self._ended = True
             self.owner.answer_fault(faults.too_many_heads(), None, self)
@@ -178,7 +188,9 @@ class ClientConnection(PacedConnection):
         """End the wait whose deadline has passed. The sweeper calls it."""
         self.deadline = 0.0
         transport, parser = self.transport, self._parser
-        if transport is None or parser is None or self._ended:
+        # After a fault, the response to an earlier request may still be read.
+        served = self.serving and self.write_paused and self.fault is not None
+        if transport is None or parser is None or (self._ended and not served):
             self.abort()
         elif self.write_paused:
             if not self.reads_fast_enough(transport):

@@ -28,12 +28,15 @@ class Start(NamedTuple):
 
 
 def split_start(data: bytes) -> Start | None:
-    """Split the beginning of a request after its method; None if the method is not valid."""
+    """Split the beginning of a request after its method; None if the method is not valid.
+
+    The method is incomplete, too, while another protocol may have begun.
+    """
+    if data == b"PROXY " or (data and (PROXY_V2.startswith(data) or TLS.startswith(data))):
+        return None if data in (PROXY_V2, TLS) else Start(b"", data)  # what follows decides
     found = _START.match(data)
     if found is None or PROXY_V1.match(data):
         return None
-    if data == b"PROXY ":
-        return Start(b"", data)  # what follows decides
     if found[3]:
         return Start(found[2], data[found.end(2) :])
     complete = found.end() < len(data) or len(data) >= LONGEST

@@ -59,9 +59,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._clear()
 
     def _clear(self) -> None:
-        self._phrase = self._type = self._encoding = b""
+        self._phrase = self._type = b""
         self._fields: Fields = []
         self._trailers: Fields = []
+        self._phrases = self._encodings = _NO_VALUES
         self._connection = self._upgrade = self._announced = _NO_VALUES
         self._dated = self._extra = False
         self._length: int | None = None
@@ -187,7 +188,10 @@ class UpstreamConnection(asyncio.Protocol):
     def on_status(self, phrase: bytes) -> None:
         if self._extra:
             return
-        self._phrase += phrase
+        if self._phrase:  # it comes in pieces
+            self._phrases = _added(self._phrases, phrase)
+        else:
+            self._phrase = phrase
         if phrase != b"OK" and CONTROLS.search(phrase):
             raise InvalidResponse("The API's status line is not valid.")
 
@@ -208,7 +212,7 @@ class UpstreamConnection(asyncio.Protocol):
             elif lower == b"content-type":
                 self._type = value
             elif lower == b"content-encoding":
-                self._encoding = self._encoding + b"," + value if self._encoding else value
+                self._encodings = _added(self._encodings, value)
         elif lower == b"content-length":
             self._length = int(value)
         elif lower == b"transfer-encoding":
@@ -271,8 +275,13 @@ class UpstreamConnection(asyncio.Protocol):
         if status == 426 and self._upgrade:  # RFC 9110, section 15.5.22
             protocols = b", ".join(self._upgrade)
             fields = [*fields, (b"upgrade", b"Connection: Upgrade\r\nUpgrade: %b\r\n" % protocols)]
+        phrase, encoding = self._phrase, b""
+        if self._phrases:
+            phrase += b"".join(self._phrases)
+        if self._encodings:
+            encoding = b",".join(self._encodings)
         return ResponseHead(
-            status, self._phrase, fields, self._length, self._type, self._encoding,
+            status, phrase, fields, self._length, self._type, encoding,
             dated=self._dated, announced=self._announced,
         )  # fmt: skip
 

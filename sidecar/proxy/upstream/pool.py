@@ -59,6 +59,7 @@ class UpstreamPool:
         self._all: set[UpstreamConnection] = set()  # open, without those of tunnels
         self._of_tunnels: set[UpstreamConnection] = set()
         self._connecting = 0  # without those of tunnels
+        self._room = asyncio.Event()  # a socket has closed, or was not opened
         self._addresses: frozenset[str] = frozenset()
         self._resolving: asyncio.Task[None] | None = None
         self._resolve_at = 0.0
@@ -157,11 +158,22 @@ class UpstreamPool:
             raise UpstreamFailed(OutcomeReason.OVERLOADED, detail) from None
 
     async def _make_room(self) -> None:
-        """Wait until a socket more does not exceed the bound: closing ones count until then."""
+        """Wait until a socket more does not exceed the bound: closing ones count until then.
+
+        Raises UpstreamFailed after `connect_timeout`.
+        """
+        until = self.now() + self.bounds.connect_timeout
         while len(self._all) + self._connecting >= self.places.limit:
+            self._room.clear()
             if self._idle:
                 self._idle.popleft().retire()
-            await asyncio.sleep(0)
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._room.wait()
+            except TimeoutError:
+                detail = "No connection to the API was closed in time for a new one."
+                self.reachability.response_missing(detail)
+                raise UpstreamFailed(OutcomeReason.OVERLOADED, detail) from None
 
     def _preempt_slow_client(self, account: str, *, critical: bool) -> bool:
         """End the exchange of the slowest client. Returns False if no client is slow enough.
@@ -223,6 +235,7 @@ class UpstreamPool:
             ) from None
         finally:
             self._connecting -= ordinary
+            self._room.set()
         self.reachability.connected()
         if not connection.usable:  # it has closed already
             raise UpstreamFailed(
@@ -269,6 +282,7 @@ class UpstreamPool:
 
     def remove(self, connection: UpstreamConnection) -> None:
         """Remove a closed connection."""
+        self._room.set()
         self._all.discard(connection)
         self._of_tunnels.discard(connection)
         places, connection.places = connection.places, None

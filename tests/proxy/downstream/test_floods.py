@@ -1,13 +1,16 @@
 """Many small pieces from one client: what is refused, what passes, and what others notice."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.support.http.raw_ends import End, Ends
 from tests.support.stage import Stage, StartStage, problem, status
 
 KEY = b"X-Api-Key: acme\r\n"
 CHUNKED = b"POST /items HTTP/1.1\r\nHost: a\r\n%bTransfer-Encoding: chunked\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -89,6 +92,54 @@ async def test_security_14_unfinished_heads_have_a_bound_per_address_and_the_old
     async with asyncio.timeout(10):
         while metric(here, "sidecar_pending_header_bytes"):
             await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def ends() -> AsyncIterator[Ends]:
+    made = Ends()
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def head_gives_way(here: Stage, ends: Ends, requests: int) -> End:
+    """A client whose unfinished head was given up, with so many requests before it."""
+    line = b"GET /items HTTP/1.1\r\nHost: a\r\n" + KEY
+    head = line + b"X-A: " + b"a" * 30_000
+    first = await ends.client(here)
+    await first.send((line + b"\r\n") * requests + head)
+    for _ in range(3):
+        await (await ends.client(here)).send(head)
+    async with asyncio.timeout(10):
+        while not metric(here, "sidecar_pending_headers_refused_total"):
+            await asyncio.sleep(0.005)
+    return first
+
+
+async def test_security_14_requests_before_an_unfinished_head_are_answered(
+    stage: StartStage, ends: Ends
+) -> None:
+    here = await stage(upstream=ends.url, pending_header_bytes_per_address=str(1 << 16))
+    first = await head_gives_way(here, ends, 2)
+    upstream = await ends.upstream()
+    for _ in range(2):
+        await upstream.head()
+        await upstream.send(OK)
+        assert status(await first.answer()) == 200
+    document = problem(await first.rest())
+    assert (document["status"], document["title"]) == (503, "Too many unfinished requests")
+    assert not first.was_reset
+
+
+async def test_security_14_a_client_that_leaves_cancels_the_request_before_its_head(
+    stage: StartStage, ends: Ends
+) -> None:
+    here = await stage(upstream=ends.url, pending_header_bytes_per_address=str(1 << 16))
+    first = await head_gives_way(here, ends, 1)
+    upstream = await ends.upstream()
+    await upstream.head()
+    first.close()
+    assert await upstream.rest() == b""  # the request to the API is cancelled
 
 
 async def test_security_14_unfinished_heads_of_trusted_proxies_count_only_in_all(

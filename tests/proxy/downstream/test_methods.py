@@ -121,6 +121,45 @@ def test_proxy_protocol_is_named_and_logged_once(
     assert (out + err).count("other_protocol_received") <= 1
 
 
+V1 = b"PROXY TCP6 ::1 ::1 1 2\r\nGET" + HEAD + b"\r\n"
+V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x7f\x00\x00\x01"
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+
+
+@pytest.mark.parametrize(
+    ("sent", "cuts", "named"),
+    [(V1, 7, b"PROXY protocol"), (V2, 12, b"PROXY protocol"), (HELLO, 2, b"TLS handshake")],
+    ids=["v1", "v2", "tls"],
+)
+@pytest.mark.parametrize("after", [b"", b"GET" + HEAD + b"\r\n"], ids=["first", "second"])
+def test_proxy_protocol_is_named_however_it_is_cut(
+    sidecar: SidecarThread, sent: bytes, cuts: int, named: bytes, after: bytes
+) -> None:
+    whole = [[sent[:cut], sent[cut:]] for cut in range(1, cuts)]
+    for pieces in [*whole, [sent[at : at + 1] for at in range(cuts)]]:
+        with client(sidecar) as connection:
+            if after:
+                connection.send(after)
+                assert connection.response() is not None
+            connection.send(*pieces)
+            answer = connection.response()
+        assert answer is not None
+        assert answer.status == 400
+        assert named in answer.body
+
+
+@pytest.mark.parametrize("sent", [V2[:5], V2[:11], HELLO[:1]])
+def test_bytes_that_only_begin_like_a_protocol_are_not_a_method(
+    sidecar: SidecarThread, sent: bytes
+) -> None:
+    with client(sidecar) as connection:
+        connection.send(sent, b"x" + HEAD + b"\r\n")
+        answer = connection.response()
+    assert answer is not None
+    assert answer.status == 400
+    assert b"does not begin with a known method" in answer.body
+
+
 def test_which_methods_are_forwarded() -> None:
     assert all(is_forwarded(method.decode()) for method in [*METHODS, b"GET", b"M-SEARCH"])
     refused = ("CONNECT", "TRACE", "get", "DESCRIBE", "PRI", "", "A B", "É", "A" * 33, "1A")

@@ -22,6 +22,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HANG = b"GET /%b HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\n\r\n"
 LOGIN = b"POST /login HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: 0\r\n\r\n"
 UPLOAD = b"POST /up HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nContent-Length: %d\r\n\r\n"
+CHUNKS = (  # without a length, so the body is not read first
+    b"POST /%b HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nTransfer-Encoding: chunked\r\n\r\nff\r\na"
+)
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: a\r\nX-Api-Key: acme\r\nConnection: Upgrade\r\n"
     b"Upgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -82,6 +85,8 @@ async def others_are_served(here: Stage, ends: Ends) -> None:
             10,
             id="19_starve_critical: slow uploads to a critical route",
         ),
+        pytest.param(CHUNKS % b"up", 8, id="17_starve_upstream: slow chunked uploads"),
+        pytest.param(CHUNKS % b"login", 10, id="19_starve_critical: slow chunked uploads"),
     ],
 )
 async def test_one_account_cannot_use_all_connections(

@@ -28,7 +28,10 @@ CONNECT_TIMEOUT_S = 3.0
 
 
 class Connection:
-    """The part of a connection that the pool uses; it closes one step after `retire`."""
+    """The part of a connection that the pool uses; it closes one step after `retire`.
+
+    While its pool `lingers`, it closes when the test says so.
+    """
 
     receiver, deadline, idle_since, address = None, 0.0, 0.0, ""
     reused, reading = False, True
@@ -48,9 +51,12 @@ class Connection:
         self.usable = False
         if not self._closing:
             self._closing = True
-            asyncio.get_running_loop().call_soon(self._lost)
+            if self._pool.lingers:
+                self._pool.closing.append(self)
+            else:
+                asyncio.get_running_loop().call_soon(self.lost)
 
-    def _lost(self) -> None:
+    def lost(self) -> None:
         self.closed = True
         self._pool.remove(self)
 
@@ -62,6 +68,8 @@ class NoNetwork(UpstreamPool):
         super().__init__(Upstream("127.0.0.1", 1), bounds)
         self.opening: list[asyncio.Future[Connection]] = []
         self.sockets: list[Connection] = []
+        self.lingers = False  # sockets that close take their time
+        self.closing: list[Connection] = []
 
     async def _open(self) -> Any:
         opening: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
@@ -208,6 +216,19 @@ class PoolMachine(RuleBasedStateMachine):
         """The API closes an idle connection."""
         self.run(data.draw(st.sampled_from(list(self.pool._idle))).retire)
 
+    @rule(lingers=st.booleans())
+    def linger(self, lingers: bool) -> None:
+        """From now on, sockets close at once or not."""
+        self.pool.lingers = lingers
+
+    @precondition(lambda self: self.pool.closing)
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        """The system closes a socket."""
+        closing = data.draw(st.sampled_from(self.pool.closing))
+        self.pool.closing.remove(closing)
+        self.run(closing.lost)
+
     def run(self, function: Any, *arguments: Any) -> None:
         """Call a function in the loop."""
 
@@ -223,16 +244,22 @@ class PoolMachine(RuleBasedStateMachine):
         in_use = [c for c, _, _ in self.used if c.places is pool.places and not c.closed]
         of_tunnels = [c for c, _, _ in self.used if c.places is pool.tunnels and not c.closed]
         connecting = len(pool.opening)
+        closing = [c for c in pool.closing if c.places is not None]
+        need_room = len(self.tasks) - pool.waiting - connecting
         assert pool.places.promised == pool.tunnels.promised == 0  # nothing is under way
         assert pool.places.taken + pool.tunnels.taken == (
-            len(in_use) + len(of_tunnels) + connecting
+            len(in_use) + len(of_tunnels) + connecting + len(closing) + need_room
         )
         opened = [c for c in pool.sockets if not c.closed]
-        assert len(opened) == pool.size == len(in_use) + len(of_tunnels) + pool.idle
-        assert pool.size - len(of_tunnels) + pool._connecting <= self.limit
+        assert len(opened) == pool.size
+        apart = [c for c in pool.closing if c not in pool._idle]  # type: ignore[comparison-overlap]
+        assert pool.size == len(in_use) + len(of_tunnels) + pool.idle + len(apart)
+        assert len(pool._all) + pool._connecting <= self.limit
+        assert not need_room or len(pool._all) + pool._connecting == self.limit
         assert pool.places.taken <= self.limit
         assert pool.tunnels.taken <= 2
-        assert all(c.places is None and c.usable for c in pool._idle)  # type: ignore[attr-defined]
+        assert all(c.places is None for c in pool._idle)
+        assert all(c.usable or c in pool.closing for c in pool._idle)  # type: ignore[comparison-overlap]
         assert repr(pool).startswith(f"<UpstreamPool 127.0.0.1:1: {len(pool._all)} open")
 
     @invariant()
@@ -259,6 +286,10 @@ class PoolMachine(RuleBasedStateMachine):
         for task in self.tasks:
             task.cancel()
         try:
+            if hasattr(self, "pool"):
+                self.pool.lingers = False
+                for connection in self.pool.closing:
+                    self.run(connection.lost)
             for connection, _, _ in self.used:
                 self.run(connection.retire)
             if hasattr(self, "pool"):
@@ -284,5 +315,30 @@ def test_a_fresh_connection_replaces_an_idle_one() -> None:
     machine.ask("a", STANDARD, fresh=True)
     assert (machine.pool.size, len(machine.pool.opening)) == (0, 1)
     machine.pool.opening[0].set_exception(ConnectionRefusedError())
+    machine.settle()
+    machine.teardown()
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_request_waits_for_a_socket_that_closes_slowly(closes: bool) -> None:
+    """It waits for the event, within the connect timeout: virtual time would not pass otherwise."""
+    machine = PoolMachine()
+    machine.begin(limit=1, reserved=0, percent=100)
+    machine.ask("a", STANDARD)
+    machine.pool.opening[0].set_result(Connection(machine.pool))
+    machine.settle()
+    machine.run(machine.pool.release, machine.used.pop()[0])
+    machine.linger(lingers=True)
+    task = machine.loop.create_task(machine.pool.acquire("a", STANDARD, fresh=True))
+    machine.tasks[task] = "a", STANDARD
+    machine.loop.run_until_complete(asyncio.sleep(CONNECT_TIMEOUT_S - 0.1))
+    assert (machine.pool.size, len(machine.pool.opening), task.done()) == (1, 0, False)
+    if closes:
+        machine.run(machine.pool.closing.pop().lost)
+        assert (machine.pool.size, len(machine.pool.opening)) == (0, 1)
+    else:
+        machine.loop.run_until_complete(asyncio.sleep(0.2))
+        assert str(task.exception()) == "No connection to the API was closed in time for a new one."
+        assert machine.pool.places.taken == 0
     machine.settle()
     machine.teardown()
