@@ -203,6 +203,7 @@ class App:
                 settings.source,
                 record_refusals=settings.refusal_events,
                 on_decision=self._on_decision,
+                redis_us=self.store.redis_us,
             ),
         )
 
