@@ -50,7 +50,7 @@ def grant(
     book = load(settings.plans)
     one = _pack(book, pack)
     with Admin(settings.redis.get_secret_value(), settings.redis_prefix) as admin:
-        done = admin.grant(_account(book, admin, account), one, grant_id)
+        done = admin.grant(_account(book, admin, account), one, grant_id, book.version)
     until = f"until {instant(done.expires_us)}"
     if done.new:
         more = amount(one.units, book.meters[one.meter].unit)

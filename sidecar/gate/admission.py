@@ -70,7 +70,9 @@ class Admission:
     """
 
     __slots__ = (
+        "clock",
         "decision",
+        "ends_us",
         "entitlement",
         "in_flight",
         "job",
@@ -87,24 +89,28 @@ class Admission:
         self,
         request_id: str,
         time: str,
+        clock: str,
         request: InboundRequest,
         key: Key,
         entitlement: Entitlement,
         plan_version: str,
         decision: Decision,
         in_flight: InFlightRequest,
+        ends_us: tuple[int, ...],
         *,
         stays_open: bool,
         queued_us: int,
     ) -> None:
         self.request_id = request_id
-        self.time = time
+        self.time = time  # when it was allowed
+        self.clock = clock  # of `time`
         self.request = request
         self.key = key
         self.entitlement = entitlement
         self.plan_version = plan_version
         self.decision = decision
         self.in_flight = in_flight  # until it is settled
+        self.ends_us = ends_us  # of the claims' periods; () if the store did not answer
         self.stays_open = stays_open  # the reservation stays open until it is settled
         self.queued_us = queued_us  # how long it waited
         self.job = ""  # id of the deferred job that it runs for

@@ -11,6 +11,7 @@ from typing import Final
 from sidecar.core.answers import Answer
 from sidecar.core.claims import at_no_cost, with_estimates
 from sidecar.core.decision import crossings_of
+from sidecar.core.events.build import NODE, REDIS
 from sidecar.core.identity import ANONYMOUS
 from sidecar.core.model import (
     Claim,
@@ -122,15 +123,22 @@ class Gate:
             if may_defer and decision.violated and may_defer(request, entitlement, decision):
                 return Deferred(request_id, refusal, key, entitlement, decision)
             return self._refuse(request_id, refusal, key, entitlement, decision)
+        answer = attempt.answer
+        if answer is None or answer.local:  # a local answer may have the node's clock
+            redis_us, ends_us = self._recorder.redis_us(), () if answer is None else answer.ends_us
+        else:
+            redis_us, ends_us = answer.now_us, answer.ends_us
         admission = Admission(
             request_id,
-            self._clock.timestamp(now_ns),
+            self._clock.timestamp(redis_us * 1000 if redis_us else now_ns),
+            REDIS if redis_us else NODE,
             request,
             key,
             entitlement,
             book.version,
             decision,
             attempt.in_flight,
+            ends_us,
             stays_open=entitlement.stays_open and decision.now_us > 0,
             queued_us=waited_us,
         )

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sidecar.core.events.build import notice_event, refusal_event, usage_event
+from sidecar.core.events.build import NODE, REDIS, notice_event, refusal_event, usage_event
+from sidecar.core.events.periods import periods_of
 from sidecar.core.events.templates import EventTemplates
 from sidecar.core.model import Entitlement, Key
 from sidecar.core.readings import Reading
@@ -21,6 +22,7 @@ class Recorder:
     """Recorder of decisions and outcomes.
 
     `source`: the `source` of all events. With `record_refusals`, each refusal is also an event.
+    `redis_us`: Redis time in µs, as far as it is known without a question; 0: it is not.
     """
 
     def __init__(
@@ -32,7 +34,9 @@ class Recorder:
         *,
         record_refusals: bool = False,
         on_decision: Callable[[DecisionRow], None] | None = None,
+        redis_us: Callable[[], int] = lambda: 0,
     ) -> None:
+        self.redis_us = redis_us
         self.spool = spool
         self.clock = clock
         self.on_decision = on_decision
@@ -77,6 +81,8 @@ class Recorder:
                 plan_version=admission.plan_version,
                 method=admission.request.method,
                 outcome=outcome,
+                clock=admission.clock,
+                ends_us=admission.ends_us,
             )
             if event is not None:
                 self.spool.append(event)
@@ -95,6 +101,10 @@ class Recorder:
             overage=admission.decision.overage,
             method=admission.request.method,
             outcome=outcome,
+            clock=admission.clock,
+            periods=periods_of(
+                admission.entitlement.claims, admission.ends_us, admission.key.account
+            ),
         )
         if admission.job:
             event["data"]["job"] = admission.job
@@ -122,11 +132,14 @@ class Recorder:
         plan = entitlement.plan.id if entitlement else UNKNOWN
         self._metrics.count(route, request_class, plan, refusal.reason)
         if self._record_refusals and key is not None and self.spool.accepting:
+            redis_us = self.redis_us()
+            now_ns = redis_us * 1000 or self.clock.now_ns()
             self.spool.append(
                 refusal_event(
                     id=refused.request_id,
                     source=self._source,
-                    time=self.clock.timestamp(self.clock.now_ns()),
+                    time=self.clock.timestamp(now_ns),
+                    clock=REDIS if redis_us else NODE,
                     key=key,
                     entitlement=entitlement,
                     plan_version=plan_version,
@@ -153,6 +166,7 @@ class Recorder:
                 notice_event(
                     source=self._source,
                     time=admission.time,
+                    clock=admission.clock,
                     key=admission.key,
                     entitlement=admission.entitlement,
                     plan_version=admission.plan_version,

@@ -186,6 +186,7 @@ class Losses:
             "source": self._source,
             "type": kind,
             "time": time,
+            "clock": "node",
             "datacontenttype": "application/json",
             "data": data,
         }

@@ -20,6 +20,7 @@ from sidecar.proxy.data_port import DataPort
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.upstream.pool import UpstreamPool
 from sidecar.serve import background, published
+from sidecar.serve.account_events import AccountEvents
 from sidecar.serve.orphan_spools import OrphanSpools
 from sidecar.serve.parts import (
     JobParts,
@@ -38,7 +39,7 @@ from sidecar.serve.readiness import Condition, Readiness, judge
 from sidecar.serve.share import WorkerShare, single_share
 from sidecar.serve.shutdown import Shutdown
 from sidecar.settings import Settings
-from sidecar.stores import EvictionWatch, FallbackStore, Journal, RedisDirectory, connect
+from sidecar.stores import EvictionWatch, FallbackStore, Journal, Outbox, RedisDirectory, connect
 from sidecar.stores.connection.connect import Connection
 
 log = logs.logger("app")
@@ -160,6 +161,8 @@ class App:
             on_change=self._on_account_change,
         )
         self._spawn(self.directory.run())
+        outbox = Outbox(self.wire, settings.redis_prefix, self._new_id())
+        self._spawn(AccountEvents(outbox, self.spool, settings.redis_prefix).run())
         self.eviction = EvictionWatch(self.wire)
         self._spawn(self.eviction.run())
         self._store_was_reachable = self.wire.reachable
@@ -203,6 +206,7 @@ class App:
                 settings.source,
                 record_refusals=settings.refusal_events,
                 on_decision=self._on_decision,
+                redis_us=self.store.redis_us,
             ),
         )
 

@@ -10,6 +10,7 @@ from sidecar.stores.eviction import EvictionWatch
 from sidecar.stores.local.journal import Journal
 from sidecar.stores.local.store import FallbackStore
 from sidecar.stores.memory import MemoryLimitStore
+from sidecar.stores.outbox import Outbox
 from sidecar.stores.redis import RedisLimitStore
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "FallbackStore",
     "Journal",
     "MemoryLimitStore",
+    "Outbox",
     "RedisDirectory",
     "RedisLimitStore",
     "Wire",

@@ -1,11 +1,11 @@
 """API keys and accounts in Redis, for `sidecar keys`, `accounts` and `grant`.
 
-Each change is one transaction, which includes its entry in the stream that sidecars follow. Only
-the SHA-256 of a secret is stored.
+Each change is one transaction, which includes its entry in the stream that sidecars follow, and the
+record of which a sidecar makes an event (`changes.py`). Only the SHA-256 of a secret is stored.
 
-In a cluster, the Redis keys of a change are in several slots, so each of them has a transaction.
-Their order is safe if the command stops in between: an API key is listed before it works, and
-stops working before sidecars are notified. Running the command again completes the change.
+In a cluster, a change has several transactions. Their order is safe if the command stops in
+between: an API key is listed before it works, and stops working before sidecars are notified.
+Running the command again completes the change.
 """
 
 import base64
@@ -15,23 +15,30 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import chain
 from typing import Final
+from uuid import uuid4
 
 from redis.exceptions import RedisClusterException, RedisError
 
+from sidecar.core.events.changes import (
+    DELETED,
+    Change,
+    account_changes,
+    grant_change,
+    grant_identity,
+    key_change,
+    record_body,
+)
 from sidecar.core.model import MICRO, Account, Pack, PlanChange
+from sidecar.core.text import instant
 from sidecar.errors import SidecarError, StoreUnavailable
 from sidecar.redis_address import redis_address
 from sidecar.stores import keys
+from sidecar.stores.changes import TTL_S, Changes, Step
 from sidecar.stores.client import open_client
 from sidecar.stores.directory import GONE, account_from
 from sidecar.stores.grants import Granted, grant
 
-TTL_S: Final = 3650 * 86_400  # I9: every Redis key has a TTL
-CHANGES_TTL_S: Final = 7 * 86_400
-MOST_CHANGES: Final = 10_000
 SECRET_BYTES: Final = 32
-
-Step = tuple[tuple[str | int, ...], ...]  # commands on one Redis key
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +69,11 @@ class Admin:
     def __init__(self, url: str, prefix: str) -> None:
         address = redis_address(url)
         self._prefix = prefix
-        self._is_cluster = address.topology == "cluster"
         try:
             self._redis = open_client(address)
         except (RedisError, RedisClusterException, OSError) as error:
             raise StoreUnavailable(f"Redis is unavailable: {error}") from None
+        self._changes = Changes(self._redis, prefix, is_cluster=address.topology == "cluster")
 
     def __enter__(self) -> "Admin":
         return self
@@ -92,9 +99,10 @@ class Admin:
         if key_id is None:
             key_id = "k" + random_bytes(4).hex()
         self._require_free(account, key_id)
-        ttl_s = int(expires.total_seconds()) if expires else TTL_S
-        secret, steps = self._new_key(account, key_id, random_bytes, ttl_s, team)
-        self._change(*steps)
+        now_us = self.now_us()
+        change = key_change("created", key_id, team=team, expires_at=_end(now_us, expires))
+        secret, steps = self._new_key(account, key_id, random_bytes, now_us, expires, team, change)
+        self._changes.commit(*steps)
         return key_id, secret
 
     def rotate_key(
@@ -121,12 +129,21 @@ class Admin:
         if digest is None or left_s == GONE:
             raise SidecarError(f'account {account} has no key "{old_id}" in Redis')
         self._require_free(account, new_id)
-        ttl_s = int(expires.total_seconds()) if expires else TTL_S
         team = self._redis.hget(record, "team") or None
-        secret, steps = self._new_key(account, new_id, random_bytes, ttl_s, team)
         grace_s = int(grace.total_seconds())
-        ends = ("EXPIRE", record, min(grace_s, left_s) if left_s >= 0 else grace_s)
-        self._change(*steps, (ends,), self._notify("digest", digest))
+        grace_s, now_us = min(grace_s, left_s) if left_s >= 0 else grace_s, self.now_us()
+        change = key_change(
+            "rotated",
+            new_id,
+            replaces=old_id,
+            replaced_ends_at=instant(now_us + grace_s * MICRO),
+            team=team,
+            expires_at=_end(now_us, expires),
+        )
+        secret, steps = self._new_key(account, new_id, random_bytes, now_us, expires, team, change)
+        self._changes.commit(
+            *steps, (("EXPIRE", record, grace_s),), self._changes.notify("digest", digest)
+        )
         return new_id, secret
 
     def _require_free(self, account: str, key_id: str) -> None:
@@ -140,32 +157,32 @@ class Admin:
         account: str,
         key_id: str,
         random_bytes: Callable[[int], bytes],
-        ttl_s: int,
+        now_us: int,
+        expires: timedelta | None,
         team: str | None,
+        change: Change,
     ) -> tuple[str, tuple[Step, ...]]:
         """The secret of a new API key, and the steps that store it."""
         by_id = keys.account_keys(self._prefix, account)
         secret = "qs_" + base64.urlsafe_b64encode(random_bytes(SECRET_BYTES)).rstrip(b"=").decode()
         digest = hashlib.sha256(secret.encode()).hexdigest()
         record = keys.credential(self._prefix, digest)
+        fields = ("id", key_id, "account", account, *(("team", team) if team else ()))
+        ttl_s = int(expires.total_seconds()) if expires else TTL_S
+        changes, recorded = self._changes, self._recorded(account, now_us, change)
         steps = (
-            self._list_account(account),
-            (("HSET", by_id, key_id, digest), ("EXPIRE", by_id, TTL_S)),
-            (
-                (
-                    "HSET",
-                    record,
-                    "id",
-                    key_id,
-                    "account",
-                    account,
-                    *(("team", team) if team else ()),
-                ),
-                ("EXPIRE", record, ttl_s),
-            ),
-            self._notify("digest", digest),
+            changes.announce(account, now_us),
+            changes.list_account(account),
+            (("HSET", by_id, key_id, digest), ("EXPIRE", by_id, TTL_S), *recorded),
+            (("HSET", record, *fields), ("EXPIRE", record, ttl_s)),
+            changes.notify("digest", digest),
         )
         return secret, steps
+
+    def _recorded(self, account: str, now_us: int, *changes: Change) -> Step:
+        """The commands that record changes, under ids that no other change has."""
+        named = [(f"change/{account}/{uuid4()}", change) for change in changes]
+        return self._changes.records(account, now_us, *named)
 
     def delete_account(self, account: str) -> int:
         """Revoke all API keys of an account and delete its record; the number of keys.
@@ -176,14 +193,22 @@ class Admin:
             keys.account_keys(self._prefix, account),
             keys.account(self._prefix, account),
         )
-        digests = sorted(self._redis.hgetall(by_id).values())
-        if not digests and not self._redis.exists(record):
+        listed, fields = self._redis.hgetall(by_id), self._redis.hgetall(record)
+        digests = sorted(listed.values())
+        if not digests and not fields:
             raise SidecarError(f"account {account} is not in Redis")
-        self._change(
+        changes, now_us = self._changes, self.now_us()
+        data = {"plan": fields.get("plan"), "keys": sorted(listed)}
+        changes.commit(
+            changes.announce(account, now_us),
             *((("DEL", keys.credential(self._prefix, digest)),) for digest in digests),
-            *(self._notify("digest", digest) for digest in digests),
-            (("DEL", by_id), ("DEL", record)),
-            self._notify("account", account),
+            *(changes.notify("digest", digest) for digest in digests),
+            (
+                ("DEL", by_id),
+                ("DEL", record),
+                *self._recorded(account, now_us, (DELETED, data)),
+            ),
+            changes.notify("account", account),
             (("SREM", keys.accounts(self._prefix), account),),
         )
         return len(digests)
@@ -194,10 +219,13 @@ class Admin:
         digest = self._redis.hget(by_id, key_id)
         if digest is None:
             raise SidecarError(f'account {account} has no key "{key_id}" in Redis')
-        self._change(
+        changes, now_us = self._changes, self.now_us()
+        recorded = self._recorded(account, now_us, key_change("revoked", key_id))
+        changes.commit(
+            changes.announce(account, now_us),
             (("DEL", keys.credential(self._prefix, digest)),),
-            self._notify("digest", digest),
-            (("HDEL", by_id, key_id),),
+            changes.notify("digest", digest),
+            (("HDEL", by_id, key_id), *recorded),
         )
 
     def list_keys(self, account: str | None = None) -> Iterator[KeyRow]:
@@ -239,16 +267,18 @@ class Admin:
             "then": then.plan if then else None if plan is None else "",
             "then_us": str(then.at_us) if then else None if plan is None else "",
         }
-        fields = [
-            part for name, value in given.items() if value is not None for part in (name, value)
-        ]
-        if plan is None and not self._redis.exists(record):
+        fields = {name: value for name, value in given.items() if value is not None}
+        before = self.record(account)
+        if plan is None and not before:
             raise SidecarError(f"account {account} is not in Redis; set its plan with --plan")
-        changed: Step = (("HSET", record, *fields),) if fields else ()
-        self._change(
-            self._list_account(account),
-            (*changed, ("EXPIRE", record, TTL_S)),
-            self._notify("account", account),
+        changed: Step = (("HSET", record, *chain(*fields.items())),) if fields else ()
+        changes, now_us = self._changes, self.now_us()
+        recorded = self._recorded(account, now_us, *account_changes(before, before | fields))
+        changes.commit(
+            changes.announce(account, now_us) if recorded else (),
+            changes.list_account(account),
+            (*changed, ("EXPIRE", record, TTL_S), *recorded),
+            changes.notify("account", account),
         )
 
     def list_accounts(self) -> Iterator[AccountRow]:
@@ -272,14 +302,20 @@ class Admin:
 
     def now_us(self) -> int:
         """Redis time, in µs since the epoch."""
-        seconds, micros = self._redis.time()
-        return int(seconds) * MICRO + int(micros)
+        return self._changes.now_us()
 
-    def grant(self, account: Account, pack: Pack, grant_id: str) -> Granted:
-        """Grant a pack once per id, and notify sidecars; see `grants.grant`."""
-        granted = grant(self._redis, self._prefix, account, pack, grant_id)
+    def grant(self, account: Account, pack: Pack, grant_id: str, plan_version: str = "") -> Granted:
+        """Grant a pack once per id, record it, and notify sidecars; see `grants.grant`.
+
+        `plan_version`: of the plan file that has the pack.
+        """
+        changes = self._changes
+        changes.commit(changes.announce(account.id, self.now_us()))
+        change = grant_change(pack, grant_id, account.plan, plan_version)
+        body = record_body(grant_identity(account.id, grant_id), change)
+        granted = grant(self._redis, self._prefix, account, pack, grant_id, body)
         if granted.new:
-            self._change(self._notify("account", account.id))
+            changes.commit(changes.notify("account", account.id))
         return granted
 
     def has_account(self, account: str) -> bool:
@@ -289,20 +325,7 @@ class Admin:
     def _accounts(self) -> list[str]:
         return sorted(self._redis.sscan_iter(keys.accounts(self._prefix), count=1000))
 
-    def _list_account(self, account: str) -> Step:
-        name = keys.accounts(self._prefix)
-        return ("SADD", name, account), ("EXPIRE", name, TTL_S)
 
-    def _notify(self, kind: str, name: str) -> Step:
-        stream = keys.changes(self._prefix)
-        return (
-            ("XADD", stream, "MAXLEN", "~", MOST_CHANGES, "*", kind, name),
-            ("EXPIRE", stream, CHANGES_TTL_S),
-        )
-
-    def _change(self, *steps: Step) -> None:
-        for commands in steps if self._is_cluster else (tuple(chain(*steps)),):
-            with self._redis.pipeline(transaction=True) as batch:
-                for command in commands:
-                    batch.execute_command(*command)
-                batch.execute()
+def _end(now_us: int, span: timedelta | None) -> str | None:
+    """The instant after a span; None without one."""
+    return instant(now_us + int(span.total_seconds()) * MICRO) if span else None

@@ -6,6 +6,7 @@ from sidecar.core.model import MICRO, Account, Pack
 from sidecar.core.periods import bounds
 from sidecar.errors import SidecarError
 from sidecar.stores import keys
+from sidecar.stores.changes import TTL_S
 from sidecar.stores.scripts import load
 
 MOST_GRANTS: Final = 64  # of one account, with those that expired in the last 35 days
@@ -20,19 +21,23 @@ class Granted(NamedTuple):
     expires_us: int
 
 
-def grant(client: Any, prefix: str, account: Account, pack: Pack, grant_id: str) -> Granted:
+def grant(
+    client: Any, prefix: str, account: Account, pack: Pack, grant_id: str, body: str
+) -> Granted:
     """Grant a pack to an account. Every sidecar applies it to the next request.
 
-    `client` is a redis-py client. Raises SidecarError if the account has `MOST_GRANTS`
-    grants, or one of this id that is of another pack.
+    `client` is a redis-py client. `body`: of the record in the account's outbox. Raises
+    SidecarError if the account has `MOST_GRANTS` grants, or one of this id that is of another
+    pack.
     """
-    state = keys.state(prefix, account.id)
+    state, outbox = keys.state(prefix, account.id), keys.outbox(prefix, account.id)
     seconds, micros = client.time()
     now_us = int(seconds) * MICRO + int(micros)
     for _ in range(_TRIES):
         status, now_us, *rest = client.eval(
-            load("limits/grant").text, 1, state, _TTL_MS, grant_id, keys.quota_field(pack.limit),
-            pack.units, pack.priority, MOST_GRANTS, *_lasts(pack, account, now_us),
+            load("limits/grant").text, 2, state, outbox, _TTL_MS, grant_id,
+            keys.quota_field(pack.limit), pack.units, pack.priority, MOST_GRANTS, body,
+            TTL_S * 1000, *_lasts(pack, account, now_us),
         )  # fmt: skip
         if status == -2:
             raise SidecarError(

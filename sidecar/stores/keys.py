@@ -109,6 +109,21 @@ def changes(prefix: str) -> str:
     return f"{prefix}:changes"
 
 
+def outbox(prefix: str, account_id: str) -> str:
+    """The list of an account's changes of which no event was made yet."""
+    return f"{prefix}:{_tag(account_id)}:outbox"
+
+
+def outboxes(prefix: str) -> str:
+    """The sorted set of accounts whose outbox may have records, with their last announcement."""
+    return f"{prefix}:{{outbox}}:accounts"
+
+
+def outbox_lease(prefix: str) -> str:
+    """The sidecar that makes events of outboxes."""
+    return f"{prefix}:{{outbox}}:lease"
+
+
 def charged(prefix: str, account_id: str, journal: str, key_id: str) -> str:
     """The number of a journal's last entry that was charged for one API key."""
     return f"{prefix}:{_tag(account_id)}:charged:{journal}:{key_id}"

@@ -147,7 +147,8 @@ def test_delete_asks_first_and_leaves_the_counters(sidecar: Any, valkey_url: str
     done = sidecar("accounts", "delete", "acme", "--yes", "--redis", valkey_url)
     assert done.returncode == 0, done.stderr
     assert find(valkey_url, secret) is None
-    assert sorted(client.keys()) == ["qs:changes", "qs:{acme}:state"]
+    events = ["qs:{acme}:outbox", "qs:{outbox}:accounts"]
+    assert sorted(client.keys()) == ["qs:changes", events[0], "qs:{acme}:state", events[1]]
     assert client.xlen("qs:changes") == before + 2, "sidecars are notified of key and account"
     again = sidecar("accounts", "delete", "acme", "--yes", "--redis", valkey_url)
     assert again.returncode == 1

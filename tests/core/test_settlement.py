@@ -63,7 +63,7 @@ def test_I4_a_forwarded_request_is_one_billable_event_with_all_meters() -> None:
         "source": "/sidecar/shop",
         "type": "api.request.v1",
         "subject": "acme",
-        "time": TIME,
+        "time": TIME, "clock": "node",
         "datacontenttype": "application/json",
         "data": {
             "key": "k1", "plan": "pro", "plan_version": "sha256:ab", "route": "chat",

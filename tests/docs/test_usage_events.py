@@ -38,7 +38,10 @@ def a_request(**changes: Any) -> dict[str, Any]:
     late = replace(entitlement, settles=settles)
     reading = Reading({"requests": 5}, {"tokens": Unreadable.MISSING}, {"requests": 9})
     outcome = Outcome(200, OutcomeReason.OK, 41, 512, 2048, reading)
-    given = {"id": "019", "plan_version": "sha256:ab", "overage": (), **changes}
+    given = {
+        "id": "019", "plan_version": "sha256:ab", "overage": (),
+        "periods": {"monthly": "2026-11-01T00:00:00Z/2026-12-01T00:00:00Z"}, **changes,
+    }  # fmt: skip
     return usage_event(
         source="/sidecar/shop", time=TIME, key=KEY, entitlement=late, method="GET",
         outcome=outcome, **given,

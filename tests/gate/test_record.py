@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from sidecar.core.costs import HeaderSource
+from sidecar.core.model import MICRO
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Reason
 from sidecar.core.settlement import OutcomeReason
+from sidecar.stores.memory import MemoryLimitStore
 from tests.support.builders import a_book, a_plan, a_quota, a_rate, a_request
-from tests.support.gate_stage import GateStage, UnavailableStore, an_outcome
+from tests.support.gate_stage import START_US, GateStage, UnavailableStore, an_outcome
 
 NOTICED = a_quota(4, notices=(50, 100))
 REFUNDS = frozenset({"upstream_refused"})
@@ -153,3 +155,75 @@ async def test_03_huge_usage_is_capped_logged_and_marked(
     assert "".join(capsys.readouterr()).count("settled_cost_capped") == 1
     assert stage.metrics.costs_capped == {("requests",): 1}
     assert (await stage.allowed()).decision.tightest.remaining == 2**50 - 2_007 - 1
+
+
+MONTH_US = 31 * 86_400 * MICRO
+FREE = replace(
+    a_book(),
+    entitlements={name: replace(one, claims=()) for name, one in a_book().entitlements.items()},
+)
+NOW, A_MONTH_LATER = "2026-11-24T00:00:00.000Z", "2026-12-25T00:00:00.000Z"
+
+
+class LocalStore(MemoryLimitStore):
+    """A store that answers as local mode does."""
+
+    async def reserve(self, *args: Any, **options: Any) -> Any:
+        return (await super().reserve(*args, **options))._replace(local=True)
+
+
+async def test_14_clock_an_event_has_the_time_of_redis_and_not_of_the_node() -> None:
+    stage = GateStage(a_book(a_plan(NOTICED, a_rate(9))))
+    stage.redis_ahead_us = MONTH_US
+    stage.gate.settle(await stage.allowed(), an_outcome())
+    await stage.allowed()
+    [event] = events(stage, "api.request.v1")
+    [notice] = events(stage, "account.notice.v1")
+    for one in (event, notice):
+        assert (one["time"], one["clock"]) == (A_MONTH_LATER, "redis")
+    assert event["data"]["periods"] == {"monthly": "2026-12-01T00:00:00Z/2027-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("book", "store", "periods"),
+    [
+        (FREE, MemoryLimitStore, None),
+        (a_book(a_plan(when_store_is_down="allow")), UnavailableStore, None),
+        (a_book(), LocalStore, {"monthly": "2026-11-01T00:00:00Z/2026-12-01T00:00:00Z"}),
+    ],
+    ids=["no limits", "allowed without Redis", "local mode"],
+)
+async def test_14_clock_without_an_answer_the_event_names_the_clock_that_it_has(
+    book: Any, store: Any, periods: dict[str, str] | None
+) -> None:
+    stage = GateStage(book, store=store)
+    for known_us in (0, START_US + MONTH_US):
+        stage.redis_us = known_us
+        stage.gate.settle(await stage.allowed(), an_outcome())
+    node, redis = events(stage, "api.request.v1")
+    assert (node["time"], node["clock"]) == (NOW, "node")
+    assert (redis["time"], redis["clock"]) == (A_MONTH_LATER, "redis")
+    assert node["data"].get("periods") == redis["data"].get("periods") == periods
+
+
+async def test_14_clock_a_refusal_has_the_time_of_redis() -> None:
+    stage = GateStage(a_book(a_plan(a_quota(0))), record_refusals=True)
+    for known_us in (0, START_US + MONTH_US):
+        stage.redis_us = known_us
+        await stage.refused()
+    times = [(one["time"], one["clock"]) for one in events(stage, "api.refusal.v1")]
+    assert times == [(NOW, "node"), (A_MONTH_LATER, "redis")]
+
+
+async def test_14_period_an_event_names_the_period_that_counted_it_though_it_ends_later() -> None:
+    stage = GateStage(a_book(a_plan(a_quota(9, period="60s"))))
+    first = await stage.allowed()
+    stage.clock.us += 60 * MICRO
+    second = await stage.allowed()
+    for admission in (second, first):
+        stage.gate.settle(admission, an_outcome())
+    periods = [one["data"]["periods"]["monthly"] for one in events(stage, "api.request.v1")]
+    assert periods == [
+        "2026-11-24T00:01:00Z/2026-11-24T00:02:00Z",
+        "2026-11-24T00:00:00Z/2026-11-24T00:01:00Z",
+    ]

@@ -110,7 +110,9 @@ class GateStage:
         with_rows: bool = False,
     ) -> None:
         self.clock, self.spool, self.metrics = ManualClock(), ListSpool(), Metrics()
-        self.store = store(self.clock.now_us)
+        self.redis_ahead_us = 0  # of the node's clock
+        self.redis_us = 0  # what the sidecar knows of Redis time without asking
+        self.store = store(lambda: self.clock.now_us() + self.redis_ahead_us)
         self.shedder = shedder or Shedder()
         self.directory = directory or DictDirectory({})
         self.rows: list[DecisionRow] = []
@@ -118,6 +120,7 @@ class GateStage:
         self.recorder = Recorder(
             self.spool, self.metrics, self.clock, "/sidecar/test",
             record_refusals=record_refusals, on_decision=self.rows.append if with_rows else None,
+            redis_us=lambda: self.redis_us,
         )  # fmt: skip
         self.gate = Gate(
             Entitler(book or a_book(), self.directory, self.clock.now_us),

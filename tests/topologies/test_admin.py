@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from sidecar.core.events.changes import event_of
 from sidecar.core.identity import key_digest
-from sidecar.core.model import Key
+from sidecar.core.model import Account, Key, Pack
 from sidecar.errors import StoreUnavailable
-from sidecar.stores import RedisDirectory, keys
+from sidecar.stores import Outbox, RedisDirectory, keys
 from sidecar.stores.admin import Admin
 from sidecar.stores.connection.slots import slot_of
 from tests.support.stores.clusters import ACluster
@@ -83,3 +84,28 @@ def test_after_an_interrupted_change_the_account_is_changed(cluster: ACluster) -
         admin.set_account("acme", plan="free")
     key = find_key(cluster, secret)
     assert key is not None and key.account.plan == "free"
+
+
+def records(cluster: ACluster, account: str) -> list[str]:
+    """The types of the events that wait in the outbox, by way of the sidecars' connection."""
+
+    async def read() -> list[str]:
+        async with connected(cluster.url) as redis:
+            outbox = Outbox(redis, "qs", "me")
+            announced = await outbox.take()
+            assert announced is not None
+            assert account in [one.account for one in announced]
+            found = [event_of(one.decode(), account, "/s") for one in await outbox.read(account)]
+            return [one["type"] for one in found]
+
+    return asyncio.run(read())
+
+
+def test_14_a_change_that_is_interrupted_on_a_cluster_has_its_event(cluster: ACluster) -> None:
+    create(cluster, "k1")
+    before = records(cluster, "acme")
+    with notifying_fails(cluster), Admin(cluster.url, "qs") as admin:
+        admin.set_account("acme", plan="free")
+    with notifying_fails(cluster), Admin(cluster.url, "qs") as admin:
+        admin.grant(Account("acme", "free"), Pack("boost", "monthly", "requests", 9, "month"), "g1")
+    assert records(cluster, "acme")[len(before) :] == ["account.plan.v1", "account.grant.v1"]

@@ -26,7 +26,7 @@ from sidecar.core.model import Pack, QuotaLimit
 from sidecar.core.periods import window_at
 from sidecar.errors import SidecarError
 from sidecar.metering.sinks.redis import RedisSink
-from sidecar.stores import Connection, RedisDirectory, RedisLimitStore, keys
+from sidecar.stores import Connection, Outbox, RedisDirectory, RedisLimitStore, keys
 from sidecar.stores.admin import Admin
 from sidecar.stores.eviction import eviction_policy
 from sidecar.stores.inspector import Inspector
@@ -77,6 +77,16 @@ async def serve(url: str) -> None:
         assert await eviction_policy(redis) is not None
         await follow(redis)
         await defer(redis)
+        await record(redis)
+
+
+async def record(redis: Connection) -> None:
+    """The events of changes."""
+    outbox = Outbox(redis, "qs", "me")
+    assert await outbox.take() is not None
+    await outbox.read("acme")
+    await outbox.remove("acme", [b"none"])
+    await outbox.retire("acme")
 
 
 async def defer(redis: Connection) -> None:
@@ -185,7 +195,8 @@ def commands_of_scripts() -> set[str]:
 
 def test_the_commands_of_scripts_are_documented() -> None:
     by_hand = {
-        "+info", "+ping", "+evalsha", "+script|load", "+time", "+hgetall", "+xread", "+xrevrange"
+        "+info", "+ping", "+evalsha", "+script|load", "+time", "+hgetall", "+xread", "+xrevrange",
+        "+lrange",
     }  # fmt: skip
     commands = {right for right in RIGHTS["serve"] if right.startswith("+")}
     assert commands == by_hand | commands_of_scripts()

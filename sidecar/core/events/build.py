@@ -3,13 +3,18 @@
 (source, id) identifies an event, never its time: two events with the same pair are copies.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from sidecar.core.model import Entitlement, Key
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import ThresholdCrossing
 from sidecar.core.settlement import Outcome, late_costs, refunded
 from sidecar.core.text import instant
+
+# The clock of an event's `time`.
+REDIS: Final = "redis"
+NODE: Final = "node"
 
 
 def usage_event(
@@ -23,14 +28,17 @@ def usage_event(
     overage: tuple[tuple[str, int], ...],
     method: str,
     outcome: Outcome,
+    clock: str = NODE,
+    periods: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Build the `api.request.v1` event of one forwarded request: the record that is billed.
 
-    `time` is RFC 3339 in UTC. `team` is present if the key belongs to a team. `usage` and
-    `overage` hold every meter of the route. The actual cost in the response is the usage. If the
-    response lacks it, the estimate is the usage, and `estimated` (meter → reason) says so; if
-    no successful response came, late costs are 0. `capped` (meter → reported units) says that the
-    usage is the most that one request settles. A request that the plan refunds is not billable.
+    `time` is RFC 3339 in UTC, by `clock`. `periods`: see `periods_of`; None and {}: no quota
+    counted the request. `team` is present if the key belongs to a team. `usage` and `overage` hold
+    every meter of the route. The actual cost in the response is the usage. If the response lacks
+    it, the estimate is the usage, and `estimated` (meter → reason) says so; if no successful
+    response came, late costs are 0. `capped` (meter → reported units) says that the usage is the
+    most that one request settles. A request that the plan refunds is not billable.
     """
     route = entitlement.route
     usage = dict(route.cost)
@@ -44,6 +52,7 @@ def usage_event(
         "type": "api.request.v1",
         "subject": key.account.id,
         "time": time,
+        "clock": clock,
         "datacontenttype": "application/json",
         "data": {
             "key": key.id,
@@ -62,6 +71,8 @@ def usage_event(
             "bytes_out": outcome.bytes_out,
         },
     }
+    if periods:
+        event["data"]["periods"] = dict(periods)
     if key.counted_team:
         event["data"]["team"] = key.counted_team
     if entitlement.settles or entitlement.defaulted:
@@ -94,6 +105,7 @@ def refusal_event(
     plan_version: str,
     status: int,
     reason: str,
+    clock: str = NODE,
 ) -> dict[str, Any]:
     """Build the `api.refusal.v1` event of a request that was not forwarded. Never billable.
 
@@ -112,7 +124,7 @@ def refusal_event(
     }
     if key.counted_team:
         data["team"] = key.counted_team
-    return _cloud_event(id, source, "api.refusal.v1", key.account.id, time, data)
+    return cloud_event(id, source, "api.refusal.v1", key.account.id, time, data, clock)
 
 
 def notice_event(
@@ -123,6 +135,7 @@ def notice_event(
     entitlement: Entitlement,
     plan_version: str,
     crossing: ThresholdCrossing,
+    clock: str = NODE,
 ) -> dict[str, Any]:
     """Build the `account.notice.v1` event of a crossed threshold.
 
@@ -144,12 +157,13 @@ def notice_event(
     if limit.per == "key":
         data["key"] = key.id
     identity = f"notice/{account}/{counter}/{crossing.period_end_us}/{crossing.percent}"
-    return _cloud_event(identity, source, "account.notice.v1", account, time, data)
+    return cloud_event(identity, source, "account.notice.v1", account, time, data, clock)
 
 
-def _cloud_event(
-    identity: str, source: str, kind: str, account: str, time: str, data: dict[str, Any]
+def cloud_event(
+    identity: str, source: str, kind: str, account: str, time: str, data: dict[str, Any], clock: str
 ) -> dict[str, Any]:
+    """Build an event of this type about an account. `time` is by `clock`."""
     return {
         "specversion": "1.0",
         "id": identity,
@@ -157,6 +171,7 @@ def _cloud_event(
         "type": kind,
         "subject": account,
         "time": time,
+        "clock": clock,
         "datacontenttype": "application/json",
         "data": data,
     }

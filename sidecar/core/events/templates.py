@@ -1,40 +1,61 @@
 """Usage events as JSON from templates, for ordinary requests.
 
-Most events of a route differ in eight values. A template is the output of `usage_event` with a
-mark for each of these values, so only `usage_event` knows the template of an event.
+Most events of a route differ in nine values and in their end, the periods of quotas. A template is
+the output of `usage_event` with a mark for each of these values, so only `usage_event` knows the
+template of an event.
 """
 
 import json
+from datetime import date
 from json.encoder import encode_basestring
 from typing import Final
 
-from sidecar.core.events.build import usage_event
-from sidecar.core.model import Entitlement, Key
+from sidecar.core.events.build import NODE, REDIS, usage_event
+from sidecar.core.events.periods import periods_of
+from sidecar.core.model import Account, Entitlement, Key, QuotaLimit
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
 
 MAX_TEMPLATES: Final = 4_096
+MAX_PERIODS: Final = 4_096  # per template
 # The values that differ, in their order in the event, with the format of each.
 _FIELDS: Final = {
     "id": b'"%b"',
     "subject": b"%b",
     "time": b'"%b"',
+    "clock": b'"%b"',
     "key": b"%b",
     "status": b"%d",
     "latency_ms": b"%d",
     "bytes_in": b"%d",
     "bytes_out": b"%d",
 }
+_END: Final = b"}}"  # of an event without periods
+_CLOCKS: Final = {REDIS: b"redis", NODE: b"node"}
 _ANY_OUTCOME: Final = Outcome(0, OutcomeReason.OK, 0, 0, 0)
 
 
 class _Template:
-    """`text` has a %-format for each value of `_FIELDS`."""
+    """`text` has a %-format for each value of `_FIELDS` and for the end.
 
-    __slots__ = ("entitlement", "text")
+    `ends`: the ends with periods, by the periods' ends in µs and the calendar of the account.
+    """
+
+    __slots__ = ("ends", "entitlement", "has_quotas", "text")
 
     def __init__(self, entitlement: Entitlement, text: bytes) -> None:
         self.entitlement = entitlement
         self.text = text
+        self.has_quotas = any(isinstance(one.limit, QuotaLimit) for one in entitlement.claims)
+        self.ends: dict[tuple[tuple[int, ...], str, date | None], bytes] = {}
+
+    def add_end(self, ends_us: tuple[int, ...], account: Account) -> bytes:
+        """Return the end of the events of these periods; also from now on."""
+        periods = periods_of(self.entitlement.claims, ends_us, account)
+        end = b',"periods":' + json.dumps(periods, separators=(",", ":")).encode() + _END
+        if len(self.ends) >= MAX_PERIODS:
+            self.ends.clear()
+        self.ends[ends_us, account.timezone, account.anchor] = end
+        return end
 
 
 class EventTemplates:
@@ -55,12 +76,14 @@ class EventTemplates:
         plan_version: str,
         method: str,
         outcome: Outcome,
+        clock: str = NODE,
+        ends_us: tuple[int, ...] = (),
     ) -> bytes | None:
         """Return the event of `usage_event` as JSON, or None if no template fits.
 
-        Only for requests without overage. `id` and `time` must need no escapes. None for a failed
-        or refunded request, for costs from bodies, for an account with teams, for another plan
-        book, and for ids outside ASCII.
+        Only for requests without overage. `id` and `time` must need no escapes. `ends_us`: as in
+        `periods_of`. None for a failed or refunded request, for costs from bodies, for an account
+        with teams, for another plan book, for ids outside ASCII, and for quotas without an answer.
         """
         account = key.account
         if (
@@ -76,15 +99,24 @@ class EventTemplates:
         template = self._templates.get(_cache_key(entitlement, method))
         if template is None or template.entitlement is not entitlement:
             template = self._make(key, entitlement, method)
+        end = _END
+        if template.has_quotas:
+            if not ends_us:
+                return None
+            periods = ends_us, account.timezone, account.anchor
+            known = template.ends
+            end = known[periods] if periods in known else template.add_end(ends_us, account)
         return template.text % (
             id.encode(),
             encode_basestring(account.id).encode(),
             time.encode(),
+            _CLOCKS[clock],
             encode_basestring(key.id).encode(),
             outcome.status,
             outcome.latency_ms,
             outcome.bytes_in,
             outcome.bytes_out,
+            end,
         )
 
     def _make(self, key: Key, entitlement: Entitlement, method: str) -> _Template:
@@ -93,6 +125,7 @@ class EventTemplates:
             id=marks["id"],
             source=self._source,
             time=marks["time"],
+            clock=marks["clock"],
             key=key,
             entitlement=entitlement,
             plan_version=self._plan_version,
@@ -105,6 +138,7 @@ class EventTemplates:
         text = json.dumps(event, separators=(",", ":")).encode().replace(b"%", b"%%")
         for name, field in _FIELDS.items():
             text = text.replace(json.dumps(marks[name]).encode(), field)
+        text = text.removesuffix(_END) + b"%b"
         if len(self._templates) >= MAX_TEMPLATES:
             self._templates.clear()
         template = _Template(entitlement, text)

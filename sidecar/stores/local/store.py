@@ -44,12 +44,13 @@ class StoreStats(NamedTuple):
 
 
 class _LocalHold(NamedTuple):
-    """A request in flight that was allowed in local mode."""
+    """A request in flight that was allowed in local mode, at `at_us` in Redis time."""
 
     account: Account
     key_id: str
     claims: Sequence[Claim]
     hold: Hold
+    at_us: int
 
 
 class FallbackStore:
@@ -90,6 +91,10 @@ class FallbackStore:
     def now_us(self) -> int:
         """The best estimate of Redis time, in µs since the epoch."""
         return self._clock.now_us()
+
+    def redis_us(self) -> int:
+        """Redis time in µs: its last answer plus the time since; 0 before the first one."""
+        return self._clock.now_us() if self._clock.is_set else 0
 
     @property
     def up(self) -> bool:
@@ -150,7 +155,7 @@ class FallbackStore:
                         self._local.settle(account, key_id, at_no_cost(claims), hold.id)
                     return real
         if answer.granted:
-            self._record(account, key_id, claims, hold)
+            self._record(account, key_id, claims, hold, answer.now_us)
         return answer
 
     def _redis_decides(self, account: Account, key_id: str, when_down: WhenDown) -> bool:
@@ -182,17 +187,22 @@ class FallbackStore:
             raise
 
     def _record(
-        self, account: Account, key_id: str, claims: Sequence[Claim], hold: Hold | None
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold: Hold | None,
+        at_us: int,
     ) -> None:
-        """Record a request that was allowed without Redis."""
+        """Record a request that was allowed without Redis, at `at_us`."""
         self._allowed_locally += 1
         if hold is None:
             if any(claim.cost for claim in claims):
-                self._charge(account, key_id, claims, None)
+                self._charge(account, key_id, claims, None, at_us)
         else:
-            self._holds[hold.id] = _LocalHold(account, key_id, claims, hold)
+            self._holds[hold.id] = _LocalHold(account, key_id, claims, hold, at_us)
             if hold.orphans == "charge" and _quotas(claims):
-                self._write(account, key_id, claims, hold.id, is_open=True)
+                self._write(account, key_id, claims, hold.id, at_us, is_open=True)
 
     async def peek(self, account: Account, key_id: str, claims: Sequence[Claim]) -> Answer:
         """What Redis would answer to `reserve`, changing nothing. Raises StoreUnavailable."""
@@ -209,10 +219,11 @@ class FallbackStore:
         """Correct an open reservation and close it; see `ports.LimitStore`."""
         if self.mode.outage is not None:
             self._local.settle(account, key_id, claims, hold_id)
-        if self._holds.pop(hold_id, None) is None:
+        local = self._holds.pop(hold_id, None)
+        if local is None:
             self.redis.settle(account, key_id, claims, hold_id, on_settled)
             return
-        self._charge(account, key_id, claims, hold_id)
+        self._charge(account, key_id, claims, hold_id, local.at_us)
         if hold_id in self._slots_in_redis:
             self._slots_in_redis.discard(hold_id)
             self.redis.settle(account, key_id, _slots(claims), hold_id)
@@ -238,15 +249,23 @@ class FallbackStore:
         await self._journal.close()
 
     def _charge(
-        self, account: Account, key_id: str, claims: Sequence[Claim], hold_id: str | None
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold_id: str | None,
+        at_us: int,
     ) -> None:
-        """Charge a finished request at its actual cost."""
+        """Charge a finished request at its actual cost, in the period in which it was allowed.
+
+        Its event names that period.
+        """
         quotas = _quotas(claims)
         if not quotas:
             return
-        seq, now_us = self._write(account, key_id, claims, hold_id), self._clock.now_us()
+        seq = self._write(account, key_id, claims, hold_id, at_us)
         dated = [
-            (claim, period_start(self.redis.commands.window(quota, account, now_us), now_us))
+            (claim, period_start(self.redis.commands.window(quota, account, at_us), at_us))
             for claim, quota in quotas
         ]
         self._charger.add(account, key_id, self._journal.id, seq, dated)
@@ -257,6 +276,7 @@ class FallbackStore:
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str | None,
+        at_us: int,
         *,
         is_open: bool = False,
     ) -> int:
@@ -268,7 +288,7 @@ class FallbackStore:
             account,
             key_id,
             claims,
-            self._clock.now_us(),
+            at_us,
             sidecars=self._local.sidecars,
             snapshot_of=snapshot_of,
             hold_id=hold_id,

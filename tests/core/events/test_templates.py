@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.events.build import usage_event
-from sidecar.core.events.templates import MAX_TEMPLATES, EventTemplates
+from sidecar.core.events.periods import periods_of
+from sidecar.core.events.templates import MAX_PERIODS, MAX_TEMPLATES, EventTemplates
 from sidecar.core.model import (
     MICRO,
     Account,
+    Claim,
     Entitlement,
     Key,
     Plan,
@@ -21,7 +24,10 @@ from sidecar.core.model import (
     Route,
     Team,
 )
+from sidecar.core.periods import midnight
 from sidecar.core.settlement import Outcome, OutcomeReason
+from sidecar.core.text import instant
+from tests.support.builders import a_quota
 
 GUARD = RateLimit("critical", "calls", 100, MICRO, 200, (100, 1))
 ROUTE = Route(
@@ -54,25 +60,31 @@ def values_of(**changes: Any) -> dict[str, Any]:
 @given(
     source=NAMES, account=NAMES, key=NAMES, plan=NAMES, route=NAMES, meter=NAMES,
     units=COUNTS, status=st.integers(100, 599), latency=COUNTS, size=COUNTS, answer=COUNTS,
+    clock=st.sampled_from(["redis", "node"]), quota=st.none() | NAMES,
+    zone=st.sampled_from(["UTC", "Asia/Kathmandu"]), months=st.lists(st.integers(1, 12)),
 )  # fmt: skip
 def test_I4_a_template_gives_the_event_of_usage_event(
     source: str, account: str, key: str, plan: str, route: str, meter: str,
     units: int, status: int, latency: int, size: int, answer: int,
+    clock: str, quota: str | None, zone: str, months: list[int],
 ) -> None:  # fmt: skip
     entitlement = replace(
         ENTITLED,
         plan=replace(PLAN, id=plan),
         route=replace(ROUTE, id=route, cost=((meter, units),)),
+        claims=() if quota is None else (Claim(a_quota(id=quota), units, False),),
     )
     values = values_of(
-        key=Key(key, Account(account, plan)), entitlement=entitlement,
+        key=Key(key, Account(account, plan, zone)), entitlement=entitlement, clock=clock,
         outcome=Outcome(status, OutcomeReason.OK, latency, size, answer),
     )  # fmt: skip
     templates = EventTemplates(source, VERSION)
-    for _ in range(2):  # the template is made, then reused
-        written = templates.fill(**values)
+    for month in (1, *months):  # the template and its ends are made, then reused
+        ends_us = () if quota is None else (midnight(date(2026, month, 1), zone),)
+        written = templates.fill(**values, ends_us=ends_us)
         assert written is not None
-        event = usage_event(source=source, overage=(), **values)
+        periods = periods_of(entitlement.claims, ends_us, values["key"].account)
+        event = usage_event(source=source, overage=(), periods=periods, **values)
         assert list(json.loads(written).items()) == list(event.items())
         assert list(json.loads(written)["data"]) == list(event["data"])
 
@@ -86,6 +98,7 @@ def test_I4_a_template_gives_the_event_of_usage_event(
         {"entitlement": replace(ENTITLED, estimates=(("tokens", object()),))},
         {"entitlement": replace(ENTITLED, settles=(("tokens", object()),))},
         {"key": Key("k1", Account("acme", "pro", teams=(Team("search", 40),)), "search")},
+        {"entitlement": replace(ENTITLED, claims=(Claim(a_quota(), 1, False),)), "ends_us": ()},
         {"key": Key("k1", Account("café", "pro"))},
         {"key": Key("\ud800", Account("acme", "pro"))},
     ],
@@ -116,3 +129,16 @@ def test_I9_templates_are_bounded_and_never_mixed_up() -> None:
         assert written is not None
         assert json.loads(written)["data"]["route"] == f"r{number}"
     assert len(templates._templates) <= MAX_TEMPLATES
+
+
+def test_I9_periods_of_a_template_are_bounded_and_never_mixed_up() -> None:
+    templates = EventTemplates("/s", VERSION)
+    entitlement = replace(ENTITLED, claims=(Claim(a_quota(period="3600s"), 1, False),))
+    for hour in range(1, MAX_PERIODS + 10):
+        end_us = hour * 3_600 * MICRO
+        written = templates.fill(**values_of(entitlement=entitlement), ends_us=(end_us,))
+        assert written is not None
+        end = f"{instant(end_us - 3_600 * MICRO)}/{instant(end_us)}"
+        assert json.loads(written)["data"]["periods"] == {"monthly": end}
+    [template] = templates._templates.values()
+    assert len(template.ends) <= MAX_PERIODS

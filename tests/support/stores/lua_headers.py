@@ -10,8 +10,10 @@ OF_JOBS = (
     "jobs/add", "jobs/claim", "jobs/count", "jobs/find", "jobs/move", "jobs/rate", "jobs/register",
     "jobs/schedule", "jobs/take", "jobs/trim", "jobs/wake_all", "jobs/weigh",
 )  # fmt: skip
+OF_OUTBOX = ("outbox/remove", "outbox/retire", "outbox/take")
 OPERATIONS = (
     "beat", "charge", "grant", "peek", "rebuild", "refund", "renew", "reserve", "settle", *OF_JOBS,
+    *OF_OUTBOX,
 )  # fmt: skip
 
 

@@ -1,29 +1,32 @@
--- grant: add extra units to a quota, once.
+-- grant: add extra units to a quota, once, and record that for the event.
 -- Guarantee: atomic; once per id, however often it runs; only Redis time is used.
 -- KEYS[1]  the account's state, a hash
+-- KEYS[2]  its outbox, a list of records: instant (µs), end (µs), body
 -- ARGV[1]  ttl_ms: TTL of the state after this write, milliseconds
 -- ARGV[2]  id of the grant
 -- ARGV[3]  field: of the limit (with the key, for limits per key) in the hash
 -- ARGV[4]  units of the grant
 -- ARGV[5]  priority: grants of lower numbers are used first
 -- ARGV[6]  most: maximum number of grants of an account
--- ARGV[7]  lasts: "at", "for" or "period"
--- ARGV[8…] a, b, c  at: the end in µs; for: microseconds from now; period: start, end, next end in µs
+-- ARGV[7]  body of the record
+-- ARGV[8]  outbox_ttl_ms: TTL of the outbox, milliseconds
+-- ARGV[9]  lasts: "at", "for" or "period"
+-- ARGV[10…] a, b, c  at: the end in µs; for: microseconds from now; period: start, end, next end in µs
 -- Returns {1 granted | 0 was granted before | -2 too many | -3 the id is that of another pack, now_us, expires_us}.
 --   {-1, now_us}: now is outside the bounds.
 local key, now = KEYS[1], now_us()
 local grants, kept = rare().read_grants(redis.call('HGET', key, 'grants')), {}
 for _, g in ipairs(grants) do
   if g.id == ARGV[2] then
-    local same = g.field == ARGV[3] and g.units == tonumber(ARGV[4]) and (ARGV[7] ~= 'at' or g.expires == tonumber(ARGV[8]))
+    local same = g.field == ARGV[3] and g.units == tonumber(ARGV[4]) and (ARGV[9] ~= 'at' or g.expires == tonumber(ARGV[10]))
     return { same and 0 or -3, now, g.expires }
   end
   if g.expires + KEPT_US > now then kept[#kept + 1] = g end
 end
-local expires = tonumber(ARGV[8])
-if ARGV[7] == 'for' then expires = now + expires end
-if ARGV[7] == 'period' then
-  local b, c = tonumber(ARGV[9]), tonumber(ARGV[10])
+local expires = tonumber(ARGV[10])
+if ARGV[9] == 'for' then expires = now + expires end
+if ARGV[9] == 'period' then
+  local b, c = tonumber(ARGV[11]), tonumber(ARGV[12])
   if now < expires or now >= c then return { -1, now } end
   expires = now >= b and c or b
 end
@@ -38,4 +41,6 @@ table.sort(kept, function(x, y)
 end)
 redis.call('HSET', key, 'grants', rare().write_grants(kept))
 rare().keep(key, max(tonumber(ARGV[1]), ceil((expires + KEPT_US - now) / 1000)))
+redis.call('RPUSH', KEYS[2], int(now) .. ' ' .. int(expires) .. ' ' .. ARGV[7])
+redis.call('PEXPIRE', KEYS[2], ARGV[8])
 return { 1, now, expires }
