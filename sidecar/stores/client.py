@@ -3,12 +3,16 @@
 from typing import Any, Final
 
 from redis import Redis
+from redis.backoff import ConstantBackoff
 from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from sidecar.redis_address import RedisAddress
 
 TIMEOUT_S: Final = 5.0
+RETRIES: Final = 2  # somebody waits for a command; redis-py's own retries take seconds
+RETRY_S: Final = 0.1
 
 
 def open_client(address: RedisAddress, *, text: bool = True) -> Any:
@@ -28,7 +32,8 @@ def open_client(address: RedisAddress, *, text: bool = True) -> Any:
         sentinel_options = {"socket_timeout": TIMEOUT_S} | address.sentinel_options()
         sentinel: Any = Sentinel(address.nodes, sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call]
         return sentinel.master_for(address.master)
+    retry = Retry(ConstantBackoff(RETRY_S), RETRIES)
     if address.path:
-        return Redis(unix_socket_path=address.path, **options)
+        return Redis(unix_socket_path=address.path, retry=retry, **options)
     host, port = address.nodes[0]
-    return Redis(host=host, port=port, **options)
+    return Redis(host=host, port=port, retry=retry, **options)
