@@ -64,6 +64,20 @@ def find(spool: Path, version: str) -> bytes | None:
     return None
 
 
+def text_of(spool: Path, plan_file: Path, version: str) -> bytes | None:
+    """Return the text of a version, from the archive of a spool or from the plan file itself.
+
+    None if neither has it. Blocks.
+    """
+    try:
+        text = find(spool, version)
+        if text is None:
+            text = plan_file.read_bytes()
+    except OSError:
+        return None
+    return text if "sha256:" + hashlib.sha256(text).hexdigest() == version else None
+
+
 def versions(spool: Path) -> list[str]:
     """Return the archived versions, the oldest first. Raises OSError."""
     paths = [*spool.glob(f"{DIRECTORY}/*.yaml"), *spool.glob(f"worker-*/{DIRECTORY}/*.yaml")]

@@ -1,6 +1,5 @@
 """The composition root: builds the parts of one sidecar, and starts and stops them in order."""
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Final
 
 from sidecar import logs
 from sidecar.clock import Clock
-from sidecar.config import LivePlanFile, archive, compile_apart
+from sidecar.config import LivePlanFile, compile_apart
 from sidecar.core.model import Account, PlanBook
 from sidecar.core.paths import Normaliser
 from sidecar.files import Files
@@ -20,15 +19,16 @@ from sidecar.proxy.data_port import DataPort
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.upstream.pool import UpstreamPool
 from sidecar.serve import background, published
-from sidecar.serve.account_events import AccountEvents
 from sidecar.serve.orphan_spools import OrphanSpools
 from sidecar.serve.parts import (
     JobParts,
+    account_events_of,
     bounds_of,
     jobs_of,
     listener_of,
     options_of,
     per_address_of,
+    plan_records_of,
     shedder_of,
     sinks_of,
     spool_of,
@@ -39,7 +39,13 @@ from sidecar.serve.readiness import Condition, Readiness, judge
 from sidecar.serve.share import WorkerShare, single_share
 from sidecar.serve.shutdown import Shutdown
 from sidecar.settings import Settings
-from sidecar.stores import EvictionWatch, FallbackStore, Journal, Outbox, RedisDirectory, connect
+from sidecar.stores import (
+    EvictionWatch,
+    FallbackStore,
+    Journal,
+    RedisDirectory,
+    connect,
+)
 from sidecar.stores.connection.connect import Connection
 
 log = logs.logger("app")
@@ -161,8 +167,8 @@ class App:
             on_change=self._on_account_change,
         )
         self._spawn(self.directory.run())
-        outbox = Outbox(self.wire, settings.redis_prefix, self._new_id())
-        self._spawn(AccountEvents(outbox, self.spool, settings.redis_prefix).run())
+        self.plan_records = plan_records_of(settings, self.wire)
+        self._spawn(account_events_of(settings, self.wire, self.spool, self._new_id()).run())
         self.eviction = EvictionWatch(self.wire)
         self._spawn(self.eviction.run())
         self._store_was_reachable = self.wire.reachable
@@ -281,14 +287,9 @@ class App:
         if self.jobs is not None:
             published.publish_jobs(metrics, self.jobs)
 
-    def _archive_plans(self) -> None:
-        settings, version = self.settings, self.keeper.book.version
-        directory = settings.spool / archive.DIRECTORY
-        arguments = directory, settings.plans, version, Files()
-        asyncio.get_running_loop().run_in_executor(None, archive.archive, *arguments)
-
     def _watch_files(self) -> None:
-        self._archive_plans()
+        self.plan_records.live(self.keeper.book.version)
+        self._spawn(self.plan_records.run())
         self._spawn(self.keeper.watch())
         if self.listener.certificate is not None:
             self._spawn(self.listener.certificate.watch())
@@ -322,7 +323,7 @@ class App:
         self.directory.forget()  # its API keys may belong to accounts of the former file
         if self.jobs is not None:
             self.jobs.runner.plans_changed()
-        self._archive_plans()
+        self.plan_records.live(book.version)
 
     def _on_account_change(self, account_id: str) -> None:
         if self.jobs is not None:

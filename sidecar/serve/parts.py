@@ -30,8 +30,10 @@ from sidecar.proxy.heads import ProxyOptions, trust
 from sidecar.proxy.job_exchange import JobForwarder
 from sidecar.proxy.upstream.address import Upstream, tls_context
 from sidecar.proxy.upstream.pool import UpstreamPool
+from sidecar.serve.account_events import AccountEvents
+from sidecar.serve.plan_records import PlanRecords
 from sidecar.settings import Settings
-from sidecar.stores import RedisDirectory, keys
+from sidecar.stores import Outbox, PlanFiles, RedisDirectory, keys
 from sidecar.stores.connection.connect import Connection
 from sidecar.stores.job_terms import JobTerms
 from sidecar.stores.jobs import RedisJobs
@@ -131,6 +133,19 @@ def sinks_of(settings: Settings, lock_directory: Path | None) -> list[Sink]:
         make_sink(parse_sink(sink), redis_url=url, stream_key=stream, lock_directory=lock_directory)
         for sink in settings.sinks
     ]
+
+
+def account_events_of(
+    settings: Settings, wire: Connection, spool: Spool, own_id: str
+) -> AccountEvents:
+    """The part that makes events of changes by commands."""
+    return AccountEvents(Outbox(wire, settings.redis_prefix, own_id), spool, settings.redis_prefix)
+
+
+def plan_records_of(settings: Settings, wire: Connection) -> PlanRecords:
+    """The part that keeps live plan files."""
+    files = PlanFiles(wire, settings.redis_prefix)
+    return PlanRecords(settings.plans, settings.spool, files)
 
 
 def waiting_room_of(settings: Settings, metrics: Metrics) -> WaitingRoom:

@@ -11,6 +11,7 @@ from sidecar.stores.local.journal import Journal
 from sidecar.stores.local.store import FallbackStore
 from sidecar.stores.memory import MemoryLimitStore
 from sidecar.stores.outbox import Outbox
+from sidecar.stores.plan_files import PlanFiles
 from sidecar.stores.redis import RedisLimitStore
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Journal",
     "MemoryLimitStore",
     "Outbox",
+    "PlanFiles",
     "RedisDirectory",
     "RedisLimitStore",
     "Wire",

@@ -124,6 +124,16 @@ def outbox_lease(prefix: str) -> str:
     return f"{prefix}:{{outbox}}:lease"
 
 
+def plan_files(prefix: str) -> str:
+    """The hash of plan files by their version, compressed."""
+    return f"{prefix}:{{plans}}:texts"
+
+
+def live_plan_files(prefix: str) -> str:
+    """The sorted set of versions of plan files, with the instant when each was last live."""
+    return f"{prefix}:{{plans}}:live"
+
+
 def charged(prefix: str, account_id: str, journal: str, key_id: str) -> str:
     """The number of a journal's last entry that was charged for one API key."""
     return f"{prefix}:{_tag(account_id)}:charged:{journal}:{key_id}"

@@ -8,6 +8,8 @@ import pytest
 
 from sidecar.config.archive import DIRECTORY, archive
 from sidecar.files import Files
+from sidecar.stores import PlanFiles, connect
+from tests.support.servers import free_port
 
 
 @pytest.fixture
@@ -23,6 +25,7 @@ def test_a_version_is_listed_and_printed_as_it_was(
     sidecar: Any, tmp_path: Path, version: str
 ) -> None:
     listed = sidecar("plans", "list", "--spool", tmp_path / "spool")
+    assert "note: these are the versions of the spool: Redis is unavailable" in listed.stderr
     assert (listed.returncode, listed.stdout) == (0, version + "\n")
     shown = sidecar("plans", "show", version, "--spool", tmp_path / "spool")
     assert (shown.returncode, shown.stdout) == (0, "version: 1\n")
@@ -33,3 +36,34 @@ def test_an_unknown_version_is_an_error(sidecar: Any, tmp_path: Path, version: s
     assert done.returncode != 0
     assert "has no plan file of version" in done.stderr
     assert "sidecar plans list" in done.stderr
+
+
+async def test_14_a_version_is_listed_and_printed_from_redis(
+    sidecar: Any, tmp_path: Path, version: str, valkey_url: str
+) -> None:
+    other = "sha256:" + hashlib.sha256(b"other").hexdigest()
+    wire = connect(valkey_url, timeout_s=5.0)
+    await wire.start()
+    for name, text in ((version, b"version: 1\n"), (other, b"other")):
+        await PlanFiles(wire, "qs").keep(name, text)
+    await wire.stop()
+    here = ("--spool", tmp_path / "spool", "--redis", valkey_url)
+    gone = ("--spool", tmp_path / "none", "--redis", valkey_url)
+    assert sidecar("plans", "list", *here).stdout == f"{version}\n{other}\n"
+    assert sidecar("plans", "list", *gone).stdout == f"{version}\n{other}\n"
+    for where, name, text in ((here, other, "other"), (gone, version, "version: 1\n")):
+        shown = sidecar("plans", "show", name, *where)
+        assert (shown.returncode, shown.stdout) == (0, text)
+    missing = sidecar("plans", "show", "sha256:ab", *here)
+    assert missing.returncode == 2
+    assert "and neither has Redis" in missing.stderr
+
+
+def test_14_without_a_spool_and_without_redis_there_are_no_versions(
+    sidecar: Any, tmp_path: Path
+) -> None:
+    nowhere = ("--spool", tmp_path / "none", "--redis", f"redis://127.0.0.1:{free_port()}/0")
+    for code, *command in ((1, "list"), (2, "show", "sha256:ab")):
+        done = sidecar("plans", *command, *nowhere)
+        assert done.returncode == code
+        assert "Redis is unavailable" in done.stderr

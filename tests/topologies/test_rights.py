@@ -26,7 +26,7 @@ from sidecar.core.model import Pack, QuotaLimit
 from sidecar.core.periods import window_at
 from sidecar.errors import SidecarError
 from sidecar.metering.sinks.redis import RedisSink
-from sidecar.stores import Connection, Outbox, RedisDirectory, RedisLimitStore, keys
+from sidecar.stores import Connection, Outbox, PlanFiles, RedisDirectory, RedisLimitStore, keys
 from sidecar.stores.admin import Admin
 from sidecar.stores.eviction import eviction_policy
 from sidecar.stores.inspector import Inspector
@@ -87,6 +87,7 @@ async def record(redis: Connection) -> None:
     await outbox.read("acme")
     await outbox.remove("acme", [b"none"])
     await outbox.retire("acme")
+    assert not await PlanFiles(redis, "qs").renew("sha256:ab")
 
 
 async def defer(redis: Connection) -> None:

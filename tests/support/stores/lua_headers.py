@@ -13,7 +13,7 @@ OF_JOBS = (
 OF_OUTBOX = ("outbox/remove", "outbox/retire", "outbox/take")
 OPERATIONS = (
     "beat", "charge", "grant", "peek", "rebuild", "refund", "renew", "reserve", "settle", *OF_JOBS,
-    *OF_OUTBOX,
+    *OF_OUTBOX, "plans/keep",
 )  # fmt: skip
 
 

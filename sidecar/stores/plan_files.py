@@ -1,0 +1,79 @@
+"""Plan files in Redis, compressed, by their version: the SHA-256 of the text.
+
+A text that does not have the SHA-256 of its version is not returned.
+"""
+
+import hashlib
+import zlib
+from typing import Final
+
+from redis.exceptions import RedisClusterException, RedisError
+
+from sidecar.errors import StoreUnavailable
+from sidecar.redis_address import redis_address
+from sidecar.stores import keys
+from sidecar.stores.client import open_client
+from sidecar.stores.connection.connect import Connection
+from sidecar.stores.scripts import run
+
+TTL_MS: Final = 400 * 86_400_000  # since a version was last live
+MOST_BYTES: Final = 32 << 20  # of all versions together, compressed
+MOST_TEXT: Final = 16 << 20  # of one plan file
+
+
+class PlanFiles:
+    """Keeps plan files, by way of a sidecar's connection."""
+
+    def __init__(self, wire: Connection, prefix: str) -> None:
+        self._wire = wire
+        self._names = keys.plan_files(prefix), keys.live_plan_files(prefix)
+
+    async def renew(self, version: str) -> bool:
+        """Note that a version is live. False: Redis does not have it. Raises StoreUnavailable."""
+        return await self._keep(version, b"")
+
+    async def keep(self, version: str, text: bytes) -> None:
+        """Keep a plan file. Raises StoreUnavailable."""
+        await self._keep(version, zlib.compress(text, 9))
+
+    async def _keep(self, version: str, compressed: bytes) -> bool:
+        status, *_ = await run(
+            self._wire, "plans/keep", self._names, version, compressed, TTL_MS, MOST_BYTES
+        )
+        return bool(status == 1)
+
+
+class PlanFileReader:
+    """Reads plan files, for commands. Its methods raise StoreUnavailable."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self._address = redis_address(url)
+        self._prefix = prefix
+
+    def find(self, version: str) -> bytes | None:
+        """Return a plan file; None if Redis does not have it, or if its content has changed."""
+        try:
+            with open_client(self._address, text=False) as client:
+                compressed = client.hget(keys.plan_files(self._prefix), version)
+        except (RedisError, RedisClusterException, OSError) as error:
+            raise StoreUnavailable(f"Redis is unavailable: {error}") from None
+        text = None if compressed is None else _decompressed(compressed)
+        if text is None or "sha256:" + hashlib.sha256(text).hexdigest() != version:
+            return None
+        return text
+
+    def versions(self) -> list[str]:
+        """Return the versions, the one that was live the longest ago first."""
+        try:
+            with open_client(self._address) as client:
+                return list(client.zrange(keys.live_plan_files(self._prefix), 0, -1))
+        except (RedisError, RedisClusterException, OSError) as error:
+            raise StoreUnavailable(f"Redis is unavailable: {error}") from None
+
+
+def _decompressed(compressed: bytes) -> bytes | None:
+    """The text, of at most `MOST_TEXT` bytes; None if it is not one."""
+    try:
+        return zlib.decompressobj().decompress(compressed, MOST_TEXT)
+    except zlib.error:
+        return None
