@@ -69,7 +69,7 @@ FIXED: Final = {
         _of(
             "overload", 210,
             api=Capacity(workers=20, service_ms=200, queue=200),
-            flags={"shed": "20"},
+            flags={"shed": "20", "account-connections-percent": "100"},  # one account floods it
         ),
         _of("burst", 2),
         _of(

@@ -102,7 +102,7 @@ class Gate:
             refusal = simple_refusal(Reason.SPOOL_FULL, request_id)
             return self._refuse(request_id, refusal, key, entitlement)
         if entitlement.estimates and not self._reserver.shedder.is_full(
-            request_class, time.perf_counter()
+            request_class, time.perf_counter(), key.account.id
         ):
             entitlement = with_estimates(entitlement, await read(entitlement))
         if job_of is not None:

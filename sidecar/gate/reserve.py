@@ -83,7 +83,7 @@ class Reserver:
         attempt.answer = None
         now = time.perf_counter()
         entitlement, key = attempt.entitlement, attempt.key
-        place = self.shedder.enter(entitlement.route, now)
+        place = self.shedder.enter(entitlement.route, now, key.account.id)
         if place is None:
             return SHED
         try:
@@ -170,8 +170,12 @@ class Reserver:
                 limit=int(shedder.limit),
                 in_flight=shedder.in_flight,
             )
-        wait_s = shedder.retry_after_s(attempt.entitlement.route.request_class)
-        return shed_refusal(attempt.entitlement, attempt.request_id, wait_s, jitter)
+        request_class = attempt.entitlement.route.request_class
+        wait_s = shedder.retry_after_s(request_class)
+        by_share = not shedder.is_full(request_class, time.perf_counter())
+        return shed_refusal(
+            attempt.entitlement, attempt.request_id, wait_s, jitter, by_share=by_share
+        )
 
 
 def _hold_of(attempt: Attempt) -> Hold:

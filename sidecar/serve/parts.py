@@ -161,9 +161,10 @@ def shedder_of(settings: Settings) -> Shedder:
     """The shedder with the configured limit of requests in flight: none, fixed or adaptive."""
     if settings.shed == "off":
         return Shedder()
+    percent = settings.account_connections_percent
     if settings.shed == "adaptive":
-        return Shedder(adaptive=AdaptiveLimit(settings.shed_min))
-    return Shedder(fixed=int(settings.shed))
+        return Shedder(adaptive=AdaptiveLimit(settings.shed_min), percent=percent)
+    return Shedder(fixed=int(settings.shed), percent=percent)
 
 
 def options_of(settings: Settings, scheme: bytes) -> ProxyOptions:

@@ -337,7 +337,8 @@ class Settings(LayeredSettings):
 
     account_connections_percent: int = Field(50, ge=1, le=100)
     """Largest share of one account, in percent of the upstream connections that other accounts
-    leave; the same for its WebSockets and for --small-bodies-bytes. 100: no limit per account."""
+    leave; the same for its WebSockets, for --small-bodies-bytes and for a number in --shed. 100: no
+    limit per account."""
 
     max_websockets: int = Field(1_000, ge=1, le=100_000)
     """Maximum number of open WebSockets and other upgraded connections. They do not count towards

@@ -6,7 +6,7 @@ from typing import Final
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores.connection.connect import Connection
-from sidecar.stores.connection.link import ReplyError, encode
+from sidecar.stores.connection.link import encode
 
 log = logger("stores")
 
@@ -18,11 +18,27 @@ SAFE: Final = "noeviction"
 async def eviction_policy(wire: Connection) -> str | None:
     """The policy under which Redis evicts keys; "noeviction" if it never does.
 
-    None: this user may not ask, so the policy is unknown. Raises StoreUnavailable. In a cluster,
-    it is the policy of the node that serves slot 0.
+    None: this user may not ask, so the policy is unknown. In a cluster, each master is asked, and
+    the first policy that evicts counts. Raises StoreUnavailable if one of them does not answer,
+    unless another one evicts.
     """
-    reply = await wire.execute(encode("INFO", "memory"))
-    if isinstance(reply, ReplyError) or not isinstance(reply, bytes):
+    replies = await asyncio.gather(
+        *(wire.execute(encode("INFO", "memory"), slot=slot) for slot in wire.shards or (0,)),
+        return_exceptions=True,
+    )
+    failures = [reply for reply in replies if isinstance(reply, StoreUnavailable)]
+    policies = [_policy(reply) for reply in replies if not isinstance(reply, StoreUnavailable)]
+    evicting = [policy for policy in policies if policy not in (SAFE, None)]
+    if failures and not evicting:
+        raise failures[0]
+    if evicting:
+        return evicting[0]
+    return None if None in policies else SAFE
+
+
+def _policy(reply: object) -> str | None:
+    """The policy in the reply of one server."""
+    if not isinstance(reply, bytes):
         return None
     lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
     fields = {name: value for name, _, value in lines}

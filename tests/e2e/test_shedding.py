@@ -23,7 +23,8 @@ CREDITS = "  credits: {unit: credit, reserve: {json: credits, default: 1}}\n"
 
 async def a_stage(stage: StartStage, **settings: Any) -> Stage:
     """Start a sidecar with a deferrable route, and one whose cost is in the request's body."""
-    here = await stage(**{"shed": "4", "refusal_events": True, **settings})
+    alone = {"shed": "4", "account_connections_percent": "100", "refusal_events": True}
+    here = await stage(**{**alone, **settings})
     text = here.plans.read_text()
     text = text.replace("meters: {requests: {unit: request}}",
                         f"meters:\n  requests: {{unit: request}}\n{CREDITS}")  # fmt: skip
@@ -36,11 +37,11 @@ async def a_stage(stage: StartStage, **settings: Any) -> Stage:
 
 @asynccontextmanager
 async def in_flight(
-    here: Stage, api: SlowApi, *paths: str
+    here: Stage, api: SlowApi, *paths: str, key: str = "acme"
 ) -> AsyncIterator[list[asyncio.Task[bytes]]]:
     """Keep requests in flight at the API until the block ends."""
     before = api.arrived
-    requests = [asyncio.ensure_future(here.call("GET", path)) for path in paths]
+    requests = [asyncio.ensure_future(here.call("GET", path, key=key)) for path in paths]
     await until(lambda: api.arrived == before + len(paths))
     yield requests
     api.release.set()
@@ -79,6 +80,26 @@ async def test_I3_deferrable_is_shed_first_then_standard_and_critical_never(
     assert metric(here, "sidecar_shed_total", **{"class": "standard"}) == 1
     assert here.app.shedder.in_flight == here.app.shedder.waiting == 0
     assert status(await here.call("POST", "/export")) == 200
+
+
+@pytest.mark.parametrize(
+    ("paths", "counted"), [(["/a"] * 9, 9), (["/status"] * 30, 30)], ids=["standard", "critical"]
+)
+async def test_I3_one_account_has_a_share_of_a_fixed_limit(
+    stage: StartStage, slow_api: SlowApi, paths: list[str], counted: int
+) -> None:
+    here = await a_stage(stage, upstream=url(slow_api), shed="20", account_connections_percent="50")
+    async with in_flight(here, slow_api, *paths):
+        assert metric(here, "sidecar_inflight_requests") == counted
+        if "/a" in paths:
+            shed = problem(await here.call("GET", "/e"))
+            assert (shed["status"], shed["title"]) == (503, "The API is overloaded")
+            assert str(shed["detail"]).startswith("This account has its share of the requests")
+            assert shed["how_to_fix"][0]["action"] == "wait"
+        async with in_flight(here, slow_api, "/b", "/c", "/d", key="lena"):
+            pass
+    assert status(await here.call("GET", "/e")) == 200
+    assert here.app.shedder.in_flight == 0
 
 
 async def test_I10_the_refusal_names_the_api_and_has_retry_after(

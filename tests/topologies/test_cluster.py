@@ -11,6 +11,7 @@ from sidecar.errors import StoreUnavailable
 from sidecar.stores import Connection, RedisLimitStore, keys
 from sidecar.stores.connection.cluster import MAX_HOPS, Cluster
 from sidecar.stores.connection.wire import encode
+from sidecar.stores.eviction import eviction_policy
 from tests.support.stores.clusters import ACluster
 from tests.support.stores.requests import (
     a_crowd,
@@ -60,6 +61,18 @@ async def test_each_account_is_counted_by_the_master_of_its_slot(
         served = cluster.slots_of(port)
         expected = {keys.state("qs", one.id) for one in MANY if slot_of_account(one) in served}
         assert expected and set(ask(port, "KEYS", "*")) == expected
+
+
+async def test_20_eviction_unnoticed_on_one_master_of_a_cluster(
+    cluster: ACluster, redis: Connection
+) -> None:
+    assert await eviction_policy(redis) == "noeviction"
+    for port in cluster.masters():
+        ask(port, "CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+        assert await eviction_policy(redis) == "allkeys-lru"
+        ask(port, "CONFIG", "SET", "maxmemory", "0", "maxmemory-policy", "noeviction")
+    served = [cluster.slots_of(port) for port in cluster.masters()]
+    assert [len(slots & set(redis.shards)) for slots in served] == [1] * len(served)
 
 
 async def test_one_available_node_is_enough_to_find_the_others(cluster: ACluster) -> None:

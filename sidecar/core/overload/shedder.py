@@ -3,6 +3,11 @@
 Critical requests are never shed: they have their own connections (`proxy/upstream/pool.py`). They
 count as in flight, so the others leave capacity for them. Instants are seconds of one monotonic
 clock.
+
+Within a fixed limit, the law of shares holds, as for connections (`proxy/upstream/places.py`): a
+request of an account enters only while the account holds less than `percent` of what other
+accounts leave. Critical requests always enter. Those beyond the share of their account do not count
+towards the limit, so they take nothing from the others.
 """
 
 from collections.abc import Collection
@@ -24,15 +29,27 @@ class Shedder:
     """Counts requests in flight, and sheds those beyond the limit.
 
     With `fixed`, the limit is that many in flight. With `adaptive`, it bounds requests that wait
-    for a response. With neither, the number is not limited.
+    for a response. With neither, the number is not limited. `percent`: the share of one account
+    of a fixed limit.
     """
 
-    def __init__(self, *, fixed: int | None = None, adaptive: AdaptiveLimit | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        fixed: int | None = None,
+        adaptive: AdaptiveLimit | None = None,
+        percent: int = 100,
+    ) -> None:
         self.in_flight = 0
         self.waiting = 0  # in flight, without the head of a response
         self.shed: dict[RequestClass, int] = {RequestClass.STANDARD: 0, RequestClass.DEFERRABLE: 0}
         self.adaptive = adaptive
         self._fixed: float = inf if fixed is None else fixed
+        self.is_fixed = fixed is not None
+        self._percent = percent
+        self._used = 0  # requests in flight that count towards a fixed limit
+        self._critical: dict[str, int] = {}  # requests in flight by account, with a fixed limit
+        self._others: dict[str, int] = {}
         self._entered = self._refused = 0  # since `_tallied_at`
         self._tallied_at = -inf
         self._pressure = 1.0  # requests per request that enters
@@ -44,8 +61,8 @@ class Shedder:
         """Maximum number of requests; `inf` without a limit."""
         return self._fixed if self.adaptive is None else self.adaptive.value
 
-    def is_full(self, request_class: RequestClass, now: float) -> bool:
-        """Whether a request of this class would be shed now."""
+    def is_full(self, request_class: RequestClass, now: float, account: str = "") -> bool:
+        """Whether a request of this class and account would be shed now."""
         limit, adaptive = self.limit, self.adaptive
         if limit == inf or request_class is RequestClass.CRITICAL:
             return False
@@ -55,23 +72,47 @@ class Shedder:
             capacity = limit * DEFERRABLE_SHARE
         else:
             capacity = limit - int(limit * CRITICAL_SHARE)
-        used = self.in_flight if adaptive is None else self.waiting
-        return used + 1 > max(1, capacity)
+        if adaptive is not None:
+            return self.waiting + 1 > max(1, capacity)
+        free = max(1, int(capacity)) - self._used
+        if free < 1:
+            return True
+        own = self._others[account] if account in self._others else 0  # noqa: SIM401 - no call
+        return own * (100 - self._percent) >= free * self._percent
 
-    def enter(self, route: Route, now: float) -> "InFlightRequest | None":
+    def enter(self, route: Route, now: float, account: str = "") -> "InFlightRequest | None":
         """Count a request of this route as in flight; None if it is shed."""
-        adaptive = self.adaptive
-        if (self._fixed if adaptive is None else adaptive.value) != inf:
+        adaptive, counts = self.adaptive, True
+        critical = route.request_class is RequestClass.CRITICAL
+        limit = self._fixed if adaptive is None else adaptive.value
+        if limit != inf:
             self._tally(now)
-            if self.is_full(route.request_class, now):
+            if self.is_full(route.request_class, now, account):
                 self._refuse(route.request_class, now)
                 return None
+            if critical and account in self._critical:
+                free = max(1, limit - self._used)
+                counts = self._critical[account] * (100 - self._percent) < free * self._percent
         self._entered += 1
         self.in_flight += 1
         self.waiting += 1
+        if self.is_fixed:
+            held = self._critical if critical else self._others
+            held[account] = held[account] + 1 if account in held else 1
+            self._used += counts
         if adaptive is not None and self.waiting > adaptive.peak:
             adaptive.peak = self.waiting
-        return InFlightRequest(self, route.id, now)
+        return InFlightRequest(self, route.id, now, account, critical=critical, counts=counts)
+
+    def free(self, account: str, *, critical: bool, counts: bool) -> None:
+        """Free the place of a request, which no longer counts towards the limit."""
+        held = self._critical if critical else self._others
+        own = held[account] - 1
+        if own:
+            held[account] = own
+        else:
+            del held[account]
+        self._used -= counts
 
     def retry_after_s(self, request_class: RequestClass) -> int:
         """Return the Retry-After of a shed request, from 1 to 30 s.
@@ -113,11 +154,25 @@ class InFlightRequest:
     `sent_at` is when the upstream had all that it needs to respond; None before that.
     """
 
-    __slots__ = ("_route_id", "_shedder", "_waits", "sent_at")
+    __slots__ = (
+        "_account", "_counts", "_critical", "_route_id", "_shedder", "_waits", "sent_at",
+    )  # fmt: skip
 
-    def __init__(self, shedder: Shedder, route_id: str, now: float) -> None:
+    def __init__(
+        self,
+        shedder: Shedder,
+        route_id: str,
+        now: float,
+        account: str,
+        *,
+        critical: bool,
+        counts: bool,
+    ) -> None:
         self._shedder = shedder
         self._route_id = route_id
+        self._account = account
+        self._critical = critical
+        self._counts = counts  # towards the limit
         self._waits: bool | None = True  # for a response; None after the end
         self.sent_at: float | None = now
 
@@ -146,6 +201,8 @@ class InFlightRequest:
             return
         shedder = self._shedder
         shedder.in_flight -= 1
+        if shedder.is_fixed:
+            shedder.free(self._account, critical=self._critical, counts=self._counts)
         if not waited:
             return
         shedder.waiting -= 1

@@ -20,6 +20,7 @@ from sidecar.core.refusals.advice import read_docs, steps, upgrade
 from sidecar.core.refusals.problems import (
     ABNORMAL_USAGE,
     QUOTA_EXCEEDED,
+    SHED_BY_SHARE,
     SPECS,
     Fields,
     Spec,
@@ -273,8 +274,12 @@ def _limit_member(worst: LimitStatus) -> dict[str, object]:
     return member
 
 
-def shed_refusal(entitlement: Entitlement, request_id: str, wait_s: int, jitter: int) -> Refusal:
+def shed_refusal(
+    entitlement: Entitlement, request_id: str, wait_s: int, jitter: int, *, by_share: bool = False
+) -> Refusal:
     """Return a 503: the API is overloaded. Names the routes that are never shed.
+
+    `by_share`: requests of other accounts would not be shed.
 
     `jitter`, 0 to 99, spreads Retry-After from `wait_s` to twice that plus a second, so that
     clients that were shed together do not return together.
@@ -285,7 +290,7 @@ def shed_refusal(entitlement: Entitlement, request_id: str, wait_s: int, jitter:
         "type": spec.type,
         "title": spec.title,
         "status": spec.status,
-        "detail": spec.detail,
+        "detail": SHED_BY_SHARE if by_share else spec.detail,
         "class": entitlement.route.request_class,
         "still_available": list(entitlement.still_available),
         "how_to_fix": [{"action": "wait", "seconds": retry}],

@@ -138,6 +138,12 @@ SPECS: Final[dict[Reason, Spec]] = {
     ),
 }  # fmt: skip
 
+SHED_BY_SHARE: Final = (
+    "This account has its share of the requests that the API can work on at once, so this request "
+    "was not forwarded. Other accounts keep theirs. Nothing was charged. This is not about your "
+    "quota."
+)
+
 _HTTP_STEPS: Final[dict[int, Step]] = {
     400: _step("correct_request", "Send a valid HTTP/1.1 request (RFC 9112)."),
     404: _step("check_address", "Compare method and path with the API's documentation."),

@@ -53,6 +53,7 @@ class Cluster:
         self._nodes: dict[Address, Node] = {}
         self._slots: list[Node | None] = [None] * SLOTS
         self._masters: tuple[Node, ...] = ()
+        self.shards: tuple[int, ...] = ()  # a slot of each master
         self._view = View(healthy=False, epoch=0, ranges=())
         self._error = "not connected yet"
         self._unreachable = False  # and logged
@@ -250,6 +251,7 @@ class Cluster:
             slots[first : last + 1] = [masters[address]] * (last + 1 - first)
         self._slots, self._view = slots, view
         self._masters = tuple(masters.values())
+        self.shards = tuple({address: first for first, _, address in view.ranges}.values())
         if self._unreachable:
             log.info("redis_cluster_reachable")
             self._unreachable = False

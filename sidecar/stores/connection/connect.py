@@ -39,6 +39,11 @@ class Connection(Protocol):
         """Number of lost connections."""
         ...
 
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """A slot of each master, for commands to all of them."""
+        ...
+
     async def start(self) -> None:
         """Connect. Returns after the first attempt, and retries in the background."""
         ...

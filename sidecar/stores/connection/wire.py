@@ -80,6 +80,11 @@ class Wire:
         """The reason why it is not up, with the address."""
         return self.last_error or f"{self._where}: Redis does not answer in time"
 
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """One server serves all slots."""
+        return (0,)
+
     async def start(self) -> None:
         """Connect. Returns after the first attempt, and retries in the background."""
         self.begin()

@@ -3,8 +3,10 @@
 from math import inf
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sidecar.core.model import RequestClass
+from sidecar.core.model import RequestClass, Route
 from sidecar.core.overload.shedder import InFlightRequest, Shedder
 from tests.support.overloaded_api import a_route
 
@@ -93,3 +95,78 @@ def test_an_episode_starts_once() -> None:
         shedder.enter(STANDARD, now)
         started.append(shedder.pop_started())
     assert started == [True, False, False, True, False]
+
+
+def account_enters(
+    shedder: Shedder, account: str, route: Route, most: int
+) -> list[InFlightRequest]:
+    """Enter requests of an account until one is shed, at most so many."""
+    requests = []
+    for _ in range(most):
+        request = shedder.enter(route, 0.0, account)
+        if request is None:
+            break
+        requests.append(request)
+    return requests
+
+
+@pytest.mark.parametrize(("percent", "alone", "second"), [(50, 45, 23), (80, 72, 15), (100, 90, 0)])
+def test_I3_one_account_has_a_share_of_a_fixed_limit(percent: int, alone: int, second: int) -> None:
+    shedder = Shedder(fixed=100, percent=percent)
+    requests = account_enters(shedder, "a", STANDARD, 100)
+    assert len(requests) == alone
+    assert shedder.is_full(RequestClass.STANDARD, 0.0, "a")
+    assert shedder.is_full(RequestClass.STANDARD, 0.0, "b") is (second == 0)
+    assert len(account_enters(shedder, "b", STANDARD, 100)) == second
+    for request in [*requests[:2], *requests[:2]]:  # each leaves once
+        request.leave(1.0)
+    assert len(account_enters(shedder, "b", STANDARD, 100)) == (1 if second else 2)
+
+
+def test_I3_critical_requests_of_one_account_take_only_its_share() -> None:
+    shedder = Shedder(fixed=100, percent=50)
+    critical = account_enters(shedder, "a", CRITICAL, 300)
+    assert (len(critical), shedder.in_flight) == (300, 300)
+    others = account_enters(shedder, "b", STANDARD, 100)
+    assert len(others) == 20  # half of the 40 that critical requests and their reserve leave
+    for request in critical:
+        request.on_response(200, 1.0)
+        request.leave(1.0)
+    for request in others:
+        request.leave(1.0)
+    assert shedder.in_flight == 0
+    assert len(account_enters(shedder, "c", STANDARD, 100)) == 45
+
+
+@given(
+    st.integers(1, 40),
+    st.sampled_from([10, 50, 80, 100]),
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 2), st.booleans()), max_size=120),
+)
+def test_I3_the_law_of_shares_holds_for_a_fixed_limit(
+    limit: int, percent: int, actions: list[tuple[str, int, bool]]
+) -> None:
+    shedder = Shedder(fixed=limit, percent=percent)
+    held: list[tuple[str, int, bool, InFlightRequest]] = []  # and whether it counts
+    routes = (CRITICAL, STANDARD, DEFERRABLE)
+    for account, kind, enters in actions:
+        if not enters:
+            if held:
+                held.pop(0)[3].leave(0.0)
+            continue
+        counted = sum(counts for _, _, counts, _ in held)
+        own = sum(of == account and (kind == 0) is (other == 0) for of, other, _, _ in held)
+        capacity = (limit, limit - int(limit * 0.1), int(limit * 0.7))[kind]
+        free = max(1, capacity) - counted
+        within = own == 0 or own * (100 - percent) < free * percent
+        request = shedder.enter(routes[kind], 0.0, account)
+        if kind:
+            assert (request is not None) == (free > 0 and within)
+        else:
+            within = own == 0 or own * (100 - percent) < max(1, limit - counted) * percent
+        if request is not None:
+            held.append((account, kind, within, request))
+        assert shedder.in_flight == len(held)
+    for *_, request in held:
+        request.leave(0.0)
+    assert len(account_enters(shedder, "e", STANDARD, 1)) == 1
