@@ -64,8 +64,8 @@ def test_tools_that_read_all_files_of_a_spool_find_only_json(tmp_path: Path) -> 
     """Also beside a buffer with records: log shippers and scripts read `*`."""
     kill(tmp_path, 20, 7)
     assert (tmp_path / BUFFER_NAME).exists()
-    texts = [Path(name).read_text() for name in glob(f"{tmp_path}/**/*", recursive=True)]
-    lines = [line for text in texts for line in text.splitlines()]
+    found = glob(f"{tmp_path}/**/*", recursive=True)  # noqa: PTH207 - Path.glob finds hidden files
+    lines = [line for name in found for line in Path(name).read_text().splitlines()]
     assert len([orjson.loads(line) for line in lines]) >= 7
 
 
