@@ -82,6 +82,7 @@ class Metrics(Collector):
         self.requests: dict[tuple[str, str, str, str], int] = {}
         self.shadowed: dict[tuple[str, ...], float] = {}
         self.costs_capped: dict[tuple[str, ...], float] = {}
+        self.costs_estimated: dict[tuple[str, ...], float] = {}
         self.added = Histogram()
         self.upstream = Histogram()
         self.store = Histogram()
@@ -103,6 +104,12 @@ class Metrics(Collector):
             ("meter",),
             lambda: self.costs_capped,
         )
+        self.labelled_counter(
+            "sidecar_settled_costs_estimated",
+            "Costs that settled without being known, by the reason.",
+            ("meter", "reason"),
+            lambda: self.costs_estimated,
+        )
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -121,6 +128,11 @@ class Metrics(Collector):
     def capped(self, meter: str) -> None:
         """Count a cost above the most that one request settles."""
         self.costs_capped[(meter,)] = self.costs_capped.get((meter,), 0.0) + 1
+
+    def estimated(self, meter: str, reason: str) -> None:
+        """Count a cost that is not known. `reason` is from a finite enum."""
+        labels = (meter, reason)
+        self.costs_estimated[labels] = self.costs_estimated.get(labels, 0.0) + 1
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Publish a number, which `read` returns at each scrape."""

@@ -9,7 +9,7 @@ from sidecar.core.costs import Unreadable
 MAX_CODINGS: Final = 3  # applied one after the other
 # The output is limited by a bucket of bytes: a bomb empties it, a long stream never does.
 BUCKET: Final = 2 << 20  # its size, and its level at the start
-RATIO: Final = 64  # bytes added per byte of input
+RATIO: Final = 64  # bytes added per byte of input, by default
 SLICE: Final = 16_384  # bytes of input per step: zlib copies unused input in each step
 
 _CODINGS: Final[dict[bytes, Callable[[], Coding]]] = {
@@ -22,10 +22,14 @@ _CODINGS: Final[dict[bytes, Callable[[], Coding]]] = {
 
 
 class Decoder:
-    """Undoes codings, the last applied one first (RFC 9110, section 8.4)."""
+    """Undoes codings, the last applied one first (RFC 9110, section 8.4).
 
-    def __init__(self, codings: list[Coding]) -> None:
+    `ratio`: bytes of output per byte of input, beyond the first BUCKET bytes.
+    """
+
+    def __init__(self, codings: list[Coding], ratio: int) -> None:
         self._codings = codings
+        self._ratio = ratio
         self._left = BUCKET
 
     @property
@@ -37,7 +41,7 @@ class Decoder:
         """Decode `data` into pieces. Raises UnreadableBody."""
         for start in range(0, len(data), SLICE):
             part = data[start : start + SLICE]
-            self._left = min(self._left + len(part) * RATIO, BUCKET)
+            self._left = min(self._left + len(part) * self._ratio, BUCKET)
             yield from self._through(part, 0)
 
     def _through(self, data: bytes, at: int) -> Iterator[bytes]:
@@ -51,7 +55,7 @@ class Decoder:
                 yield piece
 
 
-def decoder_for(content_encoding: bytes) -> Decoder | None:
+def decoder_for(content_encoding: bytes, ratio: int = RATIO) -> Decoder | None:
     """The decoder for a Content-Encoding; None if the body is not encoded.
 
     `content_encoding` is the field's value; values of repeated fields are joined by commas.
@@ -65,4 +69,4 @@ def decoder_for(content_encoding: bytes) -> Decoder | None:
         return None
     if len(applied) > MAX_CODINGS or any(name not in _CODINGS for name in applied):
         raise UnreadableBody(Unreadable.UNDECODABLE)
-    return Decoder([_CODINGS[name]() for name in reversed(applied)])
+    return Decoder([_CODINGS[name]() for name in reversed(applied)], ratio)

@@ -20,9 +20,9 @@ _OTHERS: Final = (b'"error"', b'"message_stop"', b"\\u")
 class Found:
     """The latest value at each path, in the documents of one body.
 
-    `failed`: a document was an error; the values before it do not count. `current`: the last
-    document had a value, so that nothing has passed since. `ended`: a document was the last one, by
-    its type.
+    `items`: of those documents that are arrays. `failed`: a document was an error; the values
+    before it do not count. `current`: the last document had a value, so that nothing has passed
+    since. `ended`: a document was the last one, by its type.
     """
 
     def __init__(self, costs: Sequence[tuple[str, Formula]]) -> None:
@@ -35,6 +35,7 @@ class Found:
         self._hints = (*[name for name in names if name], *_OTHERS)
         self.values: dict[str, int | Unreadable] = {}
         self.documents = 0
+        self.items = 0
         self.failed = False
         self.current = False
         self.ended = False
@@ -49,6 +50,7 @@ class Found:
         values: dict[str, int | Unreadable] = {}
         error = False
         if isinstance(document, list):
+            self.items += len(document)
             for item in document:
                 if isinstance(item, dict):
                     error = is_error(item) or error
@@ -118,6 +120,7 @@ class Document:
         if self._scanner is not None:
             self._scanner.finish()
             self._found.documents += 1
+            self._found.items += self._scanner.items
             self._found.take(self._scanner.values, error=self._scanner.error)
             return
         try:
@@ -133,6 +136,7 @@ class Document:
             scanner = self._scan()
         except UnreadableBody:
             return
+        self._found.items += scanner.items
         self._found.take(scanner.values, error=scanner.error)
 
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from sidecar.bodies.coding import UnreadableBody
-from sidecar.bodies.decoding import Decoder, decoder_for
+from sidecar.bodies.decoding import RATIO, Decoder, decoder_for
 from sidecar.bodies.found import Found
 from sidecar.bodies.json_body import JsonBody, JsonLines
 from sidecar.bodies.sse import EventStream
-from sidecar.core.costs import HeaderSource, Reserve, Unreadable
+from sidecar.core.costs import Reserve, Unreadable
 from sidecar.core.json_cost import Formula, JsonCost, Term
 from sidecar.core.json_path import JsonPath
 from sidecar.core.readings import Reading
@@ -36,7 +36,9 @@ class BodyReader:
     When `wanted` is False, further bytes change nothing, and `feed` need not be used.
     """
 
-    __slots__ = ("_body", "_cause", "_decoder", "_defaults", "_fed", "_found", "_meters")
+    __slots__ = (
+        "_body", "_cause", "_decoder", "_defaults", "_fed", "_found", "_meters", "_whole", "size",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -55,7 +57,9 @@ class BodyReader:
         self._found = None if body is None else body.found
         self._decoder = decoder
         self._cause = cause
+        self._whole = isinstance(body, JsonBody)
         self._fed = False
+        self.size = 0  # bytes that have been decoded
 
     @property
     def wanted(self) -> bool:
@@ -74,21 +78,25 @@ class BodyReader:
         return body is not None and (body.ended or body.found.current)
 
     @property
-    def documents(self) -> int:
-        """The JSON documents that have passed: events, lines, or 1."""
-        return 0 if self._found is None else self._found.documents
+    def events(self) -> int:
+        """The documents of a stream that have passed: events, lines, or items of an array."""
+        if self._found is None:
+            return 0
+        return self._found.items if self._whole else self._found.documents
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body, as received (still encoded). Never raises."""
         body = self._body
         if self._cause is not None or body is None or not data:
             return
-        self._fed = True
         try:
             if self._decoder is None:
+                self.size += len(data)
                 body.feed(data)
             else:
+                self._fed = True
                 for piece in self._decoder.feed(data):
+                    self.size += len(piece)
                     body.feed(piece)
         except UnreadableBody as error:
             self._stop(error.cause)
@@ -140,18 +148,20 @@ class BodyReader:
         self._body = self._decoder = None  # frees the memory at once
 
 
-def reader_for(content_type: bytes, content_encoding: bytes, paths: Paths) -> BodyReader:
+def reader_for(
+    content_type: bytes, content_encoding: bytes, paths: Paths, ratio: int = RATIO
+) -> BodyReader:
     """A reader for a body with these headers, also of errors alone (without `paths`).
 
     Both are the fields' values, b"" if absent; repeated Content-Encoding is joined by commas.
     The reader reads JSON (application/json, text/json and any +json, RFC 6839), event streams and
-    JSON documents in lines.
+    JSON documents in lines. `ratio`: bytes that a coding may decode to, per byte.
     """
-    kind = content_type.partition(b";")[0].strip().lower()
+    kind = kind_of(content_type)
     if kind != _EVENT_STREAM and kind not in _LINES and not _is_json(kind):
         return BodyReader(paths, None, cause=Unreadable.NOT_JSON)
     try:
-        decoder = decoder_for(content_encoding)
+        decoder = decoder_for(content_encoding, ratio)
     except UnreadableBody as error:
         return BodyReader(paths, None, cause=error.cause)
     if _is_json(kind):
@@ -175,10 +185,10 @@ def read_request(
     `body` is the buffered part of the body, and all of it if `complete`. A meter whose bound is
     smaller than the body is `too_large`; so are all meters of an incomplete body.
     """
-    paths = [(m, r.path, r.bound) for m, r in estimates if not isinstance(r.path, HeaderSource)]
+    paths = [(m, r.path, r.bound) for m, r in estimates if isinstance(r.path, JsonPath | Formula)]
     fitting = [(m, path) for m, path, bound in paths if complete and len(body) <= bound]
     values: dict[str, int | Unreadable] = {m: Unreadable.TOO_LARGE for m, *_ in paths}
-    kind = content_type.partition(b";")[0].strip().lower()
+    kind = kind_of(content_type)
     if fitting:
         reader = reader_for(content_type if _is_json(kind) else b"", content_encoding, fitting)
         reader.feed(body)
@@ -186,6 +196,30 @@ def read_request(
         values |= reading.values
         values |= reading.unreadable
     return Reading.of(values)
+
+
+def decoded_size(body: bytes, content_encoding: bytes) -> int | Unreadable:
+    """The size of a complete body without its content coding, or why it is not known."""
+    size = 0
+    try:
+        decoder = decoder_for(content_encoding)
+        if decoder is None:
+            return len(body)
+        for piece in decoder.feed(body):
+            size += len(piece)
+    except UnreadableBody as error:
+        return error.cause
+    return size if decoder.finished else Unreadable.TRUNCATED
+
+
+def kind_of(content_type: bytes) -> bytes:
+    """The media type of a Content-Type, in lower case, without parameters."""
+    return content_type.partition(b";")[0].strip().lower()
+
+
+def is_json(content_type: bytes) -> bool:
+    """Whether this Content-Type is JSON."""
+    return _is_json(kind_of(content_type))
 
 
 def _is_json(kind: bytes) -> bool:

@@ -32,7 +32,10 @@ _Node = dict[str, Any]
 
 
 class Scanner:
-    """Scans one document. `values`: by the text of the path; `error`: as `found.is_error`."""
+    """Scans one document. `values`: by the text of the path; `error`: as `found.is_error`.
+
+    `items`: of an array, those that are complete.
+    """
 
     def __init__(self, paths: Sequence[JsonPath]) -> None:
         self._root: _Node = {}
@@ -42,6 +45,7 @@ class Scanner:
             _add(self._root, steps, None)
         self.values: dict[str, int | Unreadable] = {}
         self.error = False
+        self.items = 0
         self._kinds = bytearray()  # of the open containers
         self._nodes: list[_Node | None] = []  # what can be found in them
         self._counts: list[int] = []  # of items before the current one
@@ -223,6 +227,7 @@ class Scanner:
         self._child = None
         if self._counts:
             self._counts[-1] += 1
+            self.items += len(self._kinds) == 1 and self._kinds[0] == _OPEN_ARRAY
         self._next = _AFTER if self._kinds else _DONE
 
     def _record(self, node: _Node, value: Any) -> None:

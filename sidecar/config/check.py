@@ -58,11 +58,25 @@ def _routes(file: Draft, errors: Mapping[int, str | None]) -> Iterator[Finding]:
                 yield (*path, "cost", meter), _unknown("meter", meter, file.known["meters"])
             elif cost == "reserve" and meter in file.meters and not file.meters[meter].reserve:
                 yield (*path, "cost", meter), _no_reserve(meter)
+        if route.ask_usage and not any(_reads_json(file, meter) for meter in route.cost):
+            yield (*path, "ask_usage"), _NO_USAGE
         if "cost" not in route.model_fields_set and file.lacks("meters", "requests"):
             yield (
                 path,
                 'costs 1 of meter "requests" by default, which does not exist; add cost: {…}',
             )
+
+
+_NO_USAGE: Final = (
+    "has no effect: no meter of the route reads its cost from JSON; "
+    "add settle: {json: …} to the meter, or remove this"
+)
+
+
+def _reads_json(file: Draft, meter: str) -> bool:
+    """Whether the meter reads its cost from JSON, or is not known."""
+    known = file.meters.get(meter)
+    return known is None or (known.settle is not None and known.settle.path is not None)
 
 
 def _unreached(file: Draft, errors: Mapping[int, str | None]) -> Iterator[Finding]:

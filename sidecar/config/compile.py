@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from sidecar.config import limit_kinds, models, values
+from sidecar.config import late_costs, limit_kinds, models, values
 from sidecar.config.route_patterns import split_match
-from sidecar.core.costs import BodySize, HeaderSource, Meter, Reserve, Source
+from sidecar.core.costs import BodySize, Fallback, HeaderSource, Meter, Reserve, Source
 from sidecar.core.entitlements import Entitlements, Estimates
 from sidecar.core.json_cost import Formula, JsonCost
 from sidecar.core.json_path import JsonPath
@@ -70,23 +70,43 @@ def _meter(name: str, model: models.MeterModel) -> Meter:
         _reserve(reserve) if reserve else None,
         _settle(settle) if settle else None,
         _most(settle) if settle else None,
+        _fallback(settle.fallback) if settle and settle.fallback else None,
     )
 
 
-def _most(settle: models.SettleModel) -> int | None:
+def _most(settle: late_costs.SettleModel) -> int | None:
     """The most units that one request settles; None: no bound, for sizes that were measured."""
     if settle.most is not None or settle.size is not None:
         return settle.most
-    return models.MOST_SETTLED
+    return late_costs.MOST_SETTLED
 
 
-def _reserve(model: models.ReserveModel) -> Reserve:
+def _reserve(model: late_costs.ReserveModel) -> Reserve:
+    path: JsonPath | Formula | HeaderSource | None = None
     if model.header is not None:
-        return Reserve(HeaderSource(model.header.lower().encode()), model.default, 0, model.least)
-    return Reserve(_path(model.path or ()), model.default, model.max_bytes, model.least)
+        path = HeaderSource(model.header.lower().encode())
+    elif model.path is not None:
+        path = _path(model.path)
+    size = model.bytes_per_unit or 0
+    return Reserve(
+        path,
+        max(model.default, model.least),
+        0 if isinstance(path, HeaderSource) and not size else model.max_bytes,
+        model.least,
+        size,
+        greater=model.take == "greater",
+    )
 
 
-def _settle(model: models.SettleModel) -> Source:
+def _fallback(model: late_costs.FallbackModel) -> Fallback:
+    return Fallback(
+        model.units_per_event or 0,
+        model.bytes_per_unit or 0,
+        at_estimate=model.at_least == "estimate",
+    )
+
+
+def _settle(model: late_costs.SettleModel) -> Source:
     """The source that is set; the models allow exactly one."""
     if model.header is not None:
         return HeaderSource(model.header.lower().encode())
@@ -120,6 +140,7 @@ def _route(model: models.RouteModel, meters: dict[str, Meter]) -> Route:
         RequestClass(model.request_class),
         frozenset(model.needs),
         tuple(sorted(costs.items())),
+        model.ask_usage,
     )
 
 

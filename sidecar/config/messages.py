@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from sidecar.config import models
+from sidecar.config.late_costs import FallbackModel, ReserveModel, SettleModel
 from sidecar.config.positions import Path
 from sidecar.config.values import quoted
 
@@ -28,6 +29,8 @@ _EXAMPLES: Final = {
     "reserve": "{json: max_tokens, default: 1024}", "settle": "{json: usage.total_tokens}",
     "json": "usage.total_tokens", "stream": "usage.total_tokens", "missing": "0",
     "default": "1024", "min": "100", "most": "1000000", "max_bytes": "262144",
+    "bytes_per_unit": "4", "units_per_event": "1", "else": "{bytes_per_unit: 4}",
+    "ask_usage": "true",
     "routes": f"[{_ITEMS['routes']}]", "match": '"POST /v1/items"', "needs": "[bulk]",
     "cost": "{requests: 1}",
     "plans": f"{{free: {_ITEMS['plans']}}}", "features": "[bulk]",
@@ -49,7 +52,8 @@ _NOT_SHA256: Final = 'is not a SHA-256 in hex; make one with: printf %s "$KEY" |
 # The keys of these mappings are free.
 _FREE_KEYS: Final = {"meters", "plans", "cost", "at", "packs", "teams"}
 _MODELS: Final[dict[str, type[BaseModel]]] = {
-    "meters": models.MeterModel, "reserve": models.ReserveModel, "settle": models.SettleModel,
+    "meters": models.MeterModel, "reserve": ReserveModel, "settle": SettleModel,
+    "else": FallbackModel,
     "routes": models.RouteModel, "plans": models.PlanModel,
     "limits": models.LimitModel, "accounts": models.AccountModel, "keys": models.KeyModel,
     "links": models.LinksModel, "anonymous": models.AnonymousModel,

@@ -2,22 +2,20 @@
 
 from collections.abc import Callable
 from datetime import date
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
     WithJsonSchema,
-    model_validator,
 )
 
 from sidecar.config import limit_kinds, route_patterns, values
-from sidecar.core.json_cost import MOST_CHOICES, PATTERN
-from sidecar.core.model import MOST_UNITS, UNBOUNDED
+from sidecar.config.late_costs import ReserveModel, SettleModel, Strict
+from sidecar.core.model import MOST_UNITS
 from sidecar.core.settlement import REFUNDABLE
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -74,28 +72,6 @@ Webhook = Annotated[
 Day = Annotated[
     date, PlainValidator(values.day), WithJsonSchema({"type": "string", "format": "date"})
 ]
-Json = Annotated[
-    tuple[str, ...],
-    PlainValidator(values.formulas),
-    WithJsonSchema(
-        {
-            "description": "Paths into the JSON: names joined by dots, numbers for arrays, # for "
-            "the length of one. Terms are added or subtracted; the first sum that is there counts.",
-            "examples": ["usage.total_tokens", "usage.input_tokens + usage.output_tokens"],
-            "anyOf": [
-                {"type": "string", "pattern": PATTERN},
-                {
-                    "type": "array",
-                    "items": {"type": "string", "pattern": PATTERN},
-                    "minItems": 1,
-                    "maxItems": MOST_CHOICES,
-                },
-            ],
-        }
-    ),
-]
-
-
 Refund = Annotated[
     str,
     PlainValidator(values.refund),
@@ -109,99 +85,6 @@ Refund = Annotated[
         }
     ),
 ]
-
-
-class Strict(BaseModel):
-    """A model that rejects unknown keys: a misspelt limit must not disable the limit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-HeaderName = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$",
-        description="Header field that contains a whole number.",
-        json_schema_extra={"examples": ["X-Credits"]},
-    ),
-]
-MOST_SETTLED: Final = 10_000_000  # units of one request, without `most`
-_ONE_SOURCE: Final = "must have exactly one source of the cost; write one of"
-
-
-class ReserveModel(Strict):
-    """Source of a request's estimated cost: its JSON body, or a header field."""
-
-    path: Json | None = Field(None, alias="json")
-    header: HeaderName | None = None
-    default: int = Field(
-        ge=0, le=MOST_UNITS, strict=True, description="Units if the request has no estimate."
-    )
-    least: int = Field(
-        0,
-        alias="min",
-        ge=0,
-        le=MOST_UNITS,
-        strict=True,
-        description="Least units of an estimate: a client cannot ask for less.",
-    )
-    max_bytes: int = Field(
-        262_144,
-        ge=1,
-        le=1 << 20,
-        strict=True,
-        description="Largest body that is read for the estimate, in bytes.",
-    )
-
-    @model_validator(mode="after")
-    def _require_one_source(self) -> Self:
-        if (self.path is None) == (self.header is None):
-            raise ValueError(f"{_ONE_SOURCE} json: max_tokens, header: X-Credits")
-        if self.default < self.least:
-            raise ValueError("default is below min; raise default, or lower min")
-        if self.header is not None and "max_bytes" in self.model_fields_set:
-            raise ValueError("max_bytes applies to json, not to header; remove it")
-        return self
-
-
-class SettleModel(Strict):
-    """Source of a request's actual cost.
-
-    It is the JSON of the response (in a stream, the last document that has it), a header field of
-    the response, or the size of a body.
-    """
-
-    path: Json | None = Field(None, alias="json")
-    stream: Json | None = Field(
-        None, description="Paths for the documents of a stream. Default: as json."
-    )
-    missing: int | None = Field(
-        None,
-        ge=0,
-        le=MOST_UNITS,
-        strict=True,
-        description="Units if a complete response has none of the paths. Default: the estimate.",
-    )
-    header: HeaderName | None = None
-    size: Literal["request", "response", "both"] | None = Field(None, alias="bytes")
-    most: int | None = Field(
-        None,
-        ge=1,
-        le=UNBOUNDED,
-        strict=True,
-        description="Most units that one request is charged; a higher cost is logged and capped. "
-        f"Default: {MOST_SETTLED:_}; of bytes: no bound.",
-    )
-
-    @model_validator(mode="after")
-    def _require_one_source(self) -> Self:
-        if sum(source is not None for source in (self.path, self.header, self.size)) != 1:
-            raise ValueError(
-                f"{_ONE_SOURCE} json: usage.total_tokens, header: X-Credits, bytes: both"
-            )
-        if self.path is None and (self.stream is not None or self.missing is not None):
-            raise ValueError("stream and missing apply to json; remove them, or add json")
-        return self
 
 
 class MeterModel(Strict):
@@ -227,6 +110,12 @@ class RouteModel(Strict):
     cost: dict[Id, Cost] = Field(
         default={"requests": 1},
         description="Units per meter, or reserve for the estimate. {} costs nothing.",
+    )
+    ask_usage: bool = Field(
+        default=False,
+        strict=True,
+        description="Ask APIs in the style of OpenAI for the usage of streams whose client does "
+        "not ask, and hide it from the client.",
     )
 
 

@@ -11,23 +11,32 @@ from sidecar.core.readings import Reading
 def with_estimates(entitlement: Entitlement, reading: Reading) -> Entitlement:
     """Return the entitlement with the costs that `reading` has for `entitlement.estimates`.
 
-    A meter without a value has its default cost, and `defaulted` has the reason. One request
+    A meter without a value has its default cost, and `defaulted` has the reason. `sized` has what
+    the size of the request adds. One request
     reserves at most MOST_UNITS of a meter: a client that asks for more gains nothing, and the
     arithmetic in Redis stays exact.
     """
     costs = dict(entitlement.route.cost)
+    counted = reading.counted or {}
     defaulted = []
+    sized = []
     for meter, reserve in entitlement.estimates:
-        units = reading.values.get(meter)
+        units, size = reading.values.get(meter), counted.get(meter, 0)
         if units is None:
             defaulted.append((meter, reading.unreadable.get(meter, Unreadable.MISSING)))
             units = reserve.default
+        if reserve.path is None or reserve.greater:
+            units = max(units, size)
+        elif size:
+            sized.append((meter, size))
+            units += size
         costs[meter] = min(max(units, reserve.least), MOST_UNITS)
     return replace(
         entitlement,
         route=replace(entitlement.route, cost=tuple(costs.items())),
         claims=claims_for(entitlement, costs),
         defaulted=tuple(defaulted),
+        sized=tuple(sized),
     )
 
 

@@ -90,6 +90,9 @@ class Entitlements(Mapping[tuple[str, str], Entitlement]):
             settles=settles,
             caps=tuple((meter, most) for meter, _ in settles if (most := self._meters[meter].most)),
             reads=reads,
+            fallbacks=tuple(
+                (meter, rule) for meter, _ in settles if (rule := self._meters[meter].fallback)
+            ),
             reads_response=bool(reads) or "upstream_error" in plan.refunds,
             stays_open=may_change and bool(claims),
         )

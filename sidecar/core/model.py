@@ -10,7 +10,7 @@ from datetime import date
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple
 
-from sidecar.core.costs import Meter, Reserve, Source, Unreadable
+from sidecar.core.costs import Fallback, Meter, Reserve, Source, Unreadable
 from sidecar.core.json_cost import JsonCost
 from sidecar.core.json_path import JsonPath
 
@@ -239,6 +239,7 @@ class Route:
     request_class: RequestClass
     needs: frozenset[str]
     cost: tuple[tuple[str, int], ...]  # (meter, units), sorted by meter
+    asks_usage: bool = False  # of the API, for streams whose client does not ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,8 +352,9 @@ class Entitlement:
     `read_up_to` is how many bytes of its body are read before the decision (0: none). Until then,
     route and claims have the default costs. `settles` are the meters whose actual cost is known
     after the response, `reads` those of them that the response's body contains. `defaulted`: the
-    estimates for which the default was used, and why (`claims.py`). `reads_response`: the body of
-    the response is read for costs, or for errors that the plan refunds.
+    estimates for which the default was used, and why (`claims.py`). `sized`: units of the estimates
+    that the size of the request has added. `reads_response`: the body of the response is read for
+    costs, or for errors that the plan refunds. `fallbacks`: what counts of a response without them.
 
     `stays_open`: the reservation stays open until it is settled; otherwise there is nothing to
     correct.
@@ -371,6 +373,8 @@ class Entitlement:
     caps: tuple[tuple[str, int], ...] = ()  # meter → the most units that one request settles
     reads: tuple[tuple[str, JsonPath | JsonCost], ...] = ()
     defaulted: tuple[tuple[str, Unreadable], ...] = ()
+    sized: tuple[tuple[str, int], ...] = ()
+    fallbacks: tuple[tuple[str, Fallback], ...] = ()
     stays_open: bool = False
     reads_response: bool = False
 

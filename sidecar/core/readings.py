@@ -15,12 +15,15 @@ class Reading:
     """Each requested meter is in one of the first two mappings.
 
     A meter in both has a value that may be too low, and the reason why. `capped` has the costs that
-    were reported, of meters whose value is the most that settles.
+    were reported, of meters whose value is the most that settles. `counted` has units by the size
+    of the body or the number of its documents: of a request, beside its values; of a response, for
+    meters whose cost may not be known.
     """
 
     values: Mapping[str, int]
     unreadable: Mapping[str, Unreadable]
     capped: Mapping[str, int] | None = None
+    counted: Mapping[str, int] | None = None
 
     @classmethod
     def failed(cls, meters: Iterable[str], reason: Unreadable) -> "Reading":
@@ -67,7 +70,7 @@ FieldCosts = dict[str, int | Unreadable]
 
 
 def read_fields(
-    sources: Iterable[tuple[str, Source | Formula]], fields: Sequence[tuple[bytes, bytes]]
+    sources: Iterable[tuple[str, Source | Formula | None]], fields: Sequence[tuple[bytes, bytes]]
 ) -> FieldCosts:
     """Return the costs in header fields, given as (lower-case name, whole line).
 
@@ -99,11 +102,12 @@ def actual_costs(
     fields: FieldCosts,
     bytes_in: int,
     bytes_out: int,
+    counted: Mapping[str, int] | None = None,
 ) -> Reading:
     """Return a request's actual costs, from its response's `body` and header `fields` and its
     sizes.
 
-    A meter without any of these is UNANSWERED.
+    A meter without any of these is UNANSWERED. `counted`: as in the reading.
     """
     costs: dict[str, int | Unreadable] = {}
     doubted: dict[str, Unreadable] = {}
@@ -119,4 +123,6 @@ def actual_costs(
         else:
             costs[meter] = fields.get(meter, Unreadable.UNANSWERED)
     reading = Reading.of(costs)
-    return Reading(reading.values, dict(reading.unreadable) | doubted) if doubted else reading
+    if not doubted and counted is None:
+        return reading
+    return Reading(reading.values, dict(reading.unreadable) | doubted, None, counted)

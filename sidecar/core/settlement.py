@@ -1,5 +1,6 @@
 """The outcome of a forwarded request, and what it costs in the end."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -83,17 +84,55 @@ def _answered(outcome: Outcome) -> bool:
 def late_costs(entitlement: Entitlement, outcome: Outcome) -> Reading:
     """Return the costs at which the late meters are settled, and why others keep an estimate.
 
-    A request that failed costs what its response reports, and otherwise nothing.
+    A request that failed costs what its response reports, else what is counted of a successful
+    response that broke off, and otherwise nothing.
     """
     reading = outcome.reading
     if reading is None:
         meters = [meter for meter, _ in entitlement.settles]
         reading = Reading.failed(meters, Unreadable.UNANSWERED)
-    if not reading.unreadable or not failed(outcome):
+    if not reading.unreadable:
+        return reading
+    if reading.counted is not None:
+        reading = _with_counted(entitlement, reading, reading.counted, failed(outcome))
+    if not failed(outcome):
         return reading
     values = dict.fromkeys(reading.unreadable, 0) | dict(reading.values)
     doubted = {m: why for m, why in reading.unreadable.items() if m in reading.values}
     return Reading(values, doubted, reading.capped)
+
+
+def _with_counted(
+    entitlement: Entitlement, reading: Reading, counted: Mapping[str, int], failed: bool
+) -> Reading:
+    """Return the reading with what is counted of a response that lacks costs.
+
+    The greater counts: of that, and of what was read or estimated. The part of an estimate that the
+    size of the request added stays: it is not in the response.
+    """
+    estimates, sizes = dict(entitlement.route.cost), dict(entitlement.sized)
+    least = {meter: reserve.least for meter, reserve in entitlement.estimates}
+    values = dict(reading.values)
+    for meter, fallback in entitlement.fallbacks:
+        if meter not in reading.unreadable:
+            continue
+        units = counted[meter]
+        if meter in values or failed:
+            values[meter] = max(units, values.get(meter, 0))
+            continue
+        size = sizes.get(meter, 0)
+        if fallback.at_estimate:
+            units = max(units, estimates[meter] - size)
+        values[meter] = max(size + units, least.get(meter, 0))
+    return Reading(values, reading.unreadable, reading.capped)
+
+
+def estimated_costs(entitlement: Entitlement, late: Reading) -> Mapping[str, Unreadable]:
+    """Return the meters whose actual cost is not known, and why. `late`: of `late_costs`."""
+    if not late.unreadable and not entitlement.defaulted:
+        return late.unreadable
+    defaulted = {m: why for m, why in entitlement.defaulted if m not in late.values}
+    return defaulted | dict(late.unreadable)
 
 
 def actual_claims(entitlement: Entitlement, outcome: Outcome) -> tuple[Claim, ...]:

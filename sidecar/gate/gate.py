@@ -24,7 +24,13 @@ from sidecar.core.model import (
 )
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal, feature_refusal, simple_refusal, with_wait
-from sidecar.core.settlement import Outcome, OutcomeReason, actual_claims
+from sidecar.core.settlement import (
+    Outcome,
+    OutcomeReason,
+    actual_claims,
+    estimated_costs,
+    late_costs,
+)
 from sidecar.core.teams import team_use
 from sidecar.errors import StoreUnavailable
 from sidecar.gate.admission import Admission, Deferred, InboundRequest, MayDefer, ReadAhead, Refused
@@ -245,12 +251,9 @@ class Gate:
 
         `internal_error`: the sidecar failed. Returns the label under which the request is counted.
         """
-        reason, reading = outcome.reason, outcome.reading
-        if reading is not None and admission.entitlement.caps:
-            capped = reading.capped_at(admission.entitlement.caps)
-            if capped is not reading:
-                outcome = outcome._replace(reading=capped)
-                self._recorder.capped(admission, capped)
+        reason = outcome.reason
+        if admission.entitlement.settles or admission.entitlement.defaulted:
+            outcome = self._with_late_costs(admission, outcome)
         admission.in_flight.leave(
             time.perf_counter(),
             dropped=reason in _UNANSWERED,
@@ -259,6 +262,18 @@ class Gate:
         if admission.stays_open:
             self._settle(admission, outcome)
         return self._recorder.forwarded(admission, outcome, internal_error=internal_error)
+
+    def _with_late_costs(self, admission: Admission, outcome: Outcome) -> Outcome:
+        """Return the outcome with the costs that settle, and record what was not measured."""
+        entitlement = admission.entitlement
+        late = late_costs(entitlement, outcome)
+        reading = late.capped_at(entitlement.caps)
+        if reading is not late:
+            self._recorder.capped(admission, reading)
+        estimated = estimated_costs(entitlement, reading)
+        if estimated:
+            self._recorder.estimated(estimated)
+        return outcome._replace(reading=reading)
 
     def _settle(self, admission: Admission, outcome: Outcome) -> None:
         key, claims = admission.key, actual_claims(admission.entitlement, outcome)

@@ -1,8 +1,9 @@
 """record: events, metrics, log events, and the rows of the demo's table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sidecar.core.costs import Unreadable
 from sidecar.core.events.build import NODE, REDIS, notice_event, refusal_event, usage_event
 from sidecar.core.events.periods import periods_of
 from sidecar.core.events.templates import EventTemplates
@@ -123,6 +124,11 @@ class Recorder:
                 settled=reading.values[meter],
                 request_id=admission.request_id,
             )
+
+    def estimated(self, costs: Mapping[str, Unreadable]) -> None:
+        """Count the meters whose actual cost is not known, and why."""
+        for meter, why in costs.items():
+            self._metrics.estimated(meter, why)
 
     def refused(self, refused: Refused, plan_version: str) -> None:
         """Record a refusal."""

@@ -19,7 +19,7 @@ from typing import Final
 
 from sidecar.files import Files
 
-BUFFER_NAME: Final = "buffer.map"
+BUFFER_NAME: Final = ".buffer.map"  # hidden: tools that read lines skip it
 HEADER_BYTES: Final = 4096
 MAGIC: Final = b"sidecar-spool-buffer-1"
 NUMBERS: Final = struct.Struct("<QQQ")  # last number in a segment, largest batch, 1: closed

@@ -37,6 +37,8 @@ class Bounds:
     total_timeout: float = 0.0
     usage_timeout: float = 60.0  # to learn the cost of a response whose client left; 0: never
     usage_bytes: int = 16 << 20  # of such a response that are read
+    usage_percent: int = 25  # of the upstream connections, for such responses
+    decompression_ratio: int = 64  # bytes of a response that are decoded, per byte
     upstream_connections: int = 256
     critical_connections: int = 16  # of these, for critical requests only; as many tunnels
     account_percent: int = 50  # of the connections that others leave: the share of an account

@@ -9,7 +9,6 @@ import asyncio
 import time
 from typing import Final
 
-from sidecar.core.readings import actual_costs
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission, Gate
 from sidecar.proxy.downstream.connection import ClientConnection
@@ -17,8 +16,9 @@ from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.failures import failure_reply, may_retry
 from sidecar.proxy.headers import Fields
 from sidecar.proxy.heads import ProxyOptions, request_head, wanted_upgrade
+from sidecar.proxy.late_costs import LateCosts
 from sidecar.proxy.read_ahead import BodyBroken, read_small_body
-from sidecar.proxy.relay import Relay, last_chunk
+from sidecar.proxy.relay import last_chunk
 from sidecar.proxy.responses import EXPECT
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream.connection import UpstreamConnection
@@ -26,10 +26,9 @@ from sidecar.proxy.upstream.places import CRITICAL, KINDS
 from sidecar.proxy.upstream.pool import UpstreamFailed, UpstreamPool
 
 _EMPTY: Final[list[bytes]] = []  # no body yet; never changed
-_REPORTABLE: Final = (OutcomeReason.OK, OutcomeReason.CLIENT_GONE)
 
 
-class Exchange(Relay):
+class Exchange(LateCosts):
     """Forwards one request and relays its response. Implements `Receiver` and `BodyReceiver`.
 
     `broke`: the exchange ended with an internal error, which `run` raises. `outcome` is set when
@@ -41,8 +40,6 @@ class Exchange(Relay):
     label = ""
     _started = 0.0
     _closed = False  # the outcome is known, and recorded
-    _upstream: UpstreamConnection | None = None
-    _failure: tuple[OutcomeReason, str] | None = None
     _small_body = 0  # bytes that were read before the request took a connection, until it is sent
 
     def __init__(
@@ -54,10 +51,8 @@ class Exchange(Relay):
         options: ProxyOptions,
         gate: Gate | None,
     ) -> None:
-        super().__init__(request, admission, connection, options)
+        super().__init__(request, admission, connection, pool, options)
         self._gate = gate
-        self.tunnel: Tunnel | None = None
-        self._pool = pool
         self.total_timeout = pool.bounds.total_timeout
         self._to_upstream: list[bytes] = _EMPTY
         self._expectation: asyncio.TimerHandle | None = None
@@ -123,45 +118,6 @@ class Exchange(Relay):
         if self._gate is not None:
             self.label = self._gate.settle(self._admission, outcome, internal_error=self.broke)
 
-    def _with_reading(self, outcome: Outcome) -> Outcome:
-        """Return the outcome with what the body of the response says."""
-        reader, settles = self._reader, self._admission.entitlement.settles
-        body = None if reader is None else reader.finish(complete=self._response_complete)
-        reading = actual_costs(
-            settles, body, self._field_readings, outcome.bytes_in, outcome.bytes_out
-        )
-        reason = outcome.reason
-        if reader is not None and reader.failed and outcome.status < 400 and reason in _REPORTABLE:
-            reason = OutcomeReason.UPSTREAM_ERROR
-        return outcome._replace(reading=reading, reason=reason)
-
-    def _can_await_usage(self) -> bool:
-        """Whether the response is read on after the client left, because its cost is not known."""
-        client, reader = self._client, self._reader
-        if not client.lost or client.owner.draining or not self._pool.bounds.usage_timeout:
-            return False
-        if self._ended or self._upstream is None or not self._request.complete:
-            return False
-        if not self._admission.entitlement.reads or self.tunnel is not None or self.status >= 400:
-            return False
-        return reader is None or (reader.wanted and not reader.known)
-
-    async def _await_usage(self) -> None:
-        """Read the response on until its cost is known, within the bounds. The client has left."""
-        client, bounds = self._client, self._pool.bounds
-        sent = (self.status, self._head_sent, self._bytes_out)
-        self._client_left, self._usage_bytes = True, bounds.usage_bytes
-        done = self._done = client.loop.create_future()
-        timer = client.loop.call_later(bounds.usage_timeout, self._finish)
-        client.owner.unfinished.add(done)
-        try:
-            await done
-        finally:
-            timer.cancel()
-            client.owner.unfinished.discard(done)
-            self.status, self._head_sent, self._bytes_out = sent
-            self._failure = None
-
     async def _forward(self) -> None:
         request, pool = self._request, self._pool
         if request.broken:
@@ -171,6 +127,8 @@ class Exchange(Relay):
         kind = KINDS[self._admission.entitlement.route.request_class]
         account = self._admission.key.account.id
         try:
+            if self._admission.entitlement.route.asks_usage:
+                await self._ask_for_usage()
             if request.content_length and not request.complete:
                 self._small_body = await read_small_body(
                     request, self._client, pool.bodies, account, self._admission.in_flight

@@ -25,7 +25,7 @@ from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.forwarded import NO_ADDRESS, note_client
 from sidecar.proxy.heads import ProxyOptions
-from sidecar.proxy.read_ahead import BodyBroken, read_ahead, reading_of
+from sidecar.proxy.read_ahead import BodyBroken, needs_body, read_ahead, reading_of
 from sidecar.proxy.responses import LocalReply, refusal_reply
 from sidecar.proxy.upstream.pool import UpstreamPool
 
@@ -315,7 +315,7 @@ async def _read_costs(
     request: Request, connection: ClientConnection, entitlement: Entitlement
 ) -> Reading:
     """What the request says of its costs. Raises BodyBroken."""
-    if not entitlement.read_up_to:
-        return reading_of(request, entitlement)
+    if not needs_body(request, entitlement):
+        return reading_of(request, entitlement, complete=not request.has_body)
     body, complete = await read_ahead(request, connection, entitlement.read_up_to)
     return reading_of(request, entitlement, body, complete=complete)

@@ -164,15 +164,19 @@ class JobExchange(Exchange):
         """Store the fields, and read costs from the head."""
         self._head_received = True
         self.status = head.status
+        if self._usage_asked:
+            self._hide_usage(head)
         self._fields = self._rules.response_fields(head.fields)
         self._read_costs(head)
 
     def response_body(self, data: bytes) -> None:
         """Store the body up to the bound."""
-        self._bytes_out += len(data)
-        self._body += data[: self._max_body - len(self._body)]
         if self._reader is not None and self._reader.wanted:
             self._reader.feed(data)
+        if self._filter is not None:
+            data = self._filter.feed(data)
+        self._bytes_out += len(data)
+        self._body += data[: self._max_body - len(self._body)]
 
     def response_flush(self) -> None:
         """Mark the response as begun."""

@@ -2,7 +2,10 @@
 
 import asyncio
 
-from sidecar.bodies import read_request
+from sidecar.bodies import decoded_size, read_request
+from sidecar.core.costs import Unreadable, units_of
+from sidecar.core.json_cost import Formula
+from sidecar.core.json_path import JsonPath
 from sidecar.core.model import Entitlement
 from sidecar.core.overload.shedder import InFlightRequest
 from sidecar.core.readings import Reading, read_fields
@@ -128,4 +131,35 @@ def reading_of(
     read = read_request(
         body, request.content_type, request.content_encoding, estimates, complete=complete
     )
-    return Reading.of(values | dict(read.values) | dict(read.unreadable))
+    values |= dict(read.values) | dict(read.unreadable)
+    by_size = [(m, r) for m, r in estimates if r.bytes_per_unit]
+    if not by_size:
+        return Reading.of(values)
+    size, why = _size_of(request, body, complete=complete)
+    counted = {meter: units_of(size, reserve.bytes_per_unit) for meter, reserve in by_size}
+    for meter, reserve in by_size:
+        if reserve.path is None:
+            values[meter] = counted[meter] if why is None else why
+    reading = Reading.of(values)
+    return Reading(reading.values, reading.unreadable, None, counted)
+
+
+def needs_body(request: Request, entitlement: Entitlement) -> bool:
+    """Whether the body has to be read for the estimates: a known size is enough for some."""
+    if not entitlement.read_up_to or not request.has_body:
+        return False
+    if request.content_length is None or request.content_encodings:
+        return True
+    return any(isinstance(r.path, JsonPath | Formula) for _, r in entitlement.estimates)
+
+
+def _size_of(request: Request, body: bytes, *, complete: bool) -> tuple[int, Unreadable | None]:
+    """The size of the request's body without its coding; the least that it has, and why."""
+    size = max(request.content_length or 0, request.body_bytes)
+    if not request.has_body:
+        return 0, None
+    if not request.content_encodings:
+        known = complete or request.content_length is not None
+        return size, None if known else Unreadable.TOO_LARGE
+    decoded = decoded_size(body, request.content_encoding) if complete else Unreadable.TOO_LARGE
+    return (decoded, None) if isinstance(decoded, int) else (size, decoded)

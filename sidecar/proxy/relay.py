@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from sidecar.bodies import reader_for
+from sidecar.bodies import UsageFilter, reader_for
 from sidecar.bodies.readers import BodyReader
 from sidecar.core.readings import FieldCosts, read_fields
 from sidecar.core.settlement import OutcomeReason
@@ -22,6 +22,10 @@ from sidecar.proxy.responses import CONTINUE, DateField
 from sidecar.proxy.upstream.receiver import ResponseHead
 
 _date: Final = DateField()
+# Fields about the bytes of a body: they would be wrong for another one.
+_OF_BODIES: Final = frozenset(
+    {b"content-digest", b"repr-digest", b"digest", b"content-md5", b"etag", b"accept-ranges"}
+)
 _NO_READINGS: Final[FieldCosts] = {}  # replaced, never changed
 
 
@@ -39,6 +43,7 @@ class Relay:
     _bytes_out = 0
     _client_left = False  # the response is read for its cost alone
     _usage_bytes = 0  # that may still be read then
+    _usage_asked = False  # by the sidecar: the client must not see it
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class Relay:
         self._options = options
         self._done: asyncio.Future[None] = connection.loop.create_future()
         self._reader: BodyReader | None = None
+        self._filter: UsageFilter | None = None
         self._field_readings: FieldCosts = _NO_READINGS
         self._to_client: list[bytes] = []  # not written yet
 
@@ -79,6 +85,8 @@ class Relay:
         self.status = status = head.status
         self._admission.in_flight.on_response(status, time.perf_counter())
         request, client = self._request, self._client
+        if self._usage_asked:
+            self._hide_usage(head)
         out = self._to_client
         out.append(b"HTTP/1.1 %d %b\r\n" % (status, head.phrase))
         fields = head.fields
@@ -115,17 +123,31 @@ class Relay:
         if entitlement.settles:
             self._field_readings = read_fields(entitlement.settles, head.fields)
         if entitlement.reads_response:
-            self._reader = reader_for(head.content_type, head.content_encoding, entitlement.reads)
+            ratio = self._client.bounds.decompression_ratio
+            self._reader = reader_for(
+                head.content_type, head.content_encoding, entitlement.reads, ratio
+            )
+
+    def _hide_usage(self, head: ResponseHead) -> None:
+        """Prepare to remove the usage from an event stream, whose length is then not known."""
+        if is_event_stream(head.content_type) and not head.content_encoding:
+            self._filter = UsageFilter()
+            head.length = None
+            head.fields = [field for field in head.fields if field[0] not in _OF_BODIES]
 
     def response_body(self, data: bytes) -> None:
         """Queue body bytes, framed for the client."""
+        if self._reader is not None and self._reader.wanted:
+            self._reader.feed(data)
+        if self._filter is not None:
+            data = self._filter.feed(data)
+            if not data:
+                return
         self._bytes_out += len(data)
         if self._chunked:
             self._to_client += (b"%x\r\n" % len(data), data, b"\r\n")
         else:
             self._to_client.append(data)
-        if self._reader is not None and self._reader.wanted:
-            self._reader.feed(data)
 
     def response_flush(self) -> None:
         """Write the bytes of one read from the upstream, in one piece."""
@@ -157,6 +179,8 @@ class Relay:
             self._finish()
             return
         self._head_sent = True
+        if self._filter is not None:
+            self._end_filter()
         try:
             self._close(OutcomeReason.OK)
         except Exception as error:  # noqa: BLE001 - `Exchange.run` raises it
@@ -174,6 +198,15 @@ class Relay:
         if not self._done.done():
             self._done.set_result(None)
 
+    def _end_filter(self) -> None:
+        """Queue what is held of the last event."""
+        reader, self._reader = self._reader, None  # has read it
+        ended, self._filter = self._filter, None
+        rest = b"" if ended is None else ended.finish()
+        if rest:
+            self.response_body(rest)
+        self._reader = reader
+
     def _close(self, reason: OutcomeReason) -> None:
         """Settle and record the exchange."""
         raise NotImplementedError
@@ -182,6 +215,11 @@ class Relay:
         self._ended = True
         if not self._done.done():
             self._done.set_result(None)
+
+
+def is_event_stream(content_type: bytes) -> bool:
+    """Whether this Content-Type is that of an event stream."""
+    return content_type.partition(b";")[0].strip().lower() == b"text/event-stream"
 
 
 def announcement(values: Sequence[bytes]) -> bytes:

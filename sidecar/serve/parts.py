@@ -79,6 +79,8 @@ def bounds_of(settings: Settings) -> Bounds:
         total_timeout=settings.total_timeout_s,
         usage_timeout=settings.usage_timeout_s,
         usage_bytes=settings.usage_bytes,
+        usage_percent=settings.usage_connections_percent,
+        decompression_ratio=settings.decompression_ratio,
         half_close_timeout=settings.half_close_timeout_s,
         stall_timeout=settings.stall_timeout_s,
         min_rate=settings.min_rate_bytes,

@@ -222,6 +222,13 @@ def publish_connections(metrics: Metrics, data_port: DataPort, pool: UpstreamPoo
     gauge("sidecar_websockets", "Open upgraded connections.", lambda: pool.tunnels.taken)
     gauge("sidecar_upstream_waiting", "Requests that wait for an upstream connection.",
           lambda: pool.waiting)  # fmt: skip
+    gauge("sidecar_responses_read_on", "Responses read for their cost after their client left.",
+          lambda: pool.usage_reads.taken)  # fmt: skip
+    counter(
+        "sidecar_responses_not_read_on",
+        "Responses that were not read on, because others used all connections for that.",
+        lambda: pool.usage_refused,
+    )
     loop = asyncio.get_running_loop()
     gauge("sidecar_tasks", "Asyncio tasks.", lambda: len(asyncio.all_tasks(loop)))
 

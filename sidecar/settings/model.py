@@ -259,6 +259,14 @@ class Settings(LayeredSettings):
     usage_bytes: int = Field(16_777_216, ge=1, le=1 << 40)
     """Most bytes that are read of such a response after its client left."""
 
+    usage_connections_percent: int = Field(25, ge=1, le=100)
+    """Largest part of the upstream connections that such responses may use, in percent. Of it, an
+    account gets its share (--account-connections-percent). Beyond it, responses are not read on."""
+
+    decompression_ratio: int = Field(64, ge=1, le=100_000)
+    """Most bytes that are decoded of a compressed response to read its cost, per byte, beyond the
+    first 2 MiB. Beyond it, the cost is not known: see sidecar_settled_costs_estimated_total."""
+
     half_close_timeout_s: float = Field(0.0, ge=0, le=86_400)
     """Longest time to serve a client that has closed its sending side, in seconds. 0: the client
     counts as gone, and its request to the API is cancelled."""

@@ -78,16 +78,20 @@ def settled(here: Stage) -> bool:
     return here.app.data_port._pool.size == here.app.data_port._pool.idle
 
 
-async def test_a_stream_without_usage_is_billed_its_estimate(
+async def test_I11_a_stream_is_billed_by_its_usage_if_the_client_does_not_ask_for_it(
     pro: openai.AsyncOpenAI, here: Stage, completions: CompletionApi
 ) -> None:
     completions.say("word")
     completions.say(None)
-    stream = await pro.chat.completions.create(**ASKED, stream=True, max_tokens=777)
-    assert len([chunk async for chunk in stream]) == 2
+    stream = await pro.chat.completions.create(**ASKED, stream=True, max_tokens=1)
+    chunks = [chunk async for chunk in stream]
+    assert [len(chunk.choices) for chunk in chunks] == [1, 1]
+    assert [chunk.usage for chunk in chunks] == [None, None]
+    assert not any("usage" in chunk.model_fields_set for chunk in chunks)
     await until(lambda: settled(here))
     (event,) = await calls(here)
-    assert event["usage"] == {"requests": 1, "tokens": 777}
+    assert event["usage"] == {"requests": 1, "tokens": 350}
+    assert completions.asked[0]["stream_options"] == {"include_usage": True}
 
 
 async def test_a_client_that_closes_cancels_the_completion(
@@ -103,7 +107,8 @@ async def test_a_client_that_closes_cancels_the_completion(
     await until(lambda: completions.left)
     await empty(here)
     (event,) = await calls(here)
-    assert (event["reason"], event["usage"]) == ("client_gone", {"requests": 1, "tokens": 500})
+    tokens = 500 + -(-event["bytes_in"] // 4)
+    assert (event["reason"], event["usage"]) == ("client_gone", {"requests": 1, "tokens": tokens})
 
 
 async def test_I10_used_up_tokens_are_an_explained_rate_limit_error(

@@ -28,7 +28,7 @@ BEYOND_SCHEMA = {
     "reserve-unused", "settle-unused", "same-account", "same-key", "same-route-id", "time-zone",
     "unreachable", "covered-route", "covered-by-name", "covered-by-two", "escape",
     "read-otherwise", "long-period", "packs", "one-of-many", "team-shares", "unknown-team",
-    "too-many-teams", "two-meters",
+    "too-many-teams", "two-meters", "ask-usage",
 }  # fmt: skip
 # Words of libraries, which authors of plan files need not know.
 LIBRARY_WORDS = re.compile(

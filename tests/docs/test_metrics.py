@@ -78,6 +78,7 @@ async def test_the_documented_metrics_are_those_published(
     for _ in range(2):
         await plain.call("GET", "/items")
     plain.app.metrics.capped("requests")  # as for an absurd cost in a response
+    plain.app.metrics.estimated("requests", "missing")
     one = published(await scrape(control))
     assert one["sidecar_requests_total"][1] == {"route", "class", "plan", "outcome"}
     several = await serving(
@@ -86,7 +87,7 @@ async def test_the_documented_metrics_are_those_published(
     both = published(await scrape(several.control))
     quiet = {  # without requests there
         "sidecar_requests_total", "sidecar_shadow_refusals_total",
-        "sidecar_settled_costs_capped_total",
+        "sidecar_settled_costs_capped_total", "sidecar_settled_costs_estimated_total",
     }  # fmt: skip
     for name in one.keys() & both.keys() - quiet:
         assert both[name] == one[name]

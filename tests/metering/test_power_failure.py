@@ -121,7 +121,7 @@ async def test_the_note_of_losses_has_its_name_before_the_first_loss(
     directory = tmp_path / "spool"
     async with a_spool(directory, files=disk.files):
         left = disk.after_power_failure(directory, tmp_path / "left")
-    assert {"losses.json", "head.json", "buffer.map"} <= names_in(left)
+    assert {"losses.json", "head.json", ".buffer.map"} <= names_in(left)
     assert orjson.loads((left / "losses.json").read_bytes())["events"] == 0
 
 

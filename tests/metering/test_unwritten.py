@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from glob import glob
 from pathlib import Path
 
 import orjson
@@ -57,6 +58,15 @@ async def test_I12_a_killed_process_loses_no_appended_event(tmp_path: Path, flus
     }  # fmt: skip
     assert verify(tmp_path).ok
     assert not (tmp_path / BUFFER_NAME).exists()
+
+
+def test_tools_that_read_all_files_of_a_spool_find_only_json(tmp_path: Path) -> None:
+    """Also beside a buffer with records: log shippers and scripts read `*`."""
+    kill(tmp_path, 20, 7)
+    assert (tmp_path / BUFFER_NAME).exists()
+    found = glob(f"{tmp_path}/**/*", recursive=True)  # noqa: PTH207 - Path.glob finds hidden files
+    lines = [line for name in found for line in Path(name).read_text().splitlines()]
+    assert len([orjson.loads(line) for line in lines]) >= 7
 
 
 async def test_a_clean_stop_leaves_no_event_about_it(tmp_path: Path) -> None:

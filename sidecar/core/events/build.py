@@ -9,7 +9,7 @@ from typing import Any, Final
 from sidecar.core.model import Entitlement, Key
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import ThresholdCrossing
-from sidecar.core.settlement import Outcome, late_costs, refunded
+from sidecar.core.settlement import Outcome, estimated_costs, late_costs, refunded
 from sidecar.core.text import instant
 
 # The clock of an event's `time`.
@@ -87,10 +87,9 @@ def _correct(data: dict[str, Any], entitlement: Entitlement, reading: Reading) -
         if beyond[meter]:  # the estimate crossed the quota: the whole correction is overage
             beyond[meter] = max(0, beyond[meter] + units - usage[meter])
         usage[meter] = units
-    estimated = {m: why for m, why in entitlement.defaulted if m not in reading.values}
-    estimated |= reading.unreadable
+    estimated = estimated_costs(entitlement, reading)
     if estimated:
-        data["estimated"] = estimated
+        data["estimated"] = dict(estimated)
     if reading.capped:
         data["capped"] = dict(reading.capped)
 

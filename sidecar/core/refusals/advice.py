@@ -94,21 +94,27 @@ def _for_less(book: PlanBook, entitlement: Entitlement, decision: Decision) -> l
         for meter in meters
     }
     others = [status for status in decision.violated if status.claim.limit.meter not in meters]
-    now = {meter: min(map(_room, of)) for meter, of in alike.items()}
-    if not others and all(units > 0 for units in now.values()):
-        return [_ask(book, alike[meter][0], units) for meter, units in now.items()]
-    fresh = {meter: min(map(_most, of)) for meter, of in alike.items()}
+    sized = dict(entitlement.sized)  # by the size of the request, beside what it asks for
+    least = {meter: reserve.least for meter, reserve in entitlement.estimates}
+    if any(min(map(_most, of)) < least[meter] for meter, of in alike.items()):
+        return []
+    now = {meter: min(map(_room, of)) - sized.get(meter, 0) for meter, of in alike.items()}
+    fits = all(units > 0 and min(map(_room, alike[m])) >= least[m] for m, units in now.items())
+    if not others and fits:
+        return [_ask(book, alike[m][0], units, sized.get(m, 0)) for m, units in now.items()]
+    fresh = {meter: min(map(_most, of)) - sized.get(meter, 0) for meter, of in alike.items()}
     if min(fresh.values()) < 1:
         return []
     full_us = [_full_us(one, decision.now_us) for of in alike.values() for one in of]
     until = max(*full_us, *(status.reset_us or 0 for status in others), 0)
-    asks = [_ask(book, alike[meter][0], units) for meter, units in fresh.items()]
+    asks = [_ask(book, alike[m][0], units, sized.get(m, 0)) for m, units in fresh.items()]
     return [{"action": "do_all", "steps": [*asks, _wait(until)]}]
 
 
-def _ask(book: PlanBook, status: LimitStatus, units: int) -> Step:
+def _ask(book: PlanBook, status: LimitStatus, units: int, size: int) -> Step:
     unit = plural(unit_of(book.meters, status.claim.limit))
-    return {"action": "ask_for_less", "to": f"at most {units:,} {unit} in one request"}
+    beside = f", beside the {size:,} of its size" if size else ""
+    return {"action": "ask_for_less", "to": f"at most {units:,} {unit} in one request{beside}"}
 
 
 def _known(decision: Decision) -> tuple[LimitStatus, ...]:

@@ -162,6 +162,12 @@ class Request:
         """Put bytes that were read ahead back at the front of the buffer."""
         self._buffered = [*body, *self._buffered]
 
+    def replace_body(self, body: bytes) -> None:
+        """Forward `body` instead of the buffered one, which is complete."""
+        self._buffered = [body]
+        if not self.chunked:
+            self.content_length = len(body)
+
     def attach(self, receiver: BodyReceiver) -> None:
         """Pass further body bytes to `receiver`."""
         self._receiver = receiver

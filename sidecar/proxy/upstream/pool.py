@@ -54,6 +54,10 @@ class UpstreamPool:
         reserved, percent = bounds.critical_connections, bounds.account_percent
         self.places = Places(bounds.upstream_connections, reserved, percent, lambda: self.now())
         self.tunnels = Places(bounds.tunnels, reserved, percent, lambda: self.now())
+        # For responses that are read after their client left.
+        left = max(1, bounds.upstream_connections * bounds.usage_percent // 100)
+        self.usage_reads = Places(left, 0, percent, lambda: self.now())
+        self.usage_refused = 0  # such responses that were not read, for want of a place
         self.bodies = BodyBudget(bounds.small_bodies, percent, bounds.small_body)
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()  # open, without those of tunnels

@@ -28,7 +28,9 @@ from sidecar.stores.memory import MemoryLimitStore
 START = 1_796_083_200_000_000 - 20 * 86_400 * MICRO + 12_345_678
 HEAD = """\
 version: 1
-meters: {requests: {unit: request}, tokens: {unit: token, reserve: {json: n, default: 1}}}
+meters:
+  requests: {unit: request}
+  tokens: {unit: token, reserve: {json: n, default: 1, bytes_per_unit: 4}}
 routes:
   - {id: big, match: "POST /big", cost: {requests: 30}}
   - {id: both, match: "POST /both", cost: {requests: 3, tokens: reserve}}
@@ -58,19 +60,22 @@ class Customer:
     now: int = START
     tokens: int = 1
     bought: int = 0
+    size: int = 0  # units by the size of the request
 
     def __post_init__(self) -> None:
         self.store = MemoryLimitStore(lambda: self.now)
 
     def copied(self) -> "Customer":
         other = Customer(self.book, self.account, self.team, self.now, self.tokens, self.bought)
+        other.size = self.size
         other.store._accounts = copy.copy(self.store._accounts)
         return other
 
     def ask(self, route: str, *, slot: bool = False) -> tuple[Entitlement, Decision]:
         found = self.book.entitlements[self.account.plan, route]
         if found.estimates:
-            found = with_estimates(found, Reading({"tokens": self.tokens}, {}))
+            counted = {"tokens": self.size}
+            found = with_estimates(found, Reading({"tokens": self.tokens}, {}, None, counted))
         key = Key("k1", self.account, self.team)
         if self.account.teams:
             found = TeamEntitlements().of(found, key)
@@ -127,9 +132,12 @@ def check_advice(customer: Customer, route: str) -> list[str]:
     return actions(steps)
 
 
-def book(limits: str, more: str = "", tail: str = "") -> PlanBook:
+def book(
+    limits: str, more: str = "", tail: str = "", reserve: str = "json: n, default: 1"
+) -> PlanBook:
     plans = f"plans:\n  p: {{limits: [{limits}]}}\n{more}"
-    return parse((HEAD + plans + tail).encode(), "plans.yaml")
+    head = HEAD.replace("json: n, default: 1", reserve)
+    return parse((head + plans + tail).encode(), "plans.yaml")
 
 
 PACKS = """\
@@ -226,6 +234,28 @@ def test_a_request_asks_for_what_is_left_or_waits_and_asks_for_less() -> None:
     assert check_advice(customer, "chat") == ["ask_for_less+wait"]
 
 
+def test_what_the_size_of_a_request_adds_is_left_out_of_what_it_may_ask_for() -> None:
+    customer = Customer(book("{id: t, meter: tokens, quota: 100/day}"), tokens=99, size=20)
+    assert check_advice(customer, "chat") == ["ask_for_less"]
+    [step] = [one for one in customer.steps("chat") or () if one["action"] == "ask_for_less"]
+    assert step["to"] == "at most 80 tokens in one request, beside the 20 of its size"
+    customer.size = 101
+    assert "ask_for_less" not in check_advice(customer, "chat")
+
+
+def test_less_than_the_minimum_of_the_plan_is_not_asked_for() -> None:
+    limits = "{id: t, meter: tokens, quota: 100/day}"
+    the_book = book(limits, reserve="json: n, default: 200, min: 200")
+    assert "ask_for_less" not in check_advice(Customer(the_book, tokens=150), "chat")
+    the_book = book(limits, reserve="json: n, default: 60, min: 60")
+    customer = Customer(the_book, tokens=150)
+    assert check_advice(customer, "chat") == ["ask_for_less"]
+    customer.tokens = 50  # costs 60
+    assert customer.ask("chat")[1].allowed
+    customer.tokens = 150
+    assert check_advice(customer, "chat") == ["ask_for_less+wait"]
+
+
 LIMITS = st.sampled_from(
     [
         "{{id: q, meter: requests, quota: {n}/day}}",
@@ -284,6 +314,7 @@ def test_I10_what_a_refusal_advises_lets_the_request_pass(data: st.DataObject) -
     for _ in range(data.draw(st.integers(0, 8))):
         customer.now += data.draw(st.sampled_from([0, 1, 7 * MICRO, 1_700 * MICRO]))
         customer.tokens = data.draw(st.sampled_from([0, 1, 10, 50, 150]))
+        customer.size = data.draw(st.sampled_from([0, 0, 1, 20, 70]))
         customer.team = data.draw(st.sampled_from(["a", "b", ""]))
         route = data.draw(routes)
         check_advice(customer, route)
