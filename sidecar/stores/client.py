@@ -11,7 +11,7 @@ from redis.sentinel import Sentinel
 from sidecar.redis_address import RedisAddress
 
 TIMEOUT_S: Final = 5.0
-RETRIES: Final = 2  # somebody waits for a command; redis-py's own retries take seconds
+RETRIES: Final = 2  # a command must not take long; redis-py retries for seconds by default
 RETRY_S: Final = 0.1
 
 
