@@ -1,6 +1,7 @@
 """Fixtures that all tests share: real Valkey servers, which end with the test run."""
 
 import gc
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,10 @@ __all__ = ["environment", "sidecar", "spawn"]
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("free", deadline=None, print_blob=True)
 settings.load_profile("fixed")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background jobs so
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
