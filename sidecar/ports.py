@@ -135,7 +135,13 @@ class WaitingRoom(Protocol):
 
 
 class Spool(Protocol):
-    """The durable local log of events."""
+    """The durable local log of events.
+
+    `in_flight[0]` is the number of requests that may be charged and have no event yet. The gate
+    counts there, and the number survives the death of the process.
+    """
+
+    in_flight: Any
 
     @property
     def accepting(self) -> bool:

@@ -123,4 +123,5 @@ def _reconciler(
         PlanHistory(load(settings.plans), former),
         spools,
         only=account,
+        stops=lambda: reader.summary.stops.values(),
     )

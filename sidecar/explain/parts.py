@@ -88,6 +88,9 @@ class NullSpool:
 
     accepting = True
 
+    def __init__(self) -> None:
+        self.in_flight: Any = [0]
+
     def append(self, event: dict[str, Any] | bytes) -> None:
         """Drop it."""
 

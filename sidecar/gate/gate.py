@@ -114,16 +114,22 @@ class Gate:
         if job_of is not None:
             entitlement = _as_job(entitlement)
         attempt = Attempt(book, key, entitlement, request_id, for_job=job_of is not None)
-        waited_us, wait_end = 0, ""
+        waited_us, wait_end, spool = 0, "", self._recorder.spool
+        spool.in_flight[0] += 1  # until it has its event, or is refused
         try:
             decision = await self._reserver.reserve(attempt)
             if decision.wait is not None:
                 result = await self._reserver.wait(request, attempt, decision)
                 decision, waited_us, wait_end = result
         except StoreUnavailable:
+            spool.in_flight[0] -= 1
             refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
             return self._refuse(request_id, refusal, key, entitlement)
+        except BaseException:
+            spool.in_flight[0] -= 1
+            raise
         if attempt.in_flight is None:
+            spool.in_flight[0] -= 1
             refusal = self._reserver.refusal(attempt, decision, wait_end, self._clock.jitter())
             refusal = with_wait(refusal, waited_us)
             if may_defer and decision.violated and may_defer(request, entitlement, decision):
@@ -187,6 +193,7 @@ class Gate:
         if admission.stays_open:
             key, claims = admission.key, at_no_cost(admission.entitlement.claims)
             self._reserver.store.settle(key.account, key.id, claims, admission.request_id)
+        self._recorder.spool.in_flight[0] -= 1
 
     # Questions that reserve nothing
 
@@ -261,7 +268,9 @@ class Gate:
         )
         if admission.stays_open:
             self._settle(admission, outcome)
-        return self._recorder.forwarded(admission, outcome, internal_error=internal_error)
+        label = self._recorder.forwarded(admission, outcome, internal_error=internal_error)
+        self._recorder.spool.in_flight[0] -= 1
+        return label
 
     def _with_late_costs(self, admission: Admission, outcome: Outcome) -> Outcome:
         """Return the outcome with the costs that settle, and record what was not measured."""

@@ -6,7 +6,8 @@ disk are allocated at the start, so it also takes lines while the disk is full.
 
 Each record is a line and the hash of that line, both with a newline. A record that was being
 copied when the process ended does not fit its hash. The records fill blocks, and a block is used
-again once its lines are in a segment. The header says how far the segments were written.
+again once its lines are in a segment. The header says how far the segments were written, and how
+many requests are in flight: after a kill, Redis may have counted them, and they have no event.
 """
 
 import errno
@@ -24,6 +25,8 @@ HEADER_BYTES: Final = 4096
 MAGIC: Final = b"sidecar-spool-buffer-1"
 NUMBERS: Final = struct.Struct("<QQQ")  # last number in a segment, largest batch, 1: closed
 NUMBERS_AT: Final = 256
+IN_FLIGHT_AT: Final = 288
+IN_FLIGHT: Final = struct.Struct("q")  # as a memoryview writes it
 RECORD_BYTES: Final = 65  # of a record, in addition to a line: its hash and a newline
 _MIN_BYTES: Final = 64 << 10
 _PAGE: Final = 4096
@@ -35,7 +38,8 @@ class LineBuffer:
     """Lines that no segment has yet, in the order of their numbers. Belongs to one thread.
 
     `capacity`: bytes for records. `kept`: blocks with lines of the last process, oldest first, and
-    the number of the last line in each; then the file keeps its size.
+    the number of the last line in each; then the file keeps its size. `in_flight[0]`: the number
+    of requests in flight, which the gate counts.
     """
 
     def __init__(
@@ -46,6 +50,9 @@ class LineBuffer:
         self._fd = _allocated(path, 0 if kept else _size(path, wanted), files)
         size = os.fstat(self._fd).st_size
         self._map = mmap.mmap(self._fd, size)
+        whole = memoryview(self._map)
+        self.in_flight = whole[IN_FLIGHT_AT : IN_FLIGHT_AT + IN_FLIGHT.size].cast("q")
+        whole.release()
         self._block = block_bytes(size)
         blocks = (size - HEADER_BYTES) // self._block
         self.capacity = blocks * self._block
@@ -66,6 +73,7 @@ class LineBuffer:
         """
         names = b"%b\n%b\n%b\n" % (MAGIC, spool.encode(), boot_id().encode())
         self._map[:NUMBERS_AT] = names[:NUMBERS_AT].ljust(NUMBERS_AT)
+        self.in_flight[0] = 0
         self._write_numbers(committed_seq)
         self._files.sync(self._fd)
 
@@ -114,6 +122,7 @@ class LineBuffer:
     def close(self, *, remove: bool) -> None:
         """Unmap the file; `remove` it if all its lines are in segments. Raises OSError."""
         self._write_numbers(self._committed, closed=True)
+        self.in_flight.release()
         self._map.close()
         try:
             if remove and self.in_place():

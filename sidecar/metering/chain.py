@@ -6,7 +6,7 @@ The part of `Spool` that knows neither an event loop nor a thread.
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from sidecar.files import Files
 from sidecar.metering.buffer import LineBuffer
@@ -59,6 +59,8 @@ class Chain:
         self._committed_seq = 0
         self._committed_line: bytes | None = None
         self._committed_hash = NO_LINE
+        # In [0] the number of requests in flight, for a start after a kill. The gate counts there.
+        self.in_flight: Any = [0]
 
     @property
     def accepting(self) -> bool:
@@ -128,6 +130,7 @@ class Chain:
 
     def _adopt(self, opened: SpoolFiles, next_seq: int) -> None:
         recovered, self._buffer = opened.recovered, opened.buffer
+        self.in_flight = opened.buffer.in_flight
         unwritten = recovered.unwritten
         head = recovered.head
         self.spool_id, self._prev = head.spool, unwritten.head.prev
@@ -169,6 +172,8 @@ class Chain:
         """Continue with an empty buffer: it gets the lines that wait."""
         self._buffer = buffer
         buffer.begin(self.spool_id, self._committed_seq)
+        buffer.in_flight[0] = self.in_flight[0]
+        self.in_flight = buffer.in_flight
         for seq, line in enumerate(self._waiting, self.next_seq - len(self._waiting)):
             buffer.put(line, line_hash(line), seq, len(line) + 1)
 

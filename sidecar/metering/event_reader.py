@@ -18,12 +18,22 @@ from typing import IO, Any, Final
 
 import orjson
 
-from sidecar.core.events.read import REFUSAL, REQUEST, EventParser, InvalidEvent, RecordedRequest
+from sidecar.core.events.read import (
+    REFUSAL,
+    REQUEST,
+    UNCLEAN_STOP,
+    EventParser,
+    InvalidEvent,
+    RecordedRequest,
+    RecordedStop,
+    read_stop,
+)
 from sidecar.errors import SpoolError
 from sidecar.metering.gaps import SequenceCoverage
 from sidecar.metering.segments import HEAD_NAME, MAX_LINE, read_head
 
 MAX_LISTED: Final = 100  # broken lines listed with file and line; all are counted
+MAX_STOPS: Final = 100_000
 _FIRST_BYTES: Final = 160  # bytes that include the position in the chain of the first line
 _EVENT_FILE: Final = re.compile(r".+\.jsonl(\.[0-9]+)?(\.gz)?")
 _WORKER: Final = re.compile(r"worker-[0-9]+")
@@ -45,12 +55,16 @@ class BadLine:
 
 @dataclass(slots=True)
 class ReadSummary:
-    """What all passes together have read. `refused`: recorded refusals by account."""
+    """What all passes together have read.
+
+    `refused`: recorded refusals by account. `stops`: each unclean stop once, by source and id.
+    """
 
     files: int = 0
     requests: int = 0  # including copies
     others: int = 0  # events of other types
     refused: dict[str, int] = field(default_factory=dict)
+    stops: dict[tuple[str, str], RecordedStop] = field(default_factory=dict)
     broken: int = 0
     broken_lines: list[BadLine] = field(default_factory=list)
     vanished: int = 0  # files deleted before they could be read
@@ -146,6 +160,9 @@ class EventReader:
         account = event.get("subject")
         if kind == REFUSAL and type(account) is str:
             summary.refused[account] = summary.refused.get(account, 0) + 1
+        elif kind == UNCLEAN_STOP and len(summary.stops) < MAX_STOPS:
+            stop = read_stop(event)
+            summary.stops[stop.source, stop.id] = stop
 
     def _count_broken(self, path: Path, number: int, error: ValueError) -> None:
         summary = self.summary

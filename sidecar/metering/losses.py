@@ -15,13 +15,13 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from sidecar.core.events.read import UNCLEAN_STOP
 from sidecar.files import Files
 from sidecar.logs import logger
 from sidecar.metering.recovery import MissingEvents, RecoveryResult
 
 LOSS_TYPE: Final = "sidecar.spool.dropped.v1"
 MISSING_TYPE: Final = "sidecar.spool.missing.v1"
-UNCLEAN_TYPE: Final = "sidecar.spool.unclean_stop.v1"
 LOG_INTERVAL_S: Final = 1.0
 _NOTE_NAME: Final = "losses.json"
 _MAX_REPORTED: Final = 10_000  # ranges of missing events
@@ -130,6 +130,8 @@ class Losses:
                 "missing": missing,
                 "may_be_missing": missing + (unwritten.batch if stopped else 0),
             }
+            if not stopped:  # the number may be old after a power failure
+                data["in_flight"] = unwritten.in_flight
             _log.warning(
                 "unclean_stop_found",
                 spool=str(self._directory),
@@ -137,8 +139,9 @@ class Losses:
                 recovered=data["recovered"],
                 missing=data["missing"],
                 may_be_missing=data["may_be_missing"],
+                in_flight=data.get("in_flight"),
             )
-            self.facts.append(self._fact(f"{spool}-{at}-unclean-stop", UNCLEAN_TYPE, data))
+            self.facts.append(self._fact(f"{spool}-{at}-unclean-stop", UNCLEAN_STOP, data))
 
     def report(self, spool: str, gap: MissingEvents, file: str = "", set_aside: str = "") -> None:
         """Log missing events and add the event that names them; with `file`, damaged ones.

@@ -289,6 +289,7 @@ class Spool(Chain):
             os.close(self._lock)
             self._lock = lock
         if buffer is not self._buffer:
+            self.in_flight = [self.in_flight[0]]
             self._buffer.close(remove=False)
             self._writer.buffer = buffer
             self._adopt_buffer(buffer)
@@ -372,6 +373,7 @@ class Spool(Chain):
             _log.warning("head_not_written", error=refused.strerror)
         thread.shutdown()
         if self._buffer is not None and self._lock is not None:
+            self.in_flight = [self.in_flight[0]]
             self._buffer.close(remove=not self._waiting)
             os.close(self._lock)
             self._lock = None

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 from sidecar.metering.buffer import (
     HEADER_BYTES,
+    IN_FLIGHT,
+    IN_FLIGHT_AT,
     MAGIC,
     NUMBERS,
     NUMBERS_AT,
@@ -27,7 +29,7 @@ _DIGEST: Final = 64  # characters of a hash
 class BufferHeader(NamedTuple):
     """The header of the last process. `committed_seq`: the last line that a segment had.
 
-    `batch`: the most lines that were written at once.
+    `batch`: the most lines that were written at once. `in_flight`: requests in flight.
     """
 
     spool: str
@@ -35,6 +37,7 @@ class BufferHeader(NamedTuple):
     committed_seq: int
     batch: int
     closed: bool
+    in_flight: int
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class Unwritten:
     unclean: bool = False  # the last process did not close the buffer
     machine_stopped: bool = False  # then lines may be missing that were in memory only
     batch: int = 0
+    in_flight: int = 0  # requests without an event, which Redis may have counted
 
     @property
     def first(self) -> int:
@@ -74,6 +78,7 @@ def read_unwritten(path: Path, head: Head) -> Unwritten:
         result.unclean = not header.closed
         result.batch, result.written_seq = header.batch, header.committed_seq
         result.machine_stopped = header.boot != boot_id()
+        result.in_flight = header.in_flight
         after = max(head.next_seq, header.committed_seq + 1)
         if after > head.next_seq:
             result.missing = head.next_seq, after - 1
@@ -89,7 +94,8 @@ def _header(data: bytes) -> BufferHeader | None:
         return None
     committed, batch, closed = NUMBERS.unpack_from(data, NUMBERS_AT)
     spool, boot = (name.decode(errors="replace") for name in names[1:3])
-    return BufferHeader(spool, boot, committed, batch, bool(closed))
+    [in_flight] = IN_FLIGHT.unpack_from(data, IN_FLIGHT_AT)
+    return BufferHeader(spool, boot, committed, batch, bool(closed), max(0, in_flight))
 
 
 def _records(fd: int, after: int, spool: str) -> dict[int, list[tuple[bytes, bytes, int]]]:

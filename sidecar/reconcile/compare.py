@@ -8,8 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sidecar.core.events.read import RecordedRequest
-from sidecar.reconcile.differences import CounterComparison, compare_counter, unreadable
+from sidecar.core.events.read import RecordedRequest, RecordedStop
+from sidecar.reconcile.differences import (
+    CauseKind,
+    CounterComparison,
+    compare_counter,
+    unreadable,
+)
+from sidecar.reconcile.killed_requests import KilledRequests
 from sidecar.reconcile.period_usage import PeriodUsage
 from sidecar.reconcile.plan_history import PlanHistory, resolve_account
 from sidecar.reconcile.usage import CounterKey, RecordedUsage
@@ -42,7 +48,7 @@ class Reconciler:
 
     `new_requests` returns the requests recorded since the previous call. `spools`: directories
     that may contain journals. `without_limit`: (account, field) of counters without a current
-    limit.
+    limit. `stops`: the unclean stops read so far.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class Reconciler:
         spools: Sequence[Path],
         *,
         only: str | None = None,
+        stops: Callable[[], Iterable[RecordedStop]] = tuple,
     ) -> None:
         self.without_limit: list[tuple[str, str]] = []
         self.now_us = inspector.now_us()
@@ -66,6 +73,7 @@ class Reconciler:
         self._new_requests = new_requests
         self._spools = spools
         self._only = only
+        self._killed = KilledRequests(plans, stops)
         self._uncharged: dict[tuple[str, str], dict[int, int]] = {}  # units by start of period
 
     def start(self) -> list[str]:
@@ -121,7 +129,11 @@ class Reconciler:
         uncharged = sum(
             units for since, units in periods.items() if usage.start <= since < usage.end
         )
-        return compare_counter(usage, stored.state, uncharged, late=late)
+        killed = self._killed.units_for(usage)
+        compared = compare_counter(usage, stored.state, uncharged, late=late, killed=killed)
+        if compared is not None:
+            self._killed.attribute(usage, compared.units_of(CauseKind.KILLED))
+        return compared
 
 
 def _counters(stored: StoredAccount) -> Iterator[CounterKey]:

@@ -21,6 +21,7 @@ class CauseKind(StrEnum):
     UNCHARGED = "uncharged"  # allowed without Redis, and still in a journal
     PERIOD_START = "period_start"  # so near it that Redis may have counted it in the other period
     PLAN_CHANGED = "plan_changed"
+    KILLED = "killed"  # in flight when a sidecar was killed: charged, and without an event
     LOST = "lost"  # the counter is too low: a failover, a flush, a restored backup
     EVENTS_MISSING = "events_missing"  # the counter is too high: not all events were read
     UNREADABLE = "unreadable"
@@ -70,12 +71,18 @@ class CounterComparison:
 
 
 def compare_counter(
-    usage: PeriodUsage, state: AccountState, uncharged: int, *, late: bool = False
+    usage: PeriodUsage,
+    state: AccountState,
+    uncharged: int,
+    *,
+    late: bool = False,
+    killed: int = 0,
 ) -> CounterComparison | None:
     """Compare a counter with its events; None if Redis counts a later period already.
 
     `uncharged`: units in journals. `late`: the fresh units of `usage` came after the counter was
-    read, and can explain a difference.
+    read, and can explain a difference. `killed`: units that requests may have cost which were in
+    flight when a sidecar was killed.
     """
     limit = state.states.get(usage.field, EMPTY)
     if limit.since_us >= usage.end:
@@ -96,6 +103,7 @@ def compare_counter(
             (CauseKind.LATE_EVENTS, usage.arrived if late else 0),
             (CauseKind.PERIOD_START, usage.before),
             (CauseKind.PLAN_CHANGED, usage.elsewhere),
+            (CauseKind.KILLED, killed),
         ]
     return CounterComparison(usage, counter, events, (*reserved, *_split(rest, limits)))
 

@@ -37,6 +37,11 @@ class PlanHistory:
         )
         return ChargedQuotas(quotas, book is not None)
 
+    def most_units(self, meter: str) -> int:
+        """Return the most units of a meter that a route of any known plan file costs at once."""
+        costs = (dict(route.cost) for book in self._books.values() for route in book.routes)
+        return max((cost.get(meter, 0) for cost in costs), default=0)
+
     def quota(self, limit_id: str, plan_id: str) -> QuotaLimit | None:
         """Return the current quota with this id: that of the plan, else of the first plan."""
         plans = self.current.plans

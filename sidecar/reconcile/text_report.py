@@ -22,6 +22,7 @@ _TEXTS: Final = {
     CauseKind.UNCHARGED: "uncharged: allowed without Redis and still in a journal",
     CauseKind.PERIOD_START: "near the start of the period: dated in one period, counted in another",
     CauseKind.PLAN_CHANGED: "counted under another version of the plan file",
+    CauseKind.KILLED: "of requests in flight when a sidecar was killed: they have no event",
     CauseKind.LOST: "LOST: counted before but not any more, as after a failover or flush of Redis",
     CauseKind.EVENTS_MISSING: "EVENTS MISSING: counted, but no event was read for it",
     CauseKind.UNREADABLE: "UNREADABLE: field {field} in the state of the account is invalid",

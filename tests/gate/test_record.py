@@ -157,6 +157,59 @@ async def test_03_huge_usage_is_capped_logged_and_marked(
     assert (await stage.allowed()).decision.tightest.remaining == 2**50 - 2_007 - 1
 
 
+class Asked(MemoryLimitStore):
+    """Notes the number of requests in flight when it is asked."""
+
+    spool: Any = None
+    seen: Any = ()
+
+    async def reserve(self, *args: Any, **options: Any) -> Any:
+        self.seen = (*self.seen, self.spool.in_flight[0])
+        return await super().reserve(*args, **options)
+
+
+async def test_13_a_request_is_in_flight_from_before_its_reservation_to_its_event() -> None:
+    stage = GateStage(a_book(a_plan(a_quota(2))), store=Asked)
+    counts: list[int] = []
+    append = stage.spool.append
+
+    def noting(event: Any) -> None:
+        counts.append(stage.spool.in_flight[0])
+        append(event)
+
+    stage.store.spool, stage.spool.append = stage.spool, noting  # type: ignore[attr-defined,method-assign]
+    first, second = await stage.allowed(), await stage.allowed()
+    await stage.refused()
+    assert stage.store.seen == (1, 2, 3)  # type: ignore[attr-defined]
+    assert stage.spool.in_flight[0] == 2
+    stage.gate.settle(first, an_outcome())
+    stage.gate.settle(second, an_outcome())
+    assert counts == [2, 1]
+    assert stage.spool.in_flight[0] == 0
+
+
+async def test_13_nothing_stays_in_flight_that_is_refused_deferred_abandoned_or_fails() -> None:
+    stage = GateStage(a_book(a_plan(a_quota(1), refunds=REFUNDS)))
+    for target in (b"/gold", b"/../x"):
+        await stage.refused(a_request(target))
+    await stage.refused(a_request(api_keys=[b"unknown"]))
+    stage.gate.abandon(await stage.allowed())
+    stage.gate.settle(await stage.allowed(), an_outcome(), internal_error=True)
+    await stage.admit(a_request(b"/export"), may_defer=lambda *_: True)
+    await stage.refused()
+    down = GateStage(store=UnavailableStore)
+    await down.refused()
+
+    class BrokenStore(MemoryLimitStore):
+        async def reserve(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("broken")
+
+    broken = GateStage(store=BrokenStore)
+    with pytest.raises(RuntimeError):
+        await broken.admit()
+    assert [one.spool.in_flight[0] for one in (stage, down, broken)] == [0, 0, 0]
+
+
 MONTH_US = 31 * 86_400 * MICRO
 FREE = replace(
     a_book(),

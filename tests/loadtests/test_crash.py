@@ -1,4 +1,7 @@
-"""The short version of the crash series: five kills, of every kind."""
+"""The short version of the crash series: five kills, of every kind.
+
+Reconcile explains each unit that is charged and has no event: it was in flight at a kill.
+"""
 
 from pathlib import Path
 
@@ -14,3 +17,4 @@ async def test_I12_no_answered_request_lacks_its_event_after_five_kills(
     assert sum(tally.kills.values()) == 5
     assert set(tally.kills) >= set(KINDS) - {"slow fsync"}
     assert len(tally.answered) >= 100
+    assert 0 < tally.charged <= tally.in_flight

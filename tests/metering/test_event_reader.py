@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from sidecar.core.events.read import UNCLEAN_STOP
 from sidecar.errors import SpoolError
 from sidecar.metering.event_reader import EventReader, event_files
 from sidecar.metering.gaps import SequenceCoverage
@@ -51,6 +52,33 @@ def test_files_of_sinks_are_read_also_rotated_and_compressed_ones(tmp_path: Path
     (tmp_path / "notes.txt").write_text("not events")
     assert sorted(ids(EventReader([tmp_path]))) == ["id-1", "id-2", "id-3", "id-4"]
     assert ids(EventReader([tmp_path / "usage.jsonl.1"])) == ["id-2"]
+
+
+def a_stop(number: int, **data: Any) -> bytes:
+    event = an_event("id", f"stop-{number}") | {"type": UNCLEAN_STOP, "data": data}
+    return orjson.dumps(event) + b"\n"
+
+
+def test_13_each_unclean_stop_is_read_once(tmp_path: Path) -> None:
+    killed = {"cause": "process", "recovered": 0, "missing": 0, "may_be_missing": 0}
+    power = killed | {"cause": "machine", "may_be_missing": 7}
+    lines = [a_stop(1, **killed, in_flight=3), a_stop(1, **killed, in_flight=3), a_stop(2, **power)]
+    (tmp_path / "a.jsonl").write_bytes(b"".join(lines) + a_line(1))
+    (tmp_path / "b.jsonl").write_bytes(lines[0])
+    reader = EventReader([tmp_path])
+    assert ids(reader) == ["id-1"]
+    stops = reader.summary.stops.values()
+    assert sorted((stop.id, stop.requests) for stop in stops) == [("stop-1", 3), ("stop-2", 7)]
+
+
+@pytest.mark.parametrize("number", [-1, "3", None, 2**60, 1.5, True])
+def test_an_unclean_stop_with_an_invalid_number_is_a_broken_line(
+    tmp_path: Path, number: Any
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(a_stop(1, in_flight=number))
+    reader = EventReader([tmp_path])
+    assert ids(reader) == []
+    assert (reader.summary.broken, reader.summary.stops) == (1, {})
 
 
 def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from sidecar.metering.buffer import BUFFER_NAME
+from sidecar.metering.buffer import BUFFER_NAME, HEADER_BYTES, IN_FLIGHT, IN_FLIGHT_AT
 from sidecar.metering.spool import Spool
 from sidecar.metering.verify import verify
 from tests.support.events import a_spool, an_event, ids, lines_in, seqs, until
@@ -33,6 +33,22 @@ async def test_I4_a_spool_whose_files_are_missing_does_not_accept(
         assert not spool.accepting and spool.write_errors == 1
         assert "spool_files_missing" in capsys.readouterr().out
     assert "event-2" in ids(lines_in(directory))
+
+
+async def test_13_the_number_of_requests_in_flight_moves_to_a_new_buffer(tmp_path: Path) -> None:
+    directory = tmp_path / "spool"
+    async with a_spool(directory) as spool:
+        spool.in_flight[0] += 2
+        before = spool.in_flight
+        (directory / BUFFER_NAME).unlink()
+        await append(spool, 1)
+        await until(lambda: spool.accepting)
+        assert spool.in_flight is not before
+        spool.in_flight[0] += 1
+        header = (directory / BUFFER_NAME).read_bytes()[:HEADER_BYTES]
+        assert IN_FLIGHT.unpack_from(header, IN_FLIGHT_AT) == (3,)
+    spool.in_flight[0] -= 3  # requests may end after the spool was closed
+    assert spool.in_flight[0] == 0
 
 
 async def test_an_idle_spool_notices_that_its_files_are_missing(

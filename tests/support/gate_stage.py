@@ -56,6 +56,7 @@ class ListSpool:
 
     def __init__(self) -> None:
         self.accepting = True
+        self.in_flight: Any = [0]
         self.events: list[Any] = []
 
     def append(self, event: dict[str, Any] | bytes) -> None:

@@ -10,6 +10,7 @@ from sidecar.core.model import MICRO, UNBOUNDED
 
 REQUEST: Final = "api.request.v1"
 REFUSAL: Final = "api.refusal.v1"
+UNCLEAN_STOP: Final = "sidecar.spool.unclean_stop.v1"
 MAX_SHARED: Final = 100_000  # texts, usages and overages in each cache
 _MAX_US: Final = 250_000_000_000 * MICRO  # calendars end in the year 9999
 _MAX_MS: Final = 10**9
@@ -41,6 +42,15 @@ class RecordedRequest(NamedTuple):
     def identity(self) -> tuple[str, str]:
         """Source and id: CloudEvents identifies an event by these two, never by its time."""
         return self.source, self.id
+
+
+class RecordedStop(NamedTuple):
+    """A start after an unclean stop. `requests`: those that may be charged and have no event."""
+
+    source: str
+    id: str
+    time_us: int  # of the start
+    requests: int
 
 
 class InvalidEvent(ValueError):
@@ -133,6 +143,25 @@ class EventParser:
         if len(text) == 24 and text[19] == "." and text[23] == "Z":
             self._second, self._second_us = text[:19], second
         return second + at.microsecond
+
+
+def read_stop(event: dict[str, Any]) -> RecordedStop:
+    """Return the stop of an event of type `UNCLEAN_STOP`. Raises InvalidEvent.
+
+    After a power failure, requests may also lack their event because it was in memory only.
+    """
+    try:
+        data = event["data"]
+        at = datetime.fromisoformat(event["time"])
+        requests = data["in_flight"] if "in_flight" in data else data["may_be_missing"]
+        stop = RecordedStop(event["source"], event["id"], int(at.timestamp() * MICRO), requests)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InvalidEvent(f"not an unclean stop: {error!r}") from None
+    if type(requests) is not int or not 0 <= requests <= UNBOUNDED:
+        raise InvalidEvent("in_flight must be a number of requests")
+    if type(stop.source) is not str or type(stop.id) is not str:
+        raise InvalidEvent("source and id must be strings")
+    return stop
 
 
 def _shared(cache: dict[tuple[Any, ...], Units], items: tuple[Any, ...], least: int) -> Units:
