@@ -24,13 +24,14 @@ _CODINGS: Final[dict[bytes, Callable[[], Coding]]] = {
 class Decoder:
     """Undoes codings, the last applied one first (RFC 9110, section 8.4).
 
-    `ratio`: bytes of output per byte of input, beyond the first BUCKET bytes.
+    `ratio`: bytes of output per byte of input, beyond the first BUCKET bytes, or what SLICE bytes
+    may decode to if that is more.
     """
 
     def __init__(self, codings: list[Coding], ratio: int) -> None:
         self._codings = codings
         self._ratio = ratio
-        self._left = BUCKET
+        self._bucket = self._left = max(BUCKET, SLICE * ratio)
 
     @property
     def finished(self) -> bool:
@@ -41,7 +42,7 @@ class Decoder:
         """Decode `data` into pieces. Raises UnreadableBody."""
         for start in range(0, len(data), SLICE):
             part = data[start : start + SLICE]
-            self._left = min(self._left + len(part) * self._ratio, BUCKET)
+            self._left = min(self._left + len(part) * self._ratio, self._bucket)
             yield from self._through(part, 0)
 
     def _through(self, data: bytes, at: int) -> Iterator[bytes]:

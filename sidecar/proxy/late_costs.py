@@ -61,15 +61,15 @@ class LateCosts(Relay):
             is_json(request.content_type) or not request.content_type
         ):
             return
-        if any(name in _SIGNED for name, _ in request.fields):
-            return
         limit = max(self._admission.entitlement.read_up_to, _REWRITTEN_UP_TO)
+        if request.body_bytes > limit or any(name in _SIGNED for name, _ in request.fields):
+            return
         sent_at, place.sent_at = place.sent_at, None  # the upstream has no request yet
         try:
             body, complete = await read_ahead(request, self._client, limit)
         finally:
             place.sent_at = sent_at
-        changed = with_usage_asked(body) if complete else None
+        changed = with_usage_asked(body) if complete and len(body) <= limit else None
         if changed is not None:
             self._usage_asked = True
             request.replace_body(changed)

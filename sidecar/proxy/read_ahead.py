@@ -72,6 +72,7 @@ async def read_ahead(
         collector = BodyCollector(limit)
         for piece in request.take_buffered():
             collector.body_piece(piece)
+        collector.body_flush()  # the client may send no more before it has a response
         if request.expects_continue and not request.body_bytes:
             connection.write(CONTINUE)
         request.expects_continue = False

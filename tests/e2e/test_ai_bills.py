@@ -1,12 +1,13 @@
 """examples/ai.yaml bills each AI API right: whole, failed, and of any size."""
 
+import gzip
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.http.ai_apis import APIS, AiApi
+from tests.support.http.ai_apis import APIS, EMBEDDINGS, AiApi
 from tests.support.stage import Stage, StartStage, status
 
 PLANS = Path(__file__).parents[2] / "examples" / "ai.yaml"
@@ -77,7 +78,7 @@ async def here(stage: StartStage) -> Stage:
 
 
 async def test_each_api_is_billed_by_one_meter(here: Stage) -> None:
-    for api in APIS:
+    for api in (*APIS, EMBEDDINGS):
         data = await billed(here, api, api.body(api.documents))
         assert data["usage"]["tokens"] == 150, api.name
         assert "estimated" not in data, api.name
@@ -126,6 +127,21 @@ async def test_a_response_of_any_size_is_billed(here: Stage, size: int) -> None:
         large = tuple({"data": "A" * size} | document for document in api.documents[-1:])
         data = await billed(here, api, api.body((*api.documents[:-1], *large)))
         assert data["usage"]["tokens"] == 150, api.name
+
+
+@pytest.mark.parametrize(
+    ("ratio", "tokens", "why"), [("64", 8_005, {"tokens": "too_large"}), ("2000", 150, None)]
+)
+async def test_a_response_that_decodes_to_far_more_is_estimated_and_counted(
+    stage: StartStage, ratio: str, tokens: int, why: dict[str, str] | None
+) -> None:
+    here = await stage(plans=str(PLANS), decompression_ratio=ratio)
+    body = gzip.compress(b'{"pad":"%b","usage":{"total_tokens":150}}' % (b"0" * 8_000_000))
+    api = AiApi("chat", APIS[0].target, "application/json\r\nContent-Encoding: gzip", (), {}, 0)
+    data = await billed(here, api, body)
+    assert (data["usage"]["tokens"], data.get("estimated")) == (tokens, why)
+    expected = {} if why is None else {("tokens", "too_large"): 1}
+    assert here.app.metrics.costs_estimated == expected
 
 
 async def test_images_are_billed_by_their_number(here: Stage) -> None:

@@ -97,3 +97,19 @@ APIS = (
           {"error": "model not found"}, 0, cached=0),
     AiApi("ollama stream", OLLAMA, NDJSON, OLLAMA_STREAM, {"error": "out of memory"}, cached=0),
 )  # fmt: skip
+EMBEDDINGS = AiApi(
+    "openai embeddings", "/v1/embeddings", JSON,
+    ({"object": "list", "data": [{"embedding": [0.1] * 99}],
+      "usage": {"prompt_tokens": 150, "total_tokens": 150}},),
+    OPENAI_ERROR, 0, cached=0,
+)  # fmt: skip
+_USAGE = {"usage", "usageMetadata", "prompt_eval_count", "eval_count"}
+
+
+def without_usage(document: Any) -> Any:
+    """A document, or several, without the members that report the cost."""
+    if isinstance(document, list | tuple):
+        return type(document)(without_usage(item) for item in document)
+    if not isinstance(document, dict):
+        return document
+    return {name: without_usage(value) for name, value in document.items() if name not in _USAGE}

@@ -1,0 +1,120 @@
+"""Estimates from the size of a request, in every framing; the client cannot make it smaller."""
+
+import asyncio
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.stage import Stage, StartStage
+
+PLANS = """
+version: 1
+meters:
+  both: {unit: token, reserve: {json: max_tokens, default: 100, bytes_per_unit: 4, max_bytes: 1000}}
+  size: {unit: token, reserve: {bytes_per_unit: 10, min: 2, max_bytes: 1000}}
+  field: {unit: token, reserve: {header: X-Units, default: 9, bytes_per_unit: 4, take: greater}}
+routes:
+  - {id: both, match: "/both", cost: {both: reserve}}
+  - {id: size, match: "/size", cost: {size: reserve}}
+  - {id: field, match: "/field", cost: {field: reserve}}
+plans:
+  pro:
+    limits:
+      - {id: b, meter: both, quota: 1000000000/month}
+      - {id: s, meter: size, quota: 1000000000/month}
+      - {id: f, meter: field, quota: 1000000000/month}
+accounts:
+  - id: acme
+    plan: pro
+    keys: [{id: k1, sha256: 1fbfd5e2a34698deb796eb78add256a067ec065519b8329b1eb85f5e2ef906d4}]
+"""
+BODY = b'{"max_tokens":5,"p":"%b"}'
+SMALL, LARGE = BODY % (b"x" * 77), BODY % (b"x" * 4_977)
+assert (len(SMALL), len(LARGE)) == (100, 5_000)
+
+
+@pytest.fixture
+async def here(stage: StartStage, tmp_path: Path) -> Stage:
+    plans = tmp_path / "sizes.yaml"
+    plans.write_text(PLANS)
+    return await stage(plans=str(plans))
+
+
+async def usage(
+    here: Stage, path: str, body: bytes, fields: bytes = b"", *, chunks: int = 0
+) -> tuple[int, Any]:
+    """Units and the reason for an estimate of one request with this body."""
+    framing = b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    if chunks:
+        parts = [body[at : at + chunks] for at in range(0, len(body), chunks)]
+        framing = b"Transfer-Encoding: chunked\r\n\r\n"
+        framing += b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    answer = await here.raw(
+        b"POST /%b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer demo-pro-key\r\n"
+        b"Content-Type: application/json\r\n%b%b" % (path.encode(), fields, framing)
+    )
+    assert answer.startswith(b"HTTP/1.1 200")
+    data = (await here.events())[-1]["data"]
+    [(meter, units)] = data["usage"].items()
+    return units, data.get("estimated", {}).get(meter)
+
+
+@pytest.mark.parametrize("chunks", [0, 7, 100])
+async def test_I11_the_size_is_added_however_the_body_is_framed(here: Stage, chunks: int) -> None:
+    assert await usage(here, "both", SMALL, chunks=chunks) == (5 + 25, None)
+    assert await usage(here, "size", SMALL, chunks=chunks) == (10, None)
+    assert await usage(here, "field", SMALL, chunks=chunks) == (25, "missing")
+    assert await usage(here, "field", SMALL, b"X-Units: 24\r\n", chunks=chunks) == (25, None)
+    assert await usage(here, "field", SMALL, b"X-Units: 26\r\n", chunks=chunks) == (26, None)
+
+
+async def test_I11_a_body_beyond_what_is_read_has_its_announced_size(here: Stage) -> None:
+    assert await usage(here, "both", LARGE) == (100 + 1_250, "too_large")
+    assert await usage(here, "size", LARGE) == (500, None)
+    assert here.app.metrics.costs_estimated == {("both", "too_large"): 1}
+
+
+async def test_a_body_of_unknown_size_has_at_least_what_was_read(here: Stage) -> None:
+    for path, rate in (("size", 10), ("both", 4)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
+        writer.write(
+            b"POST /%b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer demo-pro-key\r\n"
+            b"Content-Type: application/json\r\nConnection: close\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b" % (path.encode(), len(LARGE), LARGE)
+        )
+        async with asyncio.timeout(20):
+            while not here.upstream.received:  # decided before the body is complete
+                await asyncio.sleep(0)
+            writer.write(b"\r\n0\r\n\r\n")
+            assert (await reader.read(-1)).startswith(b"HTTP/1.1 200")
+        writer.close()
+        data = (await here.events())[-1]["data"]
+        [(meter, units)] = data["usage"].items()
+        assert data["estimated"] == {meter: "too_large"}
+        assert units >= 1_000 // rate
+        here.upstream.received.clear()
+
+
+@pytest.mark.parametrize("chunks", [0, 7])
+async def test_I11_a_coding_does_not_make_a_body_smaller(here: Stage, chunks: int) -> None:
+    encoded, coding = gzip.compress(LARGE, mtime=0), b"Content-Encoding: gzip\r\n"
+    assert len(encoded) < 100
+    assert await usage(here, "both", encoded, coding, chunks=chunks) == (5 + 1_250, None)
+    assert await usage(here, "size", encoded, coding, chunks=chunks) == (500, None)
+    broken = await usage(here, "size", encoded[:-9], coding, chunks=chunks)
+    assert broken == (-(-len(encoded[:-9]) // 10), "truncated")
+    assert (await usage(here, "size", SMALL, b"Content-Encoding: x\r\n", chunks=chunks)) == (
+        10,
+        "undecodable",
+    )
+
+
+async def test_a_request_without_a_body_has_the_minimum(here: Stage) -> None:
+    assert await usage(here, "size", b"") == (2, None)
+    answer = await here.raw(
+        b"GET /size HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer demo-pro-key\r\n\r\n"
+    )
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert (await here.events())[-1]["data"]["usage"] == {"size": 2}
