@@ -5,6 +5,9 @@ at the limit's rate. Because the used part is stored, and not the rest, a change
 and neither gives nor takes usage. Time never runs backwards here: a clock that stepped back is read
 as the latest known instant, and so grants nothing.
 
+A quota's counter has the start and the end of its period. If the bounds of periods move (another
+zone, another billing anchor), the period goes on: `current` says until when.
+
 A quota's units are used in this order: the plan's own with carried-over units, then grants (by
 priority, earliest end, id), then overage. Returned units go the other way. So the own units are
 full before the first grant is used, in any order of events.
@@ -13,6 +16,7 @@ full before the first grant is used, in any order of events.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sidecar.core.counts import counts_of
 from sidecar.core.model import UNBOUNDED, Limit, PeriodLimit, QuotaLimit, RateLimit, TeamShare
 from sidecar.core.periods import Window
 
@@ -23,13 +27,17 @@ class State:
 
     `since_us`: for rates the instant of `used`, for quotas the start of the period. `notified`: the
     highest percentage that was reported in the period; of a team's share, the units of its
-    guarantee that are used or lent for good. `carried`: units left by the period before.
+    guarantee that are used or lent for good. `carried`: units left by the period before. `end_us`:
+    the end of the quota's period. `counts`: see `counts.py`. Both are 0 if an earlier version of
+    the sidecar wrote the state.
     """
 
     used: int = 0
     since_us: int = 0
     notified: int = 0
     carried: int = 0
+    end_us: int = 0
+    counts: int = 0
 
 
 EMPTY = State()
@@ -58,32 +66,71 @@ class Grant:
 
 
 def drained(limit: RateLimit, state: State, now_us: int) -> State:
-    """Return the bucket at `now_us`, without what flowed back since `state`."""
+    """Return the bucket at `now_us`, without what flowed back since `state`.
+
+    A bucket of another meter is not this one, which is empty then.
+    """
+    counts, per, span = counts_of(limit), *limit.refill
+    if state.counts not in (0, counts):
+        return State(0, now_us, counts=counts)
     now_us = max(now_us, state.since_us)
-    per, span = limit.refill
     if state.used <= 0:
-        return State(0, now_us)
+        return State(0, now_us, counts=counts)
     elapsed = now_us - state.since_us
     if elapsed >= -(-state.used * span // per):
-        return State(0, now_us)
+        return State(0, now_us, counts=counts)
     gained = elapsed * per // span
-    return State(state.used - gained, state.since_us + -(-gained * span // per))
+    since = state.since_us + -(-gained * span // per)
+    return State(state.used - gained, since, counts=counts)
 
 
 def current(limit: PeriodLimit, state: State, window: Window, now_us: int) -> tuple[State, int]:
-    """Return the counter in the period that holds `now_us`, and the period's end."""
-    start, end, before = window.start, window.end, window.before
+    """Return the counter in the period that holds `now_us`, and the period's end.
+
+    If the bounds of periods have moved, a running period ends at the first new bound at which it
+    has run for half a period. If that bound has passed, it ends when it would have ended without
+    the move. So usage stays, and moves make a period at most half a period longer or shorter.
+    """
+    counts = counts_of(limit)
     if now_us >= window.end:
-        start, end, before = window.end, window.after, window.start
+        window = Window(window.end, window.after, 0, window.start)
+    if state.counts not in (0, counts):
+        return State(0, now_us, 0, 0, window.end, counts), window.end
     rollover = limit.rollover if isinstance(limit, QuotaLimit) else 0
-    if start <= state.since_us:
-        return (state if rollover else replace(state, carried=0)), end
+    until = _until(state, window)
+    if until > now_us:
+        carried = state.carried if rollover else 0
+        return replace(state, carried=carried, end_us=until, counts=counts), until
     carried = 0
     # An account without a state has left nothing in the period before.
     if rollover and state.since_us:
-        unused = limit.units + state.carried - state.used if state.since_us >= before else rollover
+        unused = limit.units + state.carried - state.used if _is_last(state, window) else rollover
         carried = max(0, min(rollover, unused))
-    return State(0, start, 0, carried), end
+    start = max(window.start, until)
+    until = _bound_for(start, window)
+    return State(0, start, 0, carried, until, counts), until
+
+
+def _until(state: State, window: Window) -> int:
+    """Return the end of the state's period. The window holds the present instant."""
+    end = state.end_us
+    if not end:  # an earlier version of the sidecar wrote it
+        return window.end if window.start <= state.since_us else window.start
+    if end <= window.start or end in (window.end, window.after):
+        return end
+    half = (window.end - window.start) // 2
+    return _bound_for(state.since_us, window) if state.since_us + half > window.start else end
+
+
+def _bound_for(since_us: int, window: Window) -> int:
+    """Return the bound at which a period ends that has started at `since_us`."""
+    half = (window.end - window.start) // 2
+    return window.end if since_us + half <= window.end or not window.after else window.after
+
+
+def _is_last(state: State, window: Window) -> bool:
+    """Whether the state is that of the period just before the window."""
+    return state.end_us > window.before if state.end_us else state.since_us >= window.before
 
 
 def add(

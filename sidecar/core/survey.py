@@ -4,6 +4,7 @@ The first half of each operation in `account.py` and `corrections.py`, and of ea
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from sidecar.core import limits, teams
@@ -85,7 +86,7 @@ def _share(
         gone = teams.spent_guarantee(other.units, other.lends, theirs, elapsed)
         others += max(0, other.units - gone)
     spent = teams.spent_guarantee(share.units, share.lends, state, elapsed)
-    state = State(state.used, state.since_us, spent)
+    state = replace(state, notified=spent)
     return ClaimedLimit(bound, state, end, [], spent, others, room)
 
 

@@ -16,7 +16,8 @@ from sidecar.core.limits import Grant, State
 from sidecar.core.model import UNBOUNDED
 from sidecar.stores import keys
 
-_STATE: Final = struct.Struct("<4d")
+_STATE: Final = struct.Struct("<6d")
+_SHORT: Final = struct.Struct("<4d")  # of earlier versions of the sidecar
 _NUMBER: Final = r"([0-9]{1,16})"
 _GRANT: Final = re.compile(
     rf"([^\t\n]*)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}\t{_NUMBER}\t(-?[0-9]{{1,16}})"
@@ -68,9 +69,10 @@ def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -
 
 
 def _state(packed: bytes) -> State:
-    if len(packed) != _STATE.size:
-        raise UnreadableState(f"a limit's state must have {_STATE.size} bytes, not {len(packed)}")
-    return State(*map(_whole, _STATE.unpack(packed)))
+    form = _SHORT if len(packed) == _SHORT.size else _STATE
+    if len(packed) != form.size:
+        raise UnreadableState(f"a limit's state must have {form.size} bytes, not {len(packed)}")
+    return State(*map(_whole, form.unpack(packed)))
 
 
 def _whole(number: float) -> int:

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from sidecar.core.answers import Hold
+from sidecar.core.counts import counts_of
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
@@ -180,7 +181,7 @@ def test_the_shared_arithmetic_reads_each_argument_at_its_position_in_the_header
     for name in ("kind", "force", "notices"):
         assert set(reads(rf"\b{name} = {offset}")) == {at[name]}
     assert reads(r"ARGV\[FIRST \+ \(k - 1\) \* GROUP \+ (\d+)\]") == [at["field"]]
-    numbers, position = only(rf"local ([\w, ]+) = unpack_numbers\('<d{{8}}', {offset}\)", code)
+    numbers, position = only(rf"local ([\w, ]+) = unpack_numbers\('<d{{9}}', {offset}\)", code)
     assert (numbers.split(", "), int(position)) == (list(ClaimNumbers._fields), at["numbers"])
     assert header.group["numbers"].rpartition(": ")[2] == numbers
 
@@ -205,14 +206,17 @@ async def test_the_store_sends_the_arguments_of_the_header(
     )
     start, end, after = bounds("month", ACME.timezone, None, time_of(client))
     before = bounds("month", ACME.timezone, None, start - 1)[0]
-    sent_numbers = ClaimNumbers(3, 120, start, end, after, before, units=100, rollover=7)
+    bounds_sent = start, end, after, before
+    sent_numbers = ClaimNumbers(3, 120, *bounds_sent, 100, 7, counts=counts_of(QUOTA))
     assert quota == {
         "kind": b"quota", "field": b"q/monthly", "force": b"1", "numbers": sent_numbers.packed(),
         "notices": b"80,100",
     }  # fmt: skip
     assert rate == {
         "kind": b"rate", "field": b"r/burst/k1", "force": b"2", "notices": b"",
-        "numbers": ClaimNumbers(2 * MICRO, 50 * MICRO, 3, 100_000_000).packed(),
+        "numbers": ClaimNumbers(
+            2 * MICRO, 50 * MICRO, 3, 100_000_000, counts=counts_of(RATE)
+        ).packed(),
     }  # fmt: skip
     assert slots == {
         "kind": b"slots", "field": b"c/in-flight", "force": b"0", "notices": b"",
@@ -242,7 +246,8 @@ async def test_a_team_share_is_sent_as_the_header_says(
     group = dict(zip(header.group, sent_now[header.size : 2 * header.size], strict=True))
     start, end, after = bounds("month", ACME.timezone, None, time_of(client))
     before = bounds("month", ACME.timezone, None, start - 1)[0]
-    sent_numbers = ClaimNumbers(3, UNBOUNDED, start, end, after, before, units=40, rollover=1)
+    bounds_sent = start, end, after, before
+    sent_numbers = ClaimNumbers(3, UNBOUNDED, *bounds_sent, 40, 1, counts=counts_of(QUOTA))
     assert group == {
         "kind": b"team", "field": b"t/monthly/search", "force": b"0",
         "numbers": sent_numbers.packed(),

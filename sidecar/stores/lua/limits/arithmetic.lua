@@ -2,9 +2,10 @@
 -- the reference in sidecar/core: limits.py, teams.py, account.py and their neighbours.
 --
 -- The account's state is one hash with these fields:
---   FIELD   one per limit: four doubles, packed for speed: used, since (µs), the highest percentage
---           that was reported, and units carried over. The third one of a team's share is the part
---           of its guarantee that is used or lent for good
+--   FIELD   one per limit: six doubles, packed for speed: used, since (µs), the highest percentage
+--           that was reported, units carried over, the end of the period (µs), and what is counted.
+--           The third one of a team's share is the part of its guarantee that is used or lent for
+--           good. Earlier versions wrote the first four
 --   grants  one line each, in the order of their use: id, field, units, used, expires_us, priority
 --   kept    when the TTL of the state was last checked (µs)
 --   rebuilt when counters were last rebuilt from the events (µs)
@@ -17,6 +18,7 @@ local MOST = 9007199254740991
 local KEEP_US = 60 * 1000000 -- between two checks of the TTL of the state
 local min, max, ceil = math.min, math.max, math.ceil
 local pack_numbers, unpack_numbers = struct.pack, struct.unpack
+local SHORT = 32 -- bytes of a state that an earlier version wrote
 local SWEPT = 16 -- the most leases that one operation ends
 local KEPT_US = 35 * 86400 * 1000000 -- how long the id of an expired grant stays taken
 
@@ -26,16 +28,39 @@ local function rare()
   return made
 end
 
--- A quota's state and end in the period of now. Bounds: start a, end b, next end c, previous start d.
-local function rolled(used, since, notified, carried, now, a, b, c, d, units, rollover)
-  if now >= b then a, b, d = b, c, a end
-  if a <= since then return used, since, notified, rollover > 0 and carried or 0, b end
+-- The bound at which a period ends that started at since; c is 0 if it is unknown.
+local function bound_for(since, a, b, c)
+  if c == 0 or since + floor((b - a) / 2) <= b then return b end
+  return c
+end
+
+-- A quota's state in the period of now. Bounds: start a, end b, next end c, previous start d.
+-- Bounds may have moved since it was stored: see current() in sidecar/core/limits.py.
+local function rolled(used, since, notified, carried, ends, known, now, a, b, c, d, units, rollover, counts)
+  if now >= b then a, b, c, d = b, c, 0, a end
+  if known ~= 0 and known ~= counts then return 0, now, 0, 0, b end
+  local last, until_us = ends > d, ends
+  if ends == 0 then
+    last, until_us = since >= d, a <= since and b or a
+  elseif ends > a and ends ~= b and ends ~= c and since + floor((b - a) / 2) > a then
+    until_us = bound_for(since, a, b, c)
+  end
+  if until_us > now then return used, since, notified, rollover > 0 and carried or 0, until_us end
   local left = 0
   if rollover > 0 and since > 0 then
     left = rollover
-    if since >= d then left = max(0, min(left, units + carried - used)) end
+    if last then left = max(0, min(left, units + carried - used)) end
   end
-  return 0, a, 0, left, b
+  a, d = max(a, until_us), a
+  return 0, a, 0, left, bound_for(a, d, b, c)
+end
+
+-- The numbers of a stored state.
+local function read_state(stored)
+  if not stored then return 0, 0, 0, 0, 0, 0 end
+  if #stored > SHORT then return unpack_numbers('<dddddd', stored) end
+  local used, since, notified, carried = unpack_numbers('<dddd', stored)
+  return used, since, notified, carried, 0, 0
 end
 
 -- A bucket at now: it refills by a micro-units every b µs.
@@ -58,24 +83,25 @@ local function survey(key, now)
   for k = 1, n do
     local i = FIRST + (k - 1) * GROUP
     local kind = ARGV[i]
-    local cost, cap, a, b, c, d, units, rollover = unpack_numbers('<dddddddd', ARGV[i + 3])
-    local used, since, notified, carried = 0, 0, 0, 0
-    if stored[k + 2] then used, since, notified, carried = unpack_numbers('<dddd', stored[k + 2]) end
+    local cost, cap, a, b, c, d, units, rollover, counts = unpack_numbers('<ddddddddd', ARGV[i + 3])
+    local used, since, notified, carried, ends, known = read_state(stored[k + 2])
     local claim, room = nil, cap
     if kind == 'rate' or kind == 'slots' then
+      if known ~= 0 and known ~= counts then used, since = 0, now end
       if kind == 'rate' then used, since = drained(used, since, now, a, b) end
       claim = {
         kind = kind, field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = 0, counted = true,
+        counts = counts,
       }
     else
       if now < a or now >= c then return nil end
       local own, most = units, rollover
       if kind == 'team' then own, most = 0, 0 end
-      local ends
-      used, since, notified, carried, ends = rolled(used, since, notified, carried, now, a, b, c, d, own, most)
+      used, since, notified, carried, ends = rolled(used, since, notified, carried, ends, known, now, a, b, c, d, own, most, counts)
       claim = {
         kind = 'quota', field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = ends, counted = true,
         notified = notified, reported = notified, carried = carried, left = 0, burned = 0, units = units, notices = ARGV[i + 4],
+        counts = counts,
       }
       if grants and kind == 'quota' then claim.live, claim.left = rare().live_grants(claim.field, grants, now) end
       room = cap + carried + claim.left
@@ -88,7 +114,7 @@ local function survey(key, now)
     end
     if force == '1' and kind == 'rate' then claim.most = max(2 * cap, used) end
     if kind == 'team' then
-      rare().as_team(claim, claims[k - 1], key, now >= b and b or a, now, rollover == 1, claim.notices)
+      rare().as_team(claim, claims[k - 1], key, now, { a, b, c, d }, rollover == 1, claim.notices)
       if not claim.fits and force == '0' then granted = false end
     end
     claims[k] = claim
@@ -129,7 +155,8 @@ local function store(key, claims, grants, now)
   local writes, changed, n = {}, false, 0
   for _, claim in ipairs(claims) do
     writes[n + 1] = claim.field
-    writes[n + 2] = pack_numbers('<dddd', claim.used, claim.since, claim.notified or 0, claim.carried or 0)
+    local ends = claim.kind == 'quota' and claim.ends or 0
+    writes[n + 2] = pack_numbers('<dddddd', claim.used, claim.since, claim.notified or 0, claim.carried or 0, ends, claim.counts)
     n = n + 2
     if claim.burned and claim.burned ~= 0 then changed = true end
   end

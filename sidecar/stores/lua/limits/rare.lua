@@ -69,8 +69,8 @@ local function guaranteed(units, lends, used, spent, percent)
   return max(0, units - spent), spent
 end
 
--- What is left of the guarantees of an account's other teams, in the period that starts at start.
-local function guaranteed_to(others, key, start, percent)
+-- What is left of the guarantees of an account's other teams. Counts and bounds are those of the claim.
+local function guaranteed_to(others, key, now, counts, bounds, percent)
   local fields, units, lends, sum = {}, {}, {}, 0
   for field, guaranteed, lent in string.gmatch(others, '([^\t\n]*)\t(%d+)\t([01])\n') do
     local n = #fields + 1
@@ -78,9 +78,9 @@ local function guaranteed_to(others, key, start, percent)
   end
   if #fields == 0 then return 0 end
   for n, stored in ipairs(redis.call('HMGET', key, unpack(fields))) do
-    local used, since, spent = 0, 0, 0
-    if stored then used, since, spent = unpack_numbers('<ddd', stored) end
-    if since < start then used, spent = 0, 0 end
+    local used, since, spent, _, ends, known = read_state(stored)
+    local a, b, c, d = unpack(bounds)
+    used, since, spent = rolled(used, since, spent, 0, ends, known, now, a, b, c, d, 0, 0, counts)
     sum = sum + guaranteed(units[n], lends[n], used, spent, percent)
   end
   return sum
@@ -88,11 +88,12 @@ end
 
 -- A claim on a team's share, which follows the one on its quota. It counts like a quota. It refuses
 -- units that are not guaranteed to the team and would reduce the other teams' guarantees.
-local function as_team(claim, quota, key, start, now, lends, others)
+local function as_team(claim, quota, key, now, bounds, lends, others)
+  local start = now >= bounds[2] and bounds[2] or bounds[1]
   local percent, left = floor((now - start) * 100 / (claim.ends - start)), 0
   left, claim.notified = guaranteed(claim.units, lends, claim.used, claim.notified, percent)
   claim.kind, claim.team, claim.reported, claim.notices = 'quota', true, -1, ''
-  claim.left = guaranteed_to(others, key, start, percent)
+  claim.left = guaranteed_to(others, key, now, claim.counts, bounds, percent)
   local room = quota and quota.cap + quota.carried + quota.left - quota.used or MOST
   claim.fits = claim.cost <= left or claim.cost + claim.left <= room
 end
@@ -135,11 +136,10 @@ local function sweep(key, leases, now)
       if c.kind ~= 'slots' then rest[#rest + 1] = c end
       if c.kind == 'slots' or rule == 'release' then
         local stored = redis.call('HGET', key, c.field)
-        local used, since, notified, carried = 0, 0, 0, 0
-        if stored then used, since, notified, carried = unpack_numbers('<dddd', stored) end
+        local used, since, notified, carried, ends, counts = read_state(stored)
         if c.kind == 'team' then notified = max(0, notified - c.cost) end
         if stored and ((c.kind ~= 'quota' and c.kind ~= 'team') or since == c.since) then
-          redis.call('HSET', key, c.field, pack_numbers('<dddd', max(0, used - c.cost), since, notified, carried))
+          redis.call('HSET', key, c.field, pack_numbers('<dddddd', max(0, used - c.cost), since, notified, carried, ends, counts))
         end
       end
     end

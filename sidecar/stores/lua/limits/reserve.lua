@@ -8,13 +8,15 @@
 --   kind     "rate", "quota", "team" or "slots"; a team's share follows its quota
 --   field    of the limit (with the key, for limits per key) in the hash
 --   force    "0": enforced; "1": counted beyond the cap, see below; "2": counted if it fits, never refuses
---   numbers  8 doubles, little-endian, packed: cost, cap, a, b, c, d, units, rollover
+--   numbers  9 doubles, little-endian, packed: cost, cap, a, b, c, d, units, rollover, counts
 --   notices  quotas: percentages of units to report, ascending, comma-separated; teams: a line for each
 --            of the account's other teams, field, units, lends, with tabs between; else empty
 -- The numbers, by kind:
 -- Rates: cost and cap (the burst) in micro-units; a micro-units come back every b µs.
 -- Quotas: cost, cap, units (the plan's own) and rollover (the most that is carried over) in units; a, b, c, d
 -- are start, end, next end and previous start in µs.
+-- Counts: what a rate, quota or team's share counts, see sidecar/core/counts.py. A stored counter of
+-- something else is not this one.
 -- Slots: cost is 1, cap the number of slots.
 -- Teams: as quotas, but units are guaranteed, and rollover is 1 if the team lends.
 -- Beyond the cap, a rate is counted up to a debt of one burst or of the request's own cost.
