@@ -41,16 +41,27 @@ class Bucket:
 class QuotaCounter:
     """The counter of a quota in the period from `since` to `end` (µs), and its history.
 
-    `limit`: the quota that was charged last.
+    `limit`: the quota that was charged last. `settled`: units that are not overage.
 
     `ran_out_us`: when the quota was first used up, or None. `peak`: the highest use in one period.
     `units`: the units of the plan per period, at `ran_out_us` if it is set, else at the end.
     """
 
-    __slots__ = ("carried", "end", "limit", "peak", "ran_out_us", "since", "units", "used")
+    __slots__ = (
+        "carried",
+        "end",
+        "limit",
+        "peak",
+        "ran_out_us",
+        "settled",
+        "since",
+        "units",
+        "used",
+    )
 
     def __init__(self) -> None:
         self.used = self.since = self.carried = self.end = self.peak = self.units = 0
+        self.settled = 0
         self.limit: QuotaLimit | None = None
         self.ran_out_us: int | None = None
 

@@ -179,23 +179,24 @@ class Replay:
         waited_us: int,
     ) -> None:
         overage: dict[str, int] | None = None
+        refunded = claims.refunds and _is_refunded(claims.entitlement, event)
         for rate, (bucket, used, since, _) in zip(claims.rates, buckets, strict=True):
             bucket.used, bucket.since, bucket.meter = used, since, rate.limit.meter
         for row, level in zip(claims.quotas, quotas, strict=True):
             own = row.limit.units + level[1]
             used = min(level[0] + row.cost, UNBOUNDED)
-            _store(row, level, used)
-            if used >= own:
-                if row.counter.ran_out_us is None:
-                    row.counter.ran_out_us = event.time_us
-                if used > own:
-                    over, overage = used - max(own, used - row.cost), overage or {}
+            if not refunded:
+                over = _settle(row, level, own)
+                if over:
+                    overage = overage or {}
                     overage[row.limit.meter] = max(over, overage.get(row.limit.meter, 0))
+            _store(row, level, used)
+            if used >= own and row.counter.ran_out_us is None:
+                row.counter.ran_out_us = event.time_us
         if claims.shadows:
             self._report_shadows(claims, buckets, quotas, event.time_us)
         for share in claims.shares:
             count(share, period_of(quotas[share.quota], event.time_us), share.cost)
-        refunded = claims.refunds and _is_refunded(claims.entitlement, event)
         if not refunded:
             self.report.add_charged(claims.costs, overage)
         if refunded or claims.slots:
@@ -254,6 +255,15 @@ class Replay:
                 count(share, period_of(level, at), -share.cost)
         for slot in request.claims.slots:
             heappop(slot.taken.ends)
+
+
+def _settle(row: QuotaRow, level: QuotaLevel, own: int) -> int:
+    """Count a request that is not refunded; its overage. Precedes `_store`. See `limits.count`."""
+    counter = row.counter
+    settled = min(counter.settled, level[0]) if counter.since == level[2] else 0
+    over = max(0, row.cost - max(0, own - settled))
+    counter.settled = settled + row.cost - over
+    return over
 
 
 def _store(row: QuotaRow, level: QuotaLevel, used: int) -> None:

@@ -11,6 +11,13 @@ zone, another billing anchor), the period goes on: `current` says until when.
 A quota's units are used in this order: the plan's own with carried-over units, then grants (by
 priority, earliest end, id), then overage. Returned units go the other way. So the own units are
 full before the first grant is used, in any order of events.
+
+Overage is reckoned from ended requests alone, as the cost of an open reservation may still change.
+Of an ended request's units, grants pay a part, the allowance (own and carried-over units) covers a
+part, and the rest is *due* as overage, until an event reports it. `State.settled` is what the
+allowance covers: it grows up to the allowance, never beyond it. So the sum of what is due and
+reported is what all ended requests used beyond plan and grants, in any order of settlements.
+Overage of ended requests stays overage: no later request gets those units back.
 """
 
 from collections.abc import Sequence
@@ -30,6 +37,12 @@ class State:
     guarantee that are used or lent for good. `carried`: units left by the period before. `end_us`:
     the end of the quota's period. `counts`: see `counts.py`. Both are 0 if an earlier version of
     the sidecar wrote the state.
+
+    Of a quota's ended requests: `settled` are the units that the allowance covers, less what grants
+    pay for open reservations (so it may be below 0), and `over` their units of overage. `due` is
+    overage that no event has reported; below 0, events have reported too much, and the next ones
+    report less. The period before this one began at `closed_us`, and `closed_room` of its allowance
+    is left for requests that began in it and have not ended.
     """
 
     used: int = 0
@@ -38,6 +51,11 @@ class State:
     carried: int = 0
     end_us: int = 0
     counts: int = 0
+    settled: int = 0
+    over: int = 0
+    due: int = 0
+    closed_us: int = 0
+    closed_room: int = 0
 
 
 EMPTY = State()
@@ -108,7 +126,11 @@ def current(limit: PeriodLimit, state: State, window: Window, now_us: int) -> tu
         carried = max(0, min(rollover, unused))
     start = max(window.start, until)
     until = _bound_for(start, window)
-    return State(0, start, 0, carried, until, counts), until
+    new = State(0, start, 0, carried, until, counts)
+    if not isinstance(limit, QuotaLimit):
+        return new, until
+    room = room_of(limit, state)
+    return replace(new, due=state.due, closed_us=state.since_us, closed_room=room), until
 
 
 def _until(state: State, window: Window) -> int:
@@ -133,6 +155,59 @@ def _is_last(state: State, window: Window) -> bool:
     return state.end_us > window.before if state.end_us else state.since_us >= window.before
 
 
+def allowance(limit: QuotaLimit, state: State) -> int:
+    """Return the units of the period that neither grants nor overage pay."""
+    return limit.units + state.carried
+
+
+def room_of(limit: QuotaLimit, state: State) -> int:
+    """Return what is left of the allowance, if only ended requests count."""
+    return max(0, allowance(limit, state) - state.settled)
+
+
+def count(limit: QuotaLimit, state: State, units: int, burned: int) -> State:
+    """Count an ended request: units beyond the allowance are due as overage.
+
+    Grants paid `burned` of them (negative: got units back) when the request ended.
+    """
+    more = max(0, units - burned - room_of(limit, state))
+    return replace(
+        state,
+        settled=state.settled + units - burned - more,
+        over=_at_most(state.over + more),
+        due=_at_most(state.due + more),
+    )
+
+
+def count_closed(state: State, units: int) -> State:
+    """Count a request of the period before this one, which grants do not pay any more."""
+    over = max(0, units - state.closed_room)
+    return replace(
+        state, due=_at_most(state.due + over), closed_room=state.closed_room - (units - over)
+    )
+
+
+def uncount(state: State, units: int, reported: int) -> State:
+    """Undo `count` for a request without an event. `reported`: what the store's answer reported."""
+    less = min(reported, units)
+    return replace(
+        state,
+        settled=state.settled - (units - less),
+        over=max(0, state.over - less),
+        due=_at_most(state.due + reported - less),
+    )
+
+
+def report(state: State) -> tuple[State, int]:
+    """Return the state after an event reports the overage that is due, and those units."""
+    reported = max(0, state.due)
+    return (replace(state, due=state.due - reported) if reported else state), reported
+
+
+def _at_most(units: int) -> int:
+    return min(units, UNBOUNDED)
+
+
 def add(
     limit: Limit, state: State, grants: Sequence[Grant], weight: int
 ) -> tuple[State, list[Grant], int]:
@@ -144,7 +219,7 @@ def add(
     if isinstance(limit, QuotaLimit):
         if weight >= 0:
             return burn(limit, state, grants, weight)
-        state, live, returned = give_back(limit, state, grants, -weight)
+        state, live, returned = give_back(allowance(limit, state), state, grants, -weight)
         return state, live, -returned
     used = _bounded(state.used + weight)
     notified = _bounded(state.notified + weight) if isinstance(limit, TeamShare) else 0
@@ -162,7 +237,7 @@ def burn(
 
     Units beyond own units and grants stay in the counter: overage, or debt.
     """
-    own = max(0, limit.units + state.carried - state.used)
+    own = max(0, allowance(limit, state) - (state.used - state.over))
     wanted, after = max(0, cost - own), []
     for grant in grants:
         taken = min(wanted, grant.left)
@@ -174,22 +249,22 @@ def burn(
 
 
 def give_back(
-    limit: QuotaLimit, state: State, grants: Sequence[Grant], units: int
+    allowed: int, state: State, grants: Sequence[Grant], units: int
 ) -> tuple[State, list[Grant], int]:
-    """Return units: the opposite of `burn`.
+    """Return units of an open reservation: the opposite of `burn`. `allowed`: the allowance.
 
-    First overage shrinks, then grants get units back, last used first, then the plan's own units.
-    The last value is what the grants got.
+    First overage of open reservations shrinks, then grants get units back, last used first, then
+    the plan's own units. The last value is what the grants got. Grants that have expired get
+    nothing back, so that the counter may fall by less than `units`.
     """
-    over = min(units, max(0, state.used - limit.units - state.carried))
+    over = min(units, max(0, state.used - state.over - allowed))
     wanted, after = units - over, []
     for grant in reversed(grants):
         given = min(wanted, grant.used)
         wanted -= given
         after.append(replace(grant, used=grant.used - given))
-    returned = units - over - wanted
-    used = max(0, state.used - (units - returned))
-    return replace(state, used=used), after[::-1], returned
+    own = min(wanted, max(0, state.used - state.over - over))
+    return replace(state, used=state.used - over - own), after[::-1], units - over - wanted
 
 
 def notify(limit: Limit, state: State) -> State:

@@ -126,9 +126,14 @@ def period_start(window: Window, at_us: int) -> int:
     return window.start if at_us < window.end else window.end
 
 
-def hold_arguments(hold: Hold) -> tuple[int, str, str]:
+def hold_arguments(hold: Hold) -> tuple[int, str, int, str]:
     """The arguments after the claims of a reservation that stays open."""
-    return hold.lease_us, hold.orphans, hold.id
+    return hold.lease_us, hold.orphans, int(hold.late), hold.id
+
+
+def settlement_arguments(hold_id: str, *, billed: bool) -> tuple[int, str]:
+    """The arguments after the claims of a settlement."""
+    return int(billed), hold_id
 
 
 def ttl_ms(claims: Sequence[Claim]) -> int:
