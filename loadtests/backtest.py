@@ -67,7 +67,6 @@ def _event(
         key=Key(f"k{number % 3}", account),
         entitlement=entitlement,
         plan_version="sha256:" + "ab" * 32,
-        overage=(),
         method="GET",
         outcome=Outcome(200, OutcomeReason.OK, chance.randrange(3, 400), 512, 2_048),
     )

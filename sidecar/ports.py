@@ -60,12 +60,16 @@ class LimitStore(Protocol):
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str,
-        on_settled: Callable[[Answer], None] | None = None,
+        on_settled: Callable[[Answer | None], None] | None = None,
+        *,
+        billed: bool = True,
     ) -> None:
         """Correct an open reservation to the claims' actual cost, free its slots and close it.
 
         Runs in the background, also after an outage, and counts once even if called again.
-        `on_settled` gets the answer.
+        `on_settled` gets None if the store does not answer now, and then the answer when it comes,
+        whose `granted` is False if no reservation was open. `billed`: the request has an event that
+        can report overage.
         """
         ...
 

@@ -29,26 +29,40 @@ CounterName = tuple[str, str | None]  # a limit's id, and the key's for a limit 
 
 
 class Bucket:
-    """The counter of a rate: `used` micro-units at the instant `since` (µs)."""
+    """The counter of a rate on `meter`: `used` micro-units at the instant `since` (µs)."""
 
-    __slots__ = ("since", "used")
+    __slots__ = ("meter", "since", "used")
 
     def __init__(self) -> None:
         self.used = self.since = 0
+        self.meter = ""
 
 
 class QuotaCounter:
     """The counter of a quota in the period from `since` to `end` (µs), and its history.
 
+    `limit`: the quota that was charged last. `settled`: units that are not overage.
+
     `ran_out_us`: when the quota was first used up, or None. `peak`: the highest use in one period.
     `units`: the units of the plan per period, at `ran_out_us` if it is set, else at the end.
     """
 
-    __slots__ = ("carried", "end", "peak", "period", "ran_out_us", "since", "units", "used")
+    __slots__ = (
+        "carried",
+        "end",
+        "limit",
+        "peak",
+        "ran_out_us",
+        "settled",
+        "since",
+        "units",
+        "used",
+    )
 
     def __init__(self) -> None:
-        self.used = self.since = self.carried = self.peak = self.units = 0
-        self.end, self.period = -1, ""
+        self.used = self.since = self.carried = self.end = self.peak = self.units = 0
+        self.settled = 0
+        self.limit: QuotaLimit | None = None
         self.ran_out_us: int | None = None
 
 
@@ -175,6 +189,8 @@ def drained(row: RateRow, at: int) -> tuple[int, int]:
     """Return (used, since) of the row's bucket at `at`: `limits.drained` on plain integers."""
     bucket, per, gain = row.bucket, row.per, row.gain
     used, since = bucket.used, bucket.since
+    if bucket.meter != row.limit.meter and bucket.meter:
+        return 0, at
     now = max(at, since)
     if used <= 0:
         return 0, now

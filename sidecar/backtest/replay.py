@@ -35,9 +35,10 @@ from sidecar.backtest.refusal import (
 from sidecar.backtest.report import AccountReport
 from sidecar.backtest.teams import count
 from sidecar.core import limits
+from sidecar.core.counts import counts_of
 from sidecar.core.events.read import RecordedRequest, Units
 from sidecar.core.limits import State
-from sidecar.core.model import UNBOUNDED, Account, Entitlement, Key, PlanBook
+from sidecar.core.model import UNBOUNDED, Account, Entitlement, Key, PlanBook, QuotaLimit
 from sidecar.core.periods import Window
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
 from sidecar.core.teams import TeamEntitlements
@@ -156,12 +157,16 @@ class Replay:
 
     def _quota_level(self, row: QuotaRow, at: int) -> QuotaLevel:
         counter, limit = row.counter, row.limit
-        if at < counter.end and counter.period == limit.period:
+        charged = counter.limit
+        if at < counter.end and charged is not None and _is_same(charged, limit):
             carried = counter.carried if limit.rollover else 0
             return counter.used, carried, counter.since, counter.end
         account = self._account
         window = self._windows(limit.period, account.timezone, account.anchor, at)
-        before = State(counter.used, counter.since, 0, counter.carried)
+        before = limits.EMPTY
+        if charged is not None:
+            counts = counts_of(charged)
+            before = State(counter.used, counter.since, 0, counter.carried, counter.end, counts)
         now, end = limits.current(limit, before, window, at)
         return now.used, now.carried, now.since_us, end
 
@@ -174,23 +179,24 @@ class Replay:
         waited_us: int,
     ) -> None:
         overage: dict[str, int] | None = None
-        for bucket, used, since, _ in buckets:
-            bucket.used, bucket.since = used, since
+        refunded = claims.refunds and _is_refunded(claims.entitlement, event)
+        for rate, (bucket, used, since, _) in zip(claims.rates, buckets, strict=True):
+            bucket.used, bucket.since, bucket.meter = used, since, rate.limit.meter
         for row, level in zip(claims.quotas, quotas, strict=True):
             own = row.limit.units + level[1]
             used = min(level[0] + row.cost, UNBOUNDED)
-            _store(row, level, used)
-            if used >= own:
-                if row.counter.ran_out_us is None:
-                    row.counter.ran_out_us = event.time_us
-                if used > own:
-                    over, overage = used - max(own, used - row.cost), overage or {}
+            if not refunded:
+                over = _settle(row, level, own)
+                if over:
+                    overage = overage or {}
                     overage[row.limit.meter] = max(over, overage.get(row.limit.meter, 0))
+            _store(row, level, used)
+            if used >= own and row.counter.ran_out_us is None:
+                row.counter.ran_out_us = event.time_us
         if claims.shadows:
             self._report_shadows(claims, buckets, quotas, event.time_us)
         for share in claims.shares:
             count(share, period_of(quotas[share.quota], event.time_us), share.cost)
-        refunded = claims.refunds and _is_refunded(claims.entitlement, event)
         if not refunded:
             self.report.add_charged(claims.costs, overage)
         if refunded or claims.slots:
@@ -237,7 +243,8 @@ class Replay:
         for rate, counted in zip(request.claims.rates, request.counted, strict=True):
             used, now = drained(rate, at)
             weight = rate.weight if refunded and counted else 0
-            rate.bucket.used, rate.bucket.since = max(0, used - weight), now
+            bucket = rate.bucket
+            bucket.used, bucket.since, bucket.meter = max(0, used - weight), now, rate.limit.meter
         for row, since in zip(request.claims.quotas, request.since, strict=True):
             level = self._quota_level(row, at)
             cost = row.cost if refunded and level[2] == since else 0
@@ -250,14 +257,28 @@ class Replay:
             heappop(slot.taken.ends)
 
 
+def _settle(row: QuotaRow, level: QuotaLevel, own: int) -> int:
+    """Count a request that is not refunded; its overage. Precedes `_store`. See `limits.count`."""
+    counter = row.counter
+    settled = min(counter.settled, level[0]) if counter.since == level[2] else 0
+    over = max(0, row.cost - max(0, own - settled))
+    counter.settled = settled + row.cost - over
+    return over
+
+
 def _store(row: QuotaRow, level: QuotaLevel, used: int) -> None:
     counter = row.counter
     counter.used, (_, counter.carried, counter.since, counter.end) = used, level
-    counter.period = row.limit.period
+    counter.limit = row.limit
     if counter.ran_out_us is None:
         counter.units = row.limit.units
     if used > counter.peak:
         counter.peak = used
+
+
+def _is_same(limit: QuotaLimit, other: QuotaLimit) -> bool:
+    """Whether both count the same, in the same periods."""
+    return limit is other or (limit.period == other.period and limit.meter == other.meter)
 
 
 def _is_refunded(entitlement: Entitlement, event: RecordedRequest) -> bool:

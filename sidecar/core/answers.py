@@ -12,6 +12,9 @@ class QuotaDetail(NamedTuple):
     `carried`: units carried over from the last period. `left`: what live grants still hold after
     this request. `burned`: what this request took from grants (negative: gave back).
 
+    `overage`: units that this request's event has to report as overage. A reservation whose cost
+    may still change has none until it is settled.
+
     Of a team's share, `notified` is what is left of the team's guarantee after this request. `left`
     is what is left of the other teams' guarantees.
     """
@@ -20,6 +23,7 @@ class QuotaDetail(NamedTuple):
     carried: int = 0
     left: int = 0
     burned: int = 0
+    overage: int = 0
 
 
 class Answer(NamedTuple):
@@ -44,9 +48,11 @@ class Hold(NamedTuple):
     """The terms of a reservation that stays open until it is settled under `id`, at most once.
 
     If the lease is not renewed for `lease_us`, its slots become free, and `orphans` decides
-    whether its cost stays charged.
+    whether its cost stays charged. `late`: its cost may change, so that overage is known only when
+    it is settled.
     """
 
     id: str
     lease_us: int
     orphans: Orphans = "charge"
+    late: bool = False

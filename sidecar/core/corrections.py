@@ -8,17 +8,23 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sidecar.core import limits
-from sidecar.core.account import AccountState, with_limits
+from sidecar.core.account import NOT_ENDED, AccountState, with_limits
 from sidecar.core.answers import Answer
+from sidecar.core.model import QuotaLimit
 from sidecar.core.survey import BoundClaim, ClaimedLimit, answer_of, survey_limits
 
 
 class JournalEntries(NamedTuple):
-    """Entries `first` to `last` of a journal, added up: requests allowed without Redis."""
+    """Entries `first` to `last` of a journal, added up: requests allowed without Redis.
+
+    `reported`: for each claim, the overage that their events have reported; NOT_ENDED for requests
+    without an event.
+    """
 
     journal: str
     first: int
     last: int
+    reported: tuple[int, ...]
 
 
 def charge(
@@ -41,20 +47,31 @@ def charge(
     if mark >= entries.first:
         status = 0 if mark >= entries.last else -2
         return status, answer_of(surveyed, now_us, granted=False), account
-    after, burned = [], []
-    for one, since in zip(surveyed, since_us, strict=True):
-        counted, units = (one, 0) if one.state.since_us > since else _added(one)
-        after.append(counted)
-        burned.append(units)
+    after = [
+        _charged(one, since, reported)
+        for one, since, reported in zip(surveyed, since_us, entries.reported, strict=True)
+    ]
     marks = {**account.charged, entries.journal: entries.last}
-    answer = answer_of(after, now_us, granted=True, burned=burned)
+    answer = answer_of(after, now_us, granted=True)
     return 1, answer, replace(with_limits(account, after), charged=marks)
 
 
-def _added(one: ClaimedLimit) -> tuple[ClaimedLimit, int]:
-    claim = one.bound.claim
-    state, live, burned = limits.add(claim.limit, one.state, one.grants, claim.cost)
-    return one._replace(state=state, grants=live), burned
+def _charged(one: ClaimedLimit, since_us: int, reported: int) -> ClaimedLimit:
+    """Return the limit with the requests of one period, which are over."""
+    claim, state, ended = one.bound.claim, one.state, reported != NOT_ENDED
+    limit, counts = claim.limit, ended and isinstance(claim.limit, QuotaLimit)
+    if state.since_us > since_us:
+        if counts and state.closed_us == since_us:
+            state = limits.count_closed(state, claim.cost)
+            state = replace(state, due=state.due - reported)
+        return one._replace(state=state)
+    state, live, burned = limits.add(limit, state, one.grants, claim.cost)
+    if counts and isinstance(limit, QuotaLimit):
+        state = limits.count(limit, state, claim.cost, burned)
+        state = replace(state, due=state.due - reported)
+    elif isinstance(limit, QuotaLimit):
+        state = replace(state, settled=state.settled - burned)
+    return one._replace(state=state, grants=live, burned=burned)
 
 
 class CounterReading(NamedTuple):
@@ -76,18 +93,14 @@ def rebuild(
     A claim's cost is the difference, and may be negative. `granted` is False, and nothing changes,
     if another rebuild or a loss has changed the account since it was read. Units that were counted
     since then stay counted, unless units are to be taken back. No threshold is reported: the next
-    decision reports it.
+    decision reports it. The events that are the reason have reported the overage.
     """
     surveyed = survey_limits(account.states, account.grants, claims, now_us)
     same = all(_as_read(one, before) for one, before in zip(surveyed, read, strict=True))
     if account.rebuilt != rebuilt or not same:
         return answer_of(surveyed, now_us, granted=False), account
-    after, burned = [], []
-    for one in surveyed:
-        changed, units = _added(one)
-        after.append(changed)
-        burned.append(units)
-    answer = answer_of(after, now_us, granted=True, burned=burned)
+    after = [_rebuilt(one) for one in surveyed]
+    answer = answer_of(after, now_us, granted=True)
     return answer, replace(with_limits(account, after), rebuilt=max(now_us, rebuilt + 1))
 
 
@@ -95,3 +108,13 @@ def _as_read(one: ClaimedLimit, read: CounterReading) -> bool:
     state = one.state
     more = state.used > read.used and one.bound.claim.cost >= 0
     return state.since_us == read.since_us and (state.used == read.used or more)
+
+
+def _rebuilt(one: ClaimedLimit) -> ClaimedLimit:
+    claim, limit = one.bound.claim, one.bound.claim.limit
+    state, live, burned = limits.add(limit, one.state, one.grants, claim.cost)
+    if isinstance(limit, QuotaLimit) and claim.cost >= 0:
+        state = replace(limits.count(limit, state, claim.cost, burned), due=one.state.due)
+    elif isinstance(limit, QuotaLimit):  # what was too much had no event
+        state = replace(state, settled=min(state.settled - burned, state.used - state.over))
+    return one._replace(state=state, grants=live, burned=burned)

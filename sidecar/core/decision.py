@@ -18,7 +18,14 @@ from sidecar.core.model import (
     RateLimit,
     TeamShare,
 )
-from sidecar.core.reasons import Decision, LimitStatus, Reason, ThresholdCrossing
+from sidecar.core.reasons import (
+    NO_OVERAGE,
+    Decision,
+    LimitStatus,
+    Overage,
+    Reason,
+    ThresholdCrossing,
+)
 from sidecar.core.teams import team_use
 from sidecar.core.waits import fits_in_us, wait_of
 from sidecar.errors import StoreUnavailable
@@ -63,7 +70,7 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
     guard = entitlement.plan.critical_guard
     details = answer.details
     reason = Reason.OK
-    overage: dict[str, int] | None = None
+    overage = NO_OVERAGE
     crossings: list[ThresholdCrossing] | None = None
     shadowed: tuple[str, ...] = ()
     tightest = -1
@@ -86,12 +93,13 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
             tighter = left * tightest_units < tightest_left * units
         elif isinstance(limit, QuotaLimit):
             own = limit.units
-            burned = 0
             units = own
             if details:
-                notified, carried, granted, burned = details[at]
+                notified, carried, granted, _, beyond = details[at]
                 own += carried
                 units = own + granted
+                if beyond and overage is NO_OVERAGE:
+                    overage = overage_of(entitlement.claims, answer)
                 if limit.notices:
                     end_us = answer.ends_us[at]
                     crossings = _add_crossings(crossings, limit, notified, used, end_us)
@@ -101,7 +109,6 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
                     reason = Reason.CRITICAL
                 elif reason is Reason.OK:
                     reason = Reason.OVERAGE
-                overage = _add_overage(overage, claim, used, own, claim.cost - burned)
             if left < 0:
                 left = 0
             over = limit.shadow and used > limit.cap + units - limit.units
@@ -135,7 +142,7 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
         status_of(entitlement.claims, answer, tightest) if tightest >= 0 else None,
         (),
         None,
-        tuple(overage.items()) if overage else (),
+        overage,
         tuple(crossings) if crossings else (),
         shadowed,
     )
@@ -161,15 +168,16 @@ def status_of(claims: Sequence[Claim], answer: Answer, at: int) -> LimitStatus:
     return LimitStatus(claim, limit.burst, -(-used // MICRO), left, reset)
 
 
-def _add_overage(
-    overage: dict[str, int] | None, claim: Claim, used: int, own: int, cost: int
-) -> dict[str, int] | None:
-    limit = claim.limit
-    over = used - max(own, used - cost)
-    if over > 0:
-        overage = overage or {}
-        overage[limit.meter] = max(over, overage.get(limit.meter, 0))
-    return overage
+def overage_of(claims: Sequence[Claim], answer: Answer) -> Overage:
+    """Return the overage that the event of a request reports, from the store's answer."""
+    meters: dict[str, int] = {}
+    limits: dict[str, int] = {}
+    for claim, detail in zip(claims, answer.details, strict=False):
+        units, limit = detail.overage, claim.limit
+        if units:
+            limits[limit.id] = units
+            meters[limit.meter] = max(units, meters.get(limit.meter, 0))
+    return Overage(tuple(meters.items()), tuple(limits.items())) if limits else NO_OVERAGE
 
 
 def _add_crossings(

@@ -12,7 +12,16 @@ from typing import Any, Final
 from sidecar.core.costs import Meter, Reserve
 from sidecar.core.json_cost import JsonCost
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import SLOTS, Claim, Entitlement, Limit, Plan, RequestClass, Route
+from sidecar.core.model import (
+    SLOTS,
+    Claim,
+    Entitlement,
+    Limit,
+    Plan,
+    QuotaLimit,
+    RequestClass,
+    Route,
+)
 from sidecar.core.refusals.ratelimit_fields import policy_field
 
 Estimates = tuple[tuple[str, Reserve], ...]  # by meter
@@ -76,7 +85,10 @@ class Entitlements(Mapping[tuple[str, str], Entitlement]):
         estimates = self._estimates[route.id]
         slots = any(limit.kind is SLOTS for limit in applied)
         reads = tuple((m, path) for m, path in settles if isinstance(path, JsonPath | JsonCost))
-        may_change = bool(settles or plan.refunds or plan.orphans == "release" or slots)
+        may_be_returned = bool(plan.refunds) or plan.orphans == "release"
+        may_change = bool(settles) or may_be_returned or slots
+        counted = {limit.meter for limit in applied if isinstance(limit, QuotaLimit)}
+        late = any(meter in counted for meter, _ in settles)
         return Entitlement(
             plan=plan,
             route=route,
@@ -95,6 +107,7 @@ class Entitlements(Mapping[tuple[str, str], Entitlement]):
             ),
             reads_response=bool(reads) or "upstream_error" in plan.refunds,
             stays_open=may_change and bool(claims),
+            late_overage=bool(counted) and (late or may_be_returned),
         )
 
 

@@ -357,7 +357,8 @@ class Entitlement:
     costs, or for errors that the plan refunds. `fallbacks`: what counts of a response without them.
 
     `stays_open`: the reservation stays open until it is settled; otherwise there is nothing to
-    correct.
+    correct. `late_overage`: what a quota counts may still change until then, so that the overage
+    is known only when the reservation is settled.
     """
 
     plan: Plan
@@ -376,6 +377,7 @@ class Entitlement:
     sized: tuple[tuple[str, int], ...] = ()
     fallbacks: tuple[tuple[str, Fallback], ...] = ()
     stays_open: bool = False
+    late_overage: bool = False
     reads_response: bool = False
 
     @property

@@ -2,9 +2,22 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.core.model import Claim, QuotaLimit, RefillLimit
+
+
+class Overage(NamedTuple):
+    """Units beyond quotas: (meter, units) and (limit's id, units), only those that have some.
+
+    Of several quotas on one meter, the meter has the largest overage: they count the same units.
+    """
+
+    meters: tuple[tuple[str, int], ...] = ()
+    limits: tuple[tuple[str, int], ...] = ()
+
+
+NO_OVERAGE: Final = Overage()
 
 
 class Reason(StrEnum):
@@ -113,7 +126,7 @@ class Decision(NamedTuple):
     `violated`: the limits that refuse, first the one that takes longest to recover.
     `known`: of a refusal, every limit that could have refused, in the order of the claims.
     `retry_us`: span until the request fits; None when waiting does not help or nothing is refused.
-    `overage`: units beyond the quota per meter, only meters that have some.
+    `overage`: units beyond the quota, as far as they are known before the request is settled.
     `shadowed`: ids of limits in shadow that would have refused the request.
     `wait`: set if a refused request can wait instead.
     """
@@ -124,7 +137,7 @@ class Decision(NamedTuple):
     tightest: LimitStatus | None = None
     violated: tuple[LimitStatus, ...] = ()
     retry_us: int | None = None
-    overage: tuple[tuple[str, int], ...] = ()
+    overage: Overage = NO_OVERAGE
     crossings: tuple[ThresholdCrossing, ...] = ()
     shadowed: tuple[str, ...] = ()
     wait: Wait | None = None

@@ -67,8 +67,10 @@ def local_share(limit: Limit, snapshot: Snapshot, sidecars: int, now_us: int) ->
     """
     if isinstance(limit, QuotaLimit):
         known = current_snapshot(snapshot, now_us)
-        units = max(0, limit.cap + known.more - known.used) // sidecars
-        return replace(limit, units=units, cap=units, notices=(), rollover=0)
+        cap = max(0, limit.cap + known.more - known.used) // sidecars
+        # Overage begins where the whole quota is used up: this sidecar does not know the others.
+        units = max(0, limit.units + known.more - known.used)
+        return replace(limit, units=units, cap=cap, notices=(), rollover=0)
     if isinstance(limit, ConcurrencyLimit):
         return replace(limit, slots=max(1, limit.slots // sidecars) if limit.slots else 0)
     if isinstance(limit, RateLimit):

@@ -4,6 +4,7 @@ The first half of each operation in `account.py` and `corrections.py`, and of ea
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from sidecar.core import limits, teams
@@ -32,7 +33,8 @@ class ClaimedLimit(NamedTuple):
     """A claim's limit at one instant.
 
     `notified`: the highest percentage that was reported before. Of a team's share, `others` is what
-    is left of the other teams' guarantees, and `room` what the quota still admits.
+    is left of the other teams' guarantees, and `room` what the quota still admits. `burned`: units
+    that grants paid for the claim; `overage`: units that its event has to report.
     """
 
     bound: BoundClaim
@@ -42,6 +44,8 @@ class ClaimedLimit(NamedTuple):
     notified: int
     others: int = 0
     room: int = UNBOUNDED
+    burned: int = 0
+    overage: int = 0
 
     @property
     def left(self) -> int:
@@ -85,7 +89,7 @@ def _share(
         gone = teams.spent_guarantee(other.units, other.lends, theirs, elapsed)
         others += max(0, other.units - gone)
     spent = teams.spent_guarantee(share.units, share.lends, state, elapsed)
-    state = State(state.used, state.since_us, spent)
+    state = replace(state, notified=spent)
     return ClaimedLimit(bound, state, end, [], spent, others, room)
 
 
@@ -99,24 +103,21 @@ def fits(one: ClaimedLimit) -> bool:
     return state.used + limit.weight(claim.cost) <= limit.full + state.carried + one.left
 
 
-def answer_of(
-    surveyed: Sequence[ClaimedLimit], now_us: int, *, granted: bool, burned: Sequence[int] = ()
-) -> Answer:
-    """Return a script's answer for these limits. `burned`: units that grants paid, () for none."""
-    burned = burned or [0] * len(surveyed)
+def answer_of(surveyed: Sequence[ClaimedLimit], now_us: int, *, granted: bool) -> Answer:
+    """Return a script's answer for these limits."""
     return Answer(
         granted,
         now_us,
         tuple(one.state.used for one in surveyed),
         tuple(one.end_us for one in surveyed),
-        tuple(_detail(one, units) for one, units in zip(surveyed, burned, strict=True)),
+        tuple(map(_detail, surveyed)),
     )
 
 
-def _detail(one: ClaimedLimit, burned: int) -> QuotaDetail:
+def _detail(one: ClaimedLimit) -> QuotaDetail:
     limit = one.bound.claim.limit
     if isinstance(limit, TeamShare):
         return QuotaDetail(max(0, limit.units - one.state.notified), 0, one.others, 0)
     if isinstance(limit, QuotaLimit):
-        return QuotaDetail(one.notified, one.state.carried, one.left, burned)
+        return QuotaDetail(one.notified, one.state.carried, one.left, one.burned, one.overage)
     return QuotaDetail()

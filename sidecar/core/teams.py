@@ -114,7 +114,8 @@ def team_use(claims: Sequence[Claim], answer: Answer, at: int) -> TeamUse:
     if not isinstance(quota, QuotaLimit) or not isinstance(share, TeamShare):
         raise TypeError("a claim on a team's share follows the claim on its quota")
     details = answer.details or (QuotaDetail(),) * len(claims)
-    more, (kept, _, others, _) = details[at - 1], details[at]
+    more, share_left = details[at - 1], details[at]
     room = quota.cap + more.carried + more.left - answer.used[at - 1]
     most = quota.cap - sum(other.units for other in share.others)
+    kept, others = share_left.notified, share_left.left
     return TeamUse(share.team, share.units, answer.used[at], kept, others, room, most)

@@ -121,7 +121,7 @@ def decision(result: Admission | Refused | Deferred) -> dict[str, Any]:
         return {
             "allowed": True,
             "reason": str(decision.reason),
-            "overage": dict(decision.overage),
+            "overage": dict(decision.overage.meters),
             "notices": [f"{one.percent}% of {one.limit.id}" for one in decision.crossings],
         }
     refusal, deferred = result.refusal, isinstance(result, Deferred)

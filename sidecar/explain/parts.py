@@ -11,6 +11,7 @@ from sidecar.core.model import (
     Account,
     Claim,
     Key,
+    QuotaLimit,
     WhenDown,
 )
 from sidecar.errors import StoreUnavailable
@@ -68,7 +69,9 @@ class PeekStore:
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str,
-        on_settled: Callable[[Answer], None] | None = None,
+        on_settled: Callable[[Answer | None], None] | None = None,
+        *,
+        billed: bool = True,
     ) -> None:
         """Do nothing: nothing was reserved."""
 
@@ -80,7 +83,11 @@ def _granted(claim: Claim, used: int, detail: QuotaDetail) -> tuple[int, QuotaDe
     state, _, burned = limits.add(limit, State(used, carried=detail.carried), grants, weight)
     if limit.kind is TEAM:
         return state.used, detail._replace(notified=max(0, detail.notified - weight))
-    return state.used, detail._replace(left=detail.left - burned, burned=burned)
+    over = 0
+    if isinstance(limit, QuotaLimit):  # as if all that is counted had ended
+        over = min(weight - burned, max(0, state.used - limits.allowance(limit, state)))
+    left = detail.left - burned
+    return state.used, detail._replace(left=left, burned=burned, overage=max(0, over))
 
 
 class NullSpool:

@@ -15,6 +15,7 @@ from sidecar.gate.entitle import Entitler
 from sidecar.gate.gate import Gate
 from sidecar.gate.recorder import Recorder
 from sidecar.gate.reserve import Reserver
+from sidecar.gate.settling import OnRecorded
 
 __all__ = [
     "UNKNOWN",
@@ -26,6 +27,7 @@ __all__ = [
     "Gate",
     "InboundRequest",
     "MayDefer",
+    "OnRecorded",
     "ReadAhead",
     "Recorder",
     "Refused",

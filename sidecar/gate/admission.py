@@ -77,6 +77,7 @@ class Admission:
         "in_flight",
         "job",
         "key",
+        "late_overage",
         "plan_version",
         "queued_us",
         "request",
@@ -112,6 +113,7 @@ class Admission:
         self.in_flight = in_flight  # until it is settled
         self.ends_us = ends_us  # of the claims' periods; () if the store did not answer
         self.stays_open = stays_open  # the reservation stays open until it is settled
+        self.late_overage = stays_open and entitlement.late_overage
         self.queued_us = queued_us  # how long it waited
         self.job = ""  # id of the deferred job that it runs for
 

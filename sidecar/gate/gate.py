@@ -10,7 +10,6 @@ from typing import Final
 
 from sidecar.core.answers import Answer
 from sidecar.core.claims import at_no_cost, with_estimates
-from sidecar.core.decision import crossings_of
 from sidecar.core.events.build import NODE, REDIS
 from sidecar.core.identity import ANONYMOUS
 from sidecar.core.model import (
@@ -19,24 +18,20 @@ from sidecar.core.model import (
     Key,
     PeriodLimit,
     PlanBook,
+    QuotaLimit,
     RequestClass,
     TeamShare,
 )
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal, feature_refusal, simple_refusal, with_wait
-from sidecar.core.settlement import (
-    Outcome,
-    OutcomeReason,
-    actual_claims,
-    estimated_costs,
-    late_costs,
-)
+from sidecar.core.settlement import Outcome, OutcomeReason, estimated_costs, late_costs
 from sidecar.core.teams import team_use
 from sidecar.errors import StoreUnavailable
 from sidecar.gate.admission import Admission, Deferred, InboundRequest, MayDefer, ReadAhead, Refused
 from sidecar.gate.entitle import Entitler, detail_of, unidentified_detail
 from sidecar.gate.recorder import Recorder
 from sidecar.gate.reserve import Attempt, Reserver
+from sidecar.gate.settling import OnRecorded, Settling
 
 _UNANSWERED: Final = frozenset(
     {
@@ -192,7 +187,9 @@ class Gate:
         admission.in_flight.leave(time.perf_counter())
         if admission.stays_open:
             key, claims = admission.key, at_no_cost(admission.entitlement.claims)
-            self._reserver.store.settle(key.account, key.id, claims, admission.request_id)
+            self._reserver.store.settle(
+                key.account, key.id, claims, admission.request_id, billed=False
+            )
         self._recorder.spool.in_flight[0] -= 1
 
     # Questions that reserve nothing
@@ -252,11 +249,19 @@ class Gate:
     # settle → record
 
     def settle(
-        self, admission: Admission, outcome: Outcome, *, internal_error: bool = False
+        self,
+        admission: Admission,
+        outcome: Outcome,
+        *,
+        internal_error: bool = False,
+        on_recorded: OnRecorded | None = None,
     ) -> str:
         """Settle an admitted request and record its event. Call it exactly once, in any case.
 
         `internal_error`: the sidecar failed. Returns the label under which the request is counted.
+        The event is recorded on return, unless `admission.late_overage`: then it is recorded as
+        soon as the store has answered or failed to, and `on_recorded` gets None, or the exception
+        that recording raised.
         """
         reason = outcome.reason
         if admission.entitlement.settles or admission.entitlement.defaulted:
@@ -267,9 +272,13 @@ class Gate:
             client_gone=reason is OutcomeReason.CLIENT_GONE,
         )
         if admission.stays_open:
-            self._settle(admission, outcome)
-        label = self._recorder.forwarded(admission, outcome, internal_error=internal_error)
-        self._recorder.spool.in_flight[0] -= 1
+            Settling(self._recorder, self._reserver, admission, outcome, on_recorded).start()
+        record = not admission.late_overage
+        label = self._recorder.forwarded(
+            admission, outcome, internal_error=internal_error, record=record
+        )
+        if record:
+            self._recorder.spool.in_flight[0] -= 1
         return label
 
     def _with_late_costs(self, admission: Admission, outcome: Outcome) -> Outcome:
@@ -283,20 +292,6 @@ class Gate:
         if estimated:
             self._recorder.estimated(estimated)
         return outcome._replace(reading=reading)
-
-    def _settle(self, admission: Admission, outcome: Outcome) -> None:
-        key, claims = admission.key, actual_claims(admission.entitlement, outcome)
-
-        def on_settled(answer: Answer) -> None:
-            room = self._reserver.room
-            if room is not None and room.waiting:
-                room.update(key, claims, answer)
-            crossings = crossings_of(claims, answer)
-            if crossings:
-                self._recorder.notices(admission, crossings)
-
-        store = self._reserver.store
-        store.settle(key.account, key.id, claims, admission.request_id, on_settled)
 
 
 def _units_left(quotas: tuple[Claim, ...], answer: Answer, at: int) -> bool:
@@ -314,4 +309,7 @@ def _as_job(entitlement: Entitlement) -> Entitlement:
     """
     route = replace(entitlement.route, request_class=RequestClass.DEFERRABLE)
     claims = (*entitlement.claims,)
-    return replace(entitlement, route=route, claims=claims, stays_open=bool(claims))
+    late = any(isinstance(claim.limit, QuotaLimit) for claim in claims)
+    return replace(
+        entitlement, route=route, claims=claims, stays_open=bool(claims), late_overage=late
+    )

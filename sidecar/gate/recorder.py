@@ -1,15 +1,21 @@
 """record: events, metrics, log events, and the rows of the demo's table."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from sidecar.core.costs import Unreadable
-from sidecar.core.events.build import NODE, REDIS, notice_event, refusal_event, usage_event
+from sidecar.core.events.build import (
+    NODE,
+    REDIS,
+    notice_event,
+    overage_event,
+    refusal_event,
+    usage_event,
+)
 from sidecar.core.events.periods import periods_of
 from sidecar.core.events.templates import EventTemplates
 from sidecar.core.model import Entitlement, Key
 from sidecar.core.readings import Reading
-from sidecar.core.reasons import Decision, Reason, ThresholdCrossing
+from sidecar.core.reasons import NO_OVERAGE, Decision, Overage, Reason, ThresholdCrossing
 from sidecar.core.settlement import Outcome
 from sidecar.gate.admission import UNKNOWN, Admission, Clock, DecisionRow, Deferred, Refused
 from sidecar.logs import logger
@@ -62,8 +68,10 @@ class Recorder:
             text = "allow" if ok else f"allow ({decision.reason})"
             self.on_decision(_row(admission.key, entitlement, text, decision))
 
-    def forwarded(self, admission: Admission, outcome: Outcome, *, internal_error: bool) -> str:
-        """Record the outcome of an admitted request: a count and one event.
+    def forwarded(
+        self, admission: Admission, outcome: Outcome, *, internal_error: bool, record: bool = True
+    ) -> str:
+        """Record the outcome of an admitted request: a count and, with `record`, one event.
 
         Returns the outcome label of the count.
         """
@@ -73,7 +81,9 @@ class Recorder:
             label = INTERNAL_ERROR
         route = entitlement.route
         self._metrics.count(route.id, route.request_class, entitlement.plan.id, label)
-        if not admission.decision.overage and not admission.job:
+        if not record:
+            return label
+        if admission.decision.overage is NO_OVERAGE and not admission.job:
             event = self._templates.fill(
                 id=admission.request_id,
                 time=admission.time,
@@ -88,10 +98,21 @@ class Recorder:
             if event is not None:
                 self.spool.append(event)
                 return label
-        self.spool.append(self._usage_event(admission, outcome))
+        self.record(admission, outcome, admission.decision.overage)
         return label
 
-    def _usage_event(self, admission: Admission, outcome: Outcome) -> dict[str, Any]:
+    def record(
+        self,
+        admission: Admission,
+        outcome: Outcome,
+        overage: Overage,
+        *,
+        pending: bool = False,
+    ) -> None:
+        """Record the event of an admitted request.
+
+        `pending`: the store may report overage later.
+        """
         event = usage_event(
             id=admission.request_id,
             source=self._source,
@@ -99,17 +120,32 @@ class Recorder:
             key=admission.key,
             entitlement=admission.entitlement,
             plan_version=admission.plan_version,
-            overage=admission.decision.overage,
+            overage=overage,
             method=admission.request.method,
             outcome=outcome,
+            overage_pending=pending,
             clock=admission.clock,
-            periods=periods_of(
-                admission.entitlement.claims, admission.ends_us, admission.key.account
-            ),
+            periods=_periods_of(admission),
         )
         if admission.job:
             event["data"]["job"] = admission.job
-        return event
+        self.spool.append(event)
+
+    def overage(self, admission: Admission, overage: Overage) -> None:
+        """Record overage that the event of an admitted request lacks."""
+        self.spool.append(
+            overage_event(
+                source=self._source,
+                time=admission.time,
+                key=admission.key,
+                entitlement=admission.entitlement,
+                plan_version=admission.plan_version,
+                overage=overage,
+                request_id=admission.request_id,
+                clock=admission.clock,
+                periods=_periods_of(admission),
+            )
+        )
 
     def capped(self, admission: Admission, reading: Reading) -> None:
         """Count and log the meters whose reported cost is above the most that settles."""
@@ -185,6 +221,10 @@ class Recorder:
                 limit=crossing.limit.id,
                 percent=crossing.percent,
             )
+
+
+def _periods_of(admission: Admission) -> dict[str, str]:
+    return periods_of(admission.entitlement.claims, admission.ends_us, admission.key.account)
 
 
 def _row(

@@ -181,4 +181,5 @@ class Reserver:
 def _hold_of(attempt: Attempt) -> Hold:
     # A job whose sidecar died runs again, so its reservation is released.
     orphans = "release" if attempt.for_job else attempt.entitlement.plan.orphans
-    return Hold(attempt.request_id, LEASE_US, orphans)
+    late = attempt.entitlement.late_overage
+    return Hold(attempt.request_id, LEASE_US, orphans, late=late)

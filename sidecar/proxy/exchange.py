@@ -7,10 +7,11 @@ direction, whatever the size of the bodies.
 
 import asyncio
 import time
+from functools import partial
 from typing import Final
 
 from sidecar.core.settlement import Outcome, OutcomeReason
-from sidecar.gate import Admission, Gate
+from sidecar.gate import Admission, Gate, OnRecorded
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.failures import failure_reply, may_retry
@@ -71,10 +72,10 @@ class Exchange(LateCosts):
             failure = self._failure
             reason = failure[0] if failure else OutcomeReason.OK
             if failure and not self._head_sent:
-                self._reply_failure(*failure)
+                await self._reply_failure(*failure)
         except asyncio.CancelledError:
             self.keep = False
-            if self._can_await_usage():
+            if not self._closed and self._can_await_usage():
                 reason = OutcomeReason.CLIENT_GONE
                 await self._await_usage()
                 raise
@@ -100,7 +101,7 @@ class Exchange(LateCosts):
                 self._close(reason)
         return self.outcome
 
-    def _close(self, reason: OutcomeReason) -> None:
+    def _close(self, reason: OutcomeReason, on_recorded: OnRecorded | None = None) -> None:
         """Compute the outcome, settle and record it. Called once."""
         self._closed = True
         tunnel = self.tunnel
@@ -116,7 +117,11 @@ class Exchange(LateCosts):
             outcome = self._with_reading(outcome)
         self.outcome = outcome
         if self._gate is not None:
-            self.label = self._gate.settle(self._admission, outcome, internal_error=self.broke)
+            self.label = self._gate.settle(
+                self._admission, outcome, internal_error=self.broke, on_recorded=on_recorded
+            )
+        elif on_recorded is not None:
+            on_recorded(None)
 
     async def _forward(self) -> None:
         request, pool = self._request, self._pool
@@ -288,12 +293,14 @@ class Exchange(LateCosts):
         self._finish()
 
     def _on_total_timeout(self) -> None:
+        if self._closed:
+            return
         if self._upstream is not None:
             self._upstream.time_out()
         elif self.tunnel is not None:
             self.tunnel.going_away()
 
-    def _reply_failure(self, reason: OutcomeReason, detail: str) -> None:
+    async def _reply_failure(self, reason: OutcomeReason, detail: str) -> None:
         client = self._client
         if not self._request.complete or client.closing:
             self.keep = False
@@ -303,7 +310,12 @@ class Exchange(LateCosts):
             self.keep = self.keep and fault is None
         reply = failure_reply(reason, detail, fault, self._admission, self._options)
         self.status = reply.status
-        self._close(reason)  # before the last byte
+        if self._admission.late_overage:  # recorded before the last byte
+            recorded = client.loop.create_future()
+            self._close(reason, partial(resolve, recorded))
+            await recorded
+        else:
+            self._close(reason)
         client.reply(reply, self._request, close=not self.keep)
 
     def client_writable(self, writable: bool) -> None:
@@ -343,3 +355,13 @@ class Exchange(LateCosts):
             self._pool.release(upstream)
         else:
             upstream.retire()
+
+
+def resolve(recorded: "asyncio.Future[None]", error: Exception | None) -> None:
+    """Report to a future that an event was recorded: see `Gate.settle`."""
+    if recorded.done():
+        return  # cancelled
+    if error is None:
+        recorded.set_result(None)
+    else:
+        recorded.set_exception(error)

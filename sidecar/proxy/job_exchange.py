@@ -4,6 +4,7 @@ Admission, connection, timeouts, metering and usage event are those of every req
 """
 
 import asyncio
+from functools import partial
 from typing import Final, cast
 
 from sidecar.core.jobs.deferral import with_idempotency_key
@@ -25,14 +26,14 @@ from sidecar.core.readings import Reading
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal
 from sidecar.core.settlement import OutcomeReason
-from sidecar.gate import Admission, Deferred, Gate, Refused
+from sidecar.gate import Admission, Deferred, Gate, OnRecorded, Refused
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR
 from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.connection_owner import ConnectionOwner
 from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.exchange import Exchange, resolve
 from sidecar.proxy.heads import ProxyOptions
 from sidecar.proxy.read_ahead import reading_of
 from sidecar.proxy.upstream.pool import UpstreamPool
@@ -115,23 +116,38 @@ class JobRun:
         try:
             outcome = await exchange.run()
         except asyncio.CancelledError:
-            self.abandon() if may_repeat else self._settle()
+            if may_repeat:
+                self.abandon()
+            else:
+                self._settle()
             raise
         except Exception as error:
             log.error("job_request_failed", request_id=self._admission.request_id, exc_info=error)
-            self._settle()
+            await self._settle_and_record()
             return JobOutcome(JobState.FAILED, INTERNAL_ERROR)
         if outcome.reason in _UNSENT:
             self.abandon()
             return Postponed(UNSENT_RETRY_US)
-        self._settle()
+        await self._settle_and_record()
         if outcome.reason not in (OutcomeReason.OK, OutcomeReason.UPSTREAM_ERROR):
             return JobOutcome(JobState.FAILED, outcome.reason)
         return JobOutcome(JobState.DONE, OutcomeReason.OK, exchange.result)
 
-    def _settle(self) -> None:
+    async def _settle_and_record(self) -> None:
+        """Settle, and wait for the event: it is recorded before the job's result can be read."""
+        recorded = asyncio.get_running_loop().create_future()
+        self._settle(partial(resolve, recorded))
+        if self._admission.late_overage:
+            await recorded
+
+    def _settle(self, on_recorded: OnRecorded | None = None) -> None:
         exchange = self._exchange
-        self._gate.settle(self._admission, exchange.outcome, internal_error=exchange.broke)
+        self._gate.settle(
+            self._admission,
+            exchange.outcome,
+            internal_error=exchange.broke,
+            on_recorded=on_recorded,
+        )
 
 
 class JobExchange(Exchange):

@@ -7,13 +7,14 @@ piece. `Exchange` decides when and why an exchange ends.
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from sidecar.bodies import UsageFilter, reader_for
 from sidecar.bodies.readers import BodyReader
 from sidecar.core.readings import FieldCosts, read_fields
 from sidecar.core.settlement import OutcomeReason
-from sidecar.gate import Admission
+from sidecar.gate import Admission, OnRecorded
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import NOT_IN_TRAILERS, Fields
@@ -182,12 +183,27 @@ class Relay:
         if self._filter is not None:
             self._end_filter()
         try:
+            if self._admission.late_overage:
+                self._close(OutcomeReason.OK, partial(self._end_response, trailers))
+                return
             self._close(OutcomeReason.OK)
         except Exception as error:  # noqa: BLE001 - `Exchange.run` raises it
-            self._ended = True
-            if not self._done.done():
-                self._done.set_exception(error)
+            self._fail(error)
             return
+        self._end_response(trailers, None)
+
+    def _fail(self, error: Exception) -> None:
+        self._ended = True
+        if not self._done.done():
+            self._done.set_exception(error)
+
+    def _end_response(self, trailers: Fields, error: Exception | None) -> None:
+        """Write the end of the response: its event is recorded, unless there was an error."""
+        if error is not None:
+            self._fail(error)
+            return
+        if self._ended:
+            return  # the client has left
         if self._chunked:
             self._to_client.append(last_chunk(trailers))
         self._request.begun = True
@@ -207,8 +223,8 @@ class Relay:
             self.response_body(rest)
         self._reader = reader
 
-    def _close(self, reason: OutcomeReason) -> None:
-        """Settle and record the exchange."""
+    def _close(self, reason: OutcomeReason, on_recorded: OnRecorded | None = None) -> None:
+        """Settle and record the exchange. `on_recorded`: as of `Gate.settle`."""
         raise NotImplementedError
 
     def _finish(self) -> None:

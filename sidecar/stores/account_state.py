@@ -8,20 +8,26 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.core.account import AccountState, Charge, Reservation
+from sidecar.core.account import SETTLED, AccountState, Charge, Reservation
 from sidecar.core.limits import Grant, State
-from sidecar.core.model import UNBOUNDED
+from sidecar.core.model import QUOTA, UNBOUNDED
 from sidecar.stores import keys
 
-_STATE: Final = struct.Struct("<4d")
+_STATE: Final = struct.Struct("<6d")
+_QUOTA: Final = struct.Struct("<11d")
+_SHORT: Final = struct.Struct("<4d")  # of earlier versions of the sidecar
+_SIZES: Final = {form.size: form for form in (_STATE, _QUOTA, _SHORT)}
+_SIGNED: Final = (6, 8)  # `settled` and `due` may be below 0
 _NUMBER: Final = r"([0-9]{1,16})"
 _GRANT: Final = re.compile(
     rf"([^\t\n]*)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}\t{_NUMBER}\t(-?[0-9]{{1,16}})"
 )
-_CHARGE: Final = re.compile(rf"(rate|quota|team|slots)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}")
+_CHARGE: Final = re.compile(
+    rf"(rate|quota|team|slots)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}(?:\t(-1|{_NUMBER})\t{_NUMBER})?"
+)
 _ORPHANS: Final = ("charge", "release")
 
 
@@ -56,9 +62,10 @@ def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -
             elif field == keys.REBUILT:
                 rebuilt = _digits(value.decode())
             elif field.startswith(keys.OPEN):
-                opened[field[len(keys.OPEN) :]] = _open(value.decode())
+                if not value.startswith(SETTLED.encode()):
+                    opened[field[len(keys.OPEN) :]] = _open(value.decode())
             elif keys.read_field(field) is not None:
-                states[field] = _state(value)
+                states[field] = _state(value, is_quota=field[0] == QUOTA.letter)
         except ValueError as error:
             problems[field] = str(error)
     until = {
@@ -67,14 +74,20 @@ def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -
     return StoredAccount(AccountState(states, grants, opened, until), rebuilt, problems)
 
 
-def _state(packed: bytes) -> State:
-    if len(packed) != _STATE.size:
-        raise UnreadableState(f"a limit's state must have {_STATE.size} bytes, not {len(packed)}")
-    return State(*map(_whole, _STATE.unpack(packed)))
+def _state(packed: bytes, *, is_quota: bool) -> State:
+    form = _SIZES.get(len(packed))
+    if form is None or (form is _QUOTA) > is_quota:
+        size = (_QUOTA if is_quota else _STATE).size
+        raise UnreadableState(f"a limit's state must have {size} bytes, not {len(packed)}")
+    numbers = enumerate(form.unpack(packed))
+    state = State(*[_whole(one, signed=at in _SIGNED) for at, one in numbers])
+    if is_quota and form is not _QUOTA:
+        return replace(state, settled=state.used)
+    return state
 
 
-def _whole(number: float) -> int:
-    if not 0 <= number <= UNBOUNDED or number != int(number):
+def _whole(number: float, *, signed: bool = False) -> int:
+    if not -UNBOUNDED * signed <= number <= UNBOUNDED or number != int(number):
         raise UnreadableState(f"{number} is not a number of units or an instant")
     return int(number)
 
@@ -103,7 +116,8 @@ def _open(text: str) -> Reservation:
         match = _CHARGE.fullmatch(line)
         if match is None:
             raise UnreadableState(f"line {number} is not a charge")
-        charges.append(Charge(match[1], match[2], int(match[3]), int(match[4])))
+        reported, allowed = int(match[5] or 0), int(match[7] or 0)
+        charges.append(Charge(match[1], match[2], int(match[3]), int(match[4]), reported, allowed))
     return Reservation(rule, tuple(charges))
 
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.core.answers import Hold
+from sidecar.core.counts import counts_of
 from sidecar.core.model import (
     RATE,
     Account,
@@ -90,16 +91,16 @@ class Commands:
         self, claim: Claim, account: Account, key_id: str, now_us: int
     ) -> ClaimArguments:
         limit, notices = claim.limit, ""
-        weight, full = limit.weight(claim.cost), limit.full
+        weight, full, counts = limit.weight(claim.cost), limit.full, counts_of(limit)
         if isinstance(limit, RateLimit):
-            numbers = ClaimNumbers(weight, full, *limit.refill)
+            numbers = ClaimNumbers(weight, full, *limit.refill, counts=counts)
         elif isinstance(limit, QuotaLimit):
             window = self.window(limit, account, now_us)
-            numbers = ClaimNumbers(weight, full, *window, limit.units, limit.rollover)
+            numbers = ClaimNumbers(weight, full, *window, limit.units, limit.rollover, counts)
             notices = ",".join(map(str, limit.notices))
         elif isinstance(limit, TeamShare):
             window = self.window(limit, account, now_us)
-            numbers = ClaimNumbers(weight, full, *window, limit.units, limit.lends)
+            numbers = ClaimNumbers(weight, full, *window, limit.units, limit.lends, counts)
             notices = _other_teams(limit)
         else:
             numbers = ClaimNumbers(weight, full)
@@ -125,9 +126,14 @@ def period_start(window: Window, at_us: int) -> int:
     return window.start if at_us < window.end else window.end
 
 
-def hold_arguments(hold: Hold) -> tuple[int, str, str]:
+def hold_arguments(hold: Hold) -> tuple[int, str, int, str]:
     """The arguments after the claims of a reservation that stays open."""
-    return hold.lease_us, hold.orphans, hold.id
+    return hold.lease_us, hold.orphans, int(hold.late), hold.id
+
+
+def settlement_arguments(hold_id: str, *, billed: bool) -> tuple[int, str]:
+    """The arguments after the claims of a settlement."""
+    return int(billed), hold_id
 
 
 def ttl_ms(claims: Sequence[Claim]) -> int:

@@ -68,17 +68,19 @@ class MemoryLimitStore:
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str,
-        on_settled: Callable[[Answer], None] | None = None,
+        on_settled: Callable[[Answer | None], None] | None = None,
+        *,
+        billed: bool = True,
     ) -> None:
         """Correct an open reservation and close it; see `ports.LimitStore`."""
         now_us = self._now_us()
         state = self._accounts.get(account.id, NEW)
         asks = bind_claims(account, key_id, claims, now_us)
-        answer, after = accounts.settle(state, hold_id, asks, now_us)
+        answer, after = accounts.settle(state, hold_id, asks, now_us, billed=billed)
         if answer.granted:
             self._keep(account, after)
-            if on_settled is not None:
-                on_settled(answer)
+        if on_settled is not None:
+            on_settled(answer)
 
     def grant(self, account: Account, given: Grant) -> bool:
         """Add extra units, once per id; False if the grant existed before."""

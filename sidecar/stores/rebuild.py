@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+from sidecar.core.counts import counts_of
 from sidecar.core.model import Account, Claim, PeriodLimit, QuotaLimit
 from sidecar.core.periods import window_at
 from sidecar.stores import keys
@@ -71,6 +72,7 @@ def _group(account: Account, change: Change, now_us: int) -> Iterator[bytes | st
     limit = change.limit
     rollover = limit.rollover if isinstance(limit, QuotaLimit) else 0
     window = window_at(limit, account, now_us)
-    numbers = ClaimNumbers(change.units, limit.full, *window, limit.units, rollover)
+    counts = counts_of(limit)
+    numbers = ClaimNumbers(change.units, limit.full, *window, limit.units, rollover, counts)
     field = keys.limit_field(limit, change.key_id or "")
     yield from ClaimArguments("quota", field, 1, numbers.packed())

@@ -175,13 +175,15 @@ class RedisLimitStore:
         claims: Sequence[Claim],
         hold_id: str,
         on_settled: OnSettled | None = None,
+        *,
+        billed: bool = True,
     ) -> None:
         """Correct an open reservation and close it; see `ports.LimitStore`."""
         cached = self._cached.get((account.id, key_id, id(claims)))
         encoded = None
         if cached is not None and cached.claims is claims and cached.account is account:
             encoded = cached.settlement
-        self.settler.settle(account, key_id, claims, hold_id, on_settled, encoded)
+        self.settler.settle(account, key_id, claims, hold_id, on_settled, encoded, billed=billed)
 
     def load_count_script(self) -> None:
         """Load the script that `count` runs into a Redis that may have restarted.
@@ -222,12 +224,14 @@ class RedisLimitStore:
         if not isinstance(reply, list) or reply[0] != 1:
             return
         self.late_reservations += 1
-        charged_us, width = reply[1], (len(reply) - 2) // len(claims)
-        if width and -1 in reply[3::width]:  # what was not counted is not taken back
-            claims = [one for at, one in enumerate(claims) if reply[3 + at * width] != -1]
+        charged_us, answer = reply[1], answer_of(reply, len(claims))
+        reported = [detail.overage for detail in answer.details] or [0] * len(claims)
+        if -1 in answer.ends_us:  # what was not counted is not taken back
+            counted = [at for at, end_us in enumerate(answer.ends_us) if end_us != -1]
+            claims, reported = [claims[at] for at in counted], [reported[at] for at in counted]
         script, slot = self._refund, self.commands.slot(account.id)
         command = self.commands.claims(
-            script, account, key_id, claims, charged_us, more=(charged_us,), leases=False
+            script, account, key_id, claims, charged_us, more=(charged_us, *reported), leases=False
         )
         tell = link.tell if link else partial(self._wire.tell, slot=slot)
         # Both are one write. This is too rare to count on the script being loaded there.
@@ -247,7 +251,7 @@ class RedisLimitStore:
         if not isinstance(reply, list) or reply[0] != 1:
             return
         self.late_reservations += 1
-        self.settler.settle(account, key_id, at_no_cost(claims), hold.id)
+        self.settler.settle(account, key_id, at_no_cost(claims), hold.id, billed=False)
 
     async def _encode_and_run(
         self,

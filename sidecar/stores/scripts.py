@@ -19,7 +19,7 @@ from sidecar.stores.connection.link import Late, Link, ReplyError, encode, ignor
 from sidecar.stores.connection.slots import slot_of
 
 SHORT: Final = 2  # numbers per claim in a reply
-FULL: Final = 6  # numbers per claim if any claim has more to report
+FULL: Final = 7  # numbers per claim if any claim has more to report
 OTHER_PERIOD: Final = -1  # status of a reply: Redis time is outside the periods that were sent
 
 
@@ -46,6 +46,7 @@ class ClaimNumbers(NamedTuple):
     Rates: `cost` and `cap` in micro-units; `a` micro-units come back every `b` µs.
     Quotas: `cost` and `cap` in units; `a` to `d` are the period's start, its end, the next
     period's end and the previous period's start, in µs.
+    `counts`: what is counted, see `core/counts.py`; 0 for slots.
     Team shares: as quotas; `units` are guaranteed, `rollover` is 1 if the team lends.
     Numbers that a kind does not have are 0.
     """
@@ -58,10 +59,11 @@ class ClaimNumbers(NamedTuple):
     d: int = 0
     units: int = 0
     rollover: int = 0
+    counts: int = 0
 
     def packed(self) -> bytes:
         """The numbers as little-endian doubles, which Lua reads with one function."""
-        return struct.pack("<8d", *self)
+        return struct.pack("<9d", *self)
 
 
 class ClaimArguments(NamedTuple):
@@ -76,7 +78,7 @@ class ClaimArguments(NamedTuple):
 
 def read_state(packed: bytes) -> tuple[int, int, int, int]:
     """A limit's field in the account's hash: used, since (µs), notified (percent), carried over."""
-    used, since, notified, carried = struct.unpack("<4d", packed)
+    used, since, notified, carried = struct.unpack_from("<4d", packed)
     return int(used), int(since), int(notified), int(carried)
 
 

@@ -15,7 +15,7 @@ from sidecar.core.answers import Answer, Hold
 from sidecar.core.model import MICRO, Account, Claim
 from sidecar.logs import logger
 from sidecar.stores import keys
-from sidecar.stores.commands import Commands
+from sidecar.stores.commands import Commands, settlement_arguments
 from sidecar.stores.connection.connect import Connection
 from sidecar.stores.connection.wire import bulk, encode
 from sidecar.stores.scripts import UntilConfirmed, answer_of, load
@@ -29,7 +29,7 @@ TURN_SECONDS: Final = 0.5
 RENEWALS: Final = 3  # during one lease
 CLOSE_SECONDS: Final = 2.0
 
-OnSettled = Callable[[Answer], None]
+OnSettled = Callable[[Answer | None], None]
 # Start of the lease (loop time), account, lease (µs), key, and the reserved claims.
 _Open = tuple[float, Account, int, str, Sequence[Claim]]
 
@@ -62,6 +62,8 @@ class Settlement(UntilConfirmed):
         hold_id: str,
         on_settled: OnSettled | None,
         encoded: EncodedSettlement | None,
+        *,
+        billed: bool,
     ) -> None:
         super().__init__(settler.wire, settler.script, settler.commands.slot(account.id))
         self.hold_id = hold_id
@@ -71,13 +73,15 @@ class Settlement(UntilConfirmed):
         self._claims = claims
         self._on_settled = on_settled
         self._encoded = encoded
+        self._billed = billed
 
     def command(self, now_us: int) -> bytes:
-        encoded, hold_id = self._encoded, self.hold_id
+        encoded, hold_id = self._encoded if self._billed else None, self.hold_id
         if encoded is not None and encoded.command and not now_us:
             return encoded.command + bulk(hold_id)
+        more = settlement_arguments(hold_id, billed=self._billed)
         command = self._settler.commands.claims(
-            self._script, self._account, self._key_id, self._claims, now_us, more=(hold_id,)
+            self._script, self._account, self._key_id, self._claims, now_us, more=more
         )
         if encoded is not None:
             encoded.command = command.removesuffix(bulk(hold_id))
@@ -85,11 +89,17 @@ class Settlement(UntilConfirmed):
 
     def on_confirmed(self, reply: list[int]) -> None:
         self._settler.remove(self)
-        if reply[0] == 1 and self._on_settled is not None:
+        if self._on_settled is not None:
             self._on_settled(answer_of(reply, len(self._claims)))
 
     def on_failure(self) -> None:
         self._settler.postpone(self)
+        self.report_unconfirmed()
+
+    def report_unconfirmed(self) -> None:
+        """Report that the answer does not come now."""
+        if self._on_settled is not None:
+            self._on_settled(None)
 
 
 class Settler:
@@ -141,20 +151,26 @@ class Settler:
         hold_id: str,
         on_settled: OnSettled | None = None,
         encoded: EncodedSettlement | None = None,
+        *,
+        billed: bool = True,
     ) -> None:
         """Settle a reservation at the cost of `claims`, now or as soon as Redis is available.
 
-        `on_settled` gets Redis' answer, unless the reservation was settled or ended before.
+        `on_settled` gets None if Redis does not answer now, and Redis' answer when it comes.
         `encoded`: for claims at their reserved cost, which others will settle, too.
         """
         self._open.pop(hold_id, None)
-        one = Settlement(self, account, key_id, claims, hold_id, on_settled, encoded)
+        one = Settlement(self, account, key_id, claims, hold_id, on_settled, encoded, billed=billed)
         self._pending[hold_id] = one
         if len(self._pending) > MOST_PENDING:
-            self._pending.popitem(last=False)[1].done = True
+            dropped = self._pending.popitem(last=False)[1]
+            dropped.done = True
             self.dropped += 1
+            dropped.report_unconfirmed()
         if self.wire.reachable:
             one.send()
+        else:
+            one.report_unconfirmed()
 
     def remove(self, settlement: Settlement) -> None:
         """Forget a settlement that Redis has confirmed."""
@@ -208,3 +224,5 @@ class Settler:
                     await asyncio.sleep(0.01)
         if self._pending:
             log.warning("settlements_abandoned", settlements=len(self._pending))
+        for one in list(self._pending.values()):
+            one.report_unconfirmed()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.answers import Answer, QuotaDetail
-from sidecar.core.decision import decide, without_limits, without_store
+from sidecar.core.decision import decide, overage_of, without_limits, without_store
 from sidecar.core.limits import State, burn, give_back, notify
 from sidecar.core.model import (
     MICRO,
@@ -24,7 +24,7 @@ from sidecar.core.model import (
     RequestClass,
     Route,
 )
-from sidecar.core.reasons import Decision, Reason
+from sidecar.core.reasons import NO_OVERAGE, Decision, Reason
 from sidecar.errors import StoreUnavailable
 
 NOW = 1_790_000_000_000_000
@@ -63,7 +63,7 @@ def test_a_request_within_its_limits_is_allowed_and_reports_the_tightest() -> No
     told = decision.tightest
     assert (told.claim.limit, told.limit_units, told.used, told.remaining) == (RATE, 10, 4, 6)
     assert told.reset_us == NOW + 1  # one micro-unit comes back within a microsecond
-    assert (decision.violated, decision.retry_us, decision.overage) == ((), None, ())
+    assert (decision.violated, decision.retry_us, decision.overage) == ((), None, NO_OVERAGE)
 
 
 def test_an_unused_bucket_has_no_reset() -> None:
@@ -117,22 +117,24 @@ def test_I3_a_critical_request_beyond_every_limit_is_allowed() -> None:
     assert decision.tightest.remaining == 0
 
 
-@pytest.mark.parametrize(
-    ("cost", "used", "overage"),
-    [(10, 1000, ()), (10, 1003, (("requests", 3),)), (10, 1100, (("requests", 10),)),
-     (0, 1100, ())],
-)  # fmt: skip
-def test_overage_is_what_this_request_used_beyond_the_quota(
-    cost: int, used: int, overage: tuple[tuple[str, int], ...]
-) -> None:
-    assert decided((SOFT, cost, used)).overage == overage
+def test_overage_is_what_the_store_reports() -> None:
+    assert decided((SOFT, 10, 1003)).overage is NO_OVERAGE  # of requests in flight, or of others
+    assert decided((SOFT, 10, 1003), details=(QuotaDetail(overage=3),)).overage.meters == (
+        ("requests", 3),
+    )
 
 
 def test_overage_of_a_meter_with_several_quotas_is_the_largest() -> None:
     other = QuotaLimit("weekly", "requests", 500, "week", 5000)
     tokens = QuotaLimit("tokens", "tokens", 10, "week", 50)
-    decision = decided((SOFT, 10, 1003), (other, 10, 1003), (tokens, 4, 12))
-    assert decision.overage == (("requests", 10), ("tokens", 2))
+    details = (QuotaDetail(overage=3), QuotaDetail(overage=10), QuotaDetail(overage=2))
+    decision = decided((SOFT, 10, 1003), (other, 10, 1003), (tokens, 4, 12), details=details)
+    assert decision.overage.meters == (("requests", 10), ("tokens", 2))
+    assert decision.overage.limits == (("soft", 3), ("weekly", 10), ("tokens", 2))
+    answer = Answer(True, NOW, (0, 0, 0), (END, END, END), details)
+    claims = [Claim(limit, 1, False) for limit in (SOFT, other, tokens)]
+    assert overage_of(claims, answer) == decision.overage
+    assert overage_of(claims, answer._replace(details=())) is NO_OVERAGE
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_each_threshold_is_reported_once_for_any_use_and_return(
         if cost >= 0:
             after = notify(limit, burn(limit, state, (), cost)[0])
         else:
-            after = give_back(limit, state, (), -cost)[0]
+            after = give_back(units, state, (), -cost)[0]
         details = (QuotaDetail(state.notified),)
         told += [c.percent for c in decided((limit, cost, after.used), details=details).crossings]
         state, most = after, max(most, after.used)
@@ -176,13 +178,7 @@ def test_carried_over_units_and_grants_can_be_used() -> None:
     assert decision.tightest is not None
     told = decision.tightest
     assert (told.limit_units, told.used, told.remaining) == (1090, 1010, 80)
-    assert (decision.reason, decision.overage) == (Reason.OK, ())
-
-
-def test_units_that_grants_paid_are_not_overage() -> None:
-    burned = QuotaDetail(100, 0, 0, 7)
-    assert decided((SOFT, 10, 1003), details=(burned,)).overage == (("requests", 3),)
-    assert decided((SOFT, 7, 1000), details=(burned,)).overage == ()
+    assert (decision.reason, decision.overage) == (Reason.OK, NO_OVERAGE)
 
 
 def test_a_refusal_for_slots_has_no_reset() -> None:

@@ -25,7 +25,7 @@ from sidecar.core.model import (
     Team,
 )
 from sidecar.core.readings import Reading
-from sidecar.core.reasons import Reason, ThresholdCrossing
+from sidecar.core.reasons import NO_OVERAGE, Overage, Reason, ThresholdCrossing
 from sidecar.core.settlement import Outcome, OutcomeReason
 
 NOW = 1_790_000_000_000_000
@@ -39,7 +39,7 @@ ENTITLEMENT = Entitlement(
 )
 
 
-def a_usage(overage: tuple[tuple[str, int], ...] = (), **changes: Any) -> dict[str, Any]:
+def a_usage(overage: Overage = NO_OVERAGE, **changes: Any) -> dict[str, Any]:
     outcome = Outcome(200, OutcomeReason.OK, 41, 512, 2048)._replace(**changes)
     return usage_event(
         id="019", source="/sidecar/shop", time=TIME, key=KEY, entitlement=ENTITLEMENT,
@@ -57,7 +57,7 @@ def a_notice(per: Scope = "account", key: Key = KEY, **changes: Any) -> dict[str
 
 
 def test_I4_a_forwarded_request_is_one_billable_event_with_all_meters() -> None:
-    assert json.loads(orjson.dumps(a_usage((("tokens", 50),)))) == {
+    assert json.loads(orjson.dumps(a_usage(Overage((("tokens", 50),), (("monthly", 50),))))) == {
         "specversion": "1.0",
         "id": "019",
         "source": "/sidecar/shop",
@@ -70,7 +70,7 @@ def test_I4_a_forwarded_request_is_one_billable_event_with_all_meters() -> None:
             "class": "standard", "method": "POST", "status": 200,
             "usage": {"requests": 1, "tokens": 350}, "overage": {"requests": 0, "tokens": 50},
             "billable": True, "reason": "ok", "latency_ms": 41, "bytes_in": 512,
-            "bytes_out": 2048,
+            "bytes_out": 2048, "overage_by_limit": {"monthly": 50},
         },
     }  # fmt: skip
 
@@ -112,7 +112,7 @@ def test_events_name_the_team() -> None:
     key = Key("k1", replace(KEY.account, teams=teams), "search")
     called = usage_event(
         id="019", source="/sidecar/shop", time=TIME, key=key, entitlement=ENTITLEMENT,
-        plan_version="sha256:ab", overage=(), method="POST",
+        plan_version="sha256:ab", method="POST",
         outcome=Outcome(200, OutcomeReason.OK, 41, 512, 2048),
     )  # fmt: skip
     refused = refusal_event(
@@ -152,7 +152,7 @@ UNREAD = Reading.failed(["tokens"], Unreadable.NOT_JSON)
 
 
 def late_data(
-    entitlement: Entitlement, reading: Reading | None, overage: tuple[tuple[str, int], ...] = ()
+    entitlement: Entitlement, reading: Reading | None, overage: Overage = NO_OVERAGE
 ) -> dict[str, Any]:
     event = usage_event(
         id="019", source="/sidecar/shop", time=TIME, key=KEY, entitlement=entitlement,
@@ -189,17 +189,12 @@ def test_a_default_cost_is_marked_until_the_response_has_the_cost() -> None:
     assert late_data(only_reserved, None)["estimated"] == {"tokens": "missing"}
 
 
-@pytest.mark.parametrize(
-    ("told", "beyond_of_estimate", "beyond"),
-    [(300, 0, 0), (300, 40, 0), (300, 100, 50), (900, 40, 590), (900, 0, 0), (0, 350, 0)],
-)
-def test_overage_changes_with_the_actual_cost(
-    told: int, beyond_of_estimate: int, beyond: int
-) -> None:
-    overage = (("tokens", beyond_of_estimate),) if beyond_of_estimate else ()
-    data = late_data(SETTLED, Reading({"tokens": told}, {}), overage)
-    assert data["usage"]["tokens"] == told
-    assert data["overage"] == {"requests": 0, "tokens": beyond}
+def test_overage_is_what_the_store_reported_whatever_the_cost() -> None:
+    for reading in (None, READ, Reading({"tokens": 0}, {})):
+        data = late_data(SETTLED, reading, Overage((("tokens", 40),), (("monthly", 40),)))
+        assert data["overage"] == {"requests": 0, "tokens": 40}
+        assert data["overage_by_limit"] == {"monthly": 40}
+        assert "overage_pending" not in data
 
 
 def test_events_of_requests_without_late_costs_do_not_change() -> None:

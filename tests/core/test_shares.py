@@ -13,7 +13,6 @@ from sidecar.core.decision import decide
 from sidecar.core.limits import State, Window
 from sidecar.core.model import (
     MICRO,
-    UNBOUNDED,
     Claim,
     ConcurrencyLimit,
     Entitlement,
@@ -46,24 +45,25 @@ GUARD = RateLimit("critical", "calls", 100, MICRO, 200, (100, 1))
 
 
 @pytest.mark.parametrize(
-    ("look", "ways", "units"),
+    ("look", "ways", "cap", "units"),
     [
-        (Snapshot(NOW, 40, END), 2, 30),
-        (Snapshot(NOW, 40, END), 7, 8),  # rounded down
-        (Snapshot(NOW, 100, END), 2, 0),
-        (Snapshot(NOW, 130, END), 2, 0),  # debt is not given out
-        (Snapshot(NOW, 40, END, more=21), 2, 40),  # carried over, or left in grants
-        (Snapshot(NOW, 40, NOW), 2, 50),  # that period is over
-        (NEVER_SEEN, 3, 33),
-        (NEVER_SEEN, 1, 100),
+        (Snapshot(NOW, 40, END), 2, 30, 60),
+        (Snapshot(NOW, 40, END), 7, 8, 60),  # rounded down
+        (Snapshot(NOW, 100, END), 2, 0, 0),
+        (Snapshot(NOW, 130, END), 2, 0, 0),  # debt is not given out
+        (Snapshot(NOW, 40, END, more=21), 2, 40, 81),  # carried over, or left in grants
+        (Snapshot(NOW, 40, NOW), 2, 50, 100),  # that period is over
+        (NEVER_SEEN, 3, 33, 100),
+        (NEVER_SEEN, 1, 100, 100),
     ],
 )
 def test_a_share_of_a_quota_is_the_divided_rest_rounded_down(
-    look: Snapshot, ways: int, units: int
+    look: Snapshot, ways: int, cap: int, units: int
 ) -> None:
+    """Overage begins only where the whole quota is used up, as far as this sidecar knows."""
     share = local_share(QUOTA, look, ways, NOW)
     assert isinstance(share, QuotaLimit)
-    assert (share.id, share.units, share.cap) == ("monthly", units, units)
+    assert (share.id, share.units, share.cap) == ("monthly", units, cap)
     assert (share.notices, share.rollover) == ((), 0)
 
 
@@ -111,16 +111,6 @@ def test_a_local_admission_says_so_and_reports_no_remainder() -> None:
     decision = decided(LocalClaim(Claim(QUOTA, 1, False), share, 5), Snapshot(NOW, 40, END), True)
     assert (decision.allowed, decision.reason) == (True, Reason.STORE_DOWN)
     assert (decision.tightest, decision.overage, decision.crossings) == (None, (), ())
-
-
-def test_overage_is_reported_as_far_as_it_is_known() -> None:
-    soft = replace(QUOTA, cap=UNBOUNDED, rollover=0)
-    look = Snapshot(NOW, 98, END)
-    share = local_share(soft, look, 2, NOW)
-    decision = decided(LocalClaim(Claim(soft, 3, False), share, 5), look, True)
-    assert decision.overage == (("requests", 3),)
-    early = decided(LocalClaim(Claim(soft, 3, False), share, 3), look, True)
-    assert early.overage == (("requests", 1),)
 
 
 def test_I10_a_quota_that_is_known_to_be_used_up_refuses_until_its_end() -> None:

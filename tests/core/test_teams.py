@@ -366,7 +366,7 @@ def test_teams_can_use_overage_and_it_is_reported_as_overage() -> None:
     assert house.granted("", 500)
     assert house.granted("search", 400)
     _, decision = decided(house, "ads", 300)
-    assert (decision.reason, decision.overage) == (Reason.OVERAGE, (("requests", 200),))
+    assert (decision.reason, decision.overage.meters) == (Reason.OVERAGE, (("requests", 200),))
     assert house.used() == 1200
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from sidecar.core.costs import HeaderSource, Unreadable
-from sidecar.core.events.build import notice_event, refusal_event, usage_event
+from sidecar.core.events.build import notice_event, overage_event, refusal_event, usage_event
 from sidecar.core.model import Account, Key, QuotaLimit, Team
 from sidecar.core.readings import Reading
-from sidecar.core.reasons import Reason, ThresholdCrossing
+from sidecar.core.reasons import NO_OVERAGE, Overage, Reason, ThresholdCrossing
 from sidecar.core.settlement import Outcome, OutcomeReason
 from tests.support.builders import a_book
 
@@ -39,7 +39,8 @@ def a_request(**changes: Any) -> dict[str, Any]:
     reading = Reading({"requests": 5}, {"tokens": Unreadable.MISSING}, {"requests": 9})
     outcome = Outcome(200, OutcomeReason.OK, 41, 512, 2048, reading)
     given = {
-        "id": "019", "plan_version": "sha256:ab", "overage": (),
+        "id": "019", "plan_version": "sha256:ab",
+        "overage": Overage((("requests", 3),), (("monthly", 3),)), "overage_pending": True,
         "periods": {"monthly": "2026-11-01T00:00:00Z/2026-12-01T00:00:00Z"}, **changes,
     }  # fmt: skip
     return usage_event(
@@ -64,6 +65,15 @@ def test_the_members_of_a_refusal_are_documented() -> None:
         plan_version="sha256:ab", status=429, reason=Reason.QUOTA,
     )  # fmt: skip
     assert documented("api.refusal.v1") == refusal["data"].keys()
+
+
+def test_the_members_of_an_overage_are_documented() -> None:
+    event = overage_event(
+        source="/sidecar/shop", time=TIME, key=KEY, plan_version="sha256:ab",
+        entitlement=next(iter(a_book().entitlements.values())), request_id="019", clock="redis",
+        overage=Overage((("requests", 3),), (("monthly", 3),)), periods={},
+    )  # fmt: skip
+    assert documented("account.overage.v1") == event["data"].keys()
 
 
 def test_the_members_of_a_notice_are_documented() -> None:
@@ -94,15 +104,20 @@ def script(tmp_path: Path) -> Path:
 
 
 def test_the_billing_script_counts_each_billable_event_once(script: Path) -> None:
-    events = [a_request(), a_request(), a_request(id="020", overage=(("requests", 3),))]
+    events = [a_request(), a_request(), a_request(id="020", overage=NO_OVERAGE)]
+    late = overage_event(
+        source="/sidecar/shop", time=TIME, key=KEY, plan_version="sha256:ab",
+        entitlement=next(iter(a_book().entitlements.values())), request_id="020", clock="redis",
+        overage=Overage((("requests", 4),), (("monthly", 4),)), periods={},
+    )  # fmt: skip
     free = a_request(id="021")
     free["data"]["billable"] = False
     refusal = {**a_request(id="022"), "type": "api.refusal.v1"}
-    lines = "".join(json.dumps(event) + "\n" for event in (*events, free, refusal))
+    lines = "".join(json.dumps(event) + "\n" for event in (*events, free, refusal, late, late))
     done = subprocess.run(
         [sys.executable, script], input=lines, capture_output=True, text=True, check=True
     )
     [row] = done.stdout.splitlines()
     account, _, month, meter, usage, overage = row.split("\t")
     assert (account, month, meter, usage) == ("acme", "2026-11", "requests", "10")
-    assert int(overage) == sum(one["data"]["overage"]["requests"] for one in events[1:])
+    assert int(overage) == 3 + 4

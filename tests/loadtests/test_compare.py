@@ -231,7 +231,7 @@ def test_nginx_with_the_same_work_does_that_work(api: int) -> None:
         sidecar = usage_event(
             id=identity, source="/sidecar/default", time=event["time"],
             key=next(iter(book.keys.values())), entitlement=entitlement, plan_version=book.version,
-            overage=(), method="GET",
+            method="GET",
             outcome=Outcome(200, OutcomeReason.OK, event["data"]["latency_ms"], 0, len(sent)),
         )  # fmt: skip
         assert list(event.items())[3:] == list(json.loads(json.dumps(sidecar)).items())

@@ -99,15 +99,15 @@ class Account(RuleBasedStateMachine):
 
     @rule(
         costs=st.tuples(COSTS, COSTS, COSTS), forced=st.booleans(), sidecar=SIDECARS,
-        orphans=st.sampled_from(["charge", "release"]),
+        orphans=st.sampled_from(["charge", "release"]), late=st.booleans(),
     )  # fmt: skip
     def held_call(
-        self, costs: tuple[int, int, int], *, forced: bool, sidecar: str, orphans: str
+        self, costs: tuple[int, int, int], *, forced: bool, sidecar: str, orphans: str, late: bool
     ) -> None:
         if len(self.calls) < MOST_OPEN:
             self._end_leases()
             claims = [*self._claims(costs, forced=forced), Claim(self.slots, 1, forced)]
-            self._reserve(claims, Hold(self._name(), LEASE, orphans), sidecar)  # type: ignore[arg-type]
+            self._reserve(claims, Hold(self._name(), LEASE, orphans, late=late), sidecar)  # type: ignore[arg-type]
 
     @rule(sidecar=SIDECARS, costs=st.tuples(COSTS, COSTS, COSTS), which=st.integers(0, MOST_OPEN))
     def settlement(self, sidecar: str, costs: tuple[int, int, int], which: int) -> None:
@@ -143,7 +143,7 @@ class Account(RuleBasedStateMachine):
                 call.sidecar = "dead"
         if soon:
             self.both.now += LEASE
-            self.held_call((0, 0, 0), forced=True, sidecar=sidecar, orphans="charge")
+            self.held_call((0, 0, 0), forced=True, sidecar=sidecar, orphans="charge", late=False)
 
     @rule(
         quota=st.sampled_from(QUOTAS),
@@ -161,7 +161,7 @@ class Account(RuleBasedStateMachine):
                   for quota, cost in zip(self.quotas, costs, strict=True)]  # fmt: skip
         then = window_at(self.quotas[0], ACME, self.both.now - late).start
         self.number += 1
-        entries = JournalEntries(f"j{self.number}", 1, 1)
+        entries = JournalEntries(f"j{self.number}", 1, 1, (0, 0))
         assert self.both.charge(claims, late, entries) == 1
         for field, cost in zip(QUOTAS, costs, strict=True):
             if self._since(field) == then:

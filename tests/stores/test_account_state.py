@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.answers import Hold
-from sidecar.core.limits import Grant
+from sidecar.core.counts import counts_of
+from sidecar.core.limits import Grant, State
 from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, QuotaLimit, RateLimit
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
@@ -56,8 +57,11 @@ def test_an_unknown_account_is_empty(valkey_url: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "problem"),
     [
-        ("q/monthly", b"", "a limit's state must have 32 bytes, not 0"),
+        ("q/monthly", b"", "a limit's state must have 88 bytes, not 0"),
+        ("r/burst", struct.pack("<11d", *[0] * 11), "a limit's state must have 48 bytes, not 88"),
+        ("q/monthly", struct.pack("<11d", *[0] * 7, -1, 0, 0, 0), "-1.0 is not a number of units"),
         ("q/monthly", b"x" * 33, "not 33"),
+        ("q/monthly", struct.pack("<6d", 1, 0, 0, 0, -1, 0), "-1.0 is not a number of units"),
         ("q/monthly", struct.pack("<4d", -1, 0, 0, 0), "-1.0 is not a number of units"),
         ("q/monthly", struct.pack("<4d", 1.5, 0, 0, 0), "1.5 is not a number of units"),
         ("r/burst", struct.pack("<4d", float("nan"), 0, 0, 0), "nan is not a number of units"),
@@ -68,6 +72,7 @@ def test_an_unknown_account_is_empty(valkey_url: str) -> None:
         ("o/x", b"keep\n", "not an open reservation"),
         ("o/x", b"", "not an open reservation"),
         ("o/x", b"charge\nquota\tq/q0\t1\n", "line 2 is not a charge"),
+        ("o/x", b"charge\nquota\tq/q0\t1\t1\t-2\t9\n", "line 2 is not a charge"),
         ("rebuilt", b"yesterday", "not an instant"),
     ],
 )
@@ -131,3 +136,15 @@ def test_a_redis_key_of_another_type_is_an_error(client: redis.Redis, valkey_url
     unavailable = pytest.raises(StoreUnavailable, match="WRONGTYPE")
     with unavailable, Inspector(valkey_url, "qs") as inspector:
         inspector.read("acme")
+
+
+def test_a_state_of_an_earlier_version_is_read_and_goes_on(client: redis.Redis) -> None:
+    both = Both(client)
+    client.hset(keys.state("qs", ACME.id), "q/q0", struct.pack("<4d", 4, START, 50, 2))
+    earlier = State(4, START, 50, 2, settled=4)
+    both.ledger = replace(both.ledger, states={"q/q0": earlier})
+    assert both.counters() == {"q/q0": earlier}
+    both.reserve([Claim(QUOTA, 1, False)])
+    assert both.counters() == both.ledger.states
+    after = State(5, START, 50, 2, START + HOUR, counts_of(QUOTA), settled=5)
+    assert both.ledger.states["q/q0"] == after

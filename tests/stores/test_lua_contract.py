@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from sidecar.core.answers import Hold
+from sidecar.core.counts import counts_of
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
@@ -45,7 +46,7 @@ QUOTA = QuotaLimit("monthly", "requests", 100, "month", 120, (80, 100), rollover
 RATE = RateLimit("burst", "requests", 3, 100_000_000, 50, (3, 100_000_000), per="key", shadow=True)
 SLOTS = ConcurrencyLimit("in-flight", 4)
 CLAIMS = (Claim(QUOTA, 3, True), Claim(RATE, 2, False), Claim(SLOTS, 1, False))
-HOLD = Hold("019a", 30 * MICRO, "release")
+HOLD = Hold("019a", 30 * MICRO, "release", late=True)
 TTL_MS = b"%d" % (50 * MICRO * 100_000_000 // 3 // 1000 + BUCKET_MARGIN_MS)
 WITH_CLAIMS = ("charge", "peek", "refund", "reserve", "settle")
 
@@ -180,7 +181,7 @@ def test_the_shared_arithmetic_reads_each_argument_at_its_position_in_the_header
     for name in ("kind", "force", "notices"):
         assert set(reads(rf"\b{name} = {offset}")) == {at[name]}
     assert reads(r"ARGV\[FIRST \+ \(k - 1\) \* GROUP \+ (\d+)\]") == [at["field"]]
-    numbers, position = only(rf"local ([\w, ]+) = unpack_numbers\('<d{{8}}', {offset}\)", code)
+    numbers, position = only(rf"local ([\w, ]+) = unpack_numbers\('<d{{9}}', {offset}\)", code)
     assert (numbers.split(", "), int(position)) == (list(ClaimNumbers._fields), at["numbers"])
     assert header.group["numbers"].rpartition(": ")[2] == numbers
 
@@ -205,25 +206,33 @@ async def test_the_store_sends_the_arguments_of_the_header(
     )
     start, end, after = bounds("month", ACME.timezone, None, time_of(client))
     before = bounds("month", ACME.timezone, None, start - 1)[0]
-    sent_numbers = ClaimNumbers(3, 120, start, end, after, before, units=100, rollover=7)
+    bounds_sent = start, end, after, before
+    sent_numbers = ClaimNumbers(3, 120, *bounds_sent, 100, 7, counts=counts_of(QUOTA))
     assert quota == {
         "kind": b"quota", "field": b"q/monthly", "force": b"1", "numbers": sent_numbers.packed(),
         "notices": b"80,100",
     }  # fmt: skip
     assert rate == {
         "kind": b"rate", "field": b"r/burst/k1", "force": b"2", "notices": b"",
-        "numbers": ClaimNumbers(2 * MICRO, 50 * MICRO, 3, 100_000_000).packed(),
+        "numbers": ClaimNumbers(
+            2 * MICRO, 50 * MICRO, 3, 100_000_000, counts=counts_of(RATE)
+        ).packed(),
     }  # fmt: skip
     assert slots == {
         "kind": b"slots", "field": b"c/in-flight", "force": b"0", "notices": b"",
         "numbers": ClaimNumbers(1, 4).packed(),
     }  # fmt: skip
-    tail = dict(zip(header.tail, groups[header.size * len(CLAIMS) :], strict=True))
+    after_groups = groups[header.size * len(CLAIMS) :]
     if name == "refund":
-        assert abs(int(tail.pop("charged_us")) - time_of(client)) < 3_600 * MICRO
-        assert not tail
+        assert list(header.tail) == ["charged_us", "reported"]
+        assert abs(int(after_groups[0]) - time_of(client)) < 3_600 * MICRO
+        assert after_groups[1:] == [b"0"] * len(CLAIMS)
     else:
-        expected = {"lease_us": b"%d" % HOLD.lease_us, "orphans": b"release", "hold": b"019a"}
+        tail = dict(zip(header.tail, after_groups, strict=True))
+        expected = {
+            "lease_us": b"%d" % HOLD.lease_us, "orphans": b"release", "late": b"1",
+            "billed": b"1", "hold": b"019a",
+        }  # fmt: skip
         assert tail == {word: expected[word] for word in header.tail}
 
 
@@ -242,7 +251,8 @@ async def test_a_team_share_is_sent_as_the_header_says(
     group = dict(zip(header.group, sent_now[header.size : 2 * header.size], strict=True))
     start, end, after = bounds("month", ACME.timezone, None, time_of(client))
     before = bounds("month", ACME.timezone, None, start - 1)[0]
-    sent_numbers = ClaimNumbers(3, UNBOUNDED, start, end, after, before, units=40, rollover=1)
+    bounds_sent = start, end, after, before
+    sent_numbers = ClaimNumbers(3, UNBOUNDED, *bounds_sent, 40, 1, counts=counts_of(QUOTA))
     assert group == {
         "kind": b"team", "field": b"t/monthly/search", "force": b"0",
         "numbers": sent_numbers.packed(),
@@ -274,6 +284,7 @@ async def test_the_store_reads_replies_as_the_header_says(
     assert header.few == ["now_us", "used", "end_us"]
     assert (
         "used, end_us, notified (percent, before this request), carried, left (in grants), burned"
+        " (by this request), overage"
         in (" ".join(path_of("reserve").read_text().replace("\n--", " ").split()))
     )
     few = Claim(RATE, 2, False)
@@ -285,6 +296,6 @@ async def test_the_store_reads_replies_as_the_header_says(
     end = bounds("month", ACME.timezone, None, first.now_us)[1]
     assert (first.used, first.ends_us, first.details[0].notified) == ((85,), (end,), 0)
     second = await store.reserve(ACME, "k1", (Claim(QUOTA, 20, False),))
-    assert (second.used, second.details[0]) == ((105,), (80, 0, 0, 0))
+    assert (second.used, second.details[0]) == ((105,), (80, 0, 0, 0, 5))
     refused = await store.reserve(ACME, "k1", (Claim(QUOTA, 16, False),))
     assert (refused.granted, refused.used) == (False, (105,))

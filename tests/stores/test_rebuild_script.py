@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from sidecar.core.counts import counts_of
 from sidecar.core.limits import Grant
 from sidecar.core.model import MICRO, Claim, QuotaLimit
 from sidecar.core.periods import bounds
@@ -53,7 +54,8 @@ def test_the_arguments_are_those_of_the_header() -> None:
     assert list(header.single) == ["ttl_ms", "claims"]
     assert (ttl, count, header.size) == (3_600_000 + 35 * 86_400_000, 2, 5)
     first, second = (dict(zip(header.group, argv[at : at + 5], strict=True)) for at in (0, 5))
-    numbers = ClaimNumbers(7, 12, START, START + HOUR, START + 2 * HOUR, START - HOUR, 10, 2)
+    window = START, START + HOUR, START + 2 * HOUR, START - HOUR
+    numbers = ClaimNumbers(7, 12, *window, 10, 2, counts_of(HOURLY))
     assert first == {
         "kind": "quota", "field": "q/q0", "force": 1, "numbers": numbers.packed(), "notices": "",
     }  # fmt: skip

@@ -128,8 +128,8 @@ class Stage:
 
     async def flush(self) -> None:
         """Wait until all events are on disk and all settlements in Redis."""
+        await self.store.settler.close()  # first: some events wait for Redis' answer
         await self.spool.flush()
-        await self.store.settler.close()
 
     def reload(self, text: str) -> None:
         self.plans.write_text(text)

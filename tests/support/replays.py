@@ -89,7 +89,7 @@ def a_request(number: int = 1, at_us: int = START, **changes: Any) -> RecordedRe
     event = usage_event(
         id=f"id-{number:06d}", source="/sidecar/test", time="2026-11-23T08:30:00.123Z",
         key=Key(values["key"], Account(values["account"], values["plan"])), entitlement=entitlement,
-        plan_version="sha256:old", overage=(), method="GET", outcome=outcome,
+        plan_version="sha256:old", method="GET", outcome=outcome,
     )  # fmt: skip
     event["data"]["usage"] = dict(values["usage"])
     read = EventParser().parse(orjson.loads(orjson.dumps(event)))._replace(time_us=at_us)
@@ -130,7 +130,7 @@ class Reference:
         while self._open and self._open[0][0] <= at_us:
             end, _, hold_id, key, claims = heappop(self._open)
             asks = self.asks(key, claims, end)
-            _, self.state = accounts.settle(self.state, hold_id, asks, end)
+            _, self.state = accounts.settle(self.state, hold_id, asks, end, billed=False)
 
     def decide(self, event: RecordedRequest) -> Decision:
         self.pass_time(event.time_us)
@@ -143,7 +143,7 @@ class Reference:
                           event.status != NOTHING_SENT)  # fmt: skip
         refund = refunded(entitlement, outcome)
         slots = any(isinstance(claim.limit, ConcurrencyLimit) for claim in claims)
-        hold = Hold(event.id, FOREVER_US) if refund or slots else None
+        hold = Hold(event.id, FOREVER_US, late=refund) if refund or slots else None
         asks = self.asks(event.key, claims, event.time_us)
         answer, self.state = accounts.reserve(self.state, asks, event.time_us, hold)
         decision = decide(replace(entitlement, claims=claims), answer)
@@ -151,7 +151,7 @@ class Reference:
             self.shadowed.update(decision.shadowed)
             if not refund:
                 self.units.update(dict(entitlement.route.cost))
-                self.overage.update(dict(decision.overage))
+                self.overage.update(dict(decision.overage.meters))
         if decision.allowed and hold is not None:
             end = event.time_us + event.latency_ms * 1000
             actual = at_no_cost(claims) if refund else claims

@@ -108,7 +108,7 @@ def _event(key: Key, entitlement: Entitlement, version: str) -> Lua:
     marks = {name: f"\0{name}" for name in _VALUES}
     event = usage_event(
         id=marks["id"], source=SOURCE, time=marks["time"], key=key, entitlement=entitlement,
-        plan_version=version, overage=(), method=marks["method"], outcome=_OUTCOME,
+        plan_version=version, method=marks["method"], outcome=_OUTCOME,
     )  # fmt: skip
     data = event["data"]
     data.update({name: mark for name, mark in marks.items() if name in data})

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sidecar.core.model import Entitlement, Key
 from sidecar.core.readings import Reading
-from sidecar.core.reasons import ThresholdCrossing
+from sidecar.core.reasons import NO_OVERAGE, Overage, ThresholdCrossing
 from sidecar.core.settlement import Outcome, estimated_costs, late_costs, refunded
 from sidecar.core.text import instant
 
@@ -25,11 +25,12 @@ def usage_event(
     key: Key,
     entitlement: Entitlement,
     plan_version: str,
-    overage: tuple[tuple[str, int], ...],
     method: str,
     outcome: Outcome,
+    overage: Overage = NO_OVERAGE,
     clock: str = NODE,
     periods: Mapping[str, str] | None = None,
+    overage_pending: bool = False,
 ) -> dict[str, Any]:
     """Build the `api.request.v1` event of one forwarded request: the record that is billed.
 
@@ -39,12 +40,12 @@ def usage_event(
     it, the estimate is the usage, and `estimated` (meter → reason) says so; if no successful
     response came, late costs are 0. `capped` (meter → reported units) says that the usage is the
     most that one request settles. A request that the plan refunds is not billable.
+    `overage_pending` (true): Redis had not answered yet, and an overage event may follow.
     """
     route = entitlement.route
     usage = dict(route.cost)
     beyond = dict.fromkeys(usage, 0)
-    if overage:
-        beyond.update(overage)
+    beyond.update(overage.meters)
     event: dict[str, Any] = {
         "specversion": "1.0",
         "id": id,
@@ -75,6 +76,10 @@ def usage_event(
         event["data"]["periods"] = dict(periods)
     if key.counted_team:
         event["data"]["team"] = key.counted_team
+    if overage.limits:
+        event["data"]["overage_by_limit"] = dict(overage.limits)
+    if overage_pending:
+        event["data"]["overage_pending"] = True
     if entitlement.settles or entitlement.defaulted:
         _correct(event["data"], entitlement, late_costs(entitlement, outcome))
     return event
@@ -82,16 +87,46 @@ def usage_event(
 
 def _correct(data: dict[str, Any], entitlement: Entitlement, reading: Reading) -> None:
     """Replace estimates with the actual cost, and name those that remain."""
-    usage, beyond = data["usage"], data["overage"]
-    for meter, units in reading.values.items():
-        if beyond[meter]:  # the estimate crossed the quota: the whole correction is overage
-            beyond[meter] = max(0, beyond[meter] + units - usage[meter])
-        usage[meter] = units
+    data["usage"].update(reading.values)
     estimated = estimated_costs(entitlement, reading)
     if estimated:
         data["estimated"] = dict(estimated)
     if reading.capped:
         data["capped"] = dict(reading.capped)
+
+
+def overage_event(
+    *,
+    source: str,
+    time: str,
+    key: Key,
+    entitlement: Entitlement,
+    plan_version: str,
+    overage: Overage,
+    request_id: str,
+    clock: str,
+    periods: Mapping[str, str],
+) -> dict[str, Any]:
+    """Build the `account.overage.v1` event: the overage that a request's own event lacks.
+
+    `time`, `clock` and `periods` are those of the request's event. The id derives from the
+    request's, so repeated events are copies.
+    """
+    data: dict[str, Any] = {
+        "key": key.id,
+        "plan": entitlement.plan.id,
+        "plan_version": plan_version,
+        "route": entitlement.route.id,
+        "request": request_id,
+        "overage": dict(overage.meters),
+        "overage_by_limit": dict(overage.limits),
+        "billable": True,
+        "periods": dict(periods),
+    }
+    if key.counted_team:
+        data["team"] = key.counted_team
+    identity = f"overage/{request_id}"
+    return cloud_event(identity, source, "account.overage.v1", key.account.id, time, data, clock)
 
 
 def refusal_event(

@@ -129,7 +129,6 @@ class EventTemplates:
             key=key,
             entitlement=entitlement,
             plan_version=self._plan_version,
-            overage=(),
             method=method,
             outcome=_ANY_OUTCOME,
         )

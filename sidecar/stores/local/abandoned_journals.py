@@ -126,12 +126,14 @@ class AbandonedJournals:
         first = entries[0]
         owner = owners[first.owner]
         one = Sum(owner.account, owner.key_id, journal, first.seq, first.seq)
+        one.ended = not first.is_open
         for entry in entries:
             owner, at_us = owners[entry.owner], entry.at_us
-            claims = []
-            for quota, cost in zip(owner.quotas, entry.costs, strict=True):
+            claims, overage = [], entry.reported or (0,) * len(entry.costs)
+            for quota, cost, reported in zip(owner.quotas, entry.costs, overage, strict=True):
                 window = self._commands.window(quota, owner.account, at_us)
-                claims.append((Claim(quota, cost, forced=True), period_start(window, at_us)))
+                claim = Claim(quota, cost, forced=True)
+                claims.append((claim, period_start(window, at_us), reported))
             one.add(entry.seq, claims)
         return one
 

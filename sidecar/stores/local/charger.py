@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from sidecar.core.account import NOT_ENDED
 from sidecar.core.model import Account, Claim, PeriodLimit
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands
@@ -18,14 +19,17 @@ RESENT_AT_ONCE: Final = 500
 MOST_SUMS: Final = 50_000
 
 Pair = tuple[str, str]  # account and key
+# A claim, the start of its quota's period (µs), and the overage that the request's event reports.
+DatedClaim = tuple[Claim, int, int]
 
 
 @dataclass(slots=True)
 class Sum:
     """Journal entries `first` to `last` of one key.
 
-    `units` by the limit's field: the limit, the start of its period, and the units used.
-    `late`: Redis did not charge it at once.
+    `units` by the limit's field: the limit, the start of its period, the units used, and the
+    overage that the requests' events report. `ended`: False for requests without an event, whose
+    process died. `late`: Redis did not charge it at once.
     """
 
     account: Account
@@ -35,27 +39,29 @@ class Sum:
     last: int
     requests: int = 0
     late: bool = False
-    units: dict[str, tuple[PeriodLimit, int, int]] = field(default_factory=dict)
+    ended: bool = True
+    units: dict[str, tuple[PeriodLimit, int, int, int]] = field(default_factory=dict)
 
     @property
     def pair(self) -> Pair:
         """The account and key that are charged."""
         return self.account.id, self.key_id
 
-    def add(self, seq: int, claims: Sequence[tuple[Claim, int]]) -> None:
-        """Add one request: its claims, each with the start of its quota's period.
+    def add(self, seq: int, claims: Sequence[DatedClaim]) -> None:
+        """Add one request.
 
         If entries fall into two periods, only the later one can still be charged.
         """
         self.last = seq
         self.requests += 1
-        for claim, since_us in claims:
+        for claim, since_us, reported in claims:
             if isinstance(claim.limit, PeriodLimit):
                 name = keys.limit_field(claim.limit, self.key_id)
-                _, since, units = self.units.get(name, (claim.limit, since_us, 0))
+                _, since, units, over = self.units.get(name, (claim.limit, since_us, 0, 0))
+                if since_us > since:
+                    units = over = 0
                 if since_us >= since:
-                    units = claim.cost + (units if since_us == since else 0)
-                    self.units[name] = claim.limit, since_us, units
+                    self.units[name] = claim.limit, since_us, units + claim.cost, over + reported
 
 
 class _Charge(UntilConfirmed):
@@ -106,9 +112,9 @@ class Charger:
         key_id: str,
         journal: str,
         seq: int,
-        claims: Sequence[tuple[Claim, int]],
+        claims: Sequence[DatedClaim],
     ) -> None:
-        """Charge one request: its claims, each with the start of its quota's period."""
+        """Charge one request."""
         pair = (account.id, key_id)
         one = self._sums.get(pair)
         if one is None:
@@ -165,12 +171,18 @@ class Charger:
 
 def charge_command(commands: Commands, prefix: str, one: Sum, now_us: int) -> bytes:
     """The command of `lua/limits/charge.lua` for a sum."""
+    units = one.units.values()
     return commands.claims(
         load("limits/charge"),
         one.account,
         one.key_id,
-        [Claim(limit, units, forced=True) for limit, _, units in one.units.values()],
+        [Claim(limit, used, forced=True) for limit, _, used, _ in units],
         now_us,
         beside=keys.charged(prefix, one.account.id, one.journal, one.key_id),
-        more=(one.first, one.last, *(since for _, since, _ in one.units.values())),
+        more=(
+            one.first,
+            one.last,
+            *[since for _, since, _, _ in units],
+            *[reported if one.ended else NOT_ENDED for _, _, _, reported in units],
+        ),
     )

@@ -99,8 +99,12 @@ class Journal:
         snapshot_of: Callable[[PeriodLimit], Snapshot],
         hold_id: str | None = None,
         is_open: bool = False,
+        reported: Sequence[int] = (),
     ) -> int:
-        """Add one request; the number of its entry. Never blocks, never raises."""
+        """Add one request; the number of its entry. Never blocks, never raises.
+
+        `reported`: the overage that its event reports, of each claim on a quota or a team's share.
+        """
         file = self._file
         if file is None:
             file = self._file = _File(
@@ -117,7 +121,8 @@ class Journal:
             owner = len(file.owners), Owner(account, key_id, quotas, snapshots)
             lines.append(owner_line(*owner))
         costs = tuple(claim.cost for claim in claims if isinstance(claim.limit, PeriodLimit))
-        lines.append(entry_line(Entry(self._seq, owner[0], at_us, costs, hold_id, is_open)))
+        entry = Entry(self._seq, owner[0], at_us, costs, hold_id, is_open, tuple(reported))
+        lines.append(entry_line(entry))
         if owner[0] < MOST_OWNERS and self._put(lines):
             file.has_header = True
             file.owners[name] = owner

@@ -4,7 +4,9 @@
     ["of", <n>, <account>, <key id>, <quotas>, <snapshots>]  the owner of entries with n, and the
                                                              last known state of its quotas
     ["open", <seq>, <n>, <at µs>, <costs>, "<hold>"]         a request in flight, at its estimate
-    ["used", <seq>, <n>, <at µs>, <costs>, "<hold>"|null]    a request at its actual cost
+    ["used", <seq>, <n>, <at µs>, <costs>, "<hold>"|null]    a request at its actual cost; with one
+                                                             more element, the overage that its
+                                                             event reports, by quota, if it has any
 
 A line has a quota's or a team share's whole definition, so that a process with another plan file,
 or none, can charge the journal. Entries are numbered (seq) from 1 without gaps.
@@ -33,7 +35,10 @@ class Owner:
 
 
 class Entry(NamedTuple):
-    """One request. `costs` in the order of the owner's quotas; `at_us` in Redis time."""
+    """One request. `costs` in the order of the owner's quotas; `at_us` in Redis time.
+
+    `reported`: the overage that its event reports, in the same order; () without any.
+    """
 
     seq: int
     owner: int
@@ -41,6 +46,7 @@ class Entry(NamedTuple):
     costs: tuple[int, ...]
     hold_id: str | None = None
     is_open: bool = False
+    reported: tuple[int, ...] = ()
 
 
 class JournalHeader(NamedTuple):
@@ -86,7 +92,8 @@ def _quota_values(quota: PeriodLimit) -> list[object]:
 def entry_line(entry: Entry) -> bytes:
     """The line of one request."""
     kind = "open" if entry.is_open else "used"
-    return _line(kind, entry.seq, entry.owner, entry.at_us, entry.costs, entry.hold_id)
+    reported = (entry.reported,) if any(entry.reported) else ()
+    return _line(kind, entry.seq, entry.owner, entry.at_us, entry.costs, entry.hold_id, *reported)
 
 
 def read_line(line: bytes, owners: Mapping[int, Owner]) -> JournalHeader | NumberedOwner | Entry:
@@ -135,12 +142,13 @@ def _quota(
 
 def _entry(
     kind: str, seq: int, owner: int, at_us: int, costs: Sequence[int], hold_id: str | None,
-    *, owners: Mapping[int, Owner],
+    reported: Sequence[int] = (), *, owners: Mapping[int, Owner],
 ) -> Entry:  # fmt: skip
-    if kind not in ("open", "used") or len(costs) != len(owners[owner].quotas):
+    quotas = len(owners[owner].quotas)
+    if kind not in ("open", "used") or len(costs) != quotas or len(reported) not in (0, quotas):
         raise ValueError("not a journal entry")
-    numbers = tuple(map(_whole, costs))
-    return Entry(_whole(seq), owner, _whole(at_us), numbers, hold_id, kind == "open")
+    numbers, overage = tuple(map(_whole, costs)), tuple(map(_whole, reported))
+    return Entry(_whole(seq), owner, _whole(at_us), numbers, hold_id, kind == "open", overage)
 
 
 def _whole(value: Any) -> int:

@@ -107,12 +107,25 @@ class LocalLimits:
         answer, own.state = accounts.reserve(own.state, asks, now_us, hold)
         return _whole_limits(answer, claims, asks, own.snapshots)
 
-    def settle(self, account: Account, key_id: str, claims: Sequence[Claim], hold_id: str) -> None:
-        """Correct what a request in flight has used of the shares, and release its slots."""
+    def settle(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold_id: str,
+        *,
+        billed: bool = True,
+    ) -> tuple[int, ...]:
+        """Correct what a request in flight has used of the shares, and release its slots.
+
+        Returns the overage that its event reports, of each claim; () if it is not known here.
+        """
         own, now_us = self._accounts.get(account.id), self._now_us()
         if own is not None and hold_id in own.state.opened:
             asks = [self._ask(own, account, key_id, claim, now_us, "local") for claim in claims]
-            _, own.state = accounts.settle(own.state, hold_id, asks, now_us)
+            answer, own.state = accounts.settle(own.state, hold_id, asks, now_us, billed=billed)
+            return tuple([detail.overage for detail in answer.details])
+        return ()
 
     def count_past(
         self,
@@ -242,5 +255,11 @@ def _whole_limits(
         local = LocalClaim(claim, ask.claim.limit, share_used)
         snapshot = snapshots.get(ask.field, NEVER_SEEN)
         whole.append(shares.whole_limit(local, snapshot, answer.now_us))
-    used, details = tuple(one[0] for one in whole), tuple(one[1] for one in whole)
+    used = tuple([one[0] for one in whole])
+    details = tuple(
+        [
+            detail._replace(overage=share.overage)
+            for (_, detail), share in zip(whole, answer.details, strict=True)
+        ]
+    )
     return Answer(answer.granted, answer.now_us, used, answer.ends_us, details, local=True)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from sidecar.core.answers import Answer, Hold
+from sidecar.core.answers import Answer, Hold, QuotaDetail
 from sidecar.core.claims import at_no_cost
 from sidecar.core.model import SLOTS, Account, Claim, PeriodLimit, WhenDown
 from sidecar.core.shares import NEVER_SEEN, Snapshot
@@ -50,6 +50,7 @@ class _LocalHold(NamedTuple):
     key_id: str
     claims: Sequence[Claim]
     hold: Hold
+    reported: tuple[int, ...]  # overage of each claim that its event reports, if it is not late
     at_us: int
 
 
@@ -155,7 +156,7 @@ class FallbackStore:
                         self._local.settle(account, key_id, at_no_cost(claims), hold.id)
                     return real
         if answer.granted:
-            self._record(account, key_id, claims, hold, answer.now_us)
+            self._record(account, key_id, claims, hold, answer)
         return answer
 
     def _redis_decides(self, account: Account, key_id: str, when_down: WhenDown) -> bool:
@@ -192,15 +193,16 @@ class FallbackStore:
         key_id: str,
         claims: Sequence[Claim],
         hold: Hold | None,
-        at_us: int,
+        answer: Answer,
     ) -> None:
-        """Record a request that was allowed without Redis, at `at_us`."""
+        """Record a request that was allowed without Redis."""
         self._allowed_locally += 1
+        reported, at_us = tuple([detail.overage for detail in answer.details]), answer.now_us
         if hold is None:
             if any(claim.cost for claim in claims):
-                self._charge(account, key_id, claims, None, at_us)
+                self._charge(account, key_id, claims, None, reported, at_us)
         else:
-            self._holds[hold.id] = _LocalHold(account, key_id, claims, hold, at_us)
+            self._holds[hold.id] = _LocalHold(account, key_id, claims, hold, reported, at_us)
             if hold.orphans == "charge" and _quotas(claims):
                 self._write(account, key_id, claims, hold.id, at_us, is_open=True)
 
@@ -215,18 +217,26 @@ class FallbackStore:
         claims: Sequence[Claim],
         hold_id: str,
         on_settled: OnSettled | None = None,
+        *,
+        billed: bool = True,
     ) -> None:
         """Correct an open reservation and close it; see `ports.LimitStore`."""
+        reported: tuple[int, ...] = ()
         if self.mode.outage is not None:
-            self._local.settle(account, key_id, claims, hold_id)
+            reported = self._local.settle(account, key_id, claims, hold_id, billed=billed)
         local = self._holds.pop(hold_id, None)
         if local is None:
-            self.redis.settle(account, key_id, claims, hold_id, on_settled)
+            self.redis.settle(account, key_id, claims, hold_id, on_settled, billed=billed)
             return
-        self._charge(account, key_id, claims, hold_id, local.at_us)
+        if not local.hold.late:
+            reported = local.reported if billed else ()
+        self._charge(account, key_id, claims, hold_id, reported, local.at_us)
         if hold_id in self._slots_in_redis:
             self._slots_in_redis.discard(hold_id)
             self.redis.settle(account, key_id, _slots(claims), hold_id)
+        if on_settled is not None:  # no reservation in Redis, but overage that the event reports
+            details = tuple([QuotaDetail(overage=units) for units in reported])
+            on_settled(Answer(False, local.at_us, (), (), details))
 
     def forget(self) -> None:
         """Drop what was cached for the former plan file."""
@@ -254,19 +264,26 @@ class FallbackStore:
         key_id: str,
         claims: Sequence[Claim],
         hold_id: str | None,
+        reported: Sequence[int],
         at_us: int,
     ) -> None:
         """Charge a finished request at its actual cost, in the period in which it was allowed.
 
-        Its event names that period.
+        Its event names that period, and reports overage of `reported` units for each claim.
         """
         quotas = _quotas(claims)
         if not quotas:
             return
-        seq = self._write(account, key_id, claims, hold_id, at_us)
+        reported = reported or (0,) * len(claims)
+        reported = [
+            units
+            for claim, units in zip(claims, reported, strict=True)
+            if isinstance(claim.limit, PeriodLimit)
+        ]
+        seq = self._write(account, key_id, claims, hold_id, at_us, reported)
         dated = [
-            (claim, period_start(self.redis.commands.window(quota, account, at_us), at_us))
-            for claim, quota in quotas
+            (claim, period_start(self.redis.commands.window(quota, account, at_us), at_us), units)
+            for (claim, quota), units in zip(quotas, reported, strict=True)
         ]
         self._charger.add(account, key_id, self._journal.id, seq, dated)
 
@@ -277,6 +294,7 @@ class FallbackStore:
         claims: Sequence[Claim],
         hold_id: str | None,
         at_us: int,
+        reported: Sequence[int] = (),
         *,
         is_open: bool = False,
     ) -> int:
@@ -293,6 +311,7 @@ class FallbackStore:
             snapshot_of=snapshot_of,
             hold_id=hold_id,
             is_open=is_open,
+            reported=reported,
         )
 
     def _discard_journal(self) -> None:

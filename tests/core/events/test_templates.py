@@ -84,7 +84,7 @@ def test_I4_a_template_gives_the_event_of_usage_event(
         written = templates.fill(**values, ends_us=ends_us)
         assert written is not None
         periods = periods_of(entitlement.claims, ends_us, values["key"].account)
-        event = usage_event(source=source, overage=(), periods=periods, **values)
+        event = usage_event(source=source, periods=periods, **values)
         assert list(json.loads(written).items()) == list(event.items())
         assert list(json.loads(written)["data"]) == list(event["data"])
 

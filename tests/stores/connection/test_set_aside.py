@@ -178,7 +178,9 @@ async def test_I5_a_charge_is_repeated_on_the_current_server(
         load_script(old, "charge")
         assert await one.request(*claims)
         old.pause()
-        one.store._charge(ACME, "k1", claims, None)  # sent, as Redis seems to be available
+        one.store._charge(
+            ACME, "k1", claims, None, (), one.store.now_us()
+        )  # sent, as Redis seems to be available
         cable.to = free_port()
         await until_set_aside(one.wire)
         old.go_on()

@@ -20,7 +20,7 @@ from sidecar.core.model import MICRO, Account, Claim, PeriodLimit
 from sidecar.core.survey import BoundClaim
 from sidecar.stores import keys
 from sidecar.stores.account_state import read_account
-from sidecar.stores.commands import Commands, hold_arguments
+from sidecar.stores.commands import Commands, hold_arguments, settlement_arguments
 from sidecar.stores.memory import bind_claims
 from sidecar.stores.rebuild import Change
 from sidecar.stores.rebuild import arguments as arguments_of
@@ -134,12 +134,15 @@ class Both:
         hold = Hold("sweep", HOUR)
         self._run("reserve", self._claims("reserve", (), hold_arguments(hold)))
         _, self.ledger = accounts.reserve(self.ledger, (), self.now, hold)
-        self._run("settle", self._claims("settle", (), ("sweep",)))
+        self._run("settle", self._claims("settle", (), (1, "sweep")))
         _, self.ledger = accounts.settle(self.ledger, "sweep", (), self.now)
 
-    def settle(self, hold_id: str, claims: Sequence[Claim]) -> Answer:
-        reply = self._run("settle", self._claims("settle", claims, (hold_id,)))
-        expected, self.ledger = accounts.settle(self.ledger, hold_id, self.asks(claims), self.now)
+    def settle(self, hold_id: str, claims: Sequence[Claim], *, billed: bool = True) -> Answer:
+        more = settlement_arguments(hold_id, billed=billed)
+        reply = self._run("settle", self._claims("settle", claims, more))
+        expected, self.ledger = accounts.settle(
+            self.ledger, hold_id, self.asks(claims), self.now, billed=billed
+        )
         return self._same(reply, expected, claims)
 
     def charge(self, claims: Sequence[Claim], late_us: int, entries: JournalEntries) -> int:
@@ -147,7 +150,7 @@ class Both:
         then = bind_claims(ACME, "k1", claims, self.now - late_us)
         since = [ask.window.start if ask.window else 0 for ask in then]
         sent = self._claims(
-            "charge", claims, (entries.first, entries.last, *since),
+            "charge", claims, (entries.first, entries.last, *since, *entries.reported),
             beside=keys.charged("qs", "acme", entries.journal, "k1"),
         )  # fmt: skip
         before = self.stored()
@@ -204,8 +207,9 @@ class Both:
         self.ledger = accounts.renew(self.ledger, hold_ids, lease_us, self.now)
 
     def grant(self, given: Grant) -> bool:
-        sent = [1, keys.state("qs", "acme"), 1000, given.id, given.field, given.units,
-                given.priority, MOST_GRANTS, "at", given.expires_us]  # fmt: skip
+        names = [keys.state("qs", "acme"), keys.outbox("qs", "acme")]
+        sent = [2, *names, 1000, given.id, given.field, given.units, given.priority,
+                MOST_GRANTS, "{}", 60_000, "at", given.expires_us]  # fmt: skip
         status, now, _ = self._run("grant", sent)
         new, self.ledger = accounts.grant(self.ledger, given, self.now)
         assert (status == 1, now) == (new, self.now)

@@ -2,14 +2,18 @@
 -- the reference in sidecar/core: limits.py, teams.py, account.py and their neighbours.
 --
 -- The account's state is one hash with these fields:
---   FIELD   one per limit: four doubles, packed for speed: used, since (µs), the highest percentage
---           that was reported, and units carried over. The third one of a team's share is the part
---           of its guarantee that is used or lent for good
+--   FIELD   one per limit: six doubles, packed for speed: used, since (µs), the highest percentage
+--           that was reported, units carried over, the end of the period (µs), and what is counted.
+--           The third one of a team's share is the part of its guarantee that is used or lent for
+--           good. A quota has five more, for overage: settled, over, due, start of the period before
+--           (µs) and the room in it, see State in limits.py. Earlier versions wrote the first four
 --   grants  one line each, in the order of their use: id, field, units, used, expires_us, priority
 --   kept    when the TTL of the state was last checked (µs)
 --   rebuilt when counters were last rebuilt from the events (µs)
 --   o/ID    an open reservation: a line "charge" or "release", then a line for each limit that was
---           charged: kind ("team" for a team's share), field, cost, since
+--           charged: kind ("team" for a team's share), field, cost, since, overage that was reported
+--           (-1: the request counts for overage when it is settled), and the quota's allowance.
+--           Of a settled one whose answer may get lost: "settled", then the overage of each claim
 -- Reservations that end with their sidecar are in the leases, a sorted set: id, until (µs).
 
 local FIRST, GROUP = 3, 5 -- first claim in ARGV, and arguments per claim
@@ -17,6 +21,8 @@ local MOST = 9007199254740991
 local KEEP_US = 60 * 1000000 -- between two checks of the TTL of the state
 local min, max, ceil = math.min, math.max, math.ceil
 local pack_numbers, unpack_numbers = struct.pack, struct.unpack
+local SHORT, LONG = 32, 88 -- bytes of a state that an earlier version wrote, and of a quota's
+local REPORTED_US = 300 * 1000000 -- how long a lost answer to settle can be asked for again
 local SWEPT = 16 -- the most leases that one operation ends
 local KEPT_US = 35 * 86400 * 1000000 -- how long the id of an expired grant stays taken
 
@@ -26,16 +32,44 @@ local function rare()
   return made
 end
 
--- A quota's state and end in the period of now. Bounds: start a, end b, next end c, previous start d.
-local function rolled(used, since, notified, carried, now, a, b, c, d, units, rollover)
-  if now >= b then a, b, d = b, c, a end
-  if a <= since then return used, since, notified, rollover > 0 and carried or 0, b end
+-- The bound at which a period ends that started at since; c is 0 if it is unknown.
+local function bound_for(since, a, b, c)
+  if c == 0 or since + floor((b - a) / 2) <= b then return b end
+  return c
+end
+
+-- A quota's state in the period of now. Bounds: start a, end b, next end c, previous start d.
+-- Bounds may have moved since it was stored: see current() in sidecar/core/limits.py.
+local function rolled(used, since, notified, carried, ends, known, now, a, b, c, d, units, rollover, counts)
+  if now >= b then a, b, c, d = b, c, 0, a end
+  if known ~= 0 and known ~= counts then return 0, now, 0, 0, b, 'other' end
+  local last, until_us = ends > d, ends
+  if ends == 0 then
+    last, until_us = since >= d, a <= since and b or a
+  elseif ends > a and ends ~= b and ends ~= c and since + floor((b - a) / 2) > a then
+    until_us = bound_for(since, a, b, c)
+  end
+  if until_us > now then return used, since, notified, rollover > 0 and carried or 0, until_us end
   local left = 0
   if rollover > 0 and since > 0 then
     left = rollover
-    if since >= d then left = max(0, min(left, units + carried - used)) end
+    if last then left = max(0, min(left, units + carried - used)) end
   end
-  return 0, a, 0, left, b
+  a, d = max(a, until_us), a
+  return 0, a, 0, left, bound_for(a, d, b, c), 'next'
+end
+
+-- The numbers of a stored state.
+local function read_state(stored)
+  if not stored then return 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 end
+  if #stored >= LONG then return unpack_numbers('<ddddddddddd', stored) end
+  local used, since, notified, carried, ends, counts = 0, 0, 0, 0, 0, 0
+  if #stored > SHORT then
+    used, since, notified, carried, ends, counts = unpack_numbers('<dddddd', stored)
+  else
+    used, since, notified, carried = unpack_numbers('<dddd', stored)
+  end
+  return used, since, notified, carried, ends, counts, used, 0, 0, 0, 0
 end
 
 -- A bucket at now: it refills by a micro-units every b µs.
@@ -58,24 +92,32 @@ local function survey(key, now)
   for k = 1, n do
     local i = FIRST + (k - 1) * GROUP
     local kind = ARGV[i]
-    local cost, cap, a, b, c, d, units, rollover = unpack_numbers('<dddddddd', ARGV[i + 3])
-    local used, since, notified, carried = 0, 0, 0, 0
-    if stored[k + 2] then used, since, notified, carried = unpack_numbers('<dddd', stored[k + 2]) end
+    local cost, cap, a, b, c, d, units, rollover, counts = unpack_numbers('<ddddddddd', ARGV[i + 3])
+    local used, since, notified, carried, ends, known, settled, over, due, closed, room_left = read_state(stored[k + 2])
     local claim, room = nil, cap
     if kind == 'rate' or kind == 'slots' then
+      if known ~= 0 and known ~= counts then used, since = 0, now end
       if kind == 'rate' then used, since = drained(used, since, now, a, b) end
       claim = {
         kind = kind, field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = 0, counted = true,
+        counts = counts,
       }
     else
       if now < a or now >= c then return nil end
       local own, most = units, rollover
       if kind == 'team' then own, most = 0, 0 end
-      local ends
-      used, since, notified, carried, ends = rolled(used, since, notified, carried, now, a, b, c, d, own, most)
+      local before, allowed, fresh = since, units + carried, nil
+      used, since, notified, carried, ends, fresh = rolled(used, since, notified, carried, ends, known, now, a, b, c, d, own, most, counts)
+      if fresh == 'next' then
+        closed, room_left = before, max(0, allowed - settled)
+        settled, over = 0, 0
+      elseif fresh then
+        settled, over, due, closed, room_left = 0, 0, 0, 0, 0
+      end
       claim = {
         kind = 'quota', field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = ends, counted = true,
         notified = notified, reported = notified, carried = carried, left = 0, burned = 0, units = units, notices = ARGV[i + 4],
+        counts = counts, settled = settled, over = over, due = due, closed = closed, room = room_left, overage = 0,
       }
       if grants and kind == 'quota' then claim.live, claim.left = rare().live_grants(claim.field, grants, now) end
       room = cap + carried + claim.left
@@ -88,7 +130,7 @@ local function survey(key, now)
     end
     if force == '1' and kind == 'rate' then claim.most = max(2 * cap, used) end
     if kind == 'team' then
-      rare().as_team(claim, claims[k - 1], key, now >= b and b or a, now, rollover == 1, claim.notices)
+      rare().as_team(claim, claims[k - 1], key, now, { a, b, c, d }, rollover == 1, claim.notices)
       if not claim.fits and force == '0' then granted = false end
     end
     claims[k] = claim
@@ -97,24 +139,26 @@ local function survey(key, now)
 end
 
 -- Use cost units. A quota uses the plan's units, then grants in their order, then overage or debt, and
--- notes the highest percentage that it reaches.
+-- notes the highest percentage that it reaches. Returns what grants paid.
 local function burn(claim, cost)
   if claim.team then return rare().spend(claim, cost) end
   if claim.kind ~= 'quota' then
     claim.used = min(claim.used + cost, MOST)
     return
   end
+  local paid = 0
   if claim.live then
-    local wanted = max(0, cost - max(0, claim.units + claim.carried - claim.used))
+    local wanted = max(0, cost - max(0, claim.units + claim.carried - (claim.used - claim.over)))
     for _, g in ipairs(claim.live) do
       local taken = min(wanted, g.units - g.used)
       g.used = g.used + taken
       wanted = wanted - taken
-      claim.burned = claim.burned + taken
+      paid = paid + taken
     end
-    claim.left = claim.left - claim.burned
+    claim.burned = claim.burned + paid
+    claim.left = claim.left - paid
   end
-  claim.used = min(claim.used + cost - claim.burned, MOST)
+  claim.used = min(claim.used + cost - paid, MOST)
   if claim.notices ~= '' then
     for percent in string.gmatch(claim.notices, '%d+') do
       percent = tonumber(percent)
@@ -122,6 +166,20 @@ local function burn(claim, cost)
       if percent > claim.notified then claim.notified = percent end
     end
   end
+  return paid
+end
+
+-- Count an ended request on a quota: units beyond the allowance, of which grants did not pay, are due.
+local function count(claim, units, paid)
+  local more = max(0, units - paid - max(0, claim.units + claim.carried - claim.settled))
+  claim.settled = claim.settled + units - paid - more
+  claim.over, claim.due = min(claim.over + more, MOST), min(claim.due + more, MOST)
+end
+
+-- Report the overage that is due, in the reply and so in an event.
+local function report(claim)
+  claim.overage = max(0, claim.due)
+  claim.due = claim.due - claim.overage
 end
 
 -- Write the claims back, and the grants if they changed. Check the TTL once a minute.
@@ -129,7 +187,15 @@ local function store(key, claims, grants, now)
   local writes, changed, n = {}, false, 0
   for _, claim in ipairs(claims) do
     writes[n + 1] = claim.field
-    writes[n + 2] = pack_numbers('<dddd', claim.used, claim.since, claim.notified or 0, claim.carried or 0)
+    if claim.settled then
+      writes[n + 2] = pack_numbers(
+        '<ddddddddddd', claim.used, claim.since, claim.notified, claim.carried, claim.ends, claim.counts, claim.settled, claim.over,
+        claim.due, claim.closed, claim.room
+      )
+    else
+      local ends = claim.kind == 'quota' and claim.ends or 0
+      writes[n + 2] = pack_numbers('<dddddd', claim.used, claim.since, claim.notified or 0, claim.carried or 0, ends, claim.counts)
+    end
     n = n + 2
     if claim.burned and claim.burned ~= 0 then changed = true end
   end
@@ -143,21 +209,23 @@ local function store(key, claims, grants, now)
   if due then rare().keep(key, tonumber(ARGV[1])) end
 end
 
--- The reply: status, now, then used and end_us of each claim, or six numbers if any claim has more.
+-- The reply: status, now, then used and end_us of each claim, or seven numbers if any claim has more.
 local function reply(status, now, claims, more)
   local out = { status, now }
   for k, claim in ipairs(claims) do
     out[2 * k + 1], out[2 * k + 2] = claim.used, claim.ends
     if claim.kind == 'quota' and not more then
       more = claim.left ~= 0 or claim.burned ~= 0 or claim.carried > 0 or claim.notified ~= claim.reported
+        or (claim.overage or 0) > 0
     end
   end
   if not more then return out end
   for k, claim in ipairs(claims) do
-    local at = 6 * k - 4
+    local at = 7 * k - 5
     local notified = claim.team and max(0, claim.units - claim.notified) or claim.reported
     out[at + 1], out[at + 2], out[at + 3] = claim.used, claim.ends, notified or 0
     out[at + 4], out[at + 5], out[at + 6] = claim.carried or 0, claim.left or 0, claim.burned or 0
+    out[at + 7] = claim.overage or 0
   end
   return out
 end

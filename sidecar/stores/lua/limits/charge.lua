@@ -9,6 +9,7 @@
 --   first    number of the first entry in the sums
 --   last     number of the last entry
 --   since    one for each claim: start of its period, µs
+--   reported     one for each claim: the overage that the requests' events report; -1: they have no events
 -- Returns {1 charged | 0 was charged before | -2 a part was charged before, now_us, used, end_us, …}; as reserve,
 --   used after the charge; {-2, now_us, number}: of the last charged entry.
 --   {-1, now_us}: now is outside the bounds.
@@ -21,7 +22,19 @@ if charged >= tonumber(ARGV[at + 1]) then return reply(0, now, claims) end
 if charged >= tonumber(ARGV[at]) then return { -2, now, charged } end
 for k, claim in ipairs(claims) do
   claim.notices = ''
-  if claim.since <= tonumber(ARGV[at + 1 + k]) then burn(claim, claim.cost) end
+  local since, reported = tonumber(ARGV[at + 1 + k]), tonumber(ARGV[at + 1 + #claims + k])
+  if claim.since <= since then
+    local paid = burn(claim, claim.cost)
+    if claim.settled and reported >= 0 then
+      count(claim, claim.cost, paid)
+      claim.due = claim.due - reported
+    elseif claim.settled then
+      claim.settled = claim.settled - paid
+    end
+  elseif claim.settled and reported >= 0 and claim.closed == since then
+    rare().count_closed(claim, claim.cost)
+    claim.due = claim.due - reported
+  end
 end
 store(key, claims, grants, now)
 redis.call('SET', KEYS[2], ARGV[at + 1], 'PX', ARGV[1])

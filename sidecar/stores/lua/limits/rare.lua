@@ -35,8 +35,11 @@ end
 -- An open reservation: its rule, and its charges.
 local function read_open(text)
   local rule, charges = string.match(text, '^(%a+)\n'), {}
-  for kind, field, cost, since in string.gmatch(text, '(%a+)\t([^\t]*)\t(%d+)\t(%d+)\n') do
-    charges[#charges + 1] = { kind = kind, field = field, cost = tonumber(cost), since = tonumber(since) }
+  for kind, field, cost, since, reported, allowed in string.gmatch(text, '(%a+)\t([^\t]*)\t(%d+)\t(%d+)\t?(-?%d*)\t?(%d*)\n') do
+    charges[#charges + 1] = {
+      kind = kind, field = field, cost = tonumber(cost), since = tonumber(since),
+      reported = tonumber(reported) or 0, allowed = tonumber(allowed) or 0,
+    }
   end
   return rule, charges
 end
@@ -44,18 +47,20 @@ end
 local function write_open(rule, charges)
   local lines = { rule .. '\n' }
   for _, c in ipairs(charges) do
-    lines[#lines + 1] = table.concat({ c.kind, c.field, int(c.cost), int(c.since) }, '\t') .. '\n'
+    lines[#lines + 1] = table.concat({ c.kind, c.field, int(c.cost), int(c.since), int(c.reported), int(c.allowed) }, '\t') .. '\n'
   end
   return table.concat(lines)
 end
 
--- The charges of a reservation, for its settlement.
-local function charges_of(claims)
+-- The charges of a reservation, for its settlement. Late: it counts for overage when it is settled.
+local function charges_of(claims, late)
   local charges = {}
   for _, claim in ipairs(claims) do
     if claim.counted then
-      local kind = claim.team and 'team' or claim.kind
-      charges[#charges + 1] = { kind = kind, field = claim.field, cost = claim.cost, since = claim.since }
+      local c = { kind = claim.team and 'team' or claim.kind, field = claim.field, cost = claim.cost, since = claim.since }
+      c.reported, c.allowed = -1, 0
+      if claim.settled then c.reported, c.allowed = late and -1 or claim.overage, claim.units + claim.carried end
+      charges[#charges + 1] = c
     end
   end
   return charges
@@ -69,8 +74,8 @@ local function guaranteed(units, lends, used, spent, percent)
   return max(0, units - spent), spent
 end
 
--- What is left of the guarantees of an account's other teams, in the period that starts at start.
-local function guaranteed_to(others, key, start, percent)
+-- What is left of the guarantees of an account's other teams. Counts and bounds are those of the claim.
+local function guaranteed_to(others, key, now, counts, bounds, percent)
   local fields, units, lends, sum = {}, {}, {}, 0
   for field, guaranteed, lent in string.gmatch(others, '([^\t\n]*)\t(%d+)\t([01])\n') do
     local n = #fields + 1
@@ -78,9 +83,9 @@ local function guaranteed_to(others, key, start, percent)
   end
   if #fields == 0 then return 0 end
   for n, stored in ipairs(redis.call('HMGET', key, unpack(fields))) do
-    local used, since, spent = 0, 0, 0
-    if stored then used, since, spent = unpack_numbers('<ddd', stored) end
-    if since < start then used, spent = 0, 0 end
+    local used, since, spent, _, ends, known = read_state(stored)
+    local a, b, c, d = unpack(bounds)
+    used, since, spent = rolled(used, since, spent, 0, ends, known, now, a, b, c, d, 0, 0, counts)
     sum = sum + guaranteed(units[n], lends[n], used, spent, percent)
   end
   return sum
@@ -88,11 +93,12 @@ end
 
 -- A claim on a team's share, which follows the one on its quota. It counts like a quota. It refuses
 -- units that are not guaranteed to the team and would reduce the other teams' guarantees.
-local function as_team(claim, quota, key, start, now, lends, others)
+local function as_team(claim, quota, key, now, bounds, lends, others)
+  local start = now >= bounds[2] and bounds[2] or bounds[1]
   local percent, left = floor((now - start) * 100 / (claim.ends - start)), 0
   left, claim.notified = guaranteed(claim.units, lends, claim.used, claim.notified, percent)
-  claim.kind, claim.team, claim.reported, claim.notices = 'quota', true, -1, ''
-  claim.left = guaranteed_to(others, key, start, percent)
+  claim.kind, claim.team, claim.reported, claim.notices, claim.settled = 'quota', true, -1, '', nil
+  claim.left = guaranteed_to(others, key, now, claim.counts, bounds, percent)
   local room = quota and quota.cap + quota.carried + quota.left - quota.used or MOST
   claim.fits = claim.cost <= left or claim.cost + claim.left <= room
 end
@@ -103,25 +109,76 @@ local function spend(claim, units)
   claim.notified = min(max(0, claim.notified + units), MOST)
 end
 
--- Released units that are not in the counter were paid by grants: return them, last used first.
-local function repay(key, charges)
-  local text = redis.call('HGET', key, 'grants')
-  if not text then return end
-  local grants = read_grants(text)
-  for _, c in ipairs(charges) do
-    local stored = c.kind == 'quota' and redis.call('HGET', key, c.field)
-    local used, since = 0, 0
-    if stored then used, since = unpack_numbers('<dddd', stored) end
-    local wanted = stored and since == c.since and max(0, c.cost - used) or 0
-    for i = #grants, 1, -1 do
-      local g = grants[i]
-      if g.field == c.field then
-        local given = min(wanted, g.used)
-        g.used, wanted = g.used - given, wanted - given
-      end
-    end
+-- The reverse of burn: return overage of open reservations, then to grants from the last used, then the
+-- plan's units. Returns what grants got.
+local function give_back(claim, units, allowed)
+  if claim.team then return spend(claim, -units) end
+  local over = min(units, max(0, claim.used - claim.over - allowed))
+  local wanted, live = units - over, claim.live or {}
+  for i = #live, 1, -1 do
+    local g = live[i]
+    local given = min(wanted, g.used)
+    g.used = g.used - given
+    wanted = wanted - given
   end
-  redis.call('HSET', key, 'grants', write_grants(grants))
+  local returned, own = units - over - wanted, min(wanted, max(0, claim.used - claim.over - over))
+  claim.left = claim.left + returned
+  claim.burned = claim.burned - returned
+  claim.used = claim.used - over - own
+  return returned
+end
+
+-- Undo count for a request without an event; reported: the overage that the reply reported.
+local function uncount(claim, units, reported)
+  local less = min(reported, units)
+  claim.settled = claim.settled - (units - less)
+  claim.over, claim.due = max(0, claim.over - less), min(claim.due + reported - less, MOST)
+end
+
+-- Count a request of the period before this one, which grants do not pay any more.
+local function count_closed(claim, units)
+  local over = max(0, units - claim.room)
+  claim.due, claim.room = min(claim.due + over, MOST), claim.room - (units - over)
+end
+
+-- Correct a quota's charge c to the claim's cost: the estimate is given back, and the cost is used. So a
+-- pack that was bought in between pays for what would be overage. Billed: an event reports overage.
+local function correct(claim, c, billed)
+  local late = c.reported < 0
+  if claim.since == c.since then
+    if not late and claim.cost == c.cost then return end
+    if not late then uncount(claim, c.cost, c.reported) end
+    local before = claim.used
+    local returned = give_back(claim, c.cost, claim.units + claim.carried)
+    claim.settled = claim.settled + returned
+    local kept = c.cost - returned - (before - claim.used) -- expired grants paid it
+    if claim.cost < c.cost then claim.notices = '' end
+    count(claim, claim.cost, burn(claim, max(0, claim.cost - kept)))
+  elseif late and claim.closed == c.since then
+    count_closed(claim, claim.cost)
+  end
+  if late and billed then report(claim) end
+end
+
+-- Take back a charge whose request has no event.
+local function release(key, c, now)
+  local stored = redis.call('HGET', key, c.field)
+  if not stored then return end
+  local used, since, notified, carried, ends, counts, settled, over, due, closed, room = read_state(stored)
+  if c.kind == 'quota' and since == c.since then
+    local grants = read_grants(redis.call('HGET', key, 'grants') or '')
+    local claim = { used = used, settled = settled, over = over, due = due, left = 0, burned = 0 }
+    claim.live = live_grants(c.field, grants, now)
+    if c.reported >= 0 then uncount(claim, c.cost, c.reported) end
+    claim.settled = claim.settled + give_back(claim, c.cost, c.allowed)
+    if claim.burned ~= 0 then redis.call('HSET', key, 'grants', write_grants(grants)) end
+    redis.call('HSET', key, c.field, pack_numbers(
+      '<ddddddddddd', claim.used, since, notified, carried, ends, counts, claim.settled, claim.over, claim.due, closed, room
+    ))
+  elseif c.kind ~= 'quota' and (c.kind ~= 'team' or since == c.since) then
+    if c.kind == 'team' then notified = max(0, notified - c.cost) end
+    redis.call('HSET', key, c.field, pack_numbers('<dddddd', max(0, used - c.cost), since, notified, carried, ends, counts))
+  end
 end
 
 -- End expired leases: release slots, and keep or release charges by the rule of each reservation.
@@ -130,18 +187,9 @@ local function sweep(key, leases, now)
     local text = redis.call('HGET', key, 'o/' .. id)
     local rule, charges = read_open(text or '')
     local rest = {}
-    if rule == 'release' then repay(key, charges) end
     for _, c in ipairs(charges) do
       if c.kind ~= 'slots' then rest[#rest + 1] = c end
-      if c.kind == 'slots' or rule == 'release' then
-        local stored = redis.call('HGET', key, c.field)
-        local used, since, notified, carried = 0, 0, 0, 0
-        if stored then used, since, notified, carried = unpack_numbers('<dddd', stored) end
-        if c.kind == 'team' then notified = max(0, notified - c.cost) end
-        if stored and ((c.kind ~= 'quota' and c.kind ~= 'team') or since == c.since) then
-          redis.call('HSET', key, c.field, pack_numbers('<dddd', max(0, used - c.cost), since, notified, carried))
-        end
-      end
+      if c.kind == 'slots' or rule == 'release' then release(key, c, now) end
     end
     if rule == 'charge' and #rest > 0 then
       redis.call('HSET', key, 'o/' .. id, write_open(rule, rest))
@@ -152,23 +200,6 @@ local function sweep(key, leases, now)
   end
 end
 
--- The reverse of burn: return overage, then to grants from the last used, then the plan's units.
-local function give_back(claim, units)
-  if claim.team then return spend(claim, -units) end
-  local wanted = units - min(units, max(0, claim.used - claim.units - claim.carried))
-  local returned, live = 0, claim.live or {}
-  for i = #live, 1, -1 do
-    local g = live[i]
-    local given = min(wanted, g.used)
-    g.used = g.used - given
-    wanted = wanted - given
-    returned = returned + given
-  end
-  claim.left = claim.left + returned
-  claim.burned = -returned
-  claim.used = max(0, claim.used - (units - returned))
-end
-
 -- Give a key a TTL of at least ttl milliseconds, less one minute.
 local function keep(key, ttl)
   if redis.call('PTTL', key) < ttl - 60000 then redis.call('PEXPIRE', key, ttl) end
@@ -176,5 +207,6 @@ end
 
 return {
   read_grants = read_grants, write_grants = write_grants, live_grants = live_grants, read_open = read_open, write_open = write_open, charges_of = charges_of,
-  guaranteed = guaranteed, guaranteed_to = guaranteed_to, as_team = as_team, spend = spend, repay = repay, sweep = sweep, give_back = give_back, keep = keep,
+  guaranteed = guaranteed, guaranteed_to = guaranteed_to, as_team = as_team, spend = spend, sweep = sweep,
+  give_back = give_back, uncount = uncount, count_closed = count_closed, correct = correct, keep = keep,
 }

@@ -23,7 +23,17 @@ for k, claim in ipairs(claims) do
 end
 for _, claim in ipairs(claims) do
   claim.notices = ''
-  if claim.cost >= 0 then burn(claim, claim.cost) else rare().give_back(claim, -claim.cost) end
+  if string.sub(claim.field, 1, 1) == 't' then claim.settled = nil end -- a team's share has no overage
+  if claim.cost >= 0 then
+    local paid, due = burn(claim, claim.cost), claim.due
+    if claim.settled then
+      count(claim, claim.cost, paid)
+      claim.due = due -- the events that are the reason have reported it
+    end
+  else
+    local returned = rare().give_back(claim, -claim.cost, claim.units + claim.carried)
+    if claim.settled then claim.settled = min(claim.settled + returned, claim.used - claim.over) end -- it had no event
+  end
 end
 store(key, claims, grants, now)
 redis.call('HSET', key, 'rebuilt', int(max(now, tonumber(rebuilt) + 1)))

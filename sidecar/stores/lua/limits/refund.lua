@@ -6,17 +6,21 @@
 -- ARGV[3…] groups of 5, one per claim, as for reserve
 -- and after them:
 --   charged_us time of the reservation, Redis time in microseconds
+--   reported     one for each claim: the overage that the reply to the reservation had
 -- Returns {1 refunded, now_us, used, end_us, …}; as reserve, used after the refund.
 --   {-1, now_us}: now is outside the bounds.
 local now = now_us()
 local claims, _, grants = survey(KEYS[1], now)
 if not claims then return { -1, now } end
-local charged = tonumber(ARGV[FIRST + #claims * GROUP])
-for _, claim in ipairs(claims) do
+local at = FIRST + #claims * GROUP
+local charged = tonumber(ARGV[at])
+for k, claim in ipairs(claims) do
   if claim.kind ~= 'quota' then
     claim.used = max(claim.used - claim.cost, 0)
   elseif claim.since <= charged then
-    rare().give_back(claim, claim.cost)
+    if claim.settled then rare().uncount(claim, claim.cost, tonumber(ARGV[at + k])) end
+    local returned = rare().give_back(claim, claim.cost, claim.units + claim.carried)
+    if claim.settled then claim.settled = claim.settled + returned end
   end
 end
 -- Without the state there is nothing to undo, and a new key would have no TTL.

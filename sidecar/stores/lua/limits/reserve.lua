@@ -8,24 +8,28 @@
 --   kind     "rate", "quota", "team" or "slots"; a team's share follows its quota
 --   field    of the limit (with the key, for limits per key) in the hash
 --   force    "0": enforced; "1": counted beyond the cap, see below; "2": counted if it fits, never refuses
---   numbers  8 doubles, little-endian, packed: cost, cap, a, b, c, d, units, rollover
+--   numbers  9 doubles, little-endian, packed: cost, cap, a, b, c, d, units, rollover, counts
 --   notices  quotas: percentages of units to report, ascending, comma-separated; teams: a line for each
 --            of the account's other teams, field, units, lends, with tabs between; else empty
 -- The numbers, by kind:
 -- Rates: cost and cap (the burst) in micro-units; a micro-units come back every b µs.
 -- Quotas: cost, cap, units (the plan's own) and rollover (the most that is carried over) in units; a, b, c, d
 -- are start, end, next end and previous start in µs.
+-- Counts: what a rate, quota or team's share counts, see sidecar/core/counts.py. A stored counter of
+-- something else is not this one.
 -- Slots: cost is 1, cap the number of slots.
 -- Teams: as quotas, but units are guaranteed, and rollover is 1 if the team lends.
 -- Beyond the cap, a rate is counted up to a debt of one burst or of the request's own cost.
 -- and after them, for a reservation that stays open:
 --   lease_us length of its lease from now on: until then, its sidecar counts as alive
 --   orphans  "charge" or "release": what happens to its cost when the lease ends
+--   late     1: its cost may change, so that it counts for overage when it is settled; else 0
 --   hold     id of the reservation
 -- Returns {1 granted | 0 refused, now_us, used, end_us, …}; used as of now (after the grant), in the
 --   unit of cost, without the units that grants paid; end_us is 0 except for quotas, and -1 for
---   a claim with force 1 or 2 that was not counted. With grants, rollover, a notice or teams
---   six per claim: used, end_us, notified (percent, before this request), carried, left (in grants), burned (by this request).
+--   a claim with force 1 or 2 that was not counted. With grants, rollover, a notice, overage or teams
+--   seven per claim: used, end_us, notified (percent, before this request), carried, left (in grants), burned (by this request),
+--   overage (that the event of this request has to report).
 --   Of a team's share, notified is what is left of its guarantee, left of the other teams' guarantees.
 --   {-1, now_us}: now is outside the bounds.
 local key, leases = KEYS[1], KEYS[2]
@@ -34,14 +38,25 @@ if leases then rare().sweep(key, leases, now) end
 local claims, granted, grants = survey(key, now)
 if not claims then return { -1, now } end
 if not granted then return reply(0, now, claims) end
+local at = FIRST + #claims * GROUP
+local late = leases and ARGV[at + 2] == '1'
 for _, claim in ipairs(claims) do
-  if claim.counted then burn(claim, claim.cost) else claim.ends = -1 end
+  if claim.counted then
+    local paid = burn(claim, claim.cost)
+    if late then
+      if claim.settled then claim.settled = claim.settled - paid end
+    elseif claim.settled then
+      count(claim, claim.cost, paid)
+      report(claim)
+    end
+  else
+    claim.ends = -1
+  end
 end
 store(key, claims, grants, now)
 if leases then
-  local at = FIRST + #claims * GROUP
-  local rule, id = ARGV[at + 1], ARGV[at + 2]
-  local charges, leased = rare().charges_of(claims), rule == 'release'
+  local rule, id = ARGV[at + 1], ARGV[at + 3]
+  local charges, leased = rare().charges_of(claims, late), rule == 'release'
   for _, c in ipairs(charges) do leased = leased or c.kind == 'slots' end
   redis.call('HSET', key, 'o/' .. id, rare().write_open(rule, charges))
   if leased then

@@ -6,32 +6,54 @@
 -- ARGV[2]  claims: number of claims
 -- ARGV[3…] groups of 5, one per claim, as for reserve; cost is the actual cost, slots are released
 -- and after them:
+--   billed   1: the request has an event that reports overage; else 0
 --   hold     id of the reservation
--- Returns {1 settled | 0 not known, now_us, used, end_us, notified, carried, left, burned, …}; as reserve,
---   used after the correction, notified before it, always six per claim.
+-- Returns {1 settled | 0 not known, now_us, used, end_us, notified, carried, left, burned, overage, …}; as reserve,
+--   used after the correction, notified before it, always seven per claim. Status 0 has the overage of an answer that may have been lost.
 --   {-1, now_us}: now is outside the bounds.
 local key, leases, now = KEYS[1], KEYS[2], now_us()
 local claims, _, grants = survey(key, now)
 if not claims then return { -1, now } end
-local name = 'o/' .. ARGV[FIRST + #claims * GROUP]
+local at = FIRST + #claims * GROUP
+local billed, id = ARGV[at] == '1', ARGV[at + 1]
+local name, reported = 'o/' .. id, false
 local text = redis.call('HGET', key, name)
 if not text then return reply(0, now, claims, true) end
 local charged = {}
-local _, charges = rare().read_open(text)
+local rule, charges = rare().read_open(text)
+if rule == 'settled' then
+  local k = 0
+  for units in string.gmatch(text, '%d+') do
+    k = k + 1
+    if claims[k] then claims[k].overage = tonumber(units) end
+  end
+  return reply(0, now, claims, true)
+end
 for _, c in ipairs(charges) do charged[c.field] = c end
 for _, claim in ipairs(claims) do
   local c = charged[claim.field]
   if c then
     local difference = claim.cost - c.cost
     if claim.kind == 'slots' then difference = -c.cost end
-    if claim.kind ~= 'quota' then
+    if claim.settled then
+      rare().correct(claim, c, billed)
+      reported = reported or claim.overage > 0
+    elseif claim.kind ~= 'quota' then
       claim.used = min(max(0, claim.used + difference), claim.most or MOST)
     elseif claim.since == c.since then
-      if difference >= 0 then burn(claim, difference) else rare().give_back(claim, -difference) end
+      rare().spend(claim, difference)
     end
   end
 end
 store(key, claims, grants, now)
-redis.call('HDEL', key, name)
-redis.call('ZREM', leases, string.sub(name, 3))
+if reported then
+  local units = {}
+  for k, claim in ipairs(claims) do units[k] = int(claim.overage or 0) end
+  redis.call('HSET', key, name, 'settled\n' .. table.concat(units, '\t') .. '\n')
+  redis.call('ZADD', leases, int(now + REPORTED_US), id)
+  rare().keep(leases, tonumber(ARGV[1]))
+else
+  redis.call('HDEL', key, name)
+  redis.call('ZREM', leases, id)
+end
 return reply(1, now, claims, true)
