@@ -165,7 +165,12 @@ def revoke(
 
 
 def set_account(
-    account: ACCOUNT,
+    account: Annotated[
+        str | None, typer.Argument(metavar="ACCOUNT", help="Account ID.", show_default=False)
+    ] = None,
+    account_id: Annotated[
+        str | None, typer.Option("--account", metavar="ID", help="Account ID, as ACCOUNT.")
+    ] = None,
     plan: PLAN = None,
     timezone: TIMEZONE = None,
     anchor: ANCHOR = None,
@@ -192,11 +197,11 @@ def set_account(
 
     \b
     Examples:
-      sidecar accounts set --account acme --plan pro
-      sidecar accounts set --account acme --suspend
-      sidecar accounts set --account acme --teams search=40%,ads=30%:keep
+      sidecar accounts set acme --plan pro
+      sidecar accounts set acme --suspend
+      sidecar accounts set acme --teams search=40%,ads=30%:keep
     """
-    name("--account", account)
+    account = _one_account(account, account_id)
     status = None if suspend is None else "suspended" if suspend else "active"
     if all(given is None for given in (plan, timezone, anchor, status, teams, webhook)):
         raise SettingsError(
@@ -218,6 +223,14 @@ def set_account(
         )
     echo(f"Account {account} is set.")
     return 0
+
+
+def _one_account(argument: str | None, option: str | None) -> str:
+    """The account of an argument or an option. Raises SettingsError unless exactly one is given."""
+    given = argument if option is None else option
+    if given is None or None not in (argument, option):
+        raise SettingsError("ACCOUNT: give one account ID, such as sidecar accounts set acme")
+    return name("ACCOUNT" if option is None else "--account", given)
 
 
 def _check_webhook(url: str) -> None:
