@@ -153,9 +153,8 @@ async def _explain(
             try:
                 account = await directory.account(account_id)
             except StoreUnavailable as error:
-                problem, mark, hint = str(error).partition("; ")
-                problem += f", and account {account_id} is not in the plan file"
-                raise StoreUnavailable(for_command(f"{problem}{mark}{hint}")) from None
+                unknown = f", and account {account_id} is not in the plan file"
+                raise StoreUnavailable(for_command(str(error), unknown)) from None
             if account is None:
                 raise SidecarError(f"account {account_id} is neither in the plan file nor in Redis")
             keys = OneKeyDirectory(Key("none", account))

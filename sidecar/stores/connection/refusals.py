@@ -44,9 +44,10 @@ def hint_of(error: Exception, *, tls: bool) -> str:
     return NO_TLS if mute and not isinstance(error, ConnectionRefusedError) else ""
 
 
-def for_command(problem: str) -> str:
-    """The error of a command: which setting, what failed, and what to do."""
-    return f"--redis (SIDECAR_REDIS): {problem}{'' if '; ' in problem else REMEDY}"
+def for_command(problem: str, consequence: str = "") -> str:
+    """The error of a command: which setting, what failed, what follows, and what to do."""
+    problem, _, hint = problem.partition("; ")
+    return f"--redis (SIDECAR_REDIS): {problem}{consequence}{'; ' + hint if hint else REMEDY}"
 
 
 def tls_problem(error: ssl.SSLError) -> str:
