@@ -74,9 +74,9 @@ def create(
 ) -> int:
     """Create an API key and print its secret, which is not stored.
 
-    With --plan, the command also creates or changes the account; with --plans, it first checks
-    that the plan exists. Without --plan, the account must be in Redis or in the plan file. Only
-    the secret is printed to stdout.
+    With --plan, the command also creates or changes the account, after a check that the plan
+    exists: in the file of --plans, or in those of the running sidecars. Without --plan, the
+    account must be in Redis or in the plan file. Only the secret is printed to stdout.
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def create(
     listed = teams_of(teams)
     changes = any(given is not None for given in (plan, timezone, anchor, teams))
     if changes:
-        check_with_plans(plans, config, account, plan)
+        check_with_plans(plans, redis, redis_prefix, config, account, plan)
     with open_admin(redis, redis_prefix, config) as admin:
         if changes:
             admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of, teams=listed)
@@ -192,8 +192,8 @@ def set_account(
 ) -> int:
     """Create or change an account in Redis; sidecars use it within 1 s.
 
-    With --plans, the command checks that the plan exists, and refuses an account of the plan
-    file: sidecars read that one from the file.
+    The command checks that the plan exists, and refuses an account of the plan file, which
+    sidecars read from the file: that of --plans, or those of the running sidecars.
 
     \b
     Examples:
@@ -210,7 +210,7 @@ def set_account(
     if webhook:
         _check_webhook(webhook)
     day_of, zone_of, listed = date_of(anchor), time_zone_of(timezone), teams_of(teams)
-    check_with_plans(plans, config, account, plan)
+    check_with_plans(plans, redis, redis_prefix, config, account, plan)
     with open_admin(redis, redis_prefix, config) as admin:
         admin.set_account(
             account,
