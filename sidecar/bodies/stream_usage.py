@@ -6,17 +6,26 @@ the numbers in a last chunk without choices. `UsageFilter` removes both. All oth
 
 import re
 from json.decoder import JSONDecoder, scanstring  # type: ignore[attr-defined]
+from json.scanner import make_scanner
 from typing import Any, Final, NamedTuple
 
 MAX_EVENT: Final = 1 << 16  # bytes of an event that is held until it is complete
 _ASKED: Final = '"include_usage":true'
+# vLLM: without include_usage, the other option has no effect; with it, each chunk has the usage.
+_ANSWERS: Final = {"include_usage": "true", "continuous_usage_stats": "false"}
 _TRUE: Final = frozenset({"true", "t", "yes", "y", "on", "1", "1.0"})  # for lax readers of JSON
 _BOM: Final = b"\xef\xbb\xbf"
 _EOL: Final = re.compile(rb"\r\n|\n|\r(?!\n)")
 _EVENT_END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
-_SPACE: Final = re.compile(r"[ \t\n\r]*")
+_OPEN: Final = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*")
+_COLON: Final = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
+_NEXT: Final = re.compile(r"[ \t\n\r]*([,}])[ \t\n\r]*")
+_PLAIN_NAME: Final = re.compile(r'"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
 # Lax, so that what it takes is all that an API may take. A number may have any size.
 _json: Final = JSONDecoder(parse_int=str, parse_float=str)
+_value_at: Final = make_scanner(_json)  # type: ignore[arg-type]
+# The last or a middle member of an object, with the comma before it.
+_NULL_USAGE: Final = re.compile(r',[ \t\n\r]*"usage"[ \t\n\r]*:[ \t\n\r]*null')
 
 
 class _Member(NamedTuple):
@@ -37,23 +46,24 @@ def with_usage_asked(body: bytes) -> bytes | None:
     bom = _BOM if body.startswith(_BOM) else b""
     try:
         text = body.removeprefix(_BOM).decode()
-        document = _json.decode(text)
-        if not isinstance(document, dict) or not _is_true(document.get("stream")):
-            return None
-        options = document.get("stream_options")
-        if isinstance(options, dict) and _is_true(options.get("include_usage")):
-            return None
-        return bom + _asked(text).encode()
+        members = _document(text)
     except (ValueError, RecursionError):
         return None
+    values = {member.name: member.value for member in members}
+    if not _is_true(values.get("stream")):
+        return None
+    options = values.get("stream_options")
+    if isinstance(options, dict) and _is_true(options.get("include_usage")):
+        return None
+    return bom + _asked(text, members).encode()
 
 
 def _is_true(value: Any) -> bool:
     return value is True or (isinstance(value, str) and value.lower() in _TRUE)
 
 
-def _asked(text: str) -> str:
-    found = [member for member in _members(text, 0) if member.name == "stream_options"]
+def _asked(text: str, members: list[_Member]) -> str:
+    found = [member for member in members if member.name == "stream_options"]
     if not found:
         at = text.index("{") + 1
         return f'{text[:at]}"stream_options":{{{_ASKED}}},{text[at:]}'
@@ -67,34 +77,64 @@ def _asked(text: str) -> str:
 
 def _asked_in(text: str, start: int) -> str:
     """Return the text with the question in the object that starts there."""
-    members = _members(text, start)
-    asked = [member for member in members if member.name == "include_usage"]
-    for member in reversed(asked):
-        text = f"{text[: member.value_at]}true{text[member.end :]}"
-    if asked:
+    members, _ = _members(text, start)
+    for member in reversed(members):
+        value = _ANSWERS.get(member.name)
+        if value is not None:
+            text = text[: member.value_at] + value + text[member.end :]
+    if any(member.name == "include_usage" for member in members):
         return text
     comma = "," if members else ""
     return f"{text[: start + 1]}{_ASKED}{comma}{text[start + 1 :]}"
 
 
-def _members(text: str, start: int) -> list[_Member]:
-    """Return the members of the object at `start`, after white space. The text is valid JSON."""
-    at = _after_space(text, _after_space(text, start) + 1)
-    members: list[_Member] = []
-    while text[at] != "}":
-        name, end = scanstring(text, at + 1, True)
-        value_at = _after_space(text, _after_space(text, end) + 1)
-        value, end = _json.raw_decode(text, value_at)
-        members.append(_Member(name, at, value_at, end, value))
-        at = _after_space(text, end)
-        if text[at] == ",":
-            at = _after_space(text, at + 1)
+def _document(text: str) -> list[_Member]:
+    """Return the members of a whole JSON object. Raises ValueError if the text is not one."""
+    members, end = _members(text, 0)
+    if text[end:].strip(" \t\n\r"):
+        raise ValueError
     return members
 
 
-def _after_space(text: str, at: int) -> int:
-    space = _SPACE.match(text, at)
-    return space.end() if space else at
+def _members(text: str, start: int) -> tuple[list[_Member], int]:
+    """Return the members of the object at `start`, after white space, and where it ends.
+
+    Raises ValueError if there is not one, RecursionError if it is nested too deep.
+    """
+    found = _OPEN.match(text, start)
+    if found is None:
+        raise ValueError
+    members: list[_Member] = []
+    at = found.end()
+    if text.startswith("}", at):
+        return members, at + 1
+    while True:
+        name, value_at = _name(text, at)
+        try:
+            value, end = _value_at(text, value_at)
+        except StopIteration:
+            raise ValueError from None
+        members.append(_Member(name, at, value_at, end, value))
+        found = _NEXT.match(text, end)
+        if found is None:
+            raise ValueError
+        at = found.end()
+        if found[1] == "}":
+            return members, found.end(1)
+
+
+def _name(text: str, at: int) -> tuple[str, int]:
+    """Return the name of the member there, and where its value is."""
+    plain = _PLAIN_NAME.match(text, at)
+    if plain is not None:
+        return plain[1], plain.end()
+    if not text.startswith('"', at):
+        raise ValueError
+    name, end = scanstring(text, at + 1, True)
+    colon = _COLON.match(text, end)
+    if colon is None:
+        raise ValueError
+    return name, colon.end()
 
 
 class UsageFilter:
@@ -203,9 +243,9 @@ def _without_usage(event: bytes) -> bytes:
     try:
         text = data.decode()
         document = _json.decode(text)
-        if not isinstance(document, dict) or "usage" not in document:
+        if not isinstance(document, dict):
             return event
-        usage = document["usage"]
+        usage = document.get("usage", "")
         if isinstance(usage, dict) and document.get("choices") == []:
             return b""
         if usage is not None or len(lines) != 1:
@@ -216,8 +256,11 @@ def _without_usage(event: bytes) -> bytes:
 
 
 def _without_null(text: str) -> str:
-    """Return the text of an object without `usage`."""
-    members = _members(text, 0)
+    """Return the text of an object without its member `usage`, which is null."""
+    found = _NULL_USAGE.search(text)
+    if found and text.count('"usage"') == 1 and "\\u" not in text:  # it can only be that member
+        return text[: found.start()].rstrip(" \t\n\r") + text[found.end() :]
+    members = _document(text)
     for at in reversed([at for at, member in enumerate(members) if member.name == "usage"]):
         if at:
             text = text[: members[at - 1].end] + text[members[at].end :]

@@ -1,5 +1,6 @@
 """Parts that commands on accounts and API keys share: options, their readers, and checks."""
 
+import contextlib
 import os
 import re
 from datetime import date, timedelta
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidecar.commands.output import echo
-from sidecar.errors import SettingsError, SidecarError
+from sidecar.errors import ConfigError, SettingsError, SidecarError, StoreUnavailable
 
 if TYPE_CHECKING:
     from sidecar.core.model import PlanBook
@@ -96,25 +97,59 @@ def open_admin(redis: str | None, redis_prefix: str | None, config: str | None) 
     return Admin(settings.redis.get_secret_value(), settings.redis_prefix)
 
 
-def check_with_plans(plans: str | None, config: str | None, account: str, plan: str | None) -> None:
-    """Check a change of an account against the plan file, if one is given; else say so.
+def check_with_plans(
+    plans: str | None,
+    redis: str | None,
+    redis_prefix: str | None,
+    config: str | None,
+    account: str,
+    plan: str | None,
+) -> None:
+    """Check a change of an account against the plan file, or those that sidecars keep in Redis.
 
-    Raises SettingsError for a plan that the file does not have, SidecarError for an account of
-    the file: sidecars use the file's record of it, not that in Redis.
+    Without either, say that the plan is not checked. Raises SettingsError for a plan that no file
+    has, SidecarError for an account of the file: sidecars use the file's record of it, not that in
+    Redis.
     """
     book = _plan_book(plans, config)
-    if book is None:
+    books = _live_books(redis, redis_prefix, config) if book is None else [book]
+    if not books:
         if plan is not None:
-            why = "without the plan file: name it with --plans FILE (SIDECAR_PLANS)"
-            echo(f'note: plan "{plan}" is not checked {why}', err=True)
+            why = "as no sidecar keeps a plan file in Redis: name it with --plans (SIDECAR_PLANS)"
+            echo(f'note: plan "{plan}" is not checked, {why}', err=True)
         return
-    if plan is not None and plan not in book.plans:
-        known = ", ".join(book.plans)
-        raise SettingsError(f'--plan: the plan file has no plan "{plan}"; write one of: {known}')
-    if account in book.accounts:
+    if plan is not None and not any(plan in one.plans for one in books):
+        known = ", ".join(dict.fromkeys(name for one in books for name in one.plans))
+        where = "the plan file" if book is not None else "the live plan file"
+        raise SettingsError(f'--plan: {where} has no plan "{plan}"; write one of: {known}')
+    if all(account in one.accounts for one in books):
         raise SidecarError(
             f"account {account} is in the plan file, and Redis cannot change it; change it there"
         )
+
+
+def _live_books(
+    redis: str | None, redis_prefix: str | None, config: str | None
+) -> "list[PlanBook]":
+    """The plan books that sidecars use; [] if this user may not read them."""
+    from sidecar.config.loading import parse
+    from sidecar.settings import load_subset
+    from sidecar.stores.plan_files import PlanFileReader
+
+    settings = load_subset(
+        "config", "redis", "redis_prefix", redis=redis, redis_prefix=redis_prefix, config=config
+    )
+    books = []
+    try:
+        texts = PlanFileReader(settings.redis.get_secret_value(), settings.redis_prefix).live()
+    except StoreUnavailable as error:
+        if "NOPERM" not in str(error):
+            raise
+        return []
+    for text in texts:
+        with contextlib.suppress(ConfigError):  # of a sidecar of another version
+            books.append(parse(text, "the plan file in Redis"))
+    return books
 
 
 def _plan_book(plans: str | None, config: str | None) -> "PlanBook | None":

@@ -74,9 +74,9 @@ def create(
 ) -> int:
     """Create an API key and print its secret, which is not stored.
 
-    With --plan, the command also creates or changes the account; with --plans, it first checks
-    that the plan exists. Without --plan, the account must be in Redis or in the plan file. Only
-    the secret is printed to stdout.
+    With --plan, the command also creates or changes the account, after a check that the plan
+    exists: in the file of --plans, or in those of the running sidecars. Without --plan, the
+    account must be in Redis or in the plan file. Only the secret is printed to stdout.
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def create(
     listed = teams_of(teams)
     changes = any(given is not None for given in (plan, timezone, anchor, teams))
     if changes:
-        check_with_plans(plans, config, account, plan)
+        check_with_plans(plans, redis, redis_prefix, config, account, plan)
     with open_admin(redis, redis_prefix, config) as admin:
         if changes:
             admin.set_account(account, plan=plan, timezone=zone_of, anchor=day_of, teams=listed)
@@ -165,7 +165,12 @@ def revoke(
 
 
 def set_account(
-    account: ACCOUNT,
+    account: Annotated[
+        str | None, typer.Argument(metavar="ACCOUNT", help="Account ID.", show_default=False)
+    ] = None,
+    account_id: Annotated[
+        str | None, typer.Option("--account", metavar="ID", help="Account ID, as ACCOUNT.")
+    ] = None,
     plan: PLAN = None,
     timezone: TIMEZONE = None,
     anchor: ANCHOR = None,
@@ -187,16 +192,16 @@ def set_account(
 ) -> int:
     """Create or change an account in Redis; sidecars use it within 1 s.
 
-    With --plans, the command checks that the plan exists, and refuses an account of the plan
-    file: sidecars read that one from the file.
+    The command checks that the plan exists, and refuses an account of the plan file, which
+    sidecars read from the file: that of --plans, or those of the running sidecars.
 
     \b
     Examples:
-      sidecar accounts set --account acme --plan pro
-      sidecar accounts set --account acme --suspend
-      sidecar accounts set --account acme --teams search=40%,ads=30%:keep
+      sidecar accounts set acme --plan pro
+      sidecar accounts set acme --suspend
+      sidecar accounts set acme --teams search=40%,ads=30%:keep
     """
-    name("--account", account)
+    account = _one_account(account, account_id)
     status = None if suspend is None else "suspended" if suspend else "active"
     if all(given is None for given in (plan, timezone, anchor, status, teams, webhook)):
         raise SettingsError(
@@ -205,7 +210,7 @@ def set_account(
     if webhook:
         _check_webhook(webhook)
     day_of, zone_of, listed = date_of(anchor), time_zone_of(timezone), teams_of(teams)
-    check_with_plans(plans, config, account, plan)
+    check_with_plans(plans, redis, redis_prefix, config, account, plan)
     with open_admin(redis, redis_prefix, config) as admin:
         admin.set_account(
             account,
@@ -218,6 +223,14 @@ def set_account(
         )
     echo(f"Account {account} is set.")
     return 0
+
+
+def _one_account(argument: str | None, option: str | None) -> str:
+    """The account of an argument or an option. Raises SettingsError unless exactly one is given."""
+    given = argument if option is None else option
+    if given is None or None not in (argument, option):
+        raise SettingsError("ACCOUNT: give one account ID, such as sidecar accounts set acme")
+    return name("ACCOUNT" if option is None else "--account", given)
 
 
 def _check_webhook(url: str) -> None:

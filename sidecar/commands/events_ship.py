@@ -1,19 +1,22 @@
-"""events ship: the events of a spool whose sidecar will not start again, to the sinks."""
+"""events ship: what a sidecar that will not start again has left: its events and its journal."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from sidecar.commands.options import CONFIG, REDIS, REDIS_PREFIX, SINKS, SPOOL
 from sidecar.commands.output import echo
 from sidecar.core.text import amount
-from sidecar.errors import SettingsError
+from sidecar.errors import SettingsError, StoreUnavailable
 
 if TYPE_CHECKING:
     from sidecar.settings import Settings
+
+REDIS_TIMEOUT_S: Final = 5.0
 
 
 def ship(
@@ -32,8 +35,9 @@ def ship(
     """Ship the events of a spool to the sinks, and exit.
 
     For the volume of a pod that is gone. Delivers what the sinks do not have yet, from the
-    spools of all workers, and keeps the spool. Exit code 0: every sink has every event, 1: events
-    are left, 2: the spool is in use by a running sidecar.
+    spools of all workers, and keeps the spool. Then charges in Redis the requests that the pod
+    allowed without it (its journal). Exit code 0: every sink has every event, and the journal is
+    charged; 1: something is left, 2: the spool is in use by a running sidecar.
 
     \b
     Examples:
@@ -65,7 +69,41 @@ async def _ship(settings: "Settings", spools: Sequence[Path], timeout_s: float) 
         left += missing
         rest = f"; {amount(missing, 'event')} left: see the warnings above" if missing else ""
         echo(f"{path}: {amount(shipped, 'event')} shipped{rest}", err=True)
+    left += await _charge_journal(settings, timeout_s)
     return 1 if left else 0
+
+
+async def _charge_journal(settings: "Settings", timeout_s: float) -> int:
+    """Charge the requests in the spool's journal. Returns how many are left."""
+    from sidecar.files import Files
+    from sidecar.serve.parts import JOURNAL
+    from sidecar.stores import connect
+    from sidecar.stores.commands import Commands
+    from sidecar.stores.connection.refusals import for_command
+    from sidecar.stores.local.abandoned_journals import AbandonedJournals
+
+    directory, prefix = settings.spool / JOURNAL, settings.redis_prefix
+    wire = connect(settings.redis.get_secret_value(), timeout_s=REDIS_TIMEOUT_S, quiet=True)
+    journals = AbandonedJournals(directory, wire, Commands(prefix), prefix, Files())
+    try:
+        if directory.is_dir():
+            await journals.find()
+        requests = journals.uncharged
+        if not requests:
+            return 0
+        await wire.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await journals.charge()
+        left = journals.uncharged
+        echo(f"{directory}: {amount(requests - left, 'request')} charged", err=True)
+        if left:
+            why = wire.last_error or f"{settings.redis_label} does not answer in time"
+            raise StoreUnavailable(for_command(why, f", and {amount(left, 'request')} are left"))
+        return left
+    finally:
+        journals.close()
+        await wire.stop()
 
 
 async def _ship_one(settings: "Settings", path: Path, timeout_s: float) -> tuple[int, int]:

@@ -142,6 +142,7 @@ async def _explain(
     from sidecar.explain import ExplainOptions, OneKeyDirectory, explain
     from sidecar.ports import KeyDirectory
     from sidecar.stores import RedisDirectory, RedisLimitStore, connect
+    from sidecar.stores.connection.refusals import for_command
 
     wire = connect(settings.redis.get_secret_value(), timeout_s=_TIMEOUT_S)
     await wire.start()
@@ -152,9 +153,8 @@ async def _explain(
             try:
                 account = await directory.account(account_id)
             except StoreUnavailable as error:
-                remedy = "start Redis, or name another with --redis URL"
-                where = f"account {account_id} is not in the plan file"
-                raise StoreUnavailable(f"{where}: {error}; {remedy}") from None
+                unknown = f", and account {account_id} is not in the plan file"
+                raise StoreUnavailable(for_command(str(error), unknown)) from None
             if account is None:
                 raise SidecarError(f"account {account_id} is neither in the plan file nor in Redis")
             keys = OneKeyDirectory(Key("none", account))
@@ -171,7 +171,7 @@ async def _explain(
                 jobs=settings.jobs != "off",
             ),
             respond_async=respond_async,
-            store_problem=f"Redis at {settings.redis_label} does not answer",
+            store_problem=f"Redis is unavailable: {wire.last_error}",
         )
     finally:
         await wire.stop()

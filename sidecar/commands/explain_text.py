@@ -45,6 +45,13 @@ def _identity_lines(identity: dict[str, Any] | None) -> list[str]:
 
 
 def _decision_lines(decision: dict[str, Any]) -> list[str]:
+    if "depends_on" in decision:
+        return [
+            "decision  depends on the local share of each sidecar while Redis is unavailable",
+            "          (when_store_is_down: local); beyond it, this is the answer:",
+            "",
+            *(f"  {line}" for line in decision["text"].splitlines()),
+        ]
     if decision["allowed"]:
         notices = [f"  crosses {notice}" for notice in decision["notices"]]
         return [f"decision  {_ALLOWED[Reason(decision['reason'])]}", *notices]

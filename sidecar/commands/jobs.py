@@ -130,11 +130,11 @@ def secret(account: ACCOUNT, webhook_secret: WEBHOOK_SECRET = None, config: CONF
 
 
 def _line(status: "JobStatus") -> str:
-    from sidecar.core.text import instant
+    from sidecar.core.text import moment
 
     job = status.job
     target = job.target.split(b"?", 1)[0].decode("latin-1")
-    cells = [job.id, job.account, job.state, str(status.position), instant(job.accepted_us)]
+    cells = [job.id, job.account, job.state, str(status.position), moment(job.accepted_us)]
     return "\t".join(map(cell, [*cells, f"{job.method} {target}"]))
 
 
@@ -169,6 +169,7 @@ def _query(settings: "Settings", query: "Callable[[RedisJobs], Awaitable[T]]") -
     """Return the result of a query of the workload's jobs. Raises StoreUnavailable."""
     from sidecar.serve.parts import job_terms_of, workload_of
     from sidecar.stores import connect
+    from sidecar.stores.connection.refusals import for_command
     from sidecar.stores.jobs import RedisJobs
 
     async def run() -> T:
@@ -176,7 +177,7 @@ def _query(settings: "Settings", query: "Callable[[RedisJobs], Awaitable[T]]") -
         await wire.start()
         try:
             if not wire.reachable:
-                raise StoreUnavailable(f"Redis is unavailable: {wire.last_error}")
+                raise StoreUnavailable(for_command(wire.last_error))
             terms = job_terms_of(settings)
             workload = workload_of(settings)
             return await query(RedisJobs(wire, settings.redis_prefix, workload, terms))

@@ -108,7 +108,8 @@ def _find_in_redis(reader: "PlanFileReader", directory: Path, version: str) -> b
     try:
         text = reader.find(version)
     except StoreUnavailable as error:
-        text, where = None, f"and {error}"
+        problem, _, _ = str(error).partition("; ")
+        text, where = None, f"and {problem}"
     if text is None:
         raise SpoolError(
             f'--spool: {directory} has no plan file of version "{version}", {where}; '

@@ -33,6 +33,12 @@ def instant(at_us: int) -> str:
     return datetime.fromtimestamp(-(-at_us // MICRO), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def moment(at_us: int) -> str:
+    """Return an instant that was measured, in RFC 3339, in UTC, to the millisecond."""
+    when = datetime.fromtimestamp(at_us // MICRO, UTC)
+    return f"{when:%Y-%m-%dT%H:%M:%S}.{at_us // 1000 % 1000:03}Z"
+
+
 def amount(count: int, unit: str) -> str:
     """Return for example "1 request" or "1,000 requests"."""
     return f"{count:,} {unit if count == 1 else plural(unit)}"

@@ -19,7 +19,7 @@ from sidecar.errors import StoreUnavailable
 from sidecar.explain import document
 from sidecar.explain.parts import NullSpool, PeekStore
 from sidecar.explain.request import ExplainedRequest, ExplainOptions
-from sidecar.gate import Entitler, Gate, Recorder, Refused, Reserver
+from sidecar.gate import Admission, Deferred, Entitler, Gate, Recorder, Refused, Reserver
 from sidecar.metrics import Metrics
 from sidecar.ports import KeyDirectory, LimitStore
 
@@ -78,7 +78,21 @@ async def explain(
         if peeked.answer is None and entitlement.claims and not entitlement.missing:
             explanation["state_unknown"] = peeked.problem
     explanation["decision"] = document.decision(result)
+    if _by_local_share(entitlement, result):
+        explanation["decision"] |= {"allowed": None, "depends_on": "local share"}
     return explanation
+
+
+def _by_local_share(
+    entitlement: Entitlement | Reason | None, result: Admission | Refused | Deferred
+) -> bool:
+    """Whether a sidecar would decide by its local share, which only the sidecar knows."""
+    return (
+        isinstance(result, Refused)
+        and result.refusal.reason is Reason.STORE_UNAVAILABLE
+        and isinstance(entitlement, Entitlement)
+        and entitlement.when_down == "local"
+    )
 
 
 async def _default_costs(entitlement: Entitlement) -> Reading:

@@ -17,7 +17,7 @@ from sidecar.core.jobs.webhook_signing import (
     signature_fields,
 )
 from sidecar.core.model import MICRO, Account
-from sidecar.core.text import instant
+from sidecar.core.text import moment
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.outbound import OutboundClient, OutboundFailed, OutboundRefused
@@ -110,6 +110,6 @@ def message(job: Job, href: str) -> dict[str, Any]:
     """Return the body of a webhook: the document of `GET /-/jobs/{id}` without the result."""
     return {
         "type": f"job.{job.state}",
-        "timestamp": instant(job.ended_us),
+        "timestamp": moment(job.ended_us),
         "data": job_document(job, href),
     }

@@ -34,27 +34,30 @@ def save_cursor(files: Files, path: Path, cursor: Cursor) -> None:
     files.replace(path, orjson.dumps(asdict(cursor)) + b"\n")
 
 
-def load_cursor(path: Path, spool: str, next_seq: int, segments: Sequence[Segment]) -> Cursor:
+def load_cursor(
+    path: Path, spool: str, next_seq: int, segments: Sequence[Segment], next_written: int
+) -> Cursor:
     """Return where the sink continues.
 
+    `next_written`: number of the next event that a segment gets.
     A new sink, or one whose cursor does not fit the spool, starts at the oldest event: readers
     recognise a copy by its id, but cannot recover an event that was never sent.
     """
     saved = _read(path)
     if saved is None and not path.exists():
-        return _oldest(spool, next_seq, segments)
+        return _oldest(spool, next_written, segments)
     problem = "unreadable" if saved is None else _problem(saved, spool, next_seq, segments)
     if saved is not None and problem is None:
         if not segments or any(segment.first == saved.segment for segment in segments):
             return saved
         return Cursor(spool, saved.seq, segments[0].first, 0)
-    start = _oldest(spool, next_seq, segments)
+    start = _oldest(spool, next_written, segments)
     _log.error("cursor_reset", cursor=str(path), error=problem, next_seq=start.seq + 1)
     return start
 
 
-def _oldest(spool: str, next_seq: int, segments: Sequence[Segment]) -> Cursor:
-    first = segments[0].first if segments else next_seq
+def _oldest(spool: str, next_written: int, segments: Sequence[Segment]) -> Cursor:
+    first = segments[0].first if segments else next_written
     return Cursor(spool, first - 1, first, 0)
 
 

@@ -66,7 +66,13 @@ class Lane:
         self._cursor_saved = True
         self._cursor_path = cursor_path(directory, sink.name)
         self._dead_path = dead_letter_path(directory, sink.name)
-        self.cursor = load_cursor(self._cursor_path, spool.spool_id, spool.next_seq, spool.segments)
+        self.cursor = load_cursor(
+            self._cursor_path,
+            spool.spool_id,
+            spool.next_seq,
+            spool.segments,
+            spool.next_written,
+        )
 
     @property
     def lag(self) -> int:
@@ -281,9 +287,11 @@ def _write_aside(files: Files, path: Path, content: bytes) -> None:
 
 
 def _append_dead(files: Files, path: Path, line: bytes, max_bytes: int) -> bool:
-    fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    fd = files.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
     try:
-        size = os.fstat(fd).st_size
+        size = _end_of_lines(fd)
+        if size < os.fstat(fd).st_size:
+            files.truncate(fd, size)
         if not size:
             files.sync_directory(path.parent)  # its name, before the cursor passes the event
         if size + len(line) + 1 > max_bytes:
@@ -297,3 +305,10 @@ def _append_dead(files: Files, path: Path, line: bytes, max_bytes: int) -> bool:
         return True
     finally:
         os.close(fd)
+
+
+def _end_of_lines(fd: int) -> int:
+    """Return the size without an unfinished line, which a crash or a full disk left at the end."""
+    size = os.fstat(fd).st_size
+    tail = os.pread(fd, MAX_LINE, max(0, size - MAX_LINE))
+    return size - len(tail) + tail.rfind(b"\n") + 1

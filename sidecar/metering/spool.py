@@ -125,6 +125,11 @@ class Spool(Chain):
             self._watch = FileWatch(self._worker, writer, self._on_missing_files)
             self._watch.start()
 
+    @property
+    def next_written(self) -> int:
+        """Number of the next event that a segment gets."""
+        return self.next_seq - len(self._waiting) - len(self._in_flight)
+
     # The hot path: about 4 µs.
 
     def append(self, event: dict[str, Any] | bytes) -> None:

@@ -21,6 +21,7 @@ from sidecar.proxy.upstream.pool import UpstreamPool
 from sidecar.serve import background, published
 from sidecar.serve.orphan_spools import OrphanSpools
 from sidecar.serve.parts import (
+    JOURNAL,
     JobParts,
     account_events_of,
     bounds_of,
@@ -52,7 +53,6 @@ log = logs.logger("app")
 
 SHIP_TIMEOUT_S: Final = 5.0  # to ship the last events
 JOBS_TIMEOUT_S: Final = 2.0  # of one Redis command about a job
-JOURNAL: Final = "journal"  # in the directory of the spool
 
 
 class App:

@@ -39,6 +39,7 @@ from sidecar.stores.job_terms import JobTerms
 from sidecar.stores.jobs import RedisJobs
 from sidecar.waiting.room import WaitingRoom
 
+JOURNAL: Final = "journal"  # in the directory of the spool
 _FEWEST_PER_ADDRESS: Final = 64  # connections, if the setting is unset
 
 

@@ -17,8 +17,6 @@ from itertools import chain
 from typing import Final
 from uuid import uuid4
 
-from redis.exceptions import RedisClusterException, RedisError
-
 from sidecar.core.events.changes import (
     DELETED,
     Change,
@@ -30,11 +28,11 @@ from sidecar.core.events.changes import (
 )
 from sidecar.core.model import MICRO, Account, Pack, PlanChange
 from sidecar.core.text import instant
-from sidecar.errors import SidecarError, StoreUnavailable
+from sidecar.errors import SidecarError
 from sidecar.redis_address import redis_address
 from sidecar.stores import keys
 from sidecar.stores.changes import TTL_S, Changes, Step
-from sidecar.stores.client import open_client
+from sidecar.stores.client import FAILURES, open_client, unavailable
 from sidecar.stores.directory import GONE, account_from
 from sidecar.stores.grants import Granted, grant
 
@@ -67,21 +65,22 @@ class Admin:
     """
 
     def __init__(self, url: str, prefix: str) -> None:
-        address = redis_address(url)
+        self._address = redis_address(url)
         self._prefix = prefix
         try:
-            self._redis = open_client(address)
-        except (RedisError, RedisClusterException, OSError) as error:
-            raise StoreUnavailable(f"Redis is unavailable: {error}") from None
-        self._changes = Changes(self._redis, prefix, is_cluster=address.topology == "cluster")
+            self._redis = open_client(self._address)
+        except FAILURES as error:
+            raise unavailable(self._address, error) from None
+        is_cluster = self._address.topology == "cluster"
+        self._changes = Changes(self._redis, prefix, is_cluster=is_cluster)
 
     def __enter__(self) -> "Admin":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._redis.close()
-        if isinstance(error, (RedisError, RedisClusterException, OSError)):
-            raise StoreUnavailable(f"Redis is unavailable: {error}") from None
+        if isinstance(error, FAILURES):
+            raise unavailable(self._address, error) from None
 
     def create_key(
         self,

@@ -3,19 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from redis.exceptions import RedisClusterException, RedisError
-
 from sidecar.core.model import MICRO, Account
-from sidecar.errors import StoreUnavailable
 from sidecar.redis_address import redis_address
 from sidecar.stores import keys
 from sidecar.stores.account_state import StoredAccount, read_account
-from sidecar.stores.client import open_client
+from sidecar.stores.client import FAILURES, open_client, unavailable
 from sidecar.stores.directory import account_from
 from sidecar.stores.rebuild import Change, RebuildResult, rebuild
 
 SCANNED_AT_ONCE: Final = 1_000  # Redis keys per SCAN
-_UNAVAILABLE: Final = (RedisError, RedisClusterException, OSError)
 
 
 class Inspector:
@@ -23,18 +19,19 @@ class Inspector:
 
     def __init__(self, url: str, prefix: str) -> None:
         self._prefix = prefix
+        self._address = redis_address(url)
         try:
-            self._redis = open_client(redis_address(url), text=False)
-        except _UNAVAILABLE as error:
-            raise StoreUnavailable(f"Redis is unavailable: {error}") from None
+            self._redis = open_client(self._address, text=False)
+        except FAILURES as error:
+            raise unavailable(self._address, error) from None
 
     def __enter__(self) -> "Inspector":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._redis.close()
-        if isinstance(error, _UNAVAILABLE):
-            raise StoreUnavailable(f"Redis is unavailable: {error}") from None
+        if isinstance(error, FAILURES):
+            raise unavailable(self._address, error) from None
 
     def now_us(self) -> int:
         """Redis time, in µs since the epoch."""

@@ -44,6 +44,11 @@ def asked(text: str) -> str | None:
             '{"stream_options":{"include_usage":true,"a":1},"stream":true,'
             '"messages":["\\"}{\\u00e9"]}',
         ),
+        (  # what had no effect has none
+            '{"stream":true,"stream_options":{"continuous_usage_stats":true,"a":1}}',
+            '{"stream":true,"stream_options":'
+            '{"include_usage":true,"continuous_usage_stats":false,"a":1}}',
+        ),
         (  # names that occur twice: the API takes one or the other
             '{"stream":true,"stream_options":{"a":1},"stream_options":{"include_usage":null}}',
             '{"stream":true,"stream_options":{"include_usage":true,"a":1},'
@@ -224,3 +229,29 @@ def _ends(stream: bytes) -> list[int]:
 @given(st.lists(st.sampled_from([WORD_ALONE, DONE, b": note\n\n", b"\n"]), max_size=8))
 def test_a_stream_without_usage_passes_as_it_is(pieces: list[bytes]) -> None:
     assert filtered(pieces) == b"".join(pieces)
+
+
+def hidden(text: str) -> str:
+    return filtered([b"data: " + text.encode() + b"\n\n"]).decode()[6:-2]
+
+
+@given(
+    st.lists(st.tuples(NAMES | st.just("usage"), JSON), max_size=4),
+    st.integers(0, 4),
+    st.sampled_from([None, (" ,  ", " : "), (",", ":")]),
+    st.booleans(),
+)
+def test_only_the_member_usage_of_an_event_is_removed(
+    members: list[tuple[str, Any]], at: int, separators: Any, ascii_only: bool
+) -> None:
+    """With other members and nested ones of that name, in any order and spelling."""
+    others = {name: value for name, value in members if name != "usage"}
+    nested = [value for name, value in members if name == "usage"]
+    items = (
+        [*others.items(), ("nested", [{"usage": None}, *nested])] if nested else [*others.items()]
+    )
+    items.insert(at, ("usage", None))
+    text = json.dumps(dict(items), separators=separators, ensure_ascii=ascii_only)
+    expected = {name: value for name, value in items if name != "usage"}
+    assert json.loads(hidden(text)) == expected
+    assert list(json.loads(hidden(text))) == list(expected)

@@ -76,7 +76,7 @@ def test_a_key_has_a_team_of_its_account(sidecar: Any, valkey_url: str) -> None:
     assert "\tteam=ads\n" in sidecar("keys", "list", SIDECAR_REDIS=valkey_url).stdout
     listed = sidecar("accounts", "list", "--redis", valkey_url).stdout
     assert "teams=search=40%,ads=30%:keep" in listed
-    sidecar("accounts", "set", "--account", "acme", "--teams", "none", "--redis", valkey_url)
+    sidecar("accounts", "set", "acme", "--teams", "none", "--redis", valkey_url)
     alone = find(valkey_url, made.stdout.strip())
     assert alone is not None
     assert (alone.account.teams, alone.counted_team) == ((), "")
@@ -94,7 +94,7 @@ def test_a_key_has_a_team_of_its_account(sidecar: Any, valkey_url: str) -> None:
 def test_invalid_teams_are_an_error_with_a_remedy(
     sidecar: Any, valkey_url: str, arguments: tuple[str, ...], why: str
 ) -> None:
-    sidecar("accounts", "set", "--account", "acme", "--plan", "p", "--teams", "search=40%",
+    sidecar("accounts", "set", "acme", "--plan", "p", "--teams", "search=40%",
             "--redis", valkey_url)  # fmt: skip
     done = sidecar(*arguments, "--account", "acme", "--redis", valkey_url)
     assert (done.returncode, done.stdout) == (2, "")
@@ -106,12 +106,12 @@ def test_an_account_is_suspended_and_resumed(sidecar: Any, valkey_url: str) -> N
     secret = sidecar(
         "keys", "create", "--account", "acme", "--plan", "pro", "--redis", valkey_url
     ).stdout.strip()
-    sidecar("accounts", "set", "--account", "acme", "--suspend", "--redis", valkey_url)
+    sidecar("accounts", "set", "acme", "--suspend", "--redis", valkey_url)
     suspended = find(valkey_url, secret)
     assert suspended is not None
     assert suspended.account.suspended
     assert "status=suspended" in sidecar("accounts", "list", "--redis", valkey_url).stdout
-    sidecar("accounts", "set", "--account", "acme", "--resume", "--redis", valkey_url)
+    sidecar("accounts", "set", "acme", "--resume", "--redis", valkey_url)
     resumed = find(valkey_url, secret)
     assert resumed is not None
     assert not resumed.account.suspended
@@ -144,7 +144,7 @@ def test_an_unavailable_redis_is_an_error_without_the_password(
 ) -> None:
     done = sidecar("keys", "list", "--redis", "redis://u:hunter2@127.0.0.1:1/0")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: Redis is unavailable")
+    assert done.stderr.startswith("error: --redis (SIDECAR_REDIS): 127.0.0.1:1 refuses")
     assert "hunter2" not in done.stderr
     assert "Traceback" not in done.stderr
 

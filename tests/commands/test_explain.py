@@ -301,10 +301,45 @@ def test_limit_lines_name_slots_api_keys_and_overage_without_a_cap() -> None:
 def test_an_account_of_redis_cannot_be_explained_without_redis_and_has_a_remedy(
     sidecar: Any,
 ) -> None:
-    example = Path(__file__).parents[2] / "examples" / "plans.yaml"
-    flags = ("--plans", example, "--redis", "redis://127.0.0.1:1", "--account", "zoe")
+    flags = ("--plans", PLANS, "--redis", "redis://127.0.0.1:1", "--account", "zoe")
     done = sidecar("explain", *flags, "GET", "/v1/items")
     assert done.returncode == 1
     error, remedy = done.stderr.splitlines()
-    assert error.startswith("error: account zoe is not in the plan file: 127.0.0.1:1 ")
-    assert remedy == "try: start Redis, or name another with --redis URL"
+    assert error == (
+        "error: --redis (SIDECAR_REDIS): 127.0.0.1:1 refuses connections, and account zoe is not "
+        "in the plan file"
+    )
+    assert remedy == "try: start it, or name another with --redis URL"
+
+
+@pytest.mark.parametrize(
+    ("mode", "allowed", "text"),
+    [
+        ("local", None, "depends on the local share of each sidecar while Redis is unavailable"),
+        ("deny", False, "refused: 503 store-unavailable"),
+        ("allow", True, "allowed without Redis, as the route's class or the plan says"),
+    ],
+)
+def test_without_redis_the_decision_is_that_of_the_plan(
+    sidecar: Any, tmp_path: Path, mode: str, allowed: bool | None, text: str
+) -> None:
+    plans = tmp_path / "plans.yaml"
+    plans.write_text(
+        "version: 1\nmeters: {requests: {unit: request}}\n"
+        'routes: [{id: login, match: "/login", class: critical}, {id: rest, match: "/**"}]\n'
+        f"plans: {{p: {{when_store_is_down: {mode}, "
+        "limits: [{id: q, meter: requests, quota: 9/day}]}}\n"
+        "accounts: [{id: acme, plan: p}, {id: bea, plan: p, status: suspended}]\n"
+    )
+    flags = ("--plans", plans, "--redis", "redis://127.0.0.1:1", "--account", "acme")
+    done = sidecar("explain", *flags, "GET", "/x")
+    assert done.returncode == 0, done.stderr
+    assert f"decision  {text}" in done.stdout
+    assert "state     unknown: Redis is unavailable: 127.0.0.1:1 refuses connections" in done.stdout
+    decision = json.loads(sidecar("explain", *flags, "--json", "GET", "/x").stdout)["decision"]
+    assert decision["allowed"] is allowed
+    assert decision.get("depends_on") == ("local share" if mode == "local" else None)
+    critical = sidecar("explain", *flags, "GET", "/login").stdout
+    assert "decision  allowed without Redis" in critical
+    suspended = sidecar("explain", *flags[:-1], "bea", "GET", "/x").stdout
+    assert "decision  refused: 402" in suspended

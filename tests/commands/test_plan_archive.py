@@ -25,7 +25,7 @@ def test_a_version_is_listed_and_printed_as_it_was(
     sidecar: Any, tmp_path: Path, version: str
 ) -> None:
     listed = sidecar("plans", "list", "--spool", tmp_path / "spool")
-    assert "note: these are the versions of the spool: Redis is unavailable" in listed.stderr
+    assert "note: these are the versions of the spool: --redis (SIDECAR_REDIS): " in listed.stderr
     assert (listed.returncode, listed.stdout) == (0, version + "\n")
     shown = sidecar("plans", "show", version, "--spool", tmp_path / "spool")
     assert (shown.returncode, shown.stdout) == (0, "version: 1\n")
@@ -66,4 +66,4 @@ def test_14_without_a_spool_and_without_redis_there_are_no_versions(
     for code, *command in ((1, "list"), (2, "show", "sha256:ab")):
         done = sidecar("plans", *command, *nowhere)
         assert done.returncode == code
-        assert "Redis is unavailable" in done.stderr
+        assert " refuses connections\ntry: " in done.stderr

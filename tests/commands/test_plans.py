@@ -128,7 +128,7 @@ def test_explain_without_redis_shows_the_static_part(sidecar: Any) -> None:
     assert done.returncode == 0, done.stderr
     assert "account   fred (API key k1; account from the plan file)" in done.stdout
     assert "monthly: 1,000 requests per month; this request costs 1 request" in done.stdout
-    assert "state     unknown: Redis at redis://127.0.0.1:1 does not answer" in done.stdout
+    assert "state     unknown: Redis is unavailable: 127.0.0.1:1 refuses connections" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr
 
 

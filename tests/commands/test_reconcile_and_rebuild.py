@@ -128,7 +128,7 @@ async def test_counters_are_lowered_only_with_lower(sidecar: Any, stage: Stage) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--redis", "redis://u:hunter2@127.0.0.1:1/0"], "error: Redis is unavailable"),
+        (["--redis", "redis://u:hunter2@127.0.0.1:1/0"], "127.0.0.1:1 refuses connections"),
         (["--spool", "nowhere"], "nowhere: contains no events"),
         (["--plans", "nowhere.yaml"], "nowhere.yaml"),
         (["--former-plans", "nowhere.yaml"], "nowhere.yaml"),

@@ -1,7 +1,9 @@
 """keys rotate, accounts show and delete, and checks against the plan file, on a real Valkey."""
 
 import asyncio
+import hashlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import redis
 from sidecar.core.identity import key_digest
 from sidecar.core.model import Key
 from sidecar.errors import StoreUnavailable
-from sidecar.stores import RedisDirectory, Wire, keys
+from sidecar.stores import PlanFiles, RedisDirectory, Wire, connect, keys
 
 DAY_S = 86_400
 PLANS = Path(__file__).parents[2] / "examples" / "plans.yaml"
@@ -171,6 +173,51 @@ def test_a_plan_is_checked_against_the_plan_file(
     unchecked = sidecar(*call, "--plan", "gold")
     assert unchecked.returncode == 0
     assert 'note: plan "gold" is not checked' in unchecked.stderr
+
+
+async def keep_live(url: str, *texts: bytes) -> None:
+    """Keep plan files in Redis, as running sidecars do."""
+    wire = connect(url, timeout_s=5.0)
+    await wire.start()
+    for text in texts:
+        await PlanFiles(wire, "qs").keep("sha256:" + hashlib.sha256(text).hexdigest(), text)
+    await wire.stop()
+
+
+OTHER_PLANS = (
+    b'version: 1\nmeters: {requests: {unit: request}}\nroutes: [{id: rest, match: "/**"}]\n'
+    b"plans: {gold: {limits: [{id: q, meter: requests, quota: 9/day}]}}\n"
+)
+
+
+@pytest.mark.parametrize("command", [("keys", "create"), ("accounts", "set")])
+async def test_a_plan_is_checked_against_the_plan_files_of_running_sidecars(
+    sidecar: Any, valkey_url: str, command: tuple[str, str]
+) -> None:
+    def call(account: str, plan: str) -> "subprocess.CompletedProcess[str]":
+        flags = ("--account", account, "--plan", plan, "--redis", valkey_url)
+        done: subprocess.CompletedProcess[str] = sidecar(*command, *flags)
+        return done
+
+    await keep_live(valkey_url, PLANS.read_bytes())
+    wrong = await asyncio.to_thread(call, "zoe", "gold")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.splitlines() == [
+        'error: --plan: the live plan file has no plan "gold"',
+        "try: write one of: free, builder, pro, enterprise",
+    ]
+    of_file = await asyncio.to_thread(call, "fred", "pro")
+    assert of_file.returncode == 1
+    assert "account fred is in the plan file" in of_file.stderr
+    fine = await asyncio.to_thread(call, "zoe", "pro")
+    assert fine.returncode == 0
+    assert "note" not in fine.stderr
+    await keep_live(valkey_url, OTHER_PLANS, b"not a plan file")  # of another API
+    for account, plan in (("zoe", "gold"), ("zoe", "pro"), ("fred", "gold")):
+        assert (await asyncio.to_thread(call, account, plan)).returncode == 0
+    neither = await asyncio.to_thread(call, "zoe", "silver")
+    assert neither.returncode == 2
+    assert "gold, free, builder" in neither.stderr
 
 
 @pytest.mark.parametrize(

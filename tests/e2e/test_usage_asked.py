@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from sidecar.core.model import Account, Pack
+from sidecar.stores.admin import Admin
 from tests.support.stage import Stage, StartStage
 
 PLANS = """
@@ -210,7 +212,7 @@ async def test_I6_a_response_that_is_not_a_stream_passes_unchanged(
     assert b"Content-Length: %d" % len(body) in head
 
 
-async def test_a_response_that_is_encoded_all_the_same_passes_unchanged_and_is_read(
+async def test_a_response_that_is_encoded_in_spite_of_that_passes_unchanged_and_is_read(
     here: Stage,
 ) -> None:
     encoded = gzip.compress(STREAM, mtime=0)
@@ -266,3 +268,32 @@ async def test_the_options_of_the_client_are_kept(here: Stage) -> None:
     assert (await send(here, ask))[1] == SEEN
     sent = json.loads(bytes(here.upstream.received).partition(b"\r\n\r\n")[2])
     assert sent["stream_options"] == {"include_usage": True, "other": [1]}
+
+
+async def test_a_deferred_job_asks_too_and_its_result_does_not_show_it(
+    stage: StartStage, tmp_path: Path, valkey_url: str
+) -> None:
+    plans = tmp_path / "jobs.yaml"
+    quota = "{id: q, meter: tokens, quota: 50/month}"
+    plans.write_text(PLANS.replace("{id: q, meter: tokens, quota: 1000000000/month}", quota))
+    here = await stage(plans=str(plans))
+    here.upstream.answer = in_pieces(STREAM)
+    head = b""
+    while not head.startswith(b"HTTP/1.1 202"):  # all is used once the first one is settled
+        head, body = await send(here, fields=b"Prefer: respond-async\r\n")
+    with Admin(valkey_url, "qs") as admin:
+        pack = Pack("more", "q", "tokens", 1_000, "month")
+        assert admin.grant(Account("acme", "pro"), pack, "g1").new
+    here.upstream.received.clear()
+    job: dict[str, Any] = {}
+    async with asyncio.timeout(30):
+        while job.get("state") != "done":
+            answer = await here.raw(
+                b"GET %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer demo-pro-key\r\n\r\n"
+                % json.loads(body)["href"].encode()
+            )
+            job = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert job["result"]["body"].encode() == SEEN
+    assert ASKED in here.upstream.received
+    event = [e["data"] for e in await here.events() if e["type"] == "api.request.v1"][-1]
+    assert (event["usage"], event["job"]) == ({"tokens": 50}, job["id"])

@@ -17,6 +17,7 @@ from sidecar.metering.shipper import Shipper
 from sidecar.metering.sinks.file import FileSink
 from sidecar.metering.verify import verify
 from tests.support.events import ListSink, a_spool, an_event, fill, ids, until
+from tests.support.faults import FaultyDisk
 
 
 def expected(last: int, first: int = 1) -> list[str]:
@@ -96,6 +97,22 @@ async def test_drain_stops_at_its_timeout_and_keeps_the_events(tmp_path: Path) -
     later = ListSink()
     await ship(tmp_path, later)
     assert ids(later.lines) == ["event-1"]
+
+
+async def test_15_a_new_sink_gets_events_that_wait_for_a_full_disk(tmp_path: Path) -> None:
+    """No segment and no cursor exist yet, as after a kill soon after the first start."""
+    disk = FaultyDisk([errno.ENOSPC] * 3, ["write"])
+    sink = ListSink()
+    async with a_spool(tmp_path, files=disk.files) as spool:
+        disk.armed = True
+        spool.append(an_event(1))
+        await until(lambda: disk.failed == 1)
+        shipper = Shipper(spool, [sink])
+        shipper.start()
+        assert shipper.lag == {"list": 1}
+        await until(lambda: sink.lines)
+        await shipper.close()
+    assert ids(sink.lines) == ["event-1"]
 
 
 async def test_refused_events_are_set_aside_and_the_others_arrive_once(tmp_path: Path) -> None:

@@ -126,7 +126,9 @@ def test_an_accounts_record_and_the_last_charged_entry_are_read(
 
 
 def test_an_unavailable_redis_is_an_error(valkey_url: str) -> None:
-    unavailable = pytest.raises(StoreUnavailable, match="Redis is unavailable")
+    unavailable = pytest.raises(
+        StoreUnavailable, match=r"127\.0\.0\.1:1 refuses connections; start it"
+    )
     with unavailable, Inspector("redis://127.0.0.1:1/0", "qs") as inspector:
         inspector.now_us()
 

@@ -9,7 +9,7 @@ import redis
 
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import Connection, PlanFiles, connect, keys
-from sidecar.stores.plan_files import MOST_BYTES, TTL_MS, PlanFileReader
+from sidecar.stores.plan_files import LIVE_S, MOST_BYTES, MOST_LIVE, TTL_MS, PlanFileReader
 from tests.support.servers import free_port
 
 DAY_US = 86_400 * 1_000_000
@@ -86,6 +86,24 @@ async def test_I9_the_versions_that_were_live_the_longest_ago_make_room(
 
 def test_an_unreachable_redis_is_unavailable() -> None:
     reader = PlanFileReader(f"redis://127.0.0.1:{free_port()}/0", "qs")
-    for ask in (lambda: reader.find("sha256:ab"), reader.versions):
+    for ask in (lambda: reader.find("sha256:ab"), reader.versions, reader.live):
         with pytest.raises(StoreUnavailable):
             ask()
+
+
+async def test_live_plan_files_are_those_that_sidecars_have_used_lately(
+    wire: Connection, valkey_url: str, client: redis.Redis
+) -> None:
+    store, reader = PlanFiles(wire, "qs"), PlanFileReader(valkey_url, "qs")
+    assert reader.live() == []
+    texts = [b"version: %d\n" % number for number in range(MOST_LIVE + 2)]
+    for text in texts:
+        await store.keep(version_of(text), text)
+    assert reader.live() == texts[:1:-1]  # the newest first, at most so many
+    seconds, micros = client.time()
+    for text, age_s in zip(texts, [*[LIVE_S + 60] * (len(texts) - 1), LIVE_S - 60], strict=True):
+        at_us = (seconds - age_s) * 1_000_000 + micros
+        client.zadd(keys.live_plan_files("qs"), {version_of(text): at_us})
+    assert reader.live() == texts[-1:]
+    client.hset(keys.plan_files("qs"), version_of(texts[-1]), b"damaged")
+    assert reader.live() == []

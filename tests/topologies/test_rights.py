@@ -32,6 +32,7 @@ from sidecar.stores.eviction import eviction_policy
 from sidecar.stores.inspector import Inspector
 from sidecar.stores.job_terms import JobTerms
 from sidecar.stores.jobs import RedisJobs
+from sidecar.stores.plan_files import PlanFileReader
 from sidecar.stores.rebuild import Change
 from tests.support.events import an_event
 from tests.support.stores.binaries import binaries
@@ -150,6 +151,7 @@ def administer(url: str) -> None:
         admin.set_account("globex", plan="pro")
         admin.delete_account("globex")
         assert admin.has_account("acme")
+        assert PlanFileReader(url, "qs").live() == []
         assert admin.grant(ACCOUNT, Pack("boost", "monthly", "requests", 9, "month"), "g1").new
 
 

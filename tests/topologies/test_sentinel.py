@@ -174,4 +174,4 @@ async def test_unavailable_sentinels_are_reported() -> None:
     async with connected(f"redis+sentinel://127.0.0.1:{one},127.0.0.1:{other}/main") as redis:
         assert not redis.up
         for port in (one, other):
-            assert f"127.0.0.1:{port} cannot be reached" in redis.last_error
+            assert f"127.0.0.1:{port} refuses connections" in redis.last_error

@@ -4,13 +4,15 @@ import base64
 from typing import Any
 
 from sidecar.core.jobs.job import Job, JobResult, JobState
-from sidecar.core.text import instant
+from sidecar.core.text import instant, moment
 
 
 def job_document(
     job: Job, href: str, position: int = 0, eta_us: int | None = None
 ) -> dict[str, Any]:
     """Return a job without its request's body. Instants are RFC 3339 in UTC.
+
+    What was measured is exact to the millisecond, as in events; `eta` is rounded up to the second.
 
     `position` and `eta` are null unless the job waits; `eta` is also null if it is unknown.
     `result_dropped` is there if the result has made room for other jobs.
@@ -26,9 +28,9 @@ def job_document(
         "delivery": job.delivery,
         "position": position if waits else None,
         "eta": instant(eta_us) if waits and eta_us is not None else None,
-        "accepted_at": instant(job.accepted_us) if job.accepted_us else None,
-        "started_at": instant(job.started_us) if job.started_us else None,
-        "ended_at": instant(job.ended_us) if job.ended_us else None,
+        "accepted_at": moment(job.accepted_us) if job.accepted_us else None,
+        "started_at": moment(job.started_us) if job.started_us else None,
+        "ended_at": moment(job.ended_us) if job.ended_us else None,
         "href": href,
         **({"result_dropped": True} if job.result_dropped else {}),
     }

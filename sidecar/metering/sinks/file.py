@@ -43,6 +43,7 @@ class FileSink:
         try:
             self._current()
         except OSError as error:
+            self._close_file()  # so that the next attempt syncs the name of a new file
             raise SinkDown(f"file sink {self._path}: cannot be opened: {error.strerror}") from None
         finally:
             if self._lock is not None:

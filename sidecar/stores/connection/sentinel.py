@@ -100,7 +100,7 @@ class SentinelWire(Wire):
         known = [answer for answer in answers if isinstance(answer, tuple)]
         if known:
             return max(known, key=lambda answer: answer[0])[1]
-        errors = "; ".join(str(answer) for answer in answers)
+        errors = ", ".join(str(answer) for answer in answers)
         raise StoreUnavailable(f'no sentinel names the master "{self._master}": {errors}')
 
     async def _ask(self, sentinel: Wire) -> tuple[int, Address]:

@@ -15,7 +15,13 @@ from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.redis_address import RedisAddress, redis_address
 from sidecar.stores.connection.link import PING, Late, Link, ReplyError, bulk, encode
-from sidecar.stores.connection.refusals import EXPECTS_TLS, NO_TLS, WRONG_CREDENTIALS, tls_problem
+from sidecar.stores.connection.refusals import (
+    EXPECTS_TLS,
+    WRONG_CREDENTIALS,
+    hint_of,
+    tls_problem,
+    what_failed,
+)
 from sidecar.stores.connection.tls import tls_context
 
 __all__ = ["PING", "Late", "ReplyError", "Wire", "bulk", "encode"]
@@ -78,7 +84,7 @@ class Wire:
     @property
     def why_not_up(self) -> str:
         """The reason why it is not up, with the address."""
-        return self.last_error or f"{self._where}: Redis does not answer in time"
+        return self.last_error or f"{self._where} does not answer in time"
 
     @property
     def shards(self) -> tuple[int, ...]:
@@ -175,11 +181,8 @@ class Wire:
         except ssl.SSLError as error:
             raise StoreUnavailable(f"{self._where}: {tls_problem(error)}") from None
         except (OSError, TimeoutError, UnicodeError) as error:
-            # UnicodeError: the host is not a valid IDNA name
-            reason = type(error).__name__
-            mute = self._tls is not None and isinstance(error, TimeoutError | ConnectionError)
-            hint = NO_TLS if mute and not isinstance(error, ConnectionRefusedError) else ""
-            raise StoreUnavailable(f"{self._where} cannot be reached ({reason}){hint}") from None
+            hint = hint_of(error, tls=self._tls is not None)
+            raise StoreUnavailable(f"{self._where} {what_failed(error)}{hint}") from None
 
     async def _open(self) -> Link:
         loop, at = asyncio.get_running_loop(), self.at
@@ -230,7 +233,7 @@ class Wire:
         if len(self._aside) > MOST_ASIDE:
             self._aside.pop(0)[1].abort()
         self._lost(link)
-        self.last_error = f"{self._where}: Redis does not answer in time"
+        self.last_error = f"{self._where} does not answer in time"
 
     def _close_aside(self, now: float) -> None:
         """Close connections that have answered all commands, or whose time is over."""

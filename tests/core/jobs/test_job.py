@@ -53,7 +53,10 @@ def test_an_account_is_due_when_its_limit_recovers_and_at_least_every_five_minut
 def test_position_and_eta_are_null_unless_the_job_waits() -> None:
     waits = job_document(replace(JOB, accepted_us=NOW), "/-/jobs/0199", 3, NOW + 1)
     assert (waits["position"], waits["eta"]) == (3, "2026-12-01T00:00:01Z")
-    assert (waits["accepted_at"], waits["started_at"]) == ("2026-12-01T00:00:00Z", None)
+    assert (waits["accepted_at"], waits["started_at"]) == ("2026-12-01T00:00:00.000Z", None)
+    exact = job_document(replace(JOB, accepted_us=NOW + 7_999, ended_us=NOW - 1), "/-/jobs/0199")
+    assert exact["accepted_at"] == "2026-12-01T00:00:00.007Z"
+    assert exact["ended_at"] == "2026-11-30T23:59:59.999Z"
     assert (waits["target"], waits["reason"]) == ("/x?y=%20", None)
     runs = job_document(replace(JOB, state=JobState.RUNNING), "/-/jobs/0199", 1, NOW)
     assert (runs["position"], runs["eta"]) == (None, None)

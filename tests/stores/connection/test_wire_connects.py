@@ -134,7 +134,7 @@ async def test_a_missing_unix_socket_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "v.sock"
     async with a_wire(f"unix://{path}") as wire:
         assert not wire.up
-        assert wire.last_error == f"{path} cannot be reached (FileNotFoundError)"
+        assert wire.last_error == f"{path} does not exist"
 
 
 # The tests' Valkey is built without TLS, so a TLS terminator is in front of it.
@@ -208,7 +208,8 @@ async def test_tls_to_a_terminator_with_another_name_is_refused(
 async def test_tls_to_a_server_without_tls_is_reported(valkey_url: str) -> None:
     async with a_wire(valkey_url.replace("redis://", "rediss://")) as wire:
         assert not wire.up
-        assert f"127.0.0.1:{port_of(valkey_url)} cannot be reached" in wire.last_error
+        silent = f"127.0.0.1:{port_of(valkey_url)} does not answer in time; if the server does not"
+        assert wire.last_error.startswith(silent)
 
 
 async def test_plain_text_to_a_terminator_is_reported(

@@ -41,9 +41,13 @@ class End:
     async def answer(self) -> bytes:
         """Read a complete response with Content-Length."""
         head = await self.head()
+        return head + await self.body(head)
+
+    async def body(self, head: bytes) -> bytes:
+        """Read the body of the response with this head."""
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
         async with asyncio.timeout(PATIENCE_S):
-            return head + await self.reader.readexactly(length)
+            return await self.reader.readexactly(length)
 
     async def rest(self) -> bytes:
         """Read until the other side closes or resets the connection."""

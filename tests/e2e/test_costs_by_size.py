@@ -1,4 +1,4 @@
-"""Estimates from the size of a request, in every framing; the client cannot make it smaller."""
+"""Costs from sizes, in every framing: of a request, and of a response without its cost."""
 
 import asyncio
 import gzip
@@ -15,7 +15,13 @@ meters:
   both: {unit: token, reserve: {json: max_tokens, default: 100, bytes_per_unit: 4, max_bytes: 1000}}
   size: {unit: token, reserve: {bytes_per_unit: 10, min: 2, max_bytes: 1000}}
   field: {unit: token, reserve: {header: X-Units, default: 9, bytes_per_unit: 4, take: greater}}
+  late:
+    unit: token
+    settle: {json: usage.total, else: {units_per_event: 3, bytes_per_unit: 4, at_least: min}}
+  named: {unit: token, settle: {header: X-Units, else: {bytes_per_unit: 4}}}
 routes:
+  - {id: late, match: "/late", cost: {late: 7}}
+  - {id: named, match: "/named", cost: {named: 7}}
   - {id: both, match: "/both", cost: {both: reserve}}
   - {id: size, match: "/size", cost: {size: reserve}}
   - {id: field, match: "/field", cost: {field: reserve}}
@@ -24,6 +30,8 @@ plans:
     limits:
       - {id: b, meter: both, quota: 1000000000/month}
       - {id: s, meter: size, quota: 1000000000/month}
+      - {id: l, meter: late, quota: 1000000000/month}
+      - {id: t, meter: named, quota: 1000000000/month}
       - {id: f, meter: field, quota: 1000000000/month}
 accounts:
   - id: acme
@@ -118,3 +126,48 @@ async def test_a_request_without_a_body_has_the_minimum(here: Stage) -> None:
     )
     assert answer.startswith(b"HTTP/1.1 200")
     assert (await here.events())[-1]["data"]["usage"] == {"size": 2}
+
+
+def answer(kind: str, body: bytes, fields: bytes = b"") -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n%b" % (
+        kind.encode(),
+        len(body),
+        fields,
+        body,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "fields", "units", "why"),
+    [
+        ("text/event-stream", b"data: {}\n\n" * 5, b"", 15, "missing"),
+        ("application/x-ndjson", b"{}\n" * 5, b"", 15, "missing"),
+        ("application/json", b"[{}, {}, {}]", b"", 9, "missing"),
+        ("application/json", b'{"a":"%b"}' % (b"x" * 93), b"", 26, "missing"),
+        ("audio/mpeg", b"x" * 101, b"", 26, "not_json"),
+        ("text/plain", b"", b"", 0, "not_json"),
+        (
+            "application/json",
+            gzip.compress(b'{"a":"%b"}' % (b"x" * 393), mtime=0),
+            b"Content-Encoding: gzip\r\n",
+            101,
+            "missing",
+        ),
+        ("application/json", b"x" * 101, b"Content-Encoding: x\r\n", 26, "undecodable"),
+    ],
+)
+async def test_I11_what_passed_of_a_response_without_its_cost_counts(
+    here: Stage, kind: str, body: bytes, fields: bytes, units: int, why: str
+) -> None:
+    here.upstream.answer = answer(kind, body, fields)
+    assert await usage(here, "late", SMALL) == (units, why)
+    assert here.app.metrics.costs_estimated == {("late", why): 1}
+
+
+async def test_a_cost_in_a_field_has_a_fallback_too(here: Stage) -> None:
+    here.upstream.answer = answer("text/plain", b"x" * 101)
+    assert await usage(here, "named", SMALL) == (26, "missing")
+    here.upstream.answer = answer("text/plain", b"x" * 9)
+    assert await usage(here, "named", SMALL) == (7, "missing")
+    here.upstream.answer = answer("text/plain", b"x" * 101, b"X-Units: 2\r\n")
+    assert await usage(here, "named", SMALL) == (2, None)
