@@ -19,7 +19,7 @@ from loadtests.processes import DidNotStart, Stack
 from loadtests.valkey import start_valkey
 from sidecar.core.answers import Hold
 from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, QuotaLimit, RateLimit
-from sidecar.stores.commands import Commands, hold_arguments
+from sidecar.stores.commands import Commands, hold_arguments, settlement_arguments
 from sidecar.stores.scripts import load
 
 MOST_US = 25.0  # for a reservation against five limits
@@ -75,7 +75,9 @@ class Costs:
             more: Sequence[str | int] = ()
             if hold_ids:
                 one = hold_ids[number]
-                more = hold_arguments(Hold(one, 30 * MICRO)) if reserving else (one,)
+                more = settlement_arguments(one, billed=True)
+                if reserving:
+                    more = hold_arguments(Hold(one, 30 * MICRO))
             pipe.execute_command(
                 *self._command(name, claims, more, bool(hold_ids) or not reserving)
             )

@@ -159,7 +159,8 @@ def _charge(one: ClaimedLimit, *, late: bool) -> ClaimedLimit:
     reported = 0
     if isinstance(limit, QuotaLimit):
         if late:
-            state = replace(state, settled=state.settled - burned)
+            settled, closed_us = state.settled - burned, state.closed_us or 1
+            state = replace(state, settled=settled, closed_us=closed_us)
         else:
             state, reported = limits.report(limits.count(limit, state, claim.cost, burned))
     state = limits.notify(limit, state)

@@ -42,7 +42,8 @@ class State:
     pay for open reservations (so it may be below 0), and `over` their units of overage. `due` is
     overage that no event has reported; below 0, events have reported too much, and the next ones
     report less. The period before this one began at `closed_us`, and `closed_room` of its allowance
-    is left for requests that began in it and have not ended.
+    is left for requests that began in it and have not ended. `closed_us` is 0 until a request whose
+    cost may change was counted, and 1 until the next period: other requests end at once.
     """
 
     used: int = 0
@@ -129,8 +130,10 @@ def current(limit: PeriodLimit, state: State, window: Window, now_us: int) -> tu
     new = State(0, start, 0, carried, until, counts)
     if not isinstance(limit, QuotaLimit):
         return new, until
-    room = room_of(limit, state)
-    return replace(new, due=state.due, closed_us=state.since_us, closed_room=room), until
+    new = replace(new, due=state.due)
+    if state.closed_us:
+        new = replace(new, closed_us=state.since_us, closed_room=room_of(limit, state))
+    return new, until
 
 
 def _until(state: State, window: Window) -> int:

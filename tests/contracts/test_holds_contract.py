@@ -150,3 +150,44 @@ async def test_I1_concurrent_requests_never_take_more_slots_than_there_are(
     granted = await asyncio.gather(*(one(number) for number in range(200)))
     assert 1 <= most <= 7
     assert await used(store, *claims) == (0, sum(granted))
+
+
+async def test_I11_overage_is_reported_once_a_late_cost_is_settled(store: LimitStore) -> None:
+    soft = a_quota(100, cap=1000)
+    late = Hold("a", LONG, late=True)
+    reserved = await store.reserve(ACME, "k1", (a_claim(soft, 150),), hold=late)
+    assert all(detail.overage == 0 for detail in reserved.details)
+    fixed = await store.reserve(ACME, "k1", (a_claim(soft, 30),))
+    assert all(detail.overage == 0 for detail in fixed.details)  # the other one may cost nothing
+    answer = await settled(store, (a_claim(soft, 90),), "a")
+    assert (answer.granted, answer.used, answer.details[0].overage) == (True, (120,), 20)
+
+
+async def test_I11_a_settlement_that_is_sent_again_reports_the_same_overage(
+    store: LimitStore,
+) -> None:
+    """The first answer may have been lost."""
+    soft, hard = a_quota(100, cap=1000), a_quota(1000, id="hard")
+    claims = (a_claim(hard, 10), a_claim(soft, 10))
+    assert (await store.reserve(ACME, "k1", claims, hold=Hold("a", LONG, late=True))).granted
+    actual = (a_claim(hard, 160), a_claim(soft, 160))
+    first, again = [await settled(store, actual, "a") for _ in range(2)]
+    assert (first.granted, again.granted) == (True, False)
+    assert [one.overage for one in first.details] == [one.overage for one in again.details]
+    assert [one.overage for one in again.details] == [0, 60]
+    following = await store.reserve(ACME, "k1", (a_claim(soft, 5),))
+    assert (following.used, following.details[0].overage) == ((165,), 5)
+
+
+async def test_I11_a_request_without_a_bill_reports_no_overage(store: LimitStore) -> None:
+    soft = a_quota(100, cap=1000)
+    claims = (a_claim(soft, 150),)
+    for name in ("a", "b"):
+        assert (await store.reserve(ACME, "k1", claims, hold=Hold(name, LONG, late=True))).granted
+    answers: asyncio.Queue[Answer | None] = asyncio.Queue()
+    store.settle(ACME, "k1", at_no_cost(claims), "a", answers.put_nowait, billed=False)
+    async with asyncio.timeout(20):
+        answer = await answers.get()
+    assert answer is not None
+    assert (answer.used, answer.details[0].overage) == ((150,), 0)
+    assert (await settled(store, claims, "b")).details[0].overage == 50

@@ -15,7 +15,7 @@ from tests.support.processes import until
 from tests.support.stage import Stage, StartStage, status
 from tests.support.stores.wire_ends import Server, a_server
 
-ACCOUNTS = ("fixed", "late", "critical", "refunded", "keyed")
+ACCOUNTS = ("fixed", "late", "critical", "refunded", "keyed", "nested")
 PLANS = """
 version: 1
 meters:
@@ -41,6 +41,10 @@ plans:
   keyed:
     limits:
       - {id: tokens, meter: tokens, quota: 100/month, per: key, at: {100%: overage, 1000%: reject}}
+  nested:
+    limits:
+      - {id: daily, meter: tokens, quota: 50/day, at: {100%: overage}}
+      - {id: monthly, meter: tokens, quota: 80/month, at: {100%: overage}}
   hard:
     limits:
       - {id: requests, meter: requests, quota: 100/month}
@@ -48,7 +52,7 @@ packs:
   boost: {meter: tokens, limit: tokens, units: 30, lasts: month, price: 5 USD}
 accounts:
 """
-PLAN_OF = {"refunded": "soft", "critical": "hard", "keyed": "keyed"}
+PLAN_OF = {"refunded": "soft", "critical": "hard", "keyed": "keyed", "nested": "nested"}
 
 
 def plans_text() -> str:
@@ -69,6 +73,7 @@ class Api:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     received: int = 0
     code: int = 200
+    breaks: bool = False  # it closes the connection instead of an answer
     port: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,6 +84,8 @@ class Api:
                 body = await reader.readexactly(length)
                 self.received += 1
                 await self.go.wait()
+                if self.breaks:
+                    return
                 tokens = json.loads(body)["n"] if body else 0
                 answer = json.dumps({"usage": {"total_tokens": tokens}}).encode()
                 writer.write(
@@ -225,28 +232,96 @@ async def test_I11_each_key_has_its_own_overage(here: Stage) -> None:
     assert await overages(here, "keyed") == [0, 20, 10, 1]
 
 
-async def test_I12_the_answer_waits_for_its_event_and_the_event_for_the_overage(
-    stage: StartStage, api: Api, plans: str, server: Server
+async def held_in_redis(
+    here: Stage, api: Api, server: Server, answer: "asyncio.Future[Any]", received: int
 ) -> None:
-    here = await stage(
+    """Let the API respond, with a Redis that does not answer the settlement."""
+    await until(lambda: api.received == received or answer.done())
+    server.pause()
+    api.go.set()
+    await until(lambda: here.app.store.redis.settler.pending == 1)
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def patient(stage: StartStage, api: Api, plans: str, server: Server) -> Stage:
+    """A sidecar that waits for Redis for a long time."""
+    return await stage(
         plans=plans, upstream=f"http://127.0.0.1:{api.port}", redis=server.url,
         redis_timeout_ms="10000",
     )  # fmt: skip
-    assert await chat(here, 90) == 200
+
+
+async def test_I12_the_answer_waits_for_its_event_and_the_event_for_the_overage(
+    patient: Stage, api: Api, server: Server
+) -> None:
+    assert await chat(patient, 90) == 200
     api.go.clear()
-    answer = asyncio.ensure_future(chat(here, 60))
-    await until(lambda: api.received == 2)
-    server.pause()
-    api.go.set()
-    settler = here.app.store.redis.settler
-    await until(lambda: settler.pending == 1)
-    for _ in range(100):
-        await asyncio.sleep(0)
+    answer = asyncio.ensure_future(chat(patient, 60))
+    await held_in_redis(patient, api, server, answer, 2)
     assert not answer.done()
-    assert len(await here.events()) == 1
+    assert len(await patient.events()) == 1
     server.go_on()
     assert await answer == 200
-    assert await overages(here, "late") == [0, 50]
+    assert await overages(patient, "late") == [0, 50]
+
+
+async def test_I12_the_reply_to_a_failed_request_waits_for_its_event(
+    patient: Stage, api: Api, server: Server
+) -> None:
+    api.go.clear()
+    api.breaks = True
+    answer = asyncio.ensure_future(chat(patient, 60))
+    await held_in_redis(patient, api, server, answer, 1)
+    assert not answer.done()
+    assert await patient.events() == []
+    server.go_on()
+    assert await answer == 502
+    [event] = await patient.events()
+    assert (event["data"]["status"], event["data"]["usage"]) == (502, {"tokens": 0})
+
+
+async def test_I4_a_client_that_leaves_while_its_event_waits_has_one_event(
+    patient: Stage, api: Api, server: Server
+) -> None:
+    assert await chat(patient, 90) == 200
+    api.go.clear()
+    answer = asyncio.ensure_future(chat(patient, 60))
+    await held_in_redis(patient, api, server, answer, 2)
+    answer.cancel()
+    await until(lambda: patient.app.data_port.connections == 0)
+    server.go_on()
+    await until(lambda: patient.app.store.redis.settler.pending == 0)
+    assert await overages(patient, "late") == [0, 50]
+    assert await sums(patient, "late", "tokens") == (150, 50)
+    assert await chat(patient, 5) == 200
+
+
+async def test_an_event_that_cannot_be_recorded_is_an_internal_error(
+    here: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("secret-detail")
+
+    append = here.app.spool.append
+    here.app.spool.append = fails  # type: ignore[method-assign]
+    assert await chat(here, 5) == 500  # nothing of the API's response was sent
+    here.app.spool.append = append  # type: ignore[method-assign]
+    assert "request_failed" in capsys.readouterr().out
+    assert await chat(here, 5) == 200
+
+
+async def test_I11_each_of_several_quotas_on_a_meter_has_its_overage(here: Stage) -> None:
+    for cost in (40, 20, 50):
+        assert await chat(here, cost, 1, "nested") == 200
+    data = [event["data"] for event in await here.events()]
+    assert [one.get("overage_by_limit") for one in data] == [
+        None,
+        {"daily": 10},
+        {"daily": 50, "monthly": 30},
+    ]
+    assert [one["overage"]["tokens"] for one in data] == [0, 10, 50]
 
 
 async def test_I11_overage_that_redis_reports_too_late_is_an_event_of_its_own(

@@ -73,3 +73,27 @@ async def test_in_another_period_the_command_is_encoded_again(store: RedisLimitS
     assert windows == now
     assert (await reserved(store, claims, "b")).granted
     assert await settled(store, claims, "b") == (0, 2)
+
+
+async def test_a_settlement_without_a_reply_is_reported_as_unconfirmed_and_then_answered(
+    valkey_url: str,
+) -> None:
+    """Also if it was never sent, and if it is dropped."""
+    wire = Wire(valkey_url, timeout_s=2)
+    await wire.start()
+    store = RedisLimitStore(wire)
+    assert (await reserved(store, (QUOTA,), "a")).granted
+    await wire.stop()
+    answers: list[Answer | None] = []
+    store.settle(ACME, "k1", (QUOTA,), "a", answers.append)
+    assert answers == [None]
+    async with asyncio.timeout(20):
+        await wire.start()
+        while store.settler.pending:
+            store.settler._turn()
+            await asyncio.sleep(0.01)
+    assert answers[-1] is not None and answers[-1].granted
+    await wire.stop()
+    store.settle(ACME, "k1", (QUOTA,), "b", answers.append)
+    await store.close()
+    assert answers[-1] is None

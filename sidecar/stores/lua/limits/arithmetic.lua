@@ -6,7 +6,8 @@
 --           that was reported, units carried over, the end of the period (µs), and what is counted.
 --           The third one of a team's share is the part of its guarantee that is used or lent for
 --           good. A quota has five more, for overage: settled, over, due, start of the period before
---           (µs) and the room in it, see State in limits.py. Earlier versions wrote the first four
+--           (µs) and the room in it, see State in limits.py; six mean that all units are settled, and
+--           the others 0. Earlier versions wrote the first four
 --   grants  one line each, in the order of their use: id, field, units, used, expires_us, priority
 --   kept    when the TTL of the state was last checked (µs)
 --   rebuilt when counters were last rebuilt from the events (µs)
@@ -109,7 +110,7 @@ local function survey(key, now)
       local before, allowed, fresh = since, units + carried, nil
       used, since, notified, carried, ends, fresh = rolled(used, since, notified, carried, ends, known, now, a, b, c, d, own, most, counts)
       if fresh == 'next' then
-        closed, room_left = before, max(0, allowed - settled)
+        if closed ~= 0 then closed, room_left = before, max(0, allowed - settled) end
         settled, over = 0, 0
       elseif fresh then
         settled, over, due, closed, room_left = 0, 0, 0, 0, 0
@@ -171,9 +172,12 @@ end
 
 -- Count an ended request on a quota: units beyond the allowance, of which grants did not pay, are due.
 local function count(claim, units, paid)
-  local more = max(0, units - paid - max(0, claim.units + claim.carried - claim.settled))
-  claim.settled = claim.settled + units - paid - more
-  claim.over, claim.due = min(claim.over + more, MOST), min(claim.due + more, MOST)
+  local more = units - paid - max(0, claim.units + claim.carried - claim.settled)
+  claim.settled = claim.settled + units - paid
+  if more > 0 then
+    claim.settled = claim.settled - more
+    claim.over, claim.due = min(claim.over + more, MOST), min(claim.due + more, MOST)
+  end
 end
 
 -- Report the overage that is due, in the reply and so in an event.
@@ -187,9 +191,10 @@ local function store(key, claims, grants, now)
   local writes, changed, n = {}, false, 0
   for _, claim in ipairs(claims) do
     writes[n + 1] = claim.field
-    if claim.settled then
+    local settled = claim.settled
+    if settled and (settled ~= claim.used or claim.over ~= 0 or claim.due ~= 0 or claim.closed ~= 0) then
       writes[n + 2] = pack_numbers(
-        '<ddddddddddd', claim.used, claim.since, claim.notified, claim.carried, claim.ends, claim.counts, claim.settled, claim.over,
+        '<ddddddddddd', claim.used, claim.since, claim.notified, claim.carried, claim.ends, claim.counts, settled, claim.over,
         claim.due, claim.closed, claim.room
       )
     else

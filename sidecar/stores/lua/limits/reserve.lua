@@ -44,10 +44,13 @@ for _, claim in ipairs(claims) do
   if claim.counted then
     local paid = burn(claim, claim.cost)
     if late then
-      if claim.settled then claim.settled = claim.settled - paid end
+      if claim.settled then
+        claim.settled = claim.settled - paid
+        if claim.closed == 0 then claim.closed = 1 end -- from now on, a period is kept after its end
+      end
     elseif claim.settled then
       count(claim, claim.cost, paid)
-      report(claim)
+      if claim.due ~= 0 then report(claim) end
     end
   else
     claim.ends = -1
