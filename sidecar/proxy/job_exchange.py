@@ -113,6 +113,7 @@ class JobRun:
         """
         exchange = self._exchange
         may_repeat = self._job.delivery == "at-least-once"
+        outcome: Outcome | None = None
         try:
             outcome = await exchange.run()
         except asyncio.CancelledError:
@@ -123,6 +124,7 @@ class JobRun:
             raise
         except Exception as error:
             log.error("job_request_failed", request_id=self._admission.request_id, exc_info=error)
+        if outcome is None:  # compiled, an except clause must not await
             await self._settle_and_record()
             return JobOutcome(JobState.FAILED, INTERNAL_ERROR)
         if outcome.reason in _UNSENT:
