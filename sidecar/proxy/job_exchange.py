@@ -25,7 +25,7 @@ from sidecar.core.model import Entitlement
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal
-from sidecar.core.settlement import OutcomeReason
+from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission, Deferred, Gate, OnRecorded, Refused
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR
