@@ -108,6 +108,21 @@ def test_no_attribute_is_read_after_none_was_assigned_to_it(module: str) -> None
                 emptied |= {ast.unparse(t) for t in statement.targets}
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_no_coroutine_awaits_while_it_handles_an_exception(module: str) -> None:
+    """Compiled, the exception stays that of the thread meanwhile, and the next raise may crash.
+
+    That is so in an except clause, and in a finally clause, which an exception may enter.
+    """
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Try):
+            handlers = [line for handler in node.handlers for line in handler.body]
+            for line in [*handlers, *node.finalbody]:
+                for part in ast.walk(line):
+                    waits = isinstance(part, ast.Await | ast.AsyncFor | ast.AsyncWith)
+                    assert not waits, f"line {line.lineno}"
+
+
 def patterns() -> Iterator[re.Pattern[Any]]:
     """Every regular expression in a global of the package."""
     for file in (ROOT / "sidecar").rglob("*.py"):

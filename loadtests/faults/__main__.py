@@ -5,17 +5,17 @@ wrong), 2 if something did not start, 130 on Ctrl-C.
 """
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 
 import uvloop
 
+from loadtests import verdicts
 from loadtests.faults import table
 from loadtests.faults.faults import FAULTS
 from loadtests.faults.run import run_fault
 from loadtests.faults.verdict import Row, row_of
-from loadtests.processes import DidNotStart, Stack
+from loadtests.processes import Stack
 
 NAMES = {fault.name.replace(" ", "-"): fault for fault in FAULTS}
 
@@ -31,32 +31,20 @@ def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
         "--untimed", action="store_true",
         help="judge nothing that depends on how fast this machine is",
     )  # fmt: skip
-    options = parser.parse_args(args)
-    if options.seconds < 1:
-        parser.error(
-            "--seconds must be at least 1: the sidecar closes a silent connection after 1 s"
-        )
-    return options
+    reason = ": the sidecar closes a silent connection after 1 s"
+    return verdicts.arguments(parser, args, reason=reason)
 
 
 def main() -> int:
     """Run the faults and print the verdicts. Returns the exit code."""
     options = arguments()
-    rows: list[Row] = []
-    try:
-        for name in options.only or NAMES:
-            print(f"{NAMES[name].name} …", flush=True)
-            with Stack() as stack:
-                evidence = uvloop.run(run_fault(stack, NAMES[name], options.seconds))
-            rows.append(row_of(evidence, timed=not options.untimed))
-    except DidNotStart as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("Stopped; nothing is left running.")
-        return 130
-    print(*table.lines(rows), sep="\n")
-    return 1 if any(row.wrong for row in rows) else 0
+
+    def run(stack: Stack, name: str) -> Row:
+        evidence = uvloop.run(run_fault(stack, NAMES[name], options.seconds))
+        return row_of(evidence, timed=not options.untimed)
+
+    titles = {name: NAMES[name].name for name in options.only or NAMES}
+    return verdicts.run_cases(titles, run, table.lines)
 
 
 if __name__ == "__main__":

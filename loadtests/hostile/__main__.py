@@ -5,12 +5,12 @@ wrong), 2 if something did not start, 130 on Ctrl-C.
 """
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 
 import uvloop
 
+from loadtests import verdicts
 from loadtests.hostile import table
 from loadtests.hostile.attacks import ATTACKS, SPARE_FILES
 from loadtests.hostile.run import run_attack
@@ -28,31 +28,23 @@ def arguments(args: Sequence[str] | None = None) -> argparse.Namespace:
         "--only", action="append", choices=ATTACKS, help="one attack; may be repeated"
     )
     parser.add_argument("--untimed", action="store_true", help="do not judge latency")
-    options = parser.parse_args(args)
-    if options.seconds < 1:
-        parser.error("--seconds must be at least 1")
-    return options
+    return verdicts.arguments(parser, args)
 
 
 def main() -> int:
     """Run the attacks and print the verdicts. Returns the exit code."""
     options = arguments()
-    rows: list[Row] = []
     try:
         allow_files(max(attack.connections for attack in ATTACKS.values()) * 2 + SPARE_FILES)
-        for name in options.only or ATTACKS:
-            print(f"{name} …", flush=True)
-            with Stack() as stack:
-                evidence = uvloop.run(run_attack(stack, name, options.seconds))
-            rows.append(row_of(evidence, timed=not options.untimed))
     except DidNotStart as error:
         print(error, file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("Stopped; nothing is left running.")
-        return 130
-    print(*table.lines(rows), sep="\n")
-    return 1 if any(row.wrong for row in rows) else 0
+
+    def run(stack: Stack, name: str) -> Row:
+        evidence = uvloop.run(run_attack(stack, name, options.seconds))
+        return row_of(evidence, timed=not options.untimed)
+
+    return verdicts.run_cases({name: name for name in options.only or ATTACKS}, run, table.lines)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def list_versions(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """List the versions of plan files that were live: the spool's, then others of Redis.
+    """List the plan files of the spool, then others of Redis, by version.
 
     Each place lists the oldest first.
 
@@ -64,7 +64,7 @@ def show(
     redis_prefix: REDIS_PREFIX = None,
     config: CONFIG = None,
 ) -> int:
-    """Print the plan file that a usage event was decided by, from the spool or from Redis.
+    """Print a plan file by its version, from the spool or from Redis.
 
     \b
     Examples:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sidecar.config import late_costs, limit_kinds, models, values
+from sidecar.config.inheritance import inherited
 from sidecar.config.route_patterns import split_match
 from sidecar.core.costs import BodySize, Fallback, HeaderSource, Meter, Reserve, Source
 from sidecar.core.entitlements import Entitlements, Estimates
@@ -40,7 +41,7 @@ def compile_book(file: models.FileModel, version: str) -> PlanBook:
     meters = {name: _meter(name, model) for name, model in file.meters.items()}
     routes = tuple(_route(model, meters) for model in file.routes)
     estimates = {model.id: _estimates(model, meters) for model in file.routes}
-    has = _inherited(file.plans)
+    has = inherited(file.plans, _Inherited(), _Inherited.extended)
     plans = {name: _plan(name, rank, has[name]) for rank, name in enumerate(file.plans)}
     accounts = {model.id: _account(model) for model in file.accounts}
     return PlanBook(
@@ -164,7 +165,7 @@ class _Inherited:
     refunds: tuple[str, ...] = ()
     enforce: str | None = None
 
-    def extended(self, model: models.PlanModel) -> "_Inherited":
+    def extended(self, _name: str, model: models.PlanModel) -> "_Inherited":
         """Return what a plan that extends this one has."""
         return _Inherited(
             self.features if model.features is None else model.features,
@@ -176,21 +177,6 @@ class _Inherited:
             self.refunds if model.refund is None else model.refund,
             model.enforce or self.enforce,
         )
-
-
-def _inherited(plans: Mapping[str, models.PlanModel]) -> dict[str, _Inherited]:
-    """What each plan has; each plan is read once, however many extend it."""
-    known: dict[str, _Inherited] = {}
-    for plan_id in plans:
-        chain = []
-        at: str | None = plan_id
-        while at is not None and at not in known:
-            chain.append(at)
-            at = plans[at].extends
-        above = _Inherited() if at is None else known[at]
-        for name in reversed(chain):
-            above = known[name] = above.extended(plans[name])
-    return known
 
 
 def _plan(plan_id: str, rank: int, has: _Inherited) -> Plan:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.config import limit_kinds, models, values
+from sidecar.config.inheritance import inherited
 from sidecar.config.positions import Path
 from sidecar.core.model import MICRO, UNBOUNDED
 from sidecar.core.periods import PERIODS
@@ -127,7 +128,7 @@ def sold_plans(file: models.FileModel) -> Iterator[SoldPlan]:
     """Each plan of a valid file, in its order. Plans with the same features share their costs."""
     needed = frozenset(feature for route in file.routes for feature in route.needs)
     reached: dict[frozenset[str], _Reached] = {}
-    for name, own in _with_parents(file.plans).items():
+    for name, own in inherited(file.plans, _Own(), _Own.extended).items():
         features = own.features & needed
         if features not in reached:
             reached[features] = _reached(file, features)
@@ -152,21 +153,6 @@ def _reached(file: models.FileModel, features: frozenset[str]) -> _Reached:
             found.costs.setdefault(meter, []).append((units, route.id))
             found.dearest[meter] = max(units, found.dearest.get(meter, 0))
     return found
-
-
-def _with_parents(plans: Mapping[str, models.PlanModel]) -> dict[str, _Own]:
-    """Each plan, in order; each is read once, however many extend it."""
-    known: dict[str, _Own] = {}
-    for name in plans:
-        chain = []
-        at: str | None = name
-        while at is not None and at not in known:
-            chain.append(at)
-            at = plans[at].extends
-        above = _Own() if at is None else known[at]
-        for each in reversed(chain):
-            above = known[each] = above.extended(each, plans[each])
-    return {name: known[name] for name in plans}
 
 
 def _costs(route: models.RouteModel, file: models.FileModel) -> Iterator[tuple[str, int]]:

@@ -30,7 +30,7 @@ from sidecar.core.events.read import (
 )
 from sidecar.errors import SpoolError
 from sidecar.metering.gaps import SequenceCoverage
-from sidecar.metering.segments import HEAD_NAME, MAX_LINE, read_head
+from sidecar.metering.segments import HEAD_NAME, MAX_LINE, InvalidLine, read_head
 
 MAX_LISTED: Final = 100  # broken lines listed with file and line; all are counted
 MAX_STOPS: Final = 100_000
@@ -39,18 +39,6 @@ _EVENT_FILE: Final = re.compile(r".+\.jsonl(\.[0-9]+)?(\.gz)?")
 _WORKER: Final = re.compile(r"worker-[0-9]+")
 _HEADS: Final = (HEAD_NAME, f"worker-*/{HEAD_NAME}")
 _FileId = tuple[int, int, bytes]  # device, inode, first bytes
-
-
-@dataclass(frozen=True, slots=True)
-class BadLine:
-    """A line that is not an event."""
-
-    file: str
-    line: int  # from 1
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.problem}"
 
 
 @dataclass(slots=True)
@@ -66,7 +54,7 @@ class ReadSummary:
     refused: dict[str, int] = field(default_factory=dict)
     stops: dict[tuple[str, str], RecordedStop] = field(default_factory=dict)
     broken: int = 0
-    broken_lines: list[BadLine] = field(default_factory=list)
+    broken_lines: list[InvalidLine] = field(default_factory=list)
     vanished: int = 0  # files deleted before they could be read
 
     def as_json(self) -> dict[str, Any]:
@@ -169,7 +157,7 @@ class EventReader:
         summary.broken += 1
         if len(summary.broken_lines) < MAX_LISTED:
             problem = str(error) if isinstance(error, InvalidEvent) else f"not JSON: {error}"
-            summary.broken_lines.append(BadLine(str(path), number, problem[:200]))
+            summary.broken_lines.append(InvalidLine(str(path), number, problem[:200]))
 
 
 def event_files(paths: Iterable[Path]) -> list[Path]:

@@ -66,6 +66,17 @@ class RawLine(NamedTuple):
         return self.offset + len(self.text) + self.whole
 
 
+class InvalidLine(NamedTuple):
+    """A line that is not an event, or that does not fit the line before it."""
+
+    file: str
+    line: int  # from 1
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.problem}"
+
+
 def segment_path(directory: Path, first: int) -> Path:
     """Return the segment file whose first event has this number."""
     return directory / f"{first:020d}.jsonl"

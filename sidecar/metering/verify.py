@@ -9,6 +9,7 @@ from sidecar.metering.buffer import BUFFER_NAME
 from sidecar.metering.losses import LOSS_TYPE, MISSING_TYPE, read_note
 from sidecar.metering.segments import (
     Head,
+    InvalidLine,
     Segment,
     line_hash,
     list_segments,
@@ -34,18 +35,6 @@ class Gap:
         return f"{self.file}:{self.line}: events {self.first} to {self.last} are missing"
 
 
-@dataclass(frozen=True, slots=True)
-class ChainBreak:
-    """A line that does not fit the line before it."""
-
-    file: str
-    line: int  # from 1
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.problem}"
-
-
 @dataclass(slots=True)
 class SpoolReport:
     """The result. `gaps` and `breaks` list the first 100; `missing` and `broken` count all."""
@@ -57,7 +46,7 @@ class SpoolReport:
     spools: list[str] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     missing: int = 0  # events in gaps
-    breaks: list[ChainBreak] = field(default_factory=list)
+    breaks: list[InvalidLine] = field(default_factory=list)
     broken: int = 0  # lines
     torn_bytes: int = 0  # after the last newline; normal while a sidecar writes
     set_aside: int = 0  # files with damaged lines, or with torn ones from earlier crashes
@@ -222,4 +211,4 @@ class _ChainAudit:
     def _break(self, problem: str) -> None:
         self.report.broken += 1
         if len(self.report.breaks) < MAX_LISTED:
-            self.report.breaks.append(ChainBreak(*self._place, problem))
+            self.report.breaks.append(InvalidLine(*self._place, problem))

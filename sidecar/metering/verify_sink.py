@@ -14,8 +14,8 @@ from sidecar.errors import SpoolError
 from sidecar.metering.event_reader import event_files, whole_lines
 from sidecar.metering.gaps import MAX_SPOOLS, SequenceCoverage
 from sidecar.metering.losses import LOSS_TYPE
-from sidecar.metering.segments import line_hash, parse_line
-from sidecar.metering.verify import MAX_LISTED, ChainBreak, Gap, SpoolReport
+from sidecar.metering.segments import InvalidLine, line_hash, parse_line
+from sidecar.metering.verify import MAX_LISTED, Gap, SpoolReport
 
 _MAX_ENDS: Final = 100_000  # places where a run of lines begins or ends
 
@@ -85,7 +85,7 @@ class _SinkAudit:
     def _break(self, path: Path, number: int, problem: str) -> None:
         self.report.broken += 1
         if len(self.report.breaks) < MAX_LISTED:
-            self.report.breaks.append(ChainBreak(path.name, number, problem))
+            self.report.breaks.append(InvalidLine(path.name, number, problem))
 
 
 def verify_sink(path: Path) -> SpoolReport:

@@ -65,29 +65,26 @@ class Exchange(LateCosts):
         self._started = self._admission.in_flight.sent_at = time.perf_counter()
         reason = OutcomeReason.CANCELLED
         timer = None
+        cancelled = False
         if self.total_timeout:
             timer = self._client.loop.call_later(self.total_timeout, self._on_total_timeout)
         try:
-            await self._forward()
-            failure = self._failure
-            reason = failure[0] if failure else OutcomeReason.OK
-            if failure and not self._head_sent:
-                await self._reply_failure(*failure)
-        except asyncio.CancelledError:
-            self.keep = False
-            if not self._closed and self._can_await_usage():
-                reason = OutcomeReason.CLIENT_GONE
-                await self._await_usage()
-                raise
-            # The exchange may have ended before the connection closed, and closed it.
-            if self._failure is not None:
-                reason = self._failure[0]
-            elif self._ended and self._response_complete:
-                reason = OutcomeReason.OK
-            elif self._client.lost and not self._client.owner.draining:
-                reason = OutcomeReason.CLIENT_GONE
-            self.keep = False
-            raise
+            try:
+                await self._forward()
+                failure = self._failure
+                reason = failure[0] if failure else OutcomeReason.OK
+                if failure and not self._head_sent:
+                    await self._reply_failure(*failure)
+            except asyncio.CancelledError:
+                cancelled = True  # compiled, an except clause must not await
+            if cancelled:
+                self.keep = False
+                if not self._closed and self._can_await_usage():
+                    reason = OutcomeReason.CLIENT_GONE
+                    await self._await_usage()
+                else:
+                    reason = self._cancelled_reason()
+                raise asyncio.CancelledError
         except Exception:
             self.broke, self.keep = True, False
             if not self._request.begun:
@@ -100,6 +97,17 @@ class Exchange(LateCosts):
             if not self._closed:
                 self._close(reason)
         return self.outcome
+
+    def _cancelled_reason(self) -> OutcomeReason:
+        """How an exchange ended whose task was cancelled."""
+        # The exchange may have ended before the connection closed, and closed it.
+        if self._failure is not None:
+            return self._failure[0]
+        if self._ended and self._response_complete:
+            return OutcomeReason.OK
+        if self._client.lost and not self._client.owner.draining:
+            return OutcomeReason.CLIENT_GONE
+        return OutcomeReason.CANCELLED
 
     def _close(self, reason: OutcomeReason, on_recorded: OnRecorded | None = None) -> None:
         """Compute the outcome, settle and record it. Called once."""

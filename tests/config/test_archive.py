@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.config import archive
 from sidecar.files import Files
+from tests.support.power import Disk
 
 
 def write(path: Path, text: bytes) -> str:
@@ -70,3 +71,13 @@ def test_a_full_disk_is_logged(tmp_path: Path, capsys: Any) -> None:
     assert not keep(tmp_path / "spool", plan_file, version, Files(write=full))
     assert "plan_file_not_archived" in capsys.readouterr().out
     assert archive.find(tmp_path / "spool", version) is None
+
+
+def test_15_a_kept_version_survives_a_power_failure(tmp_path: Path) -> None:
+    disk, plan_file, spool = Disk(), tmp_path / "plans.yaml", tmp_path / "spool"
+    version = write(plan_file, b"version: 1\n")
+    assert keep(spool, plan_file, version, disk.files)
+    (tmp_path / "left").mkdir()
+    disk.after_power_failure(spool / archive.DIRECTORY, tmp_path / "left" / archive.DIRECTORY)
+    disk.close()
+    assert archive.find(tmp_path / "left", version) == b"version: 1\n"

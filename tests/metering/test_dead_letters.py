@@ -73,6 +73,22 @@ async def test_15_a_dead_letter_that_cannot_be_written_holds_the_sink_and_is_the
     assert disk.left == 0
 
 
+async def test_15_a_dead_letter_whose_sync_fails_is_not_there_twice(tmp_path: Path) -> None:
+    await fill(tmp_path, 2)
+    sink, path = ListSink(), dead_letter_path(tmp_path, "list")
+    sink.poison = {"event-1"}
+    path.write_bytes(b'{"id":"event-0"}\n')  # so that the file has its name already
+    disk = FaultyDisk([errno.EIO] * 2, ["sync"])
+    async with a_spool(tmp_path) as spool:
+        shipper = Shipper(spool, [sink], batch=1, files=disk.files, sleep=no_pause)
+        disk.armed = True
+        shipper.start()
+        assert await shipper.drain(20)
+        await shipper.close()
+    assert ids(lines_of(path)) == ["event-0", "event-1"]
+    assert (disk.left, disk.failed) == (0, 2)
+
+
 async def test_15_a_line_that_a_crash_cut_is_not_joined_to_the_next_dead_letter(
     tmp_path: Path,
 ) -> None:
