@@ -113,8 +113,9 @@ class JobRun:
         """
         exchange = self._exchange
         may_repeat = self._job.delivery == "at-least-once"
+        failed = False
         try:
-            outcome = await exchange.run()
+            await exchange.run()
         except asyncio.CancelledError:
             if may_repeat:
                 self.abandon()
@@ -123,8 +124,11 @@ class JobRun:
             raise
         except Exception as error:
             log.error("job_request_failed", request_id=self._admission.request_id, exc_info=error)
+            failed = True  # compiled, an except clause must not await
+        if failed:
             await self._settle_and_record()
             return JobOutcome(JobState.FAILED, INTERNAL_ERROR)
+        outcome = exchange.outcome
         if outcome.reason in _UNSENT:
             self.abandon()
             return Postponed(UNSENT_RETRY_US)
