@@ -18,7 +18,7 @@ MODULES = (
     "core.identity", "core.model", "core.overload.adaptive_limit", "core.overload.baseline",
     "core.overload.shedder", "core.overload.window", "core.paths", "core.readings",
     "core.reasons", "core.refusals.ratelimit_fields", "core.routing", "core.settlement",
-    "gate.admission", "gate.entitle", "gate.gate", "gate.recorder", "gate.reserve",
+    "gate.admission", "gate.entitle", "gate.gate", "gate.recorder", "gate.reserve", "gate.settling",
     "metering.buffer", "metering.chain", "metering.spool", "metrics", "proxy.data_port",
     "proxy.downstream.checks",
     "proxy.downstream.connection", "proxy.downstream.connection_limits",

@@ -25,7 +25,7 @@ from sidecar.core.model import Entitlement
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal
-from sidecar.core.settlement import Outcome, OutcomeReason
+from sidecar.core.settlement import OutcomeReason
 from sidecar.gate import Admission, Deferred, Gate, OnRecorded, Refused
 from sidecar.logs import logger
 from sidecar.metrics import INTERNAL_ERROR
@@ -113,9 +113,9 @@ class JobRun:
         """
         exchange = self._exchange
         may_repeat = self._job.delivery == "at-least-once"
-        outcome: Outcome | None = None
+        failed = False
         try:
-            outcome = await exchange.run()
+            await exchange.run()
         except asyncio.CancelledError:
             if may_repeat:
                 self.abandon()
@@ -124,9 +124,11 @@ class JobRun:
             raise
         except Exception as error:
             log.error("job_request_failed", request_id=self._admission.request_id, exc_info=error)
-        if outcome is None:  # compiled, an except clause must not await
+            failed = True  # compiled, an except clause must not await
+        if failed:
             await self._settle_and_record()
             return JobOutcome(JobState.FAILED, INTERNAL_ERROR)
+        outcome = exchange.outcome
         if outcome.reason in _UNSENT:
             self.abandon()
             return Postponed(UNSENT_RETRY_US)

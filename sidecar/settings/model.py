@@ -111,7 +111,7 @@ class Settings(LayeredSettings):
     """Prefix of every Redis key."""
 
     redis_timeout_ms: int = Field(50, ge=1, le=10_000)
-    """Longest time that a request waits for Redis, in milliseconds."""
+    """Longest time that a request or the end of its response waits for Redis, in milliseconds."""
 
     spool: Path = Path("/var/spool/sidecar")
     """Directory of the event spool, on a persistent disk; one per sidecar."""
