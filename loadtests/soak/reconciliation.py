@@ -10,8 +10,8 @@ import orjson
 import redis
 
 from loadtests.soak.accounts import Quota
+from sidecar.core.counters import EMPTY
 from sidecar.core.events.read import REQUEST
-from sidecar.core.limits import EMPTY
 from sidecar.reconcile.period_usage import MARGIN_US
 from sidecar.stores import keys
 from sidecar.stores.account_state import read_account

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sidecar.backtest.teams import ShareRow, Teams
+from sidecar.core.counters import State
 from sidecar.core.events.read import Units
-from sidecar.core.limits import State
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,
@@ -29,19 +29,19 @@ CounterName = tuple[str, str | None]  # a limit's id, and the key's for a limit 
 
 
 class Bucket:
-    """The counter of a rate on `meter`: `used` micro-units at the instant `since` (µs)."""
+    """The counter of a rate: `used` micro-units at the instant `since` (µs)."""
 
-    __slots__ = ("meter", "since", "used")
+    __slots__ = ("since", "used")
 
     def __init__(self) -> None:
         self.used = self.since = 0
-        self.meter = ""
 
 
 class QuotaCounter:
     """The counter of a quota in the period from `since` to `end` (µs), and its history.
 
-    `limit`: the quota that was charged last. `settled`: units that are not overage.
+    `limit`: the quota that was charged last. `settled`: units that are not overage. `suspended`: as
+    in `core/counters.py`.
 
     `ran_out_us`: when the quota was first used up, or None. `peak`: the highest use in one period.
     `units`: the units of the plan per period, at `ran_out_us` if it is set, else at the end.
@@ -51,17 +51,20 @@ class QuotaCounter:
         "carried",
         "end",
         "limit",
+        "over",
         "peak",
         "ran_out_us",
         "settled",
         "since",
+        "suspended",
         "units",
         "used",
     )
 
     def __init__(self) -> None:
         self.used = self.since = self.carried = self.end = self.peak = self.units = 0
-        self.settled = 0
+        self.settled = self.over = 0
+        self.suspended: tuple[State, ...] = ()
         self.limit: QuotaLimit | None = None
         self.ran_out_us: int | None = None
 
@@ -126,8 +129,9 @@ class ClaimSet(NamedTuple):
 
 # A bucket with the request charged: used, since, and False if it did not fit one in shadow.
 BucketLevel = tuple[Bucket, int, int, bool]
-# The counter of a quota at an instant: used, carried, since, end.
-QuotaLevel = tuple[int, int, int, int]
+# The counter of a quota at an instant: used, carried, since, end, and its state if it is not the
+# counter that was used last.
+QuotaLevel = tuple[int, int, int, int, State | None]
 
 
 class AccountCounters:
@@ -189,8 +193,6 @@ def drained(row: RateRow, at: int) -> tuple[int, int]:
     """Return (used, since) of the row's bucket at `at`: `limits.drained` on plain integers."""
     bucket, per, gain = row.bucket, row.per, row.gain
     used, since = bucket.used, bucket.since
-    if bucket.meter != row.limit.meter and bucket.meter:
-        return 0, at
     now = max(at, since)
     if used <= 0:
         return 0, now

@@ -59,7 +59,7 @@ def _rates(claims: ClaimSet, at: int) -> Iterator[_Ranked]:
 def _quotas(claims: ClaimSet, quotas: Sequence[QuotaLevel], at: int) -> Iterator[_Ranked]:
     most = {one.quota: max_cost(one, claims.quotas[one.quota].limit) for one in claims.shares}
     for number, row in enumerate(claims.quotas):
-        used, carried, _, end = quotas[number]
+        used, carried, _, end, _ = quotas[number]
         if row.mode == ENFORCED and used + row.cost > row.cap + carried:
             wait = None if row.cost > most.get(number, row.cap) else end - at
             if wait is not None and row.counter.ran_out_us is None:
@@ -85,7 +85,7 @@ def is_short(claims: ClaimSet, row: ShareRow, quotas: Sequence[QuotaLevel], at: 
 
 
 def _remaining(claims: ClaimSet, row: ShareRow, quotas: Sequence[QuotaLevel]) -> int:
-    used, carried, _, _ = quotas[row.quota]
+    used, carried, _, _, _ = quotas[row.quota]
     return claims.quotas[row.quota].cap + carried - used
 
 

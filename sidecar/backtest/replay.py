@@ -35,9 +35,9 @@ from sidecar.backtest.refusal import (
 from sidecar.backtest.report import AccountReport
 from sidecar.backtest.teams import count
 from sidecar.core import limits
+from sidecar.core.counters import EMPTY, Change, State, changed_suspended, of_one_meter
 from sidecar.core.counts import counts_of
 from sidecar.core.events.read import RecordedRequest, Units
-from sidecar.core.limits import State
 from sidecar.core.model import UNBOUNDED, Account, Entitlement, Key, PlanBook, QuotaLimit
 from sidecar.core.periods import Window
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
@@ -53,7 +53,7 @@ WindowOf = Callable[[str, str, date | None, int], Window]
 class InFlight(NamedTuple):
     """A request in flight; sorts by its end.
 
-    `since`: the start of each quota's period in which it was charged. `counted`: whether each rate
+    `starts`: of the periods of each quota in which it was charged. `counted`: whether each rate
     was charged. `refunded`: whether its cost is returned when it ends.
     """
 
@@ -61,7 +61,7 @@ class InFlight(NamedTuple):
     number: int
     claims: ClaimSet
     refunded: bool
-    since: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
     counted: tuple[bool, ...]
 
 
@@ -158,17 +158,19 @@ class Replay:
     def _quota_level(self, row: QuotaRow, at: int) -> QuotaLevel:
         counter, limit = row.counter, row.limit
         charged = counter.limit
-        if at < counter.end and charged is not None and _is_same(charged, limit):
+        suspended = counter.suspended
+        if at < counter.end and not suspended and charged and _is_same(charged, limit):
             carried = counter.carried if limit.rollover else 0
-            return counter.used, carried, counter.since, counter.end
+            return counter.used, carried, counter.since, counter.end, None
         account = self._account
         window = self._windows(limit.period, account.timezone, account.anchor, at)
-        before = limits.EMPTY
+        before = EMPTY
         if charged is not None:
-            counts = counts_of(charged)
-            before = State(counter.used, counter.since, 0, counter.carried, counter.end, counts)
+            numbers = counter.used, counter.since, 0, counter.carried, counter.end
+            ended = counter.settled, counter.over
+            before = State(*numbers, counts_of(charged), *ended, suspended=suspended)
         now, end = limits.current(limit, before, window, at)
-        return now.used, now.carried, now.since_us, end
+        return now.used, now.carried, now.since_us, end, now
 
     def _charge(
         self,
@@ -180,8 +182,8 @@ class Replay:
     ) -> None:
         overage: dict[str, int] | None = None
         refunded = claims.refunds and _is_refunded(claims.entitlement, event)
-        for rate, (bucket, used, since, _) in zip(claims.rates, buckets, strict=True):
-            bucket.used, bucket.since, bucket.meter = used, since, rate.limit.meter
+        for bucket, used, since, _ in buckets:
+            bucket.used, bucket.since = used, since
         for row, level in zip(claims.quotas, quotas, strict=True):
             own = row.limit.units + level[1]
             used = min(level[0] + row.cost, UNBOUNDED)
@@ -190,7 +192,7 @@ class Replay:
                 if over:
                     overage = overage or {}
                     overage[row.limit.meter] = max(over, overage.get(row.limit.meter, 0))
-            _store(row, level, used)
+            _store(row, level, used, settled=0 if refunded else row.cost)
             if used >= own and row.counter.ran_out_us is None:
                 row.counter.ran_out_us = event.time_us
         if claims.shadows:
@@ -212,7 +214,7 @@ class Replay:
                 self.report.add_shadowed(rate.limit)
         short = {row.quota for row in claims.shares if is_short(claims, row, quotas, at)}
         for position, row in enumerate(claims.quotas):
-            used, carried, _, _ = quotas[position]
+            used, carried, _, _, _ = quotas[position]
             over = used + row.cost > row.cap + carried or position in short
             if over and row.limit.shadow and row.mode != FORCED:
                 self.report.add_shadowed(row.limit)
@@ -232,9 +234,9 @@ class Replay:
         self._number += 1
         for slot in claims.slots:
             heappush(slot.taken.ends, end)
-        since = tuple(level[2] for level in quotas)
+        starts = tuple(map(_starts, quotas))
         counted = tuple(bucket[3] for bucket in buckets)
-        request = InFlight(end, self._number, claims, refunded, since, counted)
+        request = InFlight(end, self._number, claims, refunded, starts, counted)
         heappush(self._in_flight, request)
 
     def _end(self, request: InFlight) -> None:
@@ -243,15 +245,14 @@ class Replay:
         for rate, counted in zip(request.claims.rates, request.counted, strict=True):
             used, now = drained(rate, at)
             weight = rate.weight if refunded and counted else 0
-            bucket = rate.bucket
-            bucket.used, bucket.since, bucket.meter = max(0, used - weight), now, rate.limit.meter
-        for row, since in zip(request.claims.quotas, request.since, strict=True):
+            rate.bucket.used, rate.bucket.since = max(0, used - weight), now
+        for row, starts in zip(request.claims.quotas, request.starts, strict=True):
             level = self._quota_level(row, at)
-            cost = row.cost if refunded and level[2] == since else 0
-            _store(row, level, max(0, level[0] - cost))
+            cost = row.cost if refunded and level[2] in starts else 0
+            _store(row, level, max(0, level[0] - cost), -row.cost if refunded else 0, starts)
         for share in request.claims.shares if refunded else ():
             level = self._quota_level(request.claims.quotas[share.quota], at)
-            if level[2] == request.since[share.quota]:
+            if level[2] in request.starts[share.quota]:
                 count(share, period_of(level, at), -share.cost)
         for slot in request.claims.slots:
             heappop(slot.taken.ends)
@@ -259,16 +260,44 @@ class Replay:
 
 def _settle(row: QuotaRow, level: QuotaLevel, own: int) -> int:
     """Count a request that is not refunded; its overage. Precedes `_store`. See `limits.count`."""
-    counter = row.counter
-    settled = min(counter.settled, level[0]) if counter.since == level[2] else 0
+    counter, state = row.counter, level[4]
+    settled, before = counter.settled, counter.over
+    if state is not None:
+        settled, before = state.settled, state.over
     over = max(0, row.cost - max(0, own - settled))
-    counter.settled = settled + row.cost - over
+    counter.settled, counter.over = settled + row.cost - over, before + over
     return over
 
 
-def _store(row: QuotaRow, level: QuotaLevel, used: int) -> None:
-    counter = row.counter
-    counter.used, (_, counter.carried, counter.since, counter.end) = used, level
+def _starts(level: QuotaLevel) -> tuple[int, ...]:
+    """Return the starts of the periods that a charge is in."""
+    state = level[4]
+    if state is None or not state.suspended:
+        return (level[2],)
+    return tuple(one.since_us for one in of_one_meter(state))
+
+
+def _store(
+    row: QuotaRow,
+    level: QuotaLevel,
+    used: int,
+    change: int | None = None,
+    starts: tuple[int, ...] | None = None,
+    *,
+    settled: int = 0,
+) -> None:
+    """Store the counter.
+
+    Suspended counters get the `change` (None: as the counter in use), if their period has one of
+    the `starts` (None: any). `settled`: units of a request that is not refunded.
+    """
+    counter, state = row.counter, level[4]
+    if state is not None:
+        if not settled:
+            counter.settled, counter.over = state.settled, state.over
+        units = used - level[0] if change is None else change
+        counter.suspended = changed_suspended(state, Change(units, settled), starts)
+    counter.used, (_, counter.carried, counter.since, counter.end, _) = used, level
     counter.limit = row.limit
     if counter.ran_out_us is None:
         counter.units = row.limit.units

@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import NamedTuple
 
-from sidecar.core.limits import EMPTY, State
+from sidecar.core.counters import EMPTY, State
 from sidecar.core.model import QuotaLimit, TeamShare
 from sidecar.core.teams import elapsed_percent, spent_guarantee
 

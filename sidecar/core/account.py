@@ -5,72 +5,30 @@ against it. An account's state is a value; an operation returns the next one. Op
 later, without a decision, are in `corrections.py`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Final
 
 from sidecar.core import limits
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.limits import EMPTY, Grant, State
+from sidecar.core.counters import State, changed_suspended, of_one_meter, with_change
+from sidecar.core.limits import Grant
 from sidecar.core.model import MICRO, RATE, SLOTS, QuotaLimit
+from sidecar.core.orphans import sweep
+from sidecar.core.reservations import (
+    NOT_ENDED,
+    REPORTED_US,
+    SETTLED,
+    AccountState,
+    Charge,
+    Reservation,
+    change_by,
+    closed,
+    per_period,
+)
 from sidecar.core.survey import BoundClaim, ClaimedLimit, answer_of, fits, survey_limits
 
-SWEPT: Final = 16  # leases that one operation ends at most
 KEPT_US: Final = 35 * 86_400 * MICRO  # how long the id of an expired grant stays taken
-
-
-NOT_ENDED: Final = -1
-SETTLED: Final = "settled"
-REPORTED_US: Final = 300 * MICRO  # how long a lost answer can be asked for again
-
-
-class Charge(NamedTuple):
-    """What an open reservation took from one field. `since_us`: start of the quota's period.
-
-    `allowed`: the quota's allowance when it was reserved.
-    `reported`: the overage that the answer to `reserve` reported, of a cost that cannot change; or
-    NOT_ENDED: the request counts for overage when it is settled.
-    """
-
-    kind: str  # name of a `Kind`
-    field: str
-    cost: int
-    since_us: int
-    reported: int = NOT_ENDED
-    allowed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """A reservation that is not settled yet.
-
-    One that is settled stays for REPORTED_US if its event has to report overage, as the answer may
-    get lost: then `orphans` is SETTLED, and `reported` has the overage of each claim.
-    """
-
-    orphans: str
-    charges: tuple[Charge, ...]
-    reported: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class AccountState:
-    """The state of one account.
-
-    `leases`: the ends of the reservation leases, for open reservations that have slots or are
-    released if their sidecar dies. `charged`: the last charged entry of each journal. `rebuilt`:
-    the instant at which counters were last rebuilt from the events, in µs.
-    """
-
-    states: Mapping[str, State] = field(default_factory=dict)
-    grants: tuple[Grant, ...] = ()  # in the order in which they are used
-    opened: Mapping[str, Reservation] = field(default_factory=dict)
-    leases: Mapping[str, int] = field(default_factory=dict)
-    charged: Mapping[str, int] = field(default_factory=dict)
-    rebuilt: int = 0
-
-
-NEW = AccountState()
 
 
 def peek(account: AccountState, claims: Sequence[BoundClaim], now_us: int) -> Answer:
@@ -115,20 +73,24 @@ def reserve(
         charged = _charge(one, late=late)
         after.append(charged)
         if charged.end_us >= 0:
-            charges.append(_charge_of(charged, late=late))
+            charges += _charges_of(charged, late=late)
     account = with_limits(account, after)
     if hold is not None:
         account = _opened(account, hold, tuple(charges), now_us)
     return answer_of(after, now_us, granted=True), account
 
 
-def _charge_of(one: ClaimedLimit, *, late: bool) -> Charge:
+def _charges_of(one: ClaimedLimit, *, late: bool) -> list[Charge]:
     claim, limit, state = one.bound.claim, one.bound.claim.limit, one.state
-    charge = Charge(limit.kind.name, one.bound.field, limit.weight(claim.cost), state.since_us)
-    if not isinstance(limit, QuotaLimit):
-        return charge
-    reported = NOT_ENDED if late else one.overage
-    return charge._replace(reported=reported, allowed=limits.allowance(limit, state))
+    name, weight, reported, allowed = limit.kind.name, limit.weight(claim.cost), NOT_ENDED, 0
+    if isinstance(limit, QuotaLimit):
+        reported = NOT_ENDED if late else one.overage
+        allowed = limits.allowance(limit, state)
+    first, *others = dict.fromkeys(counter.since_us for counter in of_one_meter(state))
+    return [
+        Charge(name, one.bound.field, weight, first, reported, allowed),
+        *(Charge(name, one.bound.field, weight, since, reported) for since in others),
+    ]
 
 
 def _opened(
@@ -163,7 +125,7 @@ def _charge(one: ClaimedLimit, *, late: bool) -> ClaimedLimit:
             state = replace(state, settled=settled, closed_us=closed_us)
         else:
             state, reported = limits.report(limits.count(limit, state, claim.cost, burned))
-    state = limits.notify(limit, state)
+    state = limits.notify(limit, with_change(limit, one.state, state))
     return one._replace(state=state, grants=live, burned=burned, overage=reported)
 
 
@@ -203,9 +165,11 @@ def settle(
             one._replace(overage=units) for one, units in zip(surveyed, reported, strict=True)
         ]
         return answer_of(surveyed, now_us, granted=False), account
-    charged = {charge.field: charge for charge in reservation.charges}
-    after = [_correct(one, charged.get(one.bound.field), billed=billed) for one in surveyed]
-    account = _closed(with_limits(account, after), hold_id)
+    charged: dict[str, list[Charge]] = {}
+    for charge in reservation.charges:
+        charged.setdefault(charge.field, []).append(charge)
+    after = [_correct(one, charged.get(one.bound.field, ()), billed=billed) for one in surveyed]
+    account = closed(with_limits(account, after), hold_id)
     if any(one.overage for one in after):
         settled = Reservation(SETTLED, (), tuple([one.overage for one in after]))
         account = replace(
@@ -216,24 +180,43 @@ def settle(
     return answer_of(after, now_us, granted=True), account
 
 
-def _correct(one: ClaimedLimit, charge: Charge | None, *, billed: bool) -> ClaimedLimit:
+def _correct(one: ClaimedLimit, charges: Sequence[Charge], *, billed: bool) -> ClaimedLimit:
     claim, limit = one.bound.claim, one.bound.claim.limit
-    if charge is None:
+    if not charges:
         return one
+    charge, starts = charges[0], {charge.since_us for charge in charges}
     if isinstance(limit, QuotaLimit):
-        return _corrected_quota(one, limit, charge, billed=billed)
-    if _per_period(charge) and one.state.since_us != charge.since_us:
-        return one
+        corrected = _corrected_quota(one, limit, charge, starts, billed=billed)
+        return corrected._replace(state=_passed_on(one, corrected.state, charge, starts))
     actual = 0 if limit.kind is SLOTS else limit.weight(claim.cost)
     difference = actual - charge.cost
     if limit.kind is RATE and claim.forced:
         difference = min(difference, max(0, 2 * limit.full - one.state.used))
-    state, live, _ = limits.add(limit, one.state, one.grants, difference)
-    return one._replace(state=state, grants=live)
+    state = one.state
+    if not per_period(charge) or state.since_us in starts:
+        state, _, _ = limits.add(limit, state, one.grants, difference)
+    if per_period(charge):
+        state = _passed_on(one, state, charge, starts)
+    return one._replace(state=state)
+
+
+def _passed_on(one: ClaimedLimit, state: State, charge: Charge, starts: Collection[int]) -> State:
+    """Return the state after a settlement, with the correction of the suspended counters."""
+    if one.state.since_us in starts:
+        return with_change(one.bound.claim.limit, one.state, state, starts)
+    cost = one.bound.claim.cost
+    settled = cost if charge.reported == NOT_ENDED else cost - charge.cost
+    change = change_by(charge, cost - charge.cost, settled)
+    return replace(state, suspended=changed_suspended(one.state, change, starts))
 
 
 def _corrected_quota(
-    one: ClaimedLimit, limit: QuotaLimit, charge: Charge, *, billed: bool
+    one: ClaimedLimit,
+    limit: QuotaLimit,
+    charge: Charge,
+    starts: Collection[int],
+    *,
+    billed: bool,
 ) -> ClaimedLimit:
     """Return the quota after a settlement: the estimate is given back, and the cost is used.
 
@@ -241,7 +224,7 @@ def _corrected_quota(
     """
     state, live, burned = one.state, one.grants, 0
     actual, late = one.bound.claim.cost, charge.reported == NOT_ENDED
-    if state.since_us == charge.since_us:
+    if state.since_us in starts:
         if not late and actual == charge.cost:
             return one
         if not late:
@@ -256,24 +239,12 @@ def _corrected_quota(
         burned -= returned
         if actual >= charge.cost:
             state = limits.notify(limit, state)
-    elif late and state.closed_us == charge.since_us:
+    elif late and state.closed_us in starts:
         state = limits.count_closed(state, actual)
     reported = 0
     if late and billed:
         state, reported = limits.report(state)
     return one._replace(state=state, grants=live, burned=burned, overage=reported)
-
-
-def _per_period(charge: Charge) -> bool:
-    return charge.kind in ("quota", "team")
-
-
-def _closed(account: AccountState, hold_id: str) -> AccountState:
-    return replace(
-        account,
-        opened={name: one for name, one in account.opened.items() if name != hold_id},
-        leases={name: until for name, until in account.leases.items() if name != hold_id},
-    )
 
 
 def renew(
@@ -282,53 +253,6 @@ def renew(
     """Renew these leases, except those that are swept already."""
     until = {name: now_us + lease_us for name in hold_ids if name in account.leases}
     return replace(account, leases={**account.leases, **until})
-
-
-def sweep(account: AccountState, now_us: int) -> AccountState:
-    """End expired leases, the oldest first.
-
-    Slots become free; other charges stay or go, as each reservation says. A reservation that stays
-    can still be settled.
-    """
-    expired = sorted((until, name) for name, until in account.leases.items() if until <= now_us)
-    for _, name in expired[:SWEPT]:
-        account = _orphaned(account, name, now_us)
-    return account
-
-
-def _orphaned(account: AccountState, hold_id: str, now_us: int) -> AccountState:
-    reservation = account.opened[hold_id]
-    releases = reservation.orphans == "release"
-    for charge in reservation.charges:
-        if charge.kind == "slots" or releases:
-            account = _released(account, charge, now_us)
-    rest = tuple(charge for charge in reservation.charges if charge.kind != "slots")
-    closed = _closed(account, hold_id)
-    if releases or not rest:
-        return closed
-    opened = {**closed.opened, hold_id: Reservation(reservation.orphans, rest)}
-    return replace(closed, opened=opened)
-
-
-def _released(account: AccountState, charge: Charge, now_us: int) -> AccountState:
-    """Return the account without a charge whose request has no event."""
-    state, grants = account.states.get(charge.field, EMPTY), account.grants
-    if _per_period(charge) and state.since_us != charge.since_us:
-        return account
-    if charge.kind == "quota":
-        if charge.reported != NOT_ENDED:
-            state = limits.uncount(state, charge.cost, charge.reported)
-        live = [one for one in grants if one.field == charge.field and one.expires_us > now_us]
-        state, live, returned = limits.give_back(charge.allowed, state, live, charge.cost)
-        state = replace(state, settled=state.settled + returned)
-        after = {one.id: one for one in live}
-        grants = tuple([after.get(one.id, one) for one in grants])
-    else:
-        notified = state.notified
-        if charge.kind == "team":
-            notified = max(0, notified - charge.cost)
-        state = replace(state, used=max(0, state.used - charge.cost), notified=notified)
-    return replace(account, states={**account.states, charge.field: state}, grants=grants)
 
 
 def grant(account: AccountState, given: Grant, now_us: int) -> tuple[bool, AccountState]:

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sidecar.core import limits
-from sidecar.core.account import NOT_ENDED, AccountState, with_limits
+from sidecar.core.account import with_limits
 from sidecar.core.answers import Answer
+from sidecar.core.counters import Change, changed_suspended, of_one_meter, with_change
 from sidecar.core.model import QuotaLimit
+from sidecar.core.reservations import NOT_ENDED, AccountState
 from sidecar.core.survey import BoundClaim, ClaimedLimit, answer_of, survey_limits
 
 
@@ -30,7 +32,7 @@ class JournalEntries(NamedTuple):
 def charge(
     account: AccountState,
     claims: Sequence[BoundClaim],
-    since_us: Sequence[int],
+    until_us: Sequence[int],
     entries: JournalEntries,
     now_us: int,
 ) -> tuple[int, Answer, AccountState]:
@@ -39,8 +41,9 @@ def charge(
     Status 1: charged. 0: they were charged before. -2: some of them were, so the sum has to be
     computed again without these. With 0 and -2 nothing changes.
 
-    Claims are on quotas, and forced. Each is of the period that begins at its `since_us`; a period
-    that is over is left alone. No threshold is reported: the next decision reports it.
+    Claims are on quotas, and forced. `until_us` is the instant of the last request of each; a
+    counter of a period that started later is left alone. No threshold is reported: the next
+    decision reports it.
     """
     surveyed = survey_limits(account.states, account.grants, claims, now_us)
     mark = account.charged.get(entries.journal, 0)
@@ -48,29 +51,34 @@ def charge(
         status = 0 if mark >= entries.last else -2
         return status, answer_of(surveyed, now_us, granted=False), account
     after = [
-        _charged(one, since, reported)
-        for one, since, reported in zip(surveyed, since_us, entries.reported, strict=True)
+        _charged(one, until, reported)
+        for one, until, reported in zip(surveyed, until_us, entries.reported, strict=True)
     ]
     marks = {**account.charged, entries.journal: entries.last}
     answer = answer_of(after, now_us, granted=True)
     return 1, answer, replace(with_limits(account, after), charged=marks)
 
 
-def _charged(one: ClaimedLimit, since_us: int, reported: int) -> ClaimedLimit:
+def _charged(one: ClaimedLimit, until_us: int, reported: int) -> ClaimedLimit:
     """Return the limit with the requests of one period, which are over."""
     claim, state, ended = one.bound.claim, one.state, reported != NOT_ENDED
     limit, counts = claim.limit, ended and isinstance(claim.limit, QuotaLimit)
-    if state.since_us > since_us:
-        if counts and state.closed_us == since_us:
+    starts = {one.since_us for one in of_one_meter(state) if one.since_us <= until_us}
+    if state.since_us > until_us:
+        if counts and 1 < state.closed_us <= until_us:
             state = limits.count_closed(state, claim.cost)
             state = replace(state, due=state.due - reported)
-        return one._replace(state=state)
+        spent = 0 if isinstance(limit, QuotaLimit) else claim.cost
+        change = Change(claim.cost, claim.cost if counts else 0, spent)
+        suspended = changed_suspended(state, change, starts)
+        return one._replace(state=replace(state, suspended=suspended))
     state, live, burned = limits.add(limit, state, one.grants, claim.cost)
     if counts and isinstance(limit, QuotaLimit):
         state = limits.count(limit, state, claim.cost, burned)
         state = replace(state, due=state.due - reported)
     elif isinstance(limit, QuotaLimit):
         state = replace(state, settled=state.settled - burned)
+    state = with_change(limit, one.state, state, starts)
     return one._replace(state=state, grants=live, burned=burned)
 
 

@@ -23,43 +23,16 @@ Overage of ended requests stays overage: no later request gets those units back.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sidecar.core.counters import State, bounded, in_use
 from sidecar.core.counts import counts_of
 from sidecar.core.model import UNBOUNDED, Limit, PeriodLimit, QuotaLimit, RateLimit, TeamShare
-from sidecar.core.periods import Window
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """One limit's counter.
-
-    `since_us`: for rates the instant of `used`, for quotas the start of the period. `notified`: the
-    highest percentage that was reported in the period; of a team's share, the units of its
-    guarantee that are used or lent for good. `carried`: units left by the period before. `end_us`:
-    the end of the quota's period. `counts`: see `counts.py`. Both are 0 if an earlier version of
-    the sidecar wrote the state.
-
-    Of a quota's ended requests: `settled` are the units that the allowance covers, less what grants
-    pay for open reservations (so it may be below 0), and `over` their units of overage. `due` is
-    overage that no event has reported; below 0, events have reported too much, and the next ones
-    report less. The period before this one began at `closed_us`, and `closed_room` of its allowance
-    is left for requests that began in it and have not ended. `closed_us` is 0 until a request whose
-    cost may change was counted, and 1 until the next period: other requests end at once.
-    """
-
-    used: int = 0
-    since_us: int = 0
-    notified: int = 0
-    carried: int = 0
-    end_us: int = 0
-    counts: int = 0
-    settled: int = 0
-    over: int = 0
-    due: int = 0
-    closed_us: int = 0
-    closed_room: int = 0
-
-
-EMPTY = State()
+from sidecar.core.periods import (
+    NO_PERIOD,
+    Window,
+    at_instant,
+    end_of_new,
+    end_of_running,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,72 +58,44 @@ class Grant:
 
 
 def drained(limit: RateLimit, state: State, now_us: int) -> State:
-    """Return the bucket at `now_us`, without what flowed back since `state`.
-
-    A bucket of another meter is not this one, which is empty then.
-    """
+    """Return the bucket at `now_us`, without what flowed back since `state`."""
     counts, per, span = counts_of(limit), *limit.refill
-    if state.counts not in (0, counts):
-        return State(0, now_us, counts=counts)
+    state = in_use(state, counts, NO_PERIOD, now_us)
     now_us = max(now_us, state.since_us)
-    if state.used <= 0:
-        return State(0, now_us, counts=counts)
     elapsed = now_us - state.since_us
-    if elapsed >= -(-state.used * span // per):
-        return State(0, now_us, counts=counts)
+    if state.used <= 0 or elapsed >= -(-state.used * span // per):
+        return replace(state, used=0, since_us=now_us, end_us=0, counts=counts)
     gained = elapsed * per // span
     since = state.since_us + -(-gained * span // per)
-    return State(state.used - gained, since, counts=counts)
+    return replace(state, used=state.used - gained, since_us=since, end_us=0, counts=counts)
 
 
 def current(limit: PeriodLimit, state: State, window: Window, now_us: int) -> tuple[State, int]:
     """Return the counter in the period that holds `now_us`, and the period's end.
 
-    If the bounds of periods have moved, a running period ends at the first new bound at which it
-    has run for half a period. If that bound has passed, it ends when it would have ended without
-    the move. So usage stays, and moves make a period at most half a period longer or shorter.
+    Usage stays if the bounds of periods have moved: see `periods.end_of_running`.
     """
-    counts = counts_of(limit)
-    if now_us >= window.end:
-        window = Window(window.end, window.after, 0, window.start)
-    if state.counts not in (0, counts):
-        return State(0, now_us, 0, 0, window.end, counts), window.end
+    counts, window = counts_of(limit), at_instant(window, now_us)
+    state = in_use(state, counts, window, now_us)
     rollover = limit.rollover if isinstance(limit, QuotaLimit) else 0
-    until = _until(state, window)
-    if until > now_us:
+    end = end_of_running(state.since_us, state.end_us, window)
+    if end > now_us:
         carried = state.carried if rollover else 0
-        return replace(state, carried=carried, end_us=until, counts=counts), until
+        return replace(state, carried=carried, end_us=end, counts=counts), end
     carried = 0
     # An account without a state has left nothing in the period before.
     if rollover and state.since_us:
         unused = limit.units + state.carried - state.used if _is_last(state, window) else rollover
         carried = max(0, min(rollover, unused))
-    start = max(window.start, until)
-    until = _bound_for(start, window)
-    new = State(0, start, 0, carried, until, counts)
+    start = max(window.start, end)
+    end = end_of_new(start, window)
+    new = State(0, start, 0, carried, end, counts, suspended=state.suspended)
     if not isinstance(limit, QuotaLimit):
-        return new, until
+        return new, end
     new = replace(new, due=state.due)
-    if state.closed_us:
+    if state.closed_us or state.settled + state.over != state.used:  # some may end later
         new = replace(new, closed_us=state.since_us, closed_room=room_of(limit, state))
-    return new, until
-
-
-def _until(state: State, window: Window) -> int:
-    """Return the end of the state's period. The window holds the present instant."""
-    end = state.end_us
-    if not end:  # an earlier version of the sidecar wrote it
-        return window.end if window.start <= state.since_us else window.start
-    if end <= window.start or end in (window.end, window.after):
-        return end
-    half = (window.end - window.start) // 2
-    return _bound_for(state.since_us, window) if state.since_us + half > window.start else end
-
-
-def _bound_for(since_us: int, window: Window) -> int:
-    """Return the bound at which a period ends that has started at `since_us`."""
-    half = (window.end - window.start) // 2
-    return window.end if since_us + half <= window.end or not window.after else window.after
+    return new, end
 
 
 def _is_last(state: State, window: Window) -> bool:
@@ -224,13 +169,9 @@ def add(
             return burn(limit, state, grants, weight)
         state, live, returned = give_back(allowance(limit, state), state, grants, -weight)
         return state, live, -returned
-    used = _bounded(state.used + weight)
-    notified = _bounded(state.notified + weight) if isinstance(limit, TeamShare) else 0
+    used = bounded(state.used + weight)
+    notified = bounded(state.notified + weight) if isinstance(limit, TeamShare) else 0
     return replace(state, used=used, notified=notified), list(grants), 0
-
-
-def _bounded(units: int) -> int:
-    return min(max(0, units), UNBOUNDED)
 
 
 def burn(

@@ -37,6 +37,9 @@ class Window(NamedTuple):
     before: int  # start of the one before
 
 
+NO_PERIOD: Final = Window(0, 0, 0, 0)
+
+
 def bounds(
     period: PeriodUnit, timezone: str, anchor: date | None, now_us: int
 ) -> tuple[int, int, int]:
@@ -138,3 +141,37 @@ def pack_end_us(pack: Pack, account: Account, now_us: int) -> int:
     if pack.lasts[-1] == "s":
         return now_us + int(pack.lasts[:-1]) * MICRO
     return bounds(pack.lasts, account.timezone, account.anchor, now_us)[1]
+
+
+def at_instant(window: Window, now_us: int) -> Window:
+    """Return the window whose period holds `now_us`, this one or the next.
+
+    Of the next one, `after` is 0: unknown.
+    """
+    if now_us < window.end:
+        return window
+    return Window(window.end, window.after, 0, window.start)
+
+
+def end_of_running(since_us: int, end_us: int, window: Window) -> int:
+    """Return the end of a counter's period, which is over if that is not after the present.
+
+    The window holds the present instant. `end_us` is the end that was stored; 0: unknown. If the
+    bounds of periods have moved since, the period ends at the first new bound at which it has run
+    for half a period. If that bound has passed, it ends as stored.
+    """
+    if not end_us:
+        return window.end if window.start <= since_us else window.start
+    if end_us <= window.start or end_us in (window.end, window.after):
+        return end_us
+    half = (window.end - window.start) // 2
+    return end_of_new(since_us, window) if since_us + half > window.start else end_us
+
+
+def end_of_new(since_us: int, window: Window) -> int:
+    """Return the end of a period that starts in the window, perhaps not at its start.
+
+    It is the first bound at which the period has run for half a period.
+    """
+    half = (window.end - window.start) // 2
+    return window.end if since_us + half <= window.end or not window.after else window.after

@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sidecar.core.answers import Answer, QuotaDetail
-from sidecar.core.limits import State, drained
+from sidecar.core.counters import State
+from sidecar.core.counts import counts_of
+from sidecar.core.limits import drained
 from sidecar.core.model import (
     MICRO,
     TEAM,
@@ -19,6 +21,7 @@ from sidecar.core.model import (
     ConcurrencyLimit,
     Guarantee,
     Limit,
+    PeriodLimit,
     QuotaLimit,
     RateLimit,
     TeamShare,
@@ -29,13 +32,14 @@ class Snapshot(NamedTuple):
     """One limit as Redis last reported it: micro-units for rates, units for quotas.
 
     `end_us`: of the quota's period. `more`: carried-over units and grants of a quota; what is left
-    of a team's guarantee.
+    of a team's guarantee. `counts`: see `counts.py`; 0: unknown.
     """
 
     now_us: int
     used: int
     end_us: int = 0
     more: int = 0
+    counts: int = 0
 
 
 NEVER_SEEN = Snapshot(0, 0)
@@ -50,14 +54,22 @@ def snapshots_of(claims: Sequence[Claim], answer: Answer) -> tuple[Snapshot, ...
             used,
             end,
             more.notified if claim.limit.kind is TEAM else more.carried + more.left,
+            counts_of(claim.limit),
         )
         for claim, used, end, more in zip(claims, answer.used, answer.ends_us, details, strict=True)
     )
 
 
-def current_snapshot(snapshot: Snapshot, now_us: int) -> Snapshot:
-    """Return the snapshot of a quota, or an empty one if its period is over."""
-    return snapshot if now_us < snapshot.end_us else NEVER_SEEN
+def snapshot_for(limit: Limit, snapshot: Snapshot, now_us: int) -> Snapshot:
+    """Return the snapshot, or an empty one.
+
+    It is empty if it is not of what the limit counts now, or of a quota's period that is over.
+    """
+    if snapshot.counts not in (0, counts_of(limit)):
+        return NEVER_SEEN
+    if isinstance(limit, PeriodLimit) and now_us >= snapshot.end_us:
+        return NEVER_SEEN
+    return snapshot
 
 
 def local_share(limit: Limit, snapshot: Snapshot, sidecars: int, now_us: int) -> Limit:
@@ -66,7 +78,7 @@ def local_share(limit: Limit, snapshot: Snapshot, sidecars: int, now_us: int) ->
     Not for a team's share: see `local_team_share`.
     """
     if isinstance(limit, QuotaLimit):
-        known = current_snapshot(snapshot, now_us)
+        known = snapshot_for(limit, snapshot, now_us)
         cap = max(0, limit.cap + known.more - known.used) // sidecars
         # Overage begins where the whole quota is used up: this sidecar does not know the others.
         units = max(0, limit.units + known.more - known.used)
@@ -89,8 +101,9 @@ def local_team_share(
     unavailable, nothing more is lent.
     """
 
-    def left(units: int, known: Snapshot) -> int:
-        return (known.more if now_us < known.end_us else units) // sidecars
+    def left(units: int, snapshot: Snapshot) -> int:
+        known = snapshot_for(share, snapshot, now_us)
+        return (units if known is NEVER_SEEN else known.more) // sidecars
 
     parts = tuple(
         Guarantee(other.team, left(other.units, known), False)
@@ -103,7 +116,8 @@ def initial_bucket(
     limit: RateLimit, share: RateLimit, snapshot: Snapshot, sidecars: int, now_us: int
 ) -> State:
     """Return the share's first bucket: what was left of the whole is divided like the rest."""
-    used = drained(limit, State(snapshot.used, snapshot.now_us), now_us).used
+    known = snapshot_for(limit, snapshot, now_us)
+    used = drained(limit, State(known.used, known.now_us), now_us).used
     left = max(0, limit.full - used) // sidecars
     return State(max(0, share.full - left), now_us)
 
@@ -125,10 +139,10 @@ def whole_limit(local: LocalClaim, snapshot: Snapshot, now_us: int) -> tuple[int
     """
     limit, share, cost = local.claim.limit, local.share, local.claim.cost
     if isinstance(limit, QuotaLimit):
-        known = current_snapshot(snapshot, now_us)
+        known = snapshot_for(limit, snapshot, now_us)
         return known.used + local.used, QuotaDetail(carried=known.more)
     if isinstance(limit, TeamShare):
-        return current_snapshot(snapshot, now_us).used + local.used, QuotaDetail()
+        return snapshot_for(limit, snapshot, now_us).used + local.used, QuotaDetail()
     if not isinstance(limit, RateLimit) or not isinstance(share, RateLimit):
         return local.used, QuotaDetail()
     over = local.used + limit.weight(cost) - share.full

@@ -5,15 +5,14 @@ The first half of each operation in `account.py` and `corrections.py`, and of ea
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from sidecar.core import limits, teams
 from sidecar.core.answers import Answer, QuotaDetail
-from sidecar.core.limits import EMPTY, Grant, State
+from sidecar.core.counters import EMPTY, State
+from sidecar.core.limits import Grant
 from sidecar.core.model import UNBOUNDED, Claim, QuotaLimit, RateLimit, TeamShare
-from sidecar.core.periods import Window
-
-NO_PERIOD: Final = Window(0, 0, 0, 0)
+from sidecar.core.periods import NO_PERIOD, Window
 
 
 class BoundClaim(NamedTuple):

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.core.answers import Answer, QuotaDetail
-from sidecar.core.limits import State
+from sidecar.core.counters import State
 from sidecar.core.model import Claim, Entitlement, Guarantee, Key, QuotaLimit, Team, TeamShare
 from sidecar.core.reasons import TeamUse
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from sidecar.core import limits
 from sidecar.core.answers import Answer, Hold, QuotaDetail
-from sidecar.core.limits import Grant, State
+from sidecar.core.counters import State
+from sidecar.core.limits import Grant
 from sidecar.core.model import (
     TEAM,
     Account,

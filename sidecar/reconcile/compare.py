@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from sidecar.core.counters import EMPTY
 from sidecar.core.events.read import RecordedRequest, RecordedStop
 from sidecar.reconcile.differences import (
     CauseKind,
@@ -138,16 +139,16 @@ class Reconciler:
 
 def _counters(stored: StoredAccount) -> Iterator[CounterKey]:
     """Yield the quotas of an account, including unreadable ones."""
-    since = {field: state.since_us for field, state in stored.state.states.items()}
-    for field in sorted({*since, *stored.problems}):
+    states = stored.state.states
+    for field in sorted({*states, *stored.problems}):
         parts = keys.read_field(field)
         if parts is None:
             continue
         kind, limit_id, owner = parts
         if kind == QUOTA:
-            yield CounterKey(field, limit_id, owner, since.get(field, 0))
+            yield CounterKey(field, limit_id, owner, states.get(field, EMPTY))
         elif kind == TEAM and owner:  # no event identifies the usage of keys without a team
-            yield CounterKey(field, limit_id, None, since.get(field, 0), owner)
+            yield CounterKey(field, limit_id, None, states.get(field, EMPTY), owner)
 
 
 def reconcile(reconciler: Reconciler, wait: Callable[[], None]) -> Comparisons:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from sidecar.core.account import AccountState
-from sidecar.core.limits import EMPTY
+from sidecar.core.counters import EMPTY, in_use
+from sidecar.core.counts import counts_of
+from sidecar.core.periods import Window
+from sidecar.core.reservations import AccountState
 from sidecar.reconcile.period_usage import PeriodUsage
 
 
@@ -84,13 +86,15 @@ def compare_counter(
     read, and can explain a difference. `killed`: units that requests may have cost which were in
     flight when a sidecar was killed.
     """
-    limit = state.states.get(usage.field, EMPTY)
+    period = Window(usage.start, usage.end, 0, 0)
+    stored, counts = state.states.get(usage.field, EMPTY), counts_of(usage.limit)
+    limit = in_use(stored, counts, period, usage.end - 1)
     if limit.since_us >= usage.end:
         return None
     in_period = limit.since_us >= usage.start
     counter = limit.used if in_period else 0
     events = usage.units - usage.fresh if late else usage.units
-    reserved = tuple(_reserved(usage, state, late)) if in_period else ()
+    reserved = tuple(_reserved(usage, limit.since_us, state, late)) if in_period else ()
     rest = counter - events - sum(cause.units for cause in reserved)
     if rest < 0:
         limits = [
@@ -120,14 +124,19 @@ def _split(rest: int, limits: Sequence[tuple[CauseKind, int]]) -> Iterator[Cause
         yield Cause(CauseKind.LOST if rest < 0 else CauseKind.EVENTS_MISSING, rest)
 
 
-def _reserved(usage: PeriodUsage, state: AccountState, late: bool) -> Iterator[Cause]:
-    """Yield the causes by open reservations: the counter has their cost, the events do not."""
+def _reserved(
+    usage: PeriodUsage, since_us: int, state: AccountState, late: bool
+) -> Iterator[Cause]:
+    """Yield the causes by open reservations: the counter has their cost, the events do not.
+
+    `since_us`: the start of the counter's period.
+    """
     sums: dict[CauseKind, tuple[int, int]] = {}
     for name, reservation in state.opened.items():
         for charge in reservation.charges:
             if charge.kind not in ("quota", "team") or charge.field != usage.field:
                 continue
-            if not usage.start <= charge.since_us < usage.end:
+            if charge.since_us != since_us:
                 continue
             recorded = None if late and name in usage.fresh_ids else usage.recorded.get(name)
             kind = CauseKind.IN_FLIGHT if recorded is None else CauseKind.SETTLING

@@ -7,6 +7,9 @@ the clock of the sidecar. So near the start of a period, `PeriodUsage` accounts 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from sidecar.core import limits
+from sidecar.core.counters import State, in_use
+from sidecar.core.counts import counts_of
 from sidecar.core.events.read import RecordedRequest
 from sidecar.core.model import Account, PeriodLimit, QuotaLimit, TeamShare
 from sidecar.core.periods import window_at
@@ -24,14 +27,14 @@ FieldOf = Callable[[PeriodLimit, str], str]
 class CounterKey(NamedTuple):
     """The counter of a quota in Redis.
 
-    `key`: of a quota per key, else None. `since_us`: the start of its period, 0 if unknown. `team`:
+    `key`: of a quota per key, else None. `state`: as stored, `EMPTY` if it is unreadable. `team`:
     of the counter of a team, else None.
     """
 
     field: str
     limit_id: str
     key: str | None
-    since_us: int
+    state: State
     team: str | None = None
 
 
@@ -82,12 +85,14 @@ class AccountUsage:
             if limit is None or self._field_of(limit, counter.key or "") != counter.field:
                 without_limit.append(counter.field)
                 continue
-            now, since = window_at(limit, account, self._now_us), counter.since_us
-            if 0 < since < now.start:
-                end = window_at(limit, account, since).end
-                self._add_period(counter.field, limit, counter.key, since, end)
-            start = since if now.start <= since < now.end else now.start
-            self._add_period(counter.field, limit, counter.key, start, now.end)
+            window = window_at(limit, account, self._now_us)
+            stored = in_use(counter.state, counts_of(limit), window, self._now_us)
+            now, end = limits.current(limit, stored, window, self._now_us)
+            if 0 < stored.since_us < now.since_us:
+                past = stored.end_us or window_at(limit, account, stored.since_us).end
+                past = min(past, now.since_us)
+                self._add_period(counter.field, limit, counter.key, stored.since_us, past)
+            self._add_period(counter.field, limit, counter.key, now.since_us, end)
         return without_limit
 
     def _limit(self, limit_id: str, team: str | None) -> PeriodLimit | None:
@@ -151,10 +156,9 @@ class AccountUsage:
         yield from (period for period in periods if period.may_include(at_us))
         if target.sure and (not periods or at_us >= periods[-1].end):
             window = window_at(target.limit, self.resolved.account, max(at_us, self._now_us))
-            if at_us >= window.start - MARGIN_US:
-                yield self._add_period(
-                    target.field, target.limit, target.key, window.start, window.end
-                )
+            start = max(window.start, periods[-1].end) if periods else window.start
+            if at_us >= start - MARGIN_US:
+                yield self._add_period(target.field, target.limit, target.key, start, window.end)
 
     def _targets_of(self, request: RecordedRequest, meters: Sequence[str]) -> tuple[_Target, ...]:
         kind = (
@@ -179,7 +183,8 @@ class AccountUsage:
             field = self._field_of(quota, request.key)
             sure.add(field)
             limit = self._limit(quota.id, team)
-            if limit is not None and self._field_of(limit, request.key) == field:
+            same = limit is not None and limit.meter == quota.meter
+            if limit is not None and same and self._field_of(limit, request.key) == field:
                 key = request.key if quota.per == "key" else None
                 yield _Target(field, limit, key, quota.meter, charged.certain, True, quota.units)
         if charged.certain:

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.core.account import SETTLED, AccountState, Charge, Reservation
-from sidecar.core.limits import Grant, State
+from sidecar.core.counters import MOST_SUSPENDED, State
+from sidecar.core.limits import Grant
 from sidecar.core.model import QUOTA, UNBOUNDED
+from sidecar.core.reservations import SETTLED, AccountState, Charge, Reservation
 from sidecar.stores import keys
 
 _STATE: Final = struct.Struct("<6d")
 _QUOTA: Final = struct.Struct("<11d")
 _SHORT: Final = struct.Struct("<4d")  # of earlier versions of the sidecar
-_SIZES: Final = {form.size: form for form in (_STATE, _QUOTA, _SHORT)}
 _SIGNED: Final = (6, 8)  # `settled` and `due` may be below 0
 _NUMBER: Final = r"([0-9]{1,16})"
 _GRANT: Final = re.compile(
@@ -75,15 +75,25 @@ def read_account(fields: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -
 
 
 def _state(packed: bytes, *, is_quota: bool) -> State:
-    form = _SIZES.get(len(packed))
-    if form is None or (form is _QUOTA) > is_quota:
-        size = (_QUOTA if is_quota else _STATE).size
+    form = _QUOTA if is_quota else _STATE
+    counters, rest = divmod(len(packed), form.size)
+    if rest or not 1 <= counters <= 1 + MOST_SUSPENDED:
+        return _short_state(packed, form.size, is_quota=is_quota)
+    first, *suspended = map(_counter, form.iter_unpack(packed))
+    return replace(first, suspended=tuple(suspended))
+
+
+def _short_state(packed: bytes, size: int, *, is_quota: bool) -> State:
+    """Return a quota's counter without overage, or one that an earlier version wrote."""
+    form = next((one for one in (_STATE, _SHORT) if one.size == len(packed)), None)
+    if form is None:
         raise UnreadableState(f"a limit's state must have {size} bytes, not {len(packed)}")
-    numbers = enumerate(form.unpack(packed))
-    state = State(*[_whole(one, signed=at in _SIGNED) for at, one in numbers])
-    if is_quota and form is not _QUOTA:
-        return replace(state, settled=state.used)
-    return state
+    state = _counter(form.unpack(packed))
+    return replace(state, settled=state.used) if is_quota else state
+
+
+def _counter(numbers: tuple[float, ...]) -> State:
+    return State(*[_whole(one, signed=at in _SIGNED) for at, one in enumerate(numbers)])
 
 
 def _whole(number: float, *, signed: bool = False) -> int:

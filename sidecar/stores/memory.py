@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sidecar.core import account as accounts
-from sidecar.core.account import NEW, AccountState
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.limits import Grant
 from sidecar.core.model import Account, Claim, PeriodLimit, WhenDown
-from sidecar.core.periods import window_at
-from sidecar.core.survey import NO_PERIOD, BoundClaim
+from sidecar.core.periods import NO_PERIOD, window_at
+from sidecar.core.reservations import NEW, AccountState
+from sidecar.core.survey import BoundClaim
 from sidecar.stores import keys
 
 MOST_ACCOUNTS: Final = 10_000

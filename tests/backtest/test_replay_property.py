@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from sidecar.backtest.replay import NOTHING_SENT, Replay
 from sidecar.backtest.run import PeriodCache
+from sidecar.core.counters import EMPTY
 from sidecar.core.events.read import RecordedRequest
-from sidecar.core.limits import EMPTY
 from sidecar.core.model import (
     MICRO,
     Account,
@@ -38,17 +38,17 @@ from tests.support.replays import (
 PER = st.sampled_from(["account", "account", "key"])
 SHADOW = st.sampled_from([False, False, True])
 RATES = st.builds(
-    lambda n, meter, burst, refill, per, shadow: RateLimit(
-        f"r{n}", meter, 1, MICRO, burst, refill, per, shadow
+    lambda n, burst, refill, per, shadow: RateLimit(  # in a plan file, an id has one meter
+        f"r{n}", METERS[n], 1, MICRO, burst, refill, per, shadow
     ),
-    st.integers(0, 1), st.sampled_from(METERS), st.integers(1, 12),
+    st.integers(0, 1), st.integers(1, 12),
     st.sampled_from([(5, 1), (5, 3), (7, 86_400), (1, 1)]), PER, SHADOW,
 )  # fmt: skip
 QUOTAS = st.builds(
-    lambda n, meter, units, over, period, per, rollover, shadow: QuotaLimit(
-        f"q{n}", meter, units, period, units * over // 100, (), per, rollover, shadow
+    lambda n, units, over, period, per, rollover, shadow: QuotaLimit(
+        f"q{n}", METERS[n], units, period, units * over // 100, (), per, rollover, shadow
     ),
-    st.integers(0, 1), st.sampled_from(METERS), st.integers(1, 30),
+    st.integers(0, 1), st.integers(1, 30),
     st.sampled_from([100, 100, 130]), st.sampled_from(["hour", "day", "90s"]), PER,
     st.sampled_from([0, 0, 5]), SHADOW,
 )  # fmt: skip

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.answers import Answer, QuotaDetail
+from sidecar.core.counters import State
 from sidecar.core.decision import decide, overage_of, without_limits, without_store
-from sidecar.core.limits import State, burn, give_back, notify
+from sidecar.core.limits import burn, give_back, notify
 from sidecar.core.model import (
     MICRO,
     UNBOUNDED,

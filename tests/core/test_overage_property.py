@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from sidecar.core import account as accounts
 from sidecar.core import corrections
-from sidecar.core.account import NEW, NOT_ENDED, AccountState
 from sidecar.core.answers import Hold
 from sidecar.core.corrections import JournalEntries
-from sidecar.core.limits import EMPTY, Grant
+from sidecar.core.counters import EMPTY
+from sidecar.core.limits import Grant
 from sidecar.core.model import MICRO, Account, Claim, QuotaLimit
+from sidecar.core.orphans import sweep
+from sidecar.core.reservations import NEW, NOT_ENDED, AccountState
 from sidecar.core.survey import BoundClaim
 from sidecar.stores.memory import bind_claims
 
@@ -135,7 +137,7 @@ class Life:
 
     def sweep(self) -> None:
         """End expired leases: their sidecars died, so their requests have no event."""
-        self.change(accounts.sweep(self.state, self.now))
+        self.change(sweep(self.state, self.now))
         for name, one in list(self.opened.items()):
             if one.releases and one.until <= self.now:
                 del self.opened[name]

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core import account as accounts
-from sidecar.core.account import NEW
 from sidecar.core.answers import Answer, QuotaDetail
+from sidecar.core.counters import State
+from sidecar.core.counts import counts_of
 from sidecar.core.decision import decide
-from sidecar.core.limits import State, Window
+from sidecar.core.limits import Window
 from sidecar.core.model import (
     MICRO,
     Claim,
@@ -23,13 +24,15 @@ from sidecar.core.model import (
     RequestClass,
     Route,
 )
-from sidecar.core.reasons import Decision, Reason
+from sidecar.core.reasons import NO_OVERAGE, Decision, Reason
+from sidecar.core.reservations import NEW
 from sidecar.core.shares import (
     NEVER_SEEN,
     LocalClaim,
     Snapshot,
     initial_bucket,
     local_share,
+    snapshot_for,
     snapshots_of,
     whole_limit,
 )
@@ -110,7 +113,7 @@ def test_a_local_admission_says_so_and_reports_no_remainder() -> None:
     share = local_share(QUOTA, Snapshot(NOW, 40, END), 2, NOW)
     decision = decided(LocalClaim(Claim(QUOTA, 1, False), share, 5), Snapshot(NOW, 40, END), True)
     assert (decision.allowed, decision.reason) == (True, Reason.STORE_DOWN)
-    assert (decision.tightest, decision.overage, decision.crossings) == (None, (), ())
+    assert (decision.tightest, decision.overage, decision.crossings) == (None, NO_OVERAGE, ())
 
 
 def test_I10_a_quota_that_is_known_to_be_used_up_refuses_until_its_end() -> None:
@@ -178,9 +181,25 @@ def test_I1_all_shares_together_allow_at_most_what_was_left(
     assert passed <= max(0, cap - used)
 
 
+@pytest.mark.parametrize("limit", [QUOTA, RATE])
+@pytest.mark.parametrize("other", [replace(QUOTA, meter="tokens"), replace(QUOTA, period="hour")])
+def test_I13_a_snapshot_of_another_meter_or_period_is_not_used(
+    limit: Limit, other: QuotaLimit
+) -> None:
+    snapshot = Snapshot(NOW, 70 * MICRO, END, counts=counts_of(other))
+    assert snapshot_for(limit, snapshot, NOW) is NEVER_SEEN
+    assert local_share(limit, snapshot, 2, NOW) == local_share(limit, NEVER_SEEN, 2, NOW)
+    cycle = Snapshot(NOW, 70, END, counts=counts_of(replace(QUOTA, period="cycle")))
+    assert snapshot_for(QUOTA, cycle, NOW) is cycle
+
+
 def test_snapshots_are_in_the_order_of_the_claims() -> None:
     claims = (Claim(QUOTA, 1, False), Claim(RATE, 1, False))
     plain = Answer(True, NOW, (7, MICRO), (END, 0))
-    assert snapshots_of(claims, plain) == (Snapshot(NOW, 7, END), Snapshot(NOW, MICRO))
+    quota, rate = counts_of(QUOTA), counts_of(RATE)
+    assert snapshots_of(claims, plain) == (
+        Snapshot(NOW, 7, END, counts=quota),
+        Snapshot(NOW, MICRO, counts=rate),
+    )
     rich = plain._replace(details=(QuotaDetail(carried=3, left=4, burned=1), QuotaDetail()))
-    assert snapshots_of(claims, rich)[0] == Snapshot(NOW, 7, END, 7)
+    assert snapshots_of(claims, rich)[0] == Snapshot(NOW, 7, END, 7, quota)

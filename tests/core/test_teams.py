@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core import account as accounts
-from sidecar.core.account import NEW, AccountState
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.decision import crossings_of, decide
 from sidecar.core.limits import Grant, Window
@@ -28,9 +27,11 @@ from sidecar.core.model import (
     Route,
     Team,
 )
+from sidecar.core.orphans import sweep
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import limit_refusal
 from sidecar.core.refusals.rendering import render_text
+from sidecar.core.reservations import NEW, AccountState
 from sidecar.core.survey import BoundClaim
 from sidecar.core.teams import MOST_TEAMS, TeamEntitlements, read_teams, team_share
 
@@ -172,7 +173,7 @@ def test_released_units_of_a_dead_sidecar_are_guaranteed_again() -> None:
     asks = house.asks(house.claims("ads", 300))
     _, house.ledger = accounts.reserve(house.ledger, asks, house.now, Hold("h", MICRO, "release"))
     house.now += 2 * MICRO
-    house.ledger = accounts.sweep(house.ledger, house.now)
+    house.ledger = sweep(house.ledger, house.now)
     assert (house.kept("ads"), house.used("ads"), house.used()) == (300, 0, 0)
 
 

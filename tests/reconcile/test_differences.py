@@ -2,10 +2,10 @@
 
 import pytest
 
-from sidecar.core.account import AccountState, Charge, Reservation
+from sidecar.core.counters import State
 from sidecar.core.identity import anonymous_key
-from sidecar.core.limits import State
 from sidecar.core.model import MICRO, Account, QuotaLimit
+from sidecar.core.reservations import AccountState, Charge, Reservation
 from sidecar.errors import SidecarError
 from sidecar.reconcile import usage
 from sidecar.reconcile.differences import CounterComparison, compare_counter
@@ -32,7 +32,9 @@ def opened(
     since_us: int = START, now_us: int = NOON, reserved: tuple[str, ...] = ()
 ) -> RecordedUsage:
     one = a_usage(now_us)
-    one.account("acme").add_counters([CounterKey(FIELD, "hourly", None, since_us)], reserved)
+    one.account("acme").add_counters(
+        [CounterKey(FIELD, "hourly", None, State(since_us=since_us))], reserved
+    )
     return one
 
 

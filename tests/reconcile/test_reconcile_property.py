@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from sidecar.core import account as accounts
 from sidecar.core import corrections
-from sidecar.core.account import NEW, AccountState
 from sidecar.core.answers import Hold
 from sidecar.core.corrections import CounterReading
 from sidecar.core.limits import Grant
 from sidecar.core.model import MICRO, Claim, QuotaLimit
 from sidecar.core.periods import window_at
+from sidecar.core.reservations import NEW, AccountState
 from sidecar.core.survey import BoundClaim
 from sidecar.reconcile.differences import CauseKind, CounterComparison, compare_counter
 from sidecar.reconcile.plan_history import PlanHistory, ResolvedAccount
@@ -77,7 +77,7 @@ class Life:
         for field, limit in self.state.states.items():
             parts = keys.read_field(field)
             assert parts is not None
-            counters.append(CounterKey(field, *parts[1:], limit.since_us))
+            counters.append(CounterKey(field, *parts[1:], limit))
         usage.account("acme").add_counters(counters, self.state.opened)
         for at, key, units, billable, name in self.events:
             request = a_request(0, at, key=key, usage=(("requests", units),), billable=billable)

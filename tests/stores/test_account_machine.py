@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from sidecar.core.answers import Hold
 from sidecar.core.corrections import JournalEntries
-from sidecar.core.limits import EMPTY, Grant
+from sidecar.core.counters import EMPTY
+from sidecar.core.limits import Grant
 from sidecar.core.model import (
     MICRO,
     Claim,
@@ -26,8 +27,7 @@ from sidecar.core.model import (
     QuotaLimit,
     RateLimit,
 )
-from sidecar.core.periods import window_at
-from tests.support.stores.account_replay import ACME, HOUR, START, Both
+from tests.support.stores.account_replay import HOUR, START, Both
 
 LEASE = 60 * MICRO
 MOST_OPEN = 10
@@ -40,13 +40,18 @@ SIDECARS = st.sampled_from("ab")  # two sidecars
 
 @dataclass
 class Call:
-    """An open reservation: its claims and their period. `ended`: its lease was ended."""
+    """An open reservation: its claims and their period.
+
+    `poured`: its rate counted it, which it does not beyond a debt of one burst. `ended`: its lease
+    was ended.
+    """
 
     sidecar: str
     rule: str
     claims: list[Claim]
     since: dict[str, int]
     until: int
+    poured: bool
     ended: bool = False
 
 
@@ -159,13 +164,12 @@ class Account(RuleBasedStateMachine):
         """Requests that were allowed without Redis are charged twice."""
         claims = [Claim(quota, cost, forced=True)
                   for quota, cost in zip(self.quotas, costs, strict=True)]  # fmt: skip
-        then = window_at(self.quotas[0], ACME, self.both.now - late).start
         self.number += 1
         entries = JournalEntries(f"j{self.number}", 1, 1, (0, 0))
         assert self.both.charge(claims, late, entries) == 1
         for field, cost in zip(QUOTAS, costs, strict=True):
-            if self._since(field) == then:
-                self.tally[field, then] += cost
+            if self._since(field) <= self.both.now - late:
+                self.tally[field, self._since(field)] += cost
         assert self.both.charge(claims, late, entries) == 0
 
     # Invariants after each step
@@ -200,8 +204,10 @@ class Account(RuleBasedStateMachine):
 
     def _reserve(self, claims: list[Claim], hold: Hold | None, sidecar: str = "") -> None:
         """`Both` checks that a refusal changes nothing (I2)."""
-        if not self.both.reserve(claims, hold).granted:
+        answer = self.both.reserve(claims, hold)
+        if not answer.granted:
             return
+        poured = answer.ends_us[2] != -1
         since = {field: self._since(field) for field in QUOTAS}
         for field, claim in zip(QUOTAS, claims, strict=False):
             self.tally[field, since[field]] += claim.cost
@@ -209,13 +215,14 @@ class Account(RuleBasedStateMachine):
             assert isinstance(limit, QuotaLimit)
             if claim.cost and not claim.forced and not limit.shadow:  # I1
                 assert self.tally[field, since[field]] <= limit.cap + self.granted[field]
-        self._pour(claims[2].cost)
+        self._pour(claims[2].cost if poured else 0)
         if claims[2].cost and not claims[2].forced:  # I1
             assert self.level <= self.rate.burst
         if hold is not None:
             if not claims[3].forced:  # I1
                 assert 1 + sum(not one.ended for one in self.calls.values()) <= self.slots.slots
-            self.calls[hold.id] = Call(sidecar, hold.orphans, claims, since, self.both.now + LEASE)
+            until = self.both.now + LEASE
+            self.calls[hold.id] = Call(sidecar, hold.orphans, claims, since, until, poured)
 
     def _pour(self, cost: int) -> None:
         now = max(self.both.now, self.level_at)
@@ -227,7 +234,10 @@ class Account(RuleBasedStateMachine):
         if isinstance(claim.limit, QuotaLimit):
             field = f"q/{claim.limit.id}"
             self.tally[field, call.since[field]] += units
-        elif isinstance(claim.limit, RateLimit):
+        elif isinstance(claim.limit, RateLimit) and call.poured:
+            self._pour(0)
+            if claim.forced:
+                units = min(units, max(0, 2 * claim.limit.burst - int(self.level)))
             self._pour(units)
 
     def _end_leases(self) -> None:

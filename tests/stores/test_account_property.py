@@ -1,18 +1,19 @@
 """The Lua scripts agree with the pure reference through the life of an account."""
 
 from collections.abc import Iterator
+from datetime import date
 
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidecar.core.account import NOT_ENDED
 from sidecar.core.answers import Hold
 from sidecar.core.corrections import JournalEntries
 from sidecar.core.limits import Grant
 from sidecar.core.model import (
     MICRO,
+    Account,
     Claim,
     ConcurrencyLimit,
     Limit,
@@ -21,6 +22,7 @@ from sidecar.core.model import (
     RateLimit,
     Team,
 )
+from sidecar.core.reservations import NOT_ENDED
 from sidecar.core.teams import team_share
 from sidecar.stores import keys
 from tests.support.stores.account_replay import ACME, HOUR, START, Both
@@ -131,6 +133,8 @@ def a_life(both: Both, steps: list[tuple]) -> None:  # type: ignore[type-arg]
     for number, (what, *rest) in enumerate(steps):
         if what == "wait":
             both.now = max(START, both.now + rest[0])
+        elif what == "move":
+            both.account = Account("acme", "pro", rest[0], rest[1])
         elif what == "reserve":
             if rest[0]:
                 both.reserve(rest[0])
@@ -171,6 +175,70 @@ def a_life(both: Both, steps: list[tuple]) -> None:  # type: ignore[type-arg]
 )
 @given(steps=st.lists(STEPS, max_size=30))
 def test_I1_scripts_and_reference_agree_through_every_life_of_an_account(
+    client: redis.Redis,
+    steps: list[tuple],  # type: ignore[type-arg]
+) -> None:
+    both = Both(client)
+    a_life(both, steps)
+    assert both.counters() == both.ledger.states
+
+
+DAY = 24 * HOUR
+ZONES = st.sampled_from(["UTC", "Pacific/Honolulu", "Asia/Tokyo", "Asia/Kathmandu", "Europe/Paris"])
+ANCHORS = st.none() | st.sampled_from([date(2026, 1, day) for day in (1, 2, 15, 16, 28, 31)])
+MOVED_QUOTAS = st.builds(
+    lambda number, units, period, meter, rollover: QuotaLimit(
+        f"q{number}", meter, units, period, units, (50, 100), rollover=rollover
+    ),
+    st.integers(0, 1),
+    st.integers(5, 40),
+    st.sampled_from(["hour", "day", "week", "month", "month", "cycle", "cycle", "90s"]),
+    st.sampled_from(["requests", "requests", "requests", "tokens"]),
+    st.sampled_from([0, 7]),
+)
+MOVED_RATES = st.builds(
+    lambda meter, refill: RateLimit("r0", meter, 1, MICRO, 20, refill),
+    st.sampled_from(["requests", "tokens"]), st.sampled_from([(5, 3), (7, 86_400)]),
+)  # fmt: skip
+PLAIN_MOVED = st.lists(
+    st.builds(Claim, MOVED_QUOTAS | MOVED_RATES, st.integers(0, 12), st.booleans()), min_size=1,
+    max_size=3, unique_by=lambda claim: claim.limit.id,
+)  # fmt: skip
+MOVED = st.builds(of_team, PLAIN_MOVED, st.none() | TEAM_OF_KEY)
+MOVED_UNITS = st.lists(
+    st.builds(Claim, MOVED_QUOTAS, st.integers(-9, 9), st.just(value=True)), max_size=2,
+    unique_by=lambda claim: claim.limit.id,
+)  # fmt: skip
+FORCED_UNITS = st.lists(
+    st.builds(Claim, MOVED_QUOTAS, st.integers(0, 9), st.just(value=True)), max_size=2,
+    unique_by=lambda claim: claim.limit.id,
+)  # fmt: skip
+MOVES = st.one_of(
+    st.tuples(st.just("wait"), st.sampled_from([1, HOUR // 2, DAY // 3, DAY, 13 * DAY, 31 * DAY])),
+    st.tuples(st.just("wait"), st.sampled_from([0, -1, -HOUR // 2])),
+    st.tuples(st.just("move"), ZONES, ANCHORS),
+    st.tuples(st.just("reserve"), MOVED),
+    st.tuples(st.just("reserve"), MOVED),
+    st.tuples(st.just("hold"), MOVED, st.just([]), st.sampled_from(RULES)),
+    st.tuples(st.just("settle"), st.integers(0, 5), st.integers(0, 20)),
+    st.tuples(st.just("again"), st.integers(0, 5)),
+    st.tuples(
+        st.just("charge"), FORCED_UNITS, st.sampled_from([0, HOUR, DAY, 20 * DAY]),
+        st.integers(0, 1), st.integers(1, 9), st.integers(0, 9),
+    ),
+    st.tuples(st.just("rebuild"), MOVED_UNITS, st.just(0), st.just(value=False)),
+    st.tuples(
+        st.just("grant"), st.integers(0, 3), st.integers(0, 1), st.integers(1, 30),
+        st.integers(1, 9 * DAY), st.integers(-1, 1),
+    ),
+)  # fmt: skip
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=st.lists(MOVES, min_size=4, max_size=30))
+def test_I13_scripts_and_reference_agree_when_zone_anchor_period_and_meter_change(
     client: redis.Redis,
     steps: list[tuple],  # type: ignore[type-arg]
 ) -> None:

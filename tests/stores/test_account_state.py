@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.answers import Hold
+from sidecar.core.counters import State
 from sidecar.core.counts import counts_of
-from sidecar.core.limits import Grant, State
+from sidecar.core.limits import Grant
 from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, QuotaLimit, RateLimit
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys

@@ -56,7 +56,7 @@ async def test_a_charge_is_sent_and_answered_as_its_header_says(
     one = Sum(ACME, "k1", "0a", 3, 3)
     for seq, cost in ((3, 2), (9, 5)):
         claims = (Claim(QUOTA, cost, False), Claim(KEYED, 1, False))
-        one.add(seq, list(zip(claims, (month, day), (1, 0), strict=True)))
+        one.add(seq, now + seq, list(zip(claims, (month, day), (1, 0), strict=True)))
     command = charge_command(Commands("qs"), "qs", one, now)
     count, *rest = parts(command)
     names = [keys.state("qs", "acme"), keys.charged("qs", "acme", "0a", "k1")]
@@ -75,8 +75,8 @@ async def test_a_charge_is_sent_and_answered_as_its_header_says(
         ClaimNumbers(2, 0).packed()[:8],
     )
     tail = argv[2 * header.size :]
-    assert list(header.tail) == ["first", "last", "since", "reported"]
-    assert tail == [b"3", b"9", b"%d" % month, b"%d" % day, b"2", b"0"]
+    assert list(header.tail) == ["first", "last", "until", "reported"]
+    assert tail == [b"3", b"9", b"%d" % (now + 9), b"%d" % (now + 9), b"2", b"0"]
     assert header.statuses == {
         "1": "charged", "0": "was charged before", "-2": "a part was charged before"
     }  # fmt: skip

@@ -10,7 +10,6 @@ import orjson
 
 from sidecar.backtest.replay import NOTHING_SENT
 from sidecar.core import account as accounts
-from sidecar.core.account import NEW
 from sidecar.core.answers import Hold
 from sidecar.core.claims import at_no_cost, claims_for
 from sidecar.core.decision import decide
@@ -34,6 +33,7 @@ from sidecar.core.model import (
 )
 from sidecar.core.periods import window_at
 from sidecar.core.reasons import Decision
+from sidecar.core.reservations import NEW
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
 from sidecar.core.survey import BoundClaim
 from sidecar.core.teams import TeamEntitlements

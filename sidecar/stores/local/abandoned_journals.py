@@ -134,7 +134,7 @@ class AbandonedJournals:
                 window = self._commands.window(quota, owner.account, at_us)
                 claim = Claim(quota, cost, forced=True)
                 claims.append((claim, period_start(window, at_us), reported))
-            one.add(entry.seq, claims)
+            one.add(entry.seq, at_us, claims)
         return one
 
     async def _run(self, one: Sum, now_us: int) -> list[int]:

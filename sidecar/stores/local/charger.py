@@ -6,10 +6,10 @@ until Redis has answered. While one sum of a key is in flight, the next one accu
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
-from sidecar.core.account import NOT_ENDED
 from sidecar.core.model import Account, Claim, PeriodLimit
+from sidecar.core.reservations import NOT_ENDED
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands
 from sidecar.stores.connection.connect import Connection
@@ -23,13 +23,25 @@ Pair = tuple[str, str]  # account and key
 DatedClaim = tuple[Claim, int, int]
 
 
+class ChargedUnits(NamedTuple):
+    """Units of one limit, used in the period that started at `since_us`, until `until_us`.
+
+    `reported`: the overage that the requests' events report.
+    """
+
+    limit: PeriodLimit
+    since_us: int
+    until_us: int
+    units: int
+    reported: int
+
+
 @dataclass(slots=True)
 class Sum:
     """Journal entries `first` to `last` of one key.
 
-    `units` by the limit's field: the limit, the start of its period, the units used, and the
-    overage that the requests' events report. `ended`: False for requests without an event, whose
-    process died. `late`: Redis did not charge it at once.
+    `units` by the limit's field. `ended`: False for requests without an event, whose process died.
+    `late`: Redis did not charge it at once.
     """
 
     account: Account
@@ -40,28 +52,34 @@ class Sum:
     requests: int = 0
     late: bool = False
     ended: bool = True
-    units: dict[str, tuple[PeriodLimit, int, int, int]] = field(default_factory=dict)
+    units: dict[str, ChargedUnits] = field(default_factory=dict)
 
     @property
     def pair(self) -> Pair:
         """The account and key that are charged."""
         return self.account.id, self.key_id
 
-    def add(self, seq: int, claims: Sequence[DatedClaim]) -> None:
-        """Add one request.
+    def add(self, seq: int, at_us: int, claims: Sequence[DatedClaim]) -> None:
+        """Add one request of the instant `at_us`.
 
-        If entries fall into two periods, only the later one can still be charged.
+        If entries fall into two periods, only the later one can still be charged. If the limit
+        counts another meter since, only that can be.
         """
         self.last = seq
         self.requests += 1
         for claim, since_us, reported in claims:
-            if isinstance(claim.limit, PeriodLimit):
-                name = keys.limit_field(claim.limit, self.key_id)
-                _, since, units, over = self.units.get(name, (claim.limit, since_us, 0, 0))
-                if since_us > since:
-                    units = over = 0
-                if since_us >= since:
-                    self.units[name] = claim.limit, since_us, units + claim.cost, over + reported
+            limit, units, over = claim.limit, claim.cost, reported
+            if not isinstance(limit, PeriodLimit):
+                continue
+            name = keys.limit_field(limit, self.key_id)
+            known, until_us = self.units.get(name), at_us
+            if known is not None and known.limit.meter == limit.meter:
+                if at_us < known.since_us:
+                    continue
+                if since_us <= known.until_us:
+                    units, over = units + known.units, over + known.reported
+                    until_us = max(at_us, known.until_us)
+            self.units[name] = ChargedUnits(limit, since_us, until_us, units, over)
 
 
 class _Charge(UntilConfirmed):
@@ -112,9 +130,10 @@ class Charger:
         key_id: str,
         journal: str,
         seq: int,
+        at_us: int,
         claims: Sequence[DatedClaim],
     ) -> None:
-        """Charge one request."""
+        """Charge one request of the instant `at_us`."""
         pair = (account.id, key_id)
         one = self._sums.get(pair)
         if one is None:
@@ -122,7 +141,7 @@ class Charger:
                 self.lost += 1
                 return
             one = self._sums[pair] = Sum(account, key_id, journal, seq, seq)
-        one.add(seq, claims)
+        one.add(seq, at_us, claims)
         self.uncharged += 1
         if self.wire.reachable:
             self._charge(pair)
@@ -176,13 +195,13 @@ def charge_command(commands: Commands, prefix: str, one: Sum, now_us: int) -> by
         load("limits/charge"),
         one.account,
         one.key_id,
-        [Claim(limit, used, forced=True) for limit, _, used, _ in units],
+        [Claim(used.limit, used.units, forced=True) for used in units],
         now_us,
         beside=keys.charged(prefix, one.account.id, one.journal, one.key_id),
         more=(
             one.first,
             one.last,
-            *[since for _, since, _, _ in units],
-            *[reported if one.ended else NOT_ENDED for _, _, _, reported in units],
+            *[used.until_us for used in units],
+            *[used.reported if one.ended else NOT_ENDED for used in units],
         ),
     )

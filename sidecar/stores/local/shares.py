@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 
 from sidecar.core import account as accounts
 from sidecar.core import shares
-from sidecar.core.account import NEW, AccountState
 from sidecar.core.answers import Answer, Hold
+from sidecar.core.counters import State
+from sidecar.core.counts import counts_of
 from sidecar.core.limits import drained
 from sidecar.core.model import (
     MICRO,
@@ -24,9 +25,10 @@ from sidecar.core.model import (
     TeamShare,
     WhenDown,
 )
-from sidecar.core.periods import Window
+from sidecar.core.periods import NO_PERIOD, Window
+from sidecar.core.reservations import NEW, AccountState
 from sidecar.core.shares import NEVER_SEEN, LocalClaim, Snapshot
-from sidecar.core.survey import NO_PERIOD, BoundClaim
+from sidecar.core.survey import BoundClaim
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
 from sidecar.stores.settler import OpenReservation
@@ -232,16 +234,21 @@ class LocalLimits:
             part: Limit = shares.local_team_share(limit, snapshot, others, sidecars, now_us)
         else:
             part = shares.local_share(limit, snapshot, sidecars, now_us)
-        until = FOREVER_US
+        until, state = FOREVER_US, None
         if isinstance(limit, PeriodLimit):
             window = self._window(limit, account, now_us)
             until = window.end if now_us < window.end else window.after
+            known = shares.snapshot_for(limit, snapshot, now_us)
+            if known.end_us:  # which is not the window's end if the calendar has changed
+                until = known.end_us
+                state = State(0, now_us, end_us=until, counts=counts_of(limit))
+        elif isinstance(limit, RateLimit) and isinstance(part, RateLimit):
+            state = shares.initial_bucket(limit, part, snapshot, sidecars, now_us)
         if name not in own.shares:
             if self._limits >= MOST_LIMITS:
                 raise StoreUnavailable(FULL)
             self._limits += 1
-            if isinstance(limit, RateLimit) and isinstance(part, RateLimit):
-                state = shares.initial_bucket(limit, part, snapshot, sidecars, now_us)
+            if state is not None:
                 own.state = replace(own.state, states={**own.state.states, name: state})
         own.shares[name] = share = LocalShare(limit, part, until, key_id)
         return share

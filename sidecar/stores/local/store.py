@@ -285,7 +285,7 @@ class FallbackStore:
             (claim, period_start(self.redis.commands.window(quota, account, at_us), at_us), units)
             for (claim, quota), units in zip(quotas, reported, strict=True)
         ]
-        self._charger.add(account, key_id, self._journal.id, seq, dated)
+        self._charger.add(account, key_id, self._journal.id, seq, at_us, dated)
 
     def _write(
         self,

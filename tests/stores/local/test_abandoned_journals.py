@@ -105,7 +105,8 @@ async def test_I5_entries_that_the_dead_process_has_charged_are_skipped(
         one = Sum(ACME, "k1", journal, 1, 1)
         for seq in range(1, done + 1):
             limits = (MONTHLY, KEYED, DAILY)
-            one.add(seq, [(Claim(x, 1, True), window_at(x, ACME, now).start, 0) for x in limits])
+            claims = [(Claim(x, 1, True), window_at(x, ACME, now).start, 0) for x in limits]
+            one.add(seq, now, claims)
         await wire.execute(load("limits/charge").load_command())
         assert (await wire.execute(charge_command(Commands("qs"), "qs", one, now)))[0] == 1
     await charged(tmp_path, wire)

@@ -49,9 +49,7 @@ QUOTAS = st.builds(
     QuotaLimit, TEXTS, TEXTS, NUMBERS, st.sampled_from(["month", "90s"]), NUMBERS,
     per=st.sampled_from(["account", "key"]), rollover=NUMBERS,
 )  # fmt: skip
-OWNERS = st.lists(
-    st.tuples(QUOTAS | SHARES, st.builds(Snapshot, NUMBERS, NUMBERS, NUMBERS, NUMBERS)), max_size=3
-)
+OWNERS = st.lists(st.tuples(QUOTAS | SHARES, st.builds(Snapshot, *[NUMBERS] * 5)), max_size=3)
 
 
 @given(TEXTS, TEXTS, OWNERS, NUMBERS, st.none() | TEXTS, st.booleans())

@@ -12,11 +12,12 @@ import redis
 
 from sidecar.core import account as accounts
 from sidecar.core import corrections, limits
-from sidecar.core.account import NEW, AccountState
 from sidecar.core.answers import Answer, Hold, QuotaDetail
 from sidecar.core.corrections import CounterReading, JournalEntries
-from sidecar.core.limits import Grant, State
+from sidecar.core.counters import EMPTY, State
+from sidecar.core.limits import Grant
 from sidecar.core.model import MICRO, Account, Claim, PeriodLimit
+from sidecar.core.reservations import NEW, AccountState
 from sidecar.core.survey import BoundClaim
 from sidecar.stores import keys
 from sidecar.stores.account_state import read_account
@@ -61,6 +62,7 @@ class Both:
         client.flushdb()
         self.client = client
         self.now = START
+        self.account = ACME  # its time zone and billing anchor may change
         self.ledger: AccountState = NEW
         self._commands = Commands("qs")
         self._scripts = {name: client.register_script(on_clock(name)) for name in
@@ -83,12 +85,12 @@ class Both:
     ) -> list[bytes]:
         script = Script(name, b"", b"sha")
         command = self._commands.claims(
-            script, ACME, "k1", claims, self.now, more=more, leases=leases, beside=beside
+            script, self.account, "k1", claims, self.now, more=more, leases=leases, beside=beside
         )
         return arguments(command)
 
     def asks(self, claims: Sequence[Claim]) -> list[BoundClaim]:
-        return bind_claims(ACME, "k1", claims, self.now)
+        return bind_claims(self.account, "k1", claims, self.now)
 
     def stored(self) -> dict[str, Any]:
         """The account's state in Valkey."""
@@ -147,16 +149,15 @@ class Both:
 
     def charge(self, claims: Sequence[Claim], late_us: int, entries: JournalEntries) -> int:
         """Charge requests that were allowed `late_us` ago; the status."""
-        then = bind_claims(ACME, "k1", claims, self.now - late_us)
-        since = [ask.window.start if ask.window else 0 for ask in then]
+        until = [self.now - late_us] * len(claims)
         sent = self._claims(
-            "charge", claims, (entries.first, entries.last, *since, *entries.reported),
+            "charge", claims, (entries.first, entries.last, *until, *entries.reported),
             beside=keys.charged("qs", "acme", entries.journal, "k1"),
         )  # fmt: skip
         before = self.stored()
         reply = self._run("charge", sent)
         status, expected, self.ledger = corrections.charge(
-            self.ledger, self.asks(claims), since, entries, self.now
+            self.ledger, self.asks(claims), until, entries, self.now
         )
         assert reply[0] == status
         if status == -2:
@@ -177,7 +178,7 @@ class Both:
                              self.now)  # fmt: skip
         read = [
             CounterReading(max(0, used - less), limits.current(
-                claim.limit, self.ledger.states.get(ask.field, limits.EMPTY), ask.window, self.now
+                claim.limit, self.ledger.states.get(ask.field, EMPTY), ask.window, self.now
             )[0].since_us)
             for used, claim, ask in zip(looked.used, claims, asks, strict=True)
             if isinstance(claim.limit, PeriodLimit) and ask.window
@@ -191,7 +192,7 @@ class Both:
         state = keys.state("qs", "acme")
         before = self.stored()
         reply = self._run(
-            "rebuild", [1, state, *arguments_of(ACME, changes, str(rebuilt), self.now)]
+            "rebuild", [1, state, *arguments_of(self.account, changes, str(rebuilt), self.now)]
         )
         expected, self.ledger = corrections.rebuild(self.ledger, asks, read, rebuilt, self.now)
         answer = self._same(reply, expected, claims)

@@ -6,8 +6,9 @@
 --           that was reported, units carried over, the end of the period (µs), and what is counted.
 --           The third one of a team's share is the part of its guarantee that is used or lent for
 --           good. A quota has five more, for overage: settled, over, due, start of the period before
---           (µs) and the room in it, see State in limits.py; six mean that all units are settled, and
---           the others 0. Earlier versions wrote the first four
+--           (µs) and the room in it, see State in counters.py; six mean that all units are settled, and
+--           the others 0. Earlier versions wrote the first four. Suspended counters of the limit follow,
+--           if it has any: they count something else
 --   grants  one line each, in the order of their use: id, field, units, used, expires_us, priority
 --   kept    when the TTL of the state was last checked (µs)
 --   rebuilt when counters were last rebuilt from the events (µs)
@@ -22,7 +23,9 @@ local MOST = 9007199254740991
 local KEEP_US = 60 * 1000000 -- between two checks of the TTL of the state
 local min, max, ceil = math.min, math.max, math.ceil
 local pack_numbers, unpack_numbers = struct.pack, struct.unpack
-local SHORT, LONG = 32, 88 -- bytes of a state that an earlier version wrote, and of a quota's
+local STATE, QUOTA = '<dddddd', '<ddddddddddd' -- a stored counter, and one of a quota
+local SHORT, SIZE, LONG = 32, 48, 88 -- bytes of one that an earlier version wrote, and of these
+local LENGTHS = 4294967296 -- what is counted, divided by this, is the meter
 local REPORTED_US = 300 * 1000000 -- how long a lost answer to settle can be asked for again
 local SWEPT = 16 -- the most leases that one operation ends
 local KEPT_US = 35 * 86400 * 1000000 -- how long the id of an expired grant stays taken
@@ -40,10 +43,10 @@ local function bound_for(since, a, b, c)
 end
 
 -- A quota's state in the period of now. Bounds: start a, end b, next end c, previous start d.
--- Bounds may have moved since it was stored: see current() in sidecar/core/limits.py.
-local function rolled(used, since, notified, carried, ends, known, now, a, b, c, d, units, rollover, counts)
+-- Bounds may have moved since it was stored: see current() in sidecar/core/limits.py. Then whether the
+-- period has ended, and the next one is returned.
+local function rolled(used, since, notified, carried, ends, now, a, b, c, d, units, rollover)
   if now >= b then a, b, c, d = b, c, 0, a end
-  if known ~= 0 and known ~= counts then return 0, now, 0, 0, b, 'other' end
   local last, until_us = ends > d, ends
   if ends == 0 then
     last, until_us = since >= d, a <= since and b or a
@@ -57,20 +60,25 @@ local function rolled(used, since, notified, carried, ends, known, now, a, b, c,
     if last then left = max(0, min(left, units + carried - used)) end
   end
   a, d = max(a, until_us), a
-  return 0, a, 0, left, bound_for(a, d, b, c), 'next'
+  return 0, a, 0, left, bound_for(a, d, b, c), true
 end
 
--- The numbers of a stored state.
-local function read_state(stored)
-  if not stored then return 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 end
-  if #stored >= LONG then return unpack_numbers('<ddddddddddd', stored) end
-  local used, since, notified, carried, ends, counts = 0, 0, 0, 0, 0, 0
-  if #stored > SHORT then
-    used, since, notified, carried, ends, counts = unpack_numbers('<dddddd', stored)
-  else
-    used, since, notified, carried = unpack_numbers('<dddd', stored)
+-- The stored counter that counts counts, without that number; then the suspended ones, nil for none.
+-- Bounds as above.
+local function read_counter(stored, counts, now, a, b, c)
+  if not stored then return 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 end
+  if #stored == LONG then
+    local used, since, notified, carried, ends, known, settled, over, due, closed, room = unpack_numbers(QUOTA, stored)
+    if known == counts or known == 0 then return used, since, notified, carried, ends, settled, over, due, closed, room end
+  elseif #stored == SIZE then
+    local used, since, notified, carried, ends, known = unpack_numbers(STATE, stored)
+    if known == counts or known == 0 then return used, since, notified, carried, ends, used, 0, 0, 0, 0 end
+  elseif #stored == SHORT then
+    local used, since, notified, carried = unpack_numbers('<dddd', stored)
+    return used, since, notified, carried, 0, used, 0, 0, 0, 0
   end
-  return used, since, notified, carried, ends, counts, used, 0, 0, 0, 0
+  if now >= b then a, b = b, c end
+  return rare().in_use(stored, counts, now, a, b)
 end
 
 -- A bucket at now: it refills by a micro-units every b µs.
@@ -94,31 +102,28 @@ local function survey(key, now)
     local i = FIRST + (k - 1) * GROUP
     local kind = ARGV[i]
     local cost, cap, a, b, c, d, units, rollover, counts = unpack_numbers('<ddddddddd', ARGV[i + 3])
-    local used, since, notified, carried, ends, known, settled, over, due, closed, room_left = read_state(stored[k + 2])
+    local used, since, notified, carried, ends, settled, over, due, closed, room_left, suspended = read_counter(stored[k + 2], counts, now, a, b, c)
     local claim, room = nil, cap
     if kind == 'rate' or kind == 'slots' then
-      if known ~= 0 and known ~= counts then used, since = 0, now end
       if kind == 'rate' then used, since = drained(used, since, now, a, b) end
       claim = {
         kind = kind, field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = 0, counted = true,
-        counts = counts,
+        counts = counts, suspended = suspended,
       }
     else
       if now < a or now >= c then return nil end
       local own, most = units, rollover
       if kind == 'team' then own, most = 0, 0 end
-      local before, allowed, fresh = since, units + carried, nil
-      used, since, notified, carried, ends, fresh = rolled(used, since, notified, carried, ends, known, now, a, b, c, d, own, most, counts)
-      if fresh == 'next' then
-        if closed ~= 0 then closed, room_left = before, max(0, allowed - settled) end
+      local before, was, allowed, is_next = since, used, units + carried, nil
+      used, since, notified, carried, ends, is_next = rolled(used, since, notified, carried, ends, now, a, b, c, d, own, most)
+      if is_next then
+        if closed ~= 0 or settled + over ~= was then closed, room_left = before, max(0, allowed - settled) end
         settled, over = 0, 0
-      elseif fresh then
-        settled, over, due, closed, room_left = 0, 0, 0, 0, 0
       end
       claim = {
         kind = 'quota', field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = ends, counted = true,
         notified = notified, reported = notified, carried = carried, left = 0, burned = 0, units = units, notices = ARGV[i + 4],
-        counts = counts, settled = settled, over = over, due = due, closed = closed, room = room_left, overage = 0,
+        counts = counts, settled = settled, over = over, due = due, closed = closed, room = room_left, overage = 0, suspended = suspended,
       }
       if grants and kind == 'quota' then claim.live, claim.left = rare().live_grants(claim.field, grants, now) end
       room = cap + carried + claim.left
@@ -134,6 +139,7 @@ local function survey(key, now)
       rare().as_team(claim, claims[k - 1], key, now, { a, b, c, d }, rollover == 1, claim.notices)
       if not claim.fits and force == '0' then granted = false end
     end
+    if suspended then rare().watch(claim) end
     claims[k] = claim
   end
   return claims, granted, grants
@@ -192,15 +198,16 @@ local function store(key, claims, grants, now)
   for _, claim in ipairs(claims) do
     writes[n + 1] = claim.field
     local settled = claim.settled
-    if settled and (settled ~= claim.used or claim.over ~= 0 or claim.due ~= 0 or claim.closed ~= 0) then
+    if settled and (claim.suspended or settled ~= claim.used or claim.over ~= 0 or claim.due ~= 0 or claim.closed ~= 0) then
       writes[n + 2] = pack_numbers(
-        '<ddddddddddd', claim.used, claim.since, claim.notified, claim.carried, claim.ends, claim.counts, settled, claim.over,
+        QUOTA, claim.used, claim.since, claim.notified, claim.carried, claim.ends, claim.counts, settled, claim.over,
         claim.due, claim.closed, claim.room
       )
     else
       local ends = claim.kind == 'quota' and claim.ends or 0
-      writes[n + 2] = pack_numbers('<dddddd', claim.used, claim.since, claim.notified or 0, claim.carried or 0, ends, claim.counts)
+      writes[n + 2] = pack_numbers(STATE, claim.used, claim.since, claim.notified or 0, claim.carried or 0, ends, claim.counts)
     end
+    if claim.suspended then writes[n + 2] = writes[n + 2] .. rare().pass_on(claim) end
     n = n + 2
     if claim.burned and claim.burned ~= 0 then changed = true end
   end

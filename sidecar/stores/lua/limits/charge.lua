@@ -8,7 +8,7 @@
 -- and after them:
 --   first    number of the first entry in the sums
 --   last     number of the last entry
---   since    one for each claim: start of its period, µs
+--   until    one for each claim: the instant of its last request, µs
 --   reported     one for each claim: the overage that the requests' events report; -1: they have no events
 -- Returns {1 charged | 0 was charged before | -2 a part was charged before, now_us, used, end_us, …}; as reserve,
 --   used after the charge; {-2, now_us, number}: of the last charged entry.
@@ -22,8 +22,9 @@ if charged >= tonumber(ARGV[at + 1]) then return reply(0, now, claims) end
 if charged >= tonumber(ARGV[at]) then return { -2, now, charged } end
 for k, claim in ipairs(claims) do
   claim.notices = ''
-  local since, reported = tonumber(ARGV[at + 1 + k]), tonumber(ARGV[at + 1 + #claims + k])
-  if claim.since <= since then
+  local last, reported = tonumber(ARGV[at + 1 + k]), tonumber(ARGV[at + 1 + #claims + k])
+  if claim.suspended then claim.starts = rare().starts_until(claim, last) end
+  if claim.since <= last then
     local paid = burn(claim, claim.cost)
     if claim.settled and reported >= 0 then
       count(claim, claim.cost, paid)
@@ -31,9 +32,12 @@ for k, claim in ipairs(claims) do
     elseif claim.settled then
       claim.settled = claim.settled - paid
     end
-  elseif claim.settled and reported >= 0 and claim.closed == since then
-    rare().count_closed(claim, claim.cost)
-    claim.due = claim.due - reported
+  else
+    claim.change = { claim.cost, reported >= 0 and claim.cost or 0 }
+    if claim.settled and reported >= 0 and claim.closed > 1 and claim.closed <= last then
+      rare().count_closed(claim, claim.cost)
+      claim.due = claim.due - reported
+    end
   end
 end
 store(key, claims, grants, now)

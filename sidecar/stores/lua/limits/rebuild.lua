@@ -22,7 +22,7 @@ for k, claim in ipairs(claims) do
   if claim.since ~= since or not same then return reply(0, now, claims) end
 end
 for _, claim in ipairs(claims) do
-  claim.notices = ''
+  claim.notices, claim.starts = '', {} -- the suspended counters were not compared with the events
   if string.sub(claim.field, 1, 1) == 't' then claim.settled = nil end -- a team's share has no overage
   if claim.cost >= 0 then
     local paid, due = burn(claim, claim.cost), claim.due

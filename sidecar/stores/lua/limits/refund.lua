@@ -17,7 +17,11 @@ local charged = tonumber(ARGV[at])
 for k, claim in ipairs(claims) do
   if claim.kind ~= 'quota' then
     claim.used = max(claim.used - claim.cost, 0)
-  elseif claim.since <= charged then
+  else
+    if claim.suspended then claim.starts = rare().starts_until(claim, charged) end
+    claim.change = claim.since > charged and { -claim.cost, -claim.cost } or nil
+  end
+  if claim.kind == 'quota' and claim.since <= charged then
     if claim.settled then rare().uncount(claim, claim.cost, tonumber(ARGV[at + k])) end
     local returned = rare().give_back(claim, claim.cost, claim.units + claim.carried)
     if claim.settled then claim.settled = claim.settled + returned end

@@ -29,18 +29,27 @@ if rule == 'settled' then
   end
   return reply(0, now, claims, true)
 end
-for _, c in ipairs(charges) do charged[c.field] = c end
+for _, c in ipairs(charges) do
+  charged[c.field] = charged[c.field] or c
+  charged[c.field].starts = charged[c.field].starts or {}
+  charged[c.field].starts[c.since] = true
+end
 for _, claim in ipairs(claims) do
   local c = charged[claim.field]
+  if not c then claim.starts = {} end
   if c then
     local difference = claim.cost - c.cost
     if claim.kind == 'slots' then difference = -c.cost end
+    if claim.kind == 'quota' then claim.starts = c.starts end
+    if claim.kind == 'quota' and not c.starts[claim.since] then
+      claim.change = { difference, c.reported < 0 and claim.cost or difference }
+    end
     if claim.settled then
       rare().correct(claim, c, billed)
       reported = reported or claim.overage > 0
     elseif claim.kind ~= 'quota' then
       claim.used = min(max(0, claim.used + difference), claim.most or MOST)
-    elseif claim.since == c.since then
+    elseif c.starts[claim.since] then
       rare().spend(claim, difference)
     end
   end
