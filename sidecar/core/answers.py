@@ -13,7 +13,8 @@ class QuotaDetail(NamedTuple):
     this request. `burned`: what this request took from grants (negative: gave back).
 
     `overage`: units that this request's event has to report as overage. A reservation whose cost
-    may still change has none until it is settled.
+    may still change has none until it is settled. `started_us`: the start of the counter's period,
+    if that is not the start of the calendar's period, because its bounds have moved.
 
     Of a team's share, `notified` is what is left of the team's guarantee after this request. `left`
     is what is left of the other teams' guarantees.
@@ -24,6 +25,7 @@ class QuotaDetail(NamedTuple):
     left: int = 0
     burned: int = 0
     overage: int = 0
+    started_us: int = 0
 
 
 class Answer(NamedTuple):

@@ -95,7 +95,7 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
             own = limit.units
             units = own
             if details:
-                notified, carried, granted, _, beyond = details[at]
+                notified, carried, granted, _, beyond, _ = details[at]
                 own += carried
                 units = own + granted
                 if beyond and overage is NO_OVERAGE:

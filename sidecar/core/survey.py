@@ -109,14 +109,19 @@ def answer_of(surveyed: Sequence[ClaimedLimit], now_us: int, *, granted: bool) -
         now_us,
         tuple(one.state.used for one in surveyed),
         tuple(one.end_us for one in surveyed),
-        tuple(map(_detail, surveyed)),
+        tuple(_detail(one, now_us) for one in surveyed),
     )
 
 
-def _detail(one: ClaimedLimit) -> QuotaDetail:
+def _detail(one: ClaimedLimit, now_us: int) -> QuotaDetail:
     limit = one.bound.claim.limit
     if isinstance(limit, TeamShare):
         return QuotaDetail(max(0, limit.units - one.state.notified), 0, one.others, 0)
     if isinstance(limit, QuotaLimit):
-        return QuotaDetail(one.notified, one.state.carried, one.left, one.burned, one.overage)
+        window, since_us = one.bound.window, one.state.since_us
+        moved = since_us != (window.start if now_us < window.end else window.end)
+        started_us = since_us if moved else 0
+        return QuotaDetail(
+            one.notified, one.state.carried, one.left, one.burned, one.overage, started_us
+        )
     return QuotaDetail()

@@ -82,6 +82,7 @@ class Admission:
         "queued_us",
         "request",
         "request_id",
+        "starts_us",
         "stays_open",
         "time",
     )
@@ -98,6 +99,7 @@ class Admission:
         decision: Decision,
         in_flight: InFlightRequest,
         ends_us: tuple[int, ...],
+        starts_us: tuple[int, ...],
         *,
         stays_open: bool,
         queued_us: int,
@@ -112,6 +114,7 @@ class Admission:
         self.decision = decision
         self.in_flight = in_flight  # until it is settled
         self.ends_us = ends_us  # of the claims' periods; () if the store did not answer
+        self.starts_us = starts_us  # of them, where they are not the calendar's
         self.stays_open = stays_open  # the reservation stays open until it is settled
         self.late_overage = stays_open and entitlement.late_overage
         self.queued_us = queued_us  # how long it waited

@@ -11,6 +11,7 @@ from typing import Final
 from sidecar.core.answers import Answer
 from sidecar.core.claims import at_no_cost, with_estimates
 from sidecar.core.events.build import NODE, REDIS
+from sidecar.core.events.periods import starts_of
 from sidecar.core.identity import ANONYMOUS
 from sidecar.core.model import (
     Claim,
@@ -146,6 +147,7 @@ class Gate:
             decision,
             attempt.in_flight,
             ends_us,
+            starts_of(answer.details) if answer is not None and answer.details else (),
             stays_open=entitlement.stays_open and decision.now_us > 0,
             queued_us=waited_us,
         )

@@ -94,6 +94,7 @@ class Recorder:
                 outcome=outcome,
                 clock=admission.clock,
                 ends_us=admission.ends_us,
+                starts_us=admission.starts_us,
             )
             if event is not None:
                 self.spool.append(event)
@@ -224,7 +225,12 @@ class Recorder:
 
 
 def _periods_of(admission: Admission) -> dict[str, str]:
-    return periods_of(admission.entitlement.claims, admission.ends_us, admission.key.account)
+    return periods_of(
+        admission.entitlement.claims,
+        admission.ends_us,
+        admission.key.account,
+        admission.starts_us,
+    )
 
 
 def _row(

@@ -19,7 +19,7 @@ from sidecar.stores.connection.link import Late, Link, ReplyError, encode, ignor
 from sidecar.stores.connection.slots import slot_of
 
 SHORT: Final = 2  # numbers per claim in a reply
-FULL: Final = 7  # numbers per claim if any claim has more to report
+FULL: Final = 8  # numbers per claim if any claim has more to report
 OTHER_PERIOD: Final = -1  # status of a reply: Redis time is outside the periods that were sent
 
 

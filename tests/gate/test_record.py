@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.costs import HeaderSource
-from sidecar.core.model import MICRO
+from sidecar.core.model import MICRO, Account
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Reason
 from sidecar.core.settlement import OutcomeReason
@@ -280,3 +280,14 @@ async def test_14_period_an_event_names_the_period_that_counted_it_though_it_end
         "2026-11-24T00:01:00Z/2026-11-24T00:02:00Z",
         "2026-11-24T00:00:00Z/2026-11-24T00:01:00Z",
     ]
+
+
+async def test_14_period_a_counter_that_goes_on_after_a_move_keeps_its_start_in_events() -> None:
+    account = Account("acme", "free", "UTC")
+    stage = GateStage(a_book(account=account))
+    stage.gate.settle(await stage.allowed(), an_outcome())
+    stage.gate.reload(a_book(account=replace(account, timezone="Asia/Tokyo")))
+    stage.gate.settle(await stage.allowed(), an_outcome())
+    before, after = (one["data"]["periods"]["monthly"] for one in events(stage, "api.request.v1"))
+    assert before == "2026-11-01T00:00:00Z/2026-12-01T00:00:00Z"
+    assert after == "2026-11-01T00:00:00Z/2026-11-30T15:00:00Z"

@@ -296,6 +296,6 @@ async def test_the_store_reads_replies_as_the_header_says(
     end = bounds("month", ACME.timezone, None, first.now_us)[1]
     assert (first.used, first.ends_us, first.details[0].notified) == ((85,), (end,), 0)
     second = await store.reserve(ACME, "k1", (Claim(QUOTA, 20, False),))
-    assert (second.used, second.details[0]) == ((105,), (80, 0, 0, 0, 5))
+    assert (second.used, second.details[0]) == ((105,), (80, 0, 0, 0, 5, 0))
     refused = await store.reserve(ACME, "k1", (Claim(QUOTA, 16, False),))
     assert (refused.granted, refused.used) == (False, (105,))

@@ -34,6 +34,9 @@ _CLOCKS: Final = {REDIS: b"redis", NODE: b"node"}
 _ANY_OUTCOME: Final = Outcome(0, OutcomeReason.OK, 0, 0, 0)
 
 
+_Periods = tuple[tuple[int, ...], tuple[int, ...], str, date | None]  # ends, starts, calendar
+
+
 class _Template:
     """`text` has a %-format for each value of `_FIELDS` and for the end.
 
@@ -46,15 +49,17 @@ class _Template:
         self.entitlement = entitlement
         self.text = text
         self.has_quotas = any(isinstance(one.limit, QuotaLimit) for one in entitlement.claims)
-        self.ends: dict[tuple[tuple[int, ...], str, date | None], bytes] = {}
+        self.ends: dict[_Periods, bytes] = {}
 
-    def add_end(self, ends_us: tuple[int, ...], account: Account) -> bytes:
+    def add_end(
+        self, ends_us: tuple[int, ...], starts_us: tuple[int, ...], account: Account
+    ) -> bytes:
         """Return the end of the events of these periods; also from now on."""
-        periods = periods_of(self.entitlement.claims, ends_us, account)
+        periods = periods_of(self.entitlement.claims, ends_us, account, starts_us)
         end = b',"periods":' + json.dumps(periods, separators=(",", ":")).encode() + _END
         if len(self.ends) >= MAX_PERIODS:
             self.ends.clear()
-        self.ends[ends_us, account.timezone, account.anchor] = end
+        self.ends[ends_us, starts_us, account.timezone, account.anchor] = end
         return end
 
 
@@ -78,12 +83,14 @@ class EventTemplates:
         outcome: Outcome,
         clock: str = NODE,
         ends_us: tuple[int, ...] = (),
+        starts_us: tuple[int, ...] = (),
     ) -> bytes | None:
         """Return the event of `usage_event` as JSON, or None if no template fits.
 
-        Only for requests without overage. `id` and `time` must need no escapes. `ends_us`: as in
-        `periods_of`. None for a failed or refunded request, for costs from bodies, for an account
-        with teams, for another plan book, for ids outside ASCII, and for quotas without an answer.
+        Only for requests without overage. `id` and `time` must need no escapes. `ends_us` and
+        `starts_us`: as in `periods_of`. None for a failed or refunded request, for costs from
+        bodies, for an account with teams, for another plan book, for ids outside ASCII, and for
+        quotas without an answer.
         """
         account = key.account
         if (
@@ -103,9 +110,13 @@ class EventTemplates:
         if template.has_quotas:
             if not ends_us:
                 return None
-            periods = ends_us, account.timezone, account.anchor
+            periods = ends_us, starts_us, account.timezone, account.anchor
             known = template.ends
-            end = known[periods] if periods in known else template.add_end(ends_us, account)
+            end = (
+                known[periods]
+                if periods in known
+                else template.add_end(ends_us, starts_us, account)
+            )
         return template.text % (
             id.encode(),
             encode_basestring(account.id).encode(),

@@ -6,8 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.events.periods import periods_of
-from sidecar.core.model import Account, Claim
+from sidecar.core.answers import QuotaDetail
+from sidecar.core.events.periods import periods_of, starts_of
+from sidecar.core.model import MICRO, Account, Claim
 from sidecar.core.periods import window_at
 from tests.support.builders import a_quota, a_rate
 
@@ -46,3 +47,25 @@ def test_only_quotas_have_periods() -> None:
         "monthly": "2026-11-01T00:00:00Z/2026-12-01T00:00:00Z"
     }
     assert periods_of(claims, (), account) == {}
+
+
+@given(
+    ends=st.lists(st.integers(1, 10**9), min_size=2, max_size=2),
+    starts=st.lists(st.none() | st.integers(0, 10**6), min_size=2, max_size=2),
+)
+def test_14_a_period_whose_bounds_have_moved_has_its_own_start(
+    ends: list[int], starts: list[int | None]
+) -> None:
+    account = Account("acme", "pro")
+    claims = [Claim(a_quota(id=name, period="day"), 1, False) for name in ("a", "b")]
+    began = [0 if one is None else one + 1 for one in starts]
+    details = [QuotaDetail(started_us=one * MICRO) for one in began]
+    moved = starts_of(details)
+    assert (moved == ()) == (not any(began))
+    found = periods_of(claims, [one * MICRO for one in ends], account, moved)
+    usual = periods_of(claims, [one * MICRO for one in ends], account)
+    for name, start in zip("ab", began, strict=True):
+        if start:
+            assert at_us(found[name].split("/")[0]) == start * MICRO
+        else:
+            assert found[name] == usual[name]

@@ -81,9 +81,10 @@ def test_I4_a_template_gives_the_event_of_usage_event(
     templates = EventTemplates(source, VERSION)
     for month in (1, *months):  # the template and its ends are made, then reused
         ends_us = () if quota is None else (midnight(date(2026, month, 1), zone),)
-        written = templates.fill(**values, ends_us=ends_us)
+        starts_us = (12_000_000 * month,) if quota is not None and month % 2 else ()
+        written = templates.fill(**values, ends_us=ends_us, starts_us=starts_us)
         assert written is not None
-        periods = periods_of(entitlement.claims, ends_us, values["key"].account)
+        periods = periods_of(entitlement.claims, ends_us, values["key"].account, starts_us)
         event = usage_event(source=source, periods=periods, **values)
         assert list(json.loads(written).items()) == list(event.items())
         assert list(json.loads(written)["data"]) == list(event["data"])

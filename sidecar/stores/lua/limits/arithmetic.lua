@@ -126,6 +126,7 @@ local function survey(key, now)
         counts = counts, settled = settled, over = over, due = due, closed = closed, room = room_left, overage = 0, suspended = suspended,
       }
       if grants and kind == 'quota' then claim.live, claim.left = rare().live_grants(claim.field, grants, now) end
+      if kind == 'quota' and since ~= (now >= b and b or a) then claim.started = since end
       room = cap + carried + claim.left
     end
     local force = ARGV[i + 2]
@@ -221,23 +222,23 @@ local function store(key, claims, grants, now)
   if due then rare().keep(key, tonumber(ARGV[1])) end
 end
 
--- The reply: status, now, then used and end_us of each claim, or seven numbers if any claim has more.
+-- The reply: status, now, then used and end_us of each claim, or eight numbers if any claim has more.
 local function reply(status, now, claims, more)
   local out = { status, now }
   for k, claim in ipairs(claims) do
     out[2 * k + 1], out[2 * k + 2] = claim.used, claim.ends
     if claim.kind == 'quota' and not more then
       more = claim.left ~= 0 or claim.burned ~= 0 or claim.carried > 0 or claim.notified ~= claim.reported
-        or (claim.overage or 0) > 0
+        or (claim.overage or 0) > 0 or claim.started
     end
   end
   if not more then return out end
   for k, claim in ipairs(claims) do
-    local at = 7 * k - 5
+    local at = 8 * k - 6
     local notified = claim.team and max(0, claim.units - claim.notified) or claim.reported
     out[at + 1], out[at + 2], out[at + 3] = claim.used, claim.ends, notified or 0
     out[at + 4], out[at + 5], out[at + 6] = claim.carried or 0, claim.left or 0, claim.burned or 0
-    out[at + 7] = claim.overage or 0
+    out[at + 7], out[at + 8] = claim.overage or 0, claim.started or 0
   end
   return out
 end

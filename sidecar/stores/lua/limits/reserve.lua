@@ -27,9 +27,9 @@
 --   hold     id of the reservation
 -- Returns {1 granted | 0 refused, now_us, used, end_us, …}; used as of now (after the grant), in the
 --   unit of cost, without the units that grants paid; end_us is 0 except for quotas, and -1 for
---   a claim with force 1 or 2 that was not counted. With grants, rollover, a notice, overage or teams
---   seven per claim: used, end_us, notified (percent, before this request), carried, left (in grants), burned (by this request),
---   overage (that the event of this request has to report).
+--   a claim with force 1 or 2 that was not counted. With grants, rollover, a notice, overage, teams or a period that is not the calendar's
+--   eight per claim: used, end_us, notified (percent, before this request), carried, left (in grants), burned (by this request),
+--   overage (that the event of this request has to report), started_us (of the period, if it is not the calendar's start; else 0).
 --   Of a team's share, notified is what is left of its guarantee, left of the other teams' guarantees.
 --   {-1, now_us}: now is outside the bounds.
 local key, leases = KEYS[1], KEYS[2]

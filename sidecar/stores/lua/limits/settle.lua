@@ -8,8 +8,8 @@
 -- and after them:
 --   billed   1: the request has an event that reports overage; else 0
 --   hold     id of the reservation
--- Returns {1 settled | 0 not known, now_us, used, end_us, notified, carried, left, burned, overage, …}; as reserve,
---   used after the correction, notified before it, always seven per claim. Status 0 has the overage of an answer that may have been lost.
+-- Returns {1 settled | 0 not known, now_us, used, end_us, notified, carried, left, burned, overage, started_us, …}; as reserve,
+--   used after the correction, notified before it, always eight per claim. Status 0 has the overage of an answer that may have been lost.
 --   {-1, now_us}: now is outside the bounds.
 local key, leases, now = KEYS[1], KEYS[2], now_us()
 local claims, _, grants = survey(key, now)
