@@ -110,7 +110,7 @@ def test_no_attribute_is_read_after_none_was_assigned_to_it(module: str) -> None
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_coroutine_awaits_while_it_handles_an_exception(module: str) -> None:
-    """Compiled, the exception stays that of the thread during the await, and the next raise may crash.
+    """Compiled, the exception stays with the thread during the await: the next raise may crash.
 
     That is so in an except clause, and in a finally clause, which an exception may enter.
     """
