@@ -134,7 +134,7 @@ def _live_books(
     """The plan books that sidecars use; [] if this user may not read them."""
     from sidecar.config.loading import parse
     from sidecar.settings import load_subset
-    from sidecar.stores.plan_files import PlanFileReader
+    from sidecar.stores.plan_file_reader import PlanFileReader
 
     settings = load_subset(
         "config", "redis", "redis_prefix", redis=redis, redis_prefix=redis_prefix, config=config

@@ -12,7 +12,7 @@ from sidecar.commands.output import cell, echo
 from sidecar.errors import SpoolError
 
 if TYPE_CHECKING:
-    from sidecar.stores.plan_files import PlanFileReader
+    from sidecar.stores.plan_file_reader import PlanFileReader
 
 _T = TypeVar("_T")
 
@@ -86,7 +86,7 @@ def _places(
     spool: str | None, redis: str | None, redis_prefix: str | None, config: str | None
 ) -> "tuple[Path, PlanFileReader]":
     from sidecar.settings import load_subset
-    from sidecar.stores.plan_files import PlanFileReader
+    from sidecar.stores.plan_file_reader import PlanFileReader
 
     given = {"config": config, "spool": spool, "redis": redis, "redis_prefix": redis_prefix}
     settings = load_subset(*given, **given)

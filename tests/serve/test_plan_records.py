@@ -11,7 +11,7 @@ from sidecar.config import archive
 from sidecar.errors import StoreUnavailable
 from sidecar.serve.plan_records import MOST_WAITING, PlanRecords
 from sidecar.stores import Connection, PlanFiles, connect, keys
-from sidecar.stores.plan_files import PlanFileReader
+from sidecar.stores.plan_file_reader import PlanFileReader
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import redis
 
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import Connection, PlanFiles, connect, keys
-from sidecar.stores.plan_files import LIVE_S, MOST_BYTES, MOST_LIVE, TTL_MS, PlanFileReader
+from sidecar.stores.plan_file_reader import LIVE_S, MOST_LIVE, PlanFileReader
+from sidecar.stores.plan_files import MOST_BYTES, TTL_MS
 from tests.support.servers import free_port
 
 DAY_US = 86_400 * 1_000_000

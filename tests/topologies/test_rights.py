@@ -32,7 +32,7 @@ from sidecar.stores.eviction import eviction_policy
 from sidecar.stores.inspector import Inspector
 from sidecar.stores.job_terms import JobTerms
 from sidecar.stores.jobs import RedisJobs
-from sidecar.stores.plan_files import PlanFileReader
+from sidecar.stores.plan_file_reader import PlanFileReader
 from sidecar.stores.rebuild import Change
 from tests.support.events import an_event
 from tests.support.stores.binaries import binaries
