@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from loadtests.processes import DidNotStart, Stack, free_port
+from loadtests.processes import ENVIRONMENT, DidNotStart, Stack, free_port
 from loadtests.valkey import start_valkey
 from sidecar.metering.segments import list_segments
 from sidecar.metering.verify import verify
@@ -158,7 +158,7 @@ class CrashSeries:
         ]  # fmt: skip
         shim = {"LD_PRELOAD": str(self._shim)} if slow else {}
         with (self._directory / "log").open("ab") as log:
-            environment = {**os.environ, **shim}
+            environment = {**os.environ, **ENVIRONMENT, **shim}
             self._process = await asyncio.to_thread(
                 subprocess.Popen, command, stdout=log, stderr=log, env=environment
             )

@@ -20,7 +20,7 @@ from typing import Self
 
 TICKS = os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 5.0
-_ENVIRONMENT = {"SIDECAR_DRAIN_DELAY_S": "0"}  # nothing routes requests elsewhere here
+ENVIRONMENT: Final = {"SIDECAR_DRAIN_DELAY_S": "0"}  # nothing routes requests elsewhere here
 PR_SET_PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -151,7 +151,7 @@ class Stack:
                 popen = subprocess.Popen(
                     [*pin, *command],
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                    env={**os.environ, **_ENVIRONMENT, **(env or {})}, cwd=self.directory,
+                    env={**os.environ, **ENVIRONMENT, **(env or {})}, cwd=self.directory,
                     start_new_session=True, preexec_fn=_die_with_parent,
                 )  # fmt: skip
             except OSError as error:

@@ -5,9 +5,12 @@ Reconcile explains each unit that is charged and has no event: it was in flight 
 
 from pathlib import Path
 
+import pytest
+
 from loadtests.crash import KINDS, CrashSeries
 
 
+@pytest.mark.timeout(300)
 async def test_I12_no_answered_request_lacks_its_event_after_five_kills(
     tmp_path: Path, _valkey: str
 ) -> None:
