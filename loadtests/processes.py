@@ -20,7 +20,7 @@ from typing import Self
 
 TICKS = os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 5.0
-ENVIRONMENT: Final = {"SIDECAR_DRAIN_DELAY_S": "0"}  # nothing routes requests elsewhere here
+ENVIRONMENT = {"SIDECAR_DRAIN_DELAY_S": "0"}  # nothing routes requests elsewhere here
 PR_SET_PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
