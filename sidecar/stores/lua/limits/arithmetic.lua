@@ -107,8 +107,8 @@ local function survey(key, now)
     if kind == 'rate' or kind == 'slots' then
       if kind == 'rate' then used, since = drained(used, since, now, a, b) end
       claim = {
-        kind = kind, field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = 0, counted = true,
-        counts = counts, suspended = suspended,
+        kind = kind, field = names[k + 2], cost = cost, cap = cap, used = used, since = since, counted = true,
+        counts = counts, -- eight entries: more would take a table of twice the size
       }
     else
       if now < a or now >= c then return nil end
@@ -123,7 +123,7 @@ local function survey(key, now)
       claim = {
         kind = 'quota', field = names[k + 2], cost = cost, cap = cap, used = used, since = since, ends = ends, counted = true,
         notified = notified, reported = notified, carried = carried, left = 0, burned = 0, units = units, notices = ARGV[i + 4],
-        counts = counts, settled = settled, over = over, due = due, closed = closed, room = room_left, overage = 0, suspended = suspended,
+        counts = counts, settled = settled, over = over, due = due, closed = closed, room = room_left, overage = 0,
       }
       if grants and kind == 'quota' then claim.live, claim.left = rare().live_grants(claim.field, grants, now) end
       if kind == 'quota' and since ~= (now >= b and b or a) then claim.started = since end
@@ -140,7 +140,10 @@ local function survey(key, now)
       rare().as_team(claim, claims[k - 1], key, now, { a, b, c, d }, rollover == 1, claim.notices)
       if not claim.fits and force == '0' then granted = false end
     end
-    if suspended then rare().watch(claim) end
+    if suspended then
+      claim.suspended = suspended
+      rare().watch(claim)
+    end
     claims[k] = claim
   end
   return claims, granted, grants
@@ -226,7 +229,7 @@ end
 local function reply(status, now, claims, more)
   local out = { status, now }
   for k, claim in ipairs(claims) do
-    out[2 * k + 1], out[2 * k + 2] = claim.used, claim.ends
+    out[2 * k + 1], out[2 * k + 2] = claim.used, claim.ends or 0
     if claim.kind == 'quota' and not more then
       more = claim.left ~= 0 or claim.burned ~= 0 or claim.carried > 0 or claim.notified ~= claim.reported
         or (claim.overage or 0) > 0 or claim.started
@@ -236,7 +239,7 @@ local function reply(status, now, claims, more)
   for k, claim in ipairs(claims) do
     local at = 8 * k - 6
     local notified = claim.team and max(0, claim.units - claim.notified) or claim.reported
-    out[at + 1], out[at + 2], out[at + 3] = claim.used, claim.ends, notified or 0
+    out[at + 1], out[at + 2], out[at + 3] = claim.used, claim.ends or 0, notified or 0
     out[at + 4], out[at + 5], out[at + 6] = claim.carried or 0, claim.left or 0, claim.burned or 0
     out[at + 7], out[at + 8] = claim.overage or 0, claim.started or 0
   end
