@@ -34,11 +34,12 @@ CONNECTIONS: Final = 8
 SLOW_US: Final = 200_000
 _START_S: Final = 60
 _KEY: Final = "crash-test-key"
+_ACCOUNT: Final = "crash-test"
 _PLANS: Final = """version: 1
 meters: {requests: {unit: request}}
 routes: [{id: status, match: "GET /critical", class: critical}, {id: rest, match: "/**"}]
 plans: {pro: {limits: [{id: monthly, meter: requests, quota: 1000000000/month}]}}
-accounts: [{id: acme, plan: pro, keys: [{id: k1, sha256: "SHA256"}]}]
+accounts: [{id: ACCOUNT, plan: pro, keys: [{id: k1, sha256: "SHA256"}]}]
 """
 _SLOW_SOURCE: Final = """#include <unistd.h>
 int fsync(int fd) { (void)fd; usleep(SLOW_US); return 0; }
@@ -122,7 +123,9 @@ class CrashSeries:
     async def run(self, kills: int) -> Tally:
         """Kill the sidecar this many times, then stop it cleanly. Raises DidNotStart."""
         (self._directory / "plans.yaml").write_text(
-            _PLANS.replace("SHA256", hashlib.sha256(_KEY.encode()).hexdigest())
+            _PLANS.replace("SHA256", hashlib.sha256(_KEY.encode()).hexdigest()).replace(
+                "ACCOUNT", _ACCOUNT
+            )
         )
         api = await asyncio.start_server(_serve_api, "127.0.0.1", 0)
         upstream = api.sockets[0].getsockname()[1]
@@ -244,6 +247,7 @@ class CrashSeries:
         shipped = self._directory / "usage.jsonl"
         command = [
             str(Path(sys.executable).parent / "sidecar"), "reconcile", "--json", "--wait", "0.2",
+            "--account", _ACCOUNT,
             "--plans", str(self._directory / "plans.yaml"), *self._stores(),
             *(["--events", str(shipped)] if shipped.exists() else []),
         ]  # fmt: skip
