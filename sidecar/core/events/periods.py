@@ -11,7 +11,7 @@ from sidecar.core.text import instant
 
 
 def starts_of(details: Sequence[QuotaDetail]) -> tuple[int, ...]:
-    """Return the starts of periods that are not the calendar's; () if there is none."""
+    """Return the starts of periods that are not the calendar's; () without any."""
     for detail in details:
         if detail.started_us:
             return tuple([one.started_us for one in details])
