@@ -27,6 +27,11 @@ def meter_of(counts: int) -> int:
     return counts // LENGTHS
 
 
+def meter_number(meter: str) -> int:
+    """Return the number that identifies a meter."""
+    return meter_of(_number(meter, 0))
+
+
 @lru_cache(maxsize=4096)
 def _number(meter: str, seconds: int) -> int:
     digest = hashlib.sha256(meter.encode()).digest()

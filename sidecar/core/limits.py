@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sidecar.core.counters import State, bounded, in_use
-from sidecar.core.counts import counts_of
+from sidecar.core.counts import counts_of, meter_of
 from sidecar.core.model import UNBOUNDED, Limit, PeriodLimit, QuotaLimit, RateLimit, TeamShare
 from sidecar.core.periods import (
     NO_PERIOD,
@@ -37,7 +37,10 @@ from sidecar.core.periods import (
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Extra units until `expires_us` for the quota that has this `field`."""
+    """Extra units until `expires_us` for the quota that has this `field`.
+
+    `meter`: see `counts.meter_number`; 0: any.
+    """
 
     id: str
     field: str
@@ -45,6 +48,7 @@ class Grant:
     expires_us: int
     priority: int = 0
     used: int = 0
+    meter: int = 0
 
     @property
     def order(self) -> tuple[int, int, str]:
@@ -55,6 +59,16 @@ class Grant:
     def left(self) -> int:
         """Units that can still be used."""
         return self.units - self.used
+
+
+def live_grants(grants: Sequence[Grant], field: str, counts: int, now_us: int) -> list[Grant]:
+    """Return the live grants for the quota of a field that counts `counts`, in their order."""
+    meters = 0, meter_of(counts)
+    return [
+        one
+        for one in grants
+        if one.field == field and one.expires_us > now_us and one.meter in meters
+    ]
 
 
 def drained(limit: RateLimit, state: State, now_us: int) -> State:

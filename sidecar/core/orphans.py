@@ -86,7 +86,7 @@ def _uncharged(
     """Return the counter and the grants without a quota's charge."""
     if charge.reported != NOT_ENDED:
         state = limits.uncount(state, charge.cost, charge.reported)
-    live = [one for one in grants if one.field == charge.field and one.expires_us > now_us]
+    live = limits.live_grants(grants, charge.field, state.counts, now_us)
     state, live, returned = limits.give_back(charge.allowed, state, live, charge.cost)
     state = replace(state, settled=state.settled + returned)
     after = {one.id: one for one in live}

@@ -63,7 +63,7 @@ def survey_limits(
             one = _share(states, bound, limit, room, now_us)
         elif isinstance(limit, QuotaLimit):
             state, end = limits.current(limit, state, bound.window, now_us)
-            live = [g for g in grants if g.field == bound.field and g.expires_us > now_us]
+            live = limits.live_grants(grants, bound.field, state.counts, now_us)
             one = ClaimedLimit(bound, state, end, live, state.notified)
             room = limit.cap + state.carried + one.left - state.used
         else:

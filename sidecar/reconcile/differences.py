@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from sidecar.core.counters import EMPTY, in_use
-from sidecar.core.counts import counts_of
+from sidecar.core.counts import counts_of, meter_number
 from sidecar.core.periods import Window
 from sidecar.core.reservations import AccountState
 from sidecar.reconcile.period_usage import PeriodUsage
@@ -158,7 +158,9 @@ def _paid_by_grants(usage: PeriodUsage, state: AccountState, counter: int) -> in
     own = usage.limit.units if usage.fewest is None else min(usage.limit.units, usage.fewest)
     if counter < own and not usage.uncertain:
         return 0
-    return sum(grant.used for grant in state.grants if grant.field == usage.field)
+    meters = 0, meter_number(usage.limit.meter)
+    grants = (one for one in state.grants if one.field == usage.field)
+    return sum(grant.used for grant in grants if grant.meter in meters)
 
 
 def unreadable(usage: PeriodUsage) -> CounterComparison:

@@ -23,7 +23,7 @@ _SHORT: Final = struct.Struct("<4d")  # of earlier versions of the sidecar
 _SIGNED: Final = (6, 8)  # `settled` and `due` may be below 0
 _NUMBER: Final = r"([0-9]{1,16})"
 _GRANT: Final = re.compile(
-    rf"([^\t\n]*)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}\t{_NUMBER}\t(-?[0-9]{{1,16}})"
+    rf"([^\t\n]*)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}\t{_NUMBER}\t(-?[0-9]{{1,16}})(?:\t{_NUMBER})?"
 )
 _CHARGE: Final = re.compile(
     rf"(rate|quota|team|slots)\t([^\t\n]*)\t{_NUMBER}\t{_NUMBER}(?:\t(-1|{_NUMBER})\t{_NUMBER})?"
@@ -114,7 +114,7 @@ def _grants(text: str) -> Iterator[Grant]:
         if match is None:
             raise UnreadableState(f"line {number} is not a grant")
         units, used, expires, priority = map(int, match.group(3, 4, 5, 6))
-        yield Grant(match[1], match[2], units, expires, priority, used)
+        yield Grant(match[1], match[2], units, expires, priority, used, int(match[7] or 0))
 
 
 def _open(text: str) -> Reservation:

@@ -2,6 +2,7 @@
 
 from typing import Any, Final, NamedTuple
 
+from sidecar.core.counts import meter_number
 from sidecar.core.model import MICRO, Account, Pack
 from sidecar.core.periods import bounds
 from sidecar.errors import SidecarError
@@ -37,7 +38,7 @@ def grant(
         status, now_us, *rest = client.eval(
             load("limits/grant").text, 2, state, outbox, _TTL_MS, grant_id,
             keys.quota_field(pack.limit), pack.units, pack.priority, MOST_GRANTS, body,
-            TTL_S * 1000, *_lasts(pack, account, now_us),
+            TTL_S * 1000, meter_number(pack.meter), *_lasts(pack, account, now_us),
         )  # fmt: skip
         if status == -2:
             raise SidecarError(

@@ -12,8 +12,8 @@ from sidecar.core import account as accounts
 from sidecar.core import limits
 from sidecar.core.answers import Hold
 from sidecar.core.counters import EMPTY, MOST_SUSPENDED, State, counters_of, with_change
-from sidecar.core.counts import counts_of, meter_of
-from sidecar.core.limits import current
+from sidecar.core.counts import counts_of, meter_number, meter_of
+from sidecar.core.limits import Grant, current
 from sidecar.core.model import MICRO, Account, Claim, QuotaLimit, RateLimit
 from sidecar.core.orphans import SWEPT, sweep
 from sidecar.core.periods import Window, window_at
@@ -170,6 +170,17 @@ def test_I13_a_bucket_of_another_meter_is_another_bucket() -> None:
     assert bucket.used == 0
     again = limits.drained(tokens, limits.add(requests, bucket, (), 3 * MICRO)[0], now)
     assert again.used == 5_000 * MICRO
+
+
+def test_I13_a_pack_of_another_meter_does_not_pay() -> None:
+    account, now = Account("acme", "p"), at("2026-11-29T12:00")
+    pack = Grant("g1", "q/m", 100, now + DAY, meter=meter_number("tokens"))
+    _, state = accounts.grant(NEW, pack, now)
+    for meter, paid in (("requests", 0), ("tokens", 2), ("requests", 0)):
+        limit = QuotaLimit("m", meter, 5, "month", 5)
+        asks = bind_claims(account, "k", [Claim(limit, 7, forced=False)], now)
+        answer, state = accounts.reserve(state, asks, now)
+        assert (answer.granted, answer.details[0].burned) == (bool(paid), paid)
 
 
 def test_I13_rollover_comes_only_from_a_period_that_has_ended() -> None:

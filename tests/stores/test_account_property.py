@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.answers import Hold
 from sidecar.core.corrections import JournalEntries
+from sidecar.core.counts import meter_number
 from sidecar.core.limits import Grant
 from sidecar.core.model import (
     MICRO,
@@ -165,9 +166,10 @@ def a_life(both: Both, steps: list[tuple]) -> None:  # type: ignore[type-arg]
         elif what == "rebuild":
             both.rebuild(*rest)
         elif what == "grant":
-            name, quota, units, lasts, priority = rest
-            field = f"q/q{quota}"
-            both.grant(Grant(f"g{name}", field, units, both.now + lasts, priority))
+            name, quota, units, lasts, priority, *meters = rest
+            meter = meter_number(meters[0]) if meters else 0
+            ends = both.now + lasts
+            both.grant(Grant(f"g{name}", f"q/q{quota}", units, ends, priority, meter=meter))
 
 
 @settings(
@@ -229,7 +231,7 @@ MOVES = st.one_of(
     st.tuples(st.just("rebuild"), MOVED_UNITS, st.just(0), st.just(value=False)),
     st.tuples(
         st.just("grant"), st.integers(0, 3), st.integers(0, 1), st.integers(1, 30),
-        st.integers(1, 9 * DAY), st.integers(-1, 1),
+        st.integers(1, 9 * DAY), st.integers(-1, 1), st.sampled_from(["requests", "tokens"]),
     ),
 )  # fmt: skip
 

@@ -210,7 +210,7 @@ class Both:
     def grant(self, given: Grant) -> bool:
         names = [keys.state("qs", "acme"), keys.outbox("qs", "acme")]
         sent = [2, *names, 1000, given.id, given.field, given.units, given.priority,
-                MOST_GRANTS, "{}", 60_000, "at", given.expires_us]  # fmt: skip
+                MOST_GRANTS, "{}", 60_000, given.meter, "at", given.expires_us]  # fmt: skip
         status, now, _ = self._run("grant", sent)
         new, self.ledger = accounts.grant(self.ledger, given, self.now)
         assert (status == 1, now) == (new, self.now)

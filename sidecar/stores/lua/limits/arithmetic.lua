@@ -9,7 +9,7 @@
 --           (µs) and the room in it, see State in counters.py; six mean that all units are settled, and
 --           the others 0. Earlier versions wrote the first four. Suspended counters of the limit follow,
 --           if it has any: they count something else
---   grants  one line each, in the order of their use: id, field, units, used, expires_us, priority
+--   grants  one line each, in the order of their use: id, field, units, used, expires_us, priority, meter
 --   kept    when the TTL of the state was last checked (µs)
 --   rebuilt when counters were last rebuilt from the events (µs)
 --   o/ID    an open reservation: a line "charge" or "release", then a line for each limit that was
@@ -125,7 +125,7 @@ local function survey(key, now)
         notified = notified, reported = notified, carried = carried, left = 0, burned = 0, units = units, notices = ARGV[i + 4],
         counts = counts, settled = settled, over = over, due = due, closed = closed, room = room_left, overage = 0,
       }
-      if grants and kind == 'quota' then claim.live, claim.left = rare().live_grants(claim.field, grants, now) end
+      if grants and kind == 'quota' then claim.live, claim.left = rare().live_grants(claim.field, grants, now, counts) end
       if kind == 'quota' and since ~= (now >= b and b or a) then claim.started = since end
       room = cap + carried + claim.left
     end

@@ -10,29 +10,32 @@
 -- ARGV[6]  most: maximum number of grants of an account
 -- ARGV[7]  body of the record
 -- ARGV[8]  outbox_ttl_ms: TTL of the outbox, milliseconds
--- ARGV[9]  lasts: "at", "for" or "period"
--- ARGV[10…] a, b, c  at: the end in µs; for: microseconds from now; period: start, end, next end in µs
+-- ARGV[9]  meter: number of the meter, see sidecar/core/counts.py; 0: any
+-- ARGV[10] lasts: "at", "for" or "period"
+-- ARGV[11…] a, b, c  at: the end in µs; for: microseconds from now; period: start, end, next end in µs
 -- Returns {1 granted | 0 was granted before | -2 too many | -3 the id is that of another pack, now_us, expires_us}.
 --   {-1, now_us}: now is outside the bounds.
 local key, now = KEYS[1], now_us()
 local grants, kept = rare().read_grants(redis.call('HGET', key, 'grants')), {}
 for _, g in ipairs(grants) do
   if g.id == ARGV[2] then
-    local same = g.field == ARGV[3] and g.units == tonumber(ARGV[4]) and (ARGV[9] ~= 'at' or g.expires == tonumber(ARGV[10]))
+    local same = g.field == ARGV[3] and g.units == tonumber(ARGV[4]) and (g.meter == 0 or g.meter == tonumber(ARGV[9]))
+    same = same and (ARGV[10] ~= 'at' or g.expires == tonumber(ARGV[11]))
     return { same and 0 or -3, now, g.expires }
   end
   if g.expires + KEPT_US > now then kept[#kept + 1] = g end
 end
-local expires = tonumber(ARGV[10])
-if ARGV[9] == 'for' then expires = now + expires end
-if ARGV[9] == 'period' then
-  local b, c = tonumber(ARGV[11]), tonumber(ARGV[12])
+local expires = tonumber(ARGV[11])
+if ARGV[10] == 'for' then expires = now + expires end
+if ARGV[10] == 'period' then
+  local b, c = tonumber(ARGV[12]), tonumber(ARGV[13])
   if now < expires or now >= c then return { -1, now } end
   expires = now >= b and c or b
 end
 if #kept >= tonumber(ARGV[6]) then return { -2, now, 0 } end
 kept[#kept + 1] = {
   id = ARGV[2], field = ARGV[3], units = tonumber(ARGV[4]), used = 0, expires = expires, priority = tonumber(ARGV[5]),
+  meter = tonumber(ARGV[9]),
 }
 table.sort(kept, function(x, y)
   if x.priority ~= y.priority then return x.priority < y.priority end

@@ -3,10 +3,10 @@
 
 local function read_grants(text)
   local grants = {}
-  for id, field, units, used, expires, priority in string.gmatch(text or '', '([^\t\n]*)\t([^\t]*)\t(%d+)\t(%d+)\t(%d+)\t(-?%d+)\n') do
+  for id, field, units, used, expires, priority, meter in string.gmatch(text or '', '([^\t\n]*)\t([^\t]*)\t(%d+)\t(%d+)\t(%d+)\t(-?%d+)\t?(%d*)\n') do
     grants[#grants + 1] = {
       id = id, field = field, units = tonumber(units), used = tonumber(used),
-      expires = tonumber(expires), priority = tonumber(priority),
+      expires = tonumber(expires), priority = tonumber(priority), meter = tonumber(meter) or 0,
     }
   end
   return grants
@@ -15,16 +15,16 @@ end
 local function write_grants(grants)
   local lines = {}
   for i, g in ipairs(grants) do
-    lines[i] = table.concat({ g.id, g.field, int(g.units), int(g.used), int(g.expires), int(g.priority) }, '\t') .. '\n'
+    lines[i] = table.concat({ g.id, g.field, int(g.units), int(g.used), int(g.expires), int(g.priority), int(g.meter) }, '\t') .. '\n'
   end
   return table.concat(lines)
 end
 
 -- A quota's live grants, in the order of their use, and the units left in them.
-local function live_grants(field, grants, now)
-  local live, left = {}, 0
+local function live_grants(field, grants, now, counts)
+  local live, left, meter = {}, 0, floor(counts / LENGTHS)
   for _, g in ipairs(grants) do
-    if g.field == field and g.expires > now then
+    if g.field == field and g.expires > now and (g.meter == 0 or g.meter == meter) then
       live[#live + 1] = g
       left = left + g.units - g.used
     end
@@ -289,7 +289,7 @@ local function release(key, charges, now)
     if c.kind == 'quota' and not first and counter.since == c.since then
       local grants, before = read_grants(redis.call('HGET', key, 'grants') or ''), counter.settled + counter.over
       first, used, counter.left, counter.burned = counter, counter.used, 0, 0
-      counter.live = live_grants(c.field, grants, now)
+      counter.live = live_grants(c.field, grants, now, counter.counts)
       if c.reported >= 0 then uncount(counter, c.cost, c.reported) end
       counter.settled = counter.settled + give_back(counter, c.cost, c.allowed)
       if counter.burned ~= 0 then redis.call('HSET', key, 'grants', write_grants(grants)) end
