@@ -15,8 +15,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # `config/compile_apart.py` pickles plan books as calls of their classes.
 MODULES = (
     "clock", "core.answers", "core.claims", "core.decision", "core.events.templates",
-    "core.identity", "core.model", "core.overload.adaptive_limit", "core.overload.baseline",
-    "core.overload.shedder", "core.overload.window", "core.paths", "core.readings",
+    "core.identity", "core.kinds", "core.model",
+    "core.overload.adaptive_limit", "core.overload.baseline", "core.overload.shedder",
+    "core.overload.window", "core.paths", "core.readings",
     "core.reasons", "core.refusals.ratelimit_fields", "core.routing", "core.settlement",
     "gate.admission", "gate.entitle", "gate.gate", "gate.recorder", "gate.reserve", "gate.settling",
     "metering.buffer", "metering.chain", "metering.spool", "metrics", "proxy.data_port",

@@ -18,7 +18,8 @@ from rich.table import Table
 from loadtests.processes import DidNotStart, Stack
 from loadtests.valkey import start_valkey
 from sidecar.core.answers import Hold
-from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, QuotaLimit, RateLimit
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim
 from sidecar.stores.commands import Commands, hold_arguments, settlement_arguments
 from sidecar.stores.scripts import load
 

@@ -10,15 +10,8 @@ from typing import Final, NamedTuple
 from sidecar.backtest.teams import ShareRow, Teams
 from sidecar.core.counters import State
 from sidecar.core.events.read import Units
-from sidecar.core.model import (
-    MICRO,
-    UNBOUNDED,
-    ConcurrencyLimit,
-    Entitlement,
-    QuotaLimit,
-    RateLimit,
-    TeamShare,
-)
+from sidecar.core.kinds import MICRO, UNBOUNDED, ConcurrencyLimit, QuotaLimit, RateLimit, TeamShare
+from sidecar.core.model import Entitlement
 
 # How a limit treats a request that does not fit.
 ENFORCED: Final = 0  # refuse it

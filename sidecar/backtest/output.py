@@ -14,7 +14,8 @@ from sidecar.backtest.report import (
     WaitedCount,
     total,
 )
-from sidecar.core.model import MICRO, PlanBook
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import PlanBook
 from sidecar.core.text import amount, instant
 from sidecar.metering.event_reader import ReadSummary
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sidecar.backtest.counters import ENFORCED, ClaimSet, QuotaLevel, SlotRow, drained
 from sidecar.backtest.teams import Period, ShareRow, fits, guarantees, max_cost
-from sidecar.core.model import Limit
+from sidecar.core.kinds import Limit
 from sidecar.core.reasons import Reason
 
 

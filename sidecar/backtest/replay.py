@@ -38,7 +38,8 @@ from sidecar.core import limits
 from sidecar.core.counters import EMPTY, Change, State, changed_suspended, of_one_meter
 from sidecar.core.counts import counts_of
 from sidecar.core.events.read import RecordedRequest, Units
-from sidecar.core.model import UNBOUNDED, Account, Entitlement, Key, PlanBook, QuotaLimit
+from sidecar.core.kinds import UNBOUNDED, QuotaLimit
+from sidecar.core.model import Account, Entitlement, Key, PlanBook
 from sidecar.core.periods import Window
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
 from sidecar.core.teams import TeamEntitlements

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sidecar.backtest.counters import CounterName, QuotaCounter
 from sidecar.core.events.read import RecordedRequest, Units
-from sidecar.core.model import MICRO, Limit
+from sidecar.core.kinds import MICRO, Limit
 from sidecar.core.reasons import Reason
 from sidecar.core.text import instant
 

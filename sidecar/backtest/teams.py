@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sidecar.core.counters import EMPTY, State
-from sidecar.core.model import QuotaLimit, TeamShare
+from sidecar.core.kinds import QuotaLimit, TeamShare
 from sidecar.core.teams import elapsed_percent, spent_guarantee
 
 Teams = defaultdict[str, State]  # by team, of one quota

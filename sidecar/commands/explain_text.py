@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from sidecar.core.model import UNBOUNDED
+from sidecar.core.kinds import UNBOUNDED
 from sidecar.core.reasons import Reason
 from sidecar.core.text import amount, span
 

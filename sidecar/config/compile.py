@@ -11,20 +11,16 @@ from sidecar.core.costs import BodySize, Fallback, HeaderSource, Meter, Reserve,
 from sidecar.core.entitlements import Entitlements, Estimates
 from sidecar.core.json_cost import Formula, JsonCost
 from sidecar.core.json_path import JsonPath
+from sidecar.core.kinds import UNBOUNDED, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
 from sidecar.core.model import (
-    UNBOUNDED,
     Account,
-    ConcurrencyLimit,
     Key,
-    Limit,
     Links,
     Orphans,
     Pack,
     Plan,
     PlanBook,
     PlanChange,
-    QuotaLimit,
-    RateLimit,
     RequestClass,
     Route,
     StoreDownMode,

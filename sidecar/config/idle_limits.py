@@ -6,7 +6,7 @@ from typing import Final
 from sidecar.config import limit_kinds, models
 from sidecar.config.positions import Finding, Path
 from sidecar.config.sold_plans import SoldLimit, SoldPlan
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.core.periods import PERIODS
 from sidecar.core.text import amount
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 
 from sidecar.config import values
 from sidecar.core.json_cost import MOST_CHOICES, PATTERN
-from sidecar.core.model import MOST_UNITS, UNBOUNDED
+from sidecar.core.kinds import MOST_UNITS, UNBOUNDED
 
 
 class Strict(BaseModel):

@@ -15,7 +15,7 @@ from pydantic import (
 
 from sidecar.config import limit_kinds, route_patterns, values
 from sidecar.config.late_costs import ReserveModel, SettleModel, Strict
-from sidecar.core.model import MOST_UNITS
+from sidecar.core.kinds import MOST_UNITS
 from sidecar.core.settlement import REFUNDABLE
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]

@@ -8,7 +8,7 @@ from typing import Final
 from sidecar.config import limit_kinds, models, values
 from sidecar.config.inheritance import inherited
 from sidecar.config.positions import Path
-from sidecar.core.model import MICRO, UNBOUNDED
+from sidecar.core.kinds import MICRO, UNBOUNDED
 from sidecar.core.periods import PERIODS
 
 _rate = lru_cache(maxsize=1_024)(values.rate)

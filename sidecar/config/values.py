@@ -9,7 +9,7 @@ from math import gcd
 from typing import Final, Literal, cast, get_args
 
 from sidecar.core.json_cost import MOST_CHOICES, Formula
-from sidecar.core.model import MICRO, MOST_UNITS, UNBOUNDED, PeriodUnit
+from sidecar.core.kinds import MICRO, MOST_UNITS, UNBOUNDED, PeriodUnit
 from sidecar.core.periods import PERIODS
 from sidecar.core.settlement import Refundable
 from sidecar.outbound import OutboundRefused, parse_url

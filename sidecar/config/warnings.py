@@ -7,7 +7,7 @@ from typing import Any
 from sidecar.config import foreign_patterns, idle_limits, models, values
 from sidecar.config.positions import Finding, Path
 from sidecar.config.sold_plans import SoldPlan, sold_plans
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 
 
 def warnings(file: models.FileModel, data: Any, now: datetime) -> Iterator[Finding]:

@@ -12,8 +12,8 @@ from typing import Final
 from sidecar.core import limits
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.counters import State, changed_suspended, of_one_meter, with_change
+from sidecar.core.kinds import MICRO, RATE, SLOTS, QuotaLimit
 from sidecar.core.limits import Grant
-from sidecar.core.model import MICRO, RATE, SLOTS, QuotaLimit
 from sidecar.core.orphans import sweep
 from sidecar.core.reservations import (
     NOT_ENDED,

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sidecar.core.costs import Unreadable
-from sidecar.core.model import MOST_UNITS, Claim, Entitlement
+from sidecar.core.kinds import MOST_UNITS
+from sidecar.core.model import Claim, Entitlement
 from sidecar.core.readings import Reading
 
 

@@ -11,7 +11,7 @@ from sidecar.core import limits
 from sidecar.core.account import with_limits
 from sidecar.core.answers import Answer
 from sidecar.core.counters import Change, changed_suspended, of_one_meter, with_change
-from sidecar.core.model import QuotaLimit
+from sidecar.core.kinds import QuotaLimit
 from sidecar.core.reservations import NOT_ENDED, AccountState
 from sidecar.core.survey import BoundClaim, ClaimedLimit, answer_of, survey_limits
 

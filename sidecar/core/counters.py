@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from sidecar.core.counts import meter_of
-from sidecar.core.model import UNBOUNDED, Limit, TeamShare
+from sidecar.core.kinds import UNBOUNDED, Limit, TeamShare
 from sidecar.core.periods import Window
 
 MOST_SUSPENDED: Final = 3  # counters of one limit; the one that was used longest ago is dropped

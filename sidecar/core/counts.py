@@ -8,7 +8,7 @@ import hashlib
 from functools import lru_cache
 from typing import Final
 
-from sidecar.core.model import Limit, PeriodLimit, RateLimit
+from sidecar.core.kinds import Limit, PeriodLimit, RateLimit
 from sidecar.core.periods import usual_s
 
 LENGTHS: Final = 2**32  # more than the seconds of any period

@@ -8,16 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import (
-    MICRO,
-    SLOTS,
-    Claim,
-    ConcurrencyLimit,
-    Entitlement,
-    QuotaLimit,
-    RateLimit,
-    TeamShare,
-)
+from sidecar.core.kinds import MICRO, SLOTS, ConcurrencyLimit, QuotaLimit, RateLimit, TeamShare
+from sidecar.core.model import Claim, Entitlement
 from sidecar.core.reasons import (
     NO_OVERAGE,
     Decision,

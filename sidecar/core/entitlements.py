@@ -12,16 +12,8 @@ from typing import Any, Final
 from sidecar.core.costs import Meter, Reserve
 from sidecar.core.json_cost import JsonCost
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import (
-    SLOTS,
-    Claim,
-    Entitlement,
-    Limit,
-    Plan,
-    QuotaLimit,
-    RequestClass,
-    Route,
-)
+from sidecar.core.kinds import SLOTS, Limit, QuotaLimit
+from sidecar.core.model import Claim, Entitlement, Plan, RequestClass, Route
 from sidecar.core.refusals.ratelimit_fields import policy_field
 
 Estimates = tuple[tuple[str, Reserve], ...]  # by meter

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 from sidecar.core.counters import State, bounded, in_use
 from sidecar.core.counts import counts_of, meter_of
-from sidecar.core.model import UNBOUNDED, Limit, PeriodLimit, QuotaLimit, RateLimit, TeamShare
+from sidecar.core.kinds import UNBOUNDED, Limit, PeriodLimit, QuotaLimit, RateLimit, TeamShare
 from sidecar.core.periods import (
     NO_PERIOD,
     Window,

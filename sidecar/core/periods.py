@@ -5,7 +5,8 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from sidecar.core.model import MICRO, Account, Pack, PeriodLimit, PeriodUnit
+from sidecar.core.kinds import MICRO, PeriodLimit, PeriodUnit
+from sidecar.core.model import Account, Pack
 
 _HOUR: Final = 3_600 * MICRO
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

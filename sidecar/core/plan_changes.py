@@ -7,7 +7,8 @@ used in a period counts against the new plan's limit in it.
 from dataclasses import replace
 from functools import lru_cache
 
-from sidecar.core.model import Account, Key, Plan, PlanBook, QuotaLimit
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Account, Key, Plan, PlanBook
 from sidecar.core.periods import window_at
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from sidecar.core.costs import BodySize, HeaderSource, Source, Unreadable
 from sidecar.core.json_cost import Formula, JsonCost
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import UNBOUNDED
+from sidecar.core.kinds import UNBOUNDED
 
 
 @dataclass(frozen=True, slots=True)

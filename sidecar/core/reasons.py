@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from sidecar.core.model import Claim, QuotaLimit, RefillLimit
+from sidecar.core.kinds import QuotaLimit, RefillLimit
+from sidecar.core.model import Claim
 
 
 class Overage(NamedTuple):

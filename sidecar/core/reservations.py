@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from sidecar.core.counters import Change, State
+from sidecar.core.kinds import MICRO
 from sidecar.core.limits import Grant
-from sidecar.core.model import MICRO
 
 NOT_ENDED: Final = -1
 SETTLED: Final = "settled"

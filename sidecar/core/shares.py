@@ -13,11 +13,9 @@ from typing import NamedTuple
 from sidecar.core.answers import Answer, QuotaDetail
 from sidecar.core.counters import State
 from sidecar.core.counts import counts_of
-from sidecar.core.limits import drained
-from sidecar.core.model import (
+from sidecar.core.kinds import (
     MICRO,
     TEAM,
-    Claim,
     ConcurrencyLimit,
     Guarantee,
     Limit,
@@ -26,6 +24,8 @@ from sidecar.core.model import (
     RateLimit,
     TeamShare,
 )
+from sidecar.core.limits import drained
+from sidecar.core.model import Claim
 
 
 class Snapshot(NamedTuple):

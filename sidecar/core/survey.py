@@ -10,8 +10,9 @@ from typing import NamedTuple
 from sidecar.core import limits, teams
 from sidecar.core.answers import Answer, QuotaDetail
 from sidecar.core.counters import EMPTY, State
+from sidecar.core.kinds import UNBOUNDED, QuotaLimit, RateLimit, TeamShare
 from sidecar.core.limits import Grant
-from sidecar.core.model import UNBOUNDED, Claim, QuotaLimit, RateLimit, TeamShare
+from sidecar.core.model import Claim
 from sidecar.core.periods import NO_PERIOD, Window
 
 

@@ -19,7 +19,8 @@ from typing import Final
 
 from sidecar.core.answers import Answer, QuotaDetail
 from sidecar.core.counters import State
-from sidecar.core.model import Claim, Entitlement, Guarantee, Key, QuotaLimit, Team, TeamShare
+from sidecar.core.kinds import Guarantee, QuotaLimit, TeamShare
+from sidecar.core.model import Claim, Entitlement, Key, Team
 from sidecar.core.reasons import TeamUse
 
 MOST_TEAMS: Final = 32  # of one account: each is read on every request of the others

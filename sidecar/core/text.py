@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sidecar.core.costs import Meter
-from sidecar.core.model import MICRO, Limit, PeriodUnit, RateLimit
+from sidecar.core.kinds import MICRO, Limit, PeriodUnit, RateLimit
 
 _ADJECTIVES: Final[dict[PeriodUnit, str]] = {
     "hour": "Hourly",

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, RateLimit, RefillLimit
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, RateLimit, RefillLimit
+from sidecar.core.model import Claim
 from sidecar.core.reasons import LimitStatus, Wait
 
 # The interval of tries for a slot: slots that other sidecars free are not announced.

@@ -5,16 +5,8 @@ from typing import Any
 
 from sidecar.core.answers import Answer
 from sidecar.core.decision import status_of
-from sidecar.core.model import (
-    MICRO,
-    Claim,
-    Entitlement,
-    Key,
-    PlanBook,
-    QuotaLimit,
-    RateLimit,
-    TeamShare,
-)
+from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit, TeamShare
+from sidecar.core.model import Claim, Entitlement, Key, PlanBook
 from sidecar.core.refusals.rendering import render_text
 from sidecar.core.teams import team_use
 from sidecar.core.text import instant, speed, unit_of

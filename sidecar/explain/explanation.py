@@ -7,11 +7,7 @@ from sidecar.clock import Clock
 from sidecar.core.costs import Unreadable
 from sidecar.core.identity import anonymous_key, key_digest
 from sidecar.core.jobs.deferral import fits_later, may_run_later
-from sidecar.core.model import (
-    Entitlement,
-    Key,
-    PlanBook,
-)
+from sidecar.core.model import Entitlement, Key, PlanBook
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import http_problem

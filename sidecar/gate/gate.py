@@ -13,16 +13,8 @@ from sidecar.core.claims import at_no_cost, with_estimates
 from sidecar.core.events.build import NODE, REDIS
 from sidecar.core.events.periods import starts_of
 from sidecar.core.identity import ANONYMOUS
-from sidecar.core.model import (
-    Claim,
-    Entitlement,
-    Key,
-    PeriodLimit,
-    PlanBook,
-    QuotaLimit,
-    RequestClass,
-    TeamShare,
-)
+from sidecar.core.kinds import PeriodLimit, QuotaLimit, TeamShare
+from sidecar.core.model import Claim, Entitlement, Key, PlanBook, RequestClass
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal, feature_refusal, simple_refusal, with_wait
 from sidecar.core.settlement import Outcome, OutcomeReason, estimated_costs, late_costs

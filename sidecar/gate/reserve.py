@@ -6,7 +6,8 @@ from typing import Final
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.decision import SHED, decide, without_limits, without_store
-from sidecar.core.model import MICRO, Entitlement, Key, PlanBook
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Entitlement, Key, PlanBook
 from sidecar.core.overload.shedder import InFlightRequest, Shedder
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal, limit_refusal, shed_refusal, simple_refusal

@@ -20,7 +20,7 @@ from sidecar.core.jobs.job import (
     may_run,
     next_check_us,
 )
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.ports import DueItem, JobCounts, JobStore

@@ -16,7 +16,8 @@ from sidecar.core.jobs.webhook_signing import (
     next_retry_us,
     signature_fields,
 )
-from sidecar.core.model import MICRO, Account
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Account
 from sidecar.core.text import moment
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger

@@ -31,7 +31,8 @@ from sidecar.core.jobs.job import (
 )
 from sidecar.core.jobs.prefer import wants_async
 from sidecar.core.jobs.storage import StorageRules
-from sidecar.core.model import MICRO, Entitlement, Key
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Entitlement, Key
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal, http_problem, simple_refusal
 from sidecar.core.refusals.jobs import no_such_job, not_deferred, queue_full, too_fast

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Final
 
 from sidecar.core.decision import NO_DECISION
-from sidecar.core.model import MICRO, Entitlement
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Entitlement
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Reason
 from sidecar.core.refusals.build import Refusal, http_problem, simple_refusal

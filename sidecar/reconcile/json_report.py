@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from sidecar.core.model import TeamShare
+from sidecar.core.kinds import TeamShare
 from sidecar.core.text import instant
 from sidecar.metering.event_reader import ReadSummary
 from sidecar.metering.gaps import SequenceCoverage

@@ -7,7 +7,7 @@ that many requests of all accounts together, in each limit.
 from collections.abc import Callable, Iterable
 
 from sidecar.core.events.read import RecordedStop
-from sidecar.core.model import MICRO, TeamShare
+from sidecar.core.kinds import MICRO, TeamShare
 from sidecar.reconcile.period_usage import PeriodUsage
 from sidecar.reconcile.plan_history import PlanHistory
 

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.core.model import MICRO, PeriodLimit
+from sidecar.core.kinds import MICRO, PeriodLimit
 
 MARGIN_US: Final = 2 * MICRO  # the clocks of Redis and a sidecar may differ by this much
 

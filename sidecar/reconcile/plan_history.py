@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from sidecar.core.identity import ANONYMOUS
-from sidecar.core.model import Account, PlanBook, QuotaLimit
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Account, PlanBook
 
 
 class ChargedQuotas(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from sidecar.core.model import TeamShare
+from sidecar.core.kinds import TeamShare
 from sidecar.core.text import amount, instant
 from sidecar.metering.gaps import SequenceCoverage
 from sidecar.reconcile.compare import Comparisons, Reconciler

@@ -11,7 +11,8 @@ from sidecar.core import limits
 from sidecar.core.counters import State, in_use
 from sidecar.core.counts import counts_of
 from sidecar.core.events.read import RecordedRequest
-from sidecar.core.model import Account, PeriodLimit, QuotaLimit, TeamShare
+from sidecar.core.kinds import PeriodLimit, QuotaLimit, TeamShare
+from sidecar.core.model import Account
 from sidecar.core.periods import window_at
 from sidecar.core.teams import team_share
 from sidecar.errors import SidecarError

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sidecar.config import LivePlanFile
 from sidecar.core.jobs.job import JobState
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.core.overload.shedder import Shedder
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.spool import Spool

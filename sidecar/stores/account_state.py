@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sidecar.core.counters import MOST_SUSPENDED, State
+from sidecar.core.kinds import QUOTA, UNBOUNDED
 from sidecar.core.limits import Grant
-from sidecar.core.model import QUOTA, UNBOUNDED
 from sidecar.core.reservations import SETTLED, AccountState, Charge, Reservation
 from sidecar.stores import keys
 

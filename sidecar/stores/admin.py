@@ -26,7 +26,8 @@ from sidecar.core.events.changes import (
     key_change,
     record_body,
 )
-from sidecar.core.model import MICRO, Account, Pack, PlanChange
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Account, Pack, PlanChange
 from sidecar.core.text import instant
 from sidecar.errors import SidecarError
 from sidecar.redis_address import redis_address

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any, Final
 
 from sidecar.core.events.changes import Change, record, record_body
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.errors import SidecarError
 from sidecar.stores import keys
 

@@ -7,16 +7,8 @@ from typing import Final
 
 from sidecar.core.answers import Hold
 from sidecar.core.counts import counts_of
-from sidecar.core.model import (
-    RATE,
-    Account,
-    Claim,
-    Limit,
-    PeriodLimit,
-    QuotaLimit,
-    RateLimit,
-    TeamShare,
-)
+from sidecar.core.kinds import RATE, Limit, PeriodLimit, QuotaLimit, RateLimit, TeamShare
+from sidecar.core.model import Account, Claim
 from sidecar.core.periods import Window, longest_s, window_at
 from sidecar.stores import keys
 from sidecar.stores.connection.slots import slot_of

@@ -3,7 +3,8 @@
 from typing import Any, Final, NamedTuple
 
 from sidecar.core.counts import meter_number
-from sidecar.core.model import MICRO, Account, Pack
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Account, Pack
 from sidecar.core.periods import bounds
 from sidecar.errors import SidecarError
 from sidecar.stores import keys

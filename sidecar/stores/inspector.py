@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from sidecar.core.model import MICRO, Account
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Account
 from sidecar.redis_address import redis_address
 from sidecar.stores import keys
 from sidecar.stores.account_state import StoredAccount, read_account

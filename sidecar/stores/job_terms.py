@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.stores import keys
 
 OVERHEAD: Final = 3_072  # bytes that Redis needs for a job beside its names and values

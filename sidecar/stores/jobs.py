@@ -22,7 +22,7 @@ from sidecar.core.jobs.job import (
     JobState,
     JobStatus,
 )
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.errors import StoreUnavailable
 from sidecar.ports import DueItem, JobCounts
 from sidecar.stores.connection.connect import Connection

@@ -7,7 +7,7 @@ Braces and percent signs in an account's id are escaped, so that no id can end i
 import re
 from typing import Final
 
-from sidecar.core.model import LETTERS, QUOTA, TEAM, Limit, TeamShare
+from sidecar.core.kinds import LETTERS, QUOTA, TEAM, Limit, TeamShare
 
 # Fields of an account's state that do not belong to a limit
 GRANTS: Final = "grants"

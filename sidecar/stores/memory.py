@@ -10,8 +10,9 @@ from typing import Final
 
 from sidecar.core import account as accounts
 from sidecar.core.answers import Answer, Hold
+from sidecar.core.kinds import PeriodLimit
 from sidecar.core.limits import Grant
-from sidecar.core.model import Account, Claim, PeriodLimit, WhenDown
+from sidecar.core.model import Account, Claim, WhenDown
 from sidecar.core.periods import NO_PERIOD, window_at
 from sidecar.core.reservations import NEW, AccountState
 from sidecar.core.survey import BoundClaim

@@ -9,7 +9,7 @@ another sidecar makes the same events again: copies, with the same source and id
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
 from sidecar.stores.connection.connect import Connection

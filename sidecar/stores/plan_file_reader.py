@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, Final
 
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.redis_address import redis_address
 from sidecar.stores import keys
 from sidecar.stores.client import FAILURES, open_client, unavailable

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from sidecar.core.counts import counts_of
-from sidecar.core.model import Account, Claim, PeriodLimit, QuotaLimit
+from sidecar.core.kinds import PeriodLimit, QuotaLimit
+from sidecar.core.model import Account, Claim
 from sidecar.core.periods import window_at
 from sidecar.stores import keys
 from sidecar.stores.commands import ttl_ms

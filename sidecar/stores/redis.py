@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import at_no_cost
-from sidecar.core.model import MICRO, Account, Claim, WhenDown
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Account, Claim, WhenDown
 from sidecar.core.shares import Snapshot
 from sidecar.errors import StoreUnavailable
 from sidecar.stores.commands import Commands, hold_arguments

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.model import MICRO, Account, Claim
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Account, Claim
 from sidecar.logs import logger
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands, settlement_arguments

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import SLOTS, Claim
+from sidecar.core.kinds import SLOTS
+from sidecar.core.model import Claim
 from sidecar.core.shares import Snapshot, snapshots_of
 from sidecar.stores import keys
 

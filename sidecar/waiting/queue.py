@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import MICRO, SLOTS, Claim, ConcurrencyLimit, Key, RefillLimit
+from sidecar.core.kinds import MICRO, SLOTS, ConcurrencyLimit, RefillLimit
+from sidecar.core.model import Claim, Key
 from sidecar.core.reasons import Decision
 from sidecar.core.waits import free_units, next_try_us, refill_us, used_of
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import MICRO, Claim, Key, RefillLimit
+from sidecar.core.kinds import MICRO, RefillLimit
+from sidecar.core.model import Claim, Key
 from sidecar.core.reasons import Decision, Wait
 from sidecar.ports import DRAINED, Retry, WaitResult
 from sidecar.waiting.deadlines import Deadlines

@@ -7,15 +7,8 @@ from sidecar.backtest.report import AccountReport, QuotaResult, total
 from sidecar.backtest.run import PeriodCache, replay
 from sidecar.core.events.read import RecordedRequest
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    ConcurrencyLimit,
-    Limit,
-    PlanBook,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, PlanBook
 from sidecar.core.settlement import OutcomeReason
 from tests.support.replays import (
     ACME,

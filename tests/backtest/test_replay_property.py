@@ -9,17 +9,8 @@ from sidecar.backtest.replay import NOTHING_SENT, Replay
 from sidecar.backtest.run import PeriodCache
 from sidecar.core.counters import EMPTY
 from sidecar.core.events.read import RecordedRequest
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    ConcurrencyLimit,
-    Limit,
-    PlanBook,
-    QuotaLimit,
-    RateLimit,
-    RequestClass,
-    Team,
-)
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, PlanBook, RequestClass, Team
 from sidecar.core.reasons import Reason
 from sidecar.core.settlement import REFUNDABLE, OutcomeReason
 from tests.support.replays import (

@@ -7,7 +7,8 @@ from typing import Any
 
 import redis
 
-from sidecar.core.model import MICRO, Claim, QuotaLimit
+from sidecar.core.kinds import MICRO, QuotaLimit
+from sidecar.core.model import Claim
 from sidecar.core.shares import NEVER_SEEN
 from sidecar.files import Files
 from sidecar.metering.verify import verify

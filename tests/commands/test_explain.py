@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sidecar.commands.explain_text import _limit_line
-from sidecar.core.model import UNBOUNDED
+from sidecar.core.kinds import UNBOUNDED
 from tests.support.servers import free_port
 
 PLANS = Path(__file__).parent.parent.parent / "examples" / "plans.yaml"

@@ -11,7 +11,8 @@ import yaml
 from sidecar.config.loading import load
 from sidecar.config.schema import schema
 from sidecar.core.json_cost import Formula, JsonCost
-from sidecar.core.model import QuotaLimit, Team
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Team
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ALL = sorted(EXAMPLES.glob("*.yaml"))

@@ -7,7 +7,8 @@ import pytest
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import at_no_cost
-from sidecar.core.model import MICRO, Claim, ConcurrencyLimit
+from sidecar.core.kinds import MICRO, ConcurrencyLimit
+from sidecar.core.model import Claim
 from sidecar.ports import LimitStore
 from tests.contracts.test_limit_store import ACME, ADAPTERS, a_claim, a_quota, a_rate
 

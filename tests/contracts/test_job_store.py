@@ -17,7 +17,7 @@ from sidecar.core.jobs.job import (
     JobResult,
     JobState,
 )
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.errors import StoreUnavailable
 from sidecar.ports import JobStore
 from sidecar.stores import Wire, connect

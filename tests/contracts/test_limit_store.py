@@ -10,17 +10,8 @@ from datetime import date
 
 import pytest
 
-from sidecar.core.model import (
-    MICRO,
-    UNBOUNDED,
-    Account,
-    Claim,
-    Limit,
-    PeriodLimit,
-    QuotaLimit,
-    RateLimit,
-    Team,
-)
+from sidecar.core.kinds import MICRO, UNBOUNDED, Limit, PeriodLimit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim, Team
 from sidecar.core.periods import bounds
 from sidecar.core.teams import team_share
 from sidecar.ports import LimitStore

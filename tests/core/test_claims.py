@@ -7,7 +7,8 @@ from sidecar.core.account import reserve
 from sidecar.core.claims import claims_for, with_estimates
 from sidecar.core.costs import Unreadable
 from sidecar.core.decision import decide
-from sidecar.core.model import MOST_UNITS, Entitlement
+from sidecar.core.kinds import MOST_UNITS
+from sidecar.core.model import Entitlement
 from sidecar.core.readings import Reading, whole_units
 from sidecar.core.reasons import Reason
 from sidecar.core.reservations import NEW

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sidecar.config.loading import parse
 from sidecar.core.claims import with_estimates
 from sidecar.core.costs import Unreadable
-from sidecar.core.model import MOST_UNITS, Entitlement
+from sidecar.core.kinds import MOST_UNITS
+from sidecar.core.model import Entitlement
 from sidecar.core.readings import Reading
 from sidecar.core.settlement import (
     Outcome,

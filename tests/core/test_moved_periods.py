@@ -13,8 +13,9 @@ from sidecar.core import limits
 from sidecar.core.answers import Hold
 from sidecar.core.counters import EMPTY, MOST_SUSPENDED, State, counters_of, with_change
 from sidecar.core.counts import counts_of, meter_number, meter_of
+from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit
 from sidecar.core.limits import Grant, current
-from sidecar.core.model import MICRO, Account, Claim, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim
 from sidecar.core.orphans import SWEPT, sweep
 from sidecar.core.periods import Window, window_at
 from sidecar.core.reservations import NEW, AccountState

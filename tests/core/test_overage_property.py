@@ -15,8 +15,9 @@ from sidecar.core import corrections
 from sidecar.core.answers import Hold
 from sidecar.core.corrections import JournalEntries
 from sidecar.core.counters import EMPTY
+from sidecar.core.kinds import MICRO, QuotaLimit
 from sidecar.core.limits import Grant
-from sidecar.core.model import MICRO, Account, Claim, QuotaLimit
+from sidecar.core.model import Account, Claim
 from sidecar.core.orphans import sweep
 from sidecar.core.reservations import NEW, NOT_ENDED, AccountState
 from sidecar.core.survey import BoundClaim

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.core.periods import bounds, longest_s
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -4,17 +4,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Key,
-    Limit,
-    Plan,
-    PlanBook,
-    PlanChange,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.kinds import MICRO, Limit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Key, Plan, PlanBook, PlanChange
 from sidecar.core.plan_changes import after_change, is_downgrade, period_end
 
 GUARD = RateLimit("critical", "calls", 1000, MICRO, 5000, (1000, 1))

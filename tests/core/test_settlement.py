@@ -11,19 +11,8 @@ from sidecar.core.costs import Unreadable
 from sidecar.core.events.build import notice_event, refusal_event, usage_event
 from sidecar.core.events.read import EventParser
 from sidecar.core.json_path import JsonPath
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Entitlement,
-    Key,
-    Plan,
-    QuotaLimit,
-    RateLimit,
-    RequestClass,
-    Route,
-    Scope,
-    Team,
-)
+from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit, Scope
+from sidecar.core.model import Account, Entitlement, Key, Plan, RequestClass, Route, Team
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import NO_OVERAGE, Overage, Reason, ThresholdCrossing
 from sidecar.core.settlement import Outcome, OutcomeReason

@@ -11,19 +11,9 @@ from sidecar.core.answers import Answer, QuotaDetail
 from sidecar.core.counters import State
 from sidecar.core.counts import counts_of
 from sidecar.core.decision import decide
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
 from sidecar.core.limits import Window
-from sidecar.core.model import (
-    MICRO,
-    Claim,
-    ConcurrencyLimit,
-    Entitlement,
-    Limit,
-    Plan,
-    QuotaLimit,
-    RateLimit,
-    RequestClass,
-    Route,
-)
+from sidecar.core.model import Claim, Entitlement, Plan, RequestClass, Route
 from sidecar.core.reasons import NO_OVERAGE, Decision, Reason
 from sidecar.core.reservations import NEW
 from sidecar.core.shares import (

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sidecar.core import account as accounts
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.decision import crossings_of, decide
+from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit
 from sidecar.core.limits import Grant, Window
 from sidecar.core.model import (
-    MICRO,
     Account,
     Claim,
     Entitlement,
@@ -21,8 +21,6 @@ from sidecar.core.model import (
     Pack,
     Plan,
     PlanBook,
-    QuotaLimit,
-    RateLimit,
     RequestClass,
     Route,
     Team,

@@ -12,7 +12,8 @@ import pytest
 
 from sidecar.core.costs import HeaderSource, Unreadable
 from sidecar.core.events.build import notice_event, overage_event, refusal_event, usage_event
-from sidecar.core.model import Account, Key, QuotaLimit, Team
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Account, Key, Team
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import NO_OVERAGE, Overage, Reason, ThresholdCrossing
 from sidecar.core.settlement import Outcome, OutcomeReason

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sidecar.cli import run
-from sidecar.core.model import MICRO, PlanChange
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import PlanChange
 from sidecar.stores.admin import Admin
 from tests.support.stage import Stage, StartStage, problem, status
 

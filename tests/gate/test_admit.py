@@ -5,7 +5,8 @@ import json
 import pytest
 
 from sidecar.core.identity import key_digest
-from sidecar.core.model import ConcurrencyLimit, RequestClass
+from sidecar.core.kinds import ConcurrencyLimit
+from sidecar.core.model import RequestClass
 from sidecar.core.overload.shedder import Shedder
 from sidecar.core.reasons import Reason
 from sidecar.gate import Admission, Deferred, Refused

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sidecar.core.costs import HeaderSource
-from sidecar.core.model import MICRO, Account
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Account
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Reason
 from sidecar.core.settlement import OutcomeReason

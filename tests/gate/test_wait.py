@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sidecar.core.identity import key_digest
-from sidecar.core.model import MICRO, ConcurrencyLimit
+from sidecar.core.kinds import MICRO, ConcurrencyLimit
 from sidecar.core.reasons import Reason
 from sidecar.gate import Admission, Refused
 from sidecar.waiting.room import WaitingRoom

@@ -11,7 +11,7 @@ from sidecar.core.jobs.job import (
     JobState,
     Postponed,
 )
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from tests.support.job_stage import DONE, JobStage, a_job
 from tests.support.virtual_time import in_virtual_time
 

@@ -4,7 +4,8 @@ import pytest
 
 from sidecar.core.counters import State
 from sidecar.core.identity import anonymous_key
-from sidecar.core.model import MICRO, Account, QuotaLimit
+from sidecar.core.kinds import MICRO, QuotaLimit
+from sidecar.core.model import Account
 from sidecar.core.reservations import AccountState, Charge, Reservation
 from sidecar.errors import SidecarError
 from sidecar.reconcile import usage

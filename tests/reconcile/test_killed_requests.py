@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.events.read import RecordedStop
-from sidecar.core.model import MICRO, QuotaLimit
+from sidecar.core.kinds import MICRO, QuotaLimit
 from sidecar.reconcile.differences import CauseKind, compare_counter
 from sidecar.reconcile.killed_requests import KilledRequests
 from sidecar.reconcile.period_usage import PeriodUsage

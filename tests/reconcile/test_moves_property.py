@@ -15,7 +15,8 @@ from sidecar.core import corrections
 from sidecar.core.answers import Hold
 from sidecar.core.corrections import CounterReading
 from sidecar.core.events.read import RecordedRequest
-from sidecar.core.model import MICRO, Account, Claim, QuotaLimit
+from sidecar.core.kinds import MICRO, QuotaLimit
+from sidecar.core.model import Account, Claim
 from sidecar.core.periods import window_at
 from sidecar.core.reservations import NEW, AccountState
 from sidecar.core.survey import BoundClaim

@@ -13,8 +13,9 @@ from sidecar.core import account as accounts
 from sidecar.core import corrections
 from sidecar.core.answers import Hold
 from sidecar.core.corrections import CounterReading
+from sidecar.core.kinds import MICRO, QuotaLimit
 from sidecar.core.limits import Grant
-from sidecar.core.model import MICRO, Claim, QuotaLimit
+from sidecar.core.model import Claim
 from sidecar.core.periods import window_at
 from sidecar.core.reservations import NEW, AccountState
 from sidecar.core.survey import BoundClaim

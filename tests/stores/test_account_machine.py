@@ -19,14 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sidecar.core.answers import Hold
 from sidecar.core.corrections import JournalEntries
 from sidecar.core.counters import EMPTY
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit, RateLimit
 from sidecar.core.limits import Grant
-from sidecar.core.model import (
-    MICRO,
-    Claim,
-    ConcurrencyLimit,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.model import Claim
 from tests.support.stores.account_replay import HOUR, START, Both
 
 LEASE = 60 * MICRO

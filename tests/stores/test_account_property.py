@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 from sidecar.core.answers import Hold
 from sidecar.core.corrections import JournalEntries
 from sidecar.core.counts import meter_number
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, PeriodLimit, QuotaLimit, RateLimit
 from sidecar.core.limits import Grant
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    Limit,
-    PeriodLimit,
-    QuotaLimit,
-    RateLimit,
-    Team,
-)
+from sidecar.core.model import Account, Claim, Team
 from sidecar.core.reservations import NOT_ENDED
 from sidecar.core.teams import team_share
 from sidecar.stores import keys

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sidecar.core.answers import Hold
 from sidecar.core.counters import State
 from sidecar.core.counts import counts_of
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit, RateLimit
 from sidecar.core.limits import Grant
-from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
 from sidecar.stores.account_state import read_account

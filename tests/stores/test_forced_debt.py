@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.core.answers import Hold
-from sidecar.core.model import MICRO, Claim, RateLimit
+from sidecar.core.kinds import MICRO, RateLimit
+from sidecar.core.model import Claim
 from tests.support.stores.account_replay import Both
 
 BURST = 10

@@ -15,16 +15,8 @@ import redis
 
 from sidecar.core.answers import Hold
 from sidecar.core.counts import counts_of
-from sidecar.core.model import (
-    MICRO,
-    UNBOUNDED,
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    QuotaLimit,
-    RateLimit,
-    Team,
-)
+from sidecar.core.kinds import MICRO, UNBOUNDED, ConcurrencyLimit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim, Team
 from sidecar.core.periods import bounds
 from sidecar.core.teams import team_share
 from sidecar.stores import RedisLimitStore, Wire, keys

@@ -17,7 +17,7 @@ from sidecar.core.jobs.job import (
     JobResult,
     JobState,
 )
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.stores import Wire, keys
 from sidecar.stores.job_records import job_pairs, outcome_pairs, record_bytes
 from sidecar.stores.job_terms import OVERHEAD, JobTerms

@@ -7,7 +7,8 @@ import hiredis
 import pytest
 import redis
 
-from sidecar.core.model import MICRO, Account, Claim, QuotaLimit
+from sidecar.core.kinds import MICRO, QuotaLimit
+from sidecar.core.model import Account, Claim
 from sidecar.core.periods import bounds
 from sidecar.stores import Wire, keys
 from sidecar.stores.commands import QUOTA_MARGIN_MS, Commands

@@ -15,15 +15,8 @@ import pytest
 import redis
 
 from sidecar.core.answers import Hold
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    Limit,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim
 from sidecar.stores import RedisLimitStore, keys
 from sidecar.stores.scripts import read_state
 from tests.support.stores.wire_ends import a_wire
@@ -40,13 +33,8 @@ PROGRAM = textwrap.dedent("""
     import asyncio, os, sys
     import redis.asyncio
     from sidecar.core.answers import Hold
-    from sidecar.core.model import (
-        Account,
-        Claim,
-        ConcurrencyLimit,
-        QuotaLimit,
-        RateLimit,
-    )
+    from sidecar.core.kinds import ConcurrencyLimit, QuotaLimit, RateLimit
+    from sidecar.core.model import Account, Claim
     from sidecar.errors import StoreUnavailable
     from sidecar.stores import RedisLimitStore, Wire
 

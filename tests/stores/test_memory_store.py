@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from sidecar.core.model import MICRO, Account, Claim, QuotaLimit, RateLimit
+from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim
 from sidecar.core.periods import bounds
 from sidecar.stores import MemoryLimitStore
 

@@ -7,8 +7,9 @@ import pytest
 import redis
 
 from sidecar.core.counts import counts_of
+from sidecar.core.kinds import MICRO, QuotaLimit
 from sidecar.core.limits import Grant
-from sidecar.core.model import MICRO, Claim, QuotaLimit
+from sidecar.core.model import Claim
 from sidecar.core.periods import bounds
 from sidecar.stores import keys
 from sidecar.stores.rebuild import CHANGED_AT_ONCE, Change, arguments, rebuild

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 import redis
 
-from sidecar.core.model import MICRO, Account, Claim, QuotaLimit, RateLimit
+from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore, Wire, keys
 
@@ -36,7 +37,8 @@ async def wire(valkey_url: str) -> AsyncIterator[Wire]:
 async def test_I1_several_processes_are_granted_exactly_the_limit(valkey_url: str) -> None:
     program = textwrap.dedent("""
         import asyncio, sys
-        from sidecar.core.model import (Account, Claim, QuotaLimit, RateLimit,)
+        from sidecar.core.kinds import QuotaLimit, RateLimit
+        from sidecar.core.model import Account, Claim
         from sidecar.stores import RedisLimitStore, Wire
         async def main():
             wire = Wire(sys.argv[1], timeout_s=20)

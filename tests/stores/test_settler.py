@@ -6,13 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    QuotaLimit,
-)
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit
+from sidecar.core.model import Account, Claim
 from sidecar.stores import RedisLimitStore, Wire
 
 ACME = Account("acme", "pro")

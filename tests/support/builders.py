@@ -5,21 +5,8 @@ from typing import Any
 
 from sidecar.core.costs import Meter
 from sidecar.core.identity import key_digest
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    Entitlement,
-    Key,
-    Limit,
-    Plan,
-    PlanBook,
-    QuotaLimit,
-    RateLimit,
-    RequestClass,
-    Route,
-)
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim, Entitlement, Key, Plan, PlanBook, RequestClass, Route
 
 SECRET = b"acme-key"  # of account acme
 GUARD = RateLimit("critical", "calls", 100, MICRO, 200, (100, 1))

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sidecar.core.model import MICRO, Entitlement, Key, PlanBook
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Entitlement, Key, PlanBook
 from sidecar.core.overload.shedder import Shedder
 from sidecar.core.readings import Reading
 from sidecar.core.settlement import Outcome, OutcomeReason

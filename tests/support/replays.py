@@ -15,22 +15,8 @@ from sidecar.core.claims import at_no_cost, claims_for
 from sidecar.core.decision import decide
 from sidecar.core.events.build import usage_event
 from sidecar.core.events.read import EventParser, RecordedRequest
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    Entitlement,
-    Key,
-    Limit,
-    PeriodLimit,
-    Plan,
-    PlanBook,
-    RateLimit,
-    RequestClass,
-    Route,
-    TeamShare,
-)
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, PeriodLimit, RateLimit, TeamShare
+from sidecar.core.model import Account, Claim, Entitlement, Key, Plan, PlanBook, RequestClass, Route
 from sidecar.core.periods import window_at
 from sidecar.core.reasons import Decision
 from sidecar.core.reservations import NEW

@@ -6,19 +6,8 @@ from datetime import UTC, datetime
 from sidecar.config.values import refill
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.decision import decide
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    Entitlement,
-    Key,
-    Limit,
-    Plan,
-    RateLimit,
-    RequestClass,
-    Route,
-)
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, RateLimit
+from sidecar.core.model import Account, Claim, Entitlement, Key, Plan, RequestClass, Route
 from sidecar.core.reasons import Decision
 from sidecar.stores.memory import MemoryLimitStore
 from sidecar.waiting.room import WaitingRoom

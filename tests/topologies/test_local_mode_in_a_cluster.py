@@ -3,7 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from sidecar.core.model import Account, Claim, QuotaLimit
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Account, Claim
 from tests.support.stores.clusters import ACluster
 from tests.support.stores.local_stage import a_sidecar
 from tests.support.stores.requests import an_account, slot_of_account

@@ -22,7 +22,8 @@ from sidecar.core.jobs.job import (
     JobRequest,
     JobState,
 )
-from sidecar.core.model import Pack, QuotaLimit
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Pack
 from sidecar.core.periods import window_at
 from sidecar.errors import SidecarError
 from sidecar.metering.sinks.redis import RedisSink

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.model import MICRO, QuotaLimit
+from sidecar.core.kinds import MICRO, QuotaLimit
 from sidecar.core.reasons import Decision, Reason
 from sidecar.errors import StoreUnavailable
 from sidecar.waiting.room import WaitingRoom

@@ -15,7 +15,8 @@ import redis
 
 from sidecar.config.loading import load as load_plans
 from sidecar.core.events.build import usage_event
-from sidecar.core.model import MICRO, Claim, Entitlement, Key, QuotaLimit, RateLimit, Route
+from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit
+from sidecar.core.model import Claim, Entitlement, Key, Route
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.stores.commands import Commands
 from sidecar.stores.connection.wire import encode

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sidecar.core.events.build import REDIS, cloud_event
-from sidecar.core.model import MICRO, Pack
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Pack
 from sidecar.core.text import instant
 
 PLAN: Final = "account.plan.v1"

@@ -5,7 +5,8 @@ from datetime import date
 from functools import lru_cache
 
 from sidecar.core.answers import QuotaDetail
-from sidecar.core.model import MICRO, Account, Claim, PeriodUnit, QuotaLimit
+from sidecar.core.kinds import MICRO, PeriodUnit, QuotaLimit
+from sidecar.core.model import Account, Claim
 from sidecar.core.periods import bounds
 from sidecar.core.text import instant
 

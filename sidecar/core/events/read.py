@@ -6,7 +6,7 @@ A command reads millions of events in one run, so equal texts and usages share o
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.model import MICRO, UNBOUNDED
+from sidecar.core.kinds import MICRO, UNBOUNDED
 
 REQUEST: Final = "api.request.v1"
 REFUSAL: Final = "api.refusal.v1"

@@ -12,7 +12,8 @@ from typing import Final
 
 from sidecar.core.events.build import NODE, REDIS, usage_event
 from sidecar.core.events.periods import periods_of
-from sidecar.core.model import Account, Entitlement, Key, QuotaLimit
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Account, Entitlement, Key
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
 
 MAX_TEMPLATES: Final = 4_096

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
-from sidecar.core.model import MICRO, Claim, QuotaLimit, RateLimit
+from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit
+from sidecar.core.model import Claim
 from sidecar.core.periods import longest_s
 
 MAX_ETA_US: Final = 10 * 366 * 86_400 * MICRO

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple
 
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 
 Delivery = Literal["at-least-once", "at-most-once"]
 Field = tuple[bytes, bytes]  # lower-case name, whole line

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 
 RESPOND_ASYNC: Final = b"respond-async"
 MAX_BYTES: Final = 512  # of one line of Prefer

@@ -9,7 +9,7 @@ import hmac
 from hashlib import sha256
 from typing import Final
 
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 
 PREFIX: Final = "whsec_"
 MIN_SECRET_BYTES: Final = 24  # the specification's minimum

@@ -5,18 +5,8 @@ A step that helps only together with others is part of one step `do_all`.
 
 from typing import Final
 
-from sidecar.core.model import (
-    QUOTA,
-    SLOTS,
-    Account,
-    ConcurrencyLimit,
-    Entitlement,
-    Links,
-    Pack,
-    PlanBook,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.kinds import QUOTA, SLOTS, ConcurrencyLimit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Entitlement, Links, Pack, PlanBook
 from sidecar.core.periods import pack_end_us
 from sidecar.core.reasons import Decision, LimitStatus, Reason
 from sidecar.core.refusals.problems import Step

@@ -6,15 +6,8 @@ Bodies are RFC 9457 problem details. They never contain what the client sent.
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    ConcurrencyLimit,
-    Entitlement,
-    PlanBook,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Entitlement, PlanBook
 from sidecar.core.reasons import Decision, LimitStatus, Reason, TeamUse
 from sidecar.core.refusals.advice import read_docs, steps, upgrade
 from sidecar.core.refusals.problems import (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sidecar.core.jobs.job import JobRefusal
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.core.reasons import Reason
 from sidecar.core.refusals.build import Refusal, http_problem, simple_refusal
 

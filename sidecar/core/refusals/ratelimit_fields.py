@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from sidecar.core.model import MICRO, ConcurrencyLimit, Limit, RateLimit
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, RateLimit
 from sidecar.core.periods import usual_s
 from sidecar.core.reasons import LimitStatus
 

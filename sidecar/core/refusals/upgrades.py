@@ -1,18 +1,8 @@
 """Which later plan, in plan order, would have allowed a refused request."""
 
 from sidecar.core.claims import claims_for
-from sidecar.core.model import (
-    SLOTS,
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    Entitlement,
-    Limit,
-    Plan,
-    PlanBook,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.kinds import SLOTS, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim, Entitlement, Plan, PlanBook
 from sidecar.core.periods import usual_s
 from sidecar.core.reasons import Decision, LimitStatus
 

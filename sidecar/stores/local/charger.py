@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from sidecar.core.model import Account, Claim, PeriodLimit
+from sidecar.core.kinds import PeriodLimit
+from sidecar.core.model import Account, Claim
 from sidecar.core.reservations import NOT_ENDED
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands

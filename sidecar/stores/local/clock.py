@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 
 
 class StoreClock:

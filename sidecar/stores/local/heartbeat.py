@@ -2,7 +2,7 @@
 
 from typing import Final, Literal
 
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
 from sidecar.stores.connection.connect import Connection

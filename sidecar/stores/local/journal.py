@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sidecar.core.model import Account, Claim, PeriodLimit
+from sidecar.core.kinds import PeriodLimit
+from sidecar.core.model import Account, Claim
 from sidecar.core.shares import Snapshot
 from sidecar.files import Files
 from sidecar.logs import logger

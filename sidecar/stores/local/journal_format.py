@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.model import Account, PeriodLimit, QuotaLimit, Scope, TeamShare
+from sidecar.core.kinds import PeriodLimit, QuotaLimit, Scope, TeamShare
+from sidecar.core.model import Account
 from sidecar.core.shares import Snapshot
 
 VERSION: Final = 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 from sidecar.stores.local.journal import NEW_SUFFIX, SUFFIX
 from sidecar.stores.local.journal_format import (
     Entry,

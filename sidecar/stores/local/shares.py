@@ -13,18 +13,9 @@ from sidecar.core import shares
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.counters import State
 from sidecar.core.counts import counts_of
+from sidecar.core.kinds import MICRO, SLOTS, Limit, PeriodLimit, RateLimit, TeamShare
 from sidecar.core.limits import drained
-from sidecar.core.model import (
-    MICRO,
-    SLOTS,
-    Account,
-    Claim,
-    Limit,
-    PeriodLimit,
-    RateLimit,
-    TeamShare,
-    WhenDown,
-)
+from sidecar.core.model import Account, Claim, WhenDown
 from sidecar.core.periods import NO_PERIOD, Window
 from sidecar.core.reservations import NEW, AccountState
 from sidecar.core.shares import NEVER_SEEN, LocalClaim, Snapshot

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from sidecar.core.answers import Answer, Hold, QuotaDetail
 from sidecar.core.claims import at_no_cost
-from sidecar.core.model import SLOTS, Account, Claim, PeriodLimit, WhenDown
+from sidecar.core.kinds import SLOTS, PeriodLimit
+from sidecar.core.model import Account, Claim, WhenDown
 from sidecar.core.shares import NEVER_SEEN, Snapshot
 from sidecar.errors import StoreUnavailable
 from sidecar.files import Files

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sidecar.core.answers import QuotaDetail
 from sidecar.core.events.periods import periods_of, starts_of
-from sidecar.core.model import MICRO, Account, Claim
+from sidecar.core.kinds import MICRO
+from sidecar.core.model import Account, Claim
 from sidecar.core.periods import window_at
 from tests.support.builders import a_quota, a_rate
 

@@ -12,18 +12,8 @@ from hypothesis import strategies as st
 from sidecar.core.events.build import usage_event
 from sidecar.core.events.periods import periods_of
 from sidecar.core.events.templates import MAX_PERIODS, MAX_TEMPLATES, EventTemplates
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    Entitlement,
-    Key,
-    Plan,
-    RateLimit,
-    RequestClass,
-    Route,
-    Team,
-)
+from sidecar.core.kinds import MICRO, RateLimit
+from sidecar.core.model import Account, Claim, Entitlement, Key, Plan, RequestClass, Route, Team
 from sidecar.core.periods import midnight
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.core.text import instant

@@ -4,14 +4,8 @@ import pytest
 
 from sidecar.core.answers import Answer, QuotaDetail
 from sidecar.core.jobs.eta import MAX_ETA_US, eta_us
-from sidecar.core.model import (
-    MICRO,
-    Claim,
-    ConcurrencyLimit,
-    Limit,
-    QuotaLimit,
-    RateLimit,
-)
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
+from sidecar.core.model import Claim
 
 NOW = 1_796_083_200 * MICRO
 RESET = NOW + 3_600 * MICRO

@@ -19,7 +19,7 @@ from sidecar.core.jobs.job import (
     may_run,
     next_check_us,
 )
-from sidecar.core.model import MICRO
+from sidecar.core.kinds import MICRO
 
 JOB = Job("0199", "acme", "k1", b"\x01" * 32, "at-least-once", "POST", b"/x?y=%20")
 DOCS = Path(__file__).parents[3] / "docs" / "reference" / "jobs.md"

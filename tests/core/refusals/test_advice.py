@@ -13,8 +13,9 @@ from sidecar.config.loading import parse
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import with_estimates
 from sidecar.core.decision import decide
+from sidecar.core.kinds import MICRO
 from sidecar.core.limits import Grant
-from sidecar.core.model import MICRO, Account, Entitlement, Key, PlanBook
+from sidecar.core.model import Account, Entitlement, Key, PlanBook
 from sidecar.core.periods import pack_end_us
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Decision

@@ -8,19 +8,15 @@ from typing import Any
 import pytest
 
 from sidecar.core.costs import HeaderSource, Meter, Reserve
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
 from sidecar.core.model import (
-    MICRO,
     Account,
     Claim,
-    ConcurrencyLimit,
     Entitlement,
-    Limit,
     Links,
     Pack,
     Plan,
     PlanBook,
-    QuotaLimit,
-    RateLimit,
     RequestClass,
     Route,
 )

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.model import MICRO, UNBOUNDED, Claim, QuotaLimit, RateLimit
+from sidecar.core.kinds import MICRO, UNBOUNDED, QuotaLimit, RateLimit
+from sidecar.core.model import Claim
 from sidecar.core.reasons import LimitStatus
 from sidecar.core.refusals.ratelimit_fields import legacy_fields, policy_field, ratelimit_field
 

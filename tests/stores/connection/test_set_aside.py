@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from sidecar.core.answers import Hold
-from sidecar.core.model import Account, Claim, ConcurrencyLimit, RateLimit
+from sidecar.core.kinds import ConcurrencyLimit, RateLimit
+from sidecar.core.model import Account, Claim
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore, Wire, keys
 from sidecar.stores.connection import wire as wires

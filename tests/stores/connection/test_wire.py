@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from sidecar.core.model import Account, Claim, QuotaLimit
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Account, Claim
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore, Wire
 from sidecar.stores.connection.link import EARLY

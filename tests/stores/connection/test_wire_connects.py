@@ -7,7 +7,8 @@ from urllib.parse import quote
 import pytest
 import redis
 
-from sidecar.core.model import Account, Claim, QuotaLimit
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Account, Claim
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore
 from sidecar.stores.connection.wire import PING, encode

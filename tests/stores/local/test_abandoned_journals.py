@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from sidecar.core.model import MICRO, Claim, QuotaLimit
+from sidecar.core.kinds import MICRO, QuotaLimit
+from sidecar.core.model import Claim
 from sidecar.core.periods import window_at
 from sidecar.core.shares import NEVER_SEEN
 from sidecar.files import Files

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.model import Account, Claim, QuotaLimit, TeamShare
+from sidecar.core.kinds import QuotaLimit, TeamShare
+from sidecar.core.model import Account, Claim
 from sidecar.core.shares import NEVER_SEEN, Snapshot
 from sidecar.files import Files
 from sidecar.stores.local import journal as journal_module

@@ -6,16 +6,8 @@ from typing import Any
 import pytest
 
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    ConcurrencyLimit,
-    QuotaLimit,
-    RateLimit,
-    Team,
-    WhenDown,
-)
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim, Team, WhenDown
 from sidecar.core.shares import Snapshot
 from sidecar.core.teams import team_share
 from sidecar.errors import StoreUnavailable

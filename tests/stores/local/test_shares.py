@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from sidecar.core.answers import Hold
-from sidecar.core.model import Claim, ConcurrencyLimit
+from sidecar.core.kinds import ConcurrencyLimit
+from sidecar.core.model import Claim
 from sidecar.stores import keys
 from tests.support.stores.local_stage import (
     LONG,

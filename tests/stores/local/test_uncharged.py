@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.core.model import Account, QuotaLimit
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Account
 from sidecar.core.periods import window_at
 from sidecar.core.shares import NEVER_SEEN
 from sidecar.stores.local.journal import SUFFIX

@@ -15,8 +15,9 @@ from sidecar.core import corrections, limits
 from sidecar.core.answers import Answer, Hold, QuotaDetail
 from sidecar.core.corrections import CounterReading, JournalEntries
 from sidecar.core.counters import EMPTY, State
+from sidecar.core.kinds import MICRO, PeriodLimit
 from sidecar.core.limits import Grant
-from sidecar.core.model import MICRO, Account, Claim, PeriodLimit
+from sidecar.core.model import Account, Claim
 from sidecar.core.reservations import NEW, AccountState
 from sidecar.core.survey import BoundClaim
 from sidecar.stores import keys

@@ -12,18 +12,8 @@ import redis
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.decision import decide
-from sidecar.core.model import (
-    MICRO,
-    Account,
-    Claim,
-    Entitlement,
-    Plan,
-    QuotaLimit,
-    RateLimit,
-    RequestClass,
-    Route,
-    WhenDown,
-)
+from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit
+from sidecar.core.model import Account, Claim, Entitlement, Plan, RequestClass, Route, WhenDown
 from sidecar.errors import StoreUnavailable
 from sidecar.files import Files
 from sidecar.stores import connect, keys

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from sidecar.core.model import Account, Claim, QuotaLimit
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Account, Claim
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import Connection, RedisLimitStore, connect, keys
 from sidecar.stores.connection.slots import slot_of
