@@ -41,10 +41,10 @@ class Commands:
         )
 
     def window(self, limit: PeriodLimit, account: Account, now_us: int) -> Window:
-        """The period's bounds, computed again if `now_us` (0: unknown) is outside them."""
+        """The period's bounds, computed again if `now_us` (0: unknown) is not in the period."""
         name = (limit.period, account.timezone, account.anchor)
         window = self._windows.get(name)
-        if window is None or (now_us and not window.start <= now_us < window.after):
+        if window is None or (now_us and not window.start <= now_us < window.end):
             window = window_at(limit, account, now_us)
             if len(self._windows) >= MOST_WINDOWS:
                 self._windows.clear()

@@ -17,7 +17,9 @@ from sidecar.core.model import Account, Claim, Team
 from sidecar.core.reservations import NOT_ENDED
 from sidecar.core.teams import team_share
 from sidecar.stores import keys
-from tests.support.stores.account_replay import ACME, HOUR, START, Both
+from sidecar.stores.commands import Commands
+from sidecar.stores.scripts import Script
+from tests.support.stores.account_replay import ACME, HOUR, START, Both, arguments
 
 
 @pytest.fixture
@@ -198,13 +200,12 @@ PLAIN_MOVED = st.lists(
     max_size=3, unique_by=lambda claim: claim.limit.id,
 )  # fmt: skip
 MOVED = st.builds(of_team, PLAIN_MOVED, st.none() | TEAM_OF_KEY)
-MOVED_UNITS = st.lists(
-    st.builds(Claim, MOVED_QUOTAS, st.integers(-9, 9), st.just(value=True)), max_size=2,
-    unique_by=lambda claim: claim.limit.id,
-)  # fmt: skip
-FORCED_UNITS = st.lists(
-    st.builds(Claim, MOVED_QUOTAS, st.integers(0, 9), st.just(value=True)), max_size=2,
-    unique_by=lambda claim: claim.limit.id,
+MOVED_UNITS, FORCED_UNITS = (
+    st.lists(
+        st.builds(Claim, MOVED_QUOTAS, st.integers(least, 9), st.just(value=True)), max_size=2,
+        unique_by=lambda claim: claim.limit.id,
+    )
+    for least in (-9, 0)
 )  # fmt: skip
 MOVES = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([1, HOUR // 2, DAY // 3, DAY, 13 * DAY, 31 * DAY])),
@@ -238,6 +239,25 @@ def test_I13_scripts_and_reference_agree_when_zone_anchor_period_and_meter_chang
     both = Both(client)
     a_life(both, steps)
     assert both.counters() == both.ledger.states
+
+
+def test_I13_a_script_asks_for_newer_bounds_if_its_period_ends_at_an_unknown_one(
+    client: redis.Redis,
+) -> None:
+    both, minute = Both(client), 60 * MICRO
+    both.account = Account("acme", "pro", "Asia/Kathmandu")  # hours begin at :15
+    hourly = [Claim(QuotaLimit("q0", "requests", 9, "hour", 9), 1, False)]
+    both.now = START + HOUR + 40 * minute
+    both.reserve([Claim(QuotaLimit("q0", "requests", 9, "day", 9), 1, False)])
+    both.now += 5 * minute
+    both.reserve(hourly)
+    both.account = Account("acme", "pro")
+    commands = Commands("qs")
+    stale = commands.window(hourly[0].limit, both.account, START)
+    assert stale.end <= both.now < stale.after
+    sent = commands.claims(Script("", b"", b""), both.account, "k1", hourly, 0, leases=False)
+    assert both.run("reserve", arguments(sent)) == [-1, both.now]
+    assert both.reserve(hourly).ends_us == (START + 3 * HOUR,)
 
 
 OF_TEAM = st.builds(

@@ -70,7 +70,8 @@ class Both:
                          ("reserve", "peek", "settle", "renew", "grant", "refund", "charge",
                           "rebuild")}  # fmt: skip
 
-    def _run(self, name: str, arguments: Sequence[Any]) -> list[int]:
+    def run(self, name: str, arguments: Sequence[Any]) -> list[int]:
+        """Run a script at the test's time; the reply."""
         self.client.set("clock", self.now)
         count = int(arguments[0])
         reply = self._scripts[name](keys=arguments[1 : 1 + count], args=arguments[1 + count :])
@@ -109,7 +110,7 @@ class Both:
 
     def peek(self, claims: Sequence[Claim]) -> Answer:
         before = self.stored()
-        reply = self._run("peek", self._claims("peek", claims, ()))
+        reply = self.run("peek", self._claims("peek", claims, ()))
         assert self.stored() == before, "peek changes nothing"
         expected = accounts.peek(self.ledger, self.asks(claims), self.now)
         return self._same(reply, expected, claims)
@@ -123,7 +124,7 @@ class Both:
         before = self.stored()
         more = () if hold is None else hold_arguments(hold)
         sent = self._claims("reserve", claims, more, leases=hold is not None)
-        reply = self._run("reserve", sent)
+        reply = self.run("reserve", sent)
         expected, after = accounts.reserve(self.ledger, self.asks(claims), self.now, hold)
         self.ledger = after
         answer = self._same(reply, expected, claims)
@@ -135,14 +136,14 @@ class Both:
     def sweep(self) -> None:
         """End expired leases by a reservation without claims."""
         hold = Hold("sweep", HOUR)
-        self._run("reserve", self._claims("reserve", (), hold_arguments(hold)))
+        self.run("reserve", self._claims("reserve", (), hold_arguments(hold)))
         _, self.ledger = accounts.reserve(self.ledger, (), self.now, hold)
-        self._run("settle", self._claims("settle", (), (1, "sweep")))
+        self.run("settle", self._claims("settle", (), (1, "sweep")))
         _, self.ledger = accounts.settle(self.ledger, "sweep", (), self.now)
 
     def settle(self, hold_id: str, claims: Sequence[Claim], *, billed: bool = True) -> Answer:
         more = settlement_arguments(hold_id, billed=billed)
-        reply = self._run("settle", self._claims("settle", claims, more))
+        reply = self.run("settle", self._claims("settle", claims, more))
         expected, self.ledger = accounts.settle(
             self.ledger, hold_id, self.asks(claims), self.now, billed=billed
         )
@@ -156,7 +157,7 @@ class Both:
             beside=keys.charged("qs", "acme", entries.journal, "k1"),
         )  # fmt: skip
         before = self.stored()
-        reply = self._run("charge", sent)
+        reply = self.run("charge", sent)
         status, expected, self.ledger = corrections.charge(
             self.ledger, self.asks(claims), until, entries, self.now
         )
@@ -192,7 +193,7 @@ class Both:
         rebuilt = self.ledger.rebuilt + stale
         state = keys.state("qs", "acme")
         before = self.stored()
-        reply = self._run(
+        reply = self.run(
             "rebuild", [1, state, *arguments_of(self.account, changes, str(rebuilt), self.now)]
         )
         expected, self.ledger = corrections.rebuild(self.ledger, asks, read, rebuilt, self.now)
@@ -204,7 +205,7 @@ class Both:
         return answer.granted
 
     def renew(self, hold_ids: Sequence[str], lease_us: int) -> None:
-        renewed, _ = self._run("renew", [1, keys.leases("qs", "acme"), lease_us, *hold_ids])
+        renewed, _ = self.run("renew", [1, keys.leases("qs", "acme"), lease_us, *hold_ids])
         assert renewed == len(set(hold_ids) & set(self.ledger.leases))
         self.ledger = accounts.renew(self.ledger, hold_ids, lease_us, self.now)
 
@@ -212,7 +213,7 @@ class Both:
         names = [keys.state("qs", "acme"), keys.outbox("qs", "acme")]
         sent = [2, *names, 1000, given.id, given.field, given.units, given.priority,
                 MOST_GRANTS, "{}", 60_000, given.meter, "at", given.expires_us]  # fmt: skip
-        status, now, _ = self._run("grant", sent)
+        status, now, _ = self.run("grant", sent)
         new, self.ledger = accounts.grant(self.ledger, given, self.now)
         assert (status == 1, now) == (new, self.now)
         return new

@@ -36,10 +36,10 @@ local function rare()
   return made
 end
 
--- The bound at which a period ends that started at since; c is 0 if it is unknown.
+-- The bound at which a period ends that started at since; nil if that is c, and c is unknown (0).
 local function bound_for(since, a, b, c)
-  if c == 0 or since + floor((b - a) / 2) <= b then return b end
-  return c
+  if since + floor((b - a) / 2) <= b then return b end
+  return c ~= 0 and c or nil
 end
 
 -- A quota's state in the period of now. Bounds: start a, end b, next end c, previous start d.
@@ -53,7 +53,7 @@ local function rolled(used, since, notified, carried, ends, now, a, b, c, d, uni
   elseif ends > a and ends ~= b and ends ~= c and since + floor((b - a) / 2) > a then
     until_us = bound_for(since, a, b, c)
   end
-  if until_us > now then return used, since, notified, rollover > 0 and carried or 0, until_us end
+  if not until_us or until_us > now then return used, since, notified, rollover > 0 and carried or 0, until_us end
   local left = 0
   if rollover > 0 and since > 0 then
     left = rollover
@@ -116,6 +116,7 @@ local function survey(key, now)
       if kind == 'team' then own, most = 0, 0 end
       local before, was, allowed, is_next = since, used, units + carried, nil
       used, since, notified, carried, ends, is_next = rolled(used, since, notified, carried, ends, now, a, b, c, d, own, most)
+      if not ends then return nil end
       if is_next then
         if closed ~= 0 or settled + over ~= was then closed, room_left = before, max(0, allowed - settled) end
         settled, over = 0, 0
