@@ -1,5 +1,6 @@
 """Plan records: each version that was live is in the spool and in Redis."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -50,6 +51,7 @@ async def test_14_each_version_that_was_live_is_kept_though_redis_is_late(
     for number in range(3):
         versions.append(edit(plan_file, number))
         records.live(versions[-1])
+        await asyncio.wait([records._waiting[versions[-1]]])  # before the file changes again
         assert not await records.share()
     store.down = False
     assert await records.share()

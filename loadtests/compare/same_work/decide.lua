@@ -12,7 +12,7 @@ end
 -- For an allowed request: the tightest limit, its units left, seconds until it has more (nil if it is
 -- full), the reason, and the units beyond the plan's own.
 function decide.allowed(limits, reply)
-    local step = reply.count == 2 + 7 * #limits and 7 or 2
+    local step = reply.count == 2 + 8 * #limits and 8 or 2
     local now, reason, overage = reply[2], "ok", 0
     local tightest, used_of_it, ends_of_it = nil, 0, 0
     local tightest_left, tightest_units = 1, 0 -- the smallest share left so far
@@ -21,7 +21,7 @@ function decide.allowed(limits, reply)
         local used, ends = reply[3 + (n - 1) * step], reply[4 + (n - 1) * step]
         local units, left, tighter = limit.units, nil, nil
         if limit.quota then
-            if step == 7 then units = units + reply[6 + (n - 1) * step] end -- units carried over
+            if step == 8 then units = units + reply[6 + (n - 1) * step] end -- units carried over
             left = units - used
             if left < 0 then
                 if limit.forced and used > limit.cap + units - limit.units then
@@ -57,7 +57,7 @@ end
 
 -- For a refused request: the reason, and seconds until all limits that refuse allow it again.
 function decide.refused(limits, reply)
-    local step = reply.count == 2 + 7 * #limits and 7 or 2
+    local step = reply.count == 2 + 8 * #limits and 8 or 2
     local reason, wait = "rate", 0
     for n = 1, #limits do
         local limit, used, ends = limits[n], reply[3 + (n - 1) * step], reply[4 + (n - 1) * step]
