@@ -89,7 +89,7 @@ def open_inputs(
     if not spools:
         spools = [] if events else [settings.spool]
     coverage = SequenceCoverage()
-    reader = EventReader([*spools, *(events or ())], coverage=coverage)
+    reader = EventReader([*spools, *(events or ())], coverage=coverage, with_overage=True)
     try:
         with Inspector(settings.redis.get_secret_value(), settings.redis_prefix) as inspector:
             reconciler = _reconciler(settings, inspector, reader, spools, former_plans, account)

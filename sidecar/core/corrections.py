@@ -5,7 +5,7 @@ As in `account.py`, each operation is one Lua script.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.core import limits
 from sidecar.core.account import with_limits
@@ -14,6 +14,8 @@ from sidecar.core.counters import Change, changed_suspended, of_one_meter, with_
 from sidecar.core.kinds import QuotaLimit
 from sidecar.core.reservations import NOT_ENDED, AccountState
 from sidecar.core.survey import BoundClaim, ClaimedLimit, answer_of, survey_limits
+
+NOT_KNOWN: Final = -1
 
 
 class JournalEntries(NamedTuple):
@@ -83,10 +85,15 @@ def _charged(one: ClaimedLimit, until_us: int, reported: int) -> ClaimedLimit:
 
 
 class CounterReading(NamedTuple):
-    """A quota's counter when it was read, in the period that began at `since_us`."""
+    """A quota's counter when it was read, in the period that began at `since_us`.
+
+    `reported`: the overage that the events have reported of the units that are missing. NOT_KNOWN:
+    as much as these units are beyond plan and grants.
+    """
 
     used: int
     since_us: int
+    reported: int = NOT_KNOWN
 
 
 def rebuild(
@@ -101,13 +108,13 @@ def rebuild(
     A claim's cost is the difference, and may be negative. `granted` is False, and nothing changes,
     if another rebuild or a loss has changed the account since it was read. Units that were counted
     since then stay counted, unless units are to be taken back. No threshold is reported: the next
-    decision reports it. The events that are the reason have reported the overage.
+    decision reports it. Overage that no event has reported is due: the next event reports it.
     """
     surveyed = survey_limits(account.states, account.grants, claims, now_us)
     same = all(_as_read(one, before) for one, before in zip(surveyed, read, strict=True))
     if account.rebuilt != rebuilt or not same:
         return answer_of(surveyed, now_us, granted=False), account
-    after = [_rebuilt(one) for one in surveyed]
+    after = [_rebuilt(one, before.reported) for one, before in zip(surveyed, read, strict=True)]
     answer = answer_of(after, now_us, granted=True)
     return answer, replace(with_limits(account, after), rebuilt=max(now_us, rebuilt + 1))
 
@@ -118,11 +125,17 @@ def _as_read(one: ClaimedLimit, read: CounterReading) -> bool:
     return state.since_us == read.since_us and (state.used == read.used or more)
 
 
-def _rebuilt(one: ClaimedLimit) -> ClaimedLimit:
-    claim, limit = one.bound.claim, one.bound.claim.limit
-    state, live, burned = limits.add(limit, one.state, one.grants, claim.cost)
+def _rebuilt(one: ClaimedLimit, reported: int) -> ClaimedLimit:
+    claim, limit, state = one.bound.claim, one.bound.claim.limit, one.state
+    units = claim.cost
+    if isinstance(limit, QuotaLimit) and units >= 0 and reported != NOT_KNOWN:
+        state = limits.add_reported(state, min(reported, units), reported)
+        units -= min(reported, units)
+    state, live, burned = limits.add(limit, state, one.grants, units)
     if isinstance(limit, QuotaLimit) and claim.cost >= 0:
-        state = replace(limits.count(limit, state, claim.cost, burned), due=one.state.due)
+        due = state.due
+        state = limits.count(limit, state, units, burned)
+        state = replace(state, due=due) if reported == NOT_KNOWN else state
     elif isinstance(limit, QuotaLimit):  # what was too much had no event
         state = replace(state, settled=min(state.settled - burned, state.used - state.over))
     return one._replace(state=state, grants=live, burned=burned)

@@ -160,6 +160,19 @@ def uncount(state: State, units: int, reported: int) -> State:
     )
 
 
+def add_reported(state: State, units: int, reported: int) -> State:
+    """Return the state with units that an event has reported as overage.
+
+    What was `reported` beyond these units was due of others.
+    """
+    return replace(
+        state,
+        used=_at_most(state.used + units),
+        over=_at_most(state.over + units),
+        due=state.due - (reported - units),
+    )
+
+
 def report(state: State) -> tuple[State, int]:
     """Return the state after an event reports the overage that is due, and those units."""
     reported = max(0, state.due)

@@ -19,6 +19,7 @@ from typing import IO, Any, Final
 import orjson
 
 from sidecar.core.events.read import (
+    OVERAGE,
     REFUSAL,
     REQUEST,
     UNCLEAN_STOP,
@@ -69,12 +70,22 @@ class ReadSummary:
 
 
 class EventReader:
-    """Reader of all events below some paths. `coverage`, if given, records sequence numbers."""
+    """Reader of all events below some paths. `coverage`, if given, records sequence numbers.
 
-    def __init__(self, paths: Sequence[Path], *, coverage: SequenceCoverage | None = None) -> None:
+    `with_overage`: overage events are read too, as requests without units.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        coverage: SequenceCoverage | None = None,
+        with_overage: bool = False,
+    ) -> None:
         self.summary = ReadSummary()
         self._paths = paths
         self._coverage = coverage
+        self._with_overage = with_overage
         self._parser = EventParser()
         self._read_to: dict[_FileId, tuple[int, int]] = {}  # offset, lines
 
@@ -120,7 +131,6 @@ class EventReader:
             number += 1
             request = self._request(line, path, number)
             if request is not None:
-                self.summary.requests += 1
                 yield request
         self._read_to[file_id] = offset, number
 
@@ -133,8 +143,12 @@ class EventReader:
                 self._coverage.add(event.get("spool"), event.get("seq"))
             kind = event.get("type")
             if kind == REQUEST:
-                return self._parser.parse(event)
+                request = self._parser.parse(event)
+                self.summary.requests += 1
+                return request
             self._count_other(kind, event)
+            if kind == OVERAGE and self._with_overage:
+                return self._parser.parse_overage(event)
         except ValueError as error:
             if not line.isspace():
                 self._count_broken(path, number, error)

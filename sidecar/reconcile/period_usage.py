@@ -22,6 +22,9 @@ class PeriodUsage:
     `fewest`: the units of the smallest quota that its requests were counted against, None without
     requests. A plan may have changed since.
 
+    `overage`: the overage of this quota that the events have reported; None if an older event has
+    the overage of several quotas in one number.
+
     `fresh` are units whose events came after the counter was read; Redis may have charged
     `arrived` of them before. `recorded`: units by id of requests whose reservation was open.
     `fresh_ids`: those among them whose events came after the counter was read.
@@ -42,6 +45,7 @@ class PeriodUsage:
     fresh: int = 0
     arrived: int = 0
     fewest: int | None = None
+    overage: int | None = 0
     recorded: dict[str, int] = dataclasses.field(default_factory=dict)
     fresh_ids: set[str] = dataclasses.field(default_factory=set)
 
@@ -63,6 +67,15 @@ class PeriodUsage:
             self.fresh += units
             if at_us < read_us + MARGIN_US:
                 self.arrived += units
+
+    def add_overage(self, at_us: int, units: int | None) -> None:
+        """Add the overage that a request's event has reported; None if it is not known."""
+        if at_us < self.start:
+            return
+        if self.overage is None or units is None:
+            self.overage = None
+        else:
+            self.overage += units
 
     def mark_read(self) -> None:
         """Mark the counter as read now: events from now on are fresh."""

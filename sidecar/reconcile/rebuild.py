@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from sidecar.reconcile.compare import AccountComparison, Reconciler, reconcile
 from sidecar.reconcile.differences import CauseKind, CounterComparison
+from sidecar.reconcile.lost_overage import lost_overage
 from sidecar.stores.inspector import Inspector
 from sidecar.stores.rebuild import Change
 
@@ -111,9 +112,11 @@ def _apply(
     corrections: list[Correction],
 ) -> bool:
     """Change the counters in one step. Returns False if the account has changed since."""
-    changes = []
+    account = reconciler.usage.accounts[name].resolved.account
+    changes, now_us = [], reconciler.now_us
     for counter, units in corrections:
         usage = counter.usage
-        changes.append(Change(usage.limit, usage.key, units, counter.counter, usage.start))
-    account = reconciler.usage.accounts[name].resolved.account
+        reported = lost_overage(counter, units, account, comparison.stored.state, now_us)
+        read = counter.counter, usage.start, reported
+        changes.append(Change(usage.limit, usage.key, units, *read))
     return inspector.rebuild(account, changes, comparison.stored.rebuilt, reconciler.now_us).done

@@ -4,6 +4,7 @@ Redis decides by its clock in which period it charges a request. The event has a
 the clock of the sidecar. So near the start of a period, `PeriodUsage` accounts for both periods.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -43,7 +44,8 @@ class _Target(NamedTuple):
     """A counter that a kind of request charged.
 
     `certain`: its plan file is known. `sure`: it charged this counter; False: it may have.
-    `quota_units`: of the quota in the request's own plan; `limit` is the current one.
+    `quota_units`: of the quota in the request's own plan; `limit` is the current one. `alone`: no
+    other quota of that plan counts the meter.
     """
 
     field: str
@@ -53,6 +55,7 @@ class _Target(NamedTuple):
     certain: bool
     sure: bool
     quota_units: int
+    alone: bool = False
 
 
 class AccountUsage:
@@ -147,6 +150,8 @@ class AccountUsage:
         if period.fewest is None or target.quota_units < period.fewest:
             period.fewest = target.quota_units
         period.add(request.time_us, units, certain=target.certain, read_us=self._read_us)
+        if request.overage and request.billable:
+            period.add_overage(request.time_us, _overage(request, target))
         if request.id in self._reserved:
             period.recorded[request.id] = units
             if self._read_us is not None:
@@ -180,6 +185,7 @@ class AccountUsage:
     def _find_targets(self, request: RecordedRequest, meters: Sequence[str]) -> Iterator[_Target]:
         charged = self._plans.charged_quotas(request.version, request.plan, meters)
         sure = set()
+        of_meters = Counter(quota.meter for quota in charged.quotas)
         for quota, team in _with_team(charged.quotas, request.team, self.resolved.account):
             field = self._field_of(quota, request.key)
             sure.add(field)
@@ -187,7 +193,10 @@ class AccountUsage:
             same = limit is not None and limit.meter == quota.meter
             if limit is not None and same and self._field_of(limit, request.key) == field:
                 key = request.key if quota.per == "key" else None
-                yield _Target(field, limit, key, quota.meter, charged.certain, True, quota.units)
+                alone = of_meters[quota.meter] == 1
+                yield _Target(
+                    field, limit, key, quota.meter, charged.certain, True, quota.units, alone
+                )
         if charged.certain:
             return
         for field, periods in self.periods.items():
@@ -196,6 +205,14 @@ class AccountUsage:
                 same_team = not isinstance(limit, TeamShare) or limit.team == request.team
                 if limit.meter in meters and same_team and key in (None, request.key):
                     yield _Target(field, limit, key, limit.meter, False, False, limit.units)
+
+
+def _overage(request: RecordedRequest, target: _Target) -> int | None:
+    """Return the overage of one quota that a request's event has reported; None if not known."""
+    if request.overage_by_limit:
+        return dict(request.overage_by_limit).get(target.limit.id, 0)
+    units = dict(request.overage).get(target.meter, 0)
+    return units if target.alone or not units else None
 
 
 def _with_team(

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+from sidecar.core.corrections import NOT_KNOWN
 from sidecar.core.counts import counts_of
 from sidecar.core.kinds import PeriodLimit, QuotaLimit
 from sidecar.core.model import Account, Claim
@@ -19,7 +20,7 @@ class Change(NamedTuple):
     """`units` to add to a counter (below 0: subtract).
 
     The counter was read as `used`, in the period that starts at `since_us`. `key_id`: of a limit
-    per key.
+    per key. `reported`: as for `CounterReading`.
     """
 
     limit: PeriodLimit
@@ -27,6 +28,7 @@ class Change(NamedTuple):
     units: int
     used: int
     since_us: int
+    reported: int = NOT_KNOWN
 
 
 class RebuildResult(NamedTuple):
@@ -65,8 +67,8 @@ def arguments(
     sent: list[bytes | str | int] = [ttl_ms(claims), len(changes)]
     for change in changes:
         sent += _group(account, change, now_us)
-    read = (number for one in changes for number in (one.used, one.since_us))
-    return [*sent, rebuilt, struct.pack(f"<{2 * len(changes)}d", *read)]
+    read = (number for one in changes for number in (one.used, one.since_us, one.reported))
+    return [*sent, rebuilt, struct.pack(f"<{3 * len(changes)}d", *read)]
 
 
 def _group(account: Account, change: Change, now_us: int) -> Iterator[bytes | str | int]:

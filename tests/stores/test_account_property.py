@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.core.answers import Hold
-from sidecar.core.corrections import JournalEntries
+from sidecar.core.corrections import NOT_KNOWN, JournalEntries
 from sidecar.core.counts import meter_number
 from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, PeriodLimit, QuotaLimit, RateLimit
 from sidecar.core.limits import Grant
@@ -108,7 +108,7 @@ STEPS = st.one_of(
     ),
     st.tuples(
         st.just("rebuild"), REBUILT_CLAIMS, st.sampled_from([0, 0, 0, 3]),
-        st.sampled_from([False, False, False, True]),
+        st.sampled_from([False, False, False, True]), st.sampled_from([NOT_KNOWN, 0, 3, 12, 40]),
     ),
     st.tuples(
         st.just("grant"), st.integers(0, 3), st.integers(0, 1), st.integers(1, 30),

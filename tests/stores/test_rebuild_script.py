@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from sidecar.core.corrections import NOT_KNOWN
 from sidecar.core.counts import counts_of
 from sidecar.core.kinds import MICRO, QuotaLimit
 from sidecar.core.limits import Grant
@@ -50,7 +51,7 @@ def claim(units: int) -> list[Claim]:
 
 def test_the_arguments_are_those_of_the_header() -> None:
     header = read_header("rebuild")
-    changes = [Change(HOURLY, None, 7, 3, START), Change(KEYED, "k1", -2, 9, START)]
+    changes = [Change(HOURLY, None, 7, 3, START, 4), Change(KEYED, "k1", -2, 9, START)]
     ttl, count, *argv = arguments(ACME, changes, "17", START + 1)
     assert list(header.single) == ["ttl_ms", "claims"]
     assert (ttl, count, header.size) == (3_600_000 + 35 * 86_400_000, 2, 5)
@@ -62,7 +63,7 @@ def test_the_arguments_are_those_of_the_header() -> None:
     }  # fmt: skip
     assert second["field"] == "q/q1/k1"
     assert list(header.tail) == ["rebuilt", "counters"]
-    assert argv[10:] == ["17", struct.pack("<4d", 3, START, 9, START)]
+    assert argv[10:] == ["17", struct.pack("<6d", 3, START, 4, 9, START, NOT_KNOWN)]
     assert header.statuses == {"1": "rebuilt", "0": "changed since it was read"}
     assert len(header.keys) == 1
 
@@ -112,6 +113,31 @@ def test_added_units_use_grants_as_requests_do(client: redis.Redis) -> None:
     assert both.rebuild(claim(13), less=0, stale=False)
     assert used(client) == 10
     assert both.ledger.grants[0].used == 3
+
+
+@pytest.mark.parametrize(
+    ("reported", "next_overage"), [(0, 7), (4, 3), (6, 1), (9, 0), (NOT_KNOWN, 1)]
+)
+def test_I11_overage_that_no_event_has_reported_is_due(
+    client: redis.Redis, reported: int, next_overage: int
+) -> None:
+    """10 units of 12 requests since the loss, 6 lost ones and one more: 7 are overage."""
+    both = Both(client)
+    both.reserve(claim(10))
+    assert both.rebuild(claim(6), less=0, stale=False, reported=reported)
+    assert used(client) == 16
+    answer = both.reserve(claim(1))
+    assert (answer.details[0].overage if answer.details else 0) == next_overage
+
+
+def test_I11_overage_that_was_due_before_is_reported_once(client: redis.Redis) -> None:
+    """Events reported 9 for 6 lost units: 3 of them were due of others."""
+    both = Both(client)
+    both.reserve(claim(10))
+    both.rebuild(claim(6), less=0, stale=False, reported=9)
+    answers = [both.reserve(claim(2)) for _ in range(2)]
+    assert not answers[0].details, "3 are too much, 2 are used"
+    assert answers[1].details[0].overage == 1
 
 
 def test_a_threshold_is_reported_by_the_next_request(client: redis.Redis) -> None:

@@ -137,7 +137,9 @@ class Stage:
         self.store.forget()
 
     def reconciler(self, inspector: Inspector, paths: Sequence[Path], **options: Any) -> Reconciler:
-        reader = EventReader(paths or [self.spool_path], coverage=SequenceCoverage())
+        reader = EventReader(
+            paths or [self.spool_path], coverage=SequenceCoverage(), with_overage=True
+        )
         former = [load(path) for path in options.pop("former", ())]
         plans = PlanHistory(load(self.plans), former)
         return Reconciler(inspector, reader.new_requests, plans, [self.spool_path], **options)

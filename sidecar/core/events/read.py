@@ -10,10 +10,12 @@ from sidecar.core.kinds import MICRO, UNBOUNDED
 
 REQUEST: Final = "api.request.v1"
 REFUSAL: Final = "api.refusal.v1"
+OVERAGE: Final = "account.overage.v1"
 UNCLEAN_STOP: Final = "sidecar.spool.unclean_stop.v1"
 MAX_SHARED: Final = 100_000  # texts, usages and overages in each cache
 _MAX_US: Final = 250_000_000_000 * MICRO  # calendars end in the year 9999
 _MAX_MS: Final = 10**9
+_NO_LIMITS: Final[dict[str, int]] = {}
 
 Units = tuple[tuple[str, int], ...]  # (meter, units), each meter once
 _Texts = tuple[str, ...]
@@ -37,6 +39,7 @@ class RecordedRequest(NamedTuple):
     reason: str
     latency_ms: int
     team: str = ""  # "" for a key without a team
+    overage_by_limit: Units = ()  # the same overage by quota; older events do not have it
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -75,6 +78,19 @@ class EventParser:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InvalidEvent(f"not a usage event: {error!r}") from None
 
+    def parse_overage(self, event: dict[str, Any]) -> RecordedRequest:
+        """Return the overage of an `account.overage.v1` event: a request without units.
+
+        Raises InvalidEvent.
+        """
+        try:
+            data = event["data"]
+            usage = dict.fromkeys(data["overage"], 0)
+            rest = {"usage": usage, "reason": "", "status": 0, "latency_ms": 0}
+            return self.parse({**event, "data": {**data, **rest}})
+        except (KeyError, TypeError) as error:
+            raise InvalidEvent(f"not an overage event: {error!r}") from None
+
     def _request(self, event: dict[str, Any]) -> RecordedRequest:
         data = event["data"]
         texts = (
@@ -97,7 +113,7 @@ class EventParser:
         if type(status) is not int or type(latency) is not int or not 0 <= latency <= _MAX_MS:
             raise InvalidEvent("status and latency_ms must be integers")
         usage, overage = tuple(data["usage"].items()), tuple(data["overage"].items())
-        beyond = self._overages.get(overage)
+        by_limit = tuple(data.get("overage_by_limit", _NO_LIMITS).items())
         return RecordedRequest(
             account,
             self._time_us(event["time"]),
@@ -108,13 +124,18 @@ class EventParser:
             version,
             route,
             self._usages.get(usage) or _shared(self._usages, usage, 0),
-            beyond if beyond is not None else _shared(self._overages, overage, 1),
+            self._overage(overage),
             billable,
             status,
             reason,
             latency,
             team,
+            self._overage(by_limit),
         )
+
+    def _overage(self, items: tuple[Any, ...]) -> Units:
+        known = self._overages.get(items)
+        return known if known is not None else _shared(self._overages, items, 1)
 
     def _check_texts(self, texts: tuple[Any, ...]) -> _Texts:
         for text in texts:

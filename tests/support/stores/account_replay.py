@@ -13,7 +13,7 @@ import redis
 from sidecar.core import account as accounts
 from sidecar.core import corrections, limits
 from sidecar.core.answers import Answer, Hold, QuotaDetail
-from sidecar.core.corrections import CounterReading, JournalEntries
+from sidecar.core.corrections import NOT_KNOWN, CounterReading, JournalEntries
 from sidecar.core.counters import EMPTY, State
 from sidecar.core.kinds import MICRO, PeriodLimit
 from sidecar.core.limits import Grant
@@ -170,10 +170,12 @@ class Both:
         assert status == 1 or self.stored() == before, "what is charged once is not charged again"
         return status
 
-    def rebuild(self, claims: Sequence[Claim], less: int, stale: bool) -> bool:
+    def rebuild(self, claims: Sequence[Claim], less: int, stale: bool,
+                reported: int = NOT_KNOWN) -> bool:  # fmt: skip
         """Rebuild by costs that may be negative; whether it was done.
 
         The counters were lower by `less` when they were read. `stale`: another rebuild came since.
+        `reported`: overage that events have reported of each counter's missing units.
         """
         asks = self.asks(claims)
         looked = accounts.peek(self.ledger, [ask._replace(claim=_free(ask.claim)) for ask in asks],
@@ -181,7 +183,7 @@ class Both:
         read = [
             CounterReading(max(0, used - less), limits.current(
                 claim.limit, self.ledger.states.get(ask.field, EMPTY), ask.window, self.now
-            )[0].since_us)
+            )[0].since_us, reported)
             for used, claim, ask in zip(looked.used, claims, asks, strict=True)
             if isinstance(claim.limit, PeriodLimit) and ask.window
         ]  # fmt: skip

@@ -6,7 +6,8 @@
 -- ARGV[3…] groups of 5, one per claim, as for reserve; all on quotas, cost is the units to add, or below 0, to subtract
 -- and after them:
 --   rebuilt  the state's field of this name as it was read; "0" if it was missing
---   counters two doubles for each claim, packed: used and since as they were read
+--   counters three doubles for each claim, packed: used and since as they were read, and the overage that events
+--     have reported of the units to add; -1: not known, so as much as these are beyond plan and grants
 -- Returns {1 rebuilt | 0 changed since it was read, now_us, used, end_us, …}; as reserve, used after the change.
 --   {-1, now_us}: now is outside the bounds.
 local key, now = KEYS[1], now_us()
@@ -16,7 +17,8 @@ local at = FIRST + #claims * GROUP
 local rebuilt = redis.call('HGET', key, 'rebuilt') or '0'
 if rebuilt ~= ARGV[at] then return reply(0, now, claims) end
 for k, claim in ipairs(claims) do
-  local used, since = unpack_numbers('<dd', ARGV[at + 1], 16 * k - 15)
+  local used, since, reported = unpack_numbers('<ddd', ARGV[at + 1], 24 * k - 23)
+  claim.lost_overage = reported
   -- Requests counted since the read are allowed when adding, but not when subtracting.
   local same = claim.used == used or (claim.used > used and claim.cost >= 0)
   if claim.since ~= since or not same then return reply(0, now, claims) end
@@ -25,10 +27,16 @@ for _, claim in ipairs(claims) do
   claim.notices, claim.starts = '', {} -- the suspended counters were not compared with the events
   if string.sub(claim.field, 1, 1) == 't' then claim.settled = nil end -- a team's share has no overage
   if claim.cost >= 0 then
-    local paid, due = burn(claim, claim.cost), claim.due
+    local units, known = claim.cost, claim.settled and claim.lost_overage >= 0
+    if known then
+      local over = min(claim.lost_overage, units)
+      claim.used, claim.over = min(claim.used + over, MOST), min(claim.over + over, MOST)
+      claim.due, units = claim.due - (claim.lost_overage - over), units - over
+    end
+    local paid, due = burn(claim, units), claim.due
     if claim.settled then
-      count(claim, claim.cost, paid)
-      claim.due = due -- the events that are the reason have reported it
+      count(claim, units, paid)
+      if not known then claim.due = due end
     end
   else
     local returned = rare().give_back(claim, -claim.cost, claim.units + claim.carried)
