@@ -5,6 +5,7 @@ is in flight: its open reservation shows it, or an event that comes later.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,7 +24,7 @@ from sidecar.reconcile.usage import CounterKey, RecordedUsage
 from sidecar.stores import keys
 from sidecar.stores.account_state import StoredAccount
 from sidecar.stores.inspector import Inspector
-from sidecar.stores.local.uncharged import uncharged_units
+from sidecar.stores.local.uncharged import read_uncharged
 
 QUOTA: Final = "q"
 TEAM: Final = "t"
@@ -75,7 +76,8 @@ class Reconciler:
         self._spools = spools
         self._only = only
         self._killed = KilledRequests(plans, stops)
-        self._uncharged: dict[tuple[str, str], dict[int, int]] = {}  # units by start of period
+        # Units and overage in journals, by account, field and start of the period.
+        self._uncharged: dict[tuple[str, str], dict[int, tuple[int, int]]] = {}
 
     def start(self) -> list[str]:
         """Find the counters, read the events, and return all accounts that have any."""
@@ -100,9 +102,10 @@ class Reconciler:
         Reads journals before counters: what is charged in between is in both, but never in neither.
         """
         self._uncharged = {}
-        for units_of, units in uncharged_units(self._spools, self._inspector.charged).items():
-            periods = self._uncharged.setdefault((units_of.account, units_of.field), {})
-            periods[units_of.since_us] = units
+        uncharged = read_uncharged(self._spools, self._inspector.charged)
+        for counter, units in uncharged.units.items():
+            periods = self._uncharged.setdefault((counter.account, counter.field), {})
+            periods[counter.since_us] = units, uncharged.overage[counter]
         comparisons = {name: self._compare(name, self._inspector.read(name)) for name in names}
         now_us = self._inspector.now_us()
         for name, comparison in comparisons.items():
@@ -127,12 +130,12 @@ class Reconciler:
         if usage.field in stored.problems or keys.GRANTS in stored.problems:
             return unreadable(usage)
         periods = self._uncharged.get((usage.account, usage.field), {})
-        uncharged = sum(
-            units for since, units in periods.items() if usage.start <= since < usage.end
-        )
+        uncharged = [one for since, one in periods.items() if usage.start <= since < usage.end]
+        units, overage = (sum(numbers) for numbers in zip((0, 0), *uncharged, strict=True))
         killed = self._killed.units_for(usage)
-        compared = compare_counter(usage, stored.state, uncharged, late=late, killed=killed)
+        compared = compare_counter(usage, stored.state, units, late=late, killed=killed)
         if compared is not None:
+            compared = replace(compared, uncharged_overage=overage)
             self._killed.attribute(usage, compared.units_of(CauseKind.KILLED))
         return compared
 

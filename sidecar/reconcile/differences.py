@@ -45,12 +45,16 @@ class Cause(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CounterComparison:
-    """One counter in one period, compared with its events."""
+    """One counter in one period, compared with its events.
+
+    `uncharged_overage`: overage that events report of requests which Redis will charge later.
+    """
 
     usage: PeriodUsage
     counter: int
     events: int
     causes: tuple[Cause, ...]
+    uncharged_overage: int = 0
 
     @property
     def difference(self) -> int:

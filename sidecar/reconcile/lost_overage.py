@@ -30,7 +30,8 @@ def lost_overage(
     state = stored.states.get(usage.field, EMPTY)
     state, _ = limits.current(limit, state, window_at(limit, account, now_us), now_us)
     known = max(0, state.over - state.due)
-    reported = usage.overage + _of_open(usage, stored, state.since_us) - known
+    events = usage.overage - comparison.uncharged_overage
+    reported = events + _of_open(usage, stored, state.since_us) - known
     carried = max(0, limit.rollover - state.carried)
     return max(0, reported, min(units, reported + carried))
 

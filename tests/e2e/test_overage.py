@@ -3,14 +3,17 @@
 import asyncio
 import hashlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from sidecar.commands.serve import is_compiled
+from sidecar.stores import keys
 from sidecar.stores.admin import Admin
 from tests.support.processes import until
 from tests.support.stage import Stage, StartStage, status
@@ -405,3 +408,79 @@ async def test_I11_overage_of_several_sidecars_without_redis_is_reported_afterwa
     reported = [await sums(here, "late", "tokens") for here in (one, two)]
     assert sum(usage for usage, _ in reported) == 140
     assert sum(overage for _, overage in reported) == 40
+
+
+def rebuilt(sidecar: Any, here: Stage, plans: str, url: str) -> str:
+    sources = ("--plans", plans, "--spool", here.spool, "--redis", url)
+    done = sidecar("rebuild", *sources, "--apply")
+    assert (done.returncode, done.stderr) == (0, "")
+    return str(done.stdout)
+
+
+async def test_I11_overage_between_a_loss_and_the_rebuild_is_billed(
+    here: Stage, sidecar: Any, plans: str, valkey_url: str
+) -> None:
+    """The first request after the rebuild reports what no event has reported."""
+
+    async def requests(times: int) -> None:
+        for _ in range(times):
+            assert await chat(here, 4, 1) == 200
+            await here.call("GET", "/x", "fixed")
+
+    await requests(100)
+    assert await sums(here, "late", "tokens") == (400, 300)
+    with redis.Redis.from_url(valkey_url) as client:
+        client.delete(keys.state("qs", "late"), keys.state("qs", "fixed"))
+    await requests(100)
+    assert await sums(here, "late", "tokens") == (800, 600)
+    assert await sums(here, "fixed", "requests") == (200, 0)
+    printed = await asyncio.to_thread(rebuilt, sidecar, here, plans, valkey_url)
+    assert "400 → 800 (+400 units)" in printed
+    assert "100 → 200 (+100 units)" in printed
+    await requests(1)
+    assert await sums(here, "late", "tokens") == (804, 704)
+    assert await sums(here, "fixed", "requests") == (201, 101)
+    again = await asyncio.to_thread(rebuilt, sidecar, here, plans, valkey_url)
+    assert again.startswith("Nothing to rebuild")
+    await requests(2)
+    assert await sums(here, "late", "tokens") == (812, 712)
+    assert await sums(here, "fixed", "requests") == (203, 103)
+
+
+async def test_I11_packs_that_are_granted_again_pay_for_what_was_lost(
+    here: Stage, sidecar: Any, plans: str, valkey_url: str
+) -> None:
+    book = here.app.gate.book
+
+    def grant() -> None:
+        with Admin(valkey_url, "qs") as admin:
+            assert admin.grant(book.accounts["late"], book.packs["boost"], "order-1").new
+
+    grant()
+    for cost in (90, 50):
+        await chat(here, cost)
+    with redis.Redis.from_url(valkey_url) as client:
+        client.delete(keys.state("qs", "late"))
+    await chat(here, 20)
+    grant()
+    await asyncio.to_thread(rebuilt, sidecar, here, plans, valkey_url)
+    await chat(here, 1)
+    assert await overages(here, "late") == [0, 10, 0, 21]
+
+
+async def test_I11_each_of_several_quotas_gets_its_overage_back(
+    here: Stage, sidecar: Any, plans: str, valkey_url: str
+) -> None:
+    """50 a day and 80 a month on one meter: the event has the largest overage, and both by ID."""
+    for _ in range(2):
+        for cost in (40, 30):
+            await chat(here, cost, key="nested")
+        with redis.Redis.from_url(valkey_url) as client:
+            client.delete(keys.state("qs", "nested"))
+    await chat(here, 10, key="nested")
+    await asyncio.to_thread(rebuilt, sidecar, here, plans, valkey_url)
+    await chat(here, 0, key="nested")
+    sums_by_limit: Counter[str] = Counter()
+    for event in await here.events():
+        sums_by_limit.update(event["data"].get("overage_by_limit", {}))
+    assert sums_by_limit == {"daily": 150 - 50, "monthly": 150 - 80}

@@ -26,23 +26,28 @@ class UnchargedUnits(NamedTuple):
     since_us: int
 
 
+class Uncharged(NamedTuple):
+    """Units of finished requests that are not charged, and the overage their events report."""
+
+    units: Counter[UnchargedUnits]
+    overage: Counter[UnchargedUnits]
+
+
 # (account, journal, key) → number of the last charged entry
 LastCharged = Callable[[str, str, str], int]
 
 
-def uncharged_units(
-    directories: Sequence[Path], last_charged: LastCharged
-) -> Counter[UnchargedUnits]:
-    """Units of finished requests that are not charged. Raises SpoolError."""
-    units: Counter[UnchargedUnits] = Counter()
+def read_uncharged(directories: Sequence[Path], last_charged: LastCharged) -> Uncharged:
+    """Read the journals in these directories. Raises SpoolError."""
+    found = Uncharged(Counter(), Counter())
     for path in sorted(_journals(directories)):
         try:
-            _add(units, JournalReader(path), last_charged)
+            _add(found, JournalReader(path), last_charged)
         except FileNotFoundError:  # another process has charged and deleted it
             continue
         except OSError as error:
             raise SpoolError(f"the journal {path} is not readable: {error.strerror}") from None
-    return units
+    return found
 
 
 def _journals(directories: Sequence[Path]) -> set[Path]:
@@ -50,7 +55,7 @@ def _journals(directories: Sequence[Path]) -> set[Path]:
     return {path for pattern in patterns for one in directories for path in one.glob(pattern)}
 
 
-def _add(units: Counter[UnchargedUnits], reader: JournalReader, last_charged: LastCharged) -> None:
+def _add(found: Uncharged, reader: JournalReader, last_charged: LastCharged) -> None:
     charged_to: dict[tuple[str, str], int] = {}
     for entry, owner in _entries(reader):
         pair = owner.account.id, owner.key_id
@@ -59,10 +64,13 @@ def _add(units: Counter[UnchargedUnits], reader: JournalReader, last_charged: La
             charged_to[pair] = last_charged(owner.account.id, journal, owner.key_id)
         if entry.seq <= charged_to[pair]:
             continue
-        for limit, cost in zip(owner.quotas, entry.costs, strict=True):
+        overage = entry.reported or (0,) * len(entry.costs)
+        for limit, cost, over in zip(owner.quotas, entry.costs, overage, strict=True):
             field = keys.limit_field(limit, owner.key_id)
             since = window_at(limit, owner.account, entry.at_us).start
-            units[UnchargedUnits(owner.account.id, field, since)] += cost
+            counter = UnchargedUnits(owner.account.id, field, since)
+            found.units[counter] += cost
+            found.overage[counter] += over
 
 
 def _entries(reader: JournalReader) -> Iterator[tuple[Entry, Owner]]:

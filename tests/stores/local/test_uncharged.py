@@ -17,7 +17,7 @@ from sidecar.stores.local.journal_format import (
     header_line,
     owner_line,
 )
-from sidecar.stores.local.uncharged import UnchargedUnits, uncharged_units
+from sidecar.stores.local.uncharged import UnchargedUnits, read_uncharged
 from tests.support.recorded_events import NOON_US
 
 ACME = Account("acme", "pro", "Europe/Paris")
@@ -47,10 +47,17 @@ def nothing(account: str, journal: str, key_id: str) -> int:
 @pytest.mark.parametrize("folder", ["", "worker-1"])
 def test_units_are_summed_by_account_limit_and_period(tmp_path: Path, folder: str) -> None:
     write(tmp_path / folder, 2)
-    assert uncharged_units([tmp_path], nothing) == {
+    assert read_uncharged([tmp_path], nothing).units == {
         IN_MONTH: 6,
         UnchargedUnits("acme", "q/daily/k1", SINCE["daily"]): 6,
     }
+
+
+def test_overage_that_events_report_is_summed_too(tmp_path: Path) -> None:
+    path = write(tmp_path, 2)
+    path.write_bytes(path.read_bytes() + entry_line(Entry(3, 0, NOON_US, (3, 3), reported=(2, 0))))
+    overage = read_uncharged([tmp_path], nothing).overage
+    assert +overage == {IN_MONTH: 2}
 
 
 def test_charged_entries_are_not_counted(tmp_path: Path) -> None:
@@ -61,20 +68,20 @@ def test_charged_entries_are_not_counted(tmp_path: Path) -> None:
         asked.append((account, journal, key_id))
         return 2
 
-    assert uncharged_units([tmp_path], two)[IN_MONTH] == 3
+    assert read_uncharged([tmp_path], two).units[IN_MONTH] == 3
     assert asked == [("acme", "0a", "k1")]
 
 
 def test_requests_in_flight_are_not_counted_as_they_have_no_event_yet(tmp_path: Path) -> None:
     write(tmp_path, 1, and_one_open=True)
-    assert uncharged_units([tmp_path], nothing)[IN_MONTH] == 3
+    assert read_uncharged([tmp_path], nothing).units[IN_MONTH] == 3
 
 
 def test_torn_and_invalid_lines_are_skipped(tmp_path: Path) -> None:
     path = write(tmp_path, 2)
     path.write_bytes(path.read_bytes()[:-9] + b"\n{}\n")
-    assert uncharged_units([tmp_path], nothing)[IN_MONTH] == 3
+    assert read_uncharged([tmp_path], nothing).units[IN_MONTH] == 3
 
 
 def test_without_journals_nothing_is_owed(tmp_path: Path) -> None:
-    assert not uncharged_units([tmp_path], nothing)
+    assert not read_uncharged([tmp_path], nothing).units
