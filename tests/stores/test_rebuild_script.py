@@ -140,6 +140,16 @@ def test_I11_overage_that_was_due_before_is_reported_once(client: redis.Redis) -
     assert answers[1].details[0].overage == 1
 
 
+def test_I11_without_a_further_request_the_next_period_reports_what_is_due(
+    client: redis.Redis,
+) -> None:
+    both = Both(client)
+    both.reserve(claim(10))
+    both.rebuild(claim(6), less=0, stale=False, reported=0)
+    both.now = START + HOUR
+    assert both.reserve(claim(1)).details[0].overage == 6
+
+
 def test_a_threshold_is_reported_by_the_next_request(client: redis.Redis) -> None:
     both = Both(client)
     both.rebuild(claim(7), less=0, stale=False)

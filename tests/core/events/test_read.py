@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from sidecar.core.events.read import EventParser, InvalidEvent, RecordedRequest
+from sidecar.core.events.read import OVERAGE, EventParser, InvalidEvent, RecordedRequest
 from tests.support.recorded_events import EVENT, NOON_US, an_event
 
 
@@ -19,6 +19,39 @@ def test_an_event_is_read() -> None:
 def test_overage_holds_only_meters_with_units() -> None:
     read = EventParser().parse(an_event("data.overage", {"requests": 0, "tokens": 7}))
     assert read.overage == (("tokens", 7),)
+
+
+def test_overage_by_limit_is_read_if_the_event_has_it() -> None:
+    read = EventParser().parse(an_event("data.overage_by_limit", {"daily": 0, "monthly": 7}))
+    assert read.overage_by_limit == (("monthly", 7),)
+    assert EventParser().parse(an_event()).overage_by_limit == ()
+
+
+def an_overage_event(**changes: Any) -> dict[str, Any]:
+    data = {
+        "key": "k1", "plan": "pro", "plan_version": "sha256:ab", "route": "chat", "request": "019",
+        "overage": {"tokens": 7}, "overage_by_limit": {"monthly": 7}, "billable": True,
+        "periods": {},
+    }  # fmt: skip
+    return an_event("id", "overage/019") | {"type": OVERAGE, "data": data | changes}
+
+
+def test_an_overage_event_is_read_as_a_request_without_units() -> None:
+    read = EventParser().parse_overage(an_overage_event())
+    assert (read.id, read.time_us, read.billable) == ("overage/019", NOON_US + 123_000, True)
+    assert (read.usage, read.overage) == ((("tokens", 0),), (("tokens", 7),))
+    assert read.overage_by_limit == (("monthly", 7),)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"overage": None}, {"overage": {"tokens": -1}}, {"overage_by_limit": {"m": "7"}},
+                {"overage_by_limit": []}, {"key": None}, {"billable": 1}],
+)  # fmt: skip
+def test_an_invalid_overage_event_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidEvent):
+        EventParser().parse_overage(an_overage_event(**changes))
+    with pytest.raises(InvalidEvent):
+        EventParser().parse_overage({"type": OVERAGE})
 
 
 @pytest.mark.parametrize(
