@@ -93,7 +93,7 @@ def verify(
     for path in sinks or _spools(spool, config):
         report = verify_sink(path) if sinks else verify_spool(path)
         for problem in (*report.gaps, *report.breaks):
-            echo(f"{path}/{problem}" if path.is_dir() else f"{path}: {problem}")
+            echo(f"{path if path.is_dir() else path.parent}/{problem}")
         echo(f"{path}: {_summary(report)}")
         whole = whole and report.ok
     return 0 if whole else 1
@@ -130,6 +130,8 @@ def _summary(report: "SpoolReport") -> str:
     events = f"{amount(report.events, 'event')} in {amount(report.segments, 'file')}"
     if report.first_seq is not None:
         events += f", seq {report.first_seq} to {report.last_seq}"
+    elif report.spools:
+        events += f", of {amount(len(report.spools), 'spool')}"
     if not report.ok:
         missing, broken = amount(report.missing, "event"), amount(report.broken, "line")
         return f"NOT whole: {missing} missing, {broken} broken; {events}"
