@@ -11,7 +11,7 @@ from sidecar.commands import events_ship
 from sidecar.commands.options import CONFIG, SPOOL, Command
 from sidecar.commands.output import echo
 from sidecar.core.text import amount
-from sidecar.errors import SpoolError
+from sidecar.errors import SettingsError, SpoolError
 
 if TYPE_CHECKING:
     from sidecar.metering.verify import SpoolReport
@@ -86,6 +86,8 @@ def verify(
     from sidecar.metering.verify import verify as verify_spool
     from sidecar.metering.verify_sink import verify_sink
 
+    if events and spool is not None:
+        raise SettingsError("give one of --events and --spool")
     sinks = events or []
     if not sinks and spool is not None and Path(spool).is_file():
         sinks = [Path(spool)]
