@@ -11,6 +11,7 @@ from sidecar.errors import SettingsError, SidecarError
 
 if TYPE_CHECKING:
     from sidecar.core.model import Account, PlanBook
+    from sidecar.stores.admin import Admin
 
 
 def move(
@@ -31,7 +32,8 @@ def move(
 ) -> int:
     """Move an account in Redis to another plan.
 
-    Units that the account has used in its current periods stay used.
+    Units that the account has used in its current periods stay used. A move to the plan that the
+    account is on cancels a scheduled move.
 
     \b
     Examples:
@@ -40,6 +42,7 @@ def move(
     """
     from sidecar.config.loading import load
     from sidecar.core.model import PlanChange
+    from sidecar.core.plan_changes import at_time
     from sidecar.core.text import instant
     from sidecar.settings import load_subset
     from sidecar.stores.admin import Admin
@@ -51,9 +54,12 @@ def move(
         known = ", ".join(book.plans)
         raise SettingsError(f'the plan file has no plan "{plan}"; write one of: {known}')
     with Admin(settings.redis.get_secret_value(), settings.redis_prefix) as admin:
-        record = _account(book, admin.account(account), account)
         now_us = admin.now_us()
+        record = at_time(_account(book, admin.account(account), account), now_us)
         at_us = _instant(book, record, plan, when, now_us)
+        if plan == record.plan:
+            _stay(admin, record)
+            return 0
         if at_us is None or at_us <= now_us:
             admin.set_account(account, plan=plan)
             echo(f"Account {account} is on plan {plan}.")
@@ -61,6 +67,18 @@ def move(
         admin.set_account(account, then=PlanChange(plan, at_us))
     echo(f"Account {account} stays on plan {record.plan} until {instant(at_us)}, then {plan}.")
     return 0
+
+
+def _stay(admin: "Admin", record: "Account") -> None:
+    """Say that the account is on the plan already, and cancel a scheduled move."""
+    from sidecar.core.text import instant
+
+    text, change = f"Account {record.id} is on plan {record.plan} already", record.next_plan
+    if change is None:
+        echo(f"{text}; nothing is changed.")
+        return
+    admin.set_account(record.id, plan=record.plan)
+    echo(f"{text}; its move to plan {change.plan} on {instant(change.at_us)} is cancelled.")
 
 
 def _account(book: "PlanBook", record: "Account | None", account: str) -> "Account":
@@ -80,7 +98,7 @@ def _instant(
     book: "PlanBook", account: "Account", plan: str, when: str | None, now_us: int
 ) -> int | None:
     """When the account moves, in µs; None: now. Raises SettingsError."""
-    from sidecar.core.periods import midnight
+    from sidecar.core.periods import local_date, midnight
     from sidecar.core.plan_changes import is_downgrade, period_end
 
     if when is None:
@@ -99,8 +117,14 @@ def _instant(
         return end
     try:
         day = date.fromisoformat(when)
-    except ValueError:
+        at_us = midnight(day, account.timezone)
+    except (ValueError, OverflowError):
         raise SettingsError(
             f'--when: "{when}" is not a time; write now, period-end or a date such as 2026-12-15'
         ) from None
-    return midnight(day, account.timezone)
+    today = local_date(account.timezone, now_us)
+    if day < today:
+        raise SettingsError(
+            f'--when: "{when}" is in the past; write now, period-end or a date from {today} on'
+        )
+    return at_us

@@ -11,7 +11,7 @@ from sidecar.commands import events_ship
 from sidecar.commands.options import CONFIG, SPOOL, Command
 from sidecar.commands.output import echo
 from sidecar.core.text import amount
-from sidecar.errors import SpoolError
+from sidecar.errors import SettingsError, SpoolError
 
 if TYPE_CHECKING:
     from sidecar.metering.verify import SpoolReport
@@ -86,6 +86,8 @@ def verify(
     from sidecar.metering.verify import verify as verify_spool
     from sidecar.metering.verify_sink import verify_sink
 
+    if events and spool is not None:
+        raise SettingsError("give one of --events and --spool")
     sinks = events or []
     if not sinks and spool is not None and Path(spool).is_file():
         sinks = [Path(spool)]
@@ -93,7 +95,7 @@ def verify(
     for path in sinks or _spools(spool, config):
         report = verify_sink(path) if sinks else verify_spool(path)
         for problem in (*report.gaps, *report.breaks):
-            echo(f"{path}/{problem}" if path.is_dir() else f"{path}: {problem}")
+            echo(f"{path if path.is_dir() else path.parent}/{problem}")
         echo(f"{path}: {_summary(report)}")
         whole = whole and report.ok
     return 0 if whole else 1
@@ -130,6 +132,8 @@ def _summary(report: "SpoolReport") -> str:
     events = f"{amount(report.events, 'event')} in {amount(report.segments, 'file')}"
     if report.first_seq is not None:
         events += f", seq {report.first_seq} to {report.last_seq}"
+    elif report.spools:
+        events += f", of {amount(len(report.spools), 'spool')}"
     if not report.ok:
         missing, broken = amount(report.missing, "event"), amount(report.broken, "line")
         return f"NOT whole: {missing} missing, {broken} broken; {events}"

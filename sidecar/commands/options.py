@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperArgument, TyperCommand
 
+from sidecar.errors import SettingsError
 from sidecar.settings import SettingInfo, all_settings
 
 
@@ -44,6 +45,18 @@ class _Argument(TyperArgument):
 
 class Command(TyperCommand):
     """A command whose help shows names instead of Python types."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments. Raises SettingsError if both flags of a switch are given."""
+        given = set(args[: args.index("--")] if "--" in args else args)
+        for parameter in self.params:
+            one, other = (
+                given.intersection(parameter.opts),
+                given.intersection(parameter.secondary_opts),
+            )
+            if one and other:
+                raise SettingsError(f"give one of {min(one)} and {min(other)}")
+        return super().parse_args(ctx, args)
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

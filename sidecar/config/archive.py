@@ -18,13 +18,16 @@ _VERSION: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _log = logger("config")
 
 
-def archive(directory: Path, plan_file: Path, version: str, files: Files) -> bool:
+def archive(
+    directory: Path, plan_file: Path, version: str, files: Files, text: bytes | None = None
+) -> bool:
     """Keep the plan file if its content is this version. Returns whether it is kept now.
 
-    Blocks. Keeps at most 1,000 versions: the oldest ones are deleted. A failure is logged.
+    `text`: the content, if it is known; else the file is read. Blocks. Keeps at most 1,000
+    versions: the oldest ones are deleted. A failure is logged.
     """
     try:
-        text = plan_file.read_bytes()
+        text = plan_file.read_bytes() if text is None else text
         if "sha256:" + hashlib.sha256(text).hexdigest() != version:
             return False  # it has changed since; its next version is archived when it is live
         directory.mkdir(mode=0o750, exist_ok=True)

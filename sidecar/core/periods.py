@@ -68,6 +68,11 @@ def bounds(
     return midnight(first, timezone), midnight(second, timezone), midnight(third, timezone)
 
 
+def local_date(timezone: str, now_us: int) -> date:
+    """Return the date in a time zone."""
+    return (_EPOCH + timedelta(microseconds=now_us)).astimezone(_zone(timezone)).date()
+
+
 def midnight(day: date, timezone: str) -> int:
     """Return the first instant of a day in a time zone, in µs.
 

@@ -24,6 +24,14 @@ def after_change(key: Key) -> Key:
     return replace(key, account=replace(key.account, plan=change.plan, next_plan=None))
 
 
+def at_time(account: Account, now_us: int) -> Account:
+    """Return the account as it is at this time: on the next plan, if its move is due."""
+    change = account.next_plan
+    if change is None or change.at_us > now_us:
+        return account
+    return replace(account, plan=change.plan, next_plan=None)
+
+
 def is_downgrade(book: PlanBook, plan: str, to: str) -> bool:
     """Whether `to` comes before `plan` in plan order.
 

@@ -59,6 +59,8 @@ class Chain:
         self._committed_seq = 0
         self._committed_line: bytes | None = None
         self._committed_hash = NO_LINE
+        self._new_first: int | None = None  # for the head, once `_fact_seq` is on disk
+        self._fact_seq = 0  # number of the last event about the spool
         # In [0] the number of requests in flight, for a start after a kill. The gate counts there.
         self.in_flight: Any = [0]
 
@@ -181,9 +183,17 @@ class Chain:
         there = [segment for segment in self.segments if segment.path.exists()]
         if len(there) == len(self.segments):
             return
-        first = (self._shipped_seq or 0) + 1
+        first = max((self._shipped_seq or 0) + 1, self.segments[0].first)
         last = there[0].first - 1 if there else self._committed_seq
         self._capacity.free(self._capacity.used - sum(segment.size for segment in there))
         self.segments = there
+        self._new_first = last + 1
         if first <= last:
             self._losses.report(self.spool_id, MissingEvents(first, last))
+
+    def _recorded_first(self) -> int | None:
+        """Return the new first number for the head once its gap is recorded. Only once."""
+        if self._losses.facts or self._committed_seq < self._fact_seq:
+            return None
+        first, self._new_first = self._new_first, None
+        return first

@@ -62,6 +62,7 @@ def reopen_files(
     if not same_file(directory / "lock", lock):
         lock = take_lock(directory, files)
     writer.forget_missing_segment()
+    writer.restore_head()
     buffer = writer.buffer
     if not buffer.in_place():
         buffer = LineBuffer(directory / BUFFER_NAME, buffer_bytes, files)

@@ -15,13 +15,12 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from sidecar.core.events.read import UNCLEAN_STOP
+from sidecar.core.events.read import MISSING_EVENTS, UNCLEAN_STOP
 from sidecar.files import Files
 from sidecar.logs import logger
 from sidecar.metering.recovery import MissingEvents, RecoveryResult
 
 LOSS_TYPE: Final = "sidecar.spool.dropped.v1"
-MISSING_TYPE: Final = "sidecar.spool.missing.v1"
 LOG_INTERVAL_S: Final = 1.0
 _NOTE_NAME: Final = "losses.json"
 _MAX_REPORTED: Final = 10_000  # ranges of missing events
@@ -146,9 +145,9 @@ class Losses:
     def report(self, spool: str, gap: MissingEvents, file: str = "", set_aside: str = "") -> None:
         """Log missing events and add the event that names them; with `file`, damaged ones.
 
-        Once for each range. The id of the event derives from the numbers.
+        Once for each event. The id of the event about them derives from the numbers.
         """
-        if gap in self._reported:
+        if any(one.first <= gap.first and gap.last <= one.last for one in self._reported):
             return
         if len(self._reported) >= _MAX_REPORTED:
             self._reported.clear()
@@ -179,7 +178,7 @@ class Losses:
         cause = "damaged" if file else "absent"
         data = {"first": gap.first, "last": gap.last, "cause": cause}
         identity = f"{spool}-{gap.first}-{gap.last}-{cause}"
-        self.facts.append(self._fact(identity, MISSING_TYPE, data))
+        self.facts.append(self._fact(identity, MISSING_EVENTS, data))
 
     def _fact(self, identity: str, kind: str, data: dict[str, Any]) -> dict[str, Any]:
         time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")

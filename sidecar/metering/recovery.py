@@ -8,10 +8,12 @@ would lose good events. Such a segment stays as it is, the next event opens a ne
 
 import os
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
+from sidecar.core.events.read import MISSING_EVENTS
 from sidecar.files import Files
 from sidecar.logs import logger
 from sidecar.metering.buffer import BUFFER_NAME
@@ -28,6 +30,7 @@ from sidecar.metering.segments import (
 )
 from sidecar.metering.unwritten import Unwritten, read_unwritten
 
+_MAX_RECORDED: Final = 10_000  # gaps
 _log = logger("spool")
 
 
@@ -41,7 +44,8 @@ class MissingEvents(NamedTuple):
 class RecoveryResult(NamedTuple):
     """The end of the chain in the segments, and what follows it in the buffer.
 
-    `appendable`: the last segment is sound and may be continued. `missing`: what should be there.
+    `appendable`: the last segment is sound and may be continued. `missing`: what should be there,
+    and that no usage event names yet.
     """
 
     head: Head
@@ -60,6 +64,7 @@ class _Scan:
     sound: int = 0  # lines
     unproven: int = 0  # lines after `end`
     breaks: int = 0  # lines before `end` that do not fit
+    recorded: list[MissingEvents] = field(default_factory=list)  # as its usage events name them
 
 
 def recover(directory: Path, files: Files) -> RecoveryResult:
@@ -70,6 +75,7 @@ def recover(directory: Path, files: Files) -> RecoveryResult:
     segments = list_segments(directory)
     appendable = True
     last: Head | None = None
+    recorded: list[MissingEvents] = []
     while segments and last is None:
         scan = _scan(segments[-1])
         if scan.end < segments[-1].size:
@@ -77,7 +83,7 @@ def recover(directory: Path, files: Files) -> RecoveryResult:
         if scan.head is None:
             files.remove(segments.pop().path)
             continue
-        last, appendable = scan.head, scan.breaks == 0
+        last, appendable, recorded = scan.head, scan.breaks == 0, scan.recorded
         if scan.breaks:
             _log.error(
                 "spool_damaged",
@@ -85,7 +91,8 @@ def recover(directory: Path, files: Files) -> RecoveryResult:
                 invalid_lines=scan.breaks,
                 remedy="run sidecar events verify; sinks still get the sound lines",
             )
-    missing = _missing_at_the_start(head, segments, last)
+    at_the_start = _missing_at_the_start(head, segments, last)
+    missing = at_the_start[:]
     head = _later_head(head, last)
     if last is not None and head.next_seq > last.next_seq:
         appendable = False  # a gap within a segment would look like damage
@@ -94,6 +101,11 @@ def recover(directory: Path, files: Files) -> RecoveryResult:
     if unwritten.missing is not None:
         appendable = False
         missing.append(MissingEvents(*unwritten.missing))
+    recorded += _recorded_in(unwritten.lines)
+    missing = [gap for gap in missing if not _is_recorded(gap, recorded)]
+    for gap in at_the_start:
+        if gap not in missing:
+            head = head._replace(first=gap.last + 1)
     # It names the old first event until a usage event says which ones are missing.
     write_head(files, directory, head)
     files.sync_directory(directory)
@@ -111,6 +123,30 @@ def _missing_at_the_start(
     if oldest <= head.first:
         return []
     return [MissingEvents(head.first, oldest - 1)]
+
+
+def _recorded_in(lines: Sequence[bytes]) -> list[MissingEvents]:
+    """Return the gaps that usage events among these lines name."""
+    positions = (parse_line(line) for line in lines if MISSING_EVENTS.encode() in line)
+    gaps = (_gap_of(position.event) for position in positions if position is not None)
+    return [gap for gap in gaps if gap is not None][-_MAX_RECORDED:]
+
+
+def _gap_of(event: dict[str, Any]) -> MissingEvents | None:
+    """Return the gap that a usage event names; None for other events."""
+    data = event.get("data")
+    if event.get("type") != MISSING_EVENTS or not isinstance(data, dict):
+        return None
+    first, last = data.get("first"), data.get("last")
+    return MissingEvents(first, last) if type(first) is int and type(last) is int else None
+
+
+def _is_recorded(gap: MissingEvents, recorded: Sequence[MissingEvents]) -> bool:
+    """Whether a usage event names the gap.
+
+    It may name fewer events at the start: the sinks had the others.
+    """
+    return any(one.first <= gap.last <= one.last for one in recorded)
 
 
 def _later_head(head: Head | None, last: Head | None) -> Head:
@@ -148,6 +184,9 @@ def _scan(segment: Segment) -> _Scan:
             unproven += 1
             continue
         seq, spool = position.seq, position.spool
+        gap = _gap_of(position.event)
+        if gap is not None and len(scan.recorded) < _MAX_RECORDED:
+            scan.recorded.append(gap)
         if not linked:
             unproven += 1
             continue

@@ -65,6 +65,7 @@ class Spool(Chain):
             files or Files(), now,
         )  # fmt: skip
         self.on_commit: list[Callable[[], None]] = []
+        self.on_reopen: list[Callable[[], None]] = []  # after missing files were created again
         self._window = commit_window_s
         self._retry_s = retry_s
         self._writing: asyncio.Future[Segment] | None = None
@@ -99,6 +100,8 @@ class Spool(Chain):
         self._closing = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._losses.add_start_events(opened.recovered)
+        if opened.recovered.missing:
+            self._new_first = opened.recovered.head.first
         self._opening = True
         self._append_facts()
         self._opening = False
@@ -113,6 +116,9 @@ class Spool(Chain):
                 segment = writer.write(self.next_seq - len(self._waiting), chunk)
                 del self._waiting[: len(chunk)]
                 self._count_written(chunk, segment)
+            first = self._recorded_first()
+            if first is not None:
+                writer.record_first(first)
         except OSError as error:
             self._capacity.report_error(error)
         try:
@@ -241,11 +247,26 @@ class Spool(Chain):
             note = LossNote(self.spool_id, 0, 0)
             loop = asyncio.get_running_loop()
             loop.run_in_executor(self._worker, self._losses.write_note, note)
+        if self._worker is not None and self._writer is not None:
+            first = self._recorded_first()
+            if first is not None:
+                self._record_first(self._worker, self._writer, first)
+
+    def _record_first(self, worker: ThreadPoolExecutor, writer: SegmentWriter, first: int) -> None:
+        """Write the head. If the disk refuses it, the next commit tries again."""
+
+        def on_written(result: asyncio.Future[None]) -> None:
+            if result.exception() is not None and self._new_first is None:
+                self._new_first = first
+
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(worker, writer.record_first, first).add_done_callback(on_written)
 
     def _append_facts(self) -> None:
         facts = self._losses.facts
         while facts and self._waiting_bytes + LOSS_BYTES <= self._buffer_limit:
             self.append(facts.pop(0))
+            self._fact_seq = self.next_seq - 1
 
     def report_missing(self, first: int, last: int) -> None:
         """Log and record that these events are not in the spool any more. Once for each range."""
@@ -302,6 +323,8 @@ class Spool(Chain):
         self._capacity.report_success()
         self._record_losses()
         self._commit()
+        for callback in self.on_reopen:
+            callback()
 
     async def release(self, first: int) -> None:
         """Delete the segments before the one that starts at `first`: every sink has stored them."""

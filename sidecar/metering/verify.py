@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from sidecar.core.events.read import MISSING_EVENTS
 from sidecar.errors import SpoolError
 from sidecar.metering.buffer import BUFFER_NAME
-from sidecar.metering.losses import LOSS_TYPE, MISSING_TYPE, read_note
+from sidecar.metering.losses import LOSS_TYPE, read_note
 from sidecar.metering.segments import (
     Head,
     InvalidLine,
@@ -24,20 +25,29 @@ MAX_LISTED: Final = 100  # problems of each kind listed with file and line; all 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The events `first` to `last` are missing before this line."""
+    """The events `first` to `last` are missing before this line.
+
+    `spool`: theirs, if the files have events of several.
+    """
 
     first: int
     last: int
     file: str
-    line: int  # from 1
+    line: int  # from 1; 0: the place is not known
+    spool: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: events {self.first} to {self.last} are missing"
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        spool = f" of spool {self.spool}" if self.spool else ""
+        return f"{place}: events {self.first} to {self.last}{spool} are missing"
 
 
 @dataclass(slots=True)
 class SpoolReport:
-    """The result. `gaps` and `breaks` list the first 100; `missing` and `broken` count all."""
+    """The result. `gaps` and `breaks` list the first 100; `missing` and `broken` count all.
+
+    `first_seq` and `last_seq` are None if the files of a sink have events of several spools.
+    """
 
     events: int = 0
     first_seq: int | None = None
@@ -145,7 +155,7 @@ class _ChainAudit:
             data = position.event.get("data")
             count = data.get("events") if isinstance(data, dict) else None
             report.dropped += count if type(count) is int else 0
-        elif position.event.get("type") == MISSING_TYPE:
+        elif position.event.get("type") == MISSING_EVENTS:
             self._known_gap(position.event.get("data"))
 
     def _known_gap(self, data: object) -> None:

@@ -6,7 +6,6 @@ hold lines of several spools. The oldest files may be deleted, so the first numb
 
 import zlib
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -23,10 +22,11 @@ _MAX_ENDS: Final = 100_000  # places where a run of lines begins or ends
 class _SinkAudit:
     """The ends of all runs of lines, by spool and number; within a run, only the last line."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        self._root = root  # problems name files relative to it
         self.report = SpoolReport()
         self.coverage = SequenceCoverage()
-        self._first: dict[str, int] = {}
+        self._ranges: dict[str, tuple[int, int]] = {}  # spool → its lowest and highest number
         self._hashes: dict[tuple[str, int], bytes] = {}  # of the last line of a run
         self._starts: dict[tuple[str, int], tuple[bytes, str, int]] = {}  # prev, file, line
 
@@ -59,8 +59,9 @@ class _SinkAudit:
         report = self.report
         report.events += 1
         self.coverage.add(spool, seq)
-        if spool in self._first or len(self._first) < MAX_SPOOLS:
-            self._first[spool] = min(seq, self._first.get(spool, seq))
+        if spool in self._ranges or len(self._ranges) < MAX_SPOOLS:
+            first, last = self._ranges.get(spool, (seq, seq))
+            self._ranges[spool] = min(seq, first), max(seq, last)
         if kind == LOSS_TYPE and isinstance(data := event.get("data"), dict):
             count = data.get("events")
             report.dropped += count if type(count) is int else 0
@@ -72,20 +73,29 @@ class _SinkAudit:
             if digest is not None and digest != prev:
                 self._break(Path(file), number, f"event {seq - 1} was changed in another file")
         for gap in self.coverage.missing():
-            first = max(gap.first, self._first.get(gap.spool, 1))
+            first = max(gap.first, self._ranges.get(gap.spool, (1, 1))[0])
             if first <= gap.last:
                 report.missing += gap.last - first + 1
-                report.gaps.append(Gap(first, gap.last, f"spool {gap.spool}", 0))
-        report.gaps = report.gaps[:MAX_LISTED]
-        report.spools = sorted(islice(self._first, MAX_LISTED))
-        if self._first:
-            report.first_seq = min(self._first.values())
+                if len(report.gaps) < MAX_LISTED:
+                    report.gaps.append(self._gap(gap.spool, first, gap.last))
+        report.spools = sorted(self._ranges)
+        if len(self._ranges) == 1:
+            [(report.first_seq, report.last_seq)] = self._ranges.values()
         return report
+
+    def _gap(self, spool: str, first: int, last: int) -> Gap:
+        """Return a gap before the line that continues the chain; it starts a run of lines."""
+        _, file, line = self._starts.get((spool, last + 1), (b"", "", 0))
+        place = self._name(Path(file)) if line else "an unknown line"
+        return Gap(first, last, place, line, spool if len(self._ranges) > 1 else "")
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self._root))
 
     def _break(self, path: Path, number: int, problem: str) -> None:
         self.report.broken += 1
         if len(self.report.breaks) < MAX_LISTED:
-            self.report.breaks.append(InvalidLine(path.name, number, problem))
+            self.report.breaks.append(InvalidLine(self._name(path), number, problem))
 
 
 def verify_sink(path: Path) -> SpoolReport:
@@ -93,7 +103,7 @@ def verify_sink(path: Path) -> SpoolReport:
 
     Raises SpoolError if it cannot be read, or contains no events.
     """
-    audit = _SinkAudit()
+    audit = _SinkAudit(path if path.is_dir() else path.parent)
     files = event_files([path])
     if path.is_file():
         files += [one for one in rotated_files(path) if one not in files]

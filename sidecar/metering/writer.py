@@ -9,7 +9,14 @@ from sidecar.errors import SpoolFilesMissing
 from sidecar.files import Files
 from sidecar.metering.buffer import LineBuffer, same_file
 from sidecar.metering.recovery import RecoveryResult
-from sidecar.metering.segments import Head, Segment, line_hash, segment_path, write_head
+from sidecar.metering.segments import (
+    HEAD_NAME,
+    Head,
+    Segment,
+    line_hash,
+    segment_path,
+    write_head,
+)
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
@@ -116,10 +123,29 @@ class SegmentWriter:
         `first`: number of the oldest event that stays.
         """
         self._head = self._head._replace(first=first)
-        write_head(self._files, self._directory, self._current_head())
-        self._files.sync_directory(self._directory)
+        self._write_head()
         for path in paths:
             self._files.remove(path)
+
+    def record_first(self, first: int) -> None:
+        """Write the head: the events before `first` are shipped, or named as missing.
+
+        Raises OSError.
+        """
+        self._head = self._head._replace(first=max(first, self._head.first))
+        self._write_head()
+
+    def restore_head(self) -> None:
+        """Write the head if it is missing: without it, a start ignores the buffer.
+
+        Raises OSError.
+        """
+        if not (self._directory / HEAD_NAME).exists():
+            self._write_head()
+
+    def _write_head(self) -> None:
+        write_head(self._files, self._directory, self._current_head())
+        self._files.sync_directory(self._directory)
 
     def close(self) -> None:
         """Write the head and close the segment. Raises OSError."""

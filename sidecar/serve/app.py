@@ -289,6 +289,7 @@ class App:
 
     def _watch_files(self) -> None:
         self.plan_records.live(self.keeper.book.version)
+        self.spool.on_reopen.append(self.plan_records.keep_again)
         self._spawn(self.plan_records.run())
         self._spawn(self.keeper.watch())
         if self.listener.certificate is not None:

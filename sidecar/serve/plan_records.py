@@ -26,18 +26,32 @@ class PlanRecords:
         self._changed = asyncio.Event()
         self._waiting: dict[str, asyncio.Future[bool]] = {}  # version → when it is in the spool
         self._live = ""
+        self._text: bytes | None = None  # of the live version, for a new spool directory
         self._failed = False
 
     def live(self, version: str) -> None:
         """Keep the plan file, which has just become live: now in the spool, soon in Redis."""
-        directory = self._spool / archive.DIRECTORY
-        arguments = directory, self._plan_file, version, Files()
         loop = asyncio.get_running_loop()
         if len(self._waiting) >= MOST_WAITING:
             self._waiting.pop(next(iter(self._waiting)))
-        self._waiting[version] = loop.run_in_executor(None, archive.archive, *arguments)
-        self._live = version
+        self._live, self._text = version, None
+        self._waiting[version] = loop.run_in_executor(None, self._archive, version)
         self._changed.set()
+
+    def keep_again(self) -> None:
+        """Keep the live plan file again: the spool's directory may be a new one."""
+        if self._live:
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, self._archive, self._live, self._text)
+
+    def _archive(self, version: str, text: bytes | None = None) -> bool:
+        """Keep a version in the spool, and its text in memory. Blocks."""
+        directory = self._spool / archive.DIRECTORY
+        kept = archive.archive(directory, self._plan_file, version, Files(), text)
+        text = archive.text_of(self._spool, self._plan_file, version)
+        if text is not None and version == self._live:
+            self._text = text
+        return kept
 
     async def run(self) -> None:
         """Put versions into Redis, and note there which one is live, until cancelled."""

@@ -82,6 +82,24 @@ def test_verify_reports_a_missing_and_a_changed_event(sidecar: Any, spool: Path)
     assert "NOT whole: 0 events missing, 1 line broken" in done.stdout
 
 
+def test_verify_names_the_range_and_the_line_of_a_gap_in_a_sink(
+    sidecar: Any, tmp_path: Path, spool: Path
+) -> None:
+    [segment] = spool.glob("*.jsonl")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    sink = tmp_path / "usage.jsonl"
+    sink.write_bytes(b"".join(lines))
+    done = sidecar("events", "verify", "--events", sink)
+    assert (done.returncode, done.stdout) == (0, f"{sink}: ok: 5 events in 1 file, seq 1 to 5\n")
+    sink.write_bytes(b"".join([*lines[:2], *lines[3:]]))
+    done = sidecar("events", "verify", "--events", sink)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        f"{sink}:3: events 3 to 3 are missing",
+        f"{sink}: NOT whole: 1 event missing, 0 lines broken; 4 events in 1 file, seq 1 to 5",
+    ]
+
+
 @pytest.fixture
 def workers(tmp_path: Path) -> Path:
     """A directory with the spools of two workers, whose events alternate."""

@@ -343,3 +343,50 @@ def test_without_redis_the_decision_is_that_of_the_plan(
     assert "decision  allowed without Redis" in critical
     suspended = sidecar("explain", *flags[:-1], "bea", "GET", "/x").stdout
     assert "decision  refused: 402" in suspended
+
+
+NOTICES = """
+version: 1
+meters: {requests: {unit: request}}
+routes:
+  - {id: five, match: "/five", cost: {requests: 5}}
+  - {id: rest, match: "/**"}
+plans:
+  p:
+    limits:
+      - {id: q, meter: requests, quota: 10/month,
+         at: {50%: notice, 80%: notice, 90%: notice, 100%: overage, 400%: reject}}
+anonymous: {plan: p}
+"""
+
+
+def test_only_thresholds_that_the_request_would_cross_are_named(
+    sidecar: Any, spawn: Any, places: dict[str, str], tmp_path: Path
+) -> None:
+    """As the notices of the same requests do, which are recorded."""
+    plans = tmp_path / "plans.yaml"
+    plans.write_text(NOTICES)
+    settings = places | {"SIDECAR_PLANS": str(plans)}
+    process, port = served(spawn, settings)
+
+    def crossed(path: str) -> list[str]:
+        """What explain says of a request, before it is sent."""
+        done = sidecar("explain", "GET", path, **settings)
+        assert done.returncode == 0, done.stderr
+        assert status_of(port, "GET", path, key="") == 200
+        return [line for line in done.stdout.splitlines() if "crosses" in line]
+
+    assert [crossed("/one") for _ in range(4)] == [[]] * 4
+    assert crossed("/one") == ["  crosses 50% of q"]
+    assert [crossed("/one") for _ in range(2)] == [[]] * 2
+    assert crossed("/five") == ["  crosses 80% of q", "  crosses 90% of q"]
+    assert [crossed("/five") for _ in range(3)] == [[]] * 3
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    events = [
+        json.loads(line)
+        for path in (tmp_path / "spool").glob("*.jsonl")
+        for line in path.read_bytes().splitlines()
+    ]
+    notices = [one["data"]["percent"] for one in events if one["type"] == "account.notice.v1"]
+    assert notices == [50, 80, 90]

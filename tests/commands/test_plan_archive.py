@@ -1,12 +1,14 @@
 """`sidecar plans list` and `sidecar plans show` on a real archive."""
 
 import hashlib
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidecar.config.archive import DIRECTORY, archive
+from sidecar.config.archive import DIRECTORY, archive, find
 from sidecar.files import Files
 from sidecar.stores import PlanFiles, connect
 from tests.support.servers import free_port
@@ -67,3 +69,34 @@ def test_14_without_a_spool_and_without_redis_there_are_no_versions(
         done = sidecar("plans", *command, *nowhere)
         assert done.returncode == code
         assert " refuses connections\ntry: " in done.stderr
+
+
+def test_14_a_spool_directory_that_is_created_again_gets_the_live_plan_file(
+    spawn: Any, tmp_path: Path
+) -> None:
+    spool, plans = tmp_path / "spool", tmp_path / "plans.yaml"
+    plans.write_text(
+        'version: 1\nmeters: {requests: {unit: request}}\nroutes: [{id: rest, match: "/**"}]\n'
+        "plans: {p: {}}\nanonymous: {plan: p}\n"
+    )
+    name = "sha256:" + hashlib.sha256(plans.read_bytes()).hexdigest()
+    process = spawn(
+        "serve", "--plans", plans, "--spool", spool, "--redis", "redis://127.0.0.1:1/0",
+        "--upstream", "http://127.0.0.1:1", "--listen", f"127.0.0.1:{free_port()}",
+        "--control", f"127.0.0.1:{free_port()}",
+    )  # fmt: skip
+    with process:
+        _read_until(process.stderr, "sidecar_serving")
+        shutil.rmtree(spool)
+        _read_until(process.stderr, "spool_files_missing")
+        spool.mkdir()
+        _read_until(process.stderr, "spool_recovered")
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        assert process.wait(20) == 0
+    assert find(spool, name) == plans.read_bytes()
+
+
+def _read_until(lines: Any, event: str) -> None:
+    while event not in (line := lines.readline()):
+        assert line, f"serve ended before {event}"

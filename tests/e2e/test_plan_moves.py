@@ -4,6 +4,7 @@ import hashlib
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -90,6 +91,55 @@ async def test_a_downgrade_waits_for_the_end_of_the_period(
         # An upgrade is immediate; the file delays downgrades only.
         assert move(here, valkey_url, "acme2", "pro") == 0
         assert capsys.readouterr().out.endswith("Account acme2 is on plan pro.\n")
+
+
+@pytest.mark.parametrize("when", [(), ("--when", "now"), ("--when", "period-end")])
+async def test_a_move_to_the_plan_of_the_account_changes_nothing_but_a_scheduled_move(
+    here: Stage, valkey_url: str, capsys: pytest.CaptureFixture[str], when: tuple[str, ...]
+) -> None:
+    await live(here, datetime.now(UTC) + timedelta(days=2))
+    with Admin(valkey_url, "qs") as admin:
+        admin.set_account("acme2", plan="pro")
+        assert move(here, valkey_url, "acme2", "pro", *when) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == (
+            "Account acme2 is on plan pro already; nothing is changed."
+        )
+        assert move(here, valkey_url, "acme2", "free") == 0
+        assert move(here, valkey_url, "acme2", "pro", *when) == 0
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert said.startswith(
+            "Account acme2 is on plan pro already; its move to plan free on "
+        ) and said.endswith("-01T00:00:00Z is cancelled.")
+        known = admin.account("acme2")
+        assert known is not None and (known.plan, known.next_plan) == ("pro", None)
+        # The plan of a move that is due is the account's plan.
+        admin.set_account("acme2", then=PlanChange("free", admin.now_us() - MICRO))
+        assert move(here, valkey_url, "acme2", "free", *when) == 0
+        assert capsys.readouterr().out.endswith(
+            "Account acme2 is on plan free already; nothing is changed.\n"
+        )
+        assert move(here, valkey_url, "acme2", "pro", "--when", "now") == 0
+        assert capsys.readouterr().out.endswith("Account acme2 is on plan pro.\n")
+
+
+async def test_a_date_is_today_or_later_in_the_zone_of_the_account(
+    here: Stage, valkey_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await live(here, datetime.now(UTC) + timedelta(days=2))
+    zone = ZoneInfo("Pacific/Kiritimati")  # UTC+14
+    today = datetime.now(zone).date()
+    past = (today - timedelta(days=1)).isoformat()
+    with Admin(valkey_url, "qs") as admin:
+        admin.set_account("acme2", plan="pro", timezone=zone.key)
+        for plan in ("free", "pro"):
+            assert move(here, valkey_url, "acme2", plan, "--when", past) == 2
+            said = capsys.readouterr().err
+            assert f'error: --when: "{past}" is in the past\n' in said
+            assert f"try: write now, period-end or a date from {today} on\n" in said
+        known = admin.account("acme2")
+        assert known is not None and (known.plan, known.next_plan) == ("pro", None)
+        assert move(here, valkey_url, "acme2", "free", "--when", today.isoformat()) == 0
+        assert capsys.readouterr().out.endswith("Account acme2 is on plan free.\n")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.errors import SpoolError
+from sidecar.metering.segments import parse_line
 from sidecar.metering.verify_sink import verify_sink
 from tests.support.events import fill, lines_in
 
@@ -14,6 +15,12 @@ from tests.support.events import fill, lines_in
 async def lines(tmp_path: Path) -> list[bytes]:
     await fill(tmp_path / "spool", 12)
     return lines_in(tmp_path / "spool")
+
+
+@pytest.fixture
+async def other_lines(tmp_path: Path) -> list[bytes]:
+    await fill(tmp_path / "other-spool", 12)
+    return lines_in(tmp_path / "other-spool")
 
 
 def write(path: Path, lines: list[bytes]) -> None:
@@ -42,7 +49,37 @@ def test_missing_lines_are_a_gap(tmp_path: Path, lines: list[bytes]) -> None:
     write(tmp_path / "usage.jsonl.1", lines[:5])
     report = verify_sink(tmp_path / "usage.jsonl")
     assert (report.missing, report.broken) == (3, 0)
-    assert [(gap.first, gap.last) for gap in report.gaps] == [(6, 8)]
+    assert [str(gap) for gap in report.gaps] == ["usage.jsonl:1: events 6 to 8 are missing"]
+    assert (report.first_seq, report.last_seq) == (1, 12)
+
+
+def test_gaps_of_several_spools_are_named_where_the_chain_goes_on(
+    tmp_path: Path, lines: list[bytes], other_lines: list[bytes]
+) -> None:
+    write(tmp_path / "usage.jsonl.1", [*lines[:3], *other_lines[4:8], *lines[1:3]])
+    write(tmp_path / "usage.jsonl", [*other_lines[9:], *lines[5:]])
+    report = verify_sink(tmp_path / "usage.jsonl")
+    first, second = (parse_line(one[0]) for one in (lines, other_lines))
+    assert first is not None and second is not None
+    assert {str(gap) for gap in report.gaps} == {
+        f"usage.jsonl:4: events 4 to 5 of spool {first.spool} are missing",
+        f"usage.jsonl:1: events 9 to 9 of spool {second.spool} are missing",
+    }
+    assert report.spools == sorted([first.spool, second.spool])
+    assert (report.first_seq, report.last_seq) == (None, None)
+
+
+def test_files_below_a_directory_are_named_with_their_folder(
+    tmp_path: Path, lines: list[bytes]
+) -> None:
+    (tmp_path / "worker-0").mkdir()
+    write(tmp_path / "worker-0" / "usage.jsonl", [*lines[:4], *lines[6:9], b"noise"])
+    report = verify_sink(tmp_path)
+    problems = [str(problem) for problem in (*report.gaps, *report.breaks)]
+    assert problems == [
+        "worker-0/usage.jsonl:5: events 5 to 6 are missing",
+        "worker-0/usage.jsonl:8: not an event of a spool",
+    ]
 
 
 @pytest.mark.parametrize("at", [0, 4, 5, 6])

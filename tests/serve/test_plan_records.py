@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sidecar.errors import StoreUnavailable
 from sidecar.serve.plan_records import MOST_WAITING, PlanRecords
 from sidecar.stores import Connection, PlanFiles, connect, keys
 from sidecar.stores.plan_file_reader import PlanFileReader
+from tests.support.events import until
 
 
 @pytest.fixture
@@ -53,6 +55,7 @@ async def test_14_each_version_that_was_live_is_kept_though_redis_is_late(
         records.live(versions[-1])
         await asyncio.wait([records._waiting[versions[-1]]])  # before the file changes again
         assert not await records.share()
+        await until(lambda: archive.find(spool, versions[-1]) is not None)
     store.down = False
     assert await records.share()
     reader = PlanFileReader(valkey_url, "qs")
@@ -99,3 +102,20 @@ async def test_I9_the_versions_that_wait_for_redis_are_bounded(
         records.live(edit(plan_file, number))
     assert len(records._waiting) == MOST_WAITING
     assert not await records.share()
+
+
+async def test_14_a_new_spool_directory_gets_the_live_file_also_if_it_has_changed_since(
+    wire: Connection, tmp_path: Path
+) -> None:
+    plan_file, spool = tmp_path / "plans.yaml", tmp_path / "spool"
+    spool.mkdir()
+    records = PlanRecords(plan_file, spool, PlanFiles(wire, "qs"))
+    version = edit(plan_file, 1)
+    records.live(version)
+    assert await records.share()
+    edit(plan_file, 2)  # and it does not become live
+    shutil.rmtree(spool)
+    spool.mkdir()
+    records.keep_again()
+    await until(lambda: archive.find(spool, version) is not None)
+    assert archive.find(spool, version) == b"version: 1\n# 1\n"

@@ -12,6 +12,7 @@ REQUEST: Final = "api.request.v1"
 REFUSAL: Final = "api.refusal.v1"
 OVERAGE: Final = "account.overage.v1"
 UNCLEAN_STOP: Final = "sidecar.spool.unclean_stop.v1"
+MISSING_EVENTS: Final = "sidecar.spool.missing.v1"
 MAX_SHARED: Final = 100_000  # texts, usages and overages in each cache
 _MAX_US: Final = 250_000_000_000 * MICRO  # calendars end in the year 9999
 _MAX_MS: Final = 10**9

@@ -5,7 +5,8 @@
 -- ARGV[1]  ttl_ms: not used; the arguments are those of reserve
 -- ARGV[2]  claims: number of claims
 -- ARGV[3…] groups of 5, one per claim, as for reserve
--- Returns {1 would grant | 0 would refuse, now_us, used, end_us, …}; as reserve, used without the cost.
+-- Returns {1 would grant | 0 would refuse, now_us, used, end_us, notified, carried, left, burned, overage, started_us, …}; as
+--   reserve, used without the cost, always eight per claim.
 --   {-1, now_us}: now is outside the bounds.
 local key, now = KEYS[1], now_us()
 local free = {}
@@ -24,4 +25,4 @@ for k, claim in ipairs(claims) do
   if claim.team then fits = claim.fits end
   if not fits and ARGV[FIRST + (k - 1) * GROUP + 2] == '0' then granted = false end
 end
-return reply(granted and 1 or 0, now, claims)
+return reply(granted and 1 or 0, now, claims, true)
