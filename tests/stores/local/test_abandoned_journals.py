@@ -158,3 +158,10 @@ async def test_a_file_that_is_not_a_journal_is_renamed(
 
 def _left(directory: Path) -> list[Path]:
     return list(directory.iterdir())
+
+
+async def test_I9_a_charged_journal_is_closed(wire: Wire, valkey_url: str, tmp_path: Path) -> None:
+    await a_dead_journal(tmp_path, [("k1", 1, now_of(valkey_url))])
+    await charged(tmp_path, wire)
+    opened = [one.readlink() for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+    assert not [path for path in opened if path.is_relative_to(tmp_path)]
