@@ -49,6 +49,24 @@ def test_15_I4_each_event_is_in_the_sink_or_in_the_dead_letters(
         assert len(dead) == len(poison)
 
 
+@pytest.mark.parametrize(("spare", "stops"), [(0, False), (-1, True)])
+async def test_I9_a_dead_letter_file_may_be_filled_exactly(
+    tmp_path: Path, spare: int, stops: bool
+) -> None:
+    sink = ListSink()
+    sink.poison = {"event-2"}
+    await fill(tmp_path, 3)
+    [segment] = tmp_path.glob("*.jsonl")
+    [dead] = [line for line in lines_of(segment) if ids([line]) == ["event-2"]]
+    async with a_spool(tmp_path) as spool:
+        shipper = Shipper(spool, [sink], dead_bytes=len(dead) + 1 + spare, sleep=no_pause)
+        shipper.start()
+        assert await shipper.drain(20) is not stops
+        assert bool(shipper.faults) is stops
+        await shipper.close()
+    assert ids(sink.lines) == (["event-1"] if stops else ["event-1", "event-3"])
+
+
 @pytest.mark.parametrize("kind", ["open", "write", "sync"])
 async def test_15_a_dead_letter_that_cannot_be_written_holds_the_sink_and_is_there_once(
     tmp_path: Path, kind: str

@@ -17,6 +17,7 @@ from tests.mutants.patches import ROOT, Mutant
 
 COPIED: Final = ("sidecar", "tests", "loadtests", "docs", "examples", "pyproject.toml", "README.md")
 NOTHING_FAILED, SOMETHING_FAILED, NOT_COLLECTED = 0, 1, 2  # exit statuses of pytest
+HANG: Final = ("-o", "timeout=60")  # seconds; a mutant often makes a test wait for ever
 _FAILURE: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
@@ -72,7 +73,7 @@ class Copy:
     def _failure(self, tests: Sequence[str], end: float | None) -> str:
         """Return the first test that fails, "time limit", or "" if all pass."""
         timeout = self._limit_s * 4 if end is None else max(0.01, end - monotonic())
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *HANG]
         process = subprocess.Popen(
             [*command, "--hypothesis-profile=fixed", *tests],
             cwd=self._root,
