@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar.metering.lane import dead_letter_path
 from sidecar.metering.shipper import Shipper
-from tests.support.events import ListSink, a_spool, an_event, fill, ids
+from tests.support.events import ListSink, a_spool, an_event, fill, ids, lines_in
 from tests.support.faults import FAULTS, Fault, FaultyDisk, lines_of
 from tests.support.power import Disk
 
@@ -56,8 +56,7 @@ async def test_I9_a_dead_letter_file_may_be_filled_exactly(
     sink = ListSink()
     sink.poison = {"event-2"}
     await fill(tmp_path, 3)
-    [segment] = tmp_path.glob("*.jsonl")
-    [dead] = [line for line in lines_of(segment) if ids([line]) == ["event-2"]]
+    [dead] = [line for line in lines_in(tmp_path) if ids([line]) == ["event-2"]]
     async with a_spool(tmp_path) as spool:
         shipper = Shipper(spool, [sink], dead_bytes=len(dead) + 1 + spare, sleep=no_pause)
         shipper.start()
