@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from sidecar.core.counters import State
 from sidecar.core.counts import counts_of
+from sidecar.core.kinds import MICRO, RateLimit
 from sidecar.core.limits import drained
-from sidecar.core.model import MICRO, RateLimit
 
 FULL = 3 * MICRO
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.counters import State
+from sidecar.core.kinds import QuotaLimit
 from sidecar.core.limits import Grant, burn, give_back
-from sidecar.core.model import QuotaLimit
 
 QUOTA = QuotaLimit("monthly", "requests", 10, "month", 10)
 

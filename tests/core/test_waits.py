@@ -2,7 +2,8 @@
 
 import pytest
 
-from sidecar.core.model import MICRO, Claim, ConcurrencyLimit, Limit, RateLimit
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, RateLimit
+from sidecar.core.model import Claim
 from sidecar.core.reasons import LimitStatus, Wait
 from sidecar.core.waits import SLOT_POLL_US, wait_of
 from tests.support.builders import a_quota, a_rate

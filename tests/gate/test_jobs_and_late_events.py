@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from sidecar.core.identity import key_digest
-from sidecar.core.model import MICRO, ConcurrencyLimit, PlanBook
+from sidecar.core.kinds import MICRO, ConcurrencyLimit
+from sidecar.core.model import PlanBook
 from sidecar.core.reasons import Reason
 from sidecar.core.settlement import OutcomeReason
 from sidecar.errors import StoreUnavailable

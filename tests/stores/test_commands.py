@@ -6,7 +6,8 @@ from typing import Any
 import hiredis
 import pytest
 
-from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, Limit
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit
+from sidecar.core.model import Account, Claim
 from sidecar.core.periods import Window
 from sidecar.stores.commands import Commands, period_start, ttl_ms
 from sidecar.stores.scripts import load
@@ -51,11 +52,12 @@ def test_a_period_begins_at_the_end_of_the_one_before() -> None:
     assert [period_start(window, at) for at in (10, 19, 20, 29)] == [10, 10, 20, 20]
 
 
-def test_the_bounds_of_periods_are_computed_again_at_the_end_of_the_following_one() -> None:
+def test_the_bounds_of_periods_are_computed_again_at_the_end_of_a_period() -> None:
     commands = Commands("qs")
     first = commands.window(MONTH, ACME, NOW_US)
-    assert commands.window(MONTH, ACME, first.after - 1) == first
-    assert commands.window(MONTH, ACME, first.after).start == first.after
+    assert commands.window(MONTH, ACME, first.end - 1) == first
+    assert commands.window(MONTH, ACME, 0) == first  # the instant is not known
+    assert commands.window(MONTH, ACME, first.end).start == first.end
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 import redis
 
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.model import MICRO, Account, Claim, ConcurrencyLimit, QuotaLimit
+from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit
+from sidecar.core.model import Account, Claim
 from sidecar.stores import RedisLimitStore, Wire, keys, settler
 from sidecar.stores.connection.wire import PING
 

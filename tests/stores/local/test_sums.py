@@ -2,7 +2,8 @@
 
 import pytest
 
-from sidecar.core.model import Account, Claim, QuotaLimit
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Account, Claim
 from sidecar.stores.local.charger import ChargedUnits, Sum
 from tests.support.stores.local_stage import a_quota
 
