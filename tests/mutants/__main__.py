@@ -17,11 +17,12 @@ from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from tests.mutants.copies import BrokenRun, Copy, Result
 from tests.mutants.patches import Mutant, read_mutants
 
+COLUMNS: Final = ("file", "line", "bug", "killed by")
 LEAST_PERCENT: Final = 90  # of a room's mutants
 
 
@@ -100,7 +101,7 @@ def scores(results: Sequence[Result]) -> dict[str, tuple[int, int]]:
 
 def report(results: Sequence[Result], console: Console) -> bool:
     """Print the table and the scores. Returns whether each room has the least score."""
-    table = Table("file", "line", "change", "killed by")
+    table = Table(*(Column(name, overflow="fold") for name in COLUMNS))
     for result in results:
         killed_by = result.killed_by or "SURVIVED"
         row = result.mutant.file, str(result.line), result.mutant.why, killed_by
