@@ -28,6 +28,7 @@ from tests.support.stores.binaries import binaries
 from tests.support.stores.site import a_site, cluster_ports
 
 TERMS = JobTerms(per_account=3, in_all=5, max_age_s=3_600, result_ttl_s=600, webhooks=True)
+DONE = JobOutcome(JobState.DONE, "ok")
 BRIEF = JobTerms(per_account=3, in_all=5, max_age_s=0, result_ttl_s=600, lease_s=0, webhooks=True)
 MONTH_US = 30 * 86_400 * MICRO
 
@@ -424,6 +425,34 @@ async def test_a_webhook_is_taken_by_one_sidecar_until_it_is_delivered(store: Jo
     [due] = await store.take_due_webhooks(10)
     await store.schedule_webhook(due, None)
     assert await store.take_due_webhooks(10) == []
+
+
+async def test_an_end_that_is_repeated_sends_no_second_webhook(store: JobStore) -> None:
+    job = await put(store, 1)
+    await claimed(store, "me")
+    await store.end("acme", job.id, "me", DONE)
+    [due] = await store.take_due_webhooks(10)
+    await store.schedule_webhook(due, None)
+    await store.end("acme", job.id, "me", DONE)
+    assert await store.take_due_webhooks(10) == []
+
+
+async def test_a_job_that_was_given_back_or_has_ended_does_not_run(store: JobStore) -> None:
+    job = await put(store, 1)
+    for ended in (False, True):
+        await claimed(store, "me")
+        assert (await store.count()).running == 1
+        await (store.end("acme", job.id, "me", DONE) if ended else store.requeue(job, "me"))
+        assert (await store.count()).running == 0
+
+
+async def test_I9_a_job_that_was_refused_takes_no_room(store: JobStore) -> None:
+    for number in range(TERMS.per_account):
+        await put(store, number)
+    before = await store.count()
+    assert await store.add(a_job(9), None, due_in_us=0) is JobRefusal.FULL
+    after = await store.count()
+    assert after._replace(now_us=0) == before._replace(now_us=0)
 
 
 async def test_jobs_of_other_workloads_are_not_found(valkey_url: str) -> None:

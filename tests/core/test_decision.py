@@ -286,3 +286,27 @@ def test_the_tightest_limit_has_the_smallest_part_left(rows: list[tuple[Limit, i
         told = decision.tightest
         assert Fraction(told.remaining, told.limit_units) == min(shares)
         assert told.reset_us is None or told.reset_us > NOW
+
+
+@pytest.mark.parametrize(
+    ("limit", "fits", "too_much"),
+    [
+        (RATE, 9 * MICRO, 9 * MICRO + 1),
+        (SLOTS, 2, 3),
+        (QUOTA, 999, 1000),
+        (SOFT, 1199, 1200),
+    ],
+)
+def test_a_refusal_names_no_limit_that_the_request_would_fill_exactly(
+    limit: Limit, fits: int, too_much: int
+) -> None:
+    spent = QuotaLimit("daily", "requests", 10, "day", 10)
+    for used, expected in ((fits, {"daily"}), (too_much, {"daily", limit.id})):
+        decision = decided((spent, 1, 10), (limit, 1, used), granted=False)
+        assert {status.claim.limit.id for status in decision.violated} == expected
+
+
+@pytest.mark.parametrize(("cost", "fits_later"), [(1000, True), (1001, False)])
+def test_a_request_of_a_whole_quota_fits_after_the_reset(cost: int, fits_later: bool) -> None:
+    decision = decided((QUOTA, cost, 1), granted=False)
+    assert decision.retry_us == (END - NOW if fits_later else None)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.kinds import MICRO
-from sidecar.core.periods import bounds, longest_s
+from sidecar.core.periods import Window, at_instant, bounds, longest_s
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -92,3 +92,9 @@ def test_periods_tile_time(period: str, zone: str, anchor: date, now: int) -> No
     assert bounds(period, zone, anchor, end)[:2] == (end, after)  # type: ignore[arg-type]
     assert bounds(period, zone, anchor, end - 1)[0] == start  # type: ignore[arg-type]
     assert end - start <= longest_s(period) * MICRO
+
+
+def test_the_end_of_a_window_is_in_the_next_period() -> None:
+    window = Window(10, 20, 30, 0)
+    assert at_instant(window, 19) == window
+    assert at_instant(window, 20) == Window(20, 30, 0, 10)

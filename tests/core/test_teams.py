@@ -427,6 +427,7 @@ def test_a_key_has_a_team_only_if_the_account_has_teams() -> None:
 def test_a_list_of_teams_is_read() -> None:
     assert read_teams("search=40%,ads=30%:keep") == TEAMS
     assert read_teams("") == ()
+    assert [team.percent for team in read_teams("a=60%,b=40%")] == [60, 40]
 
 
 @pytest.mark.parametrize(

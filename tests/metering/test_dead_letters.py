@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar.metering.lane import dead_letter_path
 from sidecar.metering.shipper import Shipper
-from tests.support.events import ListSink, a_spool, an_event, fill, ids
+from tests.support.events import ListSink, a_spool, an_event, fill, ids, lines_in
 from tests.support.faults import FAULTS, Fault, FaultyDisk, lines_of
 from tests.support.power import Disk
 
@@ -47,6 +47,23 @@ def test_15_I4_each_event_is_in_the_sink_or_in_the_dead_letters(
     assert list(dict.fromkeys(dead)) == [f"event-{one}" for one in every if one in poison]
     if not any(faults):
         assert len(dead) == len(poison)
+
+
+@pytest.mark.parametrize(("spare", "stops"), [(0, False), (-1, True)])
+async def test_I9_a_dead_letter_file_may_be_filled_exactly(
+    tmp_path: Path, spare: int, stops: bool
+) -> None:
+    sink = ListSink()
+    sink.poison = {"event-2"}
+    await fill(tmp_path, 3)
+    [dead] = [line for line in lines_in(tmp_path) if ids([line]) == ["event-2"]]
+    async with a_spool(tmp_path) as spool:
+        shipper = Shipper(spool, [sink], dead_bytes=len(dead) + 1 + spare, sleep=no_pause)
+        shipper.start()
+        assert await shipper.drain(20) is not stops
+        assert bool(shipper.faults) is stops
+        await shipper.close()
+    assert ids(sink.lines) == (["event-1"] if stops else ["event-1", "event-3"])
 
 
 @pytest.mark.parametrize("kind", ["open", "write", "sync"])

@@ -110,6 +110,31 @@ async def test_15_the_head_is_durable_before_shipped_segments_are_deleted(tmp_pa
         assert again.missing == 0
 
 
+async def test_15_a_power_failure_between_deletions_reports_no_shipped_event_as_missing(
+    tmp_path: Path,
+) -> None:
+    disk, directory = Disk(eager=True), tmp_path / "spool"
+    left: list[Path] = []
+
+    def remove(path: Path) -> None:
+        disk.files.remove(path)
+        left.append(disk.after_power_failure(directory, tmp_path / f"left-{len(left)}"))
+
+    files = replace(disk.files, remove=remove)
+    async with a_spool(directory, files=files, segment_bytes=700) as spool:
+        shipper = Shipper(spool, [ListSink()], files=files)
+        shipper.start()
+        for number in range(1, 6):
+            spool.append(an_event(number))
+            assert await shipper.drain(20)
+        await shipper.close()
+    disk.close()
+    assert left
+    for one in left:
+        async with a_spool(one) as again:
+            assert again.missing == 0
+
+
 async def test_15_damaged_lines_are_durable_before_the_cursor_passes_them(
     tmp_path: Path, disk: Disk
 ) -> None:

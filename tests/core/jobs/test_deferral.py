@@ -43,7 +43,8 @@ def test_an_idempotency_key_belongs_to_one_api_key_and_one_request() -> None:
         JobRequest("PUT", b"/x", b"a", "10.0.0.1", (), b"body", b"text/plain"),
         JobRequest("POST", b"/y", b"a", "10.0.0.1", (), b"body", b"text/plain"),
         JobRequest("POST", b"/x", b"a", "10.0.0.1", (), b"bodz", b"text/plain"),
-        JobRequest("POST", b"/xb", b"a", "10.0.0.1", (), b"ody", b"text/plain"),
+        JobRequest("POST", b"/xt", b"a", "10.0.0.1", (), b"body", b"ext/plain"),
+        JobRequest("POST", b"/x", b"a", "10.0.0.1", (), b"ody", b"text/plainb"),
     ]
     for other in others:
         changed = idempotency_key("k1", b"order-1", other)

@@ -158,3 +158,15 @@ async def test_a_file_that_is_not_a_journal_is_renamed(
 
 def _left(directory: Path) -> list[Path]:
     return list(directory.iterdir())
+
+
+def opened_in(directory: Path) -> list[Path]:
+    """The files of a directory that this process has open."""
+    links = [one for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+    return [path for path in (one.readlink() for one in links) if path.is_relative_to(directory)]
+
+
+async def test_I9_a_charged_journal_is_closed(wire: Wire, valkey_url: str, tmp_path: Path) -> None:
+    await a_dead_journal(tmp_path, [("k1", 1, now_of(valkey_url))])
+    await charged(tmp_path, wire)
+    assert opened_in(tmp_path) == []

@@ -162,7 +162,7 @@ def test_I9_limits_per_key_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreUnavailable):
         stage.reserve(claim, key_id="k4")
     stage.store.forget("acme")
-    assert stage.granted(1, claim, key_id="k4") == 1
+    assert [stage.granted(1, claim, key_id=f"k{number}") for number in range(4, 7)] == [1, 1, 1]
 
 
 def test_requests_in_an_abandoned_journal_count_against_the_share() -> None:

@@ -120,6 +120,22 @@ async def test_a_sidecar_that_loses_its_connection_uses_at_most_its_share(
         assert [await one.request(*ONE) for one in (first, second)] == [False, False]
 
 
+async def test_I1_an_account_with_uncharged_requests_does_not_return_to_redis(
+    server: Server, tmp_path: Path
+) -> None:
+    """As after a time in which one shard of a cluster does not answer."""
+    async with a_sidecar(server.url, tmp_path / "journal") as one:
+        assert await one.request(*NOTHING)
+        server.pause()
+        await one.until_local()
+        assert await one.requests(3, *ONE) == 3
+        one.store.mode._return_accounts()
+        assert one.store.mode._local.accounts == [one.account.id]
+        server.go_on()
+        await one.until_back()
+    assert used(server.url, QUOTA) == 3
+
+
 async def test_a_sidecar_that_has_left_gets_no_share(server: Server, tmp_path: Path) -> None:
     async with a_sidecar(server.url, tmp_path / "journal") as first:
         async with a_sidecar(server.url, tmp_path / "journal") as second:

@@ -1,0 +1,1 @@
+"""Mutants: one realistic bug each, which the tests of its room must find."""
