@@ -115,3 +115,18 @@ async def test_I9_beyond_the_bound_the_oldest_settlement_is_left_to_its_lease(
         store.settle(ACME, "k1", UNITS, name, got.append)
     assert (store.settler.pending, store.settler.dropped) == (2, 1)
     assert (len(answers["a"]), len(answers["b"])) == (2, 1)
+
+
+async def test_a_settlement_whose_connection_is_lost_is_reported_as_unconfirmed(
+    wire: Wire,
+) -> None:
+    store = RedisLimitStore(wire)
+    await reserved(store, UNITS, "a")
+    answers: list[Answer | None] = []
+    store.settle(ACME, "k1", UNITS, "a", answers.append)
+    assert answers == []
+    await wire.stop()
+    async with asyncio.timeout(20):
+        while not answers:
+            await asyncio.sleep(0)
+    assert (answers, store.settler.pending) == ([None], 1)

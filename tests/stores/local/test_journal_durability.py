@@ -169,3 +169,19 @@ async def test_15_a_directory_that_cannot_be_synced_holds_back_the_entries(tmp_p
         broken = False
         await written(journal)
     assert entries_in(tmp_path / "journal") == [1]
+
+
+async def test_I5_no_other_process_finds_a_new_journal_unlocked(tmp_path: Path) -> None:
+    """It would charge and delete the journal of a running process."""
+    found: list[Path] = []
+
+    def rename(new: Path, path: Path) -> None:
+        new.rename(path)
+        for journal, descriptor in lock_abandoned(tmp_path):
+            os.close(descriptor)
+            found.append(journal)
+
+    async with a_journal(tmp_path, Files(rename=rename)) as journal:
+        write(journal)
+        await written(journal)
+    assert found == []
