@@ -32,16 +32,16 @@ demo: $(DEMO_READY) ## Run the sidecar, a sample API and a Valkey here (ARGS="--
 	@set -m; trap 'kill $$(jobs -p) 2>/dev/null || true' EXIT; $(BIN)/sidecar demo $(ARGS); exit $$?
 
 test: $(DEV_READY) ## Run all tests against a real Valkey
-	@$(BIN)/pytest -n 3 --dist worksteal tests
+	@$(BIN)/pytest -n 4 --dist worksteal tests
 
 nightly: $(DEV_READY) ## Run all tests with new random examples (the other targets repeat theirs)
-	@$(BIN)/pytest -n 3 --dist worksteal --hypothesis-profile=free tests
+	@$(BIN)/pytest -n 4 --dist worksteal --hypothesis-profile=free tests
 
 fast: $(DEV_READY) ## Run the tests that need no server, in under a minute
 	@$(BIN)/pytest -q -n 2 $(wildcard $(FAST_TESTS))
 
 compiled: $(COMPILED_READY) ## Compile the data path and test the result (needs a C compiler)
-	@cd $(COMPILED) && PYTHONPATH=$$PWD $(CURDIR)/$(BIN)/pytest -n 3 --dist worksteal $(or $(ARGS),$(COMPILED_TESTS))
+	@cd $(COMPILED) && PYTHONPATH=$$PWD $(CURDIR)/$(BIN)/pytest -n 4 --dist worksteal $(or $(ARGS),$(COMPILED_TESTS))
 
 check: $(DEV_READY) ## Lint, format, types, import rules, words, Dockerfile
 	@echo "ruff check";   $(BIN)/ruff check $(CODE)
