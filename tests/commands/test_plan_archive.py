@@ -1,7 +1,6 @@
 """`sidecar plans list` and `sidecar plans show` on a real archive."""
 
 import hashlib
-import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from sidecar.config.archive import DIRECTORY, archive, find
 from sidecar.files import Files
 from sidecar.stores import PlanFiles, connect
+from tests.support.removal import remove
 from tests.support.servers import free_port
 
 
@@ -87,7 +87,7 @@ def test_14_a_spool_directory_that_is_created_again_gets_the_live_plan_file(
     )  # fmt: skip
     with process:
         _read_until(process.stderr, "sidecar_serving")
-        shutil.rmtree(spool)
+        remove(spool)
         _read_until(process.stderr, "spool_files_missing")
         spool.mkdir()
         _read_until(process.stderr, "spool_recovered")

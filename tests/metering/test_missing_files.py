@@ -1,6 +1,5 @@
 """Files of an open spool that are removed, renamed or replaced: treated like a full disk."""
 
-import shutil
 from pathlib import Path
 
 import orjson
@@ -10,6 +9,7 @@ from sidecar.metering.buffer import BUFFER_NAME, HEADER_BYTES, IN_FLIGHT, IN_FLI
 from sidecar.metering.spool import Spool
 from sidecar.metering.verify import verify
 from tests.support.events import a_spool, an_event, ids, lines_in, seqs, until
+from tests.support.removal import remove
 
 
 async def append(spool: Spool, number: int) -> None:
@@ -25,7 +25,7 @@ async def test_I4_a_spool_whose_files_are_missing_does_not_accept(
     async with a_spool(directory, retry_s=60) as spool:
         await append(spool, 1)
         if which == "directory":
-            shutil.rmtree(directory)
+            remove(directory)
         else:
             name = BUFFER_NAME if which == "buffer" else spool.segments[0].path.name
             (directory / name).unlink()
@@ -58,7 +58,7 @@ async def test_an_idle_spool_notices_that_its_files_are_missing(
     directory = tmp_path / "spool"
     async with a_spool(directory, retry_s=60) as spool:
         await append(spool, 1)
-        shutil.rmtree(directory)
+        remove(directory)
         await until(lambda: not spool.accepting)
         assert spool.write_errors == 1
 
@@ -86,7 +86,7 @@ async def test_I4_a_new_directory_gets_the_waiting_events_and_names_the_missing_
     async with a_spool(directory) as spool:
         await append(spool, 1)
         await append(spool, 2)
-        shutil.rmtree(directory)
+        remove(directory)
         await append(spool, 3)
         assert not spool.accepting
         directory.mkdir()
@@ -110,7 +110,7 @@ async def test_a_spool_that_closes_without_its_directory_creates_it_for_the_wait
 ) -> None:
     directory = tmp_path / "spool"
     async with a_spool(directory, retry_s=60) as spool:
-        shutil.rmtree(directory)
+        remove(directory)
         await append(spool, 1)
         assert not spool.accepting
     assert "event-1" in ids(lines_in(directory))

@@ -1,6 +1,5 @@
 """Gaps that a usage event names: no later start names them again, whenever a process is killed."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,10 @@ from sidecar.metering.segments import list_segments, read_head
 from sidecar.metering.spool import Spool
 from sidecar.metering.verify import verify
 from tests.support.events import a_spool, an_event, fill, lines_in, seqs, until
+from tests.support.removal import remove
 
 REMOVED = """
-import asyncio, os, pathlib, shutil, sys
+import asyncio, os, pathlib, sys
 from sidecar.metering.spool import Spool
 
 async def main():
@@ -25,7 +25,7 @@ async def main():
     for number in range(20):
         spool.append({"specversion": "1.0", "id": f"event-{number}", "type": "t"})
     await spool.flush()
-    shutil.rmtree(directory)
+    directory.rename(f"{directory}.removed")
     directory.mkdir()
     spool.append({"specversion": "1.0", "id": "event-20", "type": "t"})
     while spool.accepting:
@@ -127,7 +127,7 @@ def _create(directory: Path) -> None:
 
 async def _renew(directory: Path, spool: Spool, number: int) -> None:
     """Remove and make the directory; the next event is written there, after those about it."""
-    shutil.rmtree(directory)
+    remove(directory)
     await _append(spool, number)
     _create(directory)
     await until(lambda: spool.accepting and spool.committed_seq == spool.next_seq - 1)

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sidecar.serve.plan_records import MOST_WAITING, PlanRecords
 from sidecar.stores import Connection, PlanFiles, connect, keys
 from sidecar.stores.plan_file_reader import PlanFileReader
 from tests.support.events import until
+from tests.support.removal import remove
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ async def test_14_a_new_spool_directory_gets_the_live_file_also_if_it_has_change
     records.live(version)
     assert await records.share()
     edit(plan_file, 2)  # and it does not become live
-    shutil.rmtree(spool)
+    remove(spool)
     spool.mkdir()
     records.keep_again()
     await until(lambda: archive.find(spool, version) is not None)

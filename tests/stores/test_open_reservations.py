@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import redis
 
+from sidecar.commands.serve import is_compiled
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit
 from sidecar.core.model import Account, Claim
@@ -102,6 +103,7 @@ async def test_I11_a_refund_between_billed_settlements_is_sent_as_a_refund(
     assert sent == {"a": "1", "b": "0", "c": "1"}
 
 
+@pytest.mark.skipif(is_compiled(), reason="what is compiled cannot be replaced")
 async def test_I9_beyond_the_bound_the_oldest_settlement_is_left_to_its_lease(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
