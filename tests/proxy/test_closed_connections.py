@@ -45,13 +45,32 @@ def leaves_in_a_body(here: Client) -> None:
     here.close()
 
 
+def sends_an_invalid_head(here: Client) -> None:
+    here.send(GET + b"no colon\r\n\r\n")
+    assert b" 400 " in here.to_the_end()
+
+
+def sends_tiny_chunks(here: Client) -> None:
+    """Not all, as their connection may be reset before the response is read."""
+    here.send(b"POST" + GET[3:] + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 12_000)
+    here.close()
+
+
 def alive() -> int:
     kinds = (ClientConnection, RequestParser, UpstreamConnection)
     return sum(isinstance(one, kinds) for one in gc.get_objects())
 
 
 @pytest.mark.parametrize(
-    "visit", [leaves_after_an_answer, is_told_to_leave, leaves_in_a_head, leaves_in_a_body]
+    "visit",
+    [
+        leaves_after_an_answer,
+        is_told_to_leave,
+        leaves_in_a_head,
+        leaves_in_a_body,
+        sends_an_invalid_head,
+        sends_tiny_chunks,
+    ],
 )
 def test_I9_a_closed_connection_is_freed_without_the_garbage_collector(
     sidecar: SidecarThread, visit: Callable[[Client], None]

@@ -174,7 +174,8 @@ class ClientConnection(PacedConnection):
             wake.set_result(None)
 
     def _fail(self, fault: Fault) -> None:
-        self.fault = fault
+        fault.__context__ = None  # its frames hold the bytes that were received
+        self.fault = fault.with_traceback(None)
         self._ended = True
         self.pause_reading()
         current = self._parser.current if self._parser else None

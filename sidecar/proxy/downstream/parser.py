@@ -155,7 +155,7 @@ class RequestParser:
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            failed = upgrade
+            failed = upgrade.with_traceback(None)
         except HttpParserCallbackError as failure:
             cause = failure.__context__
             if isinstance(cause, Fault):
@@ -163,7 +163,7 @@ class RequestParser:
             log.error("request_parse_failed", exc_info=cause)
             raise Fault(500, "Internal error", "The request could not be parsed.") from None
         except HttpParserError as error:
-            failed = error
+            failed = error.with_traceback(None)  # which would hold this frame and its bytes
         if failed is not None:  # outside of `except`: it would be the context of further errors
             if isinstance(failed, HttpParserUpgrade):
                 return self._after_upgrade(bytes(data[failed.args[0] :]))
