@@ -2,12 +2,13 @@
 
 import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
 from hypothesis import settings
 
+from sidecar.stores import Connection, connect
 from tests.support.commands import environment, sidecar, spawn
 from tests.support.servers import start_valkey
 from tests.support.stores.binaries import binaries
@@ -50,6 +51,15 @@ def valkey_url(_valkey: str) -> str:
     client.script_flush()
     client.close()
     return _valkey
+
+
+@pytest.fixture
+async def wire(valkey_url: str) -> AsyncIterator[Connection]:
+    """A sidecar's connection to this test worker's Valkey."""
+    one = connect(valkey_url, timeout_s=5.0)
+    await one.start()
+    yield one
+    await one.stop()
 
 
 @pytest.fixture(scope="session")

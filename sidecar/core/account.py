@@ -22,6 +22,7 @@ from sidecar.core.reservations import (
     AccountState,
     Charge,
     Reservation,
+    by_field,
     change_by,
     closed,
     per_period,
@@ -165,9 +166,7 @@ def settle(
             one._replace(overage=units) for one, units in zip(surveyed, reported, strict=True)
         ]
         return answer_of(surveyed, now_us, granted=False), account
-    charged: dict[str, list[Charge]] = {}
-    for charge in reservation.charges:
-        charged.setdefault(charge.field, []).append(charge)
+    charged = by_field(reservation.charges)
     after = [_correct(one, charged.get(one.bound.field, ()), billed=billed) for one in surveyed]
     account = closed(with_limits(account, after), hold_id)
     if any(one.overage for one in after):

@@ -12,6 +12,7 @@ from sidecar.core.reservations import (
     AccountState,
     Charge,
     Reservation,
+    by_field,
     change_by,
     closed,
     per_period,
@@ -35,11 +36,8 @@ def sweep(account: AccountState, now_us: int) -> AccountState:
 def _orphaned(account: AccountState, hold_id: str, now_us: int) -> AccountState:
     reservation = account.opened[hold_id]
     releases = reservation.orphans == "release"
-    charges: dict[str, list[Charge]] = {}
-    for charge in reservation.charges:
-        if charge.kind == "slots" or releases:
-            charges.setdefault(charge.field, []).append(charge)
-    for of_field in charges.values():
+    ended = [one for one in reservation.charges if one.kind == "slots" or releases]
+    for of_field in by_field(ended).values():
         account = _released(account, of_field, now_us)
     rest = tuple(charge for charge in reservation.charges if charge.kind != "slots")
     without = closed(account, hold_id)

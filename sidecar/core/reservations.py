@@ -1,6 +1,6 @@
 """The state of one account, with its open reservations. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -70,6 +70,14 @@ def closed(account: AccountState, hold_id: str) -> AccountState:
         opened={name: one for name, one in account.opened.items() if name != hold_id},
         leases={name: until for name, until in account.leases.items() if name != hold_id},
     )
+
+
+def by_field(charges: Iterable[Charge]) -> dict[str, list[Charge]]:
+    """Return the charges of each field, in their order."""
+    found: dict[str, list[Charge]] = {}
+    for charge in charges:
+        found.setdefault(charge.field, []).append(charge)
+    return found
 
 
 def per_period(charge: Charge) -> bool:

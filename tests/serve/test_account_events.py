@@ -12,7 +12,7 @@ from sidecar.errors import SpoolError, StoreUnavailable
 from sidecar.files import Files
 from sidecar.metering.spool import Spool
 from sidecar.serve.account_events import AccountEvents
-from sidecar.stores import Connection, Outbox, connect, keys
+from sidecar.stores import Connection, Outbox, keys
 from sidecar.stores.admin import Admin
 from sidecar.stores.outbox import ACCOUNTS_AT_ONCE, RECORDS_AT_ONCE
 
@@ -27,14 +27,6 @@ def admin(valkey_url: str) -> Iterator[Admin]:
 def client(valkey_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey_url, decode_responses=True) as connection:
         yield connection
-
-
-@pytest.fixture
-async def wire(valkey_url: str) -> AsyncIterator[Connection]:
-    one = connect(valkey_url, timeout_s=5.0)
-    await one.start()
-    yield one
-    await one.stop()
 
 
 @pytest.fixture

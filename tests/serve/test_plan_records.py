@@ -2,27 +2,17 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import redis
 
 from sidecar.config import archive
 from sidecar.errors import StoreUnavailable
 from sidecar.serve.plan_records import MOST_WAITING, PlanRecords
-from sidecar.stores import Connection, PlanFiles, connect, keys
+from sidecar.stores import Connection, PlanFiles, keys
 from sidecar.stores.plan_file_reader import PlanFileReader
 from tests.support.events import until
 from tests.support.removal import remove
-
-
-@pytest.fixture
-async def wire(valkey_url: str) -> AsyncIterator[Connection]:
-    one = connect(valkey_url, timeout_s=5.0)
-    await one.start()
-    yield one
-    await one.stop()
 
 
 class LateStore(PlanFiles):

@@ -1,24 +1,15 @@
 """The headers of the scripts of outboxes and plan files name the keys and arguments sent."""
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from typing import Any
 
 import hiredis
-import pytest
 
-from sidecar.stores import Connection, Outbox, PlanFiles, connect, keys
+from sidecar.stores import Connection, Outbox, PlanFiles, keys
 from sidecar.stores.outbox import ACCOUNTS_AT_ONCE, GRACE_US, LEASE_MS
 from sidecar.stores.plan_files import MOST_BYTES, TTL_MS
 from sidecar.stores.scripts import load
 from tests.support.stores.lua_headers import read_header
-
-
-@pytest.fixture
-async def wire(valkey_url: str) -> AsyncIterator[Connection]:
-    one = connect(valkey_url, timeout_s=5.0)
-    await one.start()
-    yield one
-    await one.stop()
 
 
 async def sent(

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ import redis
 from sidecar.core.events.changes import event_of
 from sidecar.core.model import Account, Pack, PlanChange
 from sidecar.errors import SidecarError, StoreUnavailable
-from sidecar.stores import Connection, Outbox, connect, keys
+from sidecar.stores import Connection, Outbox, keys
 from sidecar.stores.admin import Admin
 from sidecar.stores.changes import MOST_RECORDS
 from sidecar.stores.outbox import ACCOUNTS_AT_ONCE, GRACE_US, LEASE_MS
@@ -30,14 +30,6 @@ def admin(valkey_url: str) -> Iterator[Admin]:
 def client(valkey_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey_url, decode_responses=True) as connection:
         yield connection
-
-
-@pytest.fixture
-async def wire(valkey_url: str) -> AsyncIterator[Connection]:
-    one = connect(valkey_url, timeout_s=5.0)
-    await one.start()
-    yield one
-    await one.stop()
 
 
 async def events(wire: Connection, account: str = "acme") -> list[dict[str, Any]]:

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 import redis
 
 from sidecar.errors import StoreUnavailable
-from sidecar.stores import Connection, PlanFiles, connect, keys
+from sidecar.stores import Connection, PlanFiles, keys
 from sidecar.stores.plan_file_reader import LIVE_S, MOST_LIVE, PlanFileReader
 from sidecar.stores.plan_files import MOST_BYTES, TTL_MS
 from tests.support.servers import free_port
@@ -24,14 +24,6 @@ def version_of(text: bytes) -> str:
 def client(valkey_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey_url, decode_responses=True) as connection:
         yield connection
-
-
-@pytest.fixture
-async def wire(valkey_url: str) -> AsyncIterator[Connection]:
-    one = connect(valkey_url, timeout_s=5.0)
-    await one.start()
-    yield one
-    await one.stop()
 
 
 async def test_14_a_version_is_found_by_its_hash(wire: Connection, valkey_url: str) -> None:
