@@ -10,7 +10,7 @@ import orjson
 import redis
 
 from loadtests.soak.accounts import Quota
-from sidecar.core.counters import EMPTY
+from sidecar.core.counting.counters import EMPTY
 from sidecar.core.events.read import REQUEST
 from sidecar.reconcile.period_usage import MARGIN_US
 from sidecar.stores import keys

@@ -1,6 +1,7 @@
 """The counters of one replayed account as plain integers, and the claims on them as rows.
 
-Made for millions of requests. `core/limits.py` is the reference: both must give the same result.
+Made for millions of requests. `core/counting/limits.py` is the reference: both must
+give the same result.
 """
 
 from collections import defaultdict
@@ -8,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sidecar.backtest.teams import ShareRow, Teams
-from sidecar.core.counters import State
+from sidecar.core.counting.counters import State
 from sidecar.core.events.read import Units
 from sidecar.core.kinds import MICRO, UNBOUNDED, ConcurrencyLimit, QuotaLimit, RateLimit, TeamShare
 from sidecar.core.model import Entitlement
@@ -34,7 +35,7 @@ class QuotaCounter:
     """The counter of a quota in the period from `since` to `end` (µs), and its history.
 
     `limit`: the quota that was charged last. `settled`: units that are not overage. `suspended`: as
-    in `core/counters.py`.
+    in `core/counting/counters.py`.
 
     `ran_out_us`: when the quota was first used up, or None. `peak`: the highest use in one period.
     `units`: the units of the plan per period, at `ran_out_us` if it is set, else at the end.

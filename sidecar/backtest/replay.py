@@ -1,7 +1,7 @@
 """Replay of one account's recorded requests under another plan file, in virtual time. Pure.
 
-It decides as `core/account.py` and `core/decision.py` would, in a fraction of their time; a
-property test compares both. A request keeps its slots for its recorded latency. A request that
+It decides as `core/counting/account.py` and `core/decision.py` would, in a fraction of their time;
+a property test compares both. A request keeps its slots for its recorded latency. A request that
 waits (`max_wait`) is charged when it arrives and starts later. A refused request has no
 consequences, because the client's retries cannot be known.
 """
@@ -34,15 +34,15 @@ from sidecar.backtest.refusal import (
 )
 from sidecar.backtest.report import AccountReport
 from sidecar.backtest.teams import count
-from sidecar.core import limits
-from sidecar.core.counters import EMPTY, Change, State, changed_suspended, of_one_meter
-from sidecar.core.counts import counts_of
+from sidecar.core.counting import limits
+from sidecar.core.counting.counters import EMPTY, Change, State, changed_suspended, of_one_meter
+from sidecar.core.counting.counts import counts_of
+from sidecar.core.counting.teams import TeamEntitlements
 from sidecar.core.events.read import RecordedRequest, Units
 from sidecar.core.kinds import UNBOUNDED, QuotaLimit
 from sidecar.core.model import Account, Entitlement, Key, PlanBook
 from sidecar.core.periods import Window
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
-from sidecar.core.teams import TeamEntitlements
 
 MAX_CACHED: Final = 10_000  # claim sets of one account
 MILLI_US: Final = 1_000

@@ -1,6 +1,6 @@
 """Teams in a replay: their use of a quota, and the guarantees of other teams.
 
-Few accounts have teams, so the counters here are the values of `core/limits.py`, not plain
+Few accounts have teams, so the counters here are the values of `core/counting/limits.py`, not plain
 integers as in `counters.py`.
 """
 
@@ -8,9 +8,9 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import NamedTuple
 
-from sidecar.core.counters import EMPTY, State
+from sidecar.core.counting.counters import EMPTY, State
+from sidecar.core.counting.teams import elapsed_percent, spent_guarantee
 from sidecar.core.kinds import QuotaLimit, TeamShare
-from sidecar.core.teams import elapsed_percent, spent_guarantee
 
 Teams = defaultdict[str, State]  # by team, of one quota
 

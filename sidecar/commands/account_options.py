@@ -75,7 +75,7 @@ def name(flag: str, text: str) -> str:
 
 def teams_of(text: str | None) -> str | None:
     """A list of teams as it is stored; "": no teams. Raises SettingsError."""
-    from sidecar.core.teams import read_teams
+    from sidecar.core.counting.teams import read_teams
 
     if text is None or text == "none":
         return None if text is None else ""

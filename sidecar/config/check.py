@@ -9,7 +9,7 @@ from sidecar.config import models, route_patterns, values
 from sidecar.config.compile import quotas_of
 from sidecar.config.draft import Draft
 from sidecar.config.positions import Finding, Path
-from sidecar.core.teams import MOST_TEAMS
+from sidecar.core.counting.teams import MOST_TEAMS
 
 MOST_NAMES: Final = 12  # known names that a finding about an unknown name lists
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sidecar.core.answers import Answer
+from sidecar.core.counting.teams import team_use
 from sidecar.core.kinds import MICRO, SLOTS, ConcurrencyLimit, QuotaLimit, RateLimit, TeamShare
 from sidecar.core.model import Claim, Entitlement
 from sidecar.core.reasons import (
@@ -18,7 +19,6 @@ from sidecar.core.reasons import (
     Reason,
     ThresholdCrossing,
 )
-from sidecar.core.teams import team_use
 from sidecar.core.waits import fits_in_us, wait_of
 from sidecar.errors import StoreUnavailable
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sidecar.core.answers import Answer, QuotaDetail
-from sidecar.core.counters import State
-from sidecar.core.counts import counts_of
+from sidecar.core.counting.counters import State
+from sidecar.core.counting.counts import counts_of
+from sidecar.core.counting.limits import drained
 from sidecar.core.kinds import (
     MICRO,
     TEAM,
@@ -24,7 +25,6 @@ from sidecar.core.kinds import (
     RateLimit,
     TeamShare,
 )
-from sidecar.core.limits import drained
 from sidecar.core.model import Claim
 
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from sidecar.core.answers import Answer
+from sidecar.core.counting.teams import team_use
 from sidecar.core.decision import status_of
 from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit, TeamShare
 from sidecar.core.model import Claim, Entitlement, Key, PlanBook
 from sidecar.core.refusals.rendering import render_text
-from sidecar.core.teams import team_use
 from sidecar.core.text import instant, speed, unit_of
 from sidecar.explain.request import ExplainedRequest
 from sidecar.gate import Admission, Deferred, Refused

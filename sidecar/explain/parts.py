@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sidecar.core import limits
 from sidecar.core.answers import Answer, Hold, QuotaDetail
-from sidecar.core.counters import State
+from sidecar.core.counting import limits
+from sidecar.core.counting.counters import State
+from sidecar.core.counting.limits import Grant
 from sidecar.core.kinds import TEAM, QuotaLimit
-from sidecar.core.limits import Grant
 from sidecar.core.model import Account, Claim, Key, WhenDown
 from sidecar.errors import StoreUnavailable
 from sidecar.ports import LimitStore

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from functools import lru_cache
 
+from sidecar.core.counting.teams import TeamEntitlements
 from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, key_digest
 from sidecar.core.model import Entitlement, Key, PlanBook
 from sidecar.core.paths import BadTarget, Normaliser, normalise
 from sidecar.core.plan_changes import after_change
 from sidecar.core.reasons import Reason
 from sidecar.core.routing import RouteTable
-from sidecar.core.teams import TeamEntitlements
 from sidecar.errors import StoreUnavailable
 from sidecar.gate.admission import InboundRequest
 from sidecar.ports import KeyDirectory

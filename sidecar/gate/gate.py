@@ -10,6 +10,7 @@ from typing import Final
 
 from sidecar.core.answers import Answer
 from sidecar.core.claims import at_no_cost, with_estimates
+from sidecar.core.counting.teams import team_use
 from sidecar.core.events.build import NODE, REDIS
 from sidecar.core.events.periods import starts_of
 from sidecar.core.identity import ANONYMOUS
@@ -18,7 +19,6 @@ from sidecar.core.model import Claim, Entitlement, Key, PlanBook, RequestClass
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal, feature_refusal, simple_refusal, with_wait
 from sidecar.core.settlement import Outcome, OutcomeReason, estimated_costs, late_costs
-from sidecar.core.teams import team_use
 from sidecar.errors import StoreUnavailable
 from sidecar.gate.admission import Admission, Deferred, InboundRequest, MayDefer, ReadAhead, Refused
 from sidecar.gate.entitle import Entitler, detail_of, unidentified_detail

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sidecar.core.counters import EMPTY
+from sidecar.core.counting.counters import EMPTY
 from sidecar.core.events.read import RecordedRequest, RecordedStop
 from sidecar.reconcile.differences import (
     CauseKind,

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from sidecar.core.counters import EMPTY, in_use
-from sidecar.core.counts import counts_of, meter_number
+from sidecar.core.counting.counters import EMPTY, in_use
+from sidecar.core.counting.counts import counts_of, meter_number
+from sidecar.core.counting.reservations import AccountState
 from sidecar.core.periods import Window
-from sidecar.core.reservations import AccountState
 from sidecar.reconcile.period_usage import PeriodUsage
 
 

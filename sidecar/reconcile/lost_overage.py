@@ -1,12 +1,12 @@
 """The overage that events have reported of units that a counter has lost."""
 
-from sidecar.core import limits
-from sidecar.core.corrections import NOT_KNOWN
-from sidecar.core.counters import EMPTY
+from sidecar.core.counting import limits
+from sidecar.core.counting.corrections import NOT_KNOWN
+from sidecar.core.counting.counters import EMPTY
+from sidecar.core.counting.reservations import AccountState
 from sidecar.core.kinds import QuotaLimit
 from sidecar.core.model import Account
 from sidecar.core.periods import window_at
-from sidecar.core.reservations import AccountState
 from sidecar.reconcile.differences import CounterComparison
 from sidecar.reconcile.period_usage import PeriodUsage
 

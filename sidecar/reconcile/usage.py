@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from sidecar.core import limits
-from sidecar.core.counters import State, in_use
-from sidecar.core.counts import counts_of
+from sidecar.core.counting import limits
+from sidecar.core.counting.counters import State, in_use
+from sidecar.core.counting.counts import counts_of
+from sidecar.core.counting.teams import team_share
 from sidecar.core.events.read import RecordedRequest
 from sidecar.core.kinds import PeriodLimit, QuotaLimit, TeamShare
 from sidecar.core.model import Account
 from sidecar.core.periods import window_at
-from sidecar.core.teams import team_share
 from sidecar.errors import SidecarError
 from sidecar.reconcile.period_usage import MARGIN_US, PeriodUsage
 from sidecar.reconcile.plan_history import PlanHistory, ResolvedAccount

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.core.counters import MOST_SUSPENDED, State
+from sidecar.core.counting.counters import MOST_SUSPENDED, State
+from sidecar.core.counting.limits import Grant
+from sidecar.core.counting.reservations import SETTLED, AccountState, Charge, Reservation
 from sidecar.core.kinds import QUOTA, UNBOUNDED
-from sidecar.core.limits import Grant
-from sidecar.core.reservations import SETTLED, AccountState, Charge, Reservation
 from sidecar.stores import keys
 
 _STATE: Final = struct.Struct("<6d")

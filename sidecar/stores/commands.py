@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.core.answers import Hold
-from sidecar.core.counts import counts_of
+from sidecar.core.counting.counts import counts_of
 from sidecar.core.kinds import RATE, Limit, PeriodLimit, QuotaLimit, RateLimit, TeamShare
 from sidecar.core.model import Account, Claim
 from sidecar.core.periods import Window, longest_s, window_at

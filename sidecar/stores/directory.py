@@ -14,8 +14,8 @@ from datetime import date
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from sidecar.core.counting.teams import read_teams
 from sidecar.core.model import Account, Key, PlanChange
-from sidecar.core.teams import read_teams
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
 from sidecar.stores import keys

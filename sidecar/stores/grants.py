@@ -2,7 +2,7 @@
 
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.counts import meter_number
+from sidecar.core.counting.counts import meter_number
 from sidecar.core.kinds import MICRO
 from sidecar.core.model import Account, Pack
 from sidecar.core.periods import bounds

@@ -8,14 +8,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sidecar.core import account as accounts
 from sidecar.core.answers import Answer, Hold
+from sidecar.core.counting import account as accounts
+from sidecar.core.counting.limits import Grant
+from sidecar.core.counting.reservations import NEW, AccountState
+from sidecar.core.counting.survey import BoundClaim
 from sidecar.core.kinds import PeriodLimit
-from sidecar.core.limits import Grant
 from sidecar.core.model import Account, Claim, WhenDown
 from sidecar.core.periods import NO_PERIOD, window_at
-from sidecar.core.reservations import NEW, AccountState
-from sidecar.core.survey import BoundClaim
 from sidecar.stores import keys
 
 MOST_ACCOUNTS: Final = 10_000

@@ -4,8 +4,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.corrections import NOT_KNOWN
-from sidecar.core.counts import counts_of
+from sidecar.core.counting.corrections import NOT_KNOWN
+from sidecar.core.counting.counts import counts_of
 from sidecar.core.kinds import PeriodLimit, QuotaLimit
 from sidecar.core.model import Account, Claim
 from sidecar.core.periods import window_at

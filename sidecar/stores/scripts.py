@@ -46,7 +46,7 @@ class ClaimNumbers(NamedTuple):
     Rates: `cost` and `cap` in micro-units; `a` micro-units come back every `b` µs.
     Quotas: `cost` and `cap` in units; `a` to `d` are the period's start, its end, the next
     period's end and the previous period's start, in µs.
-    `counts`: what is counted, see `core/counts.py`; 0 for slots.
+    `counts`: what is counted, see `core/counting/counts.py`; 0 for slots.
     Team shares: as quotas; `units` are guaranteed, `rollover` is 1 if the team lends.
     Numbers that a kind does not have are 0.
     """

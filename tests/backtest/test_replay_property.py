@@ -1,4 +1,4 @@
-"""The replay decides any requests as the reference, `core/account.py` with `decide`, would."""
+"""The replay decides as the reference, `core/counting/account.py` with `decide`, would."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sidecar.backtest.replay import NOTHING_SENT, Replay
 from sidecar.backtest.run import PeriodCache
-from sidecar.core.counters import EMPTY
+from sidecar.core.counting.counters import EMPTY
 from sidecar.core.events.read import RecordedRequest
 from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
 from sidecar.core.model import Account, PlanBook, RequestClass, Team

@@ -10,10 +10,10 @@ from datetime import date
 
 import pytest
 
+from sidecar.core.counting.teams import team_share
 from sidecar.core.kinds import MICRO, UNBOUNDED, Limit, PeriodLimit, QuotaLimit, RateLimit
 from sidecar.core.model import Account, Claim, Team
 from sidecar.core.periods import bounds
-from sidecar.core.teams import team_share
 from sidecar.ports import LimitStore
 from sidecar.stores import MemoryLimitStore, RedisLimitStore, connect
 from tests.support.stores.local_stage import a_sidecar

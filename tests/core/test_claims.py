@@ -3,16 +3,16 @@
 import pytest
 
 from sidecar.config.loading import parse
-from sidecar.core.account import reserve
 from sidecar.core.claims import claims_for, with_estimates
 from sidecar.core.costs import Unreadable
+from sidecar.core.counting.account import reserve
+from sidecar.core.counting.reservations import NEW
+from sidecar.core.counting.survey import BoundClaim
 from sidecar.core.decision import decide
 from sidecar.core.kinds import MOST_UNITS
 from sidecar.core.model import Entitlement
 from sidecar.core.readings import Reading, whole_units
 from sidecar.core.reasons import Reason
-from sidecar.core.reservations import NEW
-from sidecar.core.survey import BoundClaim
 from sidecar.errors import ConfigError
 
 FILE = """

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.answers import Answer, QuotaDetail
-from sidecar.core.counters import State
+from sidecar.core.counting.counters import State
+from sidecar.core.counting.limits import burn, give_back, notify
 from sidecar.core.decision import decide, overage_of, without_limits, without_store
 from sidecar.core.kinds import MICRO, UNBOUNDED, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
-from sidecar.core.limits import burn, give_back, notify
 from sidecar.core.model import Claim, Entitlement, Plan, RequestClass, Route
 from sidecar.core.reasons import NO_OVERAGE, Decision, Reason
 from sidecar.errors import StoreUnavailable

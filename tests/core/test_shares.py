@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core import account as accounts
 from sidecar.core.answers import Answer, QuotaDetail
-from sidecar.core.counters import State
-from sidecar.core.counts import counts_of
+from sidecar.core.counting import account as accounts
+from sidecar.core.counting.counters import State
+from sidecar.core.counting.counts import counts_of
+from sidecar.core.counting.limits import Window
+from sidecar.core.counting.reservations import NEW
+from sidecar.core.counting.survey import BoundClaim
 from sidecar.core.decision import decide
 from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, QuotaLimit, RateLimit
-from sidecar.core.limits import Window
 from sidecar.core.model import Claim, Entitlement, Plan, RequestClass, Route
 from sidecar.core.reasons import NO_OVERAGE, Decision, Reason
-from sidecar.core.reservations import NEW
 from sidecar.core.shares import (
     NEVER_SEEN,
     LocalClaim,
@@ -26,7 +27,6 @@ from sidecar.core.shares import (
     snapshots_of,
     whole_limit,
 )
-from sidecar.core.survey import BoundClaim
 from sidecar.errors import StoreUnavailable
 
 NOW = 1_790_000_000 * MICRO

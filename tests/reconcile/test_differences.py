@@ -2,11 +2,11 @@
 
 import pytest
 
-from sidecar.core.counters import State
+from sidecar.core.counting.counters import State
+from sidecar.core.counting.reservations import AccountState, Charge, Reservation
 from sidecar.core.identity import anonymous_key
 from sidecar.core.kinds import MICRO, QuotaLimit
 from sidecar.core.model import Account
-from sidecar.core.reservations import AccountState, Charge, Reservation
 from sidecar.errors import SidecarError
 from sidecar.reconcile import usage
 from sidecar.reconcile.differences import CounterComparison, compare_counter

@@ -2,11 +2,11 @@
 
 import pytest
 
-from sidecar.core.corrections import NOT_KNOWN
-from sidecar.core.counters import State
-from sidecar.core.counts import counts_of
+from sidecar.core.counting.corrections import NOT_KNOWN
+from sidecar.core.counting.counters import State
+from sidecar.core.counting.counts import counts_of
+from sidecar.core.counting.reservations import AccountState, Charge, Reservation
 from sidecar.core.kinds import QuotaLimit
-from sidecar.core.reservations import AccountState, Charge, Reservation
 from sidecar.reconcile.differences import CauseKind, compare_counter
 from sidecar.reconcile.lost_overage import lost_overage
 from sidecar.reconcile.plan_history import PlanHistory, ResolvedAccount

@@ -10,16 +10,16 @@ from datetime import date
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import account as accounts
-from sidecar.core import corrections
 from sidecar.core.answers import Hold
-from sidecar.core.corrections import CounterReading
+from sidecar.core.counting import account as accounts
+from sidecar.core.counting import corrections
+from sidecar.core.counting.corrections import CounterReading
+from sidecar.core.counting.reservations import NEW, AccountState
+from sidecar.core.counting.survey import BoundClaim
 from sidecar.core.events.read import RecordedRequest
 from sidecar.core.kinds import MICRO, QuotaLimit
 from sidecar.core.model import Account, Claim
 from sidecar.core.periods import window_at
-from sidecar.core.reservations import NEW, AccountState
-from sidecar.core.survey import BoundClaim
 from sidecar.reconcile.differences import CauseKind, CounterComparison, compare_counter
 from sidecar.reconcile.period_usage import MARGIN_US
 from sidecar.reconcile.plan_history import PlanHistory, ResolvedAccount

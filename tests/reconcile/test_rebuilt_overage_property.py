@@ -10,15 +10,15 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import account as accounts
-from sidecar.core import corrections
 from sidecar.core.answers import Hold
-from sidecar.core.corrections import CounterReading
+from sidecar.core.counting import account as accounts
+from sidecar.core.counting import corrections
+from sidecar.core.counting.corrections import CounterReading
+from sidecar.core.counting.limits import Grant
+from sidecar.core.counting.reservations import NEW, AccountState
+from sidecar.core.counting.survey import BoundClaim
 from sidecar.core.kinds import MICRO, UNBOUNDED, QuotaLimit
-from sidecar.core.limits import Grant
 from sidecar.core.model import Claim
-from sidecar.core.reservations import NEW, AccountState
-from sidecar.core.survey import BoundClaim
 from sidecar.reconcile.differences import CauseKind, CounterComparison, compare_counter
 from sidecar.reconcile.lost_overage import lost_overage
 from sidecar.reconcile.plan_history import PlanHistory, ResolvedAccount

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from sidecar.core.answers import Hold
-from sidecar.core.corrections import JournalEntries
-from sidecar.core.counters import EMPTY
+from sidecar.core.counting.corrections import JournalEntries
+from sidecar.core.counting.counters import EMPTY
+from sidecar.core.counting.limits import Grant
 from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit, RateLimit
-from sidecar.core.limits import Grant
 from sidecar.core.model import Claim
 from tests.support.stores.account_replay import HOUR, START, Both
 

@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.core.answers import Hold
-from sidecar.core.corrections import NOT_KNOWN, JournalEntries
-from sidecar.core.counts import meter_number
+from sidecar.core.counting.corrections import NOT_KNOWN, JournalEntries
+from sidecar.core.counting.counts import meter_number
+from sidecar.core.counting.limits import Grant
+from sidecar.core.counting.reservations import NOT_ENDED
+from sidecar.core.counting.teams import team_share
 from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, PeriodLimit, QuotaLimit, RateLimit
-from sidecar.core.limits import Grant
 from sidecar.core.model import Account, Claim, Team
-from sidecar.core.reservations import NOT_ENDED
-from sidecar.core.teams import team_share
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands
 from sidecar.stores.scripts import Script

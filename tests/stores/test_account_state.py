@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.answers import Hold
-from sidecar.core.counters import State
-from sidecar.core.counts import counts_of
+from sidecar.core.counting.counters import State
+from sidecar.core.counting.counts import counts_of
+from sidecar.core.counting.limits import Grant
 from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit, RateLimit
-from sidecar.core.limits import Grant
 from sidecar.core.model import Account, Claim
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys

@@ -14,11 +14,11 @@ import pytest
 import redis
 
 from sidecar.core.answers import Hold
-from sidecar.core.counts import counts_of
+from sidecar.core.counting.counts import counts_of
+from sidecar.core.counting.teams import team_share
 from sidecar.core.kinds import MICRO, UNBOUNDED, ConcurrencyLimit, QuotaLimit, RateLimit
 from sidecar.core.model import Account, Claim, Team
 from sidecar.core.periods import bounds
-from sidecar.core.teams import team_share
 from sidecar.stores import RedisLimitStore, Wire, keys
 from sidecar.stores.commands import BUCKET_MARGIN_MS
 from sidecar.stores.scripts import ClaimArguments, ClaimNumbers, load

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from sidecar.core.corrections import NOT_KNOWN
-from sidecar.core.counts import counts_of
+from sidecar.core.counting.corrections import NOT_KNOWN
+from sidecar.core.counting.counts import counts_of
+from sidecar.core.counting.limits import Grant
 from sidecar.core.kinds import MICRO, QuotaLimit
-from sidecar.core.limits import Grant
 from sidecar.core.model import Claim
 from sidecar.core.periods import bounds
 from sidecar.stores import keys

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from sidecar.core.counting.teams import team_share
 from sidecar.core.kinds import QuotaLimit, RateLimit
 from sidecar.core.model import Account, Claim, Team
-from sidecar.core.teams import team_share
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import RedisLimitStore, Wire, keys
 from sidecar.stores.connection.wire import BREAKER_TIMEOUTS

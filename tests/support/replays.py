@@ -9,9 +9,12 @@ from typing import Any
 import orjson
 
 from sidecar.backtest.replay import NOTHING_SENT
-from sidecar.core import account as accounts
 from sidecar.core.answers import Hold
 from sidecar.core.claims import at_no_cost, claims_for
+from sidecar.core.counting import account as accounts
+from sidecar.core.counting.reservations import NEW
+from sidecar.core.counting.survey import BoundClaim
+from sidecar.core.counting.teams import TeamEntitlements
 from sidecar.core.decision import decide
 from sidecar.core.events.build import usage_event
 from sidecar.core.events.read import EventParser, RecordedRequest
@@ -19,10 +22,7 @@ from sidecar.core.kinds import MICRO, ConcurrencyLimit, Limit, PeriodLimit, Rate
 from sidecar.core.model import Account, Claim, Entitlement, Key, Plan, PlanBook, RequestClass, Route
 from sidecar.core.periods import window_at
 from sidecar.core.reasons import Decision
-from sidecar.core.reservations import NEW
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
-from sidecar.core.survey import BoundClaim
-from sidecar.core.teams import TeamEntitlements
 
 HOUR = 3_600 * MICRO
 START = 1_790_000_000 * MICRO // HOUR * HOUR
@@ -85,7 +85,7 @@ def a_request(number: int = 1, at_us: int = START, **changes: Any) -> RecordedRe
 
 
 class Reference:
-    """One account in `core/account.py`, with decisions by `core/decision.py`."""
+    """One account in `core/counting/account.py`, with decisions by `core/decision.py`."""
 
     def __init__(self, book: PlanBook, account: Account = ACME) -> None:
         self.state = NEW

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from sidecar.core.counting.reservations import NOT_ENDED
 from sidecar.core.kinds import PeriodLimit
 from sidecar.core.model import Account, Claim
-from sidecar.core.reservations import NOT_ENDED
 from sidecar.stores import keys
 from sidecar.stores.commands import Commands
 from sidecar.stores.connection.connect import Connection

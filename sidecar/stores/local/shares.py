@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from sidecar.core import account as accounts
 from sidecar.core import shares
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.counters import State
-from sidecar.core.counts import counts_of
+from sidecar.core.counting import account as accounts
+from sidecar.core.counting.counters import State
+from sidecar.core.counting.counts import counts_of
+from sidecar.core.counting.limits import drained
+from sidecar.core.counting.reservations import NEW, AccountState
+from sidecar.core.counting.survey import BoundClaim
 from sidecar.core.kinds import MICRO, SLOTS, Limit, PeriodLimit, RateLimit, TeamShare
-from sidecar.core.limits import drained
 from sidecar.core.model import Account, Claim, WhenDown
 from sidecar.core.periods import NO_PERIOD, Window
-from sidecar.core.reservations import NEW, AccountState
 from sidecar.core.shares import NEVER_SEEN, LocalClaim, Snapshot
-from sidecar.core.survey import BoundClaim
 from sidecar.errors import StoreUnavailable
 from sidecar.stores import keys
 from sidecar.stores.settler import OpenReservation

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from sidecar.config.loading import parse
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.claims import with_estimates
+from sidecar.core.counting.limits import Grant
+from sidecar.core.counting.teams import TeamEntitlements, read_teams
 from sidecar.core.decision import decide
 from sidecar.core.kinds import MICRO
-from sidecar.core.limits import Grant
 from sidecar.core.model import Account, Entitlement, Key, PlanBook
 from sidecar.core.periods import pack_end_us
 from sidecar.core.readings import Reading
@@ -22,7 +23,6 @@ from sidecar.core.reasons import Decision
 from sidecar.core.refusals.build import limit_refusal
 from sidecar.core.refusals.problems import Step
 from sidecar.core.refusals.rendering import render_text
-from sidecar.core.teams import TeamEntitlements, read_teams
 from sidecar.stores import keys
 from sidecar.stores.memory import MemoryLimitStore
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from sidecar.core.answers import Answer, Hold
+from sidecar.core.counting.teams import team_share
 from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit, RateLimit
 from sidecar.core.model import Account, Claim, Team, WhenDown
 from sidecar.core.shares import Snapshot
-from sidecar.core.teams import team_share
 from sidecar.errors import StoreUnavailable
 from sidecar.stores.commands import Commands
 from sidecar.stores.connection.wire import Wire

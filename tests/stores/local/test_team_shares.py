@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.core.counting.teams import team_share
 from sidecar.core.kinds import QuotaLimit
 from sidecar.core.model import Claim, Team
 from sidecar.core.shares import NEVER_SEEN, Snapshot, local_team_share
-from sidecar.core.teams import team_share
 from tests.support.stores.local_stage import Sidecar, a_quota, a_sidecar, until_all_are_known, used
 from tests.support.stores.wire_ends import Server, a_server
 

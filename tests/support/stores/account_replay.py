@@ -10,16 +10,16 @@ from typing import Any
 import hiredis
 import redis
 
-from sidecar.core import account as accounts
-from sidecar.core import corrections, limits
 from sidecar.core.answers import Answer, Hold, QuotaDetail
-from sidecar.core.corrections import NOT_KNOWN, CounterReading, JournalEntries
-from sidecar.core.counters import EMPTY, State
+from sidecar.core.counting import account as accounts
+from sidecar.core.counting import corrections, limits
+from sidecar.core.counting.corrections import NOT_KNOWN, CounterReading, JournalEntries
+from sidecar.core.counting.counters import EMPTY, State
+from sidecar.core.counting.limits import Grant
+from sidecar.core.counting.reservations import NEW, AccountState
+from sidecar.core.counting.survey import BoundClaim
 from sidecar.core.kinds import MICRO, PeriodLimit
-from sidecar.core.limits import Grant
 from sidecar.core.model import Account, Claim
-from sidecar.core.reservations import NEW, AccountState
-from sidecar.core.survey import BoundClaim
 from sidecar.stores import keys
 from sidecar.stores.account_state import read_account
 from sidecar.stores.commands import Commands, hold_arguments, settlement_arguments

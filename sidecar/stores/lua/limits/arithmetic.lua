@@ -1,5 +1,5 @@
 -- Shared by all scripts of limits: it precedes their text when they are loaded. Tests compare it with
--- the reference in sidecar/core: limits.py, teams.py, account.py and their neighbours.
+-- the reference in sidecar/core/counting: limits.py, teams.py, account.py and their neighbours.
 --
 -- The account's state is one hash with these fields:
 --   FIELD   one per limit: six doubles, packed for speed: used, since (µs), the highest percentage
@@ -43,7 +43,7 @@ local function bound_for(since, a, b, c)
 end
 
 -- A quota's state in the period of now. Bounds: start a, end b, next end c, previous start d.
--- Bounds may have moved since it was stored: see current() in sidecar/core/limits.py. Then whether the
+-- Bounds may have moved since it was stored: see current() in sidecar/core/counting/limits.py. Then whether the
 -- period has ended, and the next one is returned.
 local function rolled(used, since, notified, carried, ends, now, a, b, c, d, units, rollover)
   if now >= b then a, b, c, d = b, c, 0, a end

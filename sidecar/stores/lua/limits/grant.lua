@@ -10,7 +10,7 @@
 -- ARGV[6]  most: maximum number of grants of an account
 -- ARGV[7]  body of the record
 -- ARGV[8]  outbox_ttl_ms: TTL of the outbox, milliseconds
--- ARGV[9]  meter: number of the meter, see sidecar/core/counts.py; 0: any
+-- ARGV[9]  meter: number of the meter, see sidecar/core/counting/counts.py; 0: any
 -- ARGV[10] lasts: "at", "for" or "period"
 -- ARGV[11…] a, b, c  at: the end in µs; for: microseconds from now; period: start, end, next end in µs
 -- Returns {1 granted | 0 was granted before | -2 too many | -3 the id is that of another pack, now_us, expires_us}.

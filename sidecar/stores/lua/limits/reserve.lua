@@ -15,7 +15,7 @@
 -- Rates: cost and cap (the burst) in micro-units; a micro-units come back every b µs.
 -- Quotas: cost, cap, units (the plan's own) and rollover (the most that is carried over) in units; a, b, c, d
 -- are start, end, next end and previous start in µs.
--- Counts: what a rate, quota or team's share counts, see sidecar/core/counts.py. A stored counter of
+-- Counts: what a rate, quota or team's share counts, see sidecar/core/counting/counts.py. A stored counter of
 -- something else is not this one.
 -- Slots: cost is 1, cap the number of slots.
 -- Teams: as quotas, but units are guaranteed, and rollover is 1 if the team lends.

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import account as accounts
-from sidecar.core import limits
 from sidecar.core.answers import Hold
-from sidecar.core.counters import EMPTY, MOST_SUSPENDED, State, counters_of, with_change
-from sidecar.core.counts import counts_of, meter_number, meter_of
+from sidecar.core.counting import account as accounts
+from sidecar.core.counting import limits
+from sidecar.core.counting.counters import EMPTY, MOST_SUSPENDED, State, counters_of, with_change
+from sidecar.core.counting.counts import counts_of, meter_number, meter_of
+from sidecar.core.counting.limits import Grant, current
+from sidecar.core.counting.orphans import SWEPT, sweep
+from sidecar.core.counting.reservations import NEW, AccountState
 from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit
-from sidecar.core.limits import Grant, current
 from sidecar.core.model import Account, Claim
-from sidecar.core.orphans import SWEPT, sweep
 from sidecar.core.periods import Window, window_at
-from sidecar.core.reservations import NEW, AccountState
 from sidecar.stores.memory import bind_claims
 
 HOUR = 3_600 * MICRO

@@ -9,13 +9,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
-from sidecar.core import limits
 from sidecar.core.answers import Answer, Hold
-from sidecar.core.counters import State, changed_suspended, of_one_meter, with_change
-from sidecar.core.kinds import MICRO, RATE, SLOTS, QuotaLimit
-from sidecar.core.limits import Grant
-from sidecar.core.orphans import sweep
-from sidecar.core.reservations import (
+from sidecar.core.counting import limits
+from sidecar.core.counting.counters import State, changed_suspended, of_one_meter, with_change
+from sidecar.core.counting.limits import Grant
+from sidecar.core.counting.orphans import sweep
+from sidecar.core.counting.reservations import (
     NOT_ENDED,
     REPORTED_US,
     SETTLED,
@@ -27,7 +26,8 @@ from sidecar.core.reservations import (
     closed,
     per_period,
 )
-from sidecar.core.survey import BoundClaim, ClaimedLimit, answer_of, fits, survey_limits
+from sidecar.core.counting.survey import BoundClaim, ClaimedLimit, answer_of, fits, survey_limits
+from sidecar.core.kinds import MICRO, RATE, SLOTS, QuotaLimit
 
 KEPT_US: Final = 35 * 86_400 * MICRO  # how long the id of an expired grant stays taken
 

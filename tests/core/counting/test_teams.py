@@ -7,11 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core import account as accounts
 from sidecar.core.answers import Answer, Hold
+from sidecar.core.counting import account as accounts
+from sidecar.core.counting.limits import Grant, Window
+from sidecar.core.counting.orphans import sweep
+from sidecar.core.counting.reservations import NEW, AccountState
+from sidecar.core.counting.survey import BoundClaim
+from sidecar.core.counting.teams import MOST_TEAMS, TeamEntitlements, read_teams, team_share
 from sidecar.core.decision import crossings_of, decide
 from sidecar.core.kinds import MICRO, QuotaLimit, RateLimit
-from sidecar.core.limits import Grant, Window
 from sidecar.core.model import (
     Account,
     Claim,
@@ -25,13 +29,9 @@ from sidecar.core.model import (
     Route,
     Team,
 )
-from sidecar.core.orphans import sweep
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import limit_refusal
 from sidecar.core.refusals.rendering import render_text
-from sidecar.core.reservations import NEW, AccountState
-from sidecar.core.survey import BoundClaim
-from sidecar.core.teams import MOST_TEAMS, TeamEntitlements, read_teams, team_share
 
 DAY = 86_400 * MICRO
 START = 20_000 * DAY

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.counters import State
-from sidecar.core.counts import counts_of
+from sidecar.core.counting.counters import State
+from sidecar.core.counting.counts import counts_of
+from sidecar.core.counting.limits import drained
 from sidecar.core.kinds import MICRO, RateLimit
-from sidecar.core.limits import drained
 
 FULL = 3 * MICRO
 

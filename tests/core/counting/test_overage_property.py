@@ -10,17 +10,17 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import account as accounts
-from sidecar.core import corrections
 from sidecar.core.answers import Hold
-from sidecar.core.corrections import JournalEntries
-from sidecar.core.counters import EMPTY
+from sidecar.core.counting import account as accounts
+from sidecar.core.counting import corrections
+from sidecar.core.counting.corrections import JournalEntries
+from sidecar.core.counting.counters import EMPTY
+from sidecar.core.counting.limits import Grant
+from sidecar.core.counting.orphans import sweep
+from sidecar.core.counting.reservations import NEW, NOT_ENDED, AccountState
+from sidecar.core.counting.survey import BoundClaim
 from sidecar.core.kinds import MICRO, QuotaLimit
-from sidecar.core.limits import Grant
 from sidecar.core.model import Account, Claim
-from sidecar.core.orphans import sweep
-from sidecar.core.reservations import NEW, NOT_ENDED, AccountState
-from sidecar.core.survey import BoundClaim
 from sidecar.stores.memory import bind_claims
 
 HOUR = 3_600 * MICRO

@@ -23,8 +23,8 @@ Overage of ended requests stays overage: no later request gets those units back.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sidecar.core.counters import State, bounded, in_use
-from sidecar.core.counts import counts_of, meter_of
+from sidecar.core.counting.counters import State, bounded, in_use
+from sidecar.core.counting.counts import counts_of, meter_of
 from sidecar.core.kinds import UNBOUNDED, Limit, PeriodLimit, QuotaLimit, RateLimit, TeamShare
 from sidecar.core.periods import (
     NO_PERIOD,

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from sidecar.core.counts import meter_of
+from sidecar.core.counting.counts import meter_of
 from sidecar.core.kinds import UNBOUNDED, Limit, TeamShare
 from sidecar.core.periods import Window
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from sidecar.core import limits
-from sidecar.core.counters import State, change_of, changed, counters_of
-from sidecar.core.limits import Grant
-from sidecar.core.reservations import (
+from sidecar.core.counting import limits
+from sidecar.core.counting.counters import State, change_of, changed, counters_of
+from sidecar.core.counting.limits import Grant
+from sidecar.core.counting.reservations import (
     NOT_ENDED,
     AccountState,
     Charge,

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from sidecar.core.counters import Change, State
+from sidecar.core.counting.counters import Change, State
+from sidecar.core.counting.limits import Grant
 from sidecar.core.kinds import MICRO
-from sidecar.core.limits import Grant
 
 NOT_ENDED: Final = -1
 SETTLED: Final = "settled"

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from sidecar.core import limits, teams
 from sidecar.core.answers import Answer, QuotaDetail
-from sidecar.core.counters import EMPTY, State
+from sidecar.core.counting import limits, teams
+from sidecar.core.counting.counters import EMPTY, State
+from sidecar.core.counting.limits import Grant
 from sidecar.core.kinds import UNBOUNDED, QuotaLimit, RateLimit, TeamShare
-from sidecar.core.limits import Grant
 from sidecar.core.model import Claim
 from sidecar.core.periods import NO_PERIOD, Window
 

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.counters import State
+from sidecar.core.counting.counters import State
+from sidecar.core.counting.limits import Grant, burn, give_back
 from sidecar.core.kinds import QuotaLimit
-from sidecar.core.limits import Grant, burn, give_back
 
 QUOTA = QuotaLimit("monthly", "requests", 10, "month", 10)
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.core.answers import Answer, QuotaDetail
-from sidecar.core.counters import State
+from sidecar.core.counting.counters import State
 from sidecar.core.kinds import Guarantee, QuotaLimit, TeamShare
 from sidecar.core.model import Claim, Entitlement, Key, Team
 from sidecar.core.reasons import TeamUse

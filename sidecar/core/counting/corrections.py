@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from sidecar.core import limits
-from sidecar.core.account import with_limits
 from sidecar.core.answers import Answer
-from sidecar.core.counters import Change, changed_suspended, of_one_meter, with_change
+from sidecar.core.counting import limits
+from sidecar.core.counting.account import with_limits
+from sidecar.core.counting.counters import Change, changed_suspended, of_one_meter, with_change
+from sidecar.core.counting.reservations import NOT_ENDED, AccountState
+from sidecar.core.counting.survey import BoundClaim, ClaimedLimit, answer_of, survey_limits
 from sidecar.core.kinds import QuotaLimit
-from sidecar.core.reservations import NOT_ENDED, AccountState
-from sidecar.core.survey import BoundClaim, ClaimedLimit, answer_of, survey_limits
 
 NOT_KNOWN: Final = -1
 
