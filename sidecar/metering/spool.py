@@ -281,7 +281,7 @@ class Spool(Chain):
     # Missing files. They are checked at each commit, and each second.
 
     def _on_missing_files(self, error: OSError) -> None:
-        if self._writing is None and self._capacity.problem is None:
+        if self._writing is None and not self._capacity.files_missing:
             self.write_errors += 1
             self._capacity.report_error(error)
             self._schedule(self._retry_s)

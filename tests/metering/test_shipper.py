@@ -177,7 +177,15 @@ async def test_without_sinks_nothing_is_deleted_and_a_sink_added_later_starts_at
 
 @pytest.mark.parametrize(
     "change",
-    [{"seq": 99}, {"offset": 7}, {"offset": 10**6}, {"spool": "another"}, {"seq": "x"}, None],
+    [
+        {"seq": 99},
+        {"seq": 4},
+        {"offset": 7},
+        {"offset": 10**6},
+        {"spool": "another"},
+        {"seq": "x"},
+        None,
+    ],
 )
 async def test_a_cursor_that_does_not_fit_starts_at_the_oldest_event(
     tmp_path: Path, change: dict[str, Any] | None

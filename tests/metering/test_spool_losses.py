@@ -31,7 +31,7 @@ class Full:
 
     def __init__(self) -> None:
         self.full = False
-        self.files = Files(write=self._write)
+        self.files = Files(write=self._write, allocate=self._allocate)
 
     def _write(self, fd: int, data: bytes | memoryview) -> int:
         at = os.lseek(fd, 0, os.SEEK_CUR)
@@ -39,6 +39,11 @@ class Full:
         if self.full and (appends or at + len(data) > os.fstat(fd).st_size):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return os.write(fd, data)
+
+    def _allocate(self, fd: int, offset: int, length: int) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.posix_fallocate(fd, offset, length)
 
 
 def losses(directory: Path) -> list[tuple[str, int]]:
@@ -123,6 +128,44 @@ async def test_dropped_events_are_noted_when_the_spool_closes(tmp_path: Path) ->
     assert dropped == note.events > 50
     assert len(lines_in(tmp_path)) + dropped == 1 + 100 + 2
     assert verify(tmp_path).ok
+
+
+async def test_I12_a_buffer_that_is_removed_while_the_disk_is_full_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = Full()
+    async with a_spool(tmp_path, files=disk.files, retry_s=0.01) as spool:
+        disk.full = True
+        spool.append(an_event(1))
+        await until(lambda: spool.write_errors)
+        (tmp_path / BUFFER_NAME).unlink()
+        await until(lambda: "spool_files_missing" in capsys.readouterr().out)
+        disk.full = False
+        await until(lambda: spool.accepting)
+        assert (tmp_path / BUFFER_NAME).exists()
+    assert ids(lines_in(tmp_path)) == ["event-1"]
+
+
+async def test_I4_the_numbers_of_lost_events_are_not_given_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but the note knows them: a full disk takes no head, and the buffer is removed."""
+    disk = Full()
+    async with a_spool(tmp_path, files=disk.files, retry_s=60) as spool:
+        spool.append(an_event(1))
+        await spool.flush()
+        disk.full = True
+        for number in range(2, 6):
+            spool.append(an_event(number))
+        await until(lambda: spool.write_errors)
+        (tmp_path / BUFFER_NAME).unlink()
+        await until(lambda: "spool_files_missing" in capsys.readouterr().out)
+    note = read_note(tmp_path)
+    assert note is not None and (note.next_seq, note.events) == (6, 4)
+    await fill(tmp_path, 1, first=6)
+    assert seqs(lines_in(tmp_path))[0] == 1
+    assert min(seqs(lines_in(tmp_path))[1:]) == 6
+    assert [count for _, count in losses(tmp_path)] == [4]
 
 
 async def test_two_loss_events_of_one_loss_have_the_same_id(tmp_path: Path) -> None:
