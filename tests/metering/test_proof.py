@@ -35,15 +35,19 @@ def lower_number(lines: list[bytes]) -> list[bytes]:
 
 
 async def ship(directory: Path, **options: int) -> tuple[ListSink, int, int]:
-    """Ship everything. Returns the sink, and the numbers of damaged and of missing events."""
-    sink = ListSink()
+    """Ship everything to two sinks, which get the same events.
+
+    Returns one of them, and the numbers of damaged and of missing events.
+    """
+    sink, other = ListSink(), ListSink("other")
     async with a_spool(directory) as spool:
-        shipper = Shipper(spool, [sink], **options)  # type: ignore[arg-type]
+        shipper = Shipper(spool, [sink, other], **options)  # type: ignore[arg-type]
         shipper.start()
         assert await shipper.drain(10)
         spool.append(an_event(900))
         assert await shipper.drain(10)
         await shipper.close()
+        assert sorted(other.lines) == sorted(sink.lines)
         return sink, spool.damaged, spool.missing
 
 

@@ -159,3 +159,15 @@ def test_I4_a_real_file_size_limit_leaves_whole_lines_and_loses_none(tmp_path: P
     assert (failed, all_there) == (b"True", b"True")
     assert seqs(lines_in(tmp_path)) == list(range(1, int(number) + 1))
     assert verify(tmp_path).ok
+
+
+async def test_a_spool_may_be_filled_exactly(tmp_path: Path) -> None:
+    async with a_spool(tmp_path / "larger") as spool:
+        spool.append(an_event(1))
+        await spool.flush()
+        size = spool.bytes_on_disk
+    for less in (0, 1):
+        async with a_spool(tmp_path / f"less-{less}", max_bytes=size - less) as spool:
+            spool.append(an_event(1))
+            await until(lambda: spool.committed_seq == 1 or not spool.accepting)  # noqa: B023
+            assert (spool.committed_seq, spool.accepting) == ((0, False) if less else (1, True))
