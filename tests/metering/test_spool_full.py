@@ -169,5 +169,5 @@ async def test_a_spool_may_be_filled_exactly(tmp_path: Path) -> None:
     for less in (0, 1):
         async with a_spool(tmp_path / f"less-{less}", max_bytes=size - less) as spool:
             spool.append(an_event(1))
-            await until(lambda: spool.committed_seq == 1 or not spool.accepting)  # noqa: B023
+            await until(lambda: spool.committed_seq == 1 or not spool.accepting)
             assert (spool.committed_seq, spool.accepting) == ((0, False) if less else (1, True))
