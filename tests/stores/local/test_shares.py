@@ -59,6 +59,18 @@ async def sidecar(server: Server, tmp_path: Path) -> AsyncIterator[Sidecar]:
         yield one
 
 
+async def test_a_sidecar_that_stops_counts_no_more_for_the_others(
+    server: Server, sidecar: Sidecar, tmp_path: Path
+) -> None:
+    """At once: its share of an outage would not be used for five seconds."""
+    members = keys.sidecars("qs")
+    with redis.Redis.from_url(server.url) as client:
+        async with a_sidecar(server.url, tmp_path / "other") as other:
+            await until_all_are_known([sidecar, other])
+            assert client.zcard(members) == 2
+        assert client.zcard(members) == 1
+
+
 async def test_I1_two_sidecars_allow_exactly_what_was_left(
     server: Server, both: list[Sidecar]
 ) -> None:
