@@ -4,14 +4,14 @@ The readers change and delay no byte: the proxy passes copies of what it forward
 changes bodies, for routes that ask for it.
 """
 
-from sidecar.bodies.readers import BodyReader, decoded_size, is_json, read_request, reader_for
+from sidecar.bodies.readers import BodyReader, decoded_size, is_multipart, read_request, reader_for
 from sidecar.bodies.stream_usage import UsageFilter, with_usage_asked
 
 __all__ = [
     "BodyReader",
     "UsageFilter",
     "decoded_size",
-    "is_json",
+    "is_multipart",
     "read_request",
     "reader_for",
     "with_usage_asked",

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import orjson
-
 from sidecar.bodies.coding import UnreadableBody
+from sidecar.bodies.lax_json import parse
 from sidecar.bodies.scanner import Scanner
 from sidecar.core.costs import Unreadable
 from sidecar.core.json_cost import Formula
@@ -124,9 +123,8 @@ class Document:
             self._found.take(self._scanner.values, error=self._scanner.error)
             return
         try:
-            # A byte order mark is ignored, as RFC 8259, section 8.1 allows.
-            document = orjson.loads(b"".join(self._kept).removeprefix(b"\xef\xbb\xbf"))
-        except orjson.JSONDecodeError:
+            document = parse(b"".join(self._kept))
+        except ValueError:
             raise UnreadableBody(Unreadable.NOT_JSON) from None
         self._found.take_document(document)
 

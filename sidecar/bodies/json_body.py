@@ -5,7 +5,7 @@ from typing import Final
 from sidecar.bodies.coding import UnreadableBody
 from sidecar.bodies.found import Document, Found
 
-_SEPARATOR: Final = b"\x1e"  # before each text of a JSON text sequence (RFC 7464)
+_RECORD: Final = b"\x1e"  # RFC 7464
 
 
 class JsonBody:
@@ -33,10 +33,14 @@ class JsonBody:
 
 
 class JsonLines:
-    """Reads the values of a document per line: NDJSON, JSON Lines and JSON text sequences."""
+    """Reads the values of a document per line: NDJSON, JSON Lines and JSON text sequences.
+
+    A text sequence has a record separator before each document, which may have line ends in it.
+    """
 
     def __init__(self, found: Found) -> None:
         self.found = found
+        self._separator: bytes | None = None  # not known before the first byte
         self._document = Document(found)
         self._begun = False
 
@@ -47,7 +51,9 @@ class JsonLines:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
-        lines = data.split(b"\n")
+        if self._separator is None:
+            self._separator = _RECORD if data.startswith(_RECORD) else b"\n"
+        lines = data.split(self._separator)
         for line in lines[:-1]:
             self._keep(line)
             self._end_line(complete=True)
@@ -58,7 +64,7 @@ class JsonLines:
         self._end_line(complete=complete)
 
     def _keep(self, part: bytes) -> None:
-        part = part.strip(_SEPARATOR + b"\r") if not self._begun else part
+        part = part.strip(b"\x1e \t\r\n") if not self._begun else part
         if part:
             self._begun = True
             try:

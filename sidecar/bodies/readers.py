@@ -1,5 +1,6 @@
 """The readers of bodies, chosen by Content-Type and Content-Encoding."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,14 +19,11 @@ Paths = Sequence[tuple[str, Source]]  # (meter, where its cost is)
 
 _JSON: Final = frozenset({b"application/json", b"text/json"})
 _EVENT_STREAM: Final = b"text/event-stream"
-_LINES: Final = frozenset(
-    {
-        b"application/x-ndjson",
-        b"application/ndjson",
-        b"application/jsonl",
-        b"application/x-jsonlines",
-        b"application/json-seq",
-    }
+# A document per line, by the names in use; stream+json is Cohere's and Spring's.
+_LINES: Final = re.compile(
+    rb"(?:application|text)/(?:[^;]*[.+])?(?:x-)?"
+    rb"(?:ndjson|ldjson|jsonl|json-?lines|json-?stream|json-seq)(?:\+json)?|"
+    rb"application/stream\+json"
 )
 _Body = JsonBody | JsonLines | EventStream
 
@@ -158,23 +156,26 @@ def reader_for(
     JSON documents in lines. `ratio`: bytes that a coding may decode to, per byte.
     """
     kind = kind_of(content_type)
-    if kind != _EVENT_STREAM and kind not in _LINES and not _is_json(kind):
+    stream = kind == _EVENT_STREAM or _LINES.fullmatch(kind) is not None
+    if not stream and not _is_json(kind):
         return BodyReader(paths, None, cause=Unreadable.NOT_JSON)
     try:
         decoder = decoder_for(content_encoding, ratio)
     except UnreadableBody as error:
         return BodyReader(paths, None, cause=error.cause)
-    if _is_json(kind):
-        found = Found([(meter, _formula(source, stream=False)) for meter, source in paths])
-        return BodyReader(paths, JsonBody(found), decoder)
-    found = Found([(meter, _formula(source, stream=True)) for meter, source in paths])
-    body = EventStream(found) if kind == _EVENT_STREAM else JsonLines(found)
+    found = Found([(meter, _formula(source, stream=stream)) for meter, source in paths])
+    body: _Body
+    if not stream:
+        body = JsonBody(found)
+    elif kind == _EVENT_STREAM:
+        body = EventStream(found)
+    else:
+        body = JsonLines(found)
     return BodyReader(paths, body, decoder)
 
 
 def read_request(
     body: bytes,
-    content_type: bytes,
     content_encoding: bytes,
     estimates: Sequence[tuple[str, Reserve]],
     *,
@@ -184,13 +185,14 @@ def read_request(
 
     `body` is the buffered part of the body, and all of it if `complete`. A meter whose bound is
     smaller than the body is `too_large`; so are all meters of an incomplete body.
+
+    Any Content-Type will do: many APIs read JSON whatever it says, and curl says that it is a form.
     """
     paths = [(m, r.path, r.bound) for m, r in estimates if isinstance(r.path, JsonPath | Formula)]
     fitting = [(m, path) for m, path, bound in paths if complete and len(body) <= bound]
     values: dict[str, int | Unreadable] = {m: Unreadable.TOO_LARGE for m, *_ in paths}
-    kind = kind_of(content_type)
     if fitting:
-        reader = reader_for(content_type if _is_json(kind) else b"", content_encoding, fitting)
+        reader = reader_for(b"application/json", content_encoding, fitting)
         reader.feed(body)
         reading = reader.finish()
         values |= reading.values
@@ -217,9 +219,9 @@ def kind_of(content_type: bytes) -> bytes:
     return content_type.partition(b";")[0].strip().lower()
 
 
-def is_json(content_type: bytes) -> bool:
-    """Whether this Content-Type is JSON."""
-    return _is_json(kind_of(content_type))
+def is_multipart(content_type: bytes) -> bool:
+    """Whether this Content-Type is a body of several parts."""
+    return kind_of(content_type).startswith(b"multipart/")
 
 
 def _is_json(kind: bytes) -> bool:

@@ -8,9 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-import orjson
-
 from sidecar.bodies.coding import UnreadableBody
+from sidecar.bodies.lax_json import parse
 from sidecar.core.costs import Unreadable
 from sidecar.core.json_path import LENGTH, JsonPath
 from sidecar.core.readings import whole_units
@@ -122,8 +121,8 @@ class Scanner:
             self._scalar("")
             return
         try:
-            value = orjson.loads(self._token)
-        except orjson.JSONDecodeError:
+            value = parse(bytes(self._token))
+        except ValueError:
             raise UnreadableBody(Unreadable.NOT_JSON) from None
         self._scalar(value)
 
@@ -249,6 +248,6 @@ def _text_of(token: bytearray) -> str:
     if len(token) > MAX_TOKEN:
         return "?"
     try:
-        return str(orjson.loads(b'"%b"' % bytes(token)))
-    except orjson.JSONDecodeError:
+        return str(parse(b'"%b"' % bytes(token)))
+    except ValueError:
         raise UnreadableBody(Unreadable.NOT_JSON) from None

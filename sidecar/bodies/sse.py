@@ -29,6 +29,7 @@ class EventStream:
         self._line_lost = False
         self._data: list[bytes] = []  # of the current event
         self._document: Document | None = None  # of the current event, if it is long
+        self._is_error = False  # the current event is named "error"
         self._at_start = True
         self._after_cr = False
         self._done = False
@@ -60,6 +61,8 @@ class EventStream:
                 self._end_event()
             elif line.startswith(b"data"):
                 self._data_line(line)
+            elif line.startswith(b"event"):
+                self._event_line(line)
         self._keep(begun)
 
     def finish(self, *, complete: bool) -> None:  # noqa: ARG002 - an event may lack its end
@@ -107,8 +110,15 @@ class EventStream:
             return
         if line.startswith(b"data"):
             self._data_line(line)
+        elif line.startswith(b"event"):
+            self._event_line(line)
         elif not line:
             self._end_event()
+
+    def _event_line(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if name == b"event":
+            self._is_error = value.removeprefix(b" ") == b"error"
 
     def _data_line(self, line: bytes) -> None:
         name, _, data = line.partition(b":")
@@ -133,8 +143,11 @@ class EventStream:
 
     def _end_event(self) -> None:
         document, data = self._document, b"\n".join(self._data)
+        is_error, self._is_error = self._is_error, False
         if document is None and not data:
             return
+        if is_error:
+            self.found.take({}, error=True)
         self._document = None
         self._data.clear()
         if data == b"[DONE]":

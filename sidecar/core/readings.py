@@ -55,10 +55,13 @@ class Reading:
 def whole_units(value: Any) -> int | Unreadable:
     """Return a JSON value as units: an integer, or a whole float, from 0 to 2**53 - 1.
 
-    Beyond that, JSON parsers disagree about numbers (RFC 8259, section 6).
+    Beyond that, JSON parsers disagree about numbers (RFC 8259, section 6). So some APIs write
+    integers as strings of digits (Protocol Buffers: all of 64 bits), and many APIs read them.
     """
     if value is None:
         return Unreadable.MISSING
+    if isinstance(value, str) and value.isascii():
+        return _units(value.encode())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Unreadable.NOT_A_NUMBER
     if not 0 <= value <= UNBOUNDED or value != int(value):  # NaN is not between

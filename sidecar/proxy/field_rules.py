@@ -24,25 +24,32 @@ _PATHS: Final = (
     rb"x-original-.*|x-rewrite-.*|x-rewritten-.*|x-replaced-path|x-matched-path|x-script-name|"
     rb"x-path-info|x-request-uri|request-uri|x-base-path|x-ingress-path|x-middleware-.*|"
     rb"x-invoke-(?:path|query|status|error|output)|x-now-route-matches|x-http-destinationurl|"
-    rb"x-http-(?:path|host)-override|x-host|x-host-override|x-accel-.*|x-sendfile-.*|"
-    rb"x-proxy-(?:url|uri|path|host)"
+    rb"x-http-(?:path|host)-override|x-host|x-host-override|x-backend-host|x-accel-.*|"
+    rb"x-sendfile(?:-.*)?|(?:x-)?proxy-(?:url|uri|path|host)|(?:x-)?http-(?:url|uri)|"
+    rb"x-(?:iis-|ms-)original-url|x-waws-unencoded-url|x-(?:servlet|context|traefik|gateway)-path|"
+    rb"x-(?:url|path)-prefix|x-override-(?:url|uri|path)|x-request-(?:url|path)"
 )
 _PROXIES: Final = (
     rb"x-forwarded(?:-.*)?|x-forwarder-for|x-forward-.*|forwarded-.*|x-envoy-.*|x-azure-.*|"
     rb"x-appengine-.*|x-appgw-.*|x-arr-.*|x-akamai-.*|akamai-.*|x-sucuri-.*|incap-.*|cf-.*|"
     rb"cloudfront-.*|fastly-(?:client-.*|ff|ssl)|fly-(?:client-.*|forwarded-.*)|"
-    rb"x-vercel-(?:forwarded-for|proxied-for|ip-.*)|x-scheme|x-url-scheme|front-end-https|x-https|"
-    rb"http-x-.*"
+    rb"x-vercel-(?:forwarded-for|proxied-for|ip-.*)|x-scheme|x-url-scheme|x-proto|x-protocol|"
+    rb"front-end-https|x-https|http-x-.*"
 )
 _ADDRESSES: Final = (
-    rb"(?:.*-)?(?:client|real|remote|connecting|connection|src|source|origin|originating|true|"
-    rb"user|proxyuser|peer|viewer)-?(?:ip|ipv4|ipv6|addr|address)|x-originating-.*|"
-    rb"x-cluster-client-.*|true-client-.*|x-client-(?:host|port)|(?:x-)?coming-from"
+    rb"(?:.*-|rln)?(?:client|real|remote|connecting|connection|src|source|origin|originating|true|"
+    rb"user|proxyuser|peer|viewer)-?(?:ip|ipv4|ipv6|ip-?addr|ip-?address|addr|address)|"
+    rb"(?:.*-)?(?:enduser|visitor|caller|requester|customer|device|browser|from|trusted)-?ip"
+    rb"(?:v4|v6|-?addr|-?address)?|x-originating-.*|"
+    rb"x-cluster-client-.*|true-client-.*|x-client-(?:host|port|ip-port)|x-real-port|"
+    rb"(?:x-)?ip(?:-?addr|-?address)?|x-custom-ip-authorization|(?:x-)?coming-from"
 )
 _IDENTITIES: Final = (
     rb"x-remote-.*|remote-user|x-consumer-.*|x-credential-(?:identifier|username)|"
     rb"x-authenticated-.*|x-anonymous-consumer|x-auth-request-.*|x-authentik-.*|x-pomerium-.*|"
     rb"x-webauth-.*|x-proxy-user.*|x-ms-client-principal.*|x-goog-(?:iap|authenticated)-.*|"
+    rb"x-ms-token-.*|x-endpoint-api-userinfo|x-apigateway-api-userinfo|x-jwt-(?:assertion|payload)|"
+    rb"x-vouch-.*|(?:x-)?tailscale-user(?:-.*)?|x-client-s-dn|x-peer-certificate|x-clientcert|"
     rb"x-amzn-(?:oidc|mtls)-.*|x-(?:ssl|tls)-.*|ssl-.*|"
     rb"(?:x-)?client-(?:cert|certificate|verify|verified|dn|subject|san)(?:-.*)?"
 )

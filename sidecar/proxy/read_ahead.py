@@ -129,9 +129,7 @@ def reading_of(
     values = read_fields(((m, r.path) for m, r in estimates), request.named_fields())
     if not entitlement.read_up_to:
         return Reading.of(values)
-    read = read_request(
-        body, request.content_type, request.content_encoding, estimates, complete=complete
-    )
+    read = read_request(body, request.content_encoding, estimates, complete=complete)
     values |= dict(read.values) | dict(read.unreadable)
     by_size = [(m, r) for m, r in estimates if r.bytes_per_unit]
     if not by_size:

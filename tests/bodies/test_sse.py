@@ -119,11 +119,35 @@ def test_the_last_value_counts(body: bytes, tokens: int) -> None:
         (b"\n\xef\xbb\xbf" + USAGE % 5, Unreadable.MISSING),
         (b'data: {"usage": {"total_tokens": 5}', Unreadable.MISSING),
         (b'data: {"usage": {"total_tokens": 1.5}}\n\n', Unreadable.NOT_A_NUMBER),
-        (USAGE % 5 + b'data: {"usage": {"total_tokens": "6"}}\n\n', Unreadable.NOT_A_NUMBER),
+        (USAGE % 5 + b'data: {"usage": {"total_tokens": "six"}}\n\n', Unreadable.NOT_A_NUMBER),
     ],
 )
 def test_a_missing_value_has_a_reason(body: bytes, why: Unreadable) -> None:
     assert value(body).unreadable == {"tokens": why}
+
+
+@pytest.mark.parametrize("data", [b"overloaded", b'{"message": "overloaded"}', b"{\ndata: }"])
+@pytest.mark.parametrize("eol", [b"\n", b"\r\n", b"\r"])
+def test_an_event_named_error_is_an_error_whatever_its_data_is(data: bytes, eol: bytes) -> None:
+    stream = USAGE % 5 + b"event: error\ndata: " + data + b"\n\n"
+    for parts in ([stream.replace(b"\n", eol)], bytewise(stream.replace(b"\n", eol))):
+        reader = a_reader(SSE)
+        for part in parts:
+            reader.feed(part)
+        assert reader.failed
+        assert not reader.finish().values
+
+
+@pytest.mark.parametrize(
+    "event",
+    [b"event: error\n\n", b"event: errors\ndata: x\n\n", b"event: error\nevent: x\ndata: x\n\n",
+     b"events: error\ndata: x\n\n", b"event: error\n\ndata: x\n\n"],
+)  # fmt: skip
+def test_an_event_of_another_name_or_without_data_is_not_an_error(event: bytes) -> None:
+    reader = a_reader(SSE)
+    reader.feed(USAGE % 5 + event)
+    assert not reader.failed
+    assert reader.finish().values == {"tokens": 5}
 
 
 def test_a_path_of_numbers_is_read_from_every_event() -> None:

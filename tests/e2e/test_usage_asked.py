@@ -116,6 +116,21 @@ async def test_I11_the_api_is_asked_and_the_client_does_not_see_it(
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+@pytest.mark.parametrize(
+    "kind", [b"application/x-www-form-urlencoded", b"text/plain", b"application/octet-stream"]
+)
+async def test_I11_json_is_json_whatever_its_content_type_says(here: Stage, kind: bytes) -> None:
+    """`curl -d` says that it is a form, and Ollama and llama.cpp read it as JSON."""
+    body = ASK[:-1] + b',"max_tokens":77}'
+    _, answered = await send(here, body, b"Content-Type: %b\r\n" % kind)
+    assert answered == SEEN
+    assert b'"include_usage":true' in here.upstream.received
+    here.upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    here.upstream.received.clear()
+    await send(here, body, b"Content-Type: %b\r\n" % kind)
+    assert [e["data"]["usage"] for e in await here.events()] == [{"tokens": 50}, {"tokens": 77}]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 60, 1000])
 async def test_the_usage_is_hidden_however_the_response_is_cut(here: Stage, size: int) -> None:
     for end in (b"\n", b"\r\n", b"\r"):

@@ -207,3 +207,12 @@ def test_an_unexpected_100_continue_is_dropped(sidecar: SidecarThread) -> None:
     assert response is not None
     assert response.status == 200
     assert connection.interim == []
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1 099 Odd", b"HTTP/1.1 000 Odd"])
+def test_a_status_below_100_is_not_relayed_as_an_interim_response(
+    sidecar: SidecarThread, line: bytes
+) -> None:
+    """RFC 9110, section 15: valid are 100 to 599; a status has three digits."""
+    response, _ = ask(sidecar, line + b"\r\nContent-Length: 2\r\n\r\nok", close=True)
+    assert_502(response)

@@ -33,6 +33,14 @@ _SINGLE: Final = frozenset(
     {b"content-length", b"transfer-encoding", b"expect", b"max-forwards", b"content-type"}
 )
 OF_INTEREST: Final = frozenset(LISTED) | _SINGLE | NOT_FORWARDED
+# llhttp takes these methods only if the request line ends in RTSP/1.0 instead of HTTP/1.1.
+_RTSP: Final = frozenset(
+    {
+        "ANNOUNCE", "DESCRIBE", "FLUSH", "GET_PARAMETER", "PAUSE", "PLAY", "RECORD", "REDIRECT",
+        "SETUP", "SET_PARAMETER", "TEARDOWN",
+    }
+)  # fmt: skip
+_REFUSED: Final = _RTSP | {"CONNECT", "TRACE"}
 ABSOLUTE: Final = re.compile(rb"https?://([^/?#@\\]+)((?:[/?].*)?)", re.IGNORECASE | re.DOTALL)
 
 
@@ -80,14 +88,20 @@ def check_head(request: Request, bounds: Bounds) -> None:
         raise malformed("Exactly one Host field is needed.")
     if request.chunked and (request.http10 or request.content_length is not None):
         raise malformed("A body must be framed in one way, and HTTP/1.0 has no transfer codings.")
-    if request.method == "CONNECT":
-        raise faults.method_refused("CONNECT is not supported: this is a gateway to one API.")
-    if request.method == "TRACE":
-        raise faults.method_refused("TRACE is not supported: it would send credentials back.")
+    if request.method in _REFUSED:
+        raise _refused(request.method)
     if not request.target.startswith(b"/"):
         _origin_form(request)
     if bounds.max_body and (request.content_length or 0) > bounds.max_body:
         raise faults.body_too_large(bounds)
+
+
+def _refused(method: str) -> Fault:
+    if method == "CONNECT":
+        return faults.method_refused("CONNECT is not supported: this is a gateway to one API.")
+    if method == "TRACE":
+        return faults.method_refused("TRACE is not supported: it would send credentials back.")
+    return faults.version_unknown()
 
 
 def _origin_form(request: Request) -> None:

@@ -242,6 +242,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._chunked and (self._length is not None or parser.get_http_version() == "1.0"):
             raise InvalidResponse("The API framed its response in two ways.")
         if status < 200:
+            if status < 100:
+                raise InvalidResponse("The API used an invalid status code.")
             self._interim(receiver, status)
             return
         if not parser.should_keep_alive():

@@ -90,6 +90,19 @@ def test_must_allow_connect_and_trace(sidecar: SidecarThread, line: bytes, wante
     assert b"\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" in answer.raw
 
 
+@pytest.mark.parametrize("method", [b"PLAY", b"DESCRIBE", b"SET_PARAMETER", b"FLUSH"])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_request_of_rtsp_is_not_forwarded(
+    sidecar: SidecarThread, method: bytes, version: bytes
+) -> None:
+    """llhttp parses RTSP too; forwarded, it would become a request of HTTP."""
+    with client(sidecar) as connection:
+        connection.send(method + b" /x RTSP/" + version + b"\r\nHost: a\r\n\r\n")
+        answer = connection.response()
+    assert answer is not None
+    assert answer.status == 505
+
+
 async def test_a_405_about_a_job_has_allow(stage: StartStage) -> None:
     here = await stage()
     path = "/-/jobs/01900000-0000-7000-8000-000000000000"

@@ -18,7 +18,11 @@ REWRITING = (
     "CloudFront-Viewer-Address", "X-Nf-Client-Connection-Ip", "X-Vercel-Forwarded-For",
     "X-Auth-Request-User", "X-Authenticated-Userid", "X-Consumer-Username", "X-Client-Cert",
     "X-SSL-Client-Verify", "SSL-Client-Cert", "X-Amzn-Oidc-Data", "X-MS-Client-Principal",
-    "X-Goog-Authenticated-User-Email",
+    "X-Goog-Authenticated-User-Email", "X-MS-Original-URL", "X-WAWS-Unencoded-URL", "X-Servlet-Path",
+    "X-Context-Path", "X-Url-Prefix", "X-Backend-Host", "X-Sendfile", "Proxy-Host", "Http-Url",
+    "X-Proto", "X-Custom-IP-Authorization", "X-IP", "Ip-Address", "X-Caller-IP", "X-EndUser-IP",
+    "X-Device-IP-Address", "X-Real-Port", "RLNClientIPAddr", "X-JWT-Assertion", "X-Vouch-User",
+    "X-Apigateway-Api-Userinfo", "X-Endpoint-API-UserInfo", "Tailscale-User-Login", "X-ClientCert",
 )  # fmt: skip
 NEVER = (
     "X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "Proxy", "Script-Name",
@@ -36,6 +40,7 @@ HONEST = (
     "X-Anonymous-Id",
     "X-Tenant", "Idempotency-Key", "X-Stainless-OS", "OpenAI-Organization", "anthropic-version",
     "Sec-WebSocket-Key", "If-None-Match", "X-Hub-Signature-256", "X-Device-Id", "X-Zip", "X-Ship",
+    "X-Customer-Address", "X-Device-Name", "X-Recipe", "X-Callback-Url", "Destination",
     "baggage", "b3", "X-B3-TraceId", "X-Correlation-Id", "DPoP", "Priority", "Range", "X-Vip",
 )  # fmt: skip
 
