@@ -19,6 +19,7 @@ from sidecar.commands import (
     events,
     explain,
     grants,
+    init,
     jobs,
     plan_archive,
     plans,
@@ -35,6 +36,7 @@ HELP = """Put plans, quotas, explained refusals and metering in front of an API.
 \b
 Start here:
   sidecar demo                    run everything on this machine
+  sidecar init                    write a plan file, with a first account
   sidecar check plans.yaml        check a plan file
   sidecar serve --plans plans.yaml --upstream http://127.0.0.1:3000
 """
@@ -46,13 +48,19 @@ def build() -> typer.Typer:
         name="sidecar",
         no_args_is_help=True,
         rich_markup_mode=None,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback(help=HELP)(_start)
     app.command(help=serve.SERVE_HELP, cls=Command)(serve.with_settings_flags(serve.serve))
-    for command in (serve.demo, plans.check, plans.schema, explain.explain, grants.grant):
+    for command in (
+        serve.demo,
+        init.init,
+        plans.check,
+        plans.schema,
+        explain.explain,
+        grants.grant,
+    ):
         app.command(cls=Command)(command)
     app.add_typer(accounts.keys_app(), name="keys")
     app.add_typer(accounts.accounts_app(), name="accounts")

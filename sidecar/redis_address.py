@@ -74,6 +74,11 @@ class RedisAddress:
         """The server, or the first node."""
         return UnixPath(self.path) if self.path else self.nodes[0]
 
+    @property
+    def has_password(self) -> bool:
+        """Whether the URL has a password, of Redis or of the sentinels."""
+        return bool(self.password or self.sentinel_password)
+
     def __str__(self) -> str:
         if self.path:
             return str(self.at)

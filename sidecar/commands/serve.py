@@ -12,7 +12,8 @@ import typer
 from sidecar import __version__
 from sidecar.commands.options import flag_of
 from sidecar.errors import SettingsError
-from sidecar.settings import Settings, all_settings, unknown_variables
+from sidecar.redis_address import redis_address
+from sidecar.settings import SettingInfo, Settings, all_settings, unknown_variables
 
 SERVE_HELP = """Run the sidecar in front of an API.
 
@@ -58,9 +59,25 @@ def _settings(flags: dict[str, Any]) -> Settings:
     except SettingsError as error:
         raise SettingsError(str(error), unknown) from None
     configure(settings.log_level, settings.log_format)
+    log = logger("settings")
     for message in unknown:
-        logger("settings").warning("unknown_variable", error=message)
+        log.warning("unknown_variable", error=message)
+    for setting in _secrets_in(flags):
+        log.warning(
+            "secret_on_command_line",
+            flag=setting.flag,
+            remedy=f"set {setting.env}; users of this machine can read the flags of a process",
+        )
     return settings
+
+
+def _secrets_in(flags: dict[str, Any]) -> list[SettingInfo]:
+    """The flags that contain a secret, which the process list shows."""
+    given = {
+        "redis": flags.get("redis") and redis_address(flags["redis"]).has_password,
+        "webhook_secret": flags.get("webhook_secret"),
+    }
+    return [setting for setting in all_settings() if given.get(setting.name)]
 
 
 def _workers(setting: str) -> int:

@@ -257,6 +257,7 @@ class App:
         return wire
 
     async def _start_control_port(self) -> None:
+        from sidecar.serve.control_access import control_access
         from sidecar.serve.control_port import ControlPort  # aiohttp: a worker does not need it
 
         control = ControlPort(
@@ -264,6 +265,8 @@ class App:
             registry=self.metrics.registry,
             ready=self.readiness,
             config_status=self.keeper.status,
+            reload=self.reload,
+            access=control_access(self.settings.control_token_file),
             hosts=self.settings.control_hosts,
         )
         await control.start()

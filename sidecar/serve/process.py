@@ -7,6 +7,7 @@ time, so that the supervisor stays small.
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -26,8 +27,11 @@ GC_THRESHOLDS: Final = (20_000, 20, 50)
 def prepare(on_hangup: Callable[[], None] = lambda: None) -> None:
     """Log exceptions that no code catches, and call `on_hangup` on SIGHUP.
 
-    The default keeps SIGHUP from ending a process that still starts.
+    The default keeps SIGHUP from ending a process that still starts. A crash writes no core dump,
+    which would have API keys and passwords; `prlimit --core=unlimited --pid PID` allows one.
     """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.unhandled)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)

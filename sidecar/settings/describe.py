@@ -64,7 +64,7 @@ _METAVARS: Final = {
     "max_connection_age_s": "SECONDS", "redis_prefix": "PREFIX", "source": "NAME",
     "shed": "adaptive|off|N", "webhook_secret": "SECRET",
     "job_fields": "LIST", "job_parameters": "LIST", "job_bytes_per_account": "BYTES",
-    "job_bytes_in_all": "BYTES",
+    "job_bytes_in_all": "BYTES", "control_token_file": "FILE",
 }  # fmt: skip
 _SECRET: Final = frozenset({"redis", "webhook_secret"})  # messages do not repeat their values
 _UNITS: Final = {"ms": "MS", "bytes": "BYTES", "s": "SECONDS"}  # by the last word of the name

@@ -95,13 +95,17 @@ class Settings(LayeredSettings):
     """Number of worker processes; auto: one per available CPU."""
 
     control: Tcp = Address("127.0.0.1", 9090)
-    """Address of the control port, which serves /healthz, /readyz, /metrics and /config, as
+    """Address of the control port, which serves probes, metrics and configuration, as
     HOST:PORT."""
 
     control_hosts: HostNames = ()
     """Host names that the control port answers to, comma-separated; * for any. IP addresses,
     localhost, this machine's name and the host in --control need not be listed. Empty: no
     others."""
+
+    control_token_file: Path | None = None
+    """File with the token for /config and /reload of the control port, in a line of its own; at
+    most 8 lines. Unset: /config answers only to this machine, /reload to no client."""
 
     redis: Redis = SecretStr("redis://127.0.0.1:6379/0")
     """URL of the Redis or Valkey with the counters: redis://, rediss:// for TLS, unix://,

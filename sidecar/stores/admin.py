@@ -8,15 +8,14 @@ between: an API key is listed before it works, and stops working before sidecars
 Running the command again completes the change.
 """
 
-import base64
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import chain
-from typing import Final
 from uuid import uuid4
 
+from sidecar.core.api_key import RANDOM_BYTES, api_key
 from sidecar.core.events.changes import (
     DELETED,
     Change,
@@ -36,8 +35,6 @@ from sidecar.stores.changes import TTL_S, Changes, Step
 from sidecar.stores.client import FAILURES, open_client, unavailable
 from sidecar.stores.directory import GONE, account_from
 from sidecar.stores.grants import Granted, grant
-
-SECRET_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +161,7 @@ class Admin:
     ) -> tuple[str, tuple[Step, ...]]:
         """The secret of a new API key, and the steps that store it."""
         by_id = keys.account_keys(self._prefix, account)
-        secret = "qs_" + base64.urlsafe_b64encode(random_bytes(SECRET_BYTES)).rstrip(b"=").decode()
+        secret = api_key(random_bytes(RANDOM_BYTES))
         digest = hashlib.sha256(secret.encode()).hexdigest()
         record = keys.credential(self._prefix, digest)
         fields = ("id", key_id, "account", account, *(("team", team) if team else ()))

@@ -10,14 +10,16 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from sidecar.errors import SettingsError
+from sidecar.serve.control_access import ControlAccess
 from sidecar.serve.control_port import ControlPort
 from sidecar.serve.readiness import Readiness
 
 
 class State:
-    """The sources that the control port reads."""
+    """The sources that the control port reads, and the reloads that it requested."""
 
     def __init__(self) -> None:
+        self.reloads = 0
         self.ready = Readiness([], [])
         self.registry = CollectorRegistry()
         Counter("sidecar_attempts", "Attempts.", registry=self.registry).inc(3)
@@ -25,18 +27,26 @@ class State:
     def config(self) -> dict[str, Any]:
         return {"version": "sha256:abc", "live_since": "2026-11-23T08:30:00Z"}
 
+    def reload(self) -> None:
+        self.reloads += 1
+
 
 @pytest.fixture
 def state() -> State:
     return State()
 
 
-def a_control_port(state: State, port: int = 0) -> ControlPort:
+def a_control_port(
+    state: State, port: int = 0, host: str = "127.0.0.1", names: tuple[str, ...] = ()
+) -> ControlPort:
     return ControlPort(
-        ("127.0.0.1", port),
+        (host, port),
         registry=state.registry,
         ready=lambda: state.ready,
         config_status=state.config,
+        reload=state.reload,
+        access=ControlAccess(),
+        hosts=names,
     )
 
 
@@ -101,7 +111,7 @@ async def test_config_is_the_live_status(ask: Ask, state: State) -> None:
     assert headers["Content-Type"].startswith("application/json")
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/config"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/config", "/openapi.json"])
 async def test_head_answers_like_get_without_a_body(ask: Ask, path: str) -> None:
     status, headers, text, _ = await ask(path, method="HEAD")
     assert (status, text) == (200, "")
@@ -134,12 +144,7 @@ async def test_a_port_in_use_names_the_flag(state: State) -> None:
 
 
 async def test_an_address_of_another_host_names_the_flag(state: State) -> None:
-    server = ControlPort(
-        ("192.0.2.1", 0),
-        registry=state.registry,
-        ready=lambda: Readiness([], []),
-        config_status=dict,
-    )
+    server = a_control_port(state, host="192.0.2.1")
     with pytest.raises(SettingsError, match=r"^--control: 192\.0\.2\.1:0 cannot be used: "):
         await server.start()
 
@@ -185,13 +190,7 @@ async def test_any_host_may_be_configured(state: State) -> None:
 async def _status_for(
     state: State, field: str, version: str = "1.1", names: tuple[str, ...] = ("metrics.test",)
 ) -> int:
-    server = ControlPort(
-        ("127.0.0.1", 0),
-        registry=state.registry,
-        ready=lambda: state.ready,
-        config_status=state.config,
-        hosts=names,
-    )
+    server = a_control_port(state, names=names)
     await server.start()
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

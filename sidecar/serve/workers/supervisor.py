@@ -18,6 +18,7 @@ from sidecar.errors import SidecarError
 from sidecar.metrics import Metrics
 from sidecar.proxy.downstream.listener import bind_tcp, bind_unix, remove_unix
 from sidecar.serve import readiness
+from sidecar.serve.control_access import control_access
 from sidecar.serve.control_port import ControlPort
 from sidecar.serve.process import log_drain_started, log_serving, log_stopped, prepare
 from sidecar.serve.readiness import Readiness
@@ -115,6 +116,8 @@ class Supervisor:
             registry=self._registry,
             ready=self._readiness,
             config_status=self._config,
+            reload=self.reload,
+            access=control_access(self._settings.control_token_file),
             faults=self._faults,
             hosts=self._settings.control_hosts,
         )
