@@ -115,6 +115,12 @@ class DataPort:
         """The TCP port, also if the settings ask for port 0; 0 for a unix socket."""
         return self._listener.port if self._listener else 0
 
+    def announce_end(self) -> None:
+        """Accept requests, but close each connection after its response, and start no job."""
+        self.draining = True
+        if self._jobs is not None:
+            self._jobs.pause()
+
     async def stop(self, delay: float, drain: float, hurry: asyncio.Event) -> None:
         """End without losing a request.
 
@@ -122,9 +128,7 @@ class DataPort:
         so that clients and load balancers move on. Then it accepts none, and running requests have
         `drain` seconds to finish. `hurry` ends both waits.
         """
-        self.draining = True
-        if self._jobs is not None:
-            self._jobs.pause()
+        self.announce_end()
         await _wait_until(self._loop.time() + delay, hurry, lambda: False)
         self._limits.closed = True
         if self._listener is not None:

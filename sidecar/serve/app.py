@@ -78,6 +78,7 @@ class App:
         self._compile_plans = compile_plans
         self._undo = contextlib.AsyncExitStack()
         self._serving = self._stopping = False
+        self.shutdown.on_announced = self._announce_end
         self._store_was_reachable = False
 
     async def start(self) -> None:
@@ -107,6 +108,8 @@ class App:
             await self._start_control_port()
         await self.data_port.start(self.listener)
         self._serving = True
+        if self.shutdown.announced:
+            self._announce_end()
         self._start_jobs()
         self._undo.push_async_callback(self._drain)
         self._publish_metrics()
@@ -345,6 +348,12 @@ class App:
 
     # the end
 
+    def _announce_end(self) -> None:
+        """Ask for no more requests, and serve those that come."""
+        if self._serving:
+            self._stopping = True
+            self.data_port.announce_end()
+
     async def stop(self) -> None:
         """Drain as `shutdown` says, and stop every part. Idempotent."""
         self._stopping = True
@@ -352,6 +361,5 @@ class App:
 
     async def _drain(self) -> None:
         self.room.close()
-        waits = self.shutdown.requested.is_set() and not self.shutdown.skip_delay
-        delay = self.settings.drain_delay_s if waits else 0.0
+        delay = self.shutdown.delay_s(self.settings.drain_delay_s)
         await self.data_port.stop(delay, self.settings.drain_timeout_s, self.shutdown.hurried)

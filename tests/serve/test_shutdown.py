@@ -26,3 +26,42 @@ async def test_the_first_signal_requests_and_the_second_hurries(
     finally:
         for number in SIGNALS:
             asyncio.get_running_loop().remove_signal_handler(number)
+
+
+def loop_at(monkeypatch: pytest.MonkeyPatch, times: list[float]) -> None:
+    """Let the event loop's clock return these times, one per read."""
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "time", lambda: times.pop(0))
+
+
+async def test_the_delay_counts_from_the_announcement(monkeypatch: pytest.MonkeyPatch) -> None:
+    shutdown = Shutdown()
+    assert shutdown.delay_s(5) == 0  # not requested
+    with monkeypatch.context() as clock:
+        loop_at(clock, [100.0, 103.0, 200.0])
+        shutdown.announce()
+        shutdown.request()
+        assert shutdown.delay_s(5) == 2
+        assert shutdown.delay_s(5) == 0
+
+
+async def test_the_delay_is_whole_without_an_announcement_and_zero_if_it_is_skipped() -> None:
+    announced: list[bool] = []
+    shutdown = Shutdown()
+    shutdown.on_announced = lambda: announced.append(True)
+    shutdown.request()
+    shutdown.announce()  # too late
+    assert (shutdown.delay_s(5), shutdown.announced, announced) == (5, False, [])
+    hasty = Shutdown()
+    hasty.announce()
+    hasty.request(skip_delay=True)
+    assert hasty.delay_s(5) == 0
+
+
+async def test_an_announcement_runs_its_callback_once() -> None:
+    announced: list[bool] = []
+    shutdown = Shutdown()
+    shutdown.on_announced = lambda: announced.append(True)
+    shutdown.announce()
+    shutdown.announce()
+    assert announced == [True]

@@ -80,6 +80,8 @@ async def _obey(channel: Channel, app: App) -> None:
     async for message in channel.messages():
         if message.get("do") == "reload":
             app.reload()
+        elif message.get("do") == "announce":
+            app.shutdown.announce()
         elif message.get("do") == "stop":
             app.shutdown.request(skip_delay=message["skip_delay"])
         else:

@@ -219,6 +219,12 @@ class Supervisor:
         for worker in self.workers:
             worker.reload()
 
+    def announce_end(self) -> None:
+        """Make all workers ask for no more requests."""
+        self._stopping = True
+        for worker in self.workers:
+            worker.announce()
+
     async def stop(self, shutdown: Shutdown) -> bool:
         """Drain all workers at the same time. Return whether each ended in time with exit code 0.
 
@@ -229,8 +235,7 @@ class Supervisor:
         for worker in self.workers:
             worker.stop(skip_delay=shutdown.skip_delay)
         hurrying = asyncio.create_task(self._hurry(shutdown))
-        if not shutdown.skip_delay:
-            await self._wait_for_workers(self._settings.drain_delay_s)
+        await self._wait_for_workers(shutdown.delay_s(self._settings.drain_delay_s))
         self._release_address()
         ended = await self._wait_for_workers(self._settings.drain_timeout_s + STOP_MARGIN_S)
         hurrying.cancel()
@@ -280,6 +285,7 @@ def run(settings: Settings, count: int) -> int:
 async def _serve(settings: Settings, count: int) -> int:
     supervisor = Supervisor(settings, count)
     shutdown = Shutdown()
+    shutdown.on_announced = supervisor.announce_end
     shutdown.handle_signals()
     prepare(on_hangup=supervisor.reload)
     starting = asyncio.create_task(supervisor.start())

@@ -55,6 +55,7 @@ class Worker:
         self._on_change = on_change
         self._on_end = on_end
         self._stopping = asyncio.Event()
+        self._announced = False
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
         self._questions: dict[int, asyncio.Future[Any]] = {}
@@ -133,6 +134,8 @@ class Worker:
         log.info("worker_started", worker=self.number, pid=self._process.pid)
         self._channel = await Channel.over(ours)
         self._channel.send(self._make_setup())
+        if self._announced:
+            self.announce()
         if self._stopping.is_set():
             self.stop()
         return self._channel.messages()
@@ -192,6 +195,12 @@ class Worker:
         """Make a running process reload its plan file and certificate."""
         if self._channel is not None:
             self._channel.send({"do": "reload"})
+
+    def announce(self) -> None:
+        """Announce the shutdown to the process, and to each one that is started later."""
+        self._announced = True
+        if self._channel is not None:
+            self._channel.send({"do": "announce"})
 
     def stop(self, *, skip_delay: bool = False) -> None:
         """Make the process drain and end, and start no other; called again, make it hurry."""

@@ -66,3 +66,21 @@ def test_workers_keep_the_delay_when_the_supervisor_dies(serve: Any) -> None:
         os.kill(pid, signal.SIGINT)  # the second request to stop
     for pid in pids:
         until(lambda pid=pid: not alive(pid), f"worker {pid} has ended")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_SIGUSR1_announces_the_end_and_the_sidecar_serves_until_SIGTERM(
+    serve: Any, workers: int
+) -> None:
+    here = serve(workers=workers, drain_delay_s=LONG).ready()
+    here.send(signal.SIGUSR1)
+    until(lambda: "draining" in here.ask("/readyz")[1], "it drains")
+    assert [here.call() for _ in range(10)] == [200] * 10
+    here.send(signal.SIGUSR1)  # a hook may run twice
+    assert here.call() == 200
+    here.send(signal.SIGINT)
+    code, errors, _ = here.end()
+    assert code == 0, errors
+    assert "drain_announced" in errors
+    assert "drain_cut_short" not in errors
+    assert len(here.events()) == 11
