@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sidecar.core.costs import Unreadable
-from sidecar.core.kinds import MOST_UNITS
+from sidecar.core.kinds import MOST_UNITS, QuotaLimit
 from sidecar.core.model import Claim, Entitlement
 from sidecar.core.readings import Reading
 
@@ -13,9 +13,9 @@ def with_estimates(entitlement: Entitlement, reading: Reading) -> Entitlement:
     """Return the entitlement with the costs that `reading` has for `entitlement.estimates`.
 
     A meter without a value has its default cost, and `defaulted` has the reason. `sized` has what
-    the size of the request adds. One request
-    reserves at most MOST_UNITS of a meter: a client that asks for more gains nothing, and the
-    arithmetic in Redis stays exact.
+    the size of the request adds. A body that may grow keeps the reservation open, so that it
+    settles at its whole size. One request reserves at most MOST_UNITS of a meter: a client that
+    asks for more gains nothing, and the arithmetic in Redis stays exact.
     """
     costs = dict(entitlement.route.cost)
     counted = reading.counted or {}
@@ -32,12 +32,29 @@ def with_estimates(entitlement: Entitlement, reading: Reading) -> Entitlement:
             sized.append((meter, size))
             units += size
         costs[meter] = min(max(units, reserve.least), MOST_UNITS)
-    return replace(
+    estimated = replace(
         entitlement,
         route=replace(entitlement.route, cost=tuple(costs.items())),
         claims=claims_for(entitlement, costs),
         defaulted=tuple(defaulted),
         sized=tuple(sized),
+    )
+    return _growing(estimated) if reading.grows else estimated
+
+
+def _growing(entitlement: Entitlement) -> Entitlement:
+    """The entitlement of a request whose size is known only when its body has passed."""
+    grows = tuple((m, reserve) for m, reserve in entitlement.estimates if reserve.bytes_per_unit)
+    meters = {meter for meter, _ in grows}
+    counted = any(
+        isinstance(claim.limit, QuotaLimit) and claim.limit.meter in meters
+        for claim in entitlement.claims
+    )
+    return replace(
+        entitlement,
+        grows=grows,
+        stays_open=bool(entitlement.claims),
+        late_overage=entitlement.late_overage or counted,
     )
 
 

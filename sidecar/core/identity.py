@@ -8,11 +8,21 @@ from typing import Final
 from sidecar.core.model import Account, Key
 
 ANONYMOUS: Final = "anonymous"
+_MOST_ID: Final = 128  # characters
 _HALF: Final = 64  # bits of the IPv6 prefix that one subscriber has
 
 
 class AmbiguousCredential(ValueError):
     """A request with more than one credential: it is unclear which one counts."""
+
+
+def valid_id(text: str) -> bool:
+    """Whether this can be the ID of an account, API key or team in header fields and texts.
+
+    `sidecar accounts` and `keys` are stricter; other programs write records in Redis, too. A line
+    end in one would add header fields to requests.
+    """
+    return 0 < len(text) <= _MOST_ID and text.isprintable() and " " not in text
 
 
 def key_digest(secret: bytes) -> bytes:

@@ -154,8 +154,9 @@ class Entitlement:
     route and claims have the default costs. `settles` are the meters whose actual cost is known
     after the response, `reads` those of them that the response's body contains. `defaulted`: the
     estimates for which the default was used, and why (`claims.py`). `sized`: units of the estimates
-    that the size of the request has added. `reads_response`: the body of the response is read for
-    costs, or for errors that the plan refunds. `fallbacks`: what counts of a response without them.
+    that the size of the request has added; `grows` are those whose size is known only when the body
+    has passed. `reads_response`: the body of the response is read for costs, or for errors that the
+    plan refunds. `fallbacks`: what counts of a response without them.
 
     `stays_open`: the reservation stays open until it is settled; otherwise there is nothing to
     correct. `late_overage`: what a quota counts may still change until then, so that the overage
@@ -176,6 +177,7 @@ class Entitlement:
     reads: tuple[tuple[str, JsonPath | JsonCost], ...] = ()
     defaulted: tuple[tuple[str, Unreadable], ...] = ()
     sized: tuple[tuple[str, int], ...] = ()
+    grows: tuple[tuple[str, Reserve], ...] = ()
     fallbacks: tuple[tuple[str, Fallback], ...] = ()
     stays_open: bool = False
     late_overage: bool = False

@@ -17,13 +17,14 @@ class Reading:
     A meter in both has a value that may be too low, and the reason why. `capped` has the costs that
     were reported, of meters whose value is the most that settles. `counted` has units by the size
     of the body or the number of its documents: of a request, beside its values; of a response, for
-    meters whose cost may not be known.
+    meters whose cost may not be known. `grows`: a request's body may be larger than was counted.
     """
 
     values: Mapping[str, int]
     unreadable: Mapping[str, Unreadable]
     capped: Mapping[str, int] | None = None
     counted: Mapping[str, int] | None = None
+    grows: bool = False
 
     @classmethod
     def failed(cls, meters: Iterable[str], reason: Unreadable) -> "Reading":

@@ -5,7 +5,8 @@ from enum import StrEnum
 from typing import Final, Literal, NamedTuple, get_args
 
 from sidecar.core.claims import claims_for
-from sidecar.core.costs import Unreadable
+from sidecar.core.costs import Unreadable, units_of
+from sidecar.core.kinds import MOST_UNITS
 from sidecar.core.model import Claim, Entitlement
 from sidecar.core.readings import Reading
 
@@ -91,10 +92,13 @@ def late_costs(entitlement: Entitlement, outcome: Outcome) -> Reading:
     if reading is None:
         meters = [meter for meter, _ in entitlement.settles]
         reading = Reading.failed(meters, Unreadable.UNANSWERED)
+    if entitlement.grows:
+        reading = _with_sizes(entitlement, reading, outcome.bytes_in)
     if not reading.unreadable:
         return reading
     if reading.counted is not None:
-        reading = _with_counted(entitlement, reading, reading.counted, failed(outcome))
+        sizes = _sizes(entitlement, outcome.bytes_in)
+        reading = _with_counted(entitlement, reading, reading.counted, sizes, failed(outcome))
     if not failed(outcome):
         return reading
     values = dict.fromkeys(reading.unreadable, 0) | dict(reading.values)
@@ -102,15 +106,46 @@ def late_costs(entitlement: Entitlement, outcome: Outcome) -> Reading:
     return Reading(values, doubted, reading.capped)
 
 
+def _sizes(entitlement: Entitlement, bytes_in: int) -> dict[str, int]:
+    """Return what the size of the request adds to its estimates, in units."""
+    sizes = dict(entitlement.sized)
+    for meter, reserve in entitlement.grows:
+        if meter in sizes:
+            sizes[meter] = max(sizes[meter], units_of(bytes_in, reserve.bytes_per_unit))
+    return sizes
+
+
+def _with_sizes(entitlement: Entitlement, reading: Reading, bytes_in: int) -> Reading:
+    """Return the reading with the meters that no response settles, by the size of the request."""
+    settled = {meter for meter, _ in entitlement.settles}
+    estimates, sizes = dict(entitlement.route.cost), dict(entitlement.sized)
+    values, unread = dict(reading.values), dict(reading.unreadable)
+    defaulted = dict(entitlement.defaulted)
+    for meter, reserve in entitlement.grows:
+        if meter in settled:
+            continue
+        units = units_of(bytes_in, reserve.bytes_per_unit)
+        if meter in sizes:
+            units = estimates[meter] + max(0, units - sizes[meter])
+        values[meter] = min(max(units, estimates[meter]), MOST_UNITS)
+        if meter in defaulted:
+            unread[meter] = defaulted[meter]
+    return Reading(values, unread, reading.capped, reading.counted)
+
+
 def _with_counted(
-    entitlement: Entitlement, reading: Reading, counted: Mapping[str, int], failed: bool
+    entitlement: Entitlement,
+    reading: Reading,
+    counted: Mapping[str, int],
+    sizes: Mapping[str, int],
+    failed: bool,
 ) -> Reading:
     """Return the reading with what is counted of a response that lacks costs.
 
     The greater counts: of that, and of what was read or estimated. The part of an estimate that the
     size of the request added stays: it is not in the response.
     """
-    estimates, sizes = dict(entitlement.route.cost), dict(entitlement.sized)
+    estimates, reserved = dict(entitlement.route.cost), dict(entitlement.sized)
     least = {meter: reserve.least for meter, reserve in entitlement.estimates}
     values = dict(reading.values)
     for meter, fallback in entitlement.fallbacks:
@@ -122,7 +157,7 @@ def _with_counted(
             continue
         size = sizes.get(meter, 0)
         if fallback.at_estimate:
-            units = max(units, estimates[meter] - size)
+            units = max(units, estimates[meter] - reserved.get(meter, 0))
         values[meter] = max(size + units, least.get(meter, 0))
     return Reading(values, reading.unreadable, reading.capped)
 
@@ -140,7 +175,7 @@ def actual_claims(entitlement: Entitlement, outcome: Outcome) -> tuple[Claim, ..
     costs = dict(entitlement.route.cost)
     if refunded(entitlement, outcome):
         return claims_for(entitlement, dict.fromkeys(costs, 0))
-    if entitlement.settles:
+    if entitlement.settles or entitlement.grows:
         values = late_costs(entitlement, outcome).values
         if values:
             return claims_for(entitlement, costs | dict(values))

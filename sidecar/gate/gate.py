@@ -258,7 +258,8 @@ class Gate:
         that recording raised.
         """
         reason = outcome.reason
-        if admission.entitlement.settles or admission.entitlement.defaulted:
+        entitlement = admission.entitlement
+        if entitlement.settles or entitlement.defaulted or entitlement.grows:
             outcome = self._with_late_costs(admission, outcome)
         admission.in_flight.leave(
             time.perf_counter(),

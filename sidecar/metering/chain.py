@@ -191,6 +191,15 @@ class Chain:
         if first <= last:
             self._losses.report(self.spool_id, MissingEvents(first, last))
 
+    def _forget_cut_lines(self, lines: int, size: int) -> None:
+        """Name the lines that the last segment has lost. It still has these."""
+        segment = self.segments[-1]
+        first = max((self._shipped_seq or 0) + 1, segment.first + lines)
+        self._capacity.free(segment.size - size)
+        segment.size = size
+        if first <= self._committed_seq:
+            self._losses.report(self.spool_id, MissingEvents(first, self._committed_seq))
+
     def _recorded_first(self) -> int | None:
         """Return the new first number for the head once its gap is recorded. Only once."""
         if self._losses.facts or self._committed_seq < self._fact_seq:

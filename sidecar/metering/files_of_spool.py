@@ -34,7 +34,7 @@ def open_files(directory: Path, segment_bytes: int, buffer_bytes: int, files: Fi
         buffer = LineBuffer(directory / BUFFER_NAME, buffer_bytes, files, unwritten.blocks)
         buffer.begin(unwritten.head.spool, unwritten.first - 1)
         files.sync_directory(directory)
-        writer = SegmentWriter(directory, recovered, segment_bytes, files, buffer)
+        writer = SegmentWriter(directory, recovered, segment_bytes, files, buffer, lock)
     except OSError as error:
         os.close(lock)
         raise SpoolError(

@@ -104,6 +104,21 @@ def raw_lines(path: Path) -> Iterator[RawLine]:
             offset += len(piece)
 
 
+def numbered_prefix(path: Path, first: int) -> tuple[int, int]:
+    """Return how many lines at the start of a segment have their numbers, and their bytes.
+
+    Raises OSError.
+    """
+    lines = size = 0
+    for raw in raw_lines(path):
+        position = parse_line(raw.text) if raw.whole else None
+        if position is None or position.seq != first + lines:
+            break
+        lines += 1
+        size = raw.end
+    return lines, size
+
+
 def line_hash(line: bytes) -> bytes:
     """Return the SHA-256 of a line in hex: the `prev` of the next line."""
     return hashlib.sha256(line).hexdigest().encode()

@@ -313,12 +313,15 @@ class Spool(Chain):
             return
         if lock != self._lock:
             os.close(self._lock)
-            self._lock = lock
+            self._lock = self._writer.lock = lock
         if buffer is not self._buffer:
             self.in_flight = [self.in_flight[0]]
             self._buffer.close(remove=False)
             self._writer.buffer = buffer
             self._adopt_buffer(buffer)
+        cut = self._writer.take_cut()
+        if cut is not None:
+            self._forget_cut_lines(*cut)
         self._forget_missing_segments()
         self._capacity.report_success()
         self._record_losses()

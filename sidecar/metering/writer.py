@@ -14,6 +14,7 @@ from sidecar.metering.segments import (
     Head,
     Segment,
     line_hash,
+    numbered_prefix,
     segment_path,
     write_head,
 )
@@ -24,7 +25,7 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 class SegmentWriter:
     """Durable appends of whole lines. A failed append leaves the segment as it was.
 
-    `buffer`: the file that holds the lines until then.
+    `buffer`: the file that holds the lines until then. `lock`: that of the directory.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class SegmentWriter:
         segment_bytes: int,
         files: Files,
         buffer: LineBuffer,
+        lock: int,
     ) -> None:
         self.buffer = buffer
+        self.lock = lock
         self.checks = 0  # how often `check` has run
         self._directory = directory
         self._segment_bytes = segment_bytes
@@ -44,6 +47,8 @@ class SegmentWriter:
         self._last_line: bytes | None = None  # hashed only when the head is written
         self._fd: int | None = None
         self._segment: Segment | None = None
+        self._lost_lines = False
+        self._cut: tuple[int, int] | None = None
         self._dirty = False  # bytes may follow `size`: cut them before the next write
         if recovered.segments and recovered.appendable:
             last = recovered.segments[-1]
@@ -58,6 +63,7 @@ class SegmentWriter:
         data = b"\n".join(lines) + b"\n"
         segment, fd = self._segment_for(first, len(data))
         if self._dirty:
+            self._check_lines(segment, fd, segment.size)  # else this would fill it with zeros
             self._files.truncate(fd, segment.size)
         self._dirty = True
         try:
@@ -68,7 +74,8 @@ class SegmentWriter:
         except OSError:
             self._files.truncate(fd, segment.size)
             raise
-        self.check()  # afterwards: the files were in place when the lines reached the disk
+        # Afterwards: the files were in place when the lines reached the disk.
+        self._check(segment.size + len(data))
         self._dirty = False
         segment.size += len(data)
         self._last_line = lines[-1]
@@ -76,23 +83,60 @@ class SegmentWriter:
         return Segment(segment.first, segment.path, segment.size)
 
     def check(self) -> None:
-        """Raise SpoolFilesMissing if the open segment or the buffer lost its name."""
+        """Raise SpoolFilesMissing if the open segment, the buffer or the lock lost its name.
+
+        Or if the segment has lost lines: a tool may empty a file that it cannot move.
+        """
+        self._check(0 if self._segment is None else self._segment.size)
+
+    def _check(self, size: int) -> None:
         self.checks += 1
         segment, fd = self._segment, self._fd
         lost = segment is not None and fd is not None and not same_file(segment.path, fd)
-        if lost or not self.buffer.in_place():
+        in_place = self.buffer.in_place() and same_file(self._directory / "lock", self.lock)
+        if lost or not in_place:
             raise self._missing()
+        if segment is not None and fd is not None:
+            self._check_lines(segment, fd, size)
+
+    def _check_lines(self, segment: Segment, fd: int, size: int) -> None:
+        if os.fstat(fd).st_size < size:
+            self._lost_lines = True
+            raise SpoolFilesMissing(errno.ENOENT, f"{segment.path} has lost lines")
 
     def _missing(self) -> SpoolFilesMissing:
         problem = f"files of the spool are missing from {self._directory}"
         return SpoolFilesMissing(errno.ENOENT, problem)
 
     def forget_missing_segment(self) -> None:
-        """Close the open segment if it lost its name; the next write opens a new one."""
+        """Close the open segment if it lost its name or lines; the next write opens a new one.
+
+        Raises OSError.
+        """
         segment, fd = self._segment, self._fd
-        if segment is not None and fd is not None and not same_file(segment.path, fd):
-            os.close(fd)
-            self._segment = self._fd = None
+        if segment is None or fd is None:
+            return
+        if same_file(segment.path, fd):
+            if not self._lost_lines:
+                return
+            self._keep_whole_lines(segment, fd)
+        os.close(fd)
+        self._segment = self._fd = None
+        self._lost_lines = False
+
+    def _keep_whole_lines(self, segment: Segment, fd: int) -> None:
+        """Cut what follows the lines that are left: they are written again, elsewhere."""
+        lines, size = numbered_prefix(segment.path, segment.first)
+        if lines:
+            self._files.truncate(fd, size)
+            self._cut = lines, size
+        else:
+            self._files.remove(segment.path)
+
+    def take_cut(self) -> tuple[int, int] | None:
+        """Return the lines and bytes that a segment with lost lines still has. Only once."""
+        cut, self._cut = self._cut, None
+        return cut
 
     def _segment_for(self, first: int, size: int) -> tuple[Segment, int]:
         segment, fd = self._segment, self._fd

@@ -138,9 +138,11 @@ def reading_of(
     counted = {meter: units_of(size, reserve.bytes_per_unit) for meter, reserve in by_size}
     for meter, reserve in by_size:
         if reserve.path is None:
-            values[meter] = counted[meter] if why is None else why
+            unknown = why if request.content_encodings else None  # else it settles at its size
+            values[meter] = unknown or counted[meter]
     reading = Reading.of(values)
-    return Reading(reading.values, reading.unreadable, None, counted)
+    grows = why is Unreadable.TOO_LARGE
+    return Reading(reading.values, reading.unreadable, None, counted, grows)
 
 
 def needs_body(request: Request, entitlement: Entitlement) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sidecar.core.counting.teams import read_teams
+from sidecar.core.identity import valid_id
 from sidecar.core.model import Account, Key, PlanChange
 from sidecar.errors import StoreUnavailable
 from sidecar.logs import logger
@@ -95,19 +96,25 @@ class RedisDirectory:
         record = await self._hash(name)
         if not record:
             return None, math.inf
-        account = await self.account(record["account"])
+        key_id, account_id = record.get("id", ""), record.get("account", "")
+        team = record.get("team", "")
+        if not (valid_id(key_id) and valid_id(account_id) and (not team or valid_id(team))):
+            error = StoreUnavailable("an API key: its id, account or team is not an id")
+            self._log_invalid(account_id, error)
+            raise error
+        account = await self.account(account_id)
         left_ms = await self._execute(name, "PTTL", name)
         if account is None or left_ms == GONE:
             return None, math.inf
         left_s = math.inf if left_ms < 0 else left_ms / 1000
-        return Key(record["id"], account, record.get("team", "")), left_s
+        return Key(key_id, account, team), left_s
 
     async def account(self, account_id: str) -> Account | None:
         """The account with this id, from the plan file or Redis. Raises StoreUnavailable."""
         account = self._account_of_file(account_id)
         if account is not None:
             return account
-        fields = await self._hash(keys.account(self._prefix, account_id))
+        fields = await self._hash(keys.account(self._prefix, account_id), account_id)
         if not fields:
             return None
         try:
@@ -124,9 +131,18 @@ class RedisDirectory:
             self._logged.add(account_id)
             log.error("account_record_invalid", account=account_id, error=str(error))
 
-    async def _hash(self, name: str) -> dict[str, str]:
-        reply = await self._execute(name, "HGETALL", name)
-        return _pairs(reply)
+    async def _hash(self, name: str, account_id: str = "") -> dict[str, str]:
+        what = f"account {account_id}" if account_id else "an API key"
+        try:
+            return _pairs(await self._execute(name, "HGETALL", name))
+        except UnicodeDecodeError:
+            error = StoreUnavailable(f"{what}: the record is not UTF-8")
+        except StoreUnavailable as refused:
+            if "WRONGTYPE" not in str(refused):
+                raise
+            error = StoreUnavailable(f"{what}: the record is not a hash")
+        self._log_invalid(account_id, error)
+        raise error
 
     async def _execute(self, key: str, *command: str | int) -> Any:
         reply = await self._wire.execute(encode(*command), None, slot_of(key))

@@ -84,25 +84,36 @@ async def test_I11_a_body_beyond_what_is_read_has_its_announced_size(here: Stage
     assert here.app.metrics.costs_estimated == {("both", "too_large"): 1}
 
 
-async def test_a_body_of_unknown_size_has_at_least_what_was_read(here: Stage) -> None:
-    for path, rate in (("size", 10), ("both", 4)):
-        reader, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
-        writer.write(
-            b"POST /%b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer demo-pro-key\r\n"
-            b"Content-Type: application/json\r\nConnection: close\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b" % (path.encode(), len(LARGE), LARGE)
-        )
-        async with asyncio.timeout(20):
-            while not here.upstream.received:  # decided before the body is complete
-                await asyncio.sleep(0)
-            writer.write(b"\r\n0\r\n\r\n")
-            assert (await reader.read(-1)).startswith(b"HTTP/1.1 200")
-        writer.close()
-        data = (await here.events())[-1]["data"]
-        [(meter, units)] = data["usage"].items()
-        assert data["estimated"] == {meter: "too_large"}
-        assert units >= 1_000 // rate
-        here.upstream.received.clear()
+@pytest.mark.parametrize(
+    ("path", "units", "why"),
+    [("size", 500, None), ("both", 100 + 1_250, "too_large"), ("field", 1_250, "missing")],
+)
+@pytest.mark.parametrize("coding", [b"", b"Content-Encoding: gzip\r\n"])
+async def test_I11_a_body_of_unknown_size_settles_at_its_size(
+    here: Stage, path: str, units: int, why: str | None, coding: bytes
+) -> None:
+    """A client that sends a large body in chunks pays what it pays with Content-Length.
+
+    Of a coding that cannot be undone in time, at least its own size counts.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.app.data_port.port)
+    writer.write(
+        b"POST /%b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer demo-pro-key\r\n"
+        b"Content-Type: application/json\r\nConnection: close\r\n%b"
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b"
+        % (path.encode(), coding, 2_000, LARGE[:2_000])
+    )
+    async with asyncio.timeout(20):
+        while not here.upstream.received and path != "field":  # decided before the body is complete
+            await asyncio.sleep(0)
+        writer.write(b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (3_000, LARGE[2_000:]))
+        assert (await reader.read(-1)).startswith(b"HTTP/1.1 200")
+    writer.close()
+    data = (await here.events())[-1]["data"]
+    assert data["usage"] == {path: units}
+    if path != "field" or not coding:
+        assert data.get("estimated") == ({path: why or "too_large"} if why or coding else None)
+    assert data["bytes_in"] == 5_000
 
 
 @pytest.mark.parametrize("chunks", [0, 7])

@@ -200,3 +200,35 @@ async def test_an_account_with_an_invalid_record_gets_503_and_is_logged_once(
     assert "globex" in logged and next(iter(wrong.values())) in logged
     assert secret not in logged and key_digest(secret.encode()).hex() not in logged
     assert status(await here.call("GET", "/items")) == 200
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": "k1\r\nX-Plan: scale"}, {"account": "acme\r\nX-Account-Id: globex"}, {"id": ""},
+        {"account": ""}, {"team": "a\nb"}, {"id": "k" * 129}, {"id": "k\u202e1"}, {"id": b"\xff"},
+    ],
+)  # fmt: skip
+async def test_an_api_key_with_an_invalid_record_adds_no_field_to_a_request(
+    stage: StartStage,
+    valkey_url: str,
+    wrong: dict[str, str | bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Other programs write records, too: an ID may come from a customer's form."""
+    here = await stage()
+    name = keys.credential("qs", key_digest(b"secret").hex())
+    client = redis.Redis.from_url(valkey_url)
+    record: dict[str, str | bytes] = {"id": "k1", "account": "acme"} | wrong
+    client.hset(name, mapping=record)  # type: ignore[arg-type]
+    client.hset(keys.account("qs", str(record["account"])), mapping={"plan": "free"})
+    for _ in range(2):
+        assert status(await here.call("GET", "/items", key="secret")) == 503
+    assert not here.upstream.received
+    assert capsys.readouterr().out.count("account_record_invalid") == 1
+    client.delete(name)
+    client.set(name, "not a hash")
+    here.app.directory.forget()
+    assert status(await here.call("GET", "/items", key="secret")) == 503
+    assert "the record is not a hash" in capsys.readouterr().out
+    client.close()

@@ -80,7 +80,7 @@ def usage_event(
         event["data"]["overage_by_limit"] = dict(overage.limits)
     if overage_pending:
         event["data"]["overage_pending"] = True
-    if entitlement.settles or entitlement.defaulted:
+    if entitlement.settles or entitlement.defaulted or entitlement.grows:
         _correct(event["data"], entitlement, late_costs(entitlement, outcome))
     return event
 
