@@ -15,6 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO_READY := $(VENV)/.demo-ready
 DEV_READY := $(VENV)/.dev-ready
 BENCH_READY := $(VENV)/.bench-ready
+FUZZ_READY := $(VENV)/.fuzz-ready
 COMPILED := build/compiled
 COMPILED_READY := $(COMPILED)/.ready
 COMPILED_TESTS := tests/core tests/config tests/gate tests/proxy tests/stores tests/metering tests/jobs tests/waiting tests/clients tests/e2e
@@ -22,7 +23,7 @@ CODE := sidecar tests loadtests helm hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
-.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants lock clean
+.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity lock clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -97,6 +98,16 @@ crash: $(DEV_READY) ## Kill a sidecar 50 times and check that no event is lost (
 mutants: $(DEV_READY) ## Put real-life bugs into a copy, and count what the tests find (ARGS="--only gate")
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
+fuzz: $(FUZZ_READY) ## Fuzz the plan loader and the control port (ARGS="--seconds 600")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+# It asks a public database about each locked package, so it needs the network, and CI does not run it.
+audit: $(DEV_READY) ## Look for known vulnerabilities in the locked packages (needs the network)
+	@$(BIN)/pip-audit --require-hashes --disable-pip -r requirements-runtime.lock $(ARGS)
+
+capacity: $(DEV_READY) ## Compute what a fleet needs (ARGS="--pods 20 --accounts 5000")
+	@$(BIN)/python -m loadtests.capacity $(ARGS)
+
 clean: ## Remove the virtual environment and everything generated
 	@rm -rf $(VENV) .demo dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -130,4 +141,9 @@ $(COMPILED_READY): $(DEV_READY) hatch_build.py $(shell find sidecar tests -name 
 $(BENCH_READY): loadtests/compare/requirements.txt $(DEV_READY)
 	@echo "Installing the gateways to compare with into $(VENV)"
 	@$(PIP) install -r loadtests/compare/requirements.txt || echo "Not all could be installed; make bench names what it skips."
+	@touch $@
+
+$(FUZZ_READY): tests/fuzz/requirements.txt $(DEV_READY)
+	@echo "Installing the fuzzer into $(VENV)"
+	@$(PIP) install -r tests/fuzz/requirements.txt
 	@touch $@

@@ -19,6 +19,7 @@ from sidecar.config.positions import MAX_BYTES, Document, Finding
 from sidecar.config.values import NOT_EXPANDED, has_variable
 from sidecar.config.warnings import warnings
 from sidecar.core.model import PlanBook
+from sidecar.core.text import one_line
 from sidecar.errors import ConfigError, Problem
 
 MOST_PROBLEMS: Final = 200
@@ -107,7 +108,7 @@ def _problems(document: Document, findings: Iterable[Finding], file: str) -> lis
         rest = f"{len(every) - MOST_PROBLEMS:,} more problems from here on; fix the others first"
         every[MOST_PROBLEMS:] = [(position, (), rest)]
     return [
-        Problem(file, *position, positions.dotted(redacted(path)), message)
+        Problem(file, *position, one_line(positions.dotted(redacted(path))), one_line(message))
         for position, path, message in every
     ]
 

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import yaml
 
 from sidecar.config.values import NOT_EXPANDED, printable
-from sidecar.config.yaml_messages import explain, unreadable
+from sidecar.config.yaml_messages import LINE_BREAK, explain, unreadable
 from sidecar.errors import ConfigError, Problem
 
 MAX_BYTES: Final = 10_000_000
@@ -139,7 +139,8 @@ def _position(mark: Any) -> SourcePosition:
 
 
 def _end(text: str) -> SourcePosition:
-    return SourcePosition(text.count("\n") + 1, len(text) - text.rfind("\n"))
+    lines = LINE_BREAK.split(text)
+    return SourcePosition(len(lines), len(lines[-1]) + 1)
 
 
 class _Walk:

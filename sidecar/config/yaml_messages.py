@@ -35,6 +35,7 @@ _MESSAGES: Final = tuple(
         "in quotes",
     }.items()
 )
+LINE_BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # YAML 1.1, section 5.4
 _UNREADABLE: Final = {
     "timestamp": "is not a date that exists; write a date such as 2026-01-15",
     "int": "is not a number that can be read; put it in quotes if it is a string",
@@ -46,7 +47,7 @@ def explain(error: yaml.YAMLError, content: str) -> str:
     """Why this file is not YAML; what to do. Repeats no text of the file."""
     problem = str(getattr(error, "problem", None) or "it cannot be read")
     mark = getattr(error, "problem_mark", None)
-    if mark is not None and has_variable([*content.split("\n"), ""][mark.line]):
+    if mark is not None and has_variable(_line(content, mark.line)):
         return f"not valid YAML: this line {NOT_EXPANDED}"
     if "cannot start any token" in problem:
         message = _bad_first_character(error, content)
@@ -60,8 +61,14 @@ def explain(error: yaml.YAMLError, content: str) -> str:
     return f"not valid YAML: {message.replace('{start}', where)}"
 
 
+def _line(content: str, number: int) -> str:
+    """A line by YAML's count, from 0; "" after the last one."""
+    lines = LINE_BREAK.split(content)
+    return lines[number] if number < len(lines) else ""
+
+
 def _bad_first_character(error: Any, content: str) -> str:
-    line = content.split("\n")[error.problem_mark.line]
+    line = _line(content, error.problem_mark.line)
     character = line[error.problem_mark.column :][:1]
     if character == "\t":
         return "tabs cannot indent YAML; use spaces"

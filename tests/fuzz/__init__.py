@@ -1,0 +1,1 @@
+"""Fuzzers: `python -m tests.fuzz`. The test suite runs a short form of each."""
