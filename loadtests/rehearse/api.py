@@ -5,7 +5,6 @@ frameworks do. It serves no other request on an open connection.
 """
 
 import asyncio
-import contextlib
 import signal
 import sys
 from typing import Final
@@ -21,7 +20,8 @@ class Api:
     def __init__(self) -> None:
         self.ending = asyncio.Event()
         self._busy = 0
-        self._idle = asyncio.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._changed = asyncio.Event()
 
     async def run(self, port: int) -> None:
         """Serve until `ending` is set, and finish the requests of that moment."""
@@ -29,22 +29,38 @@ class Api:
         await self.ending.wait()
         server.close()
         while self._busy:
-            self._idle.clear()
-            await self._idle.wait()
+            await self._change()
+        for writer in self._writers:
+            writer.transport.abort()
+        while self._writers:
+            await self._change()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        self._writers.add(writer)
+        try:
             while not self.ending.is_set():
                 await reader.readuntil(b"\r\n\r\n")
-                self._busy += 1
-                try:
-                    await asyncio.sleep(LATENCY_S)
-                    writer.write(_ANSWER + BODY)
-                    await writer.drain()
-                finally:
-                    self._busy -= 1
-                    self._idle.set()
-        writer.close()
+                await self._answer(writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+            self._writers.discard(writer)
+            self._changed.set()
+
+    async def _answer(self, writer: asyncio.StreamWriter) -> None:
+        self._busy += 1
+        try:
+            await asyncio.sleep(LATENCY_S)
+            writer.write(_ANSWER + BODY)
+            await writer.drain()
+        finally:
+            self._busy -= 1
+            self._changed.set()
 
 
 async def _serve_until_signal(port: int) -> None:

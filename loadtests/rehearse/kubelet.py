@@ -20,6 +20,7 @@ from loadtests.rehearse.manifest import SIDECAR, Container, Hook, Pod, Probe
 
 _PROGRAM: Final = Path(sys.executable).parent / "sidecar"
 _PROBE_TIMEOUT_S: Final = 2.0
+_READY_TIMEOUT_S: Final = 60.0
 
 
 class RunningPod:
@@ -39,7 +40,7 @@ class RunningPod:
         self._pod = pod
         self._directory = directory
         self._api = api
-        self._ports = {"http": self.port, "control": self._control}
+        self._ports = {"http": self.port, "control": self._control, "api": api}
         self._env = {
             "SIDECAR_LISTEN": f"127.0.0.1:{self.port}",
             "SIDECAR_CONTROL": f"127.0.0.1:{self._control}",
@@ -63,9 +64,12 @@ class RunningPod:
             if container.native and container.startup:
                 await self._until_passes(container.startup)
         self._watching = asyncio.create_task(self._watch())
+        deadline = asyncio.get_running_loop().time() + _READY_TIMEOUT_S
         while not self.ready:
             if self._watching.done():
                 await self._watching
+            if asyncio.get_running_loop().time() > deadline:
+                raise DidNotStart(f"{self.name} is not ready. {self.log[-2000:]}")
             await asyncio.sleep(0.02)
 
     async def _start(self, container: Container) -> None:
@@ -112,9 +116,8 @@ class RunningPod:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._ports[probe.port])
                 writer.write(request)
-                answer = await reader.read()
-                writer.close()
-                return b" 200 " in answer[:16]
+                with contextlib.closing(writer):
+                    return b" 200 " in await reader.readline()
         return False
 
     async def terminate(self) -> None:

@@ -96,9 +96,8 @@ class Rehearsal:
                     await self._roll(first, requests, replicas if replaced is None else replaced)
                 finally:
                     await self._service.stop()
-                for pod in self._pods:
-                    if not pod.terminating:
-                        await pod.terminate()
+                left = [pod for pod in self._pods if not pod.terminating]
+                await asyncio.gather(*(pod.terminate() for pod in left))
                 api.ending.set()
         finally:
             for pod in self._pods:

@@ -8,7 +8,7 @@ from typing import Final
 from loadtests.rehearse.kubelet import RunningPod
 from loadtests.soak.client import Connection, Ended, connect
 
-KEPT_FOR: Final = 500  # requests on one connection, so that a new pod gets its part
+KEPT_FOR: Final = 100  # requests on one connection, so that a new pod gets its part
 PATIENCE_S: Final = 30.0
 KEY: Final = "rehearsal"
 _REQUEST: Final = f"GET /items HTTP/1.1\r\nHost: shop\r\nX-Api-Key: {KEY}\r\n\r\n".encode()

@@ -24,7 +24,7 @@ async def rehearse(pod: Pod, directory: Path, valkey_url: str) -> Verdict:
     port = int(valkey_url.rpartition(":")[2].partition("/")[0])
     rehearsal = Rehearsal(
         "application", pod, directory / "pods", port,
-        propagation_s=PROPAGATION_S, clients=3, pause_s=0.02,
+        propagation_s=PROPAGATION_S, clients=3, pause_s=0.01,
     )  # fmt: skip
     return await rehearsal.run(replicas=2, requests=30, replaced=1)
 
@@ -54,6 +54,7 @@ def test_the_manifest_gives_the_hooks_and_the_order(pods: dict[str, Pod]) -> Non
         "shop",
         False,
     )
+    assert (native.readiness is not None, api.readiness is not None) == (True, True)
     assert native.pre_stop is not None
     assert native.pre_stop.command[-1] == "sidecar.commands.drain"
     assert api.pre_stop is not None
