@@ -23,7 +23,7 @@ CODE := sidecar tests loadtests helm hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
-.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity lock clean
+.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity rehearse lock clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -91,6 +91,9 @@ lock: $(BIN)/python ## Write the lock files (UPGRADE=1: newest version of everyt
 	  compile --extra build --extra compile --constraints requirements.lock --output-file requirements-build.lock; \
 	  compile --extra embedded --extra build --constraints requirements.lock --output-file requirements-demo.lock; \
 	  compile --constraints requirements.lock --output-file requirements-runtime.lock
+
+rehearse: $(DEV_READY) ## Roll the pods of the Helm chart under load, without a cluster (ARGS="--without-hooks")
+	@$(BIN)/python -m loadtests.rehearse $(ARGS)
 
 crash: $(DEV_READY) ## Kill a sidecar 50 times and check that no event is lost (ARGS="--kills 8")
 	@$(BIN)/python -m loadtests.crash $(ARGS)

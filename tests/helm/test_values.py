@@ -257,7 +257,7 @@ def keys_of(part: dict[str, Any], path: str = "") -> Iterator[str]:
 
 
 def written_keys(part: Any, path: str = "") -> Iterator[str]:
-    """The path of each key in values.yaml; without the keys of free mappings."""
+    """The path of each key in values.yaml; a free mapping has no keys of the chart."""
     if isinstance(part, dict) and path != "monitoring.dashboards.labels":
         for key, inner in part.items():
             here = f"{path}.{key}" if path else key
