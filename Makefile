@@ -22,7 +22,7 @@ CODE := sidecar tests loadtests hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
-.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants lock clean
+.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants cluster lock clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -96,6 +96,9 @@ crash: $(DEV_READY) ## Kill a sidecar 50 times and check that no event is lost (
 
 mutants: $(DEV_READY) ## Put real-life bugs into a copy, and count what the tests find (ARGS="--only gate")
 	@$(BIN)/python -m tests.mutants $(ARGS)
+
+cluster: $(DEV_READY) ## Check injection on a real Kubernetes API server (needs Go, etcd, kubectl)
+	@$(BIN)/python -m loadtests.cluster $(ARGS)
 
 clean: ## Remove the virtual environment and everything generated
 	@rm -rf $(VENV) .demo dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
