@@ -99,6 +99,10 @@ def _template(request: Request, defaults: Options) -> Verdict:
     try:
         workload = workload_of(request.object, 0, "object")
         name = workload.name
+        if INJECT in annotations(request.object, "object") and INJECT not in annotations(
+            workload.template, _POD
+        ):
+            raise ManifestError(f"{INJECT} is on the {request.kind}; move it to the pod template")
         if not _is_left_alone(workload.template, _POD):
             _patched(workload.template, request, defaults, name)
     except ManifestError as error:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from sidecar.errors import ManifestError
 from sidecar.kubernetes.names import INJECTED, PLANS_KEY, STATUS
 from sidecar.kubernetes.options import Options, options_of
-from sidecar.kubernetes.parts import Object, annotations, at, mapping, text
+from sidecar.kubernetes.parts import Object, annotations, at, mapping
 from sidecar.kubernetes.pod import Injected, inject_pod, is_injected, uninject_pod
 from sidecar.kubernetes.services import is_headless, is_service, move, restore, selects
 from sidecar.kubernetes.shapes import check_metadata
@@ -55,16 +55,18 @@ def inject(
     `file` names the manifest in messages. `plan_file` is the text of a plan file, which becomes a
     ConfigMap per workload. `only` names workloads, as KIND/NAME or NAME. Raises ManifestError.
     """
-    documents = [_flatten(one, file) for one in uninject(documents, file=file).documents]
+    documents = [_checked(one, file) for one in uninject(documents, file=file).documents]
     every = [one for document in documents for one in _objects(document)]
     found = [workload_of(one, i, file) for i, one in enumerate(every) if is_workload(one)]
     done = [_inject(one, options, plan_file) for one in choose(found, only or [], file)]
     for workload, pod in done:
         every[workload.position] = with_template(every[workload.position], pod.template)
     notes = [note for one in done for note in _notes_of(one, options)]
+    reached: set[str] = set()
     for index, one in enumerate(every):
         if is_service(one):
-            every[index] = _moved(one, done, file, notes)
+            every[index] = _moved(one, done, file, notes, reached)
+    notes += [_without_service(one) for one in done if _lacks_service(one, reached)]
     maps = [_config_map(one.workload, plan_file, notes) for one in done] if plan_file else []
     return Patched(_with_objects(documents, every, maps), notes)
 
@@ -83,7 +85,7 @@ def uninject(documents: list[Object], *, file: str) -> Patched:
             return restore(one, _place(one, file))
         return None if _is_our_config_map(one, file) else one
 
-    results = [_map(_flatten(one, file), restored) for one in documents]
+    results = [_map(_checked(one, file), restored) for one in documents]
     notes = [] if removed else [f"{file}: no object has the sidecar"]
     return Patched([one for one in results if one is not None], notes)
 
@@ -119,9 +121,26 @@ def _notes_of(done: _Done, options: Options) -> list[str]:
     return notes
 
 
-def _moved(service: Object, done: list[_Done], file: str, notes: list[str]) -> Object:
+def _lacks_service(done: _Done, reached: set[str]) -> bool:
+    return done.workload.place not in reached and done.workload.kind not in ("Job", "CronJob")
+
+
+def _without_service(done: _Done) -> str:
+    workload, pod = done
+    return (
+        f"{workload.kind} {workload.name}: the input has no Service of it; one that sends to port "
+        f"{pod.api} by number bypasses the sidecar, so write targetPort: {pod.port_name}"
+    )
+
+
+def _moved(
+    service: Object, done: list[_Done], file: str, notes: list[str], reached: set[str]
+) -> Object:
+    """The Service with its ports moved. Adds to `notes`, and places of workloads to `reached`."""
     place = _place(service, file)
-    pods = [pod for workload, pod in done if _sends_to(service, workload, pod, place)]
+    selected = [one for one in done if _sends_to(service, one.workload, one.pod, place)]
+    pods = [one.pod for one in selected]
+    reached.update(one.workload.place for one in selected)
     if pods and is_headless(service):
         notes.append(
             f"{place.partition(': ')[2]}: it is headless; clients that connect to port "
@@ -175,22 +194,30 @@ def _is_list(document: Object) -> bool:
     return str(document.get("kind")).endswith("List") and "items" in document
 
 
-def _flatten(document: Object, file: str) -> Object:
-    """The document, checked: it, and each object in it, has a kind. Raises ManifestError."""
-    kind = text(document, "kind", f"{file}: an object")
-    text(document, "apiVersion", f"{file}: {kind}")
+def _checked(document: Object, file: str) -> Object:
+    """The document, if it and each object in it has a kind. Raises ManifestError."""
+    kind = _check_object(document, file)
     if not _is_list(document):
-        check_metadata(document, f"{file}: {kind}")
-    if _is_list(document):
-        inner = document["items"]
-        if not isinstance(inner, list) or not all(isinstance(one, dict) for one in inner):
-            raise ManifestError(f"{file}: {kind}: items is not a list of objects; write one")
-        for one in inner:
-            inner_kind = text(one, "kind", f"{file}: an object in {kind}")
-            check_metadata(one, f"{file}: {inner_kind}")
-            if _is_list(one):
-                raise ManifestError(f"{file}: {kind}: there is a list in the list; take it out")
+        return document
+    inner = document["items"]
+    if not isinstance(inner, list) or not all(isinstance(one, dict) for one in inner):
+        raise ManifestError(f"{file}: {kind}: items is not a list of objects; write one")
+    for one in inner:
+        _check_object(one, file)
+        if _is_list(one):
+            raise ManifestError(f"{file}: {kind}: there is a list in the list; take it out")
     return document
+
+
+def _check_object(one: Object, file: str) -> str:
+    kind, version = one.get("kind"), one.get("apiVersion")
+    if not isinstance(kind, str) or not isinstance(version, str):
+        raise ManifestError(
+            f"{file}: an object has no apiVersion or kind; give a Kubernetes manifest"
+        )
+    if not _is_list(one):
+        check_metadata(one, f"{file}: {kind}")
+    return kind
 
 
 def _objects(document: Object) -> list[Object]:

@@ -86,6 +86,8 @@ class Webhook:
     def _context(self) -> ssl.SSLContext:
         """A TLS context that uses, for each new connection, the certificate that is live then."""
         base = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        base.minimum_version = ssl.TLSVersion.TLSv1_2
+        base.options |= ssl.OP_NO_RENEGOTIATION
 
         def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
             connection.context = self._certificate.context

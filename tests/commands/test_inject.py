@@ -138,7 +138,7 @@ def test_an_invalid_plan_file_is_refused_with_its_position(
     [
         (None, ": cannot be read: No such file or directory"),
         ("kind: [", ":2:1: not valid YAML: "),
-        ("a: b", ": an object: kind: is not a string"),
+        ("a: b", ": an object has no apiVersion or kind"),
         ("", ""),
     ],
 )

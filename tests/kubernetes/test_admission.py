@@ -163,6 +163,15 @@ def test_a_workload_is_checked_when_it_is_applied_and_never_changed(kind: str) -
     }
 
 
+def test_an_annotation_of_the_workload_instead_of_its_pods_is_reported() -> None:
+    deployment = workload()
+    deployment["metadata"]["annotations"] = {"quota-sidecar.dev/inject": "true"}
+    assert respond(deployment)["warnings"] == [
+        "quota-sidecar: its pods will not have the sidecar: quota-sidecar.dev/inject is on the "
+        "Deployment; move it to the pod template"
+    ]
+
+
 def test_after_a_failure_the_object_is_admitted_with_a_warning() -> None:
     response = failure(read_review(review(annotated()))).review["response"]
     assert response["allowed"] is True

@@ -258,6 +258,15 @@ def test_notes_tell_what_a_person_has_to_know() -> None:
     ]
 
 
+def test_without_a_service_in_the_input_a_note_says_what_it_needs() -> None:
+    options = replace(OPTIONS, sinks="redis")
+    assert inject([workload()], options, file="f").notes[1:] == [
+        "Deployment shop: the input has no Service of it; one that sends to port 8000 by number "
+        "bypasses the sidecar, so write targetPort: http"
+    ]
+    assert len(inject([workload(), service({"port": 80})], options, file="f").notes) == 1
+
+
 def changed(*keys: Any, to: Any) -> Object:
     """A Deployment with another value somewhere in its pod spec."""
     document = workload()
