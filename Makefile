@@ -23,7 +23,7 @@ CODE := sidecar tests loadtests helm hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
-.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity rehearse lock clean
+.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity rehearse cluster lock clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -110,6 +110,9 @@ audit: $(DEV_READY) ## Look for known vulnerabilities in the locked packages (ne
 
 capacity: $(DEV_READY) ## Compute what a fleet needs (ARGS="--pods 20 --accounts 5000")
 	@$(BIN)/python -m loadtests.capacity $(ARGS)
+
+cluster: $(DEV_READY) ## Check injection on a real Kubernetes API server (needs Go, etcd, kubectl)
+	@$(BIN)/python -m loadtests.cluster $(ARGS)
 
 clean: ## Remove the virtual environment and everything generated
 	@rm -rf $(VENV) .demo dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -20,16 +20,25 @@ from sidecar.commands import (
     explain,
     grants,
     init,
+    inject,
     jobs,
     plan_archive,
     plans,
     rebuild,
     reconcile,
     serve,
+    webhook,
 )
 from sidecar.commands.options import Command
 from sidecar.core.text import one_line
-from sidecar.errors import ConfigError, SettingsError, SidecarError, SpoolError, terminal_lines
+from sidecar.errors import (
+    ConfigError,
+    ManifestError,
+    SettingsError,
+    SidecarError,
+    SpoolError,
+    terminal_lines,
+)
 
 HELP = """Put plans, quotas, explained refusals and metering in front of an API.
 
@@ -70,6 +79,9 @@ def build() -> typer.Typer:
     app.command(cls=Command)(reconcile.reconcile)
     app.command(cls=Command)(rebuild.rebuild)
     app.command(cls=Command)(backtest.backtest)
+    app.command(cls=Command)(inject.inject)
+    app.command(cls=Command)(inject.uninject)
+    app.command(cls=Command)(webhook.webhook)
     app.command(cls=Command)(serve.version)
     return app
 
@@ -108,7 +120,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except typer.TyperException as error:
         return _usage_error(error, arguments)
-    except (SettingsError, ConfigError) as error:
+    except (SettingsError, ConfigError, ManifestError) as error:
         return _report(error, 2)
     except SpoolError as error:
         remedy = "set another directory with --spool DIR (SIDECAR_SPOOL)"

@@ -23,6 +23,10 @@ class SettingsError(SidecarError):
         super().__init__(message)
 
 
+class ManifestError(SidecarError):
+    """A Kubernetes manifest is invalid, or has no room for the sidecar: exit code 2."""
+
+
 class StoreUnavailable(SidecarError):
     """Redis did not answer in time, or its answer cannot be trusted."""
 

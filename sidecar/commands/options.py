@@ -30,6 +30,10 @@ SPOOL = Annotated[str | None, _FLAGS["spool"]]
 RESERVED_PREFIX = Annotated[str | None, _FLAGS["reserved_prefix"]]
 ALLOW_IN_PATH = Annotated[str | None, _FLAGS["allow_in_path"]]
 JOBS = Annotated[str | None, _FLAGS["jobs"]]
+TLS_CERT = Annotated[str | None, _FLAGS["tls_cert"]]
+TLS_KEY = Annotated[str | None, _FLAGS["tls_key"]]
+LOG_LEVEL = Annotated[str | None, _FLAGS["log_level"]]
+LOG_FORMAT = Annotated[str | None, _FLAGS["log_format"]]
 IGNORE_PATH_CASE = Annotated[bool | None, _FLAGS["ignore_path_case"]]
 
 

@@ -27,12 +27,17 @@ MOST_PROBLEMS: Final = 200
 
 def load(path: Path) -> PlanBook:
     """The plan book of a file. Raises ConfigError if the file is invalid."""
+    return read(path)[1]
+
+
+def read(path: Path) -> tuple[bytes, PlanBook]:
+    """The bytes of a file and its plan book. Raises ConfigError if the file is invalid."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)  # some files have no end
     except OSError as error:
         raise ConfigError([Problem(str(path), 0, 0, "", _unreadable(error))]) from None
-    return parse(text, str(path))
+    return text, parse(text, str(path))
 
 
 def _unreadable(error: OSError) -> str:

@@ -5,6 +5,7 @@ from sidecar.settings.describe import ENV_PREFIX, SettingInfo
 from sidecar.settings.model import Settings, all_settings
 from sidecar.settings.subset import load_subset
 from sidecar.settings.unknown_variables import unknown_variables
+from sidecar.settings.values import parse_address
 
 __all__ = [
     "ENV_PREFIX",
@@ -14,5 +15,6 @@ __all__ = [
     "UnixPath",
     "all_settings",
     "load_subset",
+    "parse_address",
     "unknown_variables",
 ]

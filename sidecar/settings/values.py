@@ -31,6 +31,14 @@ def _address(value: object) -> object:
     return Address(bare, int(port))
 
 
+def parse_address(text: str) -> Address:
+    """Parse HOST:PORT. Raises ValueError with `WHAT; WHAT TO DO`."""
+    address = _address(text)
+    if not isinstance(address, Address):
+        raise TypeError("not a string")
+    return address
+
+
 def _listen(value: object) -> object:
     if not isinstance(value, str) or not value.startswith("unix:"):
         return _address(value)
