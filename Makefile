@@ -23,7 +23,7 @@ CODE := sidecar tests loadtests helm hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
-.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity rehearse cluster lock clean
+.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity rehearse cluster dashboards traces lock clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -97,6 +97,12 @@ rehearse: $(DEV_READY) ## Roll the pods of the Helm chart under load, without a 
 
 crash: $(DEV_READY) ## Kill a sidecar 50 times and check that no event is lost (ARGS="--kills 8")
 	@$(BIN)/python -m loadtests.crash $(ARGS)
+
+dashboards: $(DEV_READY) ## Draw the dashboards with data of a sidecar under load (needs prometheus)
+	@$(BIN)/python -m loadtests.dashboards $(ARGS)
+
+traces: $(DEV_READY) ## Check the traces with the OpenTelemetry Collector (needs Go)
+	@$(BIN)/python -m loadtests.tracing $(ARGS)
 
 mutants: $(DEV_READY) ## Put real-life bugs into a copy, and count what the tests find (ARGS="--only gate")
 	@$(BIN)/python -m tests.mutants $(ARGS)

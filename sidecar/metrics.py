@@ -4,7 +4,8 @@ The request path adds to plain integers and lists, at a fifth of the cost of the
 locked children. One collector makes metric families of them at each scrape.
 """
 
-from bisect import bisect_right
+import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -16,6 +17,7 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 BUCKETS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
@@ -33,18 +35,23 @@ class Histogram:
     Spans are sorted and counted in batches, in a third of the time.
     """
 
-    __slots__ = ("_counts", "_new", "_total")
+    __slots__ = ("_counts", "_exemplars", "_new", "_total")
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BUCKETS) + 1)
         self._total = 0.0
         self._new: list[float] = []  # not counted yet
+        self._exemplars: dict[int, tuple[float, str, float]] = {}  # by bucket: the last one
 
     def observe(self, seconds: float) -> None:
         """Add one span."""
         self._new.append(seconds)
         if len(self._new) == _BATCH:
             self._count()
+
+    def attach(self, seconds: float, trace_id: str) -> None:
+        """Make a traced span the example of its bucket: OpenMetrics' exemplar."""
+        self._exemplars[bisect_left(BUCKETS, seconds)] = (seconds, trace_id, time.time())
 
     def _count(self) -> None:
         new = self._new
@@ -74,6 +81,15 @@ class Histogram:
             rows.append((bound, running))
         return rows
 
+    def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+        """The cumulative counts, with the exemplars of buckets that are not empty."""
+        rows: list[tuple[str, float] | tuple[str, float, Exemplar]] = [*self.cumulative()]
+        for at, (seconds, trace_id, unix_time) in self._exemplars.items():
+            if self._counts[at]:
+                bound, count = rows[at][:2]
+                rows[at] = (bound, count, Exemplar({"trace_id": trace_id}, seconds, unix_time))
+        return rows
+
 
 class Metrics(Collector):
     """All metrics of the process; the control port serves `registry`."""
@@ -83,6 +99,9 @@ class Metrics(Collector):
         self.shadowed: dict[tuple[str, ...], float] = {}
         self.costs_capped: dict[tuple[str, ...], float] = {}
         self.costs_estimated: dict[tuple[str, ...], float] = {}
+        self.thresholds: dict[tuple[str, ...], float] = {}
+        self.overage_units: dict[tuple[str, ...], float] = {}
+        self.settled_units: dict[tuple[str, ...], float] = {}
         self.added = Histogram()
         self.upstream = Histogram()
         self.store = Histogram()
@@ -110,11 +129,32 @@ class Metrics(Collector):
             ("meter", "reason"),
             lambda: self.costs_estimated,
         )
+        self._publish_usage()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+
+    def _publish_usage(self) -> None:
+        self.labelled_counter(
+            "sidecar_thresholds_crossed",
+            "Notice thresholds of quotas that requests crossed.",
+            ("plan", "limit", "percent"),
+            lambda: self.thresholds,
+        )
+        self.labelled_counter(
+            "sidecar_overage_units",
+            "Units beyond quotas that plans allowed.",
+            ("plan", "meter"),
+            lambda: self.overage_units,
+        )
+        self.labelled_counter(
+            "sidecar_settled_units",
+            "Units whose number was known only after the response.",
+            ("plan", "route", "meter"),
+            lambda: self.settled_units,
+        )
 
     def count(self, route: str, request_class: str, plan: str, outcome: str) -> None:
         """Count a request that has ended. Each argument is from the plan book or a finite enum."""
@@ -123,16 +163,27 @@ class Metrics(Collector):
 
     def shadow(self, plan: str, limit: str) -> None:
         """Count a request that was allowed although a limit in shadow mode would refuse it."""
-        self.shadowed[plan, limit] = self.shadowed.get((plan, limit), 0.0) + 1
+        _add(self.shadowed, (plan, limit), 1)
 
     def capped(self, meter: str) -> None:
         """Count a cost above the most that one request settles."""
-        self.costs_capped[(meter,)] = self.costs_capped.get((meter,), 0.0) + 1
+        _add(self.costs_capped, (meter,), 1)
 
     def estimated(self, meter: str, reason: str) -> None:
         """Count a cost that is not known. `reason` is from a finite enum."""
-        labels = (meter, reason)
-        self.costs_estimated[labels] = self.costs_estimated.get(labels, 0.0) + 1
+        _add(self.costs_estimated, (meter, reason), 1)
+
+    def crossed(self, plan: str, limit: str, percent: int, *, times: int = 1) -> None:
+        """Count a notice threshold that a request crossed. `times=0`: the count begins."""
+        _add(self.thresholds, (plan, limit, str(percent)), times)
+
+    def overage(self, plan: str, meter: str, units: int) -> None:
+        """Count units beyond a quota that a plan allowed."""
+        _add(self.overage_units, (plan, meter), units)
+
+    def settled(self, plan: str, route: str, meter: str, units: int) -> None:
+        """Count units of a meter whose cost was known only after the response."""
+        _add(self.settled_units, (plan, route, meter), units)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Publish a number, which `read` returns at each scrape."""
@@ -168,7 +219,7 @@ class Metrics(Collector):
             ("sidecar_spool_commit_seconds", "Time until events were on disk.", self.commit),
         ):
             family = HistogramMetricFamily(name, text)
-            family.add_metric([], histogram.cumulative(), histogram.total)
+            family.add_metric([], histogram.buckets(), histogram.total)
             yield family
         for name, text, read in self._gauges:
             yield GaugeMetricFamily(name, text, value=read())
@@ -184,3 +235,7 @@ class Metrics(Collector):
             for values, number in read_all().items():
                 counter.add_metric(values, number)
             yield counter
+
+
+def _add(sums: dict[tuple[str, ...], float], labels: tuple[str, ...], units: int) -> None:
+    sums[labels] = sums.get(labels, 0.0) + units

@@ -138,6 +138,58 @@ class WaitingRoom(Protocol):
         ...
 
 
+class EndedRequest(NamedTuple):
+    """What is known of a request that has ended."""
+
+    request_id: str
+    name: str  # of the root span: low cardinality
+    method: str
+    target: str  # without the query
+    status: int
+    outcome: str
+    account: str
+    plan: str
+    route: str
+    job: str  # id of the deferred job; "" for a request of a client
+
+
+class Trace(Protocol):
+    """The trace of one sampled request."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits."""
+        ...
+
+    def span(
+        self, name: str, started: float, outcome: str = "", status: int = 0, *, failed: bool = False
+    ) -> None:
+        """Record a step that began at `started`, by `time.perf_counter`, and ends now.
+
+        `outcome` says how it ended. `status` is the upstream's HTTP status, or 0.
+        """
+        ...
+
+    def end(self, started: float, request: EndedRequest) -> None:
+        """Record that the request has ended. Only a settlement may follow.
+
+        `started`: by `time.perf_counter`; 0: when the trace began.
+        """
+        ...
+
+
+class Tracer(Protocol):
+    """Chooses the requests that are traced."""
+
+    def start(self, request_id: str, parents: Sequence[bytes]) -> Trace | None:
+        """Begin the trace of a request; None if it is not sampled.
+
+        `parents` are the values of the client's traceparent. The upstream gets the last 16 hex
+        digits of `request_id` as its parent, so that is the id of the span `forward`.
+        """
+        ...
+
+
 class Spool(Protocol):
     """The durable local log of events.
 

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from sidecar.commands.explain_past import explain_past
 from sidecar.commands.options import (
     ALLOW_IN_PATH,
     CONFIG,
@@ -16,6 +18,7 @@ from sidecar.commands.options import (
     REDIS,
     REDIS_PREFIX,
     RESERVED_PREFIX,
+    SPOOL,
 )
 from sidecar.commands.output import echo
 from sidecar.errors import SettingsError, SidecarError, StoreUnavailable
@@ -30,8 +33,12 @@ _ANY_KEY: Final = b"any API key"  # with --account
 
 
 def explain(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="HTTP method, such as GET.")],
-    path: Annotated[str, typer.Argument(metavar="/PATH", help="Path of the request.")],
+    method: Annotated[
+        str | None, typer.Argument(metavar="METHOD", help="HTTP method, such as GET.")
+    ] = None,
+    path: Annotated[
+        str | None, typer.Argument(metavar="/PATH", help="Path of the request.")
+    ] = None,
     plans: PLANS = None,
     redis: REDIS = None,
     redis_prefix: REDIS_PREFIX = None,
@@ -55,6 +62,25 @@ def explain(
         bool, typer.Option("--respond-async", help="Assume the header Prefer: respond-async.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
+    request_id: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Past request to find, instead of METHOD /PATH."),
+    ] = None,
+    spool: SPOOL = None,
+    events: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="With --request-id: file of a sink, or a directory of them. Repeatable.",
+        ),
+    ] = None,
+    log: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --request-id: log of serve as JSON, or - for standard input. Repeatable.",
+        ),
+    ] = None,
 ) -> int:
     """Explain the decision about a request, without charging it.
 
@@ -62,11 +88,23 @@ def explain(
     anonymous. If Redis is unavailable, the state of the limits is unknown. Give the command the
     same settings as serve, because they can change the decision.
 
+    With --request-id, it prints what was recorded about a past request: its usage event or refusal
+    event, and its log events. Without --spool, --events and --log, it reads the default spool.
+
     \b
     Examples:
       sidecar explain --plans plans.yaml --key-env MY_KEY POST /v1/exports
       sidecar explain --plans plans.yaml --account acme --json GET /v1/items
+      sidecar explain --request-id 019bd2e0-4c1f-7a10-9c4e-2f9f3a1b5c6d --log sidecar.log
     """
+    if request_id is not None:
+        if method is not None or sum(one is not None for one in (key, key_env, account)):
+            raise SettingsError("give one of --request-id and METHOD /PATH")
+        return explain_past(request_id, spool, config, events or [], log or [], as_json=as_json)
+    if spool is not None or events or log:
+        raise SettingsError("--spool, --events and --log: need --request-id ID; add it")
+    if method is None or path is None:
+        raise SettingsError("METHOD and /PATH: missing; write them like GET /v1/items")
     if sum(one is not None for one in (key, key_env, account)) > 1:
         raise SettingsError("give one of --key, --key-env and --account")
     secret = _secret(key, key_env)

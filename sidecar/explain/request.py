@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from sidecar.core.paths import Normaliser, normalise
+from sidecar.ports import Trace
 
 
 @dataclass
@@ -17,6 +18,8 @@ class ExplainedRequest:
     waiting: bool = False
     size: int = 0
     patience_us: int | None = None
+    trace: Trace | None = None
+    traceparents: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

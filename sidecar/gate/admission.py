@@ -9,6 +9,7 @@ from sidecar.core.overload.shedder import InFlightRequest
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Decision
 from sidecar.core.refusals.build import Refusal
+from sidecar.ports import Trace
 
 UNKNOWN: Final = "-"  # label for a route, plan or account that is not known yet
 
@@ -47,6 +48,10 @@ class InboundRequest(Protocol):
     address: str  # of the client
 
     waiting: bool  # it is in a wait queue, and leaves it if the client disconnects
+    trace: Trace | None  # set by the gate, if the request is sampled
+
+    @property
+    def traceparents(self) -> Sequence[bytes]: ...  # values of traceparent, as received
 
     @property
     def size(self) -> int:

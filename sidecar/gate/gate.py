@@ -18,13 +18,20 @@ from sidecar.core.kinds import PeriodLimit, QuotaLimit, TeamShare
 from sidecar.core.model import Claim, Entitlement, Key, PlanBook, RequestClass
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal, feature_refusal, simple_refusal, with_wait
-from sidecar.core.settlement import Outcome, OutcomeReason, estimated_costs, late_costs
+from sidecar.core.settlement import (
+    Outcome,
+    OutcomeReason,
+    estimated_costs,
+    late_costs,
+    refunded,
+)
 from sidecar.errors import StoreUnavailable
 from sidecar.gate.admission import Admission, Deferred, InboundRequest, MayDefer, ReadAhead, Refused
 from sidecar.gate.entitle import Entitler, detail_of, unidentified_detail
 from sidecar.gate.recorder import Recorder
 from sidecar.gate.reserve import Attempt, Reserver
 from sidecar.gate.settling import OnRecorded, Settling
+from sidecar.ports import Trace, Tracer
 
 _UNANSWERED: Final = frozenset(
     {
@@ -38,7 +45,14 @@ _UNANSWERED: Final = frozenset(
 class Gate:
     """Admits requests and settles them. One per process and event loop; not thread-safe."""
 
-    def __init__(self, entitler: Entitler, reserver: Reserver, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        entitler: Entitler,
+        reserver: Reserver,
+        recorder: Recorder,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._tracer = tracer
         self._entitler = entitler
         self._reserver = reserver
         self._recorder = recorder
@@ -78,9 +92,17 @@ class Gate:
         book, entitler = self._entitler.book, self._entitler
         now_ns = self._clock.now_ns()
         request_id = self._clock.request_id(now_ns)
+        trace: Trace | None = None
+        at = 0.0  # when the traced step began
+        if self._tracer is not None:
+            trace = request.trace = self._tracer.start(request_id, request.traceparents)
+            if trace is not None:
+                at = time.perf_counter()
         key = entitler.identify(request) if job_of is None else entitler.known(job_of)
         if isinstance(key, bytes):
             key = await entitler.look_up(key)
+        if trace is not None:
+            trace.span("identify", at, key if isinstance(key, Reason) else "")
         if isinstance(key, Reason):
             refusal = simple_refusal(key, request_id, unidentified_detail(key))
             return self._refuse(request_id, refusal)
@@ -103,13 +125,25 @@ class Gate:
             entitlement = _as_job(entitlement)
         attempt = Attempt(book, key, entitlement, request_id, for_job=job_of is not None)
         waited_us, wait_end, spool = 0, "", self._recorder.spool
+        step = "reserve"
         spool.in_flight[0] += 1  # until it has its event, or is refused
         try:
+            if trace is not None:
+                at = time.perf_counter()
             decision = await self._reserver.reserve(attempt)
+            if trace is not None:
+                trace.span(step, at, decision.reason)
             if decision.wait is not None:
+                step = "wait"
+                if trace is not None:
+                    at = time.perf_counter()
                 result = await self._reserver.wait(request, attempt, decision)
                 decision, waited_us, wait_end = result
+                if trace is not None and wait_end:
+                    trace.span(step, at, wait_end)
         except StoreUnavailable:
+            if trace is not None:
+                trace.span(step, at, Reason.STORE_UNAVAILABLE, failed=True)
             spool.in_flight[0] -= 1
             refusal = simple_refusal(Reason.STORE_UNAVAILABLE, request_id)
             return self._refuse(request_id, refusal, key, entitlement)
@@ -259,6 +293,12 @@ class Gate:
         """
         reason = outcome.reason
         entitlement = admission.entitlement
+        trace: Trace | None = None
+        started = 0.0
+        if self._tracer is not None:
+            trace = admission.request.trace
+            if trace is not None:
+                started = time.perf_counter()
         if entitlement.settles or entitlement.defaulted or entitlement.grows:
             outcome = self._with_late_costs(admission, outcome)
         admission.in_flight.leave(
@@ -267,13 +307,18 @@ class Gate:
             client_gone=reason is OutcomeReason.CLIENT_GONE,
         )
         if admission.stays_open:
-            Settling(self._recorder, self._reserver, admission, outcome, on_recorded).start()
+            settling = Settling(self._recorder, self._reserver, admission, outcome, on_recorded)
+            if trace is not None:
+                settling.trace_until_settled(trace, started)
+            settling.start()
         record = not admission.late_overage
         label = self._recorder.forwarded(
             admission, outcome, internal_error=internal_error, record=record
         )
         if record:
             self._recorder.spool.in_flight[0] -= 1
+        if trace is not None and not admission.stays_open:
+            trace.span("settle", started)
         return label
 
     def _with_late_costs(self, admission: Admission, outcome: Outcome) -> Outcome:
@@ -283,6 +328,8 @@ class Gate:
         reading = late.capped_at(entitlement.caps)
         if reading is not late:
             self._recorder.capped(admission, reading)
+        if not refunded(entitlement, outcome):
+            self._recorder.settled(admission, reading)
         estimated = estimated_costs(entitlement, reading)
         if estimated:
             self._recorder.estimated(estimated)

@@ -131,6 +131,7 @@ class Recorder:
         if admission.job:
             event["data"]["job"] = admission.job
         self.spool.append(event)
+        self._count_overage(admission, overage)
 
     def overage(self, admission: Admission, overage: Overage) -> None:
         """Record overage that the event of an admitted request lacks."""
@@ -147,6 +148,17 @@ class Recorder:
                 periods=_periods_of(admission),
             )
         )
+        self._count_overage(admission, overage)
+
+    def _count_overage(self, admission: Admission, overage: Overage) -> None:
+        for meter, units in overage.meters:
+            self._metrics.overage(admission.entitlement.plan.id, meter, units)
+
+    def settled(self, admission: Admission, reading: Reading) -> None:
+        """Count the units of meters whose cost was known only after the response."""
+        entitlement = admission.entitlement
+        for meter, units in reading.values.items():
+            self._metrics.settled(entitlement.plan.id, entitlement.route.id, meter, units)
 
     def capped(self, admission: Admission, reading: Reading) -> None:
         """Count and log the meters whose reported cost is above the most that settles."""
@@ -216,6 +228,8 @@ class Recorder:
                     crossing=crossing,
                 )
             )
+            plan = admission.entitlement.plan.id
+            self._metrics.crossed(plan, crossing.limit.id, crossing.percent)
             log.info(
                 "threshold_crossed",
                 account=admission.key.account.id,

@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from sidecar.core.answers import Answer
 from sidecar.core.decision import crossings_of, overage_of
-from sidecar.core.reasons import NO_OVERAGE, Overage
+from sidecar.core.reasons import NO_OVERAGE, Overage, Reason
 from sidecar.core.settlement import Outcome, actual_claims, refunded
 from sidecar.gate.admission import Admission
 from sidecar.gate.recorder import Recorder
 from sidecar.gate.reserve import Reserver
+from sidecar.ports import Trace
 
 OnRecorded = Callable[[Exception | None], None]
 
@@ -22,7 +23,8 @@ class Settling:
     """
 
     __slots__ = (
-        "_admission", "_on_recorded", "_outcome", "_recorded", "_recorder", "_reserver", "claims",
+        "_admission", "_on_recorded", "_outcome", "_recorded", "_recorder", "_reserver", "_started",
+        "_trace", "claims",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +42,12 @@ class Settling:
         self._on_recorded = on_recorded
         self._recorded = not admission.late_overage  # by the gate
         self.claims = actual_claims(admission.entitlement, outcome)
+        self._trace: Trace | None = None
+        self._started = 0.0
+
+    def trace_until_settled(self, trace: Trace, started: float) -> None:
+        """Record a span, from `started` until the store confirms or does not answer."""
+        self._trace, self._started = trace, started
 
     def start(self) -> None:
         """Send the settlement to the store."""
@@ -54,6 +62,11 @@ class Settling:
         )
 
     def _on_settled(self, answer: Answer | None) -> None:
+        trace = self._trace
+        if trace is not None:
+            self._trace = None
+            outcome = "" if answer is not None else Reason.STORE_UNAVAILABLE
+            trace.span("settle", self._started, outcome, failed=answer is None)
         late = self._admission.late_overage
         if late:
             overage = NO_OVERAGE if answer is None else overage_of(self.claims, answer)

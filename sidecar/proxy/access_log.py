@@ -48,4 +48,5 @@ def log_request(
         bytes_in=bytes_in,
         bytes_out=bytes_out,
         **{"class": route.request_class if route else UNKNOWN},
+        **({} if request.trace is None else {"trace_id": request.trace.trace_id}),
     )

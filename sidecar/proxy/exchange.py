@@ -124,6 +124,10 @@ class Exchange(LateCosts):
         if self._reader is not None or self._admission.entitlement.settles:
             outcome = self._with_reading(outcome)
         self.outcome = outcome
+        trace = self._request.trace
+        if trace is not None:
+            failed = reason is not OutcomeReason.OK
+            trace.span("forward", self._started, reason, self.status, failed=failed)
         if self._gate is not None:
             self.label = self._gate.settle(
                 self._admission, outcome, internal_error=self.broke, on_recorded=on_recorded

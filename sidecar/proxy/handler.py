@@ -27,6 +27,7 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.forwarded import NO_ADDRESS, note_client
 from sidecar.proxy.heads import ProxyOptions
 from sidecar.proxy.read_ahead import BodyBroken, needs_body, read_ahead, reading_of
+from sidecar.proxy.request_end import end_trace
 from sidecar.proxy.responses import LocalReply, refusal_reply
 from sidecar.proxy.upstream.pool import UpstreamPool
 
@@ -101,7 +102,8 @@ class Handler:
         request.admitted_id = admitted.request_id
         exchange = Exchange(request, admitted, connection, self._pool, options, self._gate)
         asked = time.perf_counter()
-        self._metrics.added.observe(asked - started - admitted.queued_us / MICRO)
+        overhead = asked - started - admitted.queued_us / MICRO
+        self._metrics.added.observe(overhead)
         watch = None
         if exchange.upgrade and admitted.entitlement.plan.closes_tunnels:
             watch = connection.loop.create_task(self._close_at_quota(exchange, admitted))
@@ -111,7 +113,8 @@ class Handler:
             if watch is not None:
                 watch.cancel()
             outcome = exchange.outcome
-            self._metrics.upstream.observe(time.perf_counter() - asked)
+            answered = time.perf_counter() - asked
+            self._metrics.upstream.observe(answered)
             if self._access_log:
                 log_request(
                     request,
@@ -124,6 +127,13 @@ class Handler:
                     key=admitted.key,
                     entitlement=admitted.entitlement,
                 )
+            if request.trace is not None:
+                self._metrics.added.attach(overhead, request.trace.trace_id)
+                self._metrics.upstream.attach(answered, request.trace.trace_id)
+                end_trace(
+                    request.trace, request, admitted.request_id, outcome.status, exchange.label,
+                    started, admitted.key, admitted.entitlement,
+                )  # fmt: skip
         return exchange.keep
 
     def _note_client(self, request: Request) -> None:
@@ -259,6 +269,11 @@ class Handler:
                 key=reply.key,
                 entitlement=reply.entitlement,
             )
+        if request.trace is not None:
+            end_trace(
+                request.trace, request, reply.request_id, reply.status, reply.reason, started,
+                reply.key, reply.entitlement,
+            )  # fmt: skip
         return keep
 
     def _leave_body(self, request: Request, connection: ClientConnection) -> bool:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from sidecar.core.trace_context import parse_parent
+
 Fields = list[tuple[bytes, bytes]]
 
 # Common spellings of names, with the name in lower case: one object for all requests.
@@ -86,10 +88,6 @@ NOT_IN_TRAILERS: Final = NOT_FORWARDED | {
     b"retry-after", b"ratelimit", b"ratelimit-policy",
 }  # fmt: skip
 
-# Version 00 has exactly four fields; later versions may have more (W3C Trace Context, 3.2.2, 4.3).
-_TRACEPARENT: Final = re.compile(
-    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?"
-)
 _BEARER: Final = re.compile(rb"authorization:[ \t]*bearer(?:[ \t]|\r|$)", re.IGNORECASE)
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
@@ -131,18 +129,23 @@ def valid_host(value: bytes) -> bool:
     return _HOST.fullmatch(value) is not None
 
 
-def trace_fields(parents: Sequence[bytes], states: Sequence[bytes], request_id: str) -> bytes:
+def trace_fields(
+    parents: Sequence[bytes], states: Sequence[bytes], request_id: str, *, sampled: bool = True
+) -> bytes:
     """The W3C trace context for the upstream: the client's trace, with the sidecar as its parent.
 
     Without exactly one valid traceparent, it is a new trace whose id is the request's id, and
-    tracestate is dropped (section 4.3). So is a tracestate with more than 32 members.
+    tracestate is dropped (section 4.3). So is a tracestate with more than 32 members. `sampled`:
+    the flag of a new trace.
     """
     digits = request_id.replace("-", "").encode()
-    if len(parents) == 1:
-        match = _TRACEPARENT.fullmatch(parents[0])
-        if match is not None and (match[4] is None or match[1] != b"00"):
-            line = b"traceparent: 00-%b-%b-%b\r\n" % (match[2], digits[16:], match[3])
+    if parents:
+        parent = parse_parent(parents)
+        if parent is not None:
+            line = b"traceparent: 00-%b-%b-%b\r\n" % (
+                parent.trace_id, digits[16:], parent.flags,
+            )  # fmt: skip
             if states and 0 < len(tokens(states)) <= MAX_TRACE_MEMBERS:
                 line += b"tracestate: %b\r\n" % b",".join(states)
             return line
-    return b"traceparent: 00-%b-%b-01\r\n" % (digits, digits[16:])
+    return b"traceparent: 00-%b-%b-0%d\r\n" % (digits, digits[16:], sampled)

@@ -61,6 +61,7 @@ class ProxyOptions:
     authority: bytes = b"localhost"  # of the upstream: Host of a request that came without one
     forward_credentials: bool = True
     legacy_headers: bool = False
+    traces: bool = False  # requests that are not traced tell the upstream so
     upgrades: frozenset[bytes] = field(default_factory=lambda: frozenset({b"websocket"}))
     trusts: Callable[[str], bool] = _trust_none
 
@@ -123,7 +124,12 @@ def request_head(
             admission.entitlement.plan.id.encode(),
             key.id.encode(),
             request_id.encode(),
-            trace_fields(request.traceparents, states, request_id),
+            trace_fields(
+                request.traceparents,
+                states,
+                request_id,
+                sampled=request.trace is not None or not options.traces,
+            ),
             via,
         )
     )

@@ -36,6 +36,7 @@ from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.exchange import Exchange, resolve
 from sidecar.proxy.heads import ProxyOptions
 from sidecar.proxy.read_ahead import reading_of
+from sidecar.proxy.request_end import end_trace
 from sidecar.proxy.upstream.pool import UpstreamPool
 from sidecar.proxy.upstream.receiver import ResponseHead
 
@@ -90,13 +91,21 @@ class JobForwarder:
             request, admission, self._pool, self._options, self._max_result, self._rules
         )
         exchange.total_timeout = self._timeout_s
-        return JobRun(job, self._gate, admission, exchange)
+        return JobRun(job, self._gate, request, admission, exchange)
 
 
 class JobRun:
     """Implements `jobs.runner.AdmittedJob`."""
 
-    def __init__(self, job: Job, gate: Gate, admission: Admission, exchange: "JobExchange") -> None:
+    def __init__(
+        self,
+        job: Job,
+        gate: Gate,
+        request: Request,
+        admission: Admission,
+        exchange: "JobExchange",
+    ) -> None:
+        self._request = request
         self._job = job
         self._gate = gate
         self._admission = admission
@@ -145,13 +154,18 @@ class JobRun:
             await recorded
 
     def _settle(self, on_recorded: OnRecorded | None = None) -> None:
-        exchange = self._exchange
-        self._gate.settle(
-            self._admission,
+        exchange, admission = self._exchange, self._admission
+        label = self._gate.settle(
+            admission,
             exchange.outcome,
             internal_error=exchange.broke,
             on_recorded=on_recorded,
         )
+        if self._request.trace is not None:
+            end_trace(
+                self._request.trace, self._request, admission.request_id, exchange.outcome.status,
+                label, 0.0, admission.key, admission.entitlement, admission.job,
+            )  # fmt: skip
 
 
 class JobExchange(Exchange):

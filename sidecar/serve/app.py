@@ -39,6 +39,7 @@ from sidecar.serve.parts import (
 from sidecar.serve.readiness import Condition, Readiness, judge
 from sidecar.serve.share import WorkerShare, single_share
 from sidecar.serve.shutdown import Shutdown
+from sidecar.serve.traces import tracer_of
 from sidecar.settings import Settings
 from sidecar.stores import (
     EvictionWatch,
@@ -99,6 +100,7 @@ class App:
         """
         await self._load_plans()
         self._load_listener()
+        self._start_tracing()
         self._open_spool()
         self._start_shipping()
         await self._connect_store()
@@ -126,6 +128,11 @@ class App:
     def _load_listener(self) -> None:
         shared = self.share.worker is not None
         self.listener = listener_of(self.settings, self.share.descriptor, shared=shared)
+
+    def _start_tracing(self) -> None:
+        self.tracer = tracer_of(self.settings, self.metrics)
+        if self.tracer is not None:
+            self._undo.push_async_callback(self.tracer.close)
 
     def _open_spool(self) -> None:
         self.spool = spool_of(self.settings, self.metrics)
@@ -217,6 +224,7 @@ class App:
                 on_decision=self._on_decision,
                 redis_us=self.store.redis_us,
             ),
+            self.tracer,
         )
 
     async def _build_data_port(self) -> None:
@@ -287,6 +295,7 @@ class App:
         published.publish_store(metrics, self.wire, self.store)
         published.publish_events(metrics, self.spool, self.shipper, self.orphan_spools)
         published.publish_config(metrics, self.keeper)
+        published.start_counts(metrics, self.keeper.book)
         published.publish_connections(metrics, self.data_port, self.pool)
         published.publish_waiting(metrics, self.room)
         published.publish_shedding(metrics, self.shedder)
@@ -331,6 +340,7 @@ class App:
         if self.jobs is not None:
             self.jobs.runner.plans_changed()
         self.plan_records.live(book.version)
+        published.start_counts(self.metrics, book)
 
     def _on_account_change(self, account_id: str) -> None:
         if self.jobs is not None:

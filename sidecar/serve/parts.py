@@ -180,6 +180,7 @@ def options_of(settings: Settings, scheme: bytes) -> ProxyOptions:
         authority=b"localhost" if url.path else str(url.address).encode(),
         forward_credentials=settings.forward_credentials,
         legacy_headers=settings.legacy_headers,
+        traces=settings.trace_endpoint is not None,
         upgrades=frozenset(one.encode() for one in settings.upgrades),
         trusts=trust(settings.trusted_proxies),
     )

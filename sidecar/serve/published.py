@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from sidecar.config import LivePlanFile
 from sidecar.core.jobs.job import JobState
-from sidecar.core.kinds import MICRO
+from sidecar.core.kinds import MICRO, QuotaLimit
+from sidecar.core.model import PlanBook
 from sidecar.core.overload.shedder import Shedder
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.spool import Spool
@@ -199,6 +200,20 @@ def publish_config(metrics: Metrics, keeper: LivePlanFile) -> None:
         "Unix time since which the plan file on disk is rejected; 0 if it is live.",
         lambda: _seconds(keeper.status()["failed_since"]),
     )
+
+
+def start_counts(metrics: Metrics, book: PlanBook) -> None:
+    """Let the rare counts of a plan file begin at 0.
+
+    Prometheus sees no increase in a count that begins with the first threshold of a month.
+    """
+    for plan in book.plans.values():
+        for limit in plan.limits:
+            if isinstance(limit, QuotaLimit):
+                for percent in limit.notices:
+                    metrics.crossed(plan.id, limit.id, percent, times=0)
+                if limit.cap > limit.units:
+                    metrics.overage(plan.id, limit.meter, 0)
 
 
 def _seconds(iso: str | None) -> float:

@@ -27,6 +27,7 @@ from sidecar.settings.values import (
     Shed,
     Sinks,
     Tcp,
+    TraceEndpoint,
     Upgrades,
     Upstream,
     WebhookSecret,
@@ -362,6 +363,17 @@ class Settings(LayeredSettings):
 
     shed_min: int = Field(20, ge=1, le=100_000)
     """Lowest value of the adaptive limit, in requests in flight."""
+
+    trace_endpoint: TraceEndpoint | None = None
+    """Receiver of traces: the URL of an OpenTelemetry collector, for OTLP over HTTP. Unset: no
+    traces."""
+
+    trace_ratio: float = Field(0.01, ge=0, le=1)
+    """Part of the requests that are traced. A request with a traceparent is traced if that says so,
+    and not otherwise."""
+
+    trace_max_per_second: int = Field(100, ge=1, le=10_000)
+    """Maximum number of traces that each worker begins per second, whatever clients ask for."""
 
     drain_delay_s: float = Field(5.0, ge=0, le=3_600)
     """Time to accept requests after SIGTERM while /readyz answers 503, in seconds, until the

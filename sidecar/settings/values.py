@@ -74,6 +74,25 @@ def _upstream(value: object) -> object:
     return Origin(url.scheme, url.hostname, port or (443 if url.scheme == "https" else 80))
 
 
+def _trace_endpoint(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    problem = "is not a URL; write http://HOST:PORT or https://HOST:PORT"
+    try:
+        url = urlsplit(value)
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        raise ValueError(f"the value {problem}") from None
+    if url.username is not None or url.password is not None or url.query:
+        raise ValueError(
+            "a URL with a user, a password or a query would be logged; remove them, and set "
+            "OTEL_EXPORTER_OTLP_HEADERS"
+        )
+    if not valid or url.fragment or re.search(r"[\s\x00-\x1f]", value):
+        raise ValueError(f'"{value}" {problem}')
+    return value if url.path.strip("/") else f"{value.rstrip('/')}/v1/traces"
+
+
 def _split(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -216,4 +235,5 @@ WebhookSecret = Annotated[SecretStr, BeforeValidator(_webhook_secret)]
 Workers = Annotated[str, BeforeValidator(_workers)]
 Shed = Annotated[str, BeforeValidator(_shed)]
 Mode = Annotated[str, BeforeValidator(_mode)]
+TraceEndpoint = Annotated[str, BeforeValidator(_trace_endpoint)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400)]

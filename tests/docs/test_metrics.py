@@ -1,6 +1,5 @@
 """docs/reference/metrics.md lists exactly the metrics and labels that sidecars publish."""
 
-import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -82,15 +81,24 @@ async def test_the_documented_metrics_are_those_published(
         await plain.call("GET", "/items")
     plain.app.metrics.capped("requests")  # as for an absurd cost in a response
     plain.app.metrics.estimated("requests", "missing")
+    plain.app.metrics.settled("free", "rest", "requests", 1)
+    plain.app.metrics.overage("free", "requests", 1)
+    plain.app.metrics.crossed("free", "monthly", 50)
     one = published(await scrape(control))
     assert one["sidecar_requests_total"][1] == {"route", "class", "plan", "outcome"}
     several = await serving(
-        upstream=f"http://127.0.0.1:{plain.upstream.port}", workers=2, sinks=sinks, **certificate
+        upstream=f"http://127.0.0.1:{plain.upstream.port}",
+        workers=2,
+        sinks=sinks,
+        trace_endpoint=f"http://127.0.0.1:{free_port()}",
+        **certificate,
     )
     both = published(await scrape(several.control))
     quiet = {  # without requests there
         "sidecar_requests_total", "sidecar_shadow_refusals_total",
         "sidecar_settled_costs_capped_total", "sidecar_settled_costs_estimated_total",
+        "sidecar_settled_units_total", "sidecar_overage_units_total",
+        "sidecar_thresholds_crossed_total",
     }  # fmt: skip
     for name in one.keys() & both.keys() - quiet:
         assert both[name] == one[name]
@@ -169,19 +177,3 @@ def test_every_metric_in_a_query_is_documented() -> None:
     queries = [line for line in DOCS.splitlines() if line.startswith("    ")]
     assert len(queries) > 10
     assert set(re.findall(r"sidecar_\w+", "\n".join(queries))) <= series
-
-
-def test_the_dashboard_queries_only_documented_metrics() -> None:
-    dashboard = json.loads((ROOT / "examples" / "grafana" / "sidecar.json").read_text())
-    targets = [target for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    known = documented()
-    named = {name for target in targets for name in re.findall(r"sidecar_\w+", target["expr"])}
-    assert named
-    assert {name.removesuffix("_bucket") for name in named} <= set(known)
-    for target in targets:
-        (name,) = {
-            one.removesuffix("_bucket") for one in re.findall(r"sidecar_\w+", target["expr"])
-        }
-        labels = set(re.findall(r"by \((\w+)\)", target["expr"])) - {"le"}
-        assert labels <= known[name][1]
-        assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels

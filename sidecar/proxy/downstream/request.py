@@ -3,6 +3,7 @@
 from typing import Final, Protocol
 
 from sidecar.core.jobs.prefer import wait_preference
+from sidecar.ports import Trace
 from sidecar.proxy.headers import Fields
 
 _NO_FIELDS: Final[Fields] = []  # replaced, never changed
@@ -67,6 +68,7 @@ class Request:
         self.address = peer  # of the client: the peer, or the one that a trusted peer reports
         self.fields: Fields = []  # to be forwarded, as received
         self.waiting = False  # in the wait queue
+        self.trace: Trace | None = None  # if it is sampled
         self.trailers: Fields = _NO_FIELDS
         self._receiver: BodyReceiver | None = None
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar, Sample
 
 _CUMULATIVE: Final = frozenset({"counter", "histogram", "summary"})
 _EARLIEST: Final = "_since_timestamp_seconds"
@@ -24,7 +25,7 @@ _LEAST: Final = ("_up", "_accepting", "_ok", "_timestamp_seconds")
 _GREATEST: Final = ("_info", "_jobs", "_jobs_bytes", "_jobs_oldest_age_seconds")
 _PER_PROCESS: Final = ("process_", "python_")
 
-Family = dict[str, Any]  # name, help, type, samples: [name, labels, value]
+Family = dict[str, Any]  # name, help, type, samples: [name, labels, value] and an exemplar
 _SampleKey = tuple[str, tuple[tuple[str, str], ...]]  # sample, labels
 
 
@@ -35,10 +36,17 @@ def families_of(registry: CollectorRegistry) -> list[Family]:
             "name": metric.name,
             "help": metric.documentation,
             "type": metric.type,
-            "samples": [[sample.name, sample.labels, sample.value] for sample in metric.samples],
+            "samples": [_as_list(sample) for sample in metric.samples],
         }
         for metric in registry.collect()
     ]
+
+
+def _as_list(sample: Sample) -> list[Any]:
+    row: list[Any] = [sample.name, sample.labels, sample.value]
+    if sample.exemplar is not None:
+        row.append([*sample.exemplar])
+    return row
 
 
 class MergedMetrics:
@@ -92,7 +100,7 @@ def _is_per_process(family: Family) -> bool:
 
 
 def _samples(family: Family) -> Iterable[tuple[_SampleKey, float]]:
-    for name, labels, value in family["samples"]:
+    for name, labels, value, *_ in family["samples"]:
         yield (name, tuple(labels.items())), value
 
 
@@ -102,6 +110,7 @@ class _Merge(Collector):
     def __init__(self) -> None:
         self._families: dict[str, Family] = {}
         self._values: dict[str, dict[_SampleKey, float]] = {}
+        self._exemplars: dict[_SampleKey, Exemplar] = {}  # of any worker
 
     def add(self, worker: str, family: Family) -> None:
         name = family["name"]
@@ -116,6 +125,10 @@ class _Merge(Collector):
             else:
                 values[key] = value
 
+        for sample, labels, _, *exemplar in family["samples"]:
+            if exemplar:
+                self._exemplars[sample, tuple(labels.items())] = Exemplar(*exemplar[0])
+
     def add_ended(self, name: str, key: _SampleKey, value: float) -> None:
         """Add counts of ended workers, unless no present worker has the family."""
         if name in self._values:
@@ -125,7 +138,8 @@ class _Merge(Collector):
         for name, family in self._families.items():
             metric = Metric(name, family["help"], family["type"])
             for (sample, labels), value in self._values[name].items():
-                metric.add_sample(sample, dict(labels), value)
+                exemplar = self._exemplars.get((sample, labels))
+                metric.add_sample(sample, dict(labels), value, exemplar=exemplar)
             yield metric
 
 

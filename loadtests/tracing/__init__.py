@@ -1,0 +1,1 @@
+"""Traces of a sidecar, as the OpenTelemetry Collector receives them."""

@@ -1,0 +1,1 @@
+"""Traces of sampled requests for OpenTelemetry. `request_trace` collects, `otlp` exports."""
