@@ -21,7 +21,7 @@ MODULES = (
     "core.reasons", "core.refusals.ratelimit_fields", "core.routing", "core.settlement",
     "gate.admission", "gate.entitle", "gate.gate", "gate.recorder", "gate.reserve", "gate.settling",
     "metering.buffer", "metering.chain", "metering.spool", "metrics", "proxy.data_port",
-    "proxy.downstream.checks",
+    "proxy.downstream.checks", "proxy.downstream.client_port",
     "proxy.downstream.connection", "proxy.downstream.connection_limits",
     "proxy.downstream.pacing", "proxy.downstream.parser", "proxy.downstream.pending_heads",
     "proxy.downstream.request", "proxy.exchange", "proxy.field_rules", "proxy.forwarded",
