@@ -19,6 +19,8 @@ MODULES = (
     "core.overload.adaptive_limit", "core.overload.baseline", "core.overload.shedder",
     "core.overload.window", "core.paths", "core.readings",
     "core.reasons", "core.refusals.ratelimit_fields", "core.routing", "core.settlement",
+    "decide.answers", "decide.decisions", "decide.documents", "decide.forward_auth",
+    "decide.gateway_request", "decide.handler", "decide.open_decisions", "decide.report",
     "gate.admission", "gate.entitle", "gate.gate", "gate.recorder", "gate.reserve", "gate.settling",
     "metering.buffer", "metering.chain", "metering.spool", "metrics", "proxy.data_port",
     "proxy.downstream.checks", "proxy.downstream.client_port",

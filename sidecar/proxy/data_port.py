@@ -60,7 +60,7 @@ class DataPort:
     async def start(self, listener: Listener) -> None:
         """Listen. Raises SettingsError if the address is unavailable."""
         await self._clients.start(listener)
-        listener.publish(self._metrics)
+        listener.publish(self._metrics, "sidecar")
         self._clients.publish(self._metrics, "sidecar")
         self._publish()
 

@@ -82,8 +82,10 @@ async def test_the_documented_metrics_are_those_published(
     one = published(await scrape(control))
     assert one["sidecar_requests_total"][1] == {"route", "class", "plan", "outcome"}
     several = await serving(
-        upstream=f"http://127.0.0.1:{plain.upstream.port}", workers=2, sinks=sinks, **certificate
-    )
+        upstream=f"http://127.0.0.1:{plain.upstream.port}", workers=2, sinks=sinks, **certificate,
+        **{f"decide_{name}": file for name, file in certificate.items()},
+        decide=f"unix:{tmp_path / 'decide.sock'}",
+    )  # fmt: skip
     both = published(await scrape(several.control))
     quiet = {  # without requests there
         "sidecar_requests_total", "sidecar_shadow_refusals_total",
