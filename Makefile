@@ -18,7 +18,7 @@ BENCH_READY := $(VENV)/.bench-ready
 FUZZ_READY := $(VENV)/.fuzz-ready
 COMPILED := build/compiled
 COMPILED_READY := $(COMPILED)/.ready
-COMPILED_TESTS := tests/core tests/config tests/gate tests/proxy tests/stores tests/metering tests/jobs tests/waiting tests/clients tests/e2e
+COMPILED_TESTS := tests/core tests/config tests/gate tests/proxy tests/decide tests/stores tests/metering tests/jobs tests/waiting tests/clients tests/e2e
 CODE := sidecar tests loadtests helm hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
@@ -147,7 +147,7 @@ $(COMPILED_READY): $(DEV_READY) hatch_build.py $(shell find sidecar tests -name 
 	@SIDECAR_COMPILE=1 $(BIN)/python -m hatchling build -t wheel -d $(COMPILED) > $(COMPILED)/log 2>&1 \
 	  || { tail -n 20 $(COMPILED)/log; exit 1; }
 	@$(BIN)/python -m zipfile -e $(COMPILED)/*.whl $(COMPILED)
-	@cp -r tests loadtests docs examples pyproject.toml README.md $(COMPILED)/
+	@cp -r tests loadtests docs examples plugins pyproject.toml README.md $(COMPILED)/
 	@touch $@
 
 $(BENCH_READY): loadtests/compare/requirements.txt $(DEV_READY)

@@ -17,6 +17,7 @@ WRONG = {
     "waiting imports stores": ("waiting/deadlines.py", "import sidecar.stores.keys", "layers"),
     "gate imports aiohttp": ("gate/admission.py", "import aiohttp", "aiohttp"),
     "core reads a clock": ("core/claims.py", "import time", "pure"),
+    "the proxy knows the decide port": ("proxy/bounds.py", "import sidecar.decide.port", "layers"),
     "the proxy reads settings": ("proxy/bounds.py", "import sidecar.settings", "entry points"),
     "upstream knows downstream": (
         "proxy/upstream/address.py",

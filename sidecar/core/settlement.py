@@ -22,12 +22,13 @@ class OutcomeReason(StrEnum):
     OVERLOADED = "overloaded"  # no upstream connection became free in time
     CLIENT_GONE = "client_gone"
     CANCELLED = "cancelled"  # the sidecar stopped first
+    UNSETTLED = "unsettled"  # a gateway forwarded it, and has not reported how it ended
 
 
 class Outcome(NamedTuple):
     """What is known of a request when it is over."""
 
-    status: int  # sent to the client; 499 if nothing was sent
+    status: int  # sent to the client; 499 if nothing was sent; 0 if a gateway has not reported it
     reason: OutcomeReason
     latency_ms: int  # from admission to the last byte
     bytes_in: int  # of the request's body
@@ -54,8 +55,11 @@ REFUNDABLE: Final = frozenset(get_args(Refundable))
 def refunded(entitlement: Entitlement, outcome: Outcome) -> bool:
     """Whether the plan refunds the cost of a request with this outcome.
 
-    `refunds` may also contain single statuses of the API, as texts.
+    `refunds` may also contain single statuses of the API, as texts. A request whose end is not
+    known costs the same as one of a sidecar that died.
     """
+    if outcome.reason is OutcomeReason.UNSETTLED:
+        return entitlement.plan.orphans == "release"
     refunds = entitlement.plan.refunds
     if not refunds:
         return False
@@ -73,13 +77,16 @@ def failed(outcome: Outcome) -> bool:
     """Whether the request has no successful answer, for a reason that is not the client."""
     if _answered(outcome):
         return outcome.status >= 400
-    return outcome.reason is not OutcomeReason.CLIENT_GONE
+    return outcome.reason not in _NOT_FAILED
 
 
 def _answered(outcome: Outcome) -> bool:
     """Whether the status is the API's: its answer ended, or the client left during it."""
     reason = outcome.reason
     return reason is OutcomeReason.OK or (reason is OutcomeReason.CLIENT_GONE and outcome.begun)
+
+
+_NOT_FAILED: Final = (OutcomeReason.CLIENT_GONE, OutcomeReason.UNSETTLED)
 
 
 def late_costs(entitlement: Entitlement, outcome: Outcome) -> Reading:

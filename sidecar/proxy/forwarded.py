@@ -102,7 +102,7 @@ def _hop(pairs: dict[bytes, bytes]) -> Hop:
     return Hop(pairs.get(b"for", b""), proto, pairs.get(b"host", b""))
 
 
-def _client_in_list(peer: str, nodes: Sequence[bytes], trusts: Callable[[str], bool]) -> str:
+def client_in_list(peer: str, nodes: Sequence[bytes], trusts: Callable[[str], bool]) -> str:
     """The client's address behind a trusted peer, by X-Forwarded-For's members in their order."""
     address = peer
     for node in reversed(nodes):
@@ -133,7 +133,7 @@ def note_client(request: Request, trusts: Callable[[str], bool]) -> None:
         return
     nodes = tokens(request.forwarded_for)
     if nodes:
-        request.address = _client_in_list(request.peer, nodes, trusts)
+        request.address = client_in_list(request.peer, nodes, trusts)
         return
     if not request.forwarded:
         return

@@ -14,7 +14,7 @@ from sidecar.core.refusals.rendering import render_json, render_text
 EXPECT: Final = b"Expect: 100-continue\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_PHRASES: Final = {
+PHRASES: Final = {
     200: b"OK", 202: b"Accepted", 204: b"No Content",
     400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required", 403: b"Forbidden",
     404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict",
@@ -67,7 +67,7 @@ def reply_bytes(reply: LocalReply, *, accept: bytes, close: bool) -> tuple[bytes
         b"X-Content-Type-Options: nosniff\r\nDate: %b\r\nX-Request-Id: %b\r\n%b%b\r\n"
         % (
             reply.status,
-            _PHRASES[reply.status],
+            PHRASES[reply.status],
             content_fields,
             _date(),
             reply.request_id.encode(),

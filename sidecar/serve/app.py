@@ -1,5 +1,6 @@
 """The composition root: builds the parts of one sidecar, and starts and stops them in order."""
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -19,6 +20,7 @@ from sidecar.proxy.data_port import DataPort
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.upstream.pool import UpstreamPool
 from sidecar.serve import background, published
+from sidecar.serve.decide_parts import decide_of
 from sidecar.serve.orphan_spools import OrphanSpools
 from sidecar.serve.parts import (
     JOURNAL,
@@ -108,6 +110,7 @@ class App:
         await self._build_data_port()
         if self.share.worker is None:
             await self._start_control_port()
+        await self._start_decide_port()
         await self.data_port.start(self.listener)
         self._serving = True
         if self.shutdown.announced:
@@ -128,6 +131,7 @@ class App:
     def _load_listener(self) -> None:
         shared = self.share.worker is not None
         self.listener = listener_of(self.settings, self.share.descriptor, shared=shared)
+        self.decide = decide_of(self.settings, self.share)
 
     def _start_tracing(self) -> None:
         self.tracer = tracer_of(self.settings, self.metrics)
@@ -283,6 +287,11 @@ class App:
         await control.start()
         self._undo.push_async_callback(control.stop)
 
+    async def _start_decide_port(self) -> None:
+        if self.decide is not None:
+            await self.decide.start(self.gate, self.metrics, self._new_id)
+            self._undo.push_async_callback(self.decide.stop, 0.0, 0.0, asyncio.Event())
+
     def _start_jobs(self) -> None:
         if self.jobs is None:
             return
@@ -301,14 +310,17 @@ class App:
         published.publish_shedding(metrics, self.shedder)
         if self.jobs is not None:
             published.publish_jobs(metrics, self.jobs)
+        if self.decide is not None:
+            published.publish_decisions(metrics, self.decide)
 
     def _watch_files(self) -> None:
         self.plan_records.live(self.keeper.book.version)
         self.spool.on_reopen.append(self.plan_records.keep_again)
         self._spawn(self.plan_records.run())
         self._spawn(self.keeper.watch())
-        if self.listener.certificate is not None:
-            self._spawn(self.listener.certificate.watch())
+        listeners = [self.listener, *([self.decide.listener] if self.decide else [])]
+        for certificate in (one.certificate for one in listeners if one.certificate):
+            self._spawn(certificate.watch())
 
     # while it serves
 
@@ -332,6 +344,8 @@ class App:
         self.keeper.request_reload()
         if self.listener.certificate is not None:
             self.listener.certificate.reload()
+        if self.decide is not None:
+            self.decide.reload()
 
     def _on_plans(self, book: PlanBook) -> None:
         self.gate.reload(book)
@@ -363,6 +377,8 @@ class App:
         if self._serving:
             self._stopping = True
             self.data_port.announce_end()
+            if self.decide is not None:
+                self.decide.port.announce_end()
 
     async def stop(self) -> None:
         """Drain as `shutdown` says, and stop every part. Idempotent."""
@@ -372,4 +388,8 @@ class App:
     async def _drain(self) -> None:
         self.room.close()
         delay = self.shutdown.delay_s(self.settings.drain_delay_s)
-        await self.data_port.stop(delay, self.settings.drain_timeout_s, self.shutdown.hurried)
+        drain, hurried = self.settings.drain_timeout_s, self.shutdown.hurried
+        ends = [self.data_port.stop(delay, drain, hurried)]
+        if self.decide is not None:
+            ends.append(self.decide.stop(delay, drain, hurried))
+        await asyncio.gather(*ends)

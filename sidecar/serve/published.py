@@ -16,6 +16,7 @@ from sidecar.metering.spool import Spool
 from sidecar.metrics import Metrics, ReadAll
 from sidecar.proxy.data_port import DataPort
 from sidecar.proxy.upstream.pool import UpstreamPool
+from sidecar.serve.decide_parts import DecideParts
 from sidecar.serve.orphan_spools import OrphanSpools
 from sidecar.serve.parts import JobParts
 from sidecar.stores import FallbackStore
@@ -275,6 +276,31 @@ def publish_shedding(metrics: Metrics, shedder: Shedder) -> None:
     )
     metrics.labelled_counter(
         "sidecar_shed", "Shed requests.", ("class",), _by_label(lambda: shedder.shed)
+    )
+
+
+def publish_decisions(metrics: Metrics, decide: DecideParts) -> None:
+    """Publish the decide port."""
+    metrics.gauge(
+        "sidecar_decide_connections",
+        "Open connections from gateways.",
+        lambda: decide.port.connections,
+    )
+    metrics.gauge(
+        "sidecar_decide_open",
+        "Allowed requests that their gateway has not settled yet.",
+        lambda: decide.decisions.open,
+    )
+    metrics.labelled_counter(
+        "sidecar_decide_unsettled",
+        "Allowed requests that were settled without a report of their gateway.",
+        ("reason",),
+        _by_label(lambda: decide.decisions.unsettled),
+    )
+    metrics.counter(
+        "sidecar_decide_callers_refused",
+        "Requests at the decide port without a valid token.",
+        lambda: decide.refused_callers,
     )
 
 

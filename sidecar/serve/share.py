@@ -21,13 +21,15 @@ class WorkerShare:
 
     `worker`: its number; None for a single process. `orphan_spools`: spools to ship that no
     worker owns. `lock_directory`: holds the locks of sinks that share an output; None if no
-    output is shared. `descriptor`: a socket that listens already.
+    output is shared. `descriptor`: a socket that listens already; `decide_descriptor`: one for the
+    decide port.
     """
 
     worker: int | None = None
     orphan_spools: tuple[Path, ...] = ()
     lock_directory: Path | None = None
     descriptor: int | None = None
+    decide_descriptor: int | None = None
 
 
 def single_share(settings: Settings) -> WorkerShare:
@@ -37,11 +39,15 @@ def single_share(settings: Settings) -> WorkerShare:
 
 
 def worker_share(
-    settings: Settings, worker: int, count: int, descriptor: int | None
+    settings: Settings,
+    worker: int,
+    count: int,
+    descriptor: int | None,
+    decide_descriptor: int | None = None,
 ) -> WorkerShare:
     """The share of one of `count` workers. Worker 0 ships the orphan spools."""
     orphans = find_orphan_spools(settings.spool, count) if worker == 0 else ()
-    return WorkerShare(worker, orphans, settings.spool, descriptor)
+    return WorkerShare(worker, orphans, settings.spool, descriptor, decide_descriptor)
 
 
 def worker_settings(settings: Settings, worker: int, count: int) -> Settings:
@@ -58,6 +64,7 @@ def worker_settings(settings: Settings, worker: int, count: int) -> Settings:
             "upstream_connections": -(-settings.upstream_connections // count),
             "critical_connections": -(-settings.critical_connections // count),
             "small_bodies_bytes": -(-settings.small_bodies_bytes // count),
+            "decide_open": -(-settings.decide_open // count),
             "max_websockets": -(-settings.max_websockets // count),
             "shed_min": -(-settings.shed_min // count),
             "shed": _divide_shed(settings.shed, count),

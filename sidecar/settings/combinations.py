@@ -18,6 +18,8 @@ def check(settings: "Settings") -> None:
     _upstream_tls(settings)
     _listener_tls(settings)
     _job_bytes(settings)
+    _decide_address(settings)
+    _decide_callers(settings)
 
 
 def _addresses(settings: "Settings") -> None:
@@ -72,4 +74,35 @@ def _job_bytes(settings: "Settings") -> None:
         raise SettingsError(
             "--job-body-bytes and --job-bytes-per-account: a body may be larger than all jobs of "
             "an account; raise --job-bytes-per-account, or lower --job-body-bytes"
+        )
+
+
+def _decide_address(settings: "Settings") -> None:
+    decide = settings.decide
+    if decide is None:
+        return
+    for name, other in (("listen", settings.listen), ("control", settings.control)):
+        same = decide == other
+        if isinstance(decide, Address) and isinstance(other, Address):
+            same = _overlap(decide, other)
+        if same:
+            raise SettingsError(
+                f"--decide (SIDECAR_DECIDE) and --{name} ({env_of(name)}): must differ: {decide}; "
+                "give each its own address"
+            )
+
+
+def _decide_callers(settings: "Settings") -> None:
+    """A gateway is trusted by a unix socket, by a token, or by mutual TLS."""
+    cert, key, ca = settings.decide_tls_cert, settings.decide_tls_key, settings.decide_client_ca
+    if (cert is None) != (key is None) or (ca is not None and cert is None):
+        raise SettingsError(
+            "--decide-tls-cert and --decide-tls-key: missing, and TLS needs certificate and key; "
+            "give both"
+        )
+    by_socket = settings.decide is None or isinstance(settings.decide, UnixPath)
+    if not by_socket and ca is None and settings.decide_token_file is None:
+        raise SettingsError(
+            f"--decide (SIDECAR_DECIDE): every program that reaches {settings.decide} could ask; "
+            "give --decide-token-file or --decide-client-ca, or listen on unix:/PATH"
         )

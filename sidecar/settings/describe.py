@@ -65,6 +65,9 @@ _METAVARS: Final = {
     "shed": "adaptive|off|N", "webhook_secret": "SECRET",
     "job_fields": "LIST", "job_parameters": "LIST", "job_bytes_per_account": "BYTES",
     "job_bytes_in_all": "BYTES", "control_token_file": "FILE",
+    "decide": "HOST:PORT", "decide_mode": "OCTAL",
+    "decide_token_file": "FILE", "decide_tls_cert": "FILE", "decide_tls_key": "FILE",
+    "decide_client_ca": "FILE",
 }  # fmt: skip
 _SECRET: Final = frozenset({"redis", "webhook_secret"})  # messages do not repeat their values
 _UNITS: Final = {"ms": "MS", "bytes": "BYTES", "s": "SECONDS"}  # by the last word of the name

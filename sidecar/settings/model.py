@@ -108,6 +108,41 @@ class Settings(LayeredSettings):
     """File with the token for /config and /reload of the control port, in a line of its own; at
     most 8 lines. Unset: /config answers only to this machine, /reload to no client."""
 
+    decide: Listen | None = None
+    """Address of the decide port, where gateways ask for decisions, as HOST:PORT or unix:/PATH. A
+    TCP address needs --decide-token-file or --decide-client-ca. Unset: no decide port."""
+
+    decide_mode: Mode = "660"
+    """File mode of the decide port's unix socket, in octal: its group may ask."""
+
+    decide_token_file: Path | None = None
+    """File of tokens, one per line, that gateways send in X-Decide-Token. Unset: none is needed."""
+
+    decide_tls_cert: Path | None = None
+    """PEM file of the decide port's certificate and its chain. Unset: no TLS."""
+
+    decide_tls_key: Path | None = None
+    """PEM file of the key of that certificate, not encrypted."""
+
+    decide_client_ca: Path | None = None
+    """PEM file of CAs; gateways must have a certificate of one of them. Unset: they need no
+    certificate."""
+
+    decide_wait_ms: int = Field(0, ge=0, le=60_000)
+    """Longest time that a decision waits for a limit with max_wait, in milliseconds; below the
+    gateway's own timeout. 0: no decision waits."""
+
+    decide_settle_timeout_s: Seconds = 300.0
+    """Longest time until a gateway settles an allowed request, in seconds. After it, the request is
+    settled as one of a sidecar that died (when_sidecar_dies in the plan)."""
+
+    decide_open: int = Field(100_000, ge=1, le=10_000_000)
+    """Maximum number of allowed requests that are not settled yet. Beyond it, the oldest ones are
+    settled as after that timeout."""
+
+    decide_body_bytes: int = Field(1 << 20, ge=4_096, le=64 << 20)
+    """Maximum size of a document that a gateway sends, in bytes."""
+
     redis: Redis = SecretStr("redis://127.0.0.1:6379/0")
     """URL of the Redis or Valkey with the counters: redis://, rediss:// for TLS, unix://,
     redis+sentinel:// or redis+cluster://."""

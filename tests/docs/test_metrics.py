@@ -92,6 +92,8 @@ async def test_the_documented_metrics_are_those_published(
         sinks=sinks,
         trace_endpoint=f"http://127.0.0.1:{free_port()}",
         **certificate,
+        **{f"decide_{name}": file for name, file in certificate.items()},
+        decide=f"unix:{tmp_path / 'decide.sock'}",
     )
     both = published(await scrape(several.control))
     quiet = {  # without requests there

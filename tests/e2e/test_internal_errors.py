@@ -113,7 +113,7 @@ async def test_a_failure_during_a_response_resets_the_connection(
     writer.write(LOGIN)
     async with asyncio.timeout(10):
         answer = await reader.readuntil(b"first-")
-        [connection] = here.app.data_port._limits.all()
+        [connection] = here.app.data_port._clients.limits.all()
         connection.flow._done.set_exception(Unforeseen())  # type: ignore[union-attr]
         with pytest.raises(ConnectionResetError):  # not a close, which ends a response in HTTP/1.0
             await reader.read()

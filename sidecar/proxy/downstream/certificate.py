@@ -1,4 +1,4 @@
-"""The certificate of the data port. An invalid file never replaces a live certificate.
+"""The certificate of an entry point. An invalid file never replaces a live certificate.
 
 Each reload creates a new TLS context. Loading into the live one would keep its earlier contents:
 a certificate with another type of key, a removed client CA, and sessions that clients can resume
@@ -30,7 +30,7 @@ class Certificate:
 
     `context` is for new connections; `not_after` is the expiry of the live certificate, in seconds
     since the epoch; `current` is whether the live certificate is the one in the files. The
-    constructor raises SettingsError if the files cannot be used.
+    constructor raises SettingsError, about `setting`, if the files cannot be used.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Certificate:
         client_ca: Path | None = None,
         *,
         now: Callable[[], float] = time.time,
+        setting: str = "tls_cert",
     ) -> None:
         self._cert, self._key, self._client_ca = cert, key, client_ca
         self._now = now
@@ -50,9 +51,8 @@ class Certificate:
         try:
             self.context, self.not_after = self._load()
         except (OSError, ValueError) as error:
-            raise SettingsError(
-                f"--tls-cert (SIDECAR_TLS_CERT): {self._error_text(error)}"
-            ) from None
+            where = f"--{setting.replace('_', '-')} (SIDECAR_{setting.upper()})"
+            raise SettingsError(f"{where}: {self._error_text(error)}") from None
         log.info("certificate_live", file=str(self._cert), expires_at=_date(self.not_after))
         self._warn_if_expired()
 

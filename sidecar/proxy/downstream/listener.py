@@ -1,4 +1,4 @@
-"""The sockets of the data port: TCP or unix, plain or TLS.
+"""The sockets of an entry point: TCP or unix, plain or TLS.
 
 uvloop accepts plain connections. This module accepts TLS connections one by one: a handshake
 counts as a connection from its first byte, a refused connection costs no handshake, and each
@@ -51,7 +51,7 @@ class Listener:
 
     `mode`: the file mode of a unix socket. `inherited`: a listening socket that another process
     bound and removes. `reuse_port`: several processes listen on the same TCP address, and the
-    kernel spreads the connections.
+    kernel spreads the connections. `setting`: the name of the address's setting, for errors.
     """
 
     def __init__(
@@ -64,8 +64,10 @@ class Listener:
         inherited: socket.socket | None = None,
         certificate: Certificate | None = None,
         handshake_timeout: float = 10.0,
+        setting: str = "listen",
     ) -> None:
         self.address = address
+        self.setting = setting
         self.certificate = certificate
         self.handshake_failures = 0
         self._backlog = backlog
@@ -101,7 +103,7 @@ class Listener:
                 sock.listen(self._backlog)
             except OSError as error:  # two processes can bind a port, only one can listen
                 await self.stop()
-                raise SettingsError(_error_text(self.address, error)) from None
+                raise SettingsError(_error_text(self.address, error, self.setting)) from None
             if self.certificate is None:
                 # A duplicate: the server closes the socket that it gets.
                 server = await loop.create_server(
@@ -111,29 +113,31 @@ class Listener:
             else:
                 loop.add_reader(sock.fileno(), self._accept, sock, self.certificate, acceptor)
 
-    def publish(self, metrics: Metrics) -> None:
-        """Publish the metrics of the certificate, if there is one."""
+    def publish(self, metrics: Metrics, prefix: str) -> None:
+        """Publish the metrics of the certificate, if there is one, with this prefix."""
         certificate = self.certificate
         if certificate is None:
             return
         metrics.gauge(
-            "sidecar_tls_certificate_expiry_timestamp_seconds",
+            f"{prefix}_tls_certificate_expiry_timestamp_seconds",
             "Expiry of the live certificate.",
             lambda: certificate.not_after,
         )
         metrics.gauge(
-            "sidecar_tls_certificate_ok",
+            f"{prefix}_tls_certificate_ok",
             "1 if the live certificate is the one in the files.",
             lambda: float(certificate.current),
         )
-        metrics.counter("sidecar_tls_reloads", "Certificate reloads.", lambda: certificate.reloads)
         metrics.counter(
-            "sidecar_tls_reload_failures",
+            f"{prefix}_tls_reloads", "Certificate reloads.", lambda: certificate.reloads
+        )
+        metrics.counter(
+            f"{prefix}_tls_reload_failures",
             "Certificates on disk that were rejected.",
             lambda: certificate.failures,
         )
         metrics.counter(
-            "sidecar_tls_handshake_failures",
+            f"{prefix}_tls_handshake_failures",
             "TLS handshakes that failed or timed out.",
             lambda: self.handshake_failures,
         )
@@ -142,11 +146,11 @@ class Listener:
         if self._inherited is not None:
             return [self._inherited]
         if isinstance(self.address, UnixPath):
-            sock = bind_unix(self.address, self._mode, self._backlog)
+            sock = bind_unix(self.address, self._mode, self._backlog, self.setting)
             status = Path(self.address.path).stat()
             self._own_file = (status.st_dev, status.st_ino)
             return [sock]
-        return bind_tcp(self.address, reuse_port=self._reuse_port)
+        return bind_tcp(self.address, reuse_port=self._reuse_port, setting=self.setting)
 
     def _accept(
         self, sock: socket.socket, certificate: Certificate, acceptor: Acceptor[_C]
@@ -236,7 +240,7 @@ class Listener:
             self._own_file = None
 
 
-def bind_tcp(address: Address, *, reuse_port: bool) -> list[socket.socket]:
+def bind_tcp(address: Address, *, reuse_port: bool, setting: str = "listen") -> list[socket.socket]:
     """Bind a socket for each address of the host, all on one port.
 
     Raises SettingsError if one of them is unavailable.
@@ -259,18 +263,18 @@ def bind_tcp(address: Address, *, reuse_port: bool) -> list[socket.socket]:
     except OSError as error:
         for sock in bound:
             sock.close()
-        raise SettingsError(_error_text(address, error)) from None
+        raise SettingsError(_error_text(address, error, setting)) from None
     return bound
 
 
-def bind_unix(address: UnixPath, mode: int, backlog: int) -> socket.socket:
+def bind_unix(address: UnixPath, mode: int, backlog: int, setting: str = "listen") -> socket.socket:
     """Listen on a unix socket with this file mode. It replaces one that a dead process left.
 
     The socket is created under another name and renamed: whenever it is at its path, it has its
     mode and listens. Raises SettingsError if the path is unavailable.
     """
     path = Path(address.path)
-    _require_unused(address)
+    _require_unused(address, setting)
     new = path.with_name(path.name + ".new")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -281,17 +285,17 @@ def bind_unix(address: UnixPath, mode: int, backlog: int) -> socket.socket:
         new.rename(path)
     except OSError as error:
         sock.close()
-        raise SettingsError(_error_text(address, error)) from None
+        raise SettingsError(_error_text(address, error, setting)) from None
     return sock
 
 
-def _require_unused(address: UnixPath) -> None:
-    path = Path(address.path)
+def _require_unused(address: UnixPath, setting: str) -> None:
+    path, flag = Path(address.path), flag_of(setting)
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise SettingsError(
-                f"--listen: {address} cannot be used: the file exists and is not a socket; "
-                "remove it, or choose another with --listen unix:/PATH (SIDECAR_LISTEN)"
+                f"{flag}: {address} cannot be used: the file exists and is not a socket; "
+                f"remove it, or choose another with {flag} unix:/PATH ({variable_of(setting)})"
             )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(_PROBE_S)
@@ -300,8 +304,8 @@ def _require_unused(address: UnixPath) -> None:
         return  # the file is missing, or a dead process left it
     except OSError as error:
         if error.errno != errno.EAGAIN:  # its queue is full: it is in use as well
-            raise SettingsError(_error_text(address, error)) from None
-    raise SettingsError(_error_text(address, OSError(errno.EADDRINUSE, "in use")))
+            raise SettingsError(_error_text(address, error, setting)) from None
+    raise SettingsError(_error_text(address, OSError(errno.EADDRINUSE, "in use"), setting))
 
 
 def remove_unix(address: UnixPath, own: tuple[int, int]) -> None:
@@ -315,10 +319,23 @@ def remove_unix(address: UnixPath, own: tuple[int, int]) -> None:
         log.warning("socket_file_missing", path=address.path)
 
 
-def _error_text(address: Endpoint, error: OSError) -> str:
+def _error_text(address: Endpoint, error: OSError, setting: str) -> str:
     if error.errno == errno.EADDRINUSE:
         reason = "is in use"
     else:
         reason = f"cannot be used: {(error.strerror or str(error)).lower()}"
     shape = "unix:/PATH" if isinstance(address, UnixPath) else "HOST:PORT"
-    return f"--listen: {address} {reason}; choose another with --listen {shape} (SIDECAR_LISTEN)"
+    flag = flag_of(setting)
+    return (
+        f"{flag}: {address} {reason}; choose another with {flag} {shape} ({variable_of(setting)})"
+    )
+
+
+def flag_of(setting: str) -> str:
+    """The flag of a setting, for messages."""
+    return "--" + setting.replace("_", "-")
+
+
+def variable_of(setting: str) -> str:
+    """The environment variable of a setting, for messages."""
+    return "SIDECAR_" + setting.upper()

@@ -61,6 +61,7 @@ class Request:
     begun = False  # some of its response is written
     answered = False  # all of its response is written
     received = 0.0  # loop time of the head's last byte; 0 before
+    most_wait_us: int | None = None  # by the sidecar's settings; None: as the plan allows
     _buffered: Values = ()
 
     def __init__(self, peer: str) -> None:
@@ -105,7 +106,8 @@ class Request:
     @property
     def patience_us(self) -> int | None:
         """The longest wait that the client accepts (`Prefer: wait`); None if it gives none."""
-        return wait_preference(self.prefer)
+        accepted, most = wait_preference(self.prefer), self.most_wait_us
+        return accepted if most is None else min(most, most if accepted is None else accepted)
 
     @property
     def has_body(self) -> bool:

@@ -62,6 +62,7 @@ def _share(value: Message) -> WorkerShare:
         orphan_spools=tuple(Path(path) for path in value["orphan_spools"]),
         lock_directory=Path(value["lock_directory"]),
         descriptor=value["descriptor"],
+        decide_descriptor=value["decide_descriptor"],
     )
 
 

@@ -5,18 +5,14 @@ ends, and gives up if workers cannot start: at the beginning, or while no other 
 """
 
 import asyncio
-import socket
-from pathlib import Path
 from typing import Any, Final
 
 import uvloop
 from prometheus_client import CollectorRegistry
 
 from sidecar import logs
-from sidecar.addresses import Address, UnixPath
 from sidecar.errors import SidecarError
 from sidecar.metrics import Metrics
-from sidecar.proxy.downstream.listener import bind_tcp, bind_unix, remove_unix
 from sidecar.serve import readiness
 from sidecar.serve.control_access import control_access
 from sidecar.serve.control_port import ControlPort
@@ -26,6 +22,7 @@ from sidecar.serve.share import worker_settings, worker_share
 from sidecar.serve.shutdown import Shutdown
 from sidecar.serve.workers.aggregate import MergedMetrics, families_of, merge_config
 from sidecar.serve.workers.channel import Message
+from sidecar.serve.workers.reserved_address import ReservedAddress
 from sidecar.serve.workers.worker import CANNOT_START, Worker
 from sidecar.settings import Settings
 
@@ -45,8 +42,8 @@ class Supervisor:
         self._settings = settings
         self._count = count
         self._merged = MergedMetrics()
-        self._sockets: list[socket.socket] = []  # hold the address
-        self._socket_file: tuple[int, int] | None = None  # device and inode
+        self._listen: ReservedAddress | None = None
+        self._decide: ReservedAddress | None = None
         self._stopping = False
         self._all_have_served = False
         self._all_serve: asyncio.Future[None] = loop.create_future()
@@ -71,10 +68,10 @@ class Supervisor:
 
     async def start(self) -> None:
         """Start the control port and the workers. Raises SidecarError, with all stopped again."""
-        descriptor = self._reserve_address()
         try:
+            self._reserve_addresses()
             await self._start_control()
-            self._start_workers(descriptor)
+            self._start_workers()
             outcomes: list[asyncio.Future[Any]] = [self._all_serve, self.gave_up]
             await asyncio.wait(outcomes, return_when="FIRST_COMPLETED")
             if self.gave_up.done():
@@ -86,29 +83,18 @@ class Supervisor:
             raise
         log_serving(self._settings, self._count)
 
-    def _reserve_address(self) -> int | None:
-        """Hold the address until `stop`. Return the descriptor of a unix socket, which all share.
-
-        On TCP each worker has a listening socket of its own, so that the connections queued for
-        a dead worker do not hold up the others. The socket bound here does not listen, so it
-        gets no connections.
-        """
-        listen = self._settings.listen
-        if isinstance(listen, UnixPath):
-            mode = int(self._settings.listen_mode, 8)
-            sock = bind_unix(listen, mode, self._settings.listen_backlog)
-            status = Path(listen.path).stat()
-            self._socket_file = (status.st_dev, status.st_ino)
-            self._sockets = [sock]
-            return sock.fileno()
-        if listen.port:
-            # Any process of this user may share the port: first fail if another one has it.
-            for sock in bind_tcp(listen, reuse_port=False):
-                sock.close()
-        self._sockets = bind_tcp(listen, reuse_port=True)
-        port = int(self._sockets[0].getsockname()[1])
-        self._settings = self._settings.model_copy(update={"listen": Address(listen.host, port)})
-        return None
+    def _reserve_addresses(self) -> None:
+        """Hold the addresses until `stop`."""
+        settings = self._settings
+        backlog = settings.listen_backlog
+        listen = ReservedAddress(settings.listen, settings.listen_mode, backlog, "listen")
+        self._listen = listen
+        found: dict[str, object] = {"listen": listen.endpoint}
+        if settings.decide is not None:
+            decide = ReservedAddress(settings.decide, settings.decide_mode, backlog, "decide")
+            self._decide = decide
+            found["decide"] = decide.endpoint
+        self._settings = settings.model_copy(update=found)
 
     async def _start_control(self) -> None:
         self._control = ControlPort(
@@ -123,24 +109,25 @@ class Supervisor:
         )
         await self._control.start()
 
-    def _start_workers(self, descriptor: int | None) -> None:
+    def _start_workers(self) -> None:
+        listen, decide = _descriptor_of(self._listen), _descriptor_of(self._decide)
         for number in range(self._count):
 
             def make_setup(number: int = number) -> Message:
-                return self._setup(number, descriptor)
+                return self._setup(number, listen, decide)
 
             worker = Worker(
                 number,
                 make_setup,
-                descriptor=descriptor,
+                descriptors=[one for one in (listen, decide) if one is not None],
                 on_change=self._on_change,
                 on_end=self._on_end,
             )
             self.workers.append(worker)
         self._tasks = [asyncio.create_task(worker.run()) for worker in self.workers]
 
-    def _setup(self, number: int, descriptor: int | None) -> Message:
-        share = worker_share(self._settings, number, self._count, descriptor)
+    def _setup(self, number: int, listen: int | None, decide: int | None) -> Message:
+        share = worker_share(self._settings, number, self._count, listen, decide)
         return {
             "flags": worker_settings(self._settings, number, self._count).as_flags(),
             "share": {
@@ -148,6 +135,7 @@ class Supervisor:
                 "orphan_spools": [str(path) for path in share.orphan_spools],
                 "lock_directory": str(share.lock_directory),
                 "descriptor": share.descriptor,
+                "decide_descriptor": share.decide_descriptor,
             },
         }
 
@@ -236,7 +224,7 @@ class Supervisor:
             worker.stop(skip_delay=shutdown.skip_delay)
         hurrying = asyncio.create_task(self._hurry(shutdown))
         await self._wait_for_workers(shutdown.delay_s(self._settings.drain_delay_s))
-        self._release_address()
+        self._release_addresses()
         ended = await self._wait_for_workers(self._settings.drain_timeout_s + STOP_MARGIN_S)
         hurrying.cancel()
         if not ended:
@@ -265,12 +253,14 @@ class Supervisor:
             log.error("worker_drain_timed_out", worker=worker.number, pid=worker.pid)
             worker.kill()
 
-    def _release_address(self) -> None:
-        if isinstance(self._settings.listen, UnixPath) and self._socket_file is not None:
-            remove_unix(self._settings.listen, self._socket_file)
-            self._socket_file = None
-        for sock in self._sockets:
-            sock.close()
+    def _release_addresses(self) -> None:
+        for address in (self._listen, self._decide):
+            if address is not None:
+                address.release()
+
+
+def _descriptor_of(address: ReservedAddress | None) -> int | None:
+    return None if address is None else address.descriptor
 
 
 def run(settings: Settings, count: int) -> int:

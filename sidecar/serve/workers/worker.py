@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 from sidecar.errors import ConfigError, Problem, SettingsError, SidecarError, SpoolError
@@ -40,7 +40,7 @@ class Worker:
         number: int,
         make_setup: Callable[[], Message],
         *,
-        descriptor: int | None,
+        descriptors: Sequence[int],
         on_change: Callable[["Worker"], None],
         on_end: Callable[["Worker"], None],
     ) -> None:
@@ -51,7 +51,7 @@ class Worker:
         self.exit_code: int | None = None  # of the last process
         self.failure: SidecarError | None = None  # the error with which it could not start
         self._make_setup = make_setup
-        self._descriptor = descriptor
+        self._descriptors = descriptors
         self._on_change = on_change
         self._on_end = on_end
         self._stopping = asyncio.Event()
@@ -145,7 +145,7 @@ class Worker:
 
         It has a session of its own, so that Ctrl-C reaches only the supervisor.
         """
-        inherited = [channel] if self._descriptor is None else [channel, self._descriptor]
+        inherited = [channel, *self._descriptors]
         clean = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
         command = (sys.executable, "-P", "-m", "sidecar.serve.workers.main", str(channel))
         return await asyncio.create_subprocess_exec(
