@@ -27,3 +27,17 @@ def test_each_span_is_in_the_first_bucket_that_includes_it(
         ]
         assert [name for name, _ in rows] == [*map(str, BUCKETS), "+Inf"]
         assert math.isclose(histogram.total, total)
+
+
+def test_a_bucket_has_its_last_traced_span_as_exemplar_and_an_empty_one_has_none() -> None:
+    histogram = Histogram()
+    for seconds in (0.0002, 0.00025, 0.3):
+        histogram.observe(seconds)
+    histogram.attach(0.0002, "first")
+    histogram.attach(0.00025, "second")  # the upper bound of the same bucket
+    histogram.attach(7.0, "of an empty bucket")
+    rows = {row[0]: row[2] for row in histogram.buckets() if len(row) == 3}
+    assert {bound: exemplar.labels for bound, exemplar in rows.items()} == {
+        "0.00025": {"trace_id": "second"}
+    }
+    assert rows["0.00025"].value == 0.00025

@@ -21,7 +21,7 @@ def tracer_of(settings: Settings, metrics: Metrics) -> "OtlpTracer | None":
     if settings.trace_endpoint is None:
         return None
     try:
-        from sidecar.tracing import otlp  # 20 MB, which only traces need
+        from sidecar.tracing import otlp  # packages that only traces need
     except ImportError as error:
         if not (error.name or "").startswith("opentelemetry"):
             raise

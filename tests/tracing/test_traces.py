@@ -1,14 +1,18 @@
 """Traces of real requests, as a receiver decodes them by the published protos of OTLP."""
 
+import os
 import re
+import subprocess
+from pathlib import Path
 
 import aiohttp
 import pytest
 
 from sidecar.tracing import otlp
-from tests.support.processes import StartServing, until
+from tests.support.commands import Run, clean_environment
+from tests.support.processes import PATIENCE_S, SIDECAR, StartServing, until
 from tests.support.servers import free_port
-from tests.support.stage import Stage, StartStage, status
+from tests.support.stage import Stage, StartStage, plans_text, status
 from tests.tracing.conftest import ATTRIBUTES, Receiver
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -265,3 +269,43 @@ async def test_the_latency_histograms_have_traces_as_exemplars(
         assert trace in traces
         assert float(seconds) <= float(bound)
     assert text.rstrip().endswith("# EOF")
+
+
+def serve_flags(directory: Path, endpoint: str) -> list[str]:
+    """A command line of `serve` that is valid, apart from the endpoint."""
+    plans = directory / "plans.yaml"
+    plans.write_text(plans_text())
+    return [
+        "serve", f"--plans={plans}", "--upstream=http://127.0.0.1:1",
+        f"--spool={directory / 'spool'}", "--listen=127.0.0.1:0", "--control=127.0.0.1:0",
+        f"--trace-endpoint={endpoint}",
+    ]  # fmt: skip
+
+
+def test_missing_packages_are_an_error_that_names_the_extra(tmp_path: Path) -> None:
+    hidden = tmp_path / "opentelemetry" / "__init__.py"
+    hidden.parent.mkdir()
+    hidden.write_text('raise ModuleNotFoundError("hidden", name="opentelemetry")\n')
+    search = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [SIDECAR, *serve_flags(tmp_path, "http://127.0.0.1:4318")], timeout=PATIENCE_S,
+        env=clean_environment(PYTHONPATH=search), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-2:] == [
+        "error: --trace-endpoint (SIDECAR_TRACE_ENDPOINT): needs OpenTelemetry, which is not "
+        "installed",
+        "try: run: pip install 'quota-sidecar[otel]'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["collector", "ftp://h", "http://h:99999", "http://u:secret@h", "http://h?k=secret"]
+)
+def test_an_endpoint_that_is_not_a_plain_url_is_refused(
+    sidecar: Run, tmp_path: Path, wrong: str
+) -> None:
+    done = sidecar(*serve_flags(tmp_path, wrong))
+    assert done.returncode == 2
+    assert "error: --trace-endpoint" in done.stderr
+    assert "secret" not in done.stderr
