@@ -20,6 +20,7 @@ from sidecar.logs import logger
 from sidecar.metrics import Metrics
 from sidecar.proxy.access_log import log_request
 from sidecar.proxy.downstream.request import Request
+from sidecar.proxy.request_end import end_trace
 
 log = logger("decide")
 
@@ -107,7 +108,10 @@ class Decisions:
         if not isinstance(admitted, Admission):
             return self._refused(request, admitted, started)
         now = time.perf_counter()
-        self._metrics.added.observe(now - started - admitted.queued_us / MICRO)
+        overhead = now - started - admitted.queued_us / MICRO
+        self._metrics.added.observe(overhead)
+        if request.trace is not None:
+            self._metrics.added.attach(overhead, request.trace.trace_id)
         if not settles:
             await self._settle_at_once(admitted)
             return Decided("", admitted)
@@ -126,6 +130,12 @@ class Decisions:
             log_request(
                 request, refused.request_id, refusal.status, refusal.reason, started,
                 bytes_in=0, bytes_out=0, key=refused.key, entitlement=refused.entitlement,
+            )  # fmt: skip
+        if request.trace is not None:
+            refusal = refused.refusal
+            end_trace(
+                request.trace, request, refused.request_id, refusal.status, refusal.reason, started,
+                refused.key, refused.entitlement,
             )  # fmt: skip
         return Decided("", None, refused)
 
@@ -182,6 +192,12 @@ class Decisions:
                 recorded.set_result(None)
 
         settled.label = self._gate.settle(admission, outcome, on_recorded=on_recorded)
+        request = cast("Request", admission.request)
+        if request.trace is not None:
+            end_trace(
+                request.trace, request, admission.request_id, outcome.status, settled.label, 0.0,
+                admission.key, entitlement,
+            )  # fmt: skip
         return settled
 
     async def _until_recorded(self, settled: Settled) -> None:

@@ -12,6 +12,7 @@ MAX_LENGTH: Final = 19  # digits of Content-Length
 _READ: Final = frozenset(
     {
         b"x-api-key", b"authorization", b"prefer", b"content-type", b"content-encoding", b"accept",
+        b"traceparent",
     }
 )  # fmt: skip
 
