@@ -51,6 +51,12 @@ def query(port: int, text: str) -> list[tuple[dict[str, str], float]]:
     return [(row["metric"], float(row["value"][1])) for row in rows]
 
 
+def exemplar_traces(port: int, text: str, start: float, end: float) -> set[str]:
+    """The trace ids of the exemplars of a query."""
+    rows = ask(port, "query_exemplars", query=text, start=str(start), end=str(end))
+    return {one["labels"]["trace_id"] for row in rows for one in row["exemplars"]}
+
+
 def query_range(port: int, text: str, start: float, end: float, step: float) -> list[Series]:
     """The series of a query over a time, in seconds since 1970."""
     rows = ask(port, "query_range", query=text, start=str(start), end=str(end), step=str(step))

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -80,7 +81,8 @@ async def test_each_panel_has_data_while_a_sidecar_is_under_load(
     serving: StartServing, tmp_path: Path
 ) -> None:
     api, port = free_port(), free_port()
-    sidecar = await serve(serving, tmp_path, api)
+    receiver = f"http://127.0.0.1:{free_port()}"  # is unavailable, which must not matter
+    sidecar = await serve(serving, tmp_path, api, trace_endpoint=receiver, trace_ratio=1)
     traffic = Traffic(f"https://127.0.0.1:{sidecar.port}", lambda: 150.0)
     settings = prometheus.config(f"127.0.0.1:{sidecar.control}", RULES, every="250ms")
     server = prometheus.command(PROMETHEUS, tmp_path, port, settings)
@@ -97,6 +99,11 @@ async def test_each_panel_has_data_while_a_sidecar_is_under_load(
         sending = asyncio.create_task(traffic.run())
         try:
             await until_all_have_data(port, texts)
+            now = time.time()
+            traces = await asyncio.to_thread(
+                prometheus.exemplar_traces, port, "sidecar_overhead_seconds_bucket", now - 60, now
+            )
+            assert traces
         finally:
             traffic.stop()
             await sending
