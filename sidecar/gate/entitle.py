@@ -1,11 +1,13 @@
 """identify and entitle: the key of a request, and what the plan says of its route."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 from sidecar.core.counting.teams import TeamEntitlements
 from sidecar.core.identity import AmbiguousCredential, anonymous_key, credential, key_digest
-from sidecar.core.model import Entitlement, Key, PlanBook
+from sidecar.core.kinds import QuotaLimit
+from sidecar.core.model import Entitlement, Key, PlanBook, RequestClass
 from sidecar.core.paths import BadTarget, Normaliser, normalise
 from sidecar.core.plan_changes import after_change
 from sidecar.core.reasons import Reason
@@ -117,4 +119,18 @@ def detail_of(reason: Reason, key: Key) -> str | None:
     return (
         f"Account {key.account.id} is on plan {key.account.plan}, which this API does not offer. "
         "Ask the API's team to move it to another plan."
+    )
+
+
+def as_job(entitlement: Entitlement) -> Entitlement:
+    """The entitlement of a deferred job.
+
+    A job is deferrable, and its reservation stays open, so that it can be given back. The claims
+    are a new object: what the store caches for other requests has no open reservation.
+    """
+    route = replace(entitlement.route, request_class=RequestClass.DEFERRABLE)
+    claims = (*entitlement.claims,)
+    late = any(isinstance(claim.limit, QuotaLimit) for claim in claims)
+    return replace(
+        entitlement, route=route, claims=claims, stays_open=bool(claims), late_overage=late
     )

@@ -5,7 +5,6 @@ know HTTP bytes, Redis, files or YAML.
 """
 
 import time
-from dataclasses import replace
 from typing import Final
 
 from sidecar.core.answers import Answer
@@ -14,7 +13,7 @@ from sidecar.core.counting.teams import team_use
 from sidecar.core.events.build import NODE, REDIS
 from sidecar.core.events.periods import starts_of
 from sidecar.core.identity import ANONYMOUS
-from sidecar.core.kinds import PeriodLimit, QuotaLimit, TeamShare
+from sidecar.core.kinds import PeriodLimit, TeamShare
 from sidecar.core.model import Claim, Entitlement, Key, PlanBook, RequestClass
 from sidecar.core.reasons import Decision, Reason
 from sidecar.core.refusals.build import Refusal, feature_refusal, simple_refusal, with_wait
@@ -27,7 +26,7 @@ from sidecar.core.settlement import (
 )
 from sidecar.errors import StoreUnavailable
 from sidecar.gate.admission import Admission, Deferred, InboundRequest, MayDefer, ReadAhead, Refused
-from sidecar.gate.entitle import Entitler, detail_of, unidentified_detail
+from sidecar.gate.entitle import Entitler, as_job, detail_of, unidentified_detail
 from sidecar.gate.recorder import Recorder
 from sidecar.gate.reserve import Attempt, Reserver
 from sidecar.gate.settling import OnRecorded, Settling
@@ -122,7 +121,7 @@ class Gate:
         ):
             entitlement = with_estimates(entitlement, await read(entitlement))
         if job_of is not None:
-            entitlement = _as_job(entitlement)
+            entitlement = as_job(entitlement)
         attempt = Attempt(book, key, entitlement, request_id, for_job=job_of is not None)
         waited_us, wait_end, spool = 0, "", self._recorder.spool
         step = "reserve"
@@ -341,17 +340,3 @@ def _units_left(quotas: tuple[Claim, ...], answer: Answer, at: int) -> bool:
     if isinstance(limit, TeamShare):
         return team_use(quotas, answer, at).left > 0
     return answer.used[at] < limit.capacity
-
-
-def _as_job(entitlement: Entitlement) -> Entitlement:
-    """The entitlement of a deferred job.
-
-    A job is deferrable, and its reservation stays open, so that it can be given back. The claims
-    are a new object: what the store caches for other requests has no open reservation.
-    """
-    route = replace(entitlement.route, request_class=RequestClass.DEFERRABLE)
-    claims = (*entitlement.claims,)
-    late = any(isinstance(claim.limit, QuotaLimit) for claim in claims)
-    return replace(
-        entitlement, route=route, claims=claims, stays_open=bool(claims), late_overage=late
-    )
