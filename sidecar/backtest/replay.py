@@ -190,7 +190,7 @@ class Replay:
             used = min(level[0] + row.cost, UNBOUNDED)
             if not refunded:
                 over = _settle(row, level, own)
-                if over:
+                if over and not row.limit.shadow:
                     overage = overage or {}
                     overage[row.limit.meter] = max(over, overage.get(row.limit.meter, 0))
             _store(row, level, used, settled=0 if refunded else row.cost)

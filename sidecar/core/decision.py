@@ -99,7 +99,7 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
             if used > own:
                 if claim.forced and used > limit.cap + units - limit.units:
                     reason = Reason.CRITICAL
-                elif reason is Reason.OK:
+                elif reason is Reason.OK and not limit.shadow:
                     reason = Reason.OVERAGE
             if left < 0:
                 left = 0
@@ -161,12 +161,15 @@ def status_of(claims: Sequence[Claim], answer: Answer, at: int) -> LimitStatus:
 
 
 def overage_of(claims: Sequence[Claim], answer: Answer) -> Overage:
-    """Return the overage that the event of a request reports, from the store's answer."""
+    """Return the overage that the event of a request reports, from the store's answer.
+
+    A quota in shadow has none: what is tried out is not sold.
+    """
     meters: dict[str, int] = {}
     limits: dict[str, int] = {}
     for claim, detail in zip(claims, answer.details, strict=False):
         units, limit = detail.overage, claim.limit
-        if units:
+        if units and not limit.shadow:
             limits[limit.id] = units
             meters[limit.meter] = max(units, meters.get(limit.meter, 0))
     return Overage(tuple(meters.items()), tuple(limits.items())) if limits else NO_OVERAGE

@@ -79,7 +79,11 @@ class Entitlements(Mapping[tuple[str, str], Entitlement]):
         reads = tuple((m, path) for m, path in settles if isinstance(path, JsonPath | JsonCost))
         may_be_returned = bool(plan.refunds) or plan.orphans == "release"
         may_change = bool(settles) or may_be_returned or slots
-        counted = {limit.meter for limit in applied if isinstance(limit, QuotaLimit)}
+        counted = {
+            limit.meter
+            for limit in applied
+            if isinstance(limit, QuotaLimit) and not limit.shadow  # which has no overage
+        }
         late = any(meter in counted for meter, _ in settles)
         return Entitlement(
             plan=plan,

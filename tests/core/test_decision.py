@@ -88,6 +88,8 @@ def test_a_quota_of_zero_is_used_up() -> None:
         ([(SOFT, 1, 1001)], False, Reason.OVERAGE),
         ([(SOFT, 1, 1200)], True, Reason.OVERAGE),
         ([(SOFT, 1, 1201)], True, Reason.CRITICAL),
+        ([(replace(SOFT, shadow=True), 1, 1001)], False, Reason.OK),
+        ([(replace(SOFT, shadow=True), 1, 1201)], True, Reason.CRITICAL),
         ([(RATE, 1, 10 * MICRO)], True, Reason.OK),
         ([(RATE, 1, 10 * MICRO + 1)], True, Reason.CRITICAL),
         ([(RATE, 1, 11 * MICRO), (SOFT, 1, 1100)], True, Reason.CRITICAL),
@@ -112,6 +114,16 @@ def test_overage_is_what_the_store_reports() -> None:
     assert decided((SOFT, 10, 1003), details=(QuotaDetail(overage=3),)).overage.meters == (
         ("requests", 3),
     )
+
+
+def test_a_quota_in_shadow_has_no_overage_and_others_of_its_meter_keep_theirs() -> None:
+    tried = QuotaLimit("tried", "requests", 500, "week", 500, shadow=True)
+    details = (QuotaDetail(overage=3), QuotaDetail(overage=10))
+    decision = decided((SOFT, 10, 1003), (tried, 10, 1003), details=details)
+    assert decision.overage.meters == (("requests", 3),)
+    assert decision.overage.limits == (("soft", 3),)
+    alone = decided((tried, 10, 1003), details=(QuotaDetail(overage=10),))
+    assert alone.overage is NO_OVERAGE and alone.shadowed == ("tried",)
 
 
 def test_overage_of_a_meter_with_several_quotas_is_the_largest() -> None:

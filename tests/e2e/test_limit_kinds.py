@@ -208,3 +208,7 @@ async def test_a_plan_in_shadow_mode_refuses_nothing_and_reports_what_it_would_r
     labels = {"plan": "shadowed", "limit": "monthly"}
     assert sample("sidecar_shadow_refusals_total", labels) == 3
     assert (await counters(here, "shadowed", "GET", "/x")).used == (13,)
+    events = await usage(here)
+    assert [(event["overage"], event["reason"]) for event in events] == [
+        ({"requests": 0}, "ok")
+    ] * 13
