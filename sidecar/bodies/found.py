@@ -84,10 +84,15 @@ class Found:
 
 
 class Document:
-    """One JSON document in pieces: kept and parsed if it is short, else scanned."""
+    """One JSON document in pieces: kept and parsed if it is short, else scanned.
 
-    def __init__(self, found: Found) -> None:
+    With `most`, a document of more bytes is too large: scanning takes far longer than parsing, and
+    a client that sends one would delay all others.
+    """
+
+    def __init__(self, found: Found, most: int | None = None) -> None:
         self._found = found
+        self._most = most
         self._kept: list[bytes] = []
         self._size = 0
         self._scanner: Scanner | None = None
@@ -102,7 +107,10 @@ class Document:
             return
         self._kept.append(data)
         self._size += len(data)
-        if self._size > MAX_WHOLE:
+        if self._most is not None:
+            if self._size > self._most:
+                raise UnreadableBody(Unreadable.TOO_LARGE)
+        elif self._size > MAX_WHOLE:
             self._scan()
 
     def _scan(self) -> Scanner:

@@ -9,13 +9,13 @@ _RECORD: Final = b"\x1e"  # RFC 7464
 
 
 class JsonBody:
-    """Reads the values of one document."""
+    """Reads the values of one document. `most`: as of the document."""
 
     ended = False  # a document is incomplete until its last byte
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: Found, most: int | None = None) -> None:
         self.found = found
-        self._document = Document(found)
+        self._document = Document(found, most)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises UnreadableBody."""

@@ -11,14 +11,8 @@ from typing import Any, Final
 
 import orjson
 
-_MAX_DIGITS: Final = 400  # of an integer; a larger one is as good as infinite
-
-
-def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _MAX_DIGITS else float("inf")
-
-
-_LAX: Final = JSONDecoder(strict=False, parse_int=_integer)
+# Integers as floats: they may have any number of digits, and a cost is below 2**53.
+_LAX: Final = JSONDecoder(strict=False, parse_int=float)
 
 
 def parse(text: bytes) -> Any:

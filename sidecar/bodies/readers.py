@@ -6,7 +6,7 @@ from typing import Final
 
 from sidecar.bodies.coding import UnreadableBody
 from sidecar.bodies.decoding import RATIO, Decoder, decoder_for
-from sidecar.bodies.found import Found
+from sidecar.bodies.found import MAX_WHOLE, Found
 from sidecar.bodies.json_body import JsonBody, JsonLines
 from sidecar.bodies.sse import EventStream
 from sidecar.core.costs import Reserve, Unreadable
@@ -189,15 +189,26 @@ def read_request(
     Any Content-Type will do: many APIs read JSON whatever it says, and curl says that it is a form.
     """
     paths = [(m, r.path, r.bound) for m, r in estimates if isinstance(r.path, JsonPath | Formula)]
-    fitting = [(m, path) for m, path, bound in paths if complete and len(body) <= bound]
+    fitting = [one for one in paths if complete and len(body) <= one[2]]
     values: dict[str, int | Unreadable] = {m: Unreadable.TOO_LARGE for m, *_ in paths}
     if fitting:
-        reader = reader_for(b"application/json", content_encoding, fitting)
-        reader.feed(body)
-        reading = reader.finish()
+        most = max(MAX_WHOLE, *(bound for *_, bound in fitting))
+        reading = _document_of(body, content_encoding, [(m, path) for m, path, _ in fitting], most)
         values |= reading.values
         values |= reading.unreadable
     return Reading.of(values)
+
+
+def _document_of(body: bytes, content_encoding: bytes, paths: Paths, most: int) -> Reading:
+    """The values in a whole document of at most `most` bytes, after decoding."""
+    try:
+        decoder = decoder_for(content_encoding)
+    except UnreadableBody as error:
+        return Reading.failed([meter for meter, _ in paths], error.cause)
+    found = Found([(meter, _formula(source, stream=False)) for meter, source in paths])
+    reader = BodyReader(paths, JsonBody(found, most), decoder)
+    reader.feed(body)
+    return reader.finish()
 
 
 def decoded_size(body: bytes, content_encoding: bytes) -> int | Unreadable:

@@ -1,7 +1,7 @@
 """Finds values in a JSON document of any size while it passes, in bounded memory.
 
 It checks nesting, strings and the values on the way to a path. Of the rest, it reads only brackets
-and strings: a large array of numbers is one step.
+and strings: an array of numbers, or a small object, is one step.
 """
 
 import re
@@ -19,7 +19,20 @@ MAX_TOKEN: Final = 1_024  # bytes of a name or number that are kept
 _ERROR_PATHS: Final = (("error",), ("response", "error"), ("type",))
 _END: Final = ""  # in a node: the paths that end here
 _SPACE: Final = re.compile(rb"[ \t\n\r]*")
-_UNWANTED: Final = re.compile(rb'[^"\[\]{}]*')
+_STRING: Final = rb'"(?>[^"\\]++|\\.)*+"'
+_INSIDE: Final = 3  # levels of containers that one step skips
+
+
+def _skipped(levels: int) -> bytes:
+    """A pattern for what may be in an unwanted container, with containers of so many levels."""
+    inside = _skipped(levels - 1) if levels else b""
+    containers = rb"|\[%b\]|\{%b\}" % (inside, inside) if levels else b""
+    return rb'(?>[^"\[\]{}]++|%b%b)*+' % (_STRING, containers)
+
+
+_UNWANTED: Final = re.compile(_skipped(_INSIDE), re.DOTALL)
+# Scalars of an array whose items have no path, with their commas.
+_SCALARS: Final = re.compile(rb"(?>(?>[-+.0-9eE]++|true|false|null)[ \t\n\r]*+,[ \t\n\r]*+)++")
 _PLAIN: Final = re.compile(rb'[^"\\]*')
 _LITERAL: Final = re.compile(rb"[-+.0-9A-Za-z]*")
 _QUOTE, _BACKSLASH, _COMMA, _COLON = b'"\\,:'
@@ -47,6 +60,7 @@ class Scanner:
         self.items = 0
         self._kinds = bytearray()  # of the open containers
         self._nodes: list[_Node | None] = []  # what can be found in them
+        self._indexed: list[bool] = []  # whether a path has an index into them
         self._counts: list[int] = []  # of items before the current one
         self._child: _Node | None = self._root  # what the next value can be
         self._next = _VALUE
@@ -162,6 +176,9 @@ class Scanner:
 
     def _value(self, data: bytes, at: int, char: int) -> int:
         if self._kinds and self._kinds[-1] == _OPEN_ARRAY:
+            scalars = None if self._indexed[-1] else _SCALARS.match(data, at)
+            if scalars is not None:
+                return self._skip_items(data, at, scalars.end())
             self._child = self._item(char)
         if char == _QUOTE:
             self._begin_string(is_name=False)
@@ -177,6 +194,13 @@ class Scanner:
         else:
             raise UnreadableBody(Unreadable.NOT_JSON)
         return at + 1
+
+    def _skip_items(self, data: bytes, at: int, end: int) -> int:
+        count = data.count(b",", at, end)
+        self._counts[-1] += count
+        self.items += count if len(self._kinds) == 1 else 0
+        self._next = _VALUE
+        return end
 
     def _item(self, char: int) -> _Node | None:
         """What the next item of the current array can be."""
@@ -195,6 +219,7 @@ class Scanner:
             raise UnreadableBody(Unreadable.TOO_LARGE)
         self._kinds.append(char)
         self._nodes.append(node)
+        self._indexed.append(node is not None and any(map(str.isdecimal, node)))
         self._counts.append(0)
         self._next = _NAME_OR_END if char == _OPEN_OBJECT else _ITEM_OR_END
 
@@ -202,6 +227,7 @@ class Scanner:
         if self._kinds.pop() != _CLOSERS[char]:
             raise UnreadableBody(Unreadable.NOT_JSON)
         node, count = self._nodes.pop(), self._counts.pop()
+        self._indexed.pop()
         length = None if node is None or char != b"]"[0] else node.get(LENGTH)
         if length is not None:
             self._record(length, count)

@@ -10,6 +10,7 @@ from json.scanner import make_scanner
 from typing import Any, Final, NamedTuple
 
 MAX_EVENT: Final = 1 << 16  # bytes of an event that is held until it is complete
+MAX_MEMBERS: Final = 1_000  # of an object: reading many of them would delay other requests
 _ASKED: Final = '"include_usage":true'
 # vLLM: without include_usage, the other option has no effect; with it, each chunk has the usage.
 _ANSWERS: Final = {"include_usage": "true", "continuous_usage_stats": "false"}
@@ -41,7 +42,8 @@ class _Member(NamedTuple):
 def with_usage_asked(body: bytes) -> bytes | None:
     """Return the body of a request with the question for the usage of its stream.
 
-    None if the request asks already, does not ask for a stream, or is not a JSON object.
+    None if the request asks already, does not ask for a stream, or is not a JSON object of at most
+    MAX_MEMBERS.
     """
     bom = _BOM if body.startswith(_BOM) else b""
     try:
@@ -55,7 +57,10 @@ def with_usage_asked(body: bytes) -> bytes | None:
     options = values.get("stream_options")
     if isinstance(options, dict) and _is_true(options.get("include_usage")):
         return None
-    return bom + _asked(text, members).encode()
+    try:
+        return bom + _asked(text, members).encode()
+    except ValueError:  # the options have too many members
+        return None
 
 
 def _is_true(value: Any) -> bool:
@@ -67,25 +72,35 @@ def _asked(text: str, members: list[_Member]) -> str:
     if not found:
         at = text.index("{") + 1
         return f'{text[:at]}"stream_options":{{{_ASKED}}},{text[at:]}'
-    for member in reversed(found):  # a name that occurs twice has no single reading
+    parts: list[str] = []  # joined once: a name may occur thousands of times
+    at = 0
+    for member in found:  # a name that occurs twice has no single reading
+        parts.append(text[at : member.value_at])
+        at = member.end
         if member.value is None:
-            text = f"{text[: member.value_at]}{{{_ASKED}}}{text[member.end :]}"
+            parts.append(f"{{{_ASKED}}}")
         elif isinstance(member.value, dict):
-            text = _asked_in(text, member.value_at)
-    return text
+            parts.append(_asked_in(text[member.value_at : at]))
+        else:
+            parts.append(text[member.value_at : at])
+    return "".join((*parts, text[at:]))
 
 
-def _asked_in(text: str, start: int) -> str:
-    """Return the text with the question in the object that starts there."""
-    members, _ = _members(text, start)
-    for member in reversed(members):
+def _asked_in(text: str) -> str:
+    """Return the text of an object with the question in it."""
+    members, _ = _members(text, 0)
+    parts: list[str] = []
+    at = 0
+    for member in members:
         value = _ANSWERS.get(member.name)
         if value is not None:
-            text = text[: member.value_at] + value + text[member.end :]
+            parts += (text[at : member.value_at], value)
+            at = member.end
+    parts.append(text[at:])
     if any(member.name == "include_usage" for member in members):
-        return text
+        return "".join(parts)
     comma = "," if members else ""
-    return f"{text[: start + 1]}{_ASKED}{comma}{text[start + 1 :]}"
+    return f"{{{_ASKED}{comma}{''.join(parts)[1:]}"
 
 
 def _document(text: str) -> list[_Member]:
@@ -99,7 +114,8 @@ def _document(text: str) -> list[_Member]:
 def _members(text: str, start: int) -> tuple[list[_Member], int]:
     """Return the members of the object at `start`, after white space, and where it ends.
 
-    Raises ValueError if there is not one, RecursionError if it is nested too deep.
+    Raises ValueError if there is not one, or if it has more than MAX_MEMBERS, RecursionError if it
+    is nested too deep.
     """
     found = _OPEN.match(text, start)
     if found is None:
@@ -115,6 +131,8 @@ def _members(text: str, start: int) -> tuple[list[_Member], int]:
         except StopIteration:
             raise ValueError from None
         members.append(_Member(name, at, value_at, end, value))
+        if len(members) > MAX_MEMBERS:
+            raise ValueError
         found = _NEXT.match(text, end)
         if found is None:
             raise ValueError

@@ -14,7 +14,12 @@ _METHODS: Final = (
     "|UNSUBSCRIBE|PATCH|PURGE|MKCALENDAR|LINK|UNLINK|SOURCE|QUERY|LABEL|UPDATE|UNCHECKOUT"
     "|VERSION-CONTROL|BASELINE-CONTROL|MKWORKSPACE|ORDERPATCH|UPDATEREDIRECTREF"
 )
-_NOT_FORWARDED: Final = ("CONNECT", "TRACE", "PRI")
+_NOT_FORWARDED: Final = (
+    *("CONNECT", "TRACE", "PRI"),
+    *("ANNOUNCE", "DESCRIBE", "FLUSH", "GET_PARAMETER", "PAUSE", "PLAY", "RECORD", "REDIRECT"),
+    *("SETUP", "SET_PARAMETER", "TEARDOWN"),  # of RTSP
+)
+_EVERY: Final = ("ANY", "ALL")  # of other gateways: every method
 _TYPO: Final = 0.7  # how alike a misspelt method is to the one that was meant
 _NAMED: Final = re.compile(
     r":(\w+)(?:\([^/]*\))?[?*+]?"  # :id, :id(\d+), :id?
@@ -33,6 +38,8 @@ def warning(match: str) -> str | None:
     method, path = split_match(match)
     if method in _NOT_FORWARDED:
         return f"{quoted(match)} never matches: {method} is never forwarded; write another method"
+    if method in _EVERY:
+        return f"{quoted(match)} matches only the method {method}; write {quoted(path)} for all"
     known = _METHODS.split("|")
     close = get_close_matches(method, known, 1, _TYPO) if method and method not in known else []
     if close:

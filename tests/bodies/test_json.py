@@ -3,8 +3,10 @@
 import gzip
 import json
 import os
+import sys
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -276,3 +278,53 @@ def test_each_meter_of_a_request_has_its_own_limit() -> None:
     reading = read_request(body, b"", [MAX_TOKENS, wide])
     assert reading.values == {"images": 3}
     assert reading.unreadable == {"tokens": Unreadable.TOO_LARGE}
+
+
+@pytest.mark.parametrize("bound", [262_144, 1 << 20])
+def test_I9_a_request_never_decodes_to_more_than_its_limit(bound: int) -> None:
+    """A few kilobytes that decode to megabytes of small values delayed all other requests."""
+    reserve = ("tokens", Reserve(JsonPath.parse("max_tokens"), 1, bound))
+    for dense in (b"1,", b"[],", b'"",', b'{"a":1},'):
+        body = b'{"max_tokens": 5, "x": [' + dense * (bound // len(dense)) + b"1]}"
+        encoded = gzip.compress(body, mtime=0)
+        assert len(encoded) < 6_000
+        reading = read_request(encoded, b"gzip", [reserve])
+        assert reading.unreadable == {"tokens": Unreadable.TOO_LARGE}
+        fitting = body[: bound - 4].rpartition(b",")[0] + b"]}"
+        assert read_request(gzip.compress(fitting), b"gzip", [reserve]).values == {"tokens": 5}
+
+
+def calls_of(function: Callable[[], object]) -> int:
+    """The calls of functions, in Python and in C, that one call makes."""
+    counts = [0]
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        counts[0] += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return counts[0]
+
+
+@pytest.mark.parametrize(
+    "dense", [b"[],", b"{},", b'"",', b'{"a": "b"},', b"[[1],[2]],", b'{"a": {"b": []}},']
+)
+def test_I9_small_values_that_no_path_wants_are_skipped_together(dense: bytes) -> None:
+    """Reading a large response costs about as much for many small values as for few large ones."""
+    body = b'{"x": [' + dense * (400_000 // len(dense)) + b'1], "usage": {"total_tokens": 350}}'
+    parts = [body[at : at + 65_536] for at in range(0, len(body), 65_536)]
+    assert read(parts).values == {"tokens": 350}
+    assert calls_of(lambda: read(parts)) < 1_000
+
+
+def test_I9_scalars_in_an_array_of_documents_are_skipped_together() -> None:
+    body = b"[" + b"1, null, " * 60_000 + b'{"usage": {"total_tokens": 350}}]'
+    reader = a_reader()
+    for at in range(0, len(body), 65_536):
+        reader.feed(body[at : at + 65_536])
+    assert calls_of(lambda: read([body])) < 1_000
+    assert reader.finish().values == {"tokens": 350}
+    assert reader.events == 120_001

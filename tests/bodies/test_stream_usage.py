@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.bodies.stream_usage import MAX_EVENT, UsageFilter, with_usage_asked
+from sidecar.bodies.stream_usage import MAX_EVENT, MAX_MEMBERS, UsageFilter, with_usage_asked
 
 ASKED = {"include_usage": True}
 
@@ -255,3 +255,21 @@ def test_only_the_member_usage_of_an_event_is_removed(
     expected = {name: value for name, value in items if name != "usage"}
     assert json.loads(hidden(text)) == expected
     assert list(json.loads(hidden(text))) == list(expected)
+
+
+@pytest.mark.parametrize("name", ['"stream_options": {}', '"stream_options": null'])
+def test_every_copy_of_the_options_asks(name: str) -> None:
+    body = '{"stream": true, ' + ", ".join([name] * (MAX_MEMBERS - 1)) + "}"
+    changed = asked(body)
+    assert changed == body.replace(name[-4:].strip(": "), '{"include_usage":true}')
+    inner = '{"stream": true, "stream_options": {%s}}'
+    copies = ", ".join(['"include_usage": 0'] * MAX_MEMBERS)
+    assert asked(inner % copies) == inner % copies.replace("0", "true")
+
+
+@pytest.mark.parametrize("members", ['"stream_options": null, ', '"a": 1, '])
+def test_I9_an_object_of_very_many_members_is_not_rewritten(members: str) -> None:
+    """Thousands of options in one request delayed all other requests by seconds."""
+    assert asked("{" + members * MAX_MEMBERS + '"stream": true}') is None
+    inner = '{"stream": true, "stream_options": {%s"include_usage": 0}}' % (members * MAX_MEMBERS)
+    assert asked(inner) is None

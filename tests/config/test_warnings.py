@@ -185,7 +185,14 @@ def test_patterns_of_other_products_are_warned_of(match: str, written: str) -> N
     assert written in (warning(match) or "")
 
 
-@pytest.mark.parametrize("match", ["TRACE /x", "CONNECT /x"])
+@pytest.mark.parametrize("method", ["ANY", "ALL"])
+def test_a_word_for_every_method_is_named(method: str) -> None:
+    assert warning(f"{method} /x/**") == (
+        f'"{method} /x/**" matches only the method {method}; write "/x/**" for all'
+    )
+
+
+@pytest.mark.parametrize("match", ["TRACE /x", "CONNECT /x", "PLAY /x", "SET_PARAMETER /x"])
 def test_methods_that_are_never_forwarded_are_warned_of(match: str) -> None:
     assert "is never forwarded" in (warning(match) or "")
 
