@@ -235,7 +235,8 @@ async def test_security_admin_paths_need_the_token(
         status, challenge, text = await answer(guarded + path, method, fields)
         assert status == 401
         assert challenge.startswith('Bearer realm="control"')
-        assert json.loads(text)["status"] == 401
+        problem = json.loads(text)
+        assert (problem["status"], problem["how_to_fix"][0]["action"]) == (401, "use_token")
         assert TOKEN not in text
     assert reloads.count == 0
     status, _, _ = await answer(guarded + path, method, [right])
