@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from sidecar import token_file
 from sidecar.errors import SettingsError
 from sidecar.serve import control_access
 from sidecar.serve.control_access import Access, ControlAccess, TokenFile, is_loopback
@@ -70,13 +71,13 @@ def test_every_token_is_compared_in_constant_time(
     file.write_text(f"{TOKEN}\n{OTHER}\n")
     tokens = TokenFile(file)
     compared: list[tuple[int, int]] = []
-    real = control_access.compare_digest
+    real = token_file.compare_digest
 
     def recorded(one: bytes, other: bytes) -> bool:
         compared.append((len(one), len(other)))
         return real(one, other)
 
-    monkeypatch.setattr(control_access, "compare_digest", recorded)
+    monkeypatch.setattr(token_file, "compare_digest", recorded)
     for given in (TOKEN, OTHER, "x", "x" * 5_000):
         tokens.accepts(given)
     assert compared == [(32, 32)] * 8  # both tokens each time, digests of one length
@@ -121,8 +122,8 @@ def test_a_removed_file_allows_no_request_until_it_is_back(
         ("", "the file is empty; write a token"),
         ("short", "a line that is not a token; write at least 16"),
         ("pässwörter-sind-lang-genug", "a line that is not a token"),
-        (f"{TOKEN}\n" * 9, "too many tokens; write at most 8"),
-        ("x" * 5_000, "too large; write at most 4096"),
+        (f"{TOKEN}\n" * 17, "too many tokens; write at most 16"),
+        ("x" * 9_000, "too large; write at most 8192"),
     ],
 )
 def test_an_invalid_file_is_an_error_without_its_content(
