@@ -51,11 +51,15 @@ def test_the_installed_version_is_the_packages_version() -> None:
     assert version("quota-sidecar") == sidecar.__version__
 
 
-def test_the_wheel_has_every_script_and_the_type_marker(wheel: set[str]) -> None:
+def test_the_wheel_has_every_script_and_other_file_that_is_read(wheel: set[str]) -> None:
     scripts = {str(path.relative_to(ROOT)) for path in (ROOT / "sidecar").rglob("*.lua")}
     assert scripts, "the limit scripts are not where the package keeps them"
     assert scripts <= wheel
-    assert "sidecar/py.typed" in wheel
+    assert {
+        "sidecar/py.typed",
+        "sidecar/serve/openapi.json",
+        "sidecar/config/starter.yaml",
+    } <= wheel
 
 
 def test_the_wheel_has_every_module_and_no_tests(wheel: set[str]) -> None:

@@ -1,19 +1,16 @@
 """The gateways that may ask: by a unix socket or mutual TLS, or by a token."""
 
-import hmac
 from collections.abc import Iterable
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from sidecar.errors import SettingsError
 from sidecar.logs import logger
+from sidecar.token_file import Digests, has_token, read_tokens
 
 log = logger("decide")
 
 TOKEN: Final = b"x-decide-token"
-SHORTEST: Final = 16  # characters of a token
-MOST: Final = 16  # tokens, of which several are valid during a rotation
 _SETTING: Final = "--decide-token-file (SIDECAR_DECIDE_TOKEN_FILE)"
 
 
@@ -23,7 +20,7 @@ class Callers:
     def __init__(self, token_file: Path | None = None) -> None:
         self.refused = 0
         self._file = token_file
-        self._digests: tuple[bytes, ...] | None = None
+        self._digests: Digests | None = None
         if token_file is not None:
             self._digests = _digests_of(token_file)
 
@@ -35,11 +32,8 @@ class Callers:
         if self._digests is None:
             return True
         given = [line for name, line in fields if name == TOKEN]
-        trusted = False
-        if len(given) == 1:
-            digest = sha256(given[0].partition(b":")[2].strip()).digest()
-            for known in self._digests:
-                trusted |= hmac.compare_digest(known, digest)
+        token = given[0].partition(b":")[2].strip() if len(given) == 1 else b""
+        trusted = has_token(self._digests, token)
         if not trusted:
             self.refused += 1
             if self.refused == 1:
@@ -59,20 +53,9 @@ class Callers:
             log.error("decide_tokens_rejected", error=str(error))
 
 
-def _digests_of(file: Path) -> tuple[bytes, ...]:
-    """The digests of the tokens in a file, one per line. Raises SettingsError."""
+def _digests_of(file: Path) -> Digests:
+    """The digests of the tokens in a file. Raises SettingsError."""
     try:
-        lines = file.read_text(encoding="ascii").split()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SettingsError(f"{_SETTING}: {file} cannot be read: {reason}") from None
-    except ValueError:
-        raise SettingsError(f"{_SETTING}: {file} has other characters than ASCII") from None
-    if not lines:
-        raise SettingsError(f"{_SETTING}: {file} has no token; write one per line")
-    if min(map(len, lines)) < SHORTEST or len(lines) > MOST:
-        raise SettingsError(
-            f"{_SETTING}: {file} must have at most {MOST} tokens of at least {SHORTEST} "
-            "characters; write one per line, for example from: openssl rand -hex 32"
-        )
-    return tuple([sha256(line.encode()).digest() for line in lines])
+        return read_tokens(file)
+    except ValueError as error:
+        raise SettingsError(f"{_SETTING}: {error}") from None

@@ -5,30 +5,23 @@ to this machine (a pod counts as one), and not changed: any web page that is ope
 such a request.
 """
 
-import os
 import re
-import stat
 import time
 from collections.abc import Callable
 from enum import Enum, auto
-from hashlib import sha256
-from hmac import compare_digest
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
 from sidecar.errors import SettingsError
 from sidecar.logs import logger
+from sidecar.token_file import Digests, has_token, read_tokens
 
 log = logger("control")
 
 FLAG: Final = "--control-token-file (SIDECAR_CONTROL_TOKEN_FILE)"
-MOST_TOKENS: Final = 8
-LEAST_CHARACTERS: Final = 16
-MOST_BYTES: Final = 4_096
 CHECK_EVERY_S: Final = 1.0  # at most so often, and only for requests that need a token
 LOG_EVERY_S: Final = 10.0
-_TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/=-]{16,}")  # b64token of RFC 6750
 _BEARER: Final = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 _Stamp = tuple[int, int, int, int]
 
@@ -44,11 +37,10 @@ class Access(Enum):
 
 
 class TokenFile:
-    """The tokens in a file, one per line; a second one lets clients move to it before a rotation.
+    """The tokens in a file. A changed file is read again within CHECK_EVERY_S.
 
-    Only their SHA-256 is kept in memory. A changed file is read again within CHECK_EVERY_S. While
-    it is missing or invalid, no token is accepted. The constructor raises SettingsError if the file
-    cannot be used; no message repeats its name, which may be a token given by mistake.
+    While it is missing or invalid, no token is accepted. The constructor raises SettingsError if
+    the file cannot be used.
     """
 
     def __init__(self, path: Path, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -56,7 +48,7 @@ class TokenFile:
         self._now = now
         self._checked_at = now()
         self._stamp: _Stamp | None = None
-        self._digests: tuple[bytes, ...] = ()
+        self._digests: Digests = ()
         try:
             self._load()
         except ValueError as error:
@@ -69,12 +61,8 @@ class TokenFile:
         return bool(self._digests)
 
     def accepts(self, token: str) -> bool:
-        """Whether this is one of the tokens, in a time that depends only on their number."""
-        given = sha256(token.encode("utf-8", "surrogateescape")).digest()
-        equal = False
-        for digest in self._digests:
-            equal |= compare_digest(given, digest)
-        return equal
+        """Whether this is one of the tokens."""
+        return has_token(self._digests, token.encode("utf-8", "surrogateescape"))
 
     def _check(self) -> None:
         """Read the file again if it has changed since it was read."""
@@ -96,18 +84,8 @@ class TokenFile:
     def _load(self) -> None:
         """Raises ValueError: what is wrong; what to do."""
         self._stamp = None
-        stamp, text = _read(self._path)
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        if not lines:
-            raise ValueError("the file is empty; write a token into it: openssl rand -hex 32")
-        if len(lines) > MOST_TOKENS:
-            raise ValueError(f"the file has too many tokens; write at most {MOST_TOKENS} lines")
-        if not all(_TOKEN.fullmatch(line) for line in lines):
-            raise ValueError(
-                f"the file has a line that is not a token; write at least {LEAST_CHARACTERS} "
-                "letters, digits and . _ ~ + / = -"
-            )
-        self._digests = tuple(sha256(line).digest() for line in lines)
+        stamp = _stamp(self._path)  # before reading: the next check sees a change during it
+        self._digests = read_tokens(self._path)
         self._stamp = stamp
 
 
@@ -173,33 +151,7 @@ def is_loopback(peer: str | None) -> bool:
 
 def _stamp(path: Path) -> _Stamp | None:
     try:
-        return _stamp_of(path.stat())
+        status = path.stat()
     except (OSError, ValueError):
         return None
-
-
-def _stamp_of(status: os.stat_result) -> _Stamp:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _read(path: Path) -> tuple[_Stamp, bytes]:
-    """The content of a regular file. Raises ValueError; a pipe would block the sidecar."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("is not a file; name a file with a token")
-            data = os.read(fd, MOST_BYTES + 1)
-        finally:
-            os.close(fd)
-    except FileNotFoundError:
-        raise ValueError("the file does not exist; create it, with a token in it") from None
-    except OSError as error:
-        why = (error.strerror or "error").lower()
-        raise ValueError(
-            f"the file cannot be read: {why}; make it readable for this user"
-        ) from None
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"the file is too large; write at most {MOST_BYTES} bytes")
-    return _stamp_of(status), data

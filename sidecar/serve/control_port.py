@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from functools import cache
@@ -193,11 +194,12 @@ async def _problems(request: web.Request, handler: Any) -> web.StreamResponse:
 
 def _problem(status: int, title: str, detail: str, headers: dict[str, str]) -> web.Response:
     refusal = http_problem(status, title, detail, str(uuid.uuid4()))
-    return web.Response(
-        status=status,
-        body=render_json(refusal),
-        headers={**headers, "Content-Type": "application/problem+json"},
-    )
+    return _problem_json(status, render_json(refusal), headers)
+
+
+def _problem_json(status: int, body: bytes, headers: dict[str, str]) -> web.Response:
+    headers = {**headers, "Content-Type": "application/problem+json"}
+    return web.Response(status=status, body=body, headers=headers)
 
 
 @cache
@@ -221,9 +223,7 @@ def _denial(access: Access) -> web.Response:
         "request_id": str(uuid.uuid4()),
     }
     headers = {"WWW-Authenticate": challenge} if challenge else {}
-    return web.json_response(
-        body, status=status, headers=headers, content_type="application/problem+json"
-    )
+    return _problem_json(status, json.dumps(body).encode(), headers)
 
 
 async def _set_headers(_request: web.Request, response: web.StreamResponse) -> None:

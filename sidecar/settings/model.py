@@ -105,8 +105,8 @@ class Settings(LayeredSettings):
     others."""
 
     control_token_file: Path | None = None
-    """File with the token for /config and /reload of the control port, in a line of its own; at
-    most 8 lines. Unset: /config answers only to this machine, /reload to no client."""
+    """File of tokens, one per line, that /config and /reload of the control port need. Unset:
+    /config answers only to this machine, /reload to no client."""
 
     decide: Listen | None = None
     """Address of the decide port, where gateways ask for decisions, as HOST:PORT or unix:/PATH. A

@@ -122,7 +122,7 @@ def test_the_installed_command_ends_with_exit_code_2_for_invalid_settings(sideca
         ("check", "missing argument", "sidecar check --help"),
         ("schema x", "unexpected extra argument", "sidecar schema --help"),
         ("explain GET /x", "--plans (SIDECAR_PLANS): is missing", None),
-        ("explain --plans p.yaml GET", "missing argument", "sidecar explain --help"),
+        ("explain --plans p.yaml GET", "METHOD and /PATH: missing", None),
         ("explain --key a --account b GET /x", "give one of --key, --key-env", None),
         ("explain --key-env NOT_SET GET /x", "the variable NOT_SET is not set", None),
         ("keys create", "--account", "sidecar keys create --help"),

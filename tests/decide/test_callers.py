@@ -66,7 +66,7 @@ async def test_a_reload_replaces_tokens_and_an_invalid_file_keeps_them(tmp_path:
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(None, "cannot be read"), ("", "has no token"), ("short", "at least 16"), ("é" * 20, "ASCII")],
+    [(None, "does not exist"), ("", "is empty"), ("short", "at least 16"), ("é" * 20, "letters")],
 )
 def test_an_unusable_token_file_is_named(tmp_path: Path, content: str | None, problem: str) -> None:
     file = tmp_path / "tokens"

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from sidecar import token_file
 from sidecar.errors import SettingsError
 from sidecar.serve import control_access
 from sidecar.serve.control_access import Access, ControlAccess, TokenFile, is_loopback
@@ -70,13 +71,13 @@ def test_every_token_is_compared_in_constant_time(
     file.write_text(f"{TOKEN}\n{OTHER}\n")
     tokens = TokenFile(file)
     compared: list[tuple[int, int]] = []
-    real = control_access.compare_digest
+    real = token_file.compare_digest
 
     def recorded(one: bytes, other: bytes) -> bool:
         compared.append((len(one), len(other)))
         return real(one, other)
 
-    monkeypatch.setattr(control_access, "compare_digest", recorded)
+    monkeypatch.setattr(token_file, "compare_digest", recorded)
     for given in (TOKEN, OTHER, "x", "x" * 5_000):
         tokens.accepts(given)
     assert compared == [(32, 32)] * 8  # both tokens each time, digests of one length
@@ -121,8 +122,8 @@ def test_a_removed_file_allows_no_request_until_it_is_back(
         ("", "the file is empty; write a token"),
         ("short", "a line that is not a token; write at least 16"),
         ("pässwörter-sind-lang-genug", "a line that is not a token"),
-        (f"{TOKEN}\n" * 9, "too many tokens; write at most 8"),
-        ("x" * 5_000, "too large; write at most 4096"),
+        (f"{TOKEN}\n" * 17, "too many tokens; write at most 16"),
+        ("x" * 9_000, "too large; write at most 8192"),
     ],
 )
 def test_an_invalid_file_is_an_error_without_its_content(
@@ -235,7 +236,8 @@ async def test_security_admin_paths_need_the_token(
         status, challenge, text = await answer(guarded + path, method, fields)
         assert status == 401
         assert challenge.startswith('Bearer realm="control"')
-        assert json.loads(text)["status"] == 401
+        problem = json.loads(text)
+        assert (problem["status"], problem["how_to_fix"][0]["action"]) == (401, "use_token")
         assert TOKEN not in text
     assert reloads.count == 0
     status, _, _ = await answer(guarded + path, method, [right])

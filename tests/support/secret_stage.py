@@ -36,7 +36,7 @@ class SecretStage:
         self.directory = directory
         self.password, self.api_key = f"p/{secrets.token_hex(12)}", f"qs_{secrets.token_hex(12)}"
         self.token, self.wrong_key = secrets.token_hex(16), f"qs_{secrets.token_hex(12)}"
-        webhook = secrets.token_bytes(24)
+        webhook, self.decide_token = secrets.token_bytes(24), secrets.token_hex(16)
         self.webhook = f"whsec_{base64.b64encode(webhook).decode()}"
         self.pair: Pair = Authority(directory / "tls").issue("server")
         self.secrets = {
@@ -44,6 +44,7 @@ class SecretStage:
             "API key": [self.api_key],
             "unknown API key": [self.wrong_key],
             "control token": [self.token],
+            "decide token": [self.decide_token],
             "webhook secret": [self.webhook.removeprefix("whsec_"), webhook.hex()],
             "private key": self.pair.key.read_text().splitlines()[1:3],
         }
@@ -54,6 +55,8 @@ class SecretStage:
             PLANS.format(digest=hashlib.sha256(self.api_key.encode()).hexdigest())
         )
         self.token_file.write_text(self.token)
+        (directory / "decide-tokens").write_text(self.decide_token)
+        self.decide = free_port()
         self.log = directory / "stderr"
 
     def leaks(self, output: str) -> list[str]:
@@ -70,6 +73,8 @@ class SecretStage:
             SIDECAR_LISTEN=f"127.0.0.1:{self.listen}",
             SIDECAR_CONTROL=f"127.0.0.1:{self.control}",
             SIDECAR_CONTROL_TOKEN_FILE=str(self.token_file),
+            SIDECAR_DECIDE=f"127.0.0.1:{self.decide}",
+            SIDECAR_DECIDE_TOKEN_FILE=str(self.directory / "decide-tokens"),
             SIDECAR_REDIS=f"redis://:{quoted}@127.0.0.1:{redis_port}/0",
             SIDECAR_WEBHOOK_SECRET=self.webhook,
             SIDECAR_TLS_CERT=str(self.pair.cert),
@@ -120,6 +125,7 @@ class SecretStage:
 
     def _misuse(self, redis_port: int) -> None:
         self.outputs["data port"] = "".join(self._customer_requests())
+        self.outputs["decide port"] = "".join(self._gateway_requests())
         answers = [*self._control_requests()]
         self.plans.write_text(PLANS.format(digest=self.api_key))  # the key in place of its hash
         answers += [self._control("POST", "/reload", self.token)]
@@ -148,6 +154,15 @@ class SecretStage:
                 )
         yield self._raw(f"GET /\t HTTP/1.1\r\nX-Api-Key : {self.api_key}\r\n\r\n")
 
+    def _gateway_requests(self) -> Iterator[str]:
+        question = json.dumps(
+            {"method": "GET", "path": "/", "headers": {"X-Api-Key": self.api_key}}
+        )
+        for token in (self.decide_token, self.wrong_key, None):
+            for path in ("/v1/decide", "/v1/settle", "/none"):
+                fields = {"X-Decide-Token": token} if token else {}
+                yield _answer(self.decide, "POST", path, fields, question)
+
     def _raw(self, request: str) -> str:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -171,14 +186,8 @@ class SecretStage:
         yield self._control("POST", "/reload", self.wrong_key)
 
     def _control(self, method: str, path: str, token: str | None) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self.control, timeout=30)
-        try:
-            fields = {"Authorization": f"Bearer {token}"} if token else {}
-            connection.request(method, path, headers=fields)
-            response = connection.getresponse()
-            return f"{response.status} {response.getheaders()} {response.read().decode()}\n"
-        finally:
-            connection.close()
+        fields = {"Authorization": f"Bearer {token}"} if token else {}
+        return _answer(self.control, method, path, fields)
 
     def _until_logged(self, event: str) -> None:
         def logged() -> bool:
@@ -186,6 +195,16 @@ class SecretStage:
             return any(json.loads(line)["event"] == event for line in lines if line[:1] == "{")
 
         until(logged, event, 60)
+
+
+def _answer(port: int, method: str, path: str, fields: dict[str, str], body: str = "") -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, body or None, fields)
+        response = connection.getresponse()
+        return f"{response.status} {response.getheaders()} {response.read().decode()}\n"
+    finally:
+        connection.close()
 
 
 def descendants(pid: int) -> list[int]:

@@ -12,6 +12,7 @@ HOLDERS = {  # a line that shows the output is not empty
     "log": '"certificate_rejected"',
     "control port": '"failed_since": "20',
     "data port": "HTTP/1.1 502",
+    "decide port": "200 ",
     "events": '"api.request.v1"',
     "process list": "serve",
 }
