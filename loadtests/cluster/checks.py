@@ -5,12 +5,11 @@ import os
 import subprocess
 import sys
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from loadtests.cluster import objects
-from loadtests.cluster.charts import CHART, rendered
+from loadtests.cluster.charts import EXAMPLES, registration, rendered
 from loadtests.cluster.control_plane import Certificates, ControlPlane, Unexpected
 from loadtests.cluster.objects import NAMESPACE, Object
 from loadtests.processes import Running, Stack, free_port, wait_for_port
@@ -82,10 +81,9 @@ class Checks:
         _expect(after == self._before, f"{after} is not {self._before}")
 
     def webhook(self) -> None:
-        """The webhook is registered, and patches the pods of an annotated Deployment only."""
+        """The webhook, as the chart registers it, patches only pods of an annotated Deployment."""
         self._start_webhook()
-        registration = objects.webhook(self._port, self._certificates.ca)
-        self._cluster.apply(json.dumps(registration))
+        self._cluster.apply(json.dumps(registration(self._port, self._certificates.ca)))
         self._until_registered()
         pod = objects.template("cart", inject="true", plans="cart-plans")
         given = objects.workload("Deployment", "cart", pod)
@@ -121,8 +119,8 @@ class Checks:
 
     def warnings(self) -> None:
         """What cannot be patched is admitted unchanged, with a warning that kubectl prints."""
-        broken = objects.template("broken", inject="true", port="many")
-        for kind in ("Pod", "Deployment"):
+        for kind in objects.API_VERSIONS:
+            broken = objects.template("broken", kind, inject="true", port="many")
             printed = self._cluster.apply(json.dumps(objects.workload(kind, "broken", broken)))
             _expect('Warning: quota-sidecar: ' in printed and '"many" is not a port' in printed,
                     f"{kind}: {printed}")  # fmt: skip
@@ -140,14 +138,10 @@ class Checks:
 
     def chart(self) -> str:
         """Every example of the Helm chart passes a dry run, and is stored as it was applied."""
-        if not CHART.is_dir():
-            return "(skipped: helm/sidecar does not exist)"
-        if find_spec("helm_python") is None:
-            return "(skipped: the package helm-python-sdk is missing)"
         served = self._cluster.kubectl("api-versions")[0].split()
         notes = []
-        for values in sorted((CHART / "ci").glob("*.yaml")):
-            found = rendered(CHART, values)
+        for values in sorted(EXAMPLES.glob("*.yaml")):
+            found = rendered(values)
             known = [one for one in found if one["apiVersion"] in served]
             if known:
                 self._store(objects.manifest(known), values.name)

@@ -1,8 +1,6 @@
 """The objects that the checks apply."""
 
-import base64
 import json
-from pathlib import Path
 from typing import Any, Final
 
 Object = dict[str, Any]
@@ -82,42 +80,4 @@ def service(name: str, target: str | int) -> Object:
         "kind": "Service",
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": target}]},
-    }
-
-
-def webhook(port: int, ca: Path) -> Object:
-    """The registration of the webhook: it patches annotated pods and checks workloads."""
-    client = {
-        "url": f"https://127.0.0.1:{port}/mutate",
-        "caBundle": base64.b64encode(ca.read_bytes()).decode(),
-    }
-    common = {
-        "admissionReviewVersions": ["v1"],
-        "sideEffects": "None",
-        "failurePolicy": "Ignore",
-        "timeoutSeconds": 5,
-        "clientConfig": client,
-    }
-    pods = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"],
-            "resources": ["pods"]}  # fmt: skip
-    apps = {"operations": ["CREATE", "UPDATE"], "apiGroups": ["apps"], "apiVersions": ["v1"],
-            "resources": ["deployments", "statefulsets", "daemonsets"]}  # fmt: skip
-    annotated = (
-        "has(object.metadata.annotations) && "
-        "'quota-sidecar.dev/inject' in object.metadata.annotations"
-    )
-    return {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": "quota-sidecar"},
-        "webhooks": [
-            {
-                "name": "inject.quota-sidecar.dev",
-                "reinvocationPolicy": "IfNeeded",
-                "rules": [pods],
-                "matchConditions": [{"name": "annotated", "expression": annotated}],
-                **common,
-            },
-            {"name": "check.quota-sidecar.dev", "rules": [apps], **common},
-        ],
     }

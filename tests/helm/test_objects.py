@@ -1,5 +1,6 @@
 """Promises of the objects: restricted pods, ports and settings that exist, time to drain."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import helm_python
 import pytest
 import yaml
 
+from sidecar.commands.webhook import webhook
+from sidecar.kubernetes.webhook import PATH
 from sidecar.settings.model import Settings
 from tests.support.charts import (
     CHART,
@@ -271,15 +274,36 @@ def test_the_webhook_fails_open_and_sees_only_annotated_pods_of_other_namespaces
     all_objects: dict[str, list[Object]],
 ) -> None:
     for name in ("webhook", "webhook-cert-manager", "webhook-own-certificate"):
-        [hook] = only(all_objects[name], "MutatingWebhookConfiguration")["webhooks"]
-        assert hook["failurePolicy"] == "Ignore"
-        assert hook["sideEffects"] == "None"
-        [condition] = hook["matchConditions"]
-        assert "quota-sidecar.dev/inject" in condition["expression"]
-        [left_out, *_] = hook["namespaceSelector"]["matchExpressions"]
-        assert {"kube-system", "prod"} <= set(left_out["values"])
+        hooks = only(all_objects[name], "MutatingWebhookConfiguration")["webhooks"]
         service = only(all_objects[name], "Service")
-        address = hook["clientConfig"]["service"]
-        assert (address["name"], address["namespace"]) == (service["metadata"]["name"], "prod")
-        assert address["port"] in {port["port"] for port in service["spec"]["ports"]}
-        assert bool(hook["clientConfig"].get("caBundle")) == (name != "webhook-cert-manager")
+        assert [hook["name"].partition(".")[0] for hook in hooks] == ["inject", "check"]
+        assert hooks[0]["rules"][0]["resources"] == ["pods"]
+        for hook in hooks:
+            assert hook["failurePolicy"] == "Ignore"
+            assert hook["sideEffects"] == "None"
+            [condition] = hook["matchConditions"]
+            assert "quota-sidecar.dev/inject" in condition["expression"]
+            [left_out, *_] = hook["namespaceSelector"]["matchExpressions"]
+            assert {"kube-system", "prod"} <= set(left_out["values"])
+            address = hook["clientConfig"]["service"]
+            assert (address["name"], address["namespace"]) == (service["metadata"]["name"], "prod")
+            assert address["path"] == PATH
+            assert address["port"] in {port["port"] for port in service["spec"]["ports"]}
+            assert bool(hook["clientConfig"].get("caBundle")) == (name != "webhook-cert-manager")
+
+
+def test_the_webhook_runs_with_options_that_the_command_has(chart: helm_python.Chart) -> None:
+    values = values_of(CHART / "ci" / "webhook.yaml")
+    values["webhook"]["defaults"] = {
+        "plansConfigMap": "plans",
+        "redisSecret": "redis",
+        "sinks": ["redis", "stdout"],
+    }
+    deployment = only(objects(rendered(chart, values)), "Deployment", "-webhook")
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    command, *options = container["args"]
+    assert command == "webhook"
+    assert "--sinks=redis,stdout" in options
+    known = inspect.signature(webhook).parameters
+    for option in options:
+        assert option.partition("=")[0].removeprefix("--").replace("-", "_") in known
