@@ -1,4 +1,4 @@
-"""Assembles the root file system of the image: `python image/root.py DIRECTORY --venv /opt/sidecar`.
+"""Assembles the root file system of the image: `python image/root.py DIRECTORY --venv VENV`.
 
 It has this Python, the virtual environment, the shared libraries that they load, CA certificates
 and the user: no shell, no package manager, no compiler. It uses only the standard library and the

@@ -113,18 +113,22 @@ def build(stage: Stage, directory: Path, python: Path) -> Path:
 
 
 def start(rootfs: Path, stage: Stage, *command: str, **more: str) -> "subprocess.Popen[str]":
-    """Start a command in an assembled root as the image's user, on a read-only file system."""
+    """Start a command in an assembled root as the image's user, on a read-only file system.
+
+    The user has no capabilities and cannot gain any. /dev and /proc are there, as in a container.
+    """
     user, group = stage.last("USER").split(":")
     env = {**stage.env, **more}
     confined = (
         "mount --bind {0} {0} && mount -o remount,ro,bind {0} && mount -t proc proc {0}/proc"
+        " && mount --rbind /dev {0}/dev"
         " && mount -t tmpfs -o mode=0700,uid={1},gid={2} tmpfs {0}/var/spool/sidecar"
-        " && exec setpriv --reuid={1} --regid={2} --clear-groups --no-new-privs --inh-caps=-all"
-        ' --bounding-set=-all unshare --root={0} --wd={3} -- "$@"'
-    ).format(shlex.quote(str(rootfs)), user, group, stage.last("WORKDIR"))
+        " && exec setpriv --no-new-privs --inh-caps=-all"
+        ' chroot --userspec={1}:{2} --groups={2} {0} "$@"'
+    ).format(shlex.quote(str(rootfs)), user, group)
     return subprocess.Popen(
         ["unshare", "--mount", "--pid", "--fork", "--kill-child", *SHELL, confined, "sh", *command],
-        env={"PATH": os.environ["PATH"], **env} | {"PATH": f"{env['PATH']}:{os.environ['PATH']}"},
+        env={**env, "PATH": f"{env['PATH']}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
