@@ -9,10 +9,12 @@ under no seccomp profile.
 """
 
 import argparse
+import json
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 SHELL: Final = ("/bin/sh", "-c")
 MIB: Final = 1 << 20
+PLANS: Final = "/etc/quota-sidecar/plans.yaml"
 
 
 @dataclass
@@ -133,6 +136,40 @@ def start(rootfs: Path, stage: Stage, *command: str, **more: str) -> "subprocess
     )  # fmt: skip
 
 
+def run(rootfs: Path, stage: Stage, *command: str, **more: str) -> str:
+    """The output of a command in the root. Raises CalledProcessError."""
+    with start(rootfs, stage, *command, **more) as process:
+        output, _ = process.communicate(timeout=60)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, output)
+    return output
+
+
+def serve(rootfs: Path, stage: Stage) -> None:
+    """Start the image's own command and ask its health check. Raises CalledProcessError."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        control = f"127.0.0.1:{probe.getsockname()[1]}"
+    more = {
+        "SIDECAR_LISTEN": "127.0.0.1:0", "SIDECAR_CONTROL": control, "SIDECAR_PLANS": PLANS,
+        "SIDECAR_UPSTREAM": "http://127.0.0.1:1", "SIDECAR_REDIS": "redis://127.0.0.1:1/0",
+    }  # fmt: skip
+    command = [word for name in ("ENTRYPOINT", "CMD") for word in json.loads(stage.last(name))]
+    check = json.loads(stage.last("HEALTHCHECK").partition("CMD ")[2])
+    with start(rootfs, stage, *command, **more) as process:
+        try:
+            lines = []
+            for line in process.stdout or ():
+                lines.append(line)
+                if '"sidecar_serving"' in line:
+                    break
+            else:
+                raise subprocess.CalledProcessError(process.wait(), command, "".join(lines))
+            run(rootfs, stage, *check, **more)
+        finally:
+            process.kill()
+
+
 def size(directory: Path) -> int:
     """Bytes of all files below a directory."""
     return sum(p.lstat().st_size for p in directory.rglob("*") if p.is_file() or p.is_symlink())
@@ -164,9 +201,22 @@ def main() -> int:
     os.chown(spool, *map(int, last.last("USER").split(":")))
     rootfs = directory / "rootfs"
     print(f"{size(rootfs) / MIB:.0f} MiB in {rootfs}")
-    with start(rootfs, last, "sidecar", "version") as process:
-        print(process.communicate(timeout=60)[0])
-    return process.returncode
+    return try_out(rootfs, last)
+
+
+def try_out(rootfs: Path, stage: Stage) -> int:
+    """Start the assembled root. Exit code 1 with the output of a command that failed."""
+    plans = rootfs / PLANS.lstrip("/")
+    plans.parent.mkdir(exist_ok=True)
+    shutil.copy2(ROOT / "examples" / "plans.yaml", plans)
+    try:
+        print(run(rootfs, stage, "sidecar", "version").strip())
+        serve(rootfs, stage)
+    except subprocess.CalledProcessError as error:
+        print(f"{' '.join(error.cmd)}: exit code {error.returncode}: {error.output}")
+        return 1
+    print("it serves read-only as the image's user, and its health check passes")
+    return 0
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_python_runs_as_the_images_user_on_a_read_only_root_without_capabilities
     assert (process.returncode, output) == (0, "complete\n")
 
 
-def test_there_is_no_shell_and_no_package_manager(rootfs: Path) -> None:
+def test_the_root_has_neither_a_shell_nor_a_package_manager(rootfs: Path) -> None:
     names = {path.name for path in rootfs.rglob("*") if os.access(path, os.X_OK) and path.is_file()}
     assert not names & {"sh", "bash", "dash", "busybox", "apt", "apt-get", "dpkg", "pip", "gcc"}
 
