@@ -109,7 +109,7 @@ sbom: $(DEV_READY) ## List the packages of the image and their licences in build
 	@build/sbom/venv/bin/pip --disable-pip-version-check --quiet install --require-hashes -r requirements-runtime.lock
 	@$(BIN)/python image/sbom.py build/sbom/venv/bin/python build/sbom
 
-rehearse: $(DEV_READY) ## Roll the pods of the Helm chart under load, without a cluster (ARGS="--without-hooks")
+rehearse: $(DEV_READY) ## Roll the pods of the Helm chart under load, without a cluster (ARGS="--replicas 4")
 	@$(BIN)/python -m loadtests.rehearse $(ARGS)
 
 crash: $(DEV_READY) ## Kill a sidecar 50 times and check that no event is lost (ARGS="--kills 8")
