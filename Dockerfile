@@ -1,8 +1,10 @@
 # syntax=docker/dockerfile:1
-# A small image with the compiled data path: no compiler, no build tools, no root.
+# The image: Python, the sidecar with its compiled data path, and the libraries that they load.
+# There is no shell, no package manager, no compiler and no root.
 
-# The full image has a C compiler and the same Python.
-FROM python:3.13-bookworm AS build
+# `make pin` writes the digest of this image to image/python-image, and `make image` passes it on.
+ARG PYTHON_IMAGE=python:3.13-bookworm
+FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
 WORKDIR /src
 RUN python -m venv /opt/build && python -m venv --without-pip /opt/sidecar
@@ -13,20 +15,20 @@ RUN /opt/build/bin/pip install --require-hashes -r requirements-build.lock \
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY sidecar ./sidecar
 RUN SIDECAR_COMPILE=1 /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
- && /opt/build/bin/pip --python /opt/sidecar/bin/python install --no-deps /dist/*.whl \
- && /opt/sidecar/bin/python -m compileall -q /opt/sidecar/lib \
- && install -d -o 65532 -g 65532 /var/spool/sidecar
+ && /opt/build/bin/pip --python /opt/sidecar/bin/python install --no-deps /dist/*.whl
+COPY image/root.py ./image/
+RUN python image/root.py /rootfs --venv /opt/sidecar
 
-FROM python:3.13-slim-bookworm
+FROM scratch
 LABEL org.opencontainers.image.title="quota-sidecar" \
       org.opencontainers.image.licenses="Apache-2.0"
 # Other containers send requests to 8080. The control port is local unless SIDECAR_CONTROL opens it.
-ENV PATH=/opt/sidecar/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+ENV PATH=/opt/sidecar/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 LANG=C.UTF-8 \
     SIDECAR_LISTEN=0.0.0.0:8080 \
     SIDECAR_CONTROL=127.0.0.1:9090 \
     SIDECAR_SPOOL=/var/spool/sidecar
-COPY --from=build /opt/sidecar /opt/sidecar
-COPY --from=build --chown=65532:65532 /var/spool/sidecar /var/spool/sidecar
+COPY --from=build /rootfs /
+COPY --from=build --chown=65532:65532 /rootfs/var/spool/sidecar /var/spool/sidecar
 # A number, so that Kubernetes can verify runAsNonRoot.
 USER 65532:65532
 WORKDIR /var/spool/sidecar

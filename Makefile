@@ -19,11 +19,11 @@ FUZZ_READY := $(VENV)/.fuzz-ready
 COMPILED := build/compiled
 COMPILED_READY := $(COMPILED)/.ready
 COMPILED_TESTS := tests/core tests/config tests/gate tests/proxy tests/decide tests/stores tests/metering tests/jobs tests/waiting tests/clients tests/e2e
-CODE := sidecar tests loadtests helm hatch_build.py
+CODE := sidecar tests loadtests helm image hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
-.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity rehearse cluster dashboards traces lock clean
+.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity rehearse cluster dashboards traces image pin rootfs sbom lock clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -92,7 +92,24 @@ lock: $(BIN)/python ## Write the lock files (UPGRADE=1: newest version of everyt
 	  compile --extra embedded --extra build --constraints requirements.lock --output-file requirements-demo.lock; \
 	  compile --constraints requirements.lock --output-file requirements-runtime.lock
 
-rehearse: $(DEV_READY) ## Roll the pods of the Helm chart under load, without a cluster (ARGS="--without-hooks")
+image: ## Build the container image (needs Docker)
+	@docker build --build-arg PYTHON_IMAGE=$$(cat image/python-image) \
+	  --tag quota-sidecar:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py) $(ARGS) .
+
+pin: ## Write the digest of the base image to image/python-image (needs Docker and its registry)
+	@name=$$(cut -d@ -f1 image/python-image); \
+	  digest=$$(docker buildx imagetools inspect "$$name" --format '{{.Manifest.Digest}}'); \
+	  echo "$$name@$$digest" | tee image/python-image
+
+rootfs: $(DEV_READY) ## Run the steps of the Dockerfile without Docker, and start the result (needs root)
+	@$(BIN)/python image/steps.py $(ARGS)
+
+sbom: $(DEV_READY) ## List the packages of the image and their licences in build/sbom
+	@rm -rf build/sbom && $(BIN)/python -m venv build/sbom/venv
+	@build/sbom/venv/bin/pip --disable-pip-version-check --quiet install --require-hashes -r requirements-runtime.lock
+	@$(BIN)/python image/sbom.py build/sbom/venv/bin/python build/sbom
+
+rehearse: $(DEV_READY) ## Roll the pods of the Helm chart under load, without a cluster (ARGS="--replicas 4")
 	@$(BIN)/python -m loadtests.rehearse $(ARGS)
 
 crash: $(DEV_READY) ## Kill a sidecar 50 times and check that no event is lost (ARGS="--kills 8")

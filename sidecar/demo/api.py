@@ -1,6 +1,12 @@
-"""The sample API of the demo: a small shop without plans, API keys or limits."""
+"""The sample API of the demo: a small shop without plans, API keys or limits.
 
+`python -m sidecar.demo.api PORT` runs it alone, on 127.0.0.1.
+"""
+
+import asyncio
 import itertools
+import signal
+import sys
 from typing import Any
 
 from aiohttp import web
@@ -56,3 +62,17 @@ class SampleApi:
                 return 200, {"done": True}
             case _:
                 return 404, {"error": f"{path} does not exist"}
+
+
+async def _serve(port: int) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    api = SampleApi(port)
+    await api.start()
+    await stopped.wait()
+    await api.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1])))

@@ -1,6 +1,7 @@
 """The short version of the rehearsal: a pod of the rendered manifest, replaced under load.
 
-`make rehearse` replaces all pods of the gateway, too.
+`make rehearse` replaces more pods, and those of the gateway; it also sees requests fail without the
+hooks.
 """
 
 from pathlib import Path
@@ -24,9 +25,9 @@ async def rehearse(pod: Pod, directory: Path, valkey_url: str) -> Verdict:
     port = int(valkey_url.rpartition(":")[2].partition("/")[0])
     rehearsal = Rehearsal(
         "application", pod, directory / "pods", port,
-        propagation_s=PROPAGATION_S, clients=3, pause_s=0.01,
+        propagation_s=PROPAGATION_S, clients=3, pause_s=0.02,
     )  # fmt: skip
-    return await rehearsal.run(replicas=2, requests=30, replaced=1)
+    return await rehearsal.run(replicas=1, requests=30)
 
 
 async def test_I4_a_rolling_update_of_the_manifest_fails_no_request_and_loses_no_event(
@@ -35,15 +36,7 @@ async def test_I4_a_rolling_update_of_the_manifest_fails_no_request_and_loses_no
     verdict = await rehearse(pods["application"], tmp_path, valkey_url)
     assert verdict.problems == []
     assert verdict.replaced == 1
-    assert verdict.events == verdict.answered >= 100
-
-
-async def test_the_rehearsal_sees_requests_fail_without_the_hooks_of_the_manifest(
-    pods: dict[str, Pod], tmp_path: Path, valkey_url: str
-) -> None:
-    verdict = await rehearse(pods["application"].without_hooks(), tmp_path, valkey_url)
-    assert verdict.failed
-    assert any("requests failed" in problem for problem in verdict.problems)
+    assert verdict.events == verdict.answered >= 60
 
 
 def test_the_manifest_gives_the_hooks_and_the_order(pods: dict[str, Pod]) -> None:
