@@ -23,7 +23,7 @@ CODE := sidecar tests loadtests helm image hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
-.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity rehearse cluster dashboards traces image pin rootfs sbom lock clean
+.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity rehearse cluster dashboards traces image pin rootfs sbom plugins lock clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -65,6 +65,9 @@ cost: $(DEV_READY) ## Measure CPU time per request of this tree and others (ARGS
 
 load: $(DEV_READY) ## Check the guarantees under load (ARGS="--scenario crowd")
 	@$(BIN)/python -m loadtests.run $(ARGS)
+
+plugins: $(DEV_READY) ## Run every gateway with its plugin, and write the table in plugins/README.md
+	@PLUGINS_TABLE=write $(BIN)/pytest -q -rs tests/plugins
 
 scripts: $(DEV_READY) ## Measure the cost of each Lua script in Valkey, with five limits
 	@$(BIN)/python -m loadtests.scripts $(ARGS)

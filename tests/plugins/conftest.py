@@ -1,0 +1,1 @@
+"""Real gateways; a test is skipped if its gateway is not installed."""
