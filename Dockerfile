@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # The image: Python, the sidecar with its compiled data path, and the libraries that they load.
-# There is no shell, no package manager, no compiler and no root.
+# It has no shell, package manager, compiler or root user.
 
 # `make pin` writes the digest of this image to image/python-image, and `make image` passes it on.
 ARG PYTHON_IMAGE=python:3.13-bookworm

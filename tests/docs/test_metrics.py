@@ -69,7 +69,11 @@ def certificate(tmp_path: Path) -> dict[str, str]:
 
 
 async def test_the_documented_metrics_are_those_published(
-    stage: StartStage, serving: StartServing, certificate: dict[str, str], tmp_path: Path
+    stage: StartStage,
+    serving: StartServing,
+    certificate: dict[str, str],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     sinks = f"file:{tmp_path / 'events'},redis"
     control = free_port()
@@ -90,6 +94,7 @@ async def test_the_documented_metrics_are_those_published(
         upstream=f"http://127.0.0.1:{plain.upstream.port}",
         workers=2,
         sinks=sinks,
+        spool=tmp_path_factory.mktemp("s"),  # a short name, for the sockets between workers
         trace_endpoint=f"http://127.0.0.1:{free_port()}",
         **certificate,
         **{f"decide_{name}": file for name, file in certificate.items()},
