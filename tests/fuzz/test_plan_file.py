@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from tests.fuzz.plan_file import almost_valid, check
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(almost_valid())
 def test_security_an_almost_valid_file_is_loaded_or_has_problems_with_positions(
     text: bytes,

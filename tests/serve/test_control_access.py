@@ -238,6 +238,7 @@ async def test_security_admin_paths_need_the_token(
         assert challenge.startswith('Bearer realm="control"')
         problem = json.loads(text)
         assert (problem["status"], problem["how_to_fix"][0]["action"]) == (401, "use_token")
+        assert problem["type"] == "https://quota-sidecar.dev/problems/control-access"
         assert TOKEN not in text
     assert reloads.count == 0
     status, _, _ = await answer(guarded + path, method, [right])

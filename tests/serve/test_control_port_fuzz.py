@@ -26,7 +26,7 @@ STATUS = {
     "live_since": "2026-11-23T08:30:00+00:00", "failed_since": None, "problems": [],
     "warnings": 0, "reloads": 1, "failures": 0,
 }  # fmt: skip
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))  # requests per path and method
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))  # requests per path and method
 schema = schemathesis.openapi.from_dict(DOCUMENT)
 
 
