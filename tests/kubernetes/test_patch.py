@@ -9,6 +9,7 @@ import pytest
 from sidecar.errors import ManifestError
 from sidecar.kubernetes.manifests import inject, uninject
 from sidecar.kubernetes.options import Options
+from sidecar.kubernetes.pod import inject_pod
 from tests.support.manifests import (
     API_VERSIONS,
     OPTIONS,
@@ -384,6 +385,22 @@ def test_what_does_not_fit_is_refused_with_its_place(document: Object, message: 
 )
 def test_a_choice_that_does_not_fit_is_refused(options: Options, message: str) -> None:
     assert refusal(workload(), options=options) == message
+
+
+def test_the_name_of_another_port_is_not_used_for_the_sidecar() -> None:
+    ports = [{"containerPort": 8000}, {"containerPort": 8001, "name": "http"}]
+    document = changed("containers", 0, "ports", to=ports)
+    assert refusal(document, options=replace(OPTIONS, api_port="8000")) == (
+        f'{SPEC}.containers[0].ports[1].name: "http" is a name that a port of the sidecar needs; '
+        "rename this one"
+    )
+
+
+def test_a_template_with_the_sidecar_gets_it_anew() -> None:
+    first = inject_pod(template(), OPTIONS, "shop", "pod").template
+    other = replace(OPTIONS, image="other:2")
+    anew = inject_pod(first, other, "shop", "pod")
+    assert anew == inject_pod(template(), other, "shop", "pod")
 
 
 def test_a_port_of_the_hosts_network_that_is_in_use_is_refused() -> None:
