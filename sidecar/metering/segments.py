@@ -133,7 +133,7 @@ def parse_line(line: bytes) -> LinePosition | None:
     if not isinstance(event, dict):
         return None
     spool, seq, prev = event.get("spool"), event.get("seq"), event.get("prev")
-    if not (isinstance(spool, str) and type(seq) is int and isinstance(prev, str)):
+    if not (isinstance(spool, str) and type(seq) is int and isinstance(prev, str)) or seq < 1:
         return None
     return LinePosition(spool, seq, prev.encode(), event)
 

@@ -5,7 +5,8 @@ hold lines of several spools. The oldest files may be deleted, so the first numb
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from sidecar.metering.segments import InvalidLine, line_hash, parse_line
 from sidecar.metering.verify import MAX_LISTED, Gap, SpoolReport
 
 _MAX_ENDS: Final = 100_000  # places where a run of lines begins or ends
+_MAX_COPIES: Final = 200_000  # lines that occur more than once, and are compared
 
 
 class _SinkAudit:
@@ -29,10 +31,11 @@ class _SinkAudit:
         self._ranges: dict[str, tuple[int, int]] = {}  # spool → its lowest and highest number
         self._hashes: dict[tuple[str, int], bytes] = {}  # of the last line of a run
         self._starts: dict[tuple[str, int], tuple[bytes, str, int]] = {}  # prev, file, line
+        self._runs: list[tuple[str, int, int]] = []  # spool, first and last number
 
     def read(self, path: Path, lines: Iterable[bytes]) -> None:
         at: tuple[str, int] | None = None
-        digest = b""
+        digest, first = b"", 0
         for number, text in enumerate(lines, 1):
             position = parse_line(text)
             if position is None:
@@ -45,15 +48,48 @@ class _SinkAudit:
                     problem = "the previous line was changed: its hash does not match"
                     self._break(path, number, problem)
             else:
-                self._end(at, digest)
+                self._end(at, digest, first)
+                first = position.seq
                 if len(self._starts) < _MAX_ENDS:
                     self._starts[here] = position.prev, str(path), number
             at, digest = here, line_hash(text)
-        self._end(at, digest)
+        self._end(at, digest, first)
 
-    def _end(self, at: tuple[str, int] | None, digest: bytes) -> None:
-        if at is not None and len(self._hashes) < _MAX_ENDS:
+    def _end(self, at: tuple[str, int] | None, digest: bytes, first: int) -> None:
+        if at is None:
+            return
+        if len(self._hashes) < _MAX_ENDS:
             self._hashes[at] = digest
+        if len(self._runs) < _MAX_ENDS:
+            self._runs.append((at[0], first, at[1]))
+
+    def copied(self) -> set[tuple[str, int]]:
+        """The spools and numbers of lines that occur more than once."""
+        copies: set[tuple[str, int]] = set()
+        read = ("", 0)  # spool and highest number of the runs before
+        for spool, first, last in sorted(self._runs):
+            if spool == read[0]:
+                again = range(first, min(last, read[1]) + 1)
+                copies.update((spool, seq) for seq in again[: _MAX_COPIES - len(copies)])
+            read = max(read, (spool, last))
+        return copies
+
+    def compare(
+        self, path: Path, lines: Iterable[bytes], copies: dict[tuple[str, int], bytes]
+    ) -> None:
+        """Check that copies are equal: a sink gets a line again as it was. `copies`: their hashes.
+
+        The hash of a copy that was not read yet is b"".
+        """
+        for number, text in enumerate(lines, 1):
+            position = parse_line(text)
+            known = None if position is None else copies.get((position.spool, position.seq))
+            if position is None or known is None:
+                continue
+            digest = line_hash(text)
+            if known and known != digest:
+                self._break(path, number, f"event {position.seq} is there twice, and differs")
+            copies[position.spool, position.seq] = known or digest
 
     def _count(self, spool: str, seq: int, kind: object, event: dict[str, object]) -> None:
         report = self.report
@@ -107,14 +143,24 @@ def verify_sink(path: Path) -> SpoolReport:
     files = event_files([path])
     if path.is_file():
         files += [one for one in rotated_files(path) if one not in files]
+    audit.report.segments = len(files)
     for one in files:
-        audit.report.segments += 1
-        try:
+        with _readable(one):
             audit.read(one, whole_lines(one))
-        except (OSError, EOFError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise SpoolError(f"{one}: cannot be read: {reason}") from None
+    copies = dict.fromkeys(audit.copied(), b"")
+    for one in files if copies else ():
+        with _readable(one):
+            audit.compare(one, whole_lines(one), copies)
     return audit.finish()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SpoolError(f"{path}: cannot be read: {reason}") from None
 
 
 def rotated_files(path: Path) -> list[Path]:

@@ -106,3 +106,30 @@ def test_noise_is_found_and_a_torn_last_line_is_not_read(
 def test_a_path_without_events_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SpoolError, match="contains no events"):
         verify_sink(tmp_path / "missing.jsonl")
+
+
+@pytest.mark.parametrize("at", [0, 2, 5, 11])
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_copy_that_differs_is_broken(
+    tmp_path: Path, lines: list[bytes], at: int, elsewhere: bool
+) -> None:
+    """A copy has the same number and the same hash before it, so only its content can tell."""
+    changed = lines[at].replace(b'"specversion":"1.0"', b'"specversion":"1.1"')
+    assert changed != lines[at]
+    rest = [*lines[:2], lines[at], changed]
+    write(tmp_path / "usage.jsonl", [*lines, *([] if elsewhere else rest)])
+    if elsewhere:
+        write(tmp_path / "usage.jsonl.1", rest)
+    report = verify_sink(tmp_path / "usage.jsonl")
+    assert report.broken >= 1
+    assert any(f"event {at + 1} is there twice, and differs" in str(one) for one in report.breaks)
+
+
+@pytest.mark.parametrize("number", [b"0", b"-5"])
+def test_a_line_with_a_number_that_no_spool_has_is_broken(
+    tmp_path: Path, lines: list[bytes], number: bytes
+) -> None:
+    forged = lines[0].replace(b'"seq":1,', b'"seq":%b,' % number)
+    write(tmp_path / "usage.jsonl", [forged, *lines])
+    report = verify_sink(tmp_path / "usage.jsonl")
+    assert (report.broken, report.events, report.first_seq) == (1, 12, 1)
