@@ -91,7 +91,6 @@ def test_every_environment_variable_of_a_sidecar_is_a_setting(
     all_objects: dict[str, list[Object]],
 ) -> None:
     known = {f"SIDECAR_{name.upper()}" for name in Settings.model_fields}
-    known |= {"SIDECAR_CONTROL_TOKEN_FILE"}
     for found in all_objects.values():
         for _, one in our_containers(found):
             if one["name"] == "quota-sidecar":

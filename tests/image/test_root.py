@@ -53,9 +53,6 @@ def rootfs(root: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     libraries = root.add_libraries(directory)
     root.add_notices(directory, libraries)
     root.add_files(directory)
-    for parent in directory.parents:
-        if parent.name.startswith("pytest-"):
-            parent.chmod(0o755)
     return directory
 
 
