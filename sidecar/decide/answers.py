@@ -22,15 +22,20 @@ REFUSAL: Final = b"X-Refusal"
 MAX_REFUSAL: Final = 6_144  # bytes of a refusal in a header field, before base64
 
 
-def request_fields(admission: Admission) -> Pairs:
+def request_texts(admission: Admission) -> dict[str, str]:
     """The fields that a gateway sets on an allowed request, in place of the client's."""
     key = admission.key
-    return [
-        (b"X-Account-Id", key.account.id.encode()),
-        (b"X-Plan", admission.entitlement.plan.id.encode()),
-        (b"X-Key-Id", key.id.encode()),
-        (b"X-Request-Id", admission.request_id.encode()),
-    ]
+    return {
+        "X-Account-Id": key.account.id,
+        "X-Plan": admission.entitlement.plan.id,
+        "X-Key-Id": key.id,
+        "X-Request-Id": admission.request_id,
+    }
+
+
+def request_fields(admission: Admission) -> Pairs:
+    """The same as header fields."""
+    return [(name.encode(), text.encode()) for name, text in request_texts(admission).items()]
 
 
 def response_fields(admission: Admission, *, legacy: bool) -> Pairs:
@@ -86,7 +91,7 @@ def decision_document(decided: Decided, accept: bytes, *, legacy: bool) -> bytes
             "route": route.id,
             "class": str(route.request_class),
             "left": _left(decision),
-            "request_headers": _texts(request_fields(admission)),
+            "request_headers": request_texts(admission),
             "response_headers": _texts(response_fields(admission, legacy=legacy)),
         }
         if decided.id:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -15,6 +16,7 @@ MAX_TARGET: Final = 8_192  # bytes of a path with its query
 MAX_NAME: Final = 256
 MAX_FIELDS: Final = 200  # header fields, counted by value
 MAX_FIELDS_BYTES: Final = 65_536
+MAX_ADDRESS: Final = 64  # characters
 MAX_METERS: Final = 64
 MAX_WAIT_MS: Final = 3_600_000
 MAX_MS: Final = 10**9  # of a latency
@@ -160,10 +162,17 @@ def _address(text: str) -> str:
     """An IP address in its usual form, or NO_ADDRESS."""
     if text == NO_ADDRESS:
         return text
-    address = address_of(text.encode()) if len(text) <= MAX_NAME else NO_ADDRESS
+    address = _usual(text) if len(text) <= MAX_ADDRESS else NO_ADDRESS
     if address == NO_ADDRESS:
         raise InvalidDocument("address", "is not an IP address")
     return address
+
+
+def _parse(text: str) -> str:
+    return address_of(text.encode())
+
+
+_usual: Final = lru_cache(maxsize=4096)(_parse)
 
 
 def _usage(usage: dict[str, Any]) -> dict[str, int]:

@@ -37,4 +37,4 @@ async def decide(stage: StartStage, tmp_path: Path) -> AsyncIterator[StartDecide
 
     yield start
     for gateway in gateways:
-        gateway.close()
+        await gateway.close()

@@ -1,6 +1,7 @@
 """Which programs may ask: by the unix socket's mode, by a token, by a client certificate."""
 
 import asyncio
+import contextlib
 import ssl
 import stat
 from pathlib import Path
@@ -122,6 +123,8 @@ async def test_mutual_tls_lets_in_only_certificates_of_the_ca(
                 return await reader.readuntil(b"\r\n")
         finally:
             writer.close()
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
+                await writer.wait_closed()
 
     assert (await ask(ours)).startswith(b"HTTP/1.1 404")
     for stranger in (None, theirs):

@@ -184,7 +184,7 @@ async def test_a_decision_waits_for_a_slot_as_long_as_the_settings_allow(
     decision = await waiting
     assert decision["decision"] == "allow"
     assert int(decision["response_headers"]["X-Queued-Ms"]) >= 0
-    other.close()
+    await other.close()
 
 
 async def test_a_gateway_that_leaves_takes_its_request_out_of_the_wait_queue(
@@ -199,6 +199,7 @@ async def test_a_gateway_that_leaves_takes_its_request_out_of_the_wait_queue(
         while not here.app.room.waiting:
             await asyncio.sleep(0.01)
         waiting.cancel()
-        other.close()
+        await asyncio.wait([waiting])
+        await other.close()
         while here.app.room.waiting:
             await asyncio.sleep(0.01)

@@ -16,7 +16,7 @@ from tests.support.vectors import PLUGINS
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
 TOKEN = "0123456789abcdef"
-EXAMPLES = 25  # per operation
+EXAMPLES = 15  # per operation
 FILE = PLUGINS / "openapi.yaml"
 SCHEMA = schemathesis.openapi.from_path(str(FILE))
 

@@ -81,4 +81,4 @@ async def test_decisions_are_made_at_the_same_time(decide: StartDecide) -> None:
     assert sum(await asyncio.gather(*(run(one) for one in others))) == 20
     assert len(await requests(here)) == 20
     for one in others:
-        one.close()
+        await one.close()

@@ -1,6 +1,7 @@
 """Gateways at a sidecar's decide port: raw HTTP over its unix socket."""
 
 import asyncio
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,7 @@ class Gateway:
             shown = dict(line.split(": ", 1) for line in lines[1:-2])
             body = await reader.readexactly(int(fields["content-length"]))
         if fields.get("connection") == "close":
-            self.close()
+            await self.close()
         return Answer(int(lines[0].split(" ")[1]), shown, body)
 
     async def ask(
@@ -72,10 +73,13 @@ class Gateway:
         """Report the end of an allowed request."""
         return await self.ask("/v1/settle", {"id": decision["id"], "status": 200} | report)
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Close the connection, and wait until it is closed."""
         if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+            streams, self._streams = self._streams, None
+            streams[1].close()
+            with contextlib.suppress(ConnectionError):
+                await streams[1].wait_closed()
 
 
 async def requests(here: Stage) -> list[dict[str, Any]]:
