@@ -75,6 +75,7 @@ def log_serving(settings: Settings, workers: int) -> None:
         "sidecar_serving",
         listen=str(settings.listen),
         control=str(settings.control),
+        decide=str(settings.decide) if settings.decide else None,
         upstream=str(settings.upstream),
         plans=str(settings.plans),
         workers=workers,

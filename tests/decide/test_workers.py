@@ -81,6 +81,19 @@ def test_any_worker_takes_the_settlement_of_any_decision(several: Several) -> No
     assert several.metric("sidecar_decide_open") == 0
 
 
+def test_a_report_to_a_worker_that_does_not_answer_is_sent_again(several: Several) -> None:
+    decisions = {one["id"][-1]: one["id"] for one in of_both_workers(several)}
+    reports = [{"id": decisions[worker], "status": 200} for worker in "01"]
+    stopped = several.pids()[0]
+    os.kill(stopped, signal.SIGSTOP)  # so the other worker accepts all connections
+    try:
+        found = [ask(several, "/v1/settle", report)[0] for report in reports]
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert sorted(found) == [200, 503]
+    assert [ask(several, "/v1/settle", report)[0] for report in reports] == [200, 200]
+
+
 def test_the_decisions_of_a_killed_worker_are_unknown_and_the_others_settle(
     several: Several,
 ) -> None:
