@@ -80,8 +80,12 @@ local function decide(txn)
         end
         return
     end
-    -- A refusal carries the request's id; an error of the decide port is not for the customer.
-    if status >= 400 and status < 500 or first(response.headers or {}, "x-request-id") then
+    -- A refusal, also one with 503, has the request's id. HAProxy's own 503 has none, and an error
+    -- of the decide port says so: from 500, it is not a decision.
+    local found = response and response.headers or {}
+    local failed = status == 0 or status >= 500
+        and (first(found, "x-decide-error") or not first(found, "x-request-id"))
+    if not failed and status >= 400 then
         reply(txn, status, response.headers, response.body)
         return
     end

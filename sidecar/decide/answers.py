@@ -19,6 +19,7 @@ from sidecar.proxy.responses import LocalReply, prefers_text
 Pairs = list[tuple[bytes, bytes]]
 
 REFUSAL: Final = b"X-Refusal"
+ERROR: Final = b"X-Decide-Error"  # on errors of the decide port, and on no refusal
 MAX_REFUSAL: Final = 6_144  # bytes of a refusal in a header field, before base64
 
 
@@ -181,4 +182,5 @@ def port_problem(
     if member:
         problem["member"] = member
     refusal = Refusal(status, f"decide-{status}", problem, None, ())
-    return LocalReply(request_id, status, refusal.reason, refusal)
+    fields = ((ERROR, b"%d" % status),)
+    return LocalReply(request_id, status, refusal.reason, refusal, fields)

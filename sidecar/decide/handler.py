@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sidecar.core.model import Entitlement
 from sidecar.core.readings import Reading
+from sidecar.core.reasons import Reason
 from sidecar.decide.answers import (
     REFUSAL,
     carried_refusal,
@@ -126,6 +127,8 @@ class DecideHandler:
             decided = await self._decisions.decide(asked, read, started, settles=question.settles)
         finally:
             request.waiting = False
+        if _is_undecided(decided):
+            return self._draining(request, connection)
         document = decision_document(decided, asked.accept, legacy=self._legacy)
         return self._answer(request, connection, document)
 
@@ -179,6 +182,8 @@ class DecideHandler:
         refused = decided.refused
         if refused is None:
             return self._allow(request, connection, decided)
+        if _is_undecided(decided):
+            return self._draining(request, connection)
         kind, body = refusal_body(refused.refusal, request.accept)
         fields = [(b"Content-Type", kind), *refusal_fields(refused, legacy=self._legacy)]
         return self._respond(request, connection, refused.refusal.status, fields, body)
@@ -188,6 +193,8 @@ class DecideHandler:
         decided = await self._decide_plain(request, connection)
         if decided.refused is None:
             return self._allow(request, connection, decided)
+        if _is_undecided(decided):
+            return self._draining(request, connection)
         carried = carried_refusal(decided.refused, request.accept, legacy=self._legacy)
         return self._respond(request, connection, 403, [(REFUSAL, carried)])
 
@@ -262,8 +269,15 @@ class DecideHandler:
     ) -> bool:
         reply = port_problem(self._new_id(), status, title, detail, step, member)
         keep = _discard_rest(request, connection)
-        connection.reply(reply._replace(fields=fields), request, close=not keep)
+        connection.reply(reply._replace(fields=reply.fields + fields), request, close=not keep)
         return keep
+
+    def _draining(self, request: Request, connection: ClientConnection) -> bool:
+        """No decision: the gateway follows its own rule for failures, also for critical paths."""
+        return self._problem(
+            request, connection, 503, "Shutting down",
+            "This sidecar is shutting down, and decides no more.", "Ask another sidecar.",
+        )  # fmt: skip
 
     def answer_fault(
         self, fault: Fault, request: Request | None, connection: ClientConnection
@@ -272,7 +286,8 @@ class DecideHandler:
         request = request or Request("")
         request.close = True
         reply = port_problem(self._new_id(), fault.status, fault.title, fault.detail, _CONTRACT)
-        connection.reply(reply._replace(fields=fault.fields), request, close=True)
+        fields = reply.fields + fault.fields
+        connection.reply(reply._replace(fields=fields), request, close=True)
 
     def handle_error(
         self, error: Exception, request: Request | None, connection: ClientConnection
@@ -287,6 +302,11 @@ class DecideHandler:
             request_id, 500, "Internal error", "An internal error occurred.", "Ask again."
         )
         connection.reply(reply, request, close=True)
+
+
+def _is_undecided(decided: Decided) -> bool:
+    refused = decided.refused
+    return refused is not None and refused.refusal.reason is Reason.DRAINING
 
 
 async def _read_document(

@@ -71,8 +71,11 @@ async def test_a_draining_sidecar_takes_reports_and_refuses_new_requests(
     async with asyncio.timeout(10):
         while not here.app.decide.decisions.closed:
             await asyncio.sleep(0.01)
-    refused = await gateway.decide("GET", "/items")
-    assert (refused["status"], refused["reason"]) == (503, "draining")
+    fields = {"X_Api_Key": "acme", "X_Original_Method": "GET", "X_Original_URI": "/login"}
+    question = {"method": "POST", "path": "/login", "headers": {"X-Api-Key": "acme"}}
+    for path in ("decide", "forward-auth", "auth-request"):
+        undecided = await gateway.ask(f"/v1/{path}", question, **fields)
+        assert (undecided.status, undecided.fields["X-Decide-Error"]) == (503, "503")
     assert (await gateway.settle(open_one)).status == 200
     await stopping
     assert unsettled(here, "stopped") == 0
