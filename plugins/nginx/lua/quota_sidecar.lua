@@ -309,7 +309,8 @@ function _M.access()
     local state = { decision = decision, started = ngx.now(), body = wants(decision, "body") }
     if state.body then
         ngx.req.clear_header("Accept-Encoding") -- the body is read, so it must not be encoded
-        state.parts, state.size, state.complete = {}, 0, false
+        state.parts, state.first, state.last = {}, 1, 0
+        state.size, state.complete = 0, false
     end
     ngx.ctx.quota = state
     if state_count < MOST_STATES then
@@ -342,16 +343,23 @@ function _M.body_filter()
     if part == "" then
         return
     end
-    local parts = state.parts
-    parts[#parts + 1] = part
+    state.last = state.last + 1
+    state.parts[state.last] = part
     state.size = state.size + #part
     if state.size <= options.keep_body then
         return
     end
     state.cut = true
     local stream = (ngx.header["Content-Type"] or ""):find("text/event-stream", 1, true)
-    while state.size > options.keep_body and #parts > 0 do
-        state.size = state.size - #table.remove(parts, stream and 1 or #parts)
+    while state.size > options.keep_body do
+        local at = stream and state.first or state.last
+        state.size = state.size - #state.parts[at]
+        state.parts[at] = nil
+        if stream then
+            state.first = state.first + 1
+        else
+            state.last = state.last - 1
+        end
     end
     if not stream then
         state.body = false
@@ -407,7 +415,7 @@ function _M.log()
         report.headers = next(fields) and fields or nil
     end
     if state.parts then
-        local body = table.concat(state.parts)
+        local body = table.concat(state.parts, "", state.first, state.last)
         if state.cut then -- begin with a whole event
             local _, stop = body:find("\r?\n\r?\n")
             body = stop and body:sub(stop + 1) or ""
