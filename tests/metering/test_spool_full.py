@@ -171,3 +171,16 @@ async def test_a_spool_may_be_filled_exactly(tmp_path: Path) -> None:
             spool.append(an_event(1))
             await until(lambda: spool.committed_seq == 1 or not spool.accepting)
             assert (spool.committed_seq, spool.accepting) == ((0, False) if less else (1, True))
+
+
+async def test_freed_space_is_used_at_once(tmp_path: Path) -> None:
+    options = {"max_bytes": 4_000, "segment_bytes": 500, "retry_s": 600}
+    async with a_spool(tmp_path, **options) as spool:
+        number = 0
+        while spool.accepting:
+            number += 1
+            spool.append(an_event(number))
+            await until(lambda: spool.committed == spool.appended or not spool.accepting)
+        await spool.release(spool.segments[-1].first)
+        await until(lambda: spool.accepting)
+        assert spool.committed == number
