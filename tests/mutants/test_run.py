@@ -13,8 +13,8 @@ FILE = "sidecar/core/jobs/job.py"
 TESTS = ("tests/core/jobs/test_job.py",)
 
 ROOMS = {
-    "commands", "config", "core", "gate", "jobs", "kubernetes", "metering", "proxy", "reconcile", "stores",
-    "waiting",
+    "commands", "config", "core", "gate", "jobs", "kubernetes", "metering", "proxy", "reconcile",
+    "stores", "waiting",
 }  # fmt: skip
 
 
