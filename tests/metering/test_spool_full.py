@@ -13,6 +13,7 @@ import pytest
 
 from sidecar.errors import SpoolError
 from sidecar.files import Files
+from sidecar.metering.capacity import Capacity
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.verify import verify
 from tests.support.events import ListSink, a_spool, an_event, ids, lines_in, seqs, until
@@ -184,3 +185,18 @@ async def test_freed_space_is_used_at_once(tmp_path: Path) -> None:
         await spool.release(spool.segments[-1].first)
         await until(lambda: spool.accepting)
         assert spool.committed == number
+
+
+def test_a_spool_that_is_almost_full_again_is_logged_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capacity = Capacity(tmp_path, 1_000, "refuse")
+    seen = 0
+    for size, logged in ((799, 0), (1, 1), (100, 1), (-50, 1), (50, 1), (-500, 1), (400, 2)):
+        if size > 0:
+            capacity.add(size)
+        else:
+            capacity.free(-size)
+        out = capsys.readouterr().out
+        seen += out.count("spool_almost_full")
+        assert seen == logged, size
