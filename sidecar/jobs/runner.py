@@ -263,8 +263,9 @@ class JobRunner:
                 await self._store.requeue(job, run.owner)
                 await self._store.wake(job.account)
             else:
-                await self._store.end(job.account, job.id, run.owner, _LOST)
-                self._counted[JobState.FAILED] += 1
+                state = await self._store.end(job.account, job.id, run.owner, _LOST)
+                if state is _LOST.state:  # else another sidecar has it, or has ended it
+                    self._counted[state] += 1
         except StoreUnavailable as error:
             log.warning("job_abandoned", job=job.id, account=job.account, error=str(error))
 

@@ -14,6 +14,7 @@ from sidecar.files import Files
 from sidecar.metering.verify import verify
 from sidecar.stores.local.journal import Journal
 from tests.support.events import a_spool, fill
+from tests.support.servers import free_port
 from tests.support.stores.local_stage import ACME, new_id, used
 
 MONTHLY = QuotaLimit("monthly", "requests", 100, "month", 100)
@@ -61,6 +62,17 @@ def test_events_that_are_left_are_an_error(sidecar: Any, tmp_path: Path) -> None
     assert done.returncode == 1
     assert "3 events left" in done.stderr
     assert "cannot be opened: No such file or directory" in done.stderr
+
+
+def test_events_that_one_of_two_sinks_lacks_are_left(sidecar: Any, tmp_path: Path) -> None:
+    asyncio.run(fill(tmp_path / "spool", 3))
+    output = tmp_path / "usage.jsonl"
+    done = sidecar("events", "ship", "--spool", tmp_path / "spool", "--timeout-s", "5",
+                   "--sinks", f"file:{output},redis",
+                   "--redis", f"redis://127.0.0.1:{free_port()}/0")  # fmt: skip
+    assert done.returncode == 1
+    assert "0 events shipped; 3 events left" in done.stderr
+    assert len(output.read_text().splitlines()) == 3
 
 
 def test_without_sinks_or_spool_it_says_so(sidecar: Any, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ class Watched:
     ) -> None:
         self.changes: list[PlanBook] = []
         self.changed = asyncio.Event()
-        self.file = LivePlanFile(path, self._on_change, now=lambda: NOON, compile_apart=compiled)
+        self.now = NOON
+        self.file = LivePlanFile(
+            path, self._on_change, now=lambda: self.now, compile_apart=compiled
+        )
 
     @classmethod
     async def started(cls, *arguments: Any) -> "Watched":
@@ -153,6 +156,9 @@ async def test_I7_an_invalid_file_keeps_the_last_valid_one_and_reports_since_whe
     status = file.status()
     assert status["failed_since"] == "2026-11-23T12:00:00+00:00"
     assert "is not a rate" in status["problems"][0]
+    watched.now += timedelta(hours=1)
+    assert not await file.reload()
+    assert file.status()["failed_since"] == status["failed_since"]
     put(path, EXAMPLE)
     assert await file.reload()
     assert file.status()["failed_since"] is None

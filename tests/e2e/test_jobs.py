@@ -1,10 +1,12 @@
 """Deferred jobs as customers see them: accepted, run, read and cancelled."""
 
 import asyncio
+import time
 
 import pytest
 import redis
 
+from sidecar.core.kinds import MICRO
 from sidecar.core.model import Account, Pack
 from sidecar.stores.admin import Admin
 from tests.support.jobs_plan import ROOM, a_stage, ask, jobs_plan, until_job
@@ -157,6 +159,19 @@ async def test_a_waiting_job_can_be_cancelled_and_never_runs(here: Stage, valkey
     assert b"/exports/0" not in here.upstream.received
     late = await ask(here, "DELETE", second)
     assert (late.status, late.json["title"]) == (409, "Too late to cancel")
+
+
+async def test_after_a_cancelled_job_its_account_is_due_at_once(
+    here: Stage, valkey_url: str
+) -> None:
+    href = (await ask(here, "POST", "/exports/1")).json["href"]
+    with redis.Redis.from_url(valkey_url) as client:
+        [accounts] = client.keys("qs:{jobs}:*:accounts")
+        client.zadd(accounts, {"acme": time.time() * MICRO + 3_600 * MICRO})  # when it would fit
+        assert (await ask(here, "DELETE", href)).status == 200
+        async with asyncio.timeout(ROOM):
+            while client.zscore(accounts, "acme") is not None:  # until it is found to have no job
+                await asyncio.sleep(0.01)
 
 
 async def test_an_idempotency_key_names_one_job(here: Stage, valkey_url: str) -> None:

@@ -176,3 +176,13 @@ def test_the_example_sets_when_downgrades_apply(tmp_path: Path) -> None:
     wrong = tmp_path / "plans.yaml"
     wrong.write_text(PLANS.format(day="2026-12-32", filed="0" * 64))
     assert run(["check", str(wrong)]) == 1
+
+
+async def test_a_move_on_a_date_is_at_midnight_of_the_account(
+    here: Stage, valkey_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await live(here, datetime.now(UTC) + timedelta(days=2))
+    with Admin(valkey_url, "qs") as admin:
+        admin.set_account("acme2", plan="pro", timezone="America/New_York")
+        assert move(here, valkey_url, "acme2", "free", "--when", "2999-01-15") == 0
+        assert "until 2999-01-15T05:00:00Z, then free" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from sidecar.core.identity import key_digest
 from sidecar.core.model import Account, Key, PlanChange
 from sidecar.core.reasons import Reason
 from sidecar.gate import Refused
-from tests.support.builders import SECRET, a_book, a_plan, a_request
+from tests.support.builders import SECRET, a_book, a_plan, a_quota, a_request
 from tests.support.gate_stage import START_US, DictDirectory, GateStage
 
 OTHER = b"other-key"
@@ -101,3 +101,10 @@ async def test_I7_a_reload_decides_the_next_request_and_no_earlier_one() -> None
     assert (await stage.allowed()).entitlement.plan.id == "pro"
     assert (before.entitlement.plan.id, before.plan_version) == ("free", "sha256:ab")
     assert key_digest(SECRET) in stage.gate.book.keys
+
+
+async def test_I7_a_reload_changes_a_plan_that_was_in_use() -> None:
+    stage = GateStage(a_book(a_plan(a_quota(9))))
+    await stage.allowed()
+    stage.gate.reload(a_book(a_plan(a_quota(1)), version="sha256:cd"))
+    assert (await stage.refused()).refusal.reason == Reason.QUOTA

@@ -5,6 +5,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from sidecar.core.identity import key_digest
 from sidecar.core.kinds import MICRO, ConcurrencyLimit
 from sidecar.core.model import PlanBook
@@ -86,6 +88,18 @@ async def test_a_job_whose_sidecar_died_costs_nothing_although_a_request_does() 
     assert await stage.used() == (2,)
 
 
+async def test_I11_a_job_that_is_given_back_leaves_others_no_overage() -> None:
+    stage = GateStage(a_book(a_plan(a_quota(1, cap=9), orphans="charge")))
+    job = await stage.admit(job_of=key_digest(SECRET))
+    assert isinstance(job, Admission)
+    other = await stage.admit(job_of=key_digest(SECRET))
+    assert isinstance(other, Admission)
+    stage.gate.settle(other, an_outcome())
+    stage.gate.abandon(job)
+    [data] = data_of_events(stage)
+    assert (data["overage"], await stage.used()) == ({"requests": 0}, (1,))
+
+
 class LocalStore(MemoryLimitStore):
     """A store in local mode: it answers requests alone, unless that is not wanted."""
 
@@ -101,6 +115,15 @@ async def test_local_mode_runs_no_job() -> None:
     job = await stage.admit(job_of=key_digest(SECRET))
     assert isinstance(job, Refused)
     assert job.refusal.reason is Reason.STORE_UNAVAILABLE
+
+
+@pytest.mark.parametrize(("store", "answers"), [(LocalStore, 0), (MemoryLimitStore, 1)])
+async def test_answers_of_local_mode_are_not_response_times_of_redis(
+    store: type[MemoryLimitStore], answers: int
+) -> None:
+    stage = GateStage(a_book(a_plan(when_store_is_down="local")), store=store)
+    await stage.allowed()
+    assert len(stage.store_times) == answers
 
 
 async def test_a_full_spool_gets_no_events_of_refusals() -> None:

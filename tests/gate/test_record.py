@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.costs import HeaderSource
-from sidecar.core.kinds import MICRO
+from sidecar.core.kinds import MICRO, QuotaLimit
 from sidecar.core.model import Account
 from sidecar.core.readings import Reading
 from sidecar.core.reasons import Reason
@@ -85,6 +85,24 @@ async def test_a_failure_of_the_sidecar_is_counted_as_one_and_recorded() -> None
     assert (label, len(stage.spool.events)) == ("internal-error", 1)
 
 
+@pytest.mark.parametrize(
+    ("quota", "target", "label"),
+    [
+        (a_quota(1), b"/login", Reason.CRITICAL),
+        (a_quota(1, cap=9), b"/items", Reason.OVERAGE),
+        (a_quota(9), b"/items", Reason.OK),
+    ],
+)
+async def test_a_request_that_was_allowed_beyond_a_limit_is_counted_as_such(
+    quota: QuotaLimit, target: bytes, label: Reason
+) -> None:
+    stage = GateStage(a_book(a_plan(quota)))
+    stage.gate.settle(await stage.allowed(a_request(target)), an_outcome())
+    admission = await stage.allowed(a_request(target))
+    assert stage.gate.settle(admission, an_outcome()) == label
+    assert stage.counts()[admission.entitlement.route.id, label] > 0
+
+
 async def test_limits_in_shadow_are_counted() -> None:
     stage = GateStage(a_book(a_plan(a_quota(0, shadow=True))))
     await stage.allowed()
@@ -135,6 +153,13 @@ async def test_an_outage_does_not_close_tunnels_and_a_used_up_quota_does() -> No
     assert not await stage.gate.has_quota_left(admission)
     stage.store.down = True  # type: ignore[attr-defined]
     assert await stage.gate.has_quota_left(admission)
+
+
+async def test_I3_a_used_up_quota_does_not_close_a_critical_tunnel() -> None:
+    stage = GateStage(a_book(a_plan(a_quota(1), closes_tunnels=True)))
+    critical = await stage.allowed(a_request(b"/login"))
+    assert await stage.used() == (1,)
+    assert await stage.gate.has_quota_left(critical)
 
 
 async def test_03_huge_usage_is_capped_logged_and_marked(

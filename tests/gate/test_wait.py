@@ -11,6 +11,7 @@ from sidecar.gate import Admission, Refused
 from sidecar.waiting.room import WaitingRoom
 from tests.support.builders import SECRET, a_book, a_plan, a_request
 from tests.support.gate_stage import GateStage, an_outcome
+from tests.support.virtual_time import in_virtual_time
 
 ONE_SLOT = ConcurrencyLimit("in-flight", 1, max_wait_us=5 * MICRO)
 
@@ -76,3 +77,41 @@ async def test_a_cancelled_request_leaves_its_queue() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiter
     assert (room.waiting, request.waiting, stage.shedder.in_flight) == (0, False, 1)
+
+
+def test_a_settlement_starts_the_next_try_at_once() -> None:
+    async def run() -> None:
+        stage, room = stage_with_room()
+        first = await stage.allowed()
+        second = asyncio.create_task(stage.admit())
+        await waiting(room, 1)
+        now = asyncio.get_running_loop().time()
+        stage.gate.settle(first, an_outcome())
+        assert isinstance(await second, Admission)
+        assert asyncio.get_running_loop().time() == now
+
+    in_virtual_time(run())
+
+
+async def test_requests_that_wait_do_not_stop_a_job() -> None:
+    stage, room = stage_with_room()
+    first = await stage.allowed()
+    waiter = asyncio.create_task(stage.admit())
+    await waiting(room, 1)
+    claims = first.entitlement.claims  # freed by another sidecar: the room does not know it
+    stage.store.settle(first.key.account, first.key.id, claims, first.request_id)
+    job = await stage.admit(job_of=key_digest(SECRET))
+    assert isinstance(job, Admission)
+    waiter.cancel()
+    await asyncio.gather(waiter, return_exceptions=True)
+
+
+async def test_the_bytes_of_waiting_requests_are_bounded() -> None:
+    stage, room = stage_with_room()  # 1,000 bytes, of which one account gets half
+    await stage.allowed()
+    waiter = asyncio.create_task(stage.admit(a_request(size=400)))
+    await waiting(room, 1)
+    assert room.bytes == 400
+    assert (await stage.refused(a_request(size=400))).refusal.reason == Reason.CONCURRENCY
+    room.close()
+    await waiter

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from sidecar.core.jobs.job import (
     RECHECK_US,
     JobFailure,
@@ -126,14 +128,15 @@ async def test_the_end_of_a_job_is_stored_after_an_outage() -> None:
 async def test_a_job_whose_lease_is_lost_is_cancelled_and_not_requeued() -> None:
     stage = JobStage()
     stage.store.put(a_job("j1"))
+    stage.store.put(a_job("j2", "other", "at-most-once"))
     stage.gate.finish.clear()
     async with stage.run():
         await asyncio.sleep(1)
-        assert stage.gate.running == ["j1"]
-        stage.store.owners["j1/acme"] = "another"
+        assert stage.gate.running == ["j1", "j2"]
+        stage.store.owners |= {"j1/acme": "another", "j2/other": "another"}
         await asyncio.sleep(11)  # a third of the lease
         assert stage.gate.running == []
-    assert (stage.store.requeued, stage.store.ended) == ([], {})
+    assert (stage.store.requeued, stage.store.ended, stage.counted) == ([], {}, {})
 
 
 @virtual
@@ -165,6 +168,18 @@ async def test_cancelled_jobs_are_requeued_or_lost_as_their_delivery_says() -> N
     assert stage.store.woken == ["a"]
     assert stage.store.ended == {"once": JobOutcome(JobState.FAILED, JobFailure.LOST)}
     assert stage.gate.running == []
+
+
+@virtual
+async def test_a_cancelled_job_that_has_ended_elsewhere_is_not_counted() -> None:
+    stage = JobStage()
+    stage.store.put(a_job("once", "b", "at-most-once"))
+    stage.gate.finish.clear()
+    async with stage.run():
+        await asyncio.sleep(1)
+        stage.store.ended = {"once": DONE}  # the lease was lost, which nothing has noticed yet
+        await stage.runner.cancel()
+    assert (stage.store.ended, stage.counted) == ({"once": DONE}, {})
 
 
 @virtual
@@ -206,3 +221,77 @@ async def test_I9_overdue_jobs_expire() -> None:
         await asyncio.sleep(1)
     assert stage.store.ended == {"j1": JobOutcome(JobState.FAILED, JobFailure.EXPIRED)}
     assert stage.counted == {JobState.FAILED: 1}
+
+
+@virtual
+async def test_an_overdue_job_that_another_sidecar_ended_is_not_counted() -> None:
+    stage = JobStage()
+    stage.store.ended = {"j1": DONE}  # by another sidecar
+    stage.store.overdue = (("j1", "acme"),)
+    async with stage.run():
+        await asyncio.sleep(1)
+    assert (stage.store.ended, stage.counted) == ({"j1": DONE}, {})
+
+
+@virtual
+async def test_the_end_of_a_job_starts_the_next_one_that_did_not_fit_beside_it() -> None:
+    stage = JobStage()
+    stage.store.put(a_job("first"))
+    stage.store.put(a_job("second"))
+    stage.gate.refusals = {"second": Postponed(RECHECK_US)}
+    stage.gate.finish.clear()
+    async with stage.run():
+        await asyncio.sleep(5)
+        assert stage.store.requeued == ["second"]
+        stage.gate.refusals.clear()
+        stage.gate.finish.set()
+        await asyncio.sleep(5)
+    assert stage.store.ended == {"first": DONE, "second": DONE}
+
+
+@virtual
+async def test_a_stop_while_the_lease_is_renewed_abandons_the_reservation() -> None:
+    stage = JobStage()
+    stage.store.put(a_job("j1"))
+
+    async def never(*_args: Any) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    renew = stage.store.renew
+    stage.store.renew = never  # type: ignore[method-assign, assignment]
+    async with stage.run():
+        await asyncio.sleep(1)
+        stage.store.renew = renew  # type: ignore[method-assign]
+        await stage.runner.cancel()
+    assert (stage.gate.abandoned, stage.store.requeued) == (["j1"], ["j1"])
+
+
+@virtual
+async def test_an_account_without_jobs_is_not_due_again_unless_one_of_them_runs() -> None:
+    stage = JobStage()
+    stage.store.put(a_job("j1", "busy"))
+    stage.store.due |= {"idle"}
+    stage.gate.finish.clear()
+    async with stage.run():
+        await asyncio.sleep(5)
+        assert ("idle", None) in stage.store.scheduled
+        assert stage.store.scheduled[-1] == ("busy", 30 * MICRO)  # its lease: it may be an orphan
+        stage.gate.finish.set()
+        await asyncio.sleep(1)
+
+
+def test_an_outage_of_the_job_queue_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
+    async def run() -> None:
+        stage = JobStage()
+        async with stage.run():
+            for _ in range(2):
+                stage.store.down = True
+                await asyncio.sleep(30)
+                stage.store.down = False
+                await asyncio.sleep(30)
+
+    in_virtual_time(run())
+    logged = capsys.readouterr().out
+    assert logged.count("job_queue_unreachable") == 2
+    assert logged.count("job_queue_reachable") == 2

@@ -1,5 +1,6 @@
 """Files of an open spool that are removed, renamed or replaced: treated like a full disk."""
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -15,6 +16,15 @@ from sidecar.metering.spool import Spool
 from sidecar.metering.verify import verify
 from tests.support.events import a_spool, an_event, ids, lines_in, seqs, until
 from tests.support.removal import remove
+
+
+def deleted_files_open(under: Path) -> list[str]:
+    """The files of this process that are open and were removed."""
+    names = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # of the loop over the descriptors
+            names.append(str(descriptor.readlink()))
+    return [one for one in names if one.startswith(str(under)) and one.endswith("(deleted)")]
 
 
 async def append(spool: Spool, number: int) -> None:
@@ -55,6 +65,18 @@ async def test_13_the_number_of_requests_in_flight_moves_to_a_new_buffer(tmp_pat
         assert IN_FLIGHT.unpack_from(header, IN_FLIGHT_AT) == (3,)
     spool.in_flight[0] -= 3  # requests may end after the spool was closed
     assert spool.in_flight[0] == 0
+
+
+async def test_a_directory_that_is_created_again_leaves_no_file_open(tmp_path: Path) -> None:
+    directory = tmp_path / "spool"
+    async with a_spool(directory) as spool:
+        for number in (1, 3):
+            await append(spool, number)
+            remove(directory)
+            await append(spool, number + 1)
+            directory.mkdir()
+            await until(lambda: spool.accepting and spool.committed_seq == spool.next_seq - 1)
+        assert deleted_files_open(tmp_path) == []
 
 
 async def test_an_idle_spool_notices_that_its_files_are_missing(

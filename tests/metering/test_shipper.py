@@ -85,6 +85,28 @@ async def test_a_sink_that_is_down_delays_no_other_sink_and_gets_everything_late
     assert ids(bad.lines) == ids(good.lines) == expected(10)
 
 
+async def test_after_a_delivery_the_pauses_begin_anew(tmp_path: Path) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    sink = ListSink()
+    async with a_spool(tmp_path) as spool:
+        shipper = Shipper(spool, [sink], sleep=sleep, random=lambda: 1.0)
+        shipper.start()
+        for outage in (1, 2):
+            sink.down = True
+            spool.append(an_event(outage))
+            await until(lambda: len(pauses) > 3)
+            assert pauses[:3] == [0.1, 0.2, 0.4]
+            sink.down = False
+            await until(lambda: len(sink.lines) == outage)  # noqa: B023 - runs in this round
+            pauses.clear()
+        await shipper.close()
+
+
 async def test_drain_stops_at_its_timeout_and_keeps_the_events(tmp_path: Path) -> None:
     sink = ListSink()
     sink.down = True
@@ -124,6 +146,14 @@ async def test_refused_events_are_set_aside_and_the_others_arrive_once(tmp_path:
     dead = (tmp_path / "list.dead.jsonl").read_bytes().splitlines()
     assert ids(dead) == ["event-1", "event-18", "event-19", "event-40"]
     assert verify(tmp_path).dead_letters == {"list": 4}
+
+
+async def test_after_a_refused_event_batches_are_large_again(tmp_path: Path) -> None:
+    await fill(tmp_path, 100)
+    sink = ListSink()
+    sink.poison = {"event-1"}
+    await ship(tmp_path, sink)
+    assert sink.batches == [99]
 
 
 async def test_a_full_dead_letter_file_stops_the_sink_rather_than_lose_events(

@@ -44,6 +44,20 @@ async def test_events_are_committed_in_one_group_without_a_flush(tmp_path: Path)
         assert spool.committed_seq == 100
 
 
+async def test_the_time_to_the_disk_counts_from_the_oldest_event_of_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, times = [100.0], list[float]()
+    monkeypatch.setattr("sidecar.metering.spool.perf_counter", lambda: clock[0])
+    options = {"commit_window_s": 60, "observe_commit": times.append}
+    async with a_spool(tmp_path, **options) as spool:
+        for number, waits in ((1, 3.0), (2, 2.0), (3, 0.0)):
+            spool.append(an_event(number))
+            clock[0] += waits
+        await spool.flush()
+        assert times == [5.0]
+
+
 async def test_the_chain_continues_across_restarts_and_segments(tmp_path: Path) -> None:
     for start in (1, 11, 21):
         await fill(tmp_path, 10, start, segment_bytes=1000)

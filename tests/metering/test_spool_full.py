@@ -13,6 +13,7 @@ import pytest
 
 from sidecar.errors import SpoolError
 from sidecar.files import Files
+from sidecar.metering.capacity import Capacity
 from sidecar.metering.shipper import Shipper
 from sidecar.metering.verify import verify
 from tests.support.events import ListSink, a_spool, an_event, ids, lines_in, seqs, until
@@ -171,3 +172,31 @@ async def test_a_spool_may_be_filled_exactly(tmp_path: Path) -> None:
             spool.append(an_event(1))
             await until(lambda: spool.committed_seq == 1 or not spool.accepting)
             assert (spool.committed_seq, spool.accepting) == ((0, False) if less else (1, True))
+
+
+async def test_freed_space_is_used_at_once(tmp_path: Path) -> None:
+    options = {"max_bytes": 4_000, "segment_bytes": 500, "retry_s": 600}
+    async with a_spool(tmp_path, **options) as spool:
+        number = 0
+        while spool.accepting:
+            number += 1
+            spool.append(an_event(number))
+            await until(lambda: spool.committed == spool.appended or not spool.accepting)
+        await spool.release(spool.segments[-1].first)
+        await until(lambda: spool.accepting)
+        assert spool.committed == number
+
+
+def test_a_spool_that_is_almost_full_again_is_logged_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capacity = Capacity(tmp_path, 1_000, "refuse")
+    seen = 0
+    for size, logged in ((799, 0), (1, 1), (100, 1), (-50, 1), (50, 1), (-500, 1), (400, 2)):
+        if size > 0:
+            capacity.add(size)
+        else:
+            capacity.free(-size)
+        out = capsys.readouterr().out
+        seen += out.count("spool_almost_full")
+        assert seen == logged, size

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.metering.segments import list_segments
 from sidecar.metering.spool import Spool
 from sidecar.metering.verify import verify
 from tests.support.events import a_spool, an_event, ids, lines_in, seqs, until
@@ -97,3 +98,17 @@ async def test_15_a_spool_that_stops_while_writes_fail_keeps_the_lines_for_its_n
     async with a_spool(tmp_path) as spool:
         spool.append(an_event(8))
     check(tmp_path, 8)
+
+
+async def test_a_failed_deletion_does_not_stop_the_next_one(tmp_path: Path) -> None:
+    disk = FaultyDisk([errno.EIO], ["rename"])
+    async with a_spool(tmp_path, segment_bytes=300, files=disk.files) as spool:
+        for number in range(1, 7):
+            spool.append(an_event(number))
+            await spool.flush()
+        before, errors = len(list_segments(tmp_path)), spool.write_errors
+        disk.armed = True
+        await spool.release(spool.segments[-1].first)
+        assert (len(list_segments(tmp_path)), spool.write_errors) == (before, errors + 1)
+        await spool.release(spool.segments[-1].first)
+        assert len(list_segments(tmp_path)) == len(spool.segments) == 1

@@ -1,12 +1,25 @@
 """Counters in a real Valkey and events in a real spool: equal at rest, or explained."""
 
+import asyncio
 import struct
+import time
 
-from sidecar.core.model import Pack
+from sidecar.core.kinds import MICRO, QuotaLimit
+from sidecar.core.model import Account, Pack
+from sidecar.core.shares import NEVER_SEEN
 from sidecar.gate import Admission
 from sidecar.stores import keys
 from sidecar.stores.admin import Admin
 from sidecar.stores.inspector import Inspector
+from sidecar.stores.local.journal import SUFFIX
+from sidecar.stores.local.journal_format import (
+    Entry,
+    JournalHeader,
+    Owner,
+    entry_line,
+    header_line,
+    owner_line,
+)
 from tests.support.reconcile_stage import Stage, causes, counters, difference_lines, plans_text
 
 STATE = keys.state("qs", "acme")
@@ -97,6 +110,27 @@ async def test_open_reservations_explain_requests_in_flight(stage: Stage) -> Non
     assert causes(stage.reconcile()) == {}
 
 
+async def test_an_event_that_comes_during_the_wait_explains_its_charge(stage: Stage) -> None:
+    """Of requests whose reservation does not stay open, only the event shows that they exist."""
+    await stage.send("GET /", 2, account="fred")
+    admission = await stage.admit("GET /dear", account="fred")
+    assert isinstance(admission, Admission)
+    assert causes(stage.reconcile()) == {"fred monthly": {"events_missing": 5}}
+    loop = asyncio.get_running_loop()
+
+    async def end() -> None:
+        stage.settle(admission)
+        await stage.flush()
+
+    def wait() -> None:
+        asyncio.run_coroutine_threadsafe(end(), loop).result()
+
+    comparisons = await asyncio.to_thread(stage.reconcile, wait=wait)
+    assert not comparisons["fred"].unexplained
+    assert causes(comparisons) == {"fred monthly": {"late_events": 5}}
+    assert causes(stage.reconcile()) == {}
+
+
 async def test_pending_settlements_and_refunds_are_separate_causes(stage: Stage) -> None:
     chat, dear = await stage.admit("POST /chat"), await stage.admit("GET /dear")
     assert isinstance(chat, Admission)
@@ -121,6 +155,24 @@ async def test_a_counter_that_lost_data_is_unexplained(stage: Stage) -> None:
         "counter 2, events 11: -9 LOST: counted before but not any more"
         in difference_lines(comparisons)[0]
     )
+
+
+async def test_a_journal_of_an_earlier_period_does_not_explain_lost_units(stage: Stage) -> None:
+    limit = QuotaLimit("monthly", "requests", 50, "month", 50)
+    owner = Owner(Account("acme", "pro"), "k1", (limit,), (NEVER_SEEN,))
+    last_month = time.time_ns() // 1000 - 40 * 86_400 * MICRO
+    lines = (
+        header_line(JournalHeader("0a", 1)),
+        owner_line(0, owner),
+        entry_line(Entry(1, 0, last_month, (20,))),
+    )
+    journal = stage.spool_path / "journal" / f"0a{SUFFIX}"
+    journal.parent.mkdir()
+    journal.write_bytes(b"".join(lines))
+    await stage.send("GET /", 9)
+    stage.client.flushdb()
+    await stage.send("GET /", 2)
+    assert causes(stage.reconcile()) == {"monthly": {"lost": -9}, "per-key/k1": {"lost": -9}}
 
 
 async def test_an_account_that_redis_lost_entirely_is_unexplained(stage: Stage) -> None:

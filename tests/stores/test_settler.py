@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+import redis
 
 from sidecar.core.answers import Answer, Hold
 from sidecar.core.kinds import MICRO, ConcurrencyLimit, QuotaLimit
@@ -92,3 +93,22 @@ async def test_a_settlement_without_a_reply_is_reported_as_unconfirmed_and_then_
     store.settle(ACME, "k1", (QUOTA,), "b", answers.append)
     await store.close()
     assert answers[-1] is None
+
+
+async def test_a_stop_reports_settlements_whose_answer_does_not_come(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that their events are recorded before the spool closes."""
+    monkeypatch.setattr("sidecar.stores.settler.CLOSE_SECONDS", 0.05)
+    wire = Wire(valkey_url, timeout_s=60)
+    await wire.start()
+    store = RedisLimitStore(wire)
+    assert (await reserved(store, (QUOTA,), "a")).granted
+    with redis.Redis.from_url(valkey_url) as client:
+        client.execute_command("CLIENT", "PAUSE", 600_000, "WRITE")
+        answers: list[Answer | None] = []
+        store.settle(ACME, "k1", (QUOTA,), "a", answers.append)
+        await store.close()
+        assert answers == [None]
+        client.execute_command("CLIENT", "UNPAUSE")
+    await wire.stop()

@@ -74,6 +74,7 @@ class ListSink:
     def __init__(self, name: str = "list") -> None:
         self.name = name
         self.lines: list[bytes] = []
+        self.batches: list[int] = []  # numbers of lines that it took together
         self.down = False
         self.poison: set[str] = set()
         self.attempts = 0
@@ -89,6 +90,7 @@ class ListSink:
         if self.poison & set(ids(lines)):
             raise SinkRefused("poison in the batch")
         self.lines.extend(lines)
+        self.batches.append(len(lines))
 
     async def close(self) -> None:
         self.closed = True

@@ -118,6 +118,7 @@ class GateStage:
         self.shedder = shedder or Shedder()
         self.directory = directory or DictDirectory({})
         self.rows: list[DecisionRow] = []
+        self.store_times: list[float] = []  # response times of the store, in seconds
         self.reads = 0
         self.recorder = Recorder(
             self.spool, self.metrics, self.clock, "/sidecar/test",
@@ -126,7 +127,7 @@ class GateStage:
         )  # fmt: skip
         self.gate = Gate(
             Entitler(book or a_book(), self.directory, self.clock.now_us),
-            Reserver(self.store, room, self.shedder),
+            Reserver(self.store, room, self.shedder, self.store_times.append),
             self.recorder,
         )
 

@@ -78,9 +78,13 @@ class StoreInMemory:
         return True
 
     async def end(
-        self, account_id: str, job_id: str, _owner: str, outcome: JobOutcome
+        self, account_id: str, job_id: str, owner: str, outcome: JobOutcome
     ) -> JobState | None:
         self._check()
+        if owner and self.owners.get(f"{job_id}/{account_id}") not in (owner, None):
+            return JobState.RUNNING
+        if job_id in self.ended:  # the first end counts
+            return self.ended[job_id].state
         self.owners.pop(f"{job_id}/{account_id}", None)
         self.ended[job_id] = outcome
         return outcome.state

@@ -145,9 +145,10 @@ class Stage:
         return Reconciler(inspector, reader.new_requests, plans, [self.spool_path], **options)
 
     def reconcile(self, *paths: Path, **options: Any) -> Comparisons:
-        """Compare without waiting, since no request in flight will end."""
+        """Compare without waiting, unless `wait` lets requests in flight end."""
+        wait = options.pop("wait", lambda: None)
         with Inspector(self.url, "qs") as inspector:
-            return reconcile(self.reconciler(inspector, paths, **options), lambda: None)
+            return reconcile(self.reconciler(inspector, paths, **options), wait)
 
     def rebuild(
         self, *paths: Path, apply: bool = True, lower: bool = False, **options: Any

@@ -17,7 +17,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         if not self._ready and self._scheduled:
-            self._now = max(self._now, self._scheduled[0]._when)
+            first = self._scheduled[0]
+            if first._cancelled:  # the loop would really wait for the one after it
+                live = (timer for timer in self._scheduled if not timer._cancelled)
+                first = min(live, default=first)
+            self._now = max(self._now, first._when)
         super()._run_once()
 
 

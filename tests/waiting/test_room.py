@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.core.answers import Answer
 from sidecar.core.kinds import MICRO, QuotaLimit
 from sidecar.core.reasons import Decision, Reason
 from sidecar.errors import StoreUnavailable
@@ -343,3 +344,58 @@ async def test_many_that_fit_are_allowed_together() -> None:
 def test_without_waiting_requests_the_store_decides() -> None:
     room = WaitingRoom(max_requests=10, max_bytes=10)
     assert room.refusal_behind_queue(ACME, entitlement(rate(1, 1, max_wait_s=1)).claims) is None
+
+
+@virtual
+async def test_a_client_that_leaves_shortens_the_wait_of_later_requests() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 1, max_wait_s=6))
+    requests = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(7)]
+    await asyncio.sleep(0.01)
+    assert stage.room.waiting == 6  # as many as fit within the longest wait
+    for request in requests[2:]:
+        request.cancel()
+    await asyncio.sleep(0)
+    decision, end = await stage.request(ACME, entitled, "next")
+    assert (decision.allowed, end) == (True, "served")
+    assert stage.served[-1] == (pytest.approx(2.0, abs=0.01), "next")
+
+
+@virtual
+async def test_units_of_tries_without_an_answer_are_not_free() -> None:
+    stage, entitled = WaitingStage(), entitlement(rate(1, 4, max_wait_s=60))
+    reserve, answers = stage.store.reserve, asyncio.Event()
+    answers.set()
+
+    async def slow_answer(*args: Any, **options: Any) -> Any:
+        answer = await reserve(*args, **options)
+        await answers.wait()
+        return answer
+
+    stage.store.reserve = slow_answer  # type: ignore[method-assign]
+    for number in range(4):
+        await stage.request(ACME, entitled, f"first-{number}")
+    requests = [asyncio.ensure_future(stage.request(ACME, entitled, str(n))) for n in range(8)]
+    await asyncio.sleep(0.5)
+    answers.clear()
+    await asyncio.sleep(0.6)  # the first of them tries, and has no answer yet
+    tries = stage.tries
+    two_are_left = Answer(True, stage.now_us(), (2 * MICRO,), (0,))
+    stage.room.update(ACME, entitled.claims, two_are_left)
+    await asyncio.sleep(0)
+    assert stage.tries - tries == 1
+    answers.set()
+    await asyncio.gather(*requests)
+
+
+@virtual
+async def test_the_shorter_of_two_patiences_ends_first() -> None:
+    stage, entitled = WaitingStage(), entitlement(slots(1, max_wait_s=60))
+    await stage.request(ACME, entitled, "first")
+    patient = asyncio.ensure_future(stage.request(ACME, entitled, "patient"))
+    await asyncio.sleep(0.01)
+    hasty = stage.request(ACME, entitled, "hasty", patience_us=2 * MICRO)
+    _, end = await hasty
+    assert end == "timed-out"
+    assert asyncio.get_running_loop().time() == pytest.approx(2.06, abs=0.01)
+    stage.end(ACME, entitled, "first")
+    await patient

@@ -30,3 +30,14 @@ def test_slower_responses_raise_the_baseline_slowly_and_never_under_suspicion() 
     for number in range(1200):
         baseline.learn("rest", 0.05, 100 + number / 10, calm=False)
     assert baseline.of("rest") < 0.06
+
+
+def test_responses_from_before_another_speed_do_not_count() -> None:
+    baseline = Baseline()
+    for number in range(30):  # 20 of them are not in a mean yet
+        baseline.learn("rest", 0.1, number / 10, calm=True)
+    baseline.scale(3.0)
+    assert baseline.of("rest") == pytest.approx(0.3)
+    for number in range(30):
+        baseline.learn("rest", 0.3, 3 + number / 10, calm=True)
+    assert baseline.of("rest") == pytest.approx(0.3)

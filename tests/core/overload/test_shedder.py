@@ -170,3 +170,13 @@ def test_I3_the_law_of_shares_holds_for_a_fixed_limit(
     for *_, request in held:
         request.leave(0.0)
     assert len(account_enters(shedder, "e", STANDARD, 1)) == 1
+
+
+def test_an_episode_of_shedding_ends_when_nothing_was_shed_for_a_while() -> None:
+    shedder = Shedder(fixed=1)
+    entered(shedder, 1)
+    started = []
+    for second in (0.0, 6.0, 12.0, 18.0, 28.0):
+        assert shedder.enter(STANDARD, second) is None
+        started.append(shedder.pop_started())
+    assert started == [True, False, False, False, True]

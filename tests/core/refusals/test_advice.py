@@ -160,12 +160,13 @@ def test_11_no_pack_is_offered_if_another_limit_never_allows_the_request() -> No
     assert actions(steps) == ["ask"]
 
 
-def test_several_small_packs_are_offered_together() -> None:
-    tail = "packs: {five: {meter: requests, limit: q, units: 5, lasts: day}}\n"
-    customer = Customer(book(Q, tail=tail))
+@pytest.mark.parametrize(("units", "times"), [(5, 5), (7, 4), (24, 2)])
+def test_several_small_packs_are_offered_together(units: int, times: int) -> None:
+    pack = f"{{meter: requests, limit: q, units: {units}, lasts: day}}"
+    customer = Customer(book(Q, tail=f"packs: {{small: {pack}}}\n"))
     assert customer.steps("big") == [
         {"action": "do_all", "steps": [
-            {"action": "buy_pack", "pack": "five", "units": 5, "times": 5}
+            {"action": "buy_pack", "pack": "small", "units": units, "times": times}
         ]}
     ]  # fmt: skip
     assert check_advice(customer, "big") == ["buy_pack"]

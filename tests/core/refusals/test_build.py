@@ -27,6 +27,7 @@ from sidecar.core.refusals.build import (
     http_problem,
     limit_refusal,
     simple_refusal,
+    wait_fields,
 )
 from sidecar.core.refusals.problems import HTTP_STATUSES
 from sidecar.core.refusals.ratelimit_fields import policy_field
@@ -400,3 +401,9 @@ def test_bodies_are_utf_8() -> None:
     refusal = simple_refusal(Reason.NO_PLAN, "019", "Plan «été» is gone.")
     assert "«été»".encode() in render_json(refusal)
     assert "«été»".encode() in render_text(refusal)
+
+
+@pytest.mark.parametrize(("queued_us", "ms"), [(1, b"1"), (1_000, b"1"), (1_001, b"2")])
+def test_a_wait_is_reported_in_ms_rounded_up(queued_us: int, ms: bytes) -> None:
+    fields = dict(wait_fields(queued_us))
+    assert fields == {b"X-Queued-Ms": ms, b"Server-Timing": b"queued;dur=" + ms}

@@ -143,3 +143,17 @@ def test_I9_no_order_of_take_and_free_exceeds_a_limit_or_loses_a_slot(
             open_now.pop(connection, None)
         assert len(limits) == len(open_now) <= max_connections
         assert set(limits.all()) == set(open_now)
+
+
+def test_a_connection_that_ends_for_another_frees_its_slot_of_the_address() -> None:
+    ended: list[str] = []
+    limits = ConnectionLimits[str](10, per_address=2, evict=ended.append)
+    peer = ("192.0.2.1", 1)
+    for name in ("a", "b"):
+        assert limits.take(name, peer, 0.0)
+        limits.watch(name)
+    assert limits.take("c", peer, 0.0)
+    assert ended == ["a"]
+    for name in ("a", "b", "c"):
+        limits.free(name)
+    assert [limits.take(name, peer, 0.0) for name in ("d", "e", "f")] == [True, True, False]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sidecar.proxy.body_budget import BodyBudget
 from sidecar.proxy.upstream.places import Places
 from tests.support.http.raw_ends import End, Ends, calls, empty
+from tests.support.servers import free_port
 from tests.support.stage import Stage, StartStage, problem, status
 
 LIMITS = {
@@ -186,6 +187,20 @@ async def test_a_small_body_that_stalls_is_a_408(stage: StartStage, ends: Ends) 
     assert await client.rest() == b""
     await empty(here)
     assert ends.unanswered == 0
+    assert here.app.pool.bodies.used == 0
+
+
+async def test_a_small_body_that_reaches_no_api_frees_its_memory(
+    stage: StartStage, ends: Ends
+) -> None:
+    here = await stage(upstream=f"http://127.0.0.1:{free_port()}")
+    (client,) = await flood(here, ends, UPLOAD % 10 + b"a", 1)
+    while not here.app.pool.bodies.used:
+        await asyncio.sleep(0)
+    await client.send(b"z" * 9)
+    assert status(await client.answer()) == 502
+    client.abort()
+    await empty(here)
     assert here.app.pool.bodies.used == 0
 
 

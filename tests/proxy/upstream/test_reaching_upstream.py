@@ -133,7 +133,9 @@ async def test_connections_to_a_former_address_of_the_name_are_not_reused() -> N
 
     async with server:
         connection = await pool.acquire()
+        connection.pause_reading()  # of a slow client
         pool.release(connection)
+        assert connection.reading
         pool._loop = Loop()  # type: ignore[assignment]
         await pool._resolve()
         assert pool.take_idle("", critical=True) is connection
@@ -141,6 +143,25 @@ async def test_connections_to_a_former_address_of_the_name_are_not_reused() -> N
         answers[:] = ["127.0.0.2"]
         await pool._resolve()
         assert pool.take_idle("", critical=True) is None
+        assert pool.places.taken == 0
+        async with asyncio.timeout(20):
+            while pool.size:  # until it has closed
+                await asyncio.sleep(0)
+        pool.close()
+
+
+async def test_a_connection_is_closed_when_it_was_idle_for_too_long() -> None:
+    server = await asyncio.start_server(Upstream().serve, "127.0.0.1", 0)
+    pool = UpstreamPool(Where("127.0.0.1", server.sockets[0].getsockname()[1]), Bounds())
+    now = 1_000.0
+    pool.now = lambda: now
+    async with server:
+        pool.release(await pool.acquire())
+        now += pool.bounds.upstream_idle
+        pool.sweep(now)
+        assert pool.idle == 1
+        pool.sweep(now + 1)
+        assert pool.idle == 0
         pool.close()
 
 

@@ -12,12 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.core.answers import Hold
+from sidecar.core.kinds import QuotaLimit
 from sidecar.core.model import Account, Claim
 from sidecar.core.shares import NEVER_SEEN
 from sidecar.files import Files
 from sidecar.stores.local import mode, shares
 from sidecar.stores.local.journal import Journal
+from sidecar.stores.redis import RedisLimitStore
 from tests.support.stores.local_stage import (
+    ACME,
+    LONG,
     Sidecar,
     a_quota,
     a_sidecar,
@@ -25,7 +30,7 @@ from tests.support.stores.local_stage import (
     until_all_are_known,
     used,
 )
-from tests.support.stores.wire_ends import Cable, Server, a_cable, a_server
+from tests.support.stores.wire_ends import Cable, Server, a_cable, a_server, a_wire
 
 HERE = Path(__file__).parent
 QUOTA = a_quota(100)
@@ -104,6 +109,59 @@ async def test_a_sidecar_waits_for_the_others_for_a_bounded_time(
         await second.until_back()
         assert used(server.url, QUOTA) == 130  # one share more, and it is charged
         assert await first.request(*ONE) is False
+
+
+async def test_I2_a_request_that_redis_refuses_uses_nothing_of_the_local_share(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mode, "PATIENCE_SECONDS", 60)
+    async with two_cables(server, tmp_path / "journal") as ((first, one), (second, other)):
+        for cable in (one, other):
+            cable.cut()
+        for sidecar in (first, second):
+            await sidecar.until_local()
+        one.mend()
+        async with asyncio.timeout(20):
+            while not first.store.mode.redis_decides_too:
+                await asyncio.sleep(0.01)
+        async with a_wire(server.url) as wire:
+            redis = RedisLimitStore(wire)
+            for _ in range(60):  # all that is left in Redis
+                assert (await redis.reserve(ACME, "k1", ONE)).granted
+        for _ in range(35):  # more than the local share of 30
+            assert await first.request(*ONE, hold=Hold(new_id(), LONG)) is False
+            assert not first.answers[-1].local
+        assert first.store.mode.all_local
+        other.mend()
+        for sidecar in (first, second):
+            await sidecar.until_back()
+
+
+async def test_I1_a_sidecar_that_loses_redis_again_waits_for_the_others_anew(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mode, "PATIENCE_SECONDS", 60)
+    async with two_cables(server, tmp_path / "journal") as ((first, one), (second, other)):
+        for cable in (one, other):
+            cable.cut()
+        for sidecar in (first, second):
+            await sidecar.until_local()
+        outage = first.store.mode.outage
+        assert outage is not None
+        for _ in range(2):
+            assert outage.available_since is None  # from then on, it waits for the second one
+            one.mend()
+            async with asyncio.timeout(20):
+                while outage.available_since is None:
+                    await asyncio.sleep(0.01)
+            one.cut()
+            async with asyncio.timeout(20):
+                while outage.available_since is not None:
+                    await asyncio.sleep(0.01)
+        for cable in (one, other):
+            cable.mend()
+        for sidecar in (first, second):
+            await sidecar.until_back()
 
 
 async def test_a_sidecar_that_loses_its_connection_uses_at_most_its_share(
@@ -306,3 +364,26 @@ async def test_a_running_process_charges_the_journal_of_a_dead_one(
         assert granted == 20
         await running.until_back()
     assert not list(directory.glob("*.journal"))
+
+
+async def test_I11_a_refunded_request_in_local_mode_has_reported_no_overage(
+    server: Server, tmp_path: Path
+) -> None:
+    quota = QuotaLimit("monthly", "requests", 1, "month", 100)
+    one_unit = Claim(quota, 1, forced=False)
+    async with a_cable(server.port) as (cable, port):
+        url = f"redis://127.0.0.1:{port}/0"
+        async with a_sidecar(url, tmp_path / "journal") as sidecar:
+            assert await sidecar.request(one_unit)
+            cable.cut()
+            await sidecar.until_local()
+            hold = Hold(new_id(), LONG)
+            assert await sidecar.request(one_unit, hold=hold)
+            assert sidecar.answers[-1].details[0].overage == 1
+            nothing = (Claim(quota, 0, forced=False),)
+            sidecar.store.settle(ACME, "k1", nothing, hold.id, billed=False)
+            cable.mend()
+            await sidecar.until_back()
+            assert await sidecar.request(one_unit)
+            assert sidecar.answers[-1].used == (2,)
+            assert sidecar.answers[-1].details[0].overage == 1
