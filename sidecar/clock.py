@@ -5,12 +5,15 @@ They name requests and date events. Limits use Redis time (I8).
 
 import os
 import random
+import re
 import time
 from datetime import UTC, datetime
 from typing import Final
 
-_DIGITS: Final = 18  # random hex digits of an identifier: 72 bits
-_BATCH: Final = 512  # identifiers per batch of random digits
+_BYTES: Final = 9  # of randomness in an identifier: 72 bits
+_BATCH: Final = 32  # identifiers per batch of randomness
+# The random digits of an identifier, as they stand between its fixed ones.
+_PARTS: Final = re.compile("(...)(...)(............)")
 
 
 class Clock:
@@ -18,8 +21,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._random = random.Random(os.urandom(32))  # noqa: S311 - ids are unique, not secret
-        self._digits = ""
-        self._used = 0  # digits
+        self._parts: list[tuple[str, str, str]] = []  # random digits of identifiers to come
         self._second = -1
         self._second_text = ""
         self._millisecond = -1
@@ -50,15 +52,11 @@ class Clock:
             self._millisecond = millisecond
             text = f"{millisecond:012x}"
             self._prefix = f"{text[:8]}-{text[8:]}-7"
-        at = self._used
-        if at == len(self._digits):
-            self._digits = self._random.randbytes(_DIGITS * _BATCH // 2).hex()
-            at = 0
-        self._used = end = at + _DIGITS
-        digits = self._digits
-        middle, last = digits[at + 3 : at + 6], digits[at + 6 : end]
+        if not self._parts:
+            self._parts = _PARTS.findall(self._random.randbytes(_BYTES * _BATCH).hex())
+        first, middle, last = self._parts.pop()
         # version 7, 12 random bits, variant 0b10, two bits that stay 0, 60 random bits
-        return f"{self._prefix}{digits[at : at + 3]}-8{middle}-{last}"
+        return f"{self._prefix}{first}-8{middle}-{last}"
 
     def jitter(self) -> int:
         """0 to 99, to spread the retries of clients that were refused together."""

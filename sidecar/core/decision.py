@@ -23,6 +23,7 @@ from sidecar.core.waits import fits_in_us, wait_of
 from sidecar.errors import StoreUnavailable
 
 SLOT_RETRY_US: Final = MICRO
+_OK: Final = Reason.OK
 # Decisions without the store: `now_us` is 0.
 NO_DECISION: Final = Decision(allowed=False, reason=Reason.OK, now_us=0)
 SHED: Final = Decision(allowed=False, reason=Reason.SHED, now_us=0)
@@ -60,8 +61,8 @@ def decide(entitlement: Entitlement, answer: Answer) -> Decision:
 def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
     # One pass over plain integers; objects are built only for what is shown.
     guard = entitlement.plan.critical_guard
-    details = answer.details
-    reason = Reason.OK
+    _, now_us, all_used, ends_us, details, _ = answer
+    reason = _OK
     overage = NO_OVERAGE
     crossings: list[ThresholdCrossing] | None = None
     shadowed: tuple[str, ...] = ()
@@ -70,12 +71,12 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
     at = -1
     for claim in entitlement.claims:
         at += 1
-        used = answer.used[at]
+        used = all_used[at]
         limit = claim.limit
         if isinstance(limit, RateLimit):
             units = limit.burst
             left = (units * MICRO - used) // MICRO
-            over = answer.ends_us[at] < 0  # in shadow, what does not fit is not counted
+            over = ends_us[at] < 0  # in shadow, what does not fit is not counted
             if left < 0:
                 left = 0
                 if claim.forced:
@@ -93,13 +94,13 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
                 if beyond and overage is NO_OVERAGE:
                     overage = overage_of(entitlement.claims, answer)
                 if limit.notices:
-                    end_us = answer.ends_us[at]
+                    end_us = ends_us[at]
                     crossings = _add_crossings(crossings, limit, notified, used, end_us)
             left = units - used
             if used > own:
                 if claim.forced and used > limit.cap + units - limit.units:
                     reason = Reason.CRITICAL
-                elif reason is Reason.OK and not limit.shadow:
+                elif reason is _OK and not limit.shadow:
                     reason = Reason.OVERAGE
             if left < 0:
                 left = 0
@@ -130,7 +131,7 @@ def _allowed(entitlement: Entitlement, answer: Answer) -> Decision:
     return Decision(
         True,
         reason,
-        answer.now_us,
+        now_us,
         status_of(entitlement.claims, answer, tightest) if tightest >= 0 else None,
         (),
         None,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from sidecar.core.costs import Fallback, Meter, Reserve, Source, Unreadable
 from sidecar.core.json_cost import JsonCost
@@ -27,6 +27,9 @@ class RequestClass(StrEnum):
     CRITICAL = "critical"
     STANDARD = "standard"
     DEFERRABLE = "deferrable"
+
+
+_CRITICAL: Final = RequestClass.CRITICAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ class Entitlement:
     @property
     def when_down(self) -> WhenDown:
         """How a request is decided while Redis is unavailable."""
-        critical = self.route.request_class is RequestClass.CRITICAL
+        critical = self.route.request_class is _CRITICAL
         return "critical" if critical else self.plan.when_store_is_down
 
 

@@ -105,7 +105,6 @@ class Admission:
         in_flight: InFlightRequest,
         ends_us: tuple[int, ...],
         starts_us: tuple[int, ...],
-        *,
         stays_open: bool,
         queued_us: int,
     ) -> None:

@@ -4,7 +4,7 @@ This file owns the order: identify → entitle → reserve → decide, and settl
 know HTTP bytes, Redis, files or YAML.
 """
 
-import time
+from time import perf_counter
 from typing import Final
 
 from sidecar.core.answers import Answer
@@ -39,6 +39,9 @@ _UNANSWERED: Final = frozenset(
         OutcomeReason.UPSTREAM_BROKEN,
     }
 )
+
+
+_CLIENT_GONE: Final = OutcomeReason.CLIENT_GONE
 
 
 class Gate:
@@ -96,15 +99,18 @@ class Gate:
         if self._tracer is not None:
             trace = request.trace = self._tracer.start(request_id, request.traceparents)
             if trace is not None:
-                at = time.perf_counter()
+                at = perf_counter()
         key = entitler.identify(request) if job_of is None else entitler.known(job_of)
-        if isinstance(key, bytes):
-            key = await entitler.look_up(key)
+        if not isinstance(key, Key):
+            found = await entitler.look_up(key) if isinstance(key, bytes) else key
+            if isinstance(found, Reason):
+                if trace is not None:
+                    trace.span("identify", at, found)
+                refusal = simple_refusal(found, request_id, unidentified_detail(found))
+                return self._refuse(request_id, refusal)
+            key = found
         if trace is not None:
-            trace.span("identify", at, key if isinstance(key, Reason) else "")
-        if isinstance(key, Reason):
-            refusal = simple_refusal(key, request_id, unidentified_detail(key))
-            return self._refuse(request_id, refusal)
+            trace.span("identify", at)
         entitlement = entitler.entitle(request, key)
         if isinstance(entitlement, Reason):
             refusal = simple_refusal(entitlement, request_id, detail_of(entitlement, key))
@@ -117,25 +123,25 @@ class Gate:
             refusal = simple_refusal(Reason.SPOOL_FULL, request_id)
             return self._refuse(request_id, refusal, key, entitlement)
         if entitlement.estimates and not self._reserver.shedder.is_full(
-            request_class, time.perf_counter(), key.account.id
+            request_class, perf_counter(), key.account.id
         ):
             entitlement = with_estimates(entitlement, await read(entitlement))
         if job_of is not None:
             entitlement = as_job(entitlement)
-        attempt = Attempt(book, key, entitlement, request_id, for_job=job_of is not None)
+        attempt = Attempt(book, key, entitlement, request_id, job_of is not None)
         waited_us, wait_end, spool = 0, "", self._recorder.spool
         step = "reserve"
         spool.in_flight[0] += 1  # until it has its event, or is refused
         try:
             if trace is not None:
-                at = time.perf_counter()
+                at = perf_counter()
             decision = await self._reserver.reserve(attempt)
             if trace is not None:
                 trace.span(step, at, decision.reason)
             if decision.wait is not None:
                 step = "wait"
                 if trace is not None:
-                    at = time.perf_counter()
+                    at = perf_counter()
                 result = await self._reserver.wait(request, attempt, decision)
                 decision, waited_us, wait_end = result
                 if trace is not None and wait_end:
@@ -173,8 +179,8 @@ class Gate:
             attempt.in_flight,
             ends_us,
             starts_of(answer.details) if answer is not None and answer.details else (),
-            stays_open=entitlement.stays_open and decision.now_us > 0,
-            queued_us=waited_us,
+            entitlement.stays_open and decision.now_us > 0,
+            waited_us,
         )
         if decision.crossings or decision.shadowed or self._recorder.on_decision is not None:
             try:
@@ -211,7 +217,7 @@ class Gate:
 
         It has no event. It costs nothing if its reservation is open, as a job's always is.
         """
-        admission.in_flight.leave(time.perf_counter())
+        admission.in_flight.leave(perf_counter())
         if admission.stays_open:
             key, claims = admission.key, at_no_cost(admission.entitlement.claims)
             self._reserver.store.settle(
@@ -297,13 +303,14 @@ class Gate:
         if self._tracer is not None:
             trace = admission.request.trace
             if trace is not None:
-                started = time.perf_counter()
+                started = perf_counter()
         if entitlement.settles or entitlement.defaulted or entitlement.grows:
             outcome = self._with_late_costs(admission, outcome)
-        admission.in_flight.leave(
-            time.perf_counter(),
+        in_flight = admission.in_flight
+        in_flight.leave(
+            perf_counter() if in_flight.waits else 0.0,
             dropped=reason in _UNANSWERED,
-            client_gone=reason is OutcomeReason.CLIENT_GONE,
+            client_gone=reason is _CLIENT_GONE,
         )
         if admission.stays_open:
             settling = Settling(self._recorder, self._reserver, admission, outcome, on_recorded)

@@ -84,17 +84,17 @@ class Recorder:
         if not record:
             return label
         if admission.decision.overage is NO_OVERAGE and not admission.job:
-            event = self._templates.fill(
-                id=admission.request_id,
-                time=admission.time,
-                key=admission.key,
-                entitlement=entitlement,
-                plan_version=admission.plan_version,
-                method=admission.request.method,
-                outcome=outcome,
-                clock=admission.clock,
-                ends_us=admission.ends_us,
-                starts_us=admission.starts_us,
+            event = self._templates.fill(  # by position: that is faster
+                admission.request_id,
+                admission.time,
+                admission.key,
+                entitlement,
+                admission.plan_version,
+                admission.request.method,
+                outcome,
+                admission.clock,
+                admission.ends_us,
+                admission.starts_us,
             )
             if event is not None:
                 self.spool.append(event)

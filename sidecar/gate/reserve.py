@@ -1,7 +1,7 @@
 """reserve, decide and wait: a place in flight, all claims in one step, a new try after a wait."""
 
-import time
 from collections.abc import Callable
+from time import perf_counter
 from typing import Final
 
 from sidecar.core.answers import Answer, Hold
@@ -41,7 +41,7 @@ class Attempt:
     )
 
     def __init__(
-        self, book: PlanBook, key: Key, entitlement: Entitlement, request_id: str, *, for_job: bool
+        self, book: PlanBook, key: Key, entitlement: Entitlement, request_id: str, for_job: bool
     ) -> None:
         self.book = book
         self.key = key
@@ -77,12 +77,15 @@ class Reserver:
 
         Raises StoreUnavailable if the store does not answer and the plan requires an answer.
         """
-        if not attempt.arrival:
-            refusal = self._queue_ahead(attempt)
-            if refusal is not None:
-                return refusal
+        if not attempt.arrival:  # a new request
+            self._arrivals = attempt.arrival = self._arrivals + 1
+            room = self.room
+            if room is not None and room.waiting and not attempt.for_job:
+                refusal = room.refusal_behind_queue(attempt.key, attempt.entitlement.claims)
+                if refusal is not None:
+                    return refusal
         attempt.answer = None
-        now = time.perf_counter()
+        now = perf_counter()
         entitlement, key = attempt.entitlement, attempt.key
         place = self.shedder.enter(entitlement.route, now, key.account.id)
         if place is None:
@@ -100,30 +103,22 @@ class Reserver:
                     when_down="deny" if attempt.for_job else entitlement.when_down,
                 )
                 if self._observe is not None and not answer.local:
-                    self._observe(time.perf_counter() - now)
+                    self._observe(perf_counter() - now)
                 decision = decide(entitlement, answer)
                 attempt.answer = answer
         except StoreUnavailable:
             if attempt.for_job or entitlement.when_down in ("local", "deny"):
-                place.leave(time.perf_counter())
+                place.leave(perf_counter())
                 raise
             decision = without_store(entitlement)
         except BaseException:
-            place.leave(time.perf_counter())
+            place.leave(perf_counter())
             raise
         if decision.allowed:
             attempt.in_flight = place
         else:
-            place.leave(time.perf_counter())
+            place.leave(perf_counter())
         return decision
-
-    def _queue_ahead(self, attempt: Attempt) -> Decision | None:
-        """Number a new request; the refusal if others wait before it. Jobs have their own queue."""
-        self._arrivals = attempt.arrival = self._arrivals + 1
-        room = self.room
-        if room is None or not room.waiting or attempt.for_job:
-            return None
-        return room.refusal_behind_queue(attempt.key, attempt.entitlement.claims)
 
     async def wait(
         self, request: InboundRequest, attempt: Attempt, refused: Decision
@@ -173,7 +168,7 @@ class Reserver:
             )
         request_class = attempt.entitlement.route.request_class
         wait_s = shedder.retry_after_s(request_class)
-        by_share = not shedder.is_full(request_class, time.perf_counter())
+        by_share = not shedder.is_full(request_class, perf_counter())
         return shed_refusal(
             attempt.entitlement, attempt.request_id, wait_s, jitter, by_share=by_share
         )

@@ -45,6 +45,12 @@ class Spool(Chain):
     and deletions. `next_seq` is the number of the next event. `max_bytes` bounds `bytes_on_disk`.
     """
 
+    __slots__ = (
+        "_closing", "_due", "_in_flight", "_lock", "_observe_commit", "_opening", "_releasing",
+        "_reopening", "_retry_s", "_since", "_timer", "_watch", "_window", "_worker", "_writer",
+        "_writing", "_writing_since", "on_commit", "on_reopen",
+    )  # fmt: skip
+
     def __init__(
         self,
         directory: Path,

@@ -6,10 +6,11 @@ direction, whatever the size of the bodies.
 """
 
 import asyncio
-import time
 from functools import partial
+from time import perf_counter
 from typing import Final
 
+from sidecar.core.model import RequestClass
 from sidecar.core.settlement import Outcome, OutcomeReason
 from sidecar.gate import Admission, Gate, OnRecorded
 from sidecar.proxy.downstream.connection import ClientConnection
@@ -26,6 +27,9 @@ from sidecar.proxy.upstream.connection import UpstreamConnection
 from sidecar.proxy.upstream.places import CRITICAL, KINDS
 from sidecar.proxy.upstream.pool import UpstreamFailed, UpstreamPool
 
+_OK: Final = OutcomeReason.OK
+_CRITICAL: Final = RequestClass.CRITICAL
+_CANCELLED: Final = OutcomeReason.CANCELLED
 _EMPTY: Final[list[bytes]] = []  # no body yet; never changed
 
 
@@ -37,11 +41,10 @@ class Exchange(LateCosts):
     last byte of the response is written; `label` is the outcome that the gate counted.
     """
 
-    broke = False
-    label = ""
-    _started = 0.0
-    _closed = False  # the outcome is known, and recorded
-    _small_body = 0  # bytes that were read before the request took a connection, until it is sent
+    __slots__ = (
+        "_closed", "_expectation", "_gate", "_small_body", "_started", "_to_upstream", "broke",
+        "label", "outcome", "total_timeout",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -52,27 +55,46 @@ class Exchange(LateCosts):
         options: ProxyOptions,
         gate: Gate | None,
     ) -> None:
-        super().__init__(request, admission, connection, pool, options)
+        super().__init__(request, admission, connection, options)
+        self._pool = pool
+        self._upstream = None
+        self._failure = None
+        self._read_status = 0
+        self.tunnel = None
         self._gate = gate
+        self.broke = False
+        self.label = ""
+        self._started = 0.0
+        self._closed = False  # the outcome is known, and recorded
+        self._small_body = 0  # bytes read before the request took a connection, until it is sent
         self.total_timeout = pool.bounds.total_timeout
         self._to_upstream: list[bytes] = _EMPTY
         self._expectation: asyncio.TimerHandle | None = None
         if request.upgrade:
             self.upgrade = wanted_upgrade(request, options)
 
-    async def run(self) -> Outcome:
-        """Forward the request and relay the response. Returns the outcome."""
-        self._started = self._admission.in_flight.sent_at = time.perf_counter()
-        reason = OutcomeReason.CANCELLED
+    async def run(self, now: float) -> Outcome:
+        """Forward the request and relay the response. Returns the outcome.
+
+        `now`: of `time.perf_counter`.
+        """
+        self._started = self._admission.in_flight.sent_at = now
+        reason = _CANCELLED
         timer = None
         cancelled = False
         if self.total_timeout:
             timer = self._client.loop.call_later(self.total_timeout, self._on_total_timeout)
         try:
             try:
-                await self._forward()
+                upstream = self._send_at_once()
+                if upstream is None:
+                    await self._forward()
+                else:
+                    await self._done
+                    if self._failure is not None:
+                        await self._after_failure(upstream)
                 failure = self._failure
-                reason = failure[0] if failure else OutcomeReason.OK
+                reason = failure[0] if failure else _OK
                 if failure and not self._head_sent:
                     await self._reply_failure(*failure)
             except asyncio.CancelledError:
@@ -116,7 +138,7 @@ class Exchange(LateCosts):
         outcome = Outcome(
             self.status or 499,
             reason,
-            int((time.perf_counter() - self._started) * 1000),
+            int((perf_counter() - self._started) * 1000),
             self._request.body_bytes + (tunnel.bytes_in if tunnel else 0),
             self._bytes_out + (tunnel.bytes_out if tunnel else 0),
             begun=self._head_sent,
@@ -135,7 +157,26 @@ class Exchange(LateCosts):
         elif on_recorded is not None:
             on_recorded(None)
 
+    def _send_at_once(self) -> UpstreamConnection | None:
+        """Send an ordinary request on an idle connection; None if it has to wait for anything.
+
+        Most requests need no further coroutine.
+        """
+        request, admission = self._request, self._admission
+        route = admission.entitlement.route
+        if self.upgrade or request.broken or route.asks_usage:
+            return None
+        if request.content_length and not request.complete:
+            return None
+        self._client.flow = self
+        critical = route.request_class is _CRITICAL
+        upstream = self._pool.take_idle(admission.key.account.id, critical)
+        if upstream is not None:
+            self._send(upstream)
+        return upstream
+
     async def _forward(self) -> None:
+        """Send a request that has to wait for its body or for a connection."""
         request, pool = self._request, self._pool
         if request.broken:
             self.body_broken()
@@ -157,22 +198,36 @@ class Exchange(LateCosts):
                 place = self._admission.in_flight
                 place.sent_at = None  # the upstream has no request while this one is queued
                 upstream = await pool.acquire(account, kind, tunnel=bool(self.upgrade))
-                place.sent_at = time.perf_counter()
+                place.sent_at = perf_counter()
             self._send(upstream)
             await self._done
-            if self._failure is not None and may_retry(self._failure[0], upstream, request):
-                self._failure = None
-                self._ended = False
-                self._done = self._client.loop.create_future()
-                upstream = await pool.acquire(account, kind, fresh=True)
-                self._send(upstream)
-                await self._done
-            if self._failure is not None and self._failure[0] is not OutcomeReason.CLIENT_GONE:
-                pool.reachability.response_missing(upstream.parse_error or self._failure[1])
         except UpstreamFailed as failed:
             self._failure = (failed.reason, failed.detail)
+            return
         except BodyBroken:
             self.body_broken()
+            return
+        if self._failure is not None:
+            await self._after_failure(upstream)
+
+    async def _after_failure(self, upstream: UpstreamConnection) -> None:
+        """Send a request once more if that is safe, and note a response that is missing."""
+        request, pool, failure = self._request, self._pool, self._failure
+        if failure is not None and may_retry(failure[0], upstream, request):
+            self._failure = None
+            self._ended = False
+            self._done = self._client.loop.create_future()
+            kind = KINDS[self._admission.entitlement.route.request_class]
+            try:
+                upstream = await pool.acquire(self._admission.key.account.id, kind, fresh=True)
+            except UpstreamFailed as failed:
+                self._failure = (failed.reason, failed.detail)
+                return
+            self._send(upstream)
+            await self._done
+        failure = self._failure
+        if failure is not None and failure[0] is not OutcomeReason.CLIENT_GONE:
+            pool.reachability.response_missing(upstream.parse_error or failure[1])
 
     def _send(self, upstream: UpstreamConnection) -> None:
         request = self._request
@@ -228,7 +283,7 @@ class Exchange(LateCosts):
     def body_end(self, trailers: Fields) -> None:
         """Write the end of the body."""
         self._client.deadline = 0.0
-        self._admission.in_flight.sent_at = time.perf_counter()
+        self._admission.in_flight.sent_at = perf_counter()
         parts = self._framed()
         if self._request.chunked:
             parts.append(last_chunk(trailers))

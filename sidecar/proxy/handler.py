@@ -1,9 +1,9 @@
 """The life of a request at the data port: ask the gate, then forward the request or reply."""
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Final
 
 from sidecar.core.decision import NO_DECISION
@@ -75,12 +75,13 @@ class Handler:
 
     async def handle(self, request: Request, connection: ClientConnection) -> bool:
         """Serve a request. Returns whether the connection can serve another."""
-        started = time.perf_counter()
+        started = perf_counter()
         if request.target.startswith(self._reserved_prefix):
             return await self._handle_reserved(request, connection, started)
-        reply = self._last_hop_reply(request)
-        if reply is not None:
-            return self._reply_unidentified(request, connection, reply, started)
+        if request.via or request.max_forwards is not None:
+            reply = self._last_hop_reply(request)
+            if reply is not None:
+                return self._reply_unidentified(request, connection, reply, started)
         options = self.options
         if request.forwarded_for or request.forwarded:
             self._note_client(request)
@@ -93,27 +94,27 @@ class Handler:
             admitted = await self._gate.admit(
                 request, read, deferral.is_deferrable if deferral else None
             )
-            if isinstance(admitted, Deferred):
-                return await self._defer(request, connection, admitted, started)
-            if isinstance(admitted, Refused):
+            if not isinstance(admitted, Admission):
+                if isinstance(admitted, Deferred):
+                    return await self._defer(request, connection, admitted, started)
                 return self._reply(request, connection, self._refused_reply(admitted), started)
         except BodyBroken:
             return False  # the connection replies with its fault
         request.admitted_id = admitted.request_id
         exchange = Exchange(request, admitted, connection, self._pool, options, self._gate)
-        asked = time.perf_counter()
+        asked = perf_counter()
         overhead = asked - started - admitted.queued_us / MICRO
         self._metrics.added.observe(overhead)
         watch = None
         if exchange.upgrade and admitted.entitlement.plan.closes_tunnels:
             watch = connection.loop.create_task(self._close_at_quota(exchange, admitted))
         try:
-            await exchange.run()
+            await exchange.run(asked)
         finally:
             if watch is not None:
                 watch.cancel()
             outcome = exchange.outcome
-            answered = time.perf_counter() - asked
+            answered = perf_counter() - asked
             self._metrics.upstream.observe(answered)
             if self._access_log:
                 log_request(
@@ -299,7 +300,7 @@ class Handler:
         request = request or Request(UNKNOWN)
         request.close = True
         reply = _fault_reply(self._new_id(), fault)
-        self._reply_unidentified(request, connection, reply, time.perf_counter())
+        self._reply_unidentified(request, connection, reply, perf_counter())
 
     def handle_error(
         self, error: Exception, request: Request | None, connection: ClientConnection
@@ -317,7 +318,7 @@ class Handler:
         if request.admitted_id:  # it is settled, counted and logged
             connection.reply(reply, request, close=True)
         else:
-            self._reply_unidentified(request, connection, reply, time.perf_counter())
+            self._reply_unidentified(request, connection, reply, perf_counter())
 
 
 def _fault_reply(request_id: str, fault: Fault) -> LocalReply:

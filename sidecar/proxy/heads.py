@@ -16,6 +16,7 @@ from sidecar.core.refusals.ratelimit_fields import legacy_fields, ratelimit_fiel
 from sidecar.gate import Admission
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import (
+    LINE,
     Fields,
     nominated,
     tokens,
@@ -100,7 +101,7 @@ def request_head(
             options.upstream_host or host or options.authority,
         )
     ]
-    parts += [line for _, line in fields]
+    parts.extend(map(LINE, fields))
     if request.chunked:
         parts.append(b"Transfer-Encoding: chunked\r\n")
     elif request.content_length is not None:
@@ -184,9 +185,7 @@ def limit_fields(admission: Admission, options: ProxyOptions) -> tuple[tuple[byt
     )
 
 
-def own_fields(
-    request: Request, admission: Admission, options: ProxyOptions, *, keep: bool
-) -> bytes:
+def own_fields(request: Request, admission: Admission, options: ProxyOptions, keep: bool) -> bytes:
     """The sidecar's fields of a forwarded response, and the end of its head."""
     tightest = admission.decision.tightest
     head = b"X-Request-Id: %b\r\n" % admission.request_id.encode()

@@ -5,6 +5,7 @@ Admission, connection, timeouts, metering and usage event are those of every req
 
 import asyncio
 from functools import partial
+from time import perf_counter
 from typing import Final, cast
 
 from sidecar.core.jobs.deferral import with_idempotency_key
@@ -124,7 +125,7 @@ class JobRun:
         may_repeat = self._job.delivery == "at-least-once"
         failed = False
         try:
-            await exchange.run()
+            await exchange.run(perf_counter())
         except asyncio.CancelledError:
             if may_repeat:
                 self.abandon()
@@ -170,6 +171,8 @@ class JobRun:
 
 class JobExchange(Exchange):
     """An exchange that stores the response, up to `max_body` bytes, instead of relaying it."""
+
+    __slots__ = ("_body", "_fields", "_max_body", "_rules")
 
     def __init__(
         self,

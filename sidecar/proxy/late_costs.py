@@ -9,10 +9,6 @@ from typing import Final
 from sidecar.bodies import is_multipart, with_usage_asked
 from sidecar.core.readings import actual_costs
 from sidecar.core.settlement import Outcome, OutcomeReason
-from sidecar.gate import Admission
-from sidecar.proxy.downstream.connection import ClientConnection
-from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.heads import ProxyOptions
 from sidecar.proxy.read_ahead import read_ahead
 from sidecar.proxy.relay import Relay
 from sidecar.proxy.tunnel import Tunnel
@@ -34,21 +30,14 @@ _SIGNED: Final = frozenset(
 class LateCosts(Relay):
     """A relay that knows the pool of connections, and how the exchange goes on."""
 
-    _upstream: UpstreamConnection | None = None
-    _failure: tuple[OutcomeReason, str] | None = None
-    _read_status = 0  # of a response that was read after the client left
+    __slots__ = ("_failure", "_pool", "_read_status", "_upstream", "tunnel")
 
-    def __init__(
-        self,
-        request: Request,
-        admission: Admission,
-        connection: ClientConnection,
-        pool: UpstreamPool,
-        options: ProxyOptions,
-    ) -> None:
-        super().__init__(request, admission, connection, options)
-        self._pool = pool
-        self.tunnel: Tunnel | None = None
+    # `Exchange` sets them: a further `__init__` costs each request a call.
+    _pool: UpstreamPool
+    _upstream: UpstreamConnection | None
+    _failure: tuple[OutcomeReason, str] | None
+    _read_status: int  # of a response that was read after the client left
+    tunnel: Tunnel | None
 
     async def _ask_for_usage(self) -> None:
         """Ask for the usage of a stream, if the client does not. Raises BodyBroken.

@@ -5,9 +5,9 @@ piece. `Exchange` decides when and why an exchange ends.
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 from functools import partial
+from time import perf_counter
 from typing import Final
 
 from sidecar.bodies import UsageFilter, reader_for
@@ -17,7 +17,7 @@ from sidecar.core.settlement import OutcomeReason
 from sidecar.gate import Admission, OnRecorded
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.headers import NOT_IN_TRAILERS, Fields
+from sidecar.proxy.headers import LINE, NOT_IN_TRAILERS, Fields
 from sidecar.proxy.heads import ProxyOptions, own_fields, without_legacy
 from sidecar.proxy.responses import CONTINUE, DateField
 from sidecar.proxy.upstream.receiver import ResponseHead
@@ -27,24 +27,20 @@ _date: Final = DateField()
 _OF_BODIES: Final = frozenset(
     {b"content-digest", b"repr-digest", b"digest", b"content-md5", b"etag", b"accept-ranges"}
 )
+_OK: Final = OutcomeReason.OK
 _NO_READINGS: Final[FieldCosts] = {}  # replaced, never changed
 
 
 class Relay:
     """The part of `Receiver` that handles heads, a body and its end."""
 
-    upgrade = b""
-    status = 0
-    _awaits_continue = False  # the client waits for 100 (Continue) before it sends its body
-    _chunked = False
-    _head_received = False
-    _head_sent = False  # the client may have got some of it
-    _response_complete = False
-    _ended = False
-    _bytes_out = 0
-    _client_left = False  # the response is read for its cost alone
-    _usage_bytes = 0  # that may still be read then
-    _usage_asked = False  # by the sidecar: the client must not see it
+    # More attributes than the interpreter keeps outside of a dictionary: it reads slots fast.
+    __slots__ = (
+        "_admission", "_awaits_continue", "_bytes_out", "_chunked", "_client", "_client_left",
+        "_done", "_ended", "_field_readings", "_filter", "_head_received", "_head_sent",
+        "_options", "_reader", "_request", "_response_complete", "_to_client", "_usage_asked",
+        "_usage_bytes", "keep", "method", "status", "upgrade",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -55,11 +51,23 @@ class Relay:
     ) -> None:
         self.method = request.method
         self.keep = not request.close
+        self.upgrade = b""
+        self.status = 0
         self._request = request
         self._admission = admission
         self._client = connection
         self._options = options
         self._done: asyncio.Future[None] = connection.loop.create_future()
+        self._awaits_continue = False  # the client waits for 100 before it sends its body
+        self._chunked = False
+        self._head_received = False
+        self._head_sent = False  # the client may have got some of it
+        self._response_complete = False
+        self._ended = False
+        self._bytes_out = 0
+        self._client_left = False  # the response is read for its cost alone
+        self._usage_bytes = 0  # that may still be read then
+        self._usage_asked = False  # by the sidecar: the client must not see it
         self._reader: BodyReader | None = None
         self._filter: UsageFilter | None = None
         self._field_readings: FieldCosts = _NO_READINGS
@@ -84,7 +92,7 @@ class Relay:
         """Queue the head for the client."""
         self._head_received = True
         self.status = status = head.status
-        self._admission.in_flight.on_response(status, time.perf_counter())
+        self._admission.in_flight.on_response(status, perf_counter())
         request, client = self._request, self._client
         if self._usage_asked:
             self._hide_usage(head)
@@ -93,7 +101,7 @@ class Relay:
         fields = head.fields
         if self._options.legacy_headers:
             fields = without_legacy(fields, self._admission)
-        out += [line for _, line in fields]
+        out.extend(map(LINE, fields))
         if status == 101:
             self.keep = False
             out.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % self.upgrade)
@@ -111,11 +119,11 @@ class Relay:
                     out.append(announcement(head.announced))
         if not head.dated:  # RFC 9110, section 6.6.1
             out.append(b"Date: %b\r\n" % _date())
-        if not request.complete or client.closing:
+        if not request.complete or client.expired or client.owner.draining:
             self.keep = False  # after an early response, the rest of the body is not read
         if request.complete:
             client.deadline = 0.0
-        out.append(own_fields(request, self._admission, self._options, keep=self.keep))
+        out.append(own_fields(request, self._admission, self._options, self.keep))
         if self._admission.entitlement.settles:
             self._read_costs(head)
 
@@ -186,7 +194,7 @@ class Relay:
             if self._admission.late_overage:
                 self._close(OutcomeReason.OK, partial(self._end_response, trailers))
                 return
-            self._close(OutcomeReason.OK)
+            self._close(_OK)
         except Exception as error:  # noqa: BLE001 - `Exchange.run` raises it
             self._fail(error)
             return

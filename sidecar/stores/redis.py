@@ -1,7 +1,7 @@
 """Limits in Redis: one script and one round trip per request, on a pipelined connection."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -26,6 +26,10 @@ from sidecar.stores.scripts import (
 from sidecar.stores.settler import EncodedSettlement, OnSettled, Settler
 from sidecar.stores.snapshots import Snapshots
 
+# Answers instead of Redis, which is unavailable for the reason in the error; may raise that error.
+Fallback = Callable[
+    [StoreUnavailable, Account, str, Sequence[Claim], Hold | None, WhenDown], Answer
+]
 CACHED_COMMANDS: Final = 20_000
 _TRIES: Final = 3  # a period may end between reading the time and reserving
 
@@ -85,28 +89,38 @@ class RedisLimitStore:
         *,
         hold: Hold | None = None,
         once: bool = False,
-        when_down: WhenDown = "deny",  # noqa: ARG002 - the port's; this store has no local mode
+        when_down: WhenDown = "deny",
+        fallback: Fallback | None = None,
     ) -> Answer:
-        """Grant all claims or none; see `ports.LimitStore`. Raises StoreUnavailable."""
+        """Grant all claims or none; see `ports.LimitStore`. Raises StoreUnavailable.
+
+        `fallback` answers instead if Redis is unavailable. It is a parameter because another
+        coroutine around this one would cost each request more.
+        """
         name = (account.id, key_id, id(claims))
         cached = self._cached.get(name)
-        if cached is not None and cached.claims is claims and cached.account is account:
-            late, command = cached.late, cached.command
-            if hold is not None:
-                late = partial(self._release_late_hold, account, key_id, claims, hold)
-                command += bulk(hold.id)
-            future = self._wire.execute(command, late, cached.slot)
-            try:
-                reply = await future
-            except asyncio.CancelledError:
-                pass_late(future, late)
+        try:
+            if cached is not None and cached.claims is claims and cached.account is account:
+                late, command = cached.late, cached.command
+                if hold is not None:
+                    late = partial(self._release_late_hold, account, key_id, claims, hold)
+                    command += bulk(hold.id)
+                future = self._wire.execute(command, late, cached.slot)
+                try:
+                    reply = await future
+                except asyncio.CancelledError:
+                    pass_late(future, late)
+                    raise
+                if type(reply) is list and len(reply) > 2 and reply[0] >= 0:
+                    if hold is not None and reply[0] == 1:
+                        self.settler.opened(hold, account, key_id, claims)
+                    cached.last = answer = answer_of(reply, len(claims))
+                    return answer
+            return await self._reserve_uncached(account, key_id, claims, hold, once=once)
+        except StoreUnavailable as error:
+            if fallback is None:
                 raise
-            if type(reply) is list and len(reply) > 2 and reply[0] >= 0:
-                if hold is not None and reply[0] == 1:
-                    self.settler.opened(hold, account, key_id, claims)
-                cached.last = answer = answer_of(reply, len(claims))
-                return answer
-        return await self._reserve_uncached(account, key_id, claims, hold, once=once)
+            return fallback(error, account, key_id, claims, hold, when_down)
 
     async def _reserve_uncached(
         self,

@@ -316,15 +316,14 @@ async def test_I4_a_client_that_leaves_while_its_event_waits_has_one_event(
 
 @pytest.mark.skipif(is_compiled(), reason="what is compiled cannot be replaced")
 async def test_an_event_that_cannot_be_recorded_is_an_internal_error(
-    here: Stage, capsys: pytest.CaptureFixture[str]
+    here: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
         raise RuntimeError("secret-detail")
 
-    append = here.app.spool.append
-    here.app.spool.append = fails  # type: ignore[method-assign]
+    monkeypatch.setattr(type(here.app.spool), "append", fails)
     assert await chat(here, 5) == 500  # nothing of the API's response was sent
-    here.app.spool.append = append  # type: ignore[method-assign]
+    monkeypatch.undo()
     assert "request_failed" in capsys.readouterr().out
     assert await chat(here, 5) == 200
 

@@ -17,6 +17,7 @@ from sidecar.core.model import Account, Entitlement, Key
 from sidecar.core.settlement import Outcome, OutcomeReason, refunded
 
 MAX_TEMPLATES: Final = 4_096
+MAX_NAMES: Final = 4_096
 MAX_PERIODS: Final = 4_096  # per template
 # The values that differ, in their order in the event, with the format of each.
 _FIELDS: Final = {
@@ -31,7 +32,9 @@ _FIELDS: Final = {
     "bytes_out": b"%d",
 }
 _END: Final = b"}}"  # of an event without periods
+id_of: Final = id  # `id` is also an attribute of events
 _CLOCKS: Final = {REDIS: b"redis", NODE: b"node"}
+_OK: Final = OutcomeReason.OK
 _ANY_OUTCOME: Final = Outcome(0, OutcomeReason.OK, 0, 0, 0)
 
 
@@ -64,6 +67,17 @@ class _Template:
         return end
 
 
+class _Names:
+    """JSON strings of a key and its account. `subject`: b"" if no template fits this account."""
+
+    __slots__ = ("key", "key_id", "subject")
+
+    def __init__(self, key: Key, subject: bytes, key_id: bytes) -> None:
+        self.key = key
+        self.subject = subject
+        self.key_id = key_id
+
+
 class EventTemplates:
     """Templates of one plan book, by entitlement and method. `source` is that of all events."""
 
@@ -71,10 +85,10 @@ class EventTemplates:
         self._source = source
         self._plan_version = plan_version
         self._templates: dict[tuple[int, str], _Template] = {}
+        self._names: dict[int, _Names] = {}
 
     def fill(
         self,
-        *,
         id: str,  # noqa: A002 - the attribute's name in CloudEvents
         time: str,
         key: Key,
@@ -93,24 +107,27 @@ class EventTemplates:
         bodies, for an account with teams, for another plan book, for ids outside ASCII, and for
         quotas without an answer.
         """
-        account = key.account
         if (
-            outcome.reason is not OutcomeReason.OK
+            outcome.reason is not _OK
             or plan_version != self._plan_version
             or entitlement.estimates
             or entitlement.settles
-            or account.teams
-            or refunded(entitlement, outcome)
-            or not (account.id.isascii() and key.id.isascii())
+            or (entitlement.plan.refunds and refunded(entitlement, outcome))
         ):
             return None
-        template = self._templates.get(_cache_key(entitlement, method))
+        names = self._names.get(id_of(key))
+        if names is None or names.key is not key:
+            names = self._add_names(key)
+        if not names.subject:
+            return None
+        template = self._templates.get((id_of(entitlement), method))
         if template is None or template.entitlement is not entitlement:
             template = self._make(key, entitlement, method)
         end = _END
         if template.has_quotas:
             if not ends_us:
                 return None
+            account = key.account
             periods = ends_us, starts_us, account.timezone, account.anchor
             known = template.ends
             end = (
@@ -120,16 +137,29 @@ class EventTemplates:
             )
         return template.text % (
             id.encode(),
-            encode_basestring(account.id).encode(),
+            names.subject,
             time.encode(),
             _CLOCKS[clock],
-            encode_basestring(key.id).encode(),
+            names.key_id,
             outcome.status,
             outcome.latency_ms,
             outcome.bytes_in,
             outcome.bytes_out,
             end,
         )
+
+    def _add_names(self, key: Key) -> _Names:
+        """Return the names of a key; also from now on."""
+        account = key.account
+        subject = key_id = b""
+        if not account.teams and account.id.isascii() and key.id.isascii():
+            subject = encode_basestring(account.id).encode()
+            key_id = encode_basestring(key.id).encode()
+        names = _Names(key, subject, key_id)
+        if len(self._names) >= MAX_NAMES:
+            self._names.clear()
+        self._names[id_of(key)] = names
+        return names
 
     def _make(self, key: Key, entitlement: Entitlement, method: str) -> _Template:
         marks = {name: f"\0{name}" for name in _FIELDS}  # no name or id contains a NUL
@@ -153,9 +183,5 @@ class EventTemplates:
         if len(self._templates) >= MAX_TEMPLATES:
             self._templates.clear()
         template = _Template(entitlement, text)
-        self._templates[_cache_key(entitlement, method)] = template
+        self._templates[id_of(entitlement), method] = template
         return template
-
-
-def _cache_key(entitlement: Entitlement, method: str) -> tuple[int, str]:
-    return id(entitlement), method

@@ -32,7 +32,11 @@ LISTED: Final = {
 _SINGLE: Final = frozenset(
     {b"content-length", b"transfer-encoding", b"expect", b"max-forwards", b"content-type"}
 )
-OF_INTEREST: Final = frozenset(LISTED) | _SINGLE | NOT_FORWARDED
+# The fields that the sidecar reads: the attribute of `LISTED`, and whether they are forwarded.
+OF_INTEREST: Final = {
+    lower: (LISTED.get(lower, ""), lower not in NOT_FORWARDED)
+    for lower in frozenset(LISTED) | _SINGLE | NOT_FORWARDED
+}
 # llhttp takes these methods only if the request line ends in RTSP/1.0 instead of HTTP/1.1.
 _RTSP: Final = frozenset(
     {

@@ -208,7 +208,7 @@ class ClientPort:
         if connection.silent:
             connection.silent = False
             self.limits.spoke(connection)
-        if self.limits.is_expired(connection, self._loop.time()):
+        if self.limits.max_age and self.limits.is_expired(connection, self._loop.time()):
             connection.expired = True
         return self._handler.handle(request, connection)
 

@@ -71,7 +71,7 @@ class ClientConnection(PacedConnection):
         if self._ended or self._parser is None:
             return
         parser = self._parser
-        if self._rest or self._awaits_upgrade(parser.current):
+        if self._rest or (parser.current.upgrade and self._awaits_upgrade(parser.current)):
             self._rest += data  # HTTP or not: the response to the upgrade decides
             self.pause_reading()
             return
@@ -125,8 +125,8 @@ class ClientConnection(PacedConnection):
             parser.close()
 
     def _awaits_upgrade(self, last: Request) -> bool:
-        """Whether the last request asks for an upgrade and has no response yet."""
-        return last.complete and bool(last.upgrade) and (self.serving or bool(self._queue))
+        """Whether the last request, which asks for an upgrade, has no response yet."""
+        return last.complete and (self.serving or bool(self._queue))
 
     def eof_received(self) -> bool:
         """Whether to keep the connection open for the responses that are still due.

@@ -41,7 +41,7 @@ class ConnectionLimits(Generic[_C]):
         self.refused = {"full": 0, "address": 0, "draining": 0}
         self._max_connections = max_connections
         self._per_address = per_address
-        self._max_age = max_age
+        self.max_age = max_age
         self._uniform = uniform
         self._slots: dict[_C, _Slot] = {}
         self._by_address: dict[str, int] = {}
@@ -78,8 +78,8 @@ class ConnectionLimits(Generic[_C]):
                 taken -= 1
             self._by_address[address] = taken + 1
         expires_at = 0.0
-        if self._max_age:
-            expires_at = now + self._max_age * self._uniform(1 - JITTER, 1 + JITTER)
+        if self.max_age:
+            expires_at = now + self.max_age * self._uniform(1 - JITTER, 1 + JITTER)
         self._slots[connection] = _Slot(address, expires_at)
         return True
 
@@ -141,7 +141,7 @@ class ConnectionLimits(Generic[_C]):
 
     def is_expired(self, connection: _C, now: float) -> bool:
         """Whether the connection has reached its maximum age."""
-        if not self._max_age:
+        if not self.max_age:
             return False
         slot = self._slots.get(connection)
         return slot is not None and now >= slot.expires_at

@@ -26,7 +26,6 @@ from sidecar.proxy.bounds import (
 )
 from sidecar.proxy.downstream import faults
 from sidecar.proxy.downstream.checks import (
-    LISTED,
     OF_INTEREST,
     check_head,
     check_host,
@@ -37,7 +36,7 @@ from sidecar.proxy.downstream.llhttp_errors import fault_of
 from sidecar.proxy.downstream.methods import LONGEST, STAND_IN, split_start
 from sidecar.proxy.downstream.request import Request, Values
 from sidecar.proxy.field_rules import DROP, rule_of
-from sidecar.proxy.headers import NOT_FORWARDED, NOT_IN_TRAILERS, USUAL
+from sidecar.proxy.headers import NOT_IN_TRAILERS, USUAL
 
 log = logger("proxy")
 
@@ -252,39 +251,36 @@ class RequestParser:
             self.current.target += b"".join(pieces)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        request = self.current
-        if self._url is not None:
-            self._join_target()
+        request, bounds = self.current, self._bounds
         lines = self.lines = self.lines + 1  # each line that came in, forwarded or not
-        length, bounds = len(name), self._bounds
-        size = self._head_size = self._head_size + length + len(value) + 4
-        if size > bounds.max_header or length > MAX_NAME or lines > bounds.max_fields:
+        size = self._head_size = self._head_size + len(name) + len(value) + 4
+        if size > bounds.max_header or lines > bounds.max_fields:
             raise faults.head_too_large(bounds)
-        rule = 0
         lower = USUAL.get(name)
         if lower is None:
+            if len(name) > MAX_NAME:
+                raise faults.head_too_large(bounds)
             lower = name.lower()
             rule = rule_of(lower)
+            if rule and (rule == DROP or request.received or not self._trusted):
+                return
         if request.received:
-            if rule == 0 and lower not in NOT_IN_TRAILERS:
+            if lower not in NOT_IN_TRAILERS:
                 request.add_trailer(lower, b"%b: %b\r\n" % (name, value))
-        elif rule == DROP or (rule and not self._trusted):
             return
-        elif lower not in OF_INTEREST:
-            request.fields.append((lower, b"%b: %b\r\n" % (name, value.strip(b" \t"))))
-        else:
-            self._note(request, lower, name, value.strip(b" \t"))
-
-    def _note(self, request: Request, lower: bytes, name: bytes, value: bytes) -> None:
-        attribute = LISTED.get(lower)
-        if attribute is None:
-            take_single(request, lower, value)
-        elif getattr(request, attribute):
-            request.add_value(attribute, value)
-        else:  # mostly the only one
-            setattr(request, attribute, (value,))
-        if lower not in NOT_FORWARDED:
-            request.fields.append((lower, b"%b: %b\r\n" % (name, value)))
+        value = value.strip(b" \t")
+        interest = OF_INTEREST.get(lower)
+        if interest is not None:
+            attribute, forwarded = interest
+            if not attribute:
+                take_single(request, lower, value)
+            elif getattr(request, attribute):
+                request.add_value(attribute, value)
+            else:  # mostly the only one
+                setattr(request, attribute, (value,))
+            if not forwarded:
+                return
+        request.fields.append((lower, b"%b: %b\r\n" % (name, value)))
 
     def on_headers_complete(self) -> None:
         request, parser = self.current, self._parser

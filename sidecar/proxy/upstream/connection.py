@@ -21,6 +21,7 @@ from sidecar.proxy.upstream.unread import unread
 
 STATUS_LINE: Final = 64  # about, with the empty line
 CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_OF_INTEREST: Final = NOT_RELAYED | {b"date", b"content-type", b"content-encoding"}
 _NO_VALUES: Final[list[bytes]] = []  # replaced, never changed
 
 
@@ -31,6 +32,14 @@ class InvalidResponse(Exception):
 class UpstreamConnection(asyncio.Protocol):
     """One connection to the upstream. `receiver` is set during an exchange."""
 
+    # More attributes than the 30 with which the interpreter reads and writes them fast.
+    __slots__ = (
+        "_announced", "_chunked", "_connection", "_dated", "_done", "_encodings", "_extra",
+        "_fields", "_framing", "_in_body", "_length", "_parser", "_phrase", "_phrases", "_size",
+        "_switching", "_trailers", "_type", "_until_close", "_upgrade", "account", "address",
+        "answered", "bounds", "critical", "deadline", "idle_since", "parse_error", "places",
+        "pool", "reading", "receiver", "reused", "transport", "tunnel", "usable",
+    )  # fmt: skip
     __deletable__ = ("_parser",)  # mypyc requires it
 
     def __init__(self, pool: ConnectionPool) -> None:
@@ -196,32 +205,33 @@ class UpstreamConnection(asyncio.Protocol):
             raise InvalidResponse("The API's status line is not valid.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._extra:
-            return
         lower = name.lower()
         self._size += len(name) + len(value) + 4
-        if self._in_body or self._done:
-            if lower not in NOT_IN_TRAILERS:
+        if self._in_body:  # as after the end of the response
+            if not self._extra and lower not in NOT_IN_TRAILERS:
                 self._trailers.append((lower, b"%b: %b\r\n" % (name, value)))
             return
         value = value.strip(b" \t")
-        if lower not in NOT_RELAYED:
+        if lower not in _OF_INTEREST:
             self._fields.append((lower, b"%b: %b\r\n" % (name, value)))
-            if lower == b"date":
-                self._dated = True
-            elif lower == b"content-type":
-                self._type = value
-            elif lower == b"content-encoding":
-                self._encodings = _added(self._encodings, value)
         elif lower == b"content-length":
             self._length = int(value)
+        elif lower == b"date":
+            self._fields.append((lower, b"%b: %b\r\n" % (name, value)))
+            self._dated = True
+        elif lower == b"content-type":
+            self._fields.append((lower, b"%b: %b\r\n" % (name, value)))
+            self._type = value
+        elif lower == b"connection":
+            if value != b"keep-alive":
+                self._connection = _added(self._connection, value)
+        elif lower == b"content-encoding":
+            self._fields.append((lower, b"%b: %b\r\n" % (name, value)))
+            self._encodings = _added(self._encodings, value)
         elif lower == b"transfer-encoding":
             if self._chunked or value.lower() != b"chunked":
                 raise InvalidResponse("The API used an unsupported transfer coding.")
             self._chunked = True
-        elif lower == b"connection":
-            if value != b"keep-alive":
-                self._connection = _added(self._connection, value)
         elif lower == b"upgrade":
             offered = self.receiver.upgrade if self.receiver is not None else b""
             self._switching = bool(offered) and value.lower() == offered
@@ -284,7 +294,7 @@ class UpstreamConnection(asyncio.Protocol):
             encoding = b",".join(self._encodings)
         return ResponseHead(
             status, phrase, fields, self._length, self._type, encoding,
-            dated=self._dated, announced=self._announced,
+            self._dated, self._announced,
         )  # fmt: skip
 
     def on_chunk_header(self) -> None:

@@ -47,18 +47,25 @@ class Places:
             f"{self.waiting} requests wait>"
         )
 
-    def take(self, account: str, *, critical: bool) -> bool:
+    def take(self, account: str, critical: bool) -> bool:
         """Take a place for this account. Returns False if it can get none now."""
-        held = self._critical if critical else self._others
-        free = (self.limit if critical else self._shared) - self.taken
-        own = held[account] if account in held else 0  # noqa: SIM401 - one call less
-        if free <= 0 or own * (100 - self._percent) >= free * self._percent:
-            return False  # as `_may_take`, without a call for each request
+        taken = self.taken
+        if critical:
+            held, free = self._critical, self.limit - taken
+        else:
+            held, free = self._others, self._shared - taken
+        if free <= 0:
+            return False
+        own = 0
+        if account in held:
+            own = held[account]
+            if own * (100 - self._percent) >= free * self._percent:
+                return False  # as `_may_take`, without a call for each request
         held[account] = own + 1
-        self.taken += 1
+        self.taken = taken + 1
         return True
 
-    def free(self, account: str, *, critical: bool) -> None:
+    def free(self, account: str, critical: bool) -> None:
         """Free a place, and promise it to the next request that waits."""
         held = self._critical if critical else self._others
         own = held[account] - 1

@@ -89,9 +89,9 @@ class UpstreamPool:
         """Requests that wait for a connection."""
         return self.places.waiting + self.tunnels.waiting
 
-    def take_idle(self, account: str, *, critical: bool) -> UpstreamConnection | None:
+    def take_idle(self, account: str, critical: bool) -> UpstreamConnection | None:
         """The most recently used idle connection, if there is a place for the account, or None."""
-        if not self._idle or not self.places.take(account, critical=critical):
+        if not self._idle or not self.places.take(account, critical):
             return None
         connection = self._idle.pop()
         if not connection.usable:
@@ -282,7 +282,7 @@ class UpstreamPool:
         connection.idle_since = self.now()
         connection.places = None
         self._idle.append(connection)
-        places.free(connection.account, critical=connection.critical)
+        places.free(connection.account, connection.critical)
 
     def remove(self, connection: UpstreamConnection) -> None:
         """Remove a closed connection."""

@@ -22,7 +22,6 @@ class ResponseHead:
         length: int | None,
         content_type: bytes,
         content_encoding: bytes,
-        *,
         dated: bool,
         announced: list[bytes],
     ) -> None:

@@ -6,8 +6,8 @@ are in local mode.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 from sidecar.core.answers import Answer, Hold, QuotaDetail
 from sidecar.core.claims import at_no_cost
@@ -26,7 +26,7 @@ from sidecar.stores.local.heartbeat import Heartbeat
 from sidecar.stores.local.journal import Journal
 from sidecar.stores.local.mode import LocalMode
 from sidecar.stores.local.shares import LocalLimits
-from sidecar.stores.redis import RedisLimitStore
+from sidecar.stores.redis import Fallback, RedisLimitStore
 from sidecar.stores.settler import OnSettled
 
 
@@ -65,6 +65,7 @@ class FallbackStore:
         self, wire: Connection, journal: Journal, disk: Files, *, own_id: str, prefix: str = "qs"
     ) -> None:
         self.redis = redis = RedisLimitStore(wire, prefix)
+        self._fallback: Fallback = self._after_failure  # bound once, not by each request
         self._allowed_locally = 0
         self._uncounted = 0  # of those, requests that local mode had no room to count
         self._wire = wire
@@ -123,7 +124,7 @@ class FallbackStore:
             late_reservations=self.redis.late_reservations,
         )
 
-    async def reserve(
+    def reserve(
         self,
         account: Account,
         key_id: str,
@@ -132,30 +133,61 @@ class FallbackStore:
         hold: Hold | None = None,
         once: bool = False,
         when_down: WhenDown = "deny",
-    ) -> Answer:
+    ) -> Coroutine[Any, Any, Answer]:
         """Grant all claims or none; see `ports.LimitStore`. Raises StoreUnavailable."""
+        if self.mode.outage is None or self._redis_decides(account, key_id, when_down):
+            return self.redis.reserve(
+                account,
+                key_id,
+                claims,
+                hold=hold,
+                once=once,
+                when_down=when_down,
+                fallback=self._fallback,
+            )
+        if when_down == "deny":
+            raise StoreUnavailable("Redis is unavailable, and the plan has no local mode")
+        return self._reserve_in_outage(account, key_id, claims, hold, when_down, once=once)
+
+    def _after_failure(
+        self,
+        error: StoreUnavailable,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold: Hold | None,
+        when_down: WhenDown,
+    ) -> Answer:
+        """Answer a request that Redis has not answered. Raises the error without a local mode."""
+        self.mode.report_failure(str(error))
+        if when_down == "deny":
+            raise error
+        answer = self._reserve_locally(account, key_id, claims, hold, when_down)
+        if answer.granted:
+            self._record(account, key_id, claims, hold, answer)
+        return answer
+
+    async def _reserve_in_outage(
+        self,
+        account: Account,
+        key_id: str,
+        claims: Sequence[Claim],
+        hold: Hold | None,
+        when_down: WhenDown,
+        *,
+        once: bool,
+    ) -> Answer:
         mode = self.mode
-        if mode.outage is None or self._redis_decides(account, key_id, when_down):
+        answer = self._reserve_locally(account, key_id, claims, hold, when_down)
+        if answer.granted and mode.redis_decides_too:
             try:
-                return await self.redis.reserve(account, key_id, claims, hold=hold, once=once)
+                real = await self.redis.reserve(account, key_id, claims, hold=hold, once=once)
             except StoreUnavailable as error:
                 mode.report_failure(str(error))
-                if when_down == "deny":
-                    raise
-                answer = self._reserve_locally(account, key_id, claims, hold, when_down)
-        elif when_down == "deny":
-            raise StoreUnavailable("Redis is unavailable, and the plan has no local mode")
-        else:
-            answer = self._reserve_locally(account, key_id, claims, hold, when_down)
-            if answer.granted and mode.redis_decides_too:
-                try:
-                    real = await self.redis.reserve(account, key_id, claims, hold=hold, once=once)
-                except StoreUnavailable as error:
-                    mode.report_failure(str(error))
-                else:
-                    if hold is not None and not real.granted:
-                        self._local.settle(account, key_id, at_no_cost(claims), hold.id)
-                    return real
+            else:
+                if hold is not None and not real.granted:
+                    self._local.settle(account, key_id, at_no_cost(claims), hold.id)
+                return real
         if answer.granted:
             self._record(account, key_id, claims, hold, answer)
         return answer
