@@ -22,8 +22,8 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.upstream.connection import UpstreamConnection
 from tests.support.proxy_stage import Client, SidecarThread, client, running
 
-PYTHON_CALLS = 112
-C_CALLS = 147
+PYTHON_CALLS = 111
+C_CALLS = 148
 REQUEST = (
     b"GET /v1/items/1 HTTP/1.1\r\nHost: api.test\r\nUser-Agent: test/1\r\nAccept: */*\r\n"
     b"X-Api-Key: key-A\r\n\r\n"
