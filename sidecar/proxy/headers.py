@@ -5,14 +5,12 @@ case in which it came, ready to be sent.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from operator import itemgetter
+from collections.abc import Sequence
 from typing import Final
 
 from sidecar.core.trace_context import parse_parent
 
 Fields = list[tuple[bytes, bytes]]
-LINE: Final[Callable[[tuple[bytes, bytes]], bytes]] = itemgetter(1)  # the line of a field
 
 # Common spellings of names, with the name in lower case: one object for all requests.
 USUAL: Final = {

@@ -16,7 +16,6 @@ from sidecar.core.refusals.ratelimit_fields import legacy_fields, ratelimit_fiel
 from sidecar.gate import Admission
 from sidecar.proxy.downstream.request import Request
 from sidecar.proxy.headers import (
-    LINE,
     Fields,
     nominated,
     tokens,
@@ -101,7 +100,8 @@ def request_head(
             options.upstream_host or host or options.authority,
         )
     ]
-    parts.extend(map(LINE, fields))
+    for _, line in fields:  # a comprehension would be a call more
+        parts.append(line)
     if request.chunked:
         parts.append(b"Transfer-Encoding: chunked\r\n")
     elif request.content_length is not None:

@@ -17,7 +17,7 @@ from sidecar.core.settlement import OutcomeReason
 from sidecar.gate import Admission, OnRecorded
 from sidecar.proxy.downstream.connection import ClientConnection
 from sidecar.proxy.downstream.request import Request
-from sidecar.proxy.headers import LINE, NOT_IN_TRAILERS, Fields
+from sidecar.proxy.headers import NOT_IN_TRAILERS, Fields
 from sidecar.proxy.heads import ProxyOptions, own_fields, without_legacy
 from sidecar.proxy.responses import CONTINUE, DateField
 from sidecar.proxy.upstream.receiver import ResponseHead
@@ -101,7 +101,8 @@ class Relay:
         fields = head.fields
         if self._options.legacy_headers:
             fields = without_legacy(fields, self._admission)
-        out.extend(map(LINE, fields))
+        for _, line in fields:  # a comprehension would be a call more
+            out.append(line)
         if status == 101:
             self.keep = False
             out.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % self.upgrade)
