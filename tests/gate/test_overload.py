@@ -39,7 +39,8 @@ class AdaptiveStage:
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[AdaptiveStage]:
     clock = [1_000.0]
-    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    for module in ("gate", "reserve"):
+        monkeypatch.setattr(f"sidecar.gate.{module}.perf_counter", lambda: clock[0])
     yield AdaptiveStage(clock)
 
 
