@@ -1,6 +1,7 @@
 """The decide port: its listener for gateways, and the socket for other workers."""
 
 import asyncio
+from typing import Protocol
 
 from sidecar.decide.decisions import Decisions
 from sidecar.decide.handler import DecideHandler
@@ -11,10 +12,19 @@ from sidecar.proxy.downstream.client_port import ClientPort, wait_until
 from sidecar.proxy.downstream.listener import Listener
 
 
+class Server(Protocol):
+    """Another server for gateways, which is started on its own."""
+
+    async def stop(self) -> None:
+        """End all connections."""
+        ...
+
+
 class DecidePort:
     """Owns the gateways' connections and the end of open decisions.
 
-    `internal` serves the other workers, on a listener of its own; None with one worker.
+    `internal` serves the other workers, on a listener of its own; None with one worker. `grpc`:
+    asks `decisions`, too.
     """
 
     def __init__(
@@ -25,7 +35,9 @@ class DecidePort:
         *,
         peers: Peers | None = None,
         internal: DecideHandler | None = None,
+        grpc: Server | None = None,
     ) -> None:
+        self._grpc = grpc
         self._decisions = decisions
         self._peers = peers
         self._gateways = ClientPort(handler, bounds, trusts=_trust, on_sweep=decisions.sweep)
@@ -43,15 +55,20 @@ class DecidePort:
         """The TCP port, also if the settings ask for port 0; 0 for a unix socket."""
         return self._gateways.port
 
-    async def start(self, listener: Listener, for_workers: Listener | None = None) -> None:
-        """Listen. Raises SettingsError if an address is unavailable."""
+    async def start(self, listener: Listener | None, for_workers: Listener | None = None) -> None:
+        """Listen. Raises SettingsError if an address is unavailable.
+
+        `listener`: None if gateways ask by gRPC only.
+        """
         if self._workers is not None and for_workers is not None:
             await self._workers.start(for_workers)
-        await self._gateways.start(listener)
+        if listener is not None:
+            await self._gateways.start(listener)
 
-    def publish(self, metrics: Metrics, listener: Listener) -> None:
+    def publish(self, metrics: Metrics, listener: Listener | None) -> None:
         """Publish the metrics of the decide port."""
-        listener.publish(metrics, "sidecar_decide")
+        if listener is not None:
+            listener.publish(metrics, "sidecar_decide")
         self._gateways.publish(metrics, "sidecar_decide")
 
     def announce_end(self) -> None:
@@ -71,6 +88,8 @@ class DecidePort:
         end = loop.time() + drain
         await wait_until(end, hurry, lambda: not decisions.open)
         await self._end(self._gateways, hurry)
+        if self._grpc is not None:
+            await self._grpc.stop()
         if self._workers is not None:
             await self._end(self._workers, hurry)
         if self._peers is not None:

@@ -318,9 +318,9 @@ class App:
         self.spool.on_reopen.append(self.plan_records.keep_again)
         self._spawn(self.plan_records.run())
         self._spawn(self.keeper.watch())
-        listeners = [self.listener, *([self.decide.listener] if self.decide else [])]
-        for certificate in (one.certificate for one in listeners if one.certificate):
-            self._spawn(certificate.watch())
+        for owner in (self.listener, self.decide):
+            if owner is not None and owner.certificate is not None:
+                self._spawn(owner.certificate.watch())
 
     # while it serves
 

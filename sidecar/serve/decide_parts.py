@@ -17,6 +17,7 @@ from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.downstream.certificate import Certificate
 from sidecar.proxy.downstream.listener import Listener
 from sidecar.proxy.heads import trust
+from sidecar.serve.decide_grpc import grpc_of, start_grpc
 from sidecar.serve.share import WorkerShare
 from sidecar.settings import Settings
 
@@ -24,11 +25,15 @@ from sidecar.settings import Settings
 class DecideParts:
     """The decide port with its listeners. Raises SettingsError if its files cannot be used."""
 
-    def __init__(self, settings: Settings, address: Endpoint, share: WorkerShare) -> None:
+    def __init__(self, settings: Settings, share: WorkerShare) -> None:
         self._settings = settings
         self._share = share
         self._callers = Callers(settings.decide_token_file)
-        self.listener = _listener_of(settings, address, share)
+        self.certificate = _certificate_of(settings)
+        self.listener: Listener | None = None
+        if settings.decide is not None:
+            self.listener = _listener_of(settings, settings.decide, share, self.certificate)
+        self.grpc = grpc_of(settings, share, self._callers, self.certificate)
         self._for_workers: Listener | None = None
         if share.worker is not None and share.lock_directory is not None:
             path = str(peer_socket(share.lock_directory, share.worker))
@@ -57,9 +62,19 @@ class DecideParts:
         internal = None if peers is None else self._handler(Callers(), None, new_id)
         handler = self._handler(self._callers, peers, new_id)
         bounds = _bounds_of(settings)
-        self.port = DecidePort(decisions, handler, bounds, peers=peers, internal=internal)
+        self.port = DecidePort(
+            decisions, handler, bounds, peers=peers, internal=internal, grpc=self.grpc
+        )
         await self.port.start(self.listener, self._for_workers)
         self.port.publish(metrics, self.listener)
+        if self.certificate is not None and self.listener is None:
+            self.certificate.publish(metrics, "sidecar_decide")
+        if self.grpc is not None:
+            try:
+                await start_grpc(self.grpc, settings, decisions, peers, metrics, new_id)
+            except SettingsError:
+                await self.stop(0.0, 0.0, asyncio.Event())
+                raise
 
     def _handler(
         self, callers: Callers, peers: Peers | None, new_id: Callable[[], str]
@@ -84,8 +99,8 @@ class DecideParts:
     def reload(self) -> None:
         """Read tokens and certificate again."""
         self._callers.reload()
-        if self.listener.certificate is not None:
-            self.listener.certificate.reload()
+        if self.certificate is not None:
+            self.certificate.reload()
 
     async def stop(self, delay: float, drain: float, hurry: asyncio.Event) -> None:
         """End without losing a decision; see `DecidePort.stop`."""
@@ -93,10 +108,10 @@ class DecideParts:
 
 
 def decide_of(settings: Settings, share: WorkerShare) -> DecideParts | None:
-    """The decide port, not started; None without --decide. Raises SettingsError."""
-    if settings.decide is None:
+    """The decide port, not started; None without an address. Raises SettingsError."""
+    if settings.decide is None and settings.decide_grpc is None:
         return None
-    return DecideParts(settings, settings.decide, share)
+    return DecideParts(settings, share)
 
 
 def _bounds_of(settings: Settings) -> Bounds:
@@ -115,15 +130,21 @@ def _bounds_of(settings: Settings) -> Bounds:
     )
 
 
-def _listener_of(settings: Settings, address: Endpoint, share: WorkerShare) -> Listener:
-    certificate, descriptor = None, share.decide_descriptor
-    if settings.decide_tls_cert and settings.decide_tls_key:
-        certificate = Certificate(
-            settings.decide_tls_cert,
-            settings.decide_tls_key,
-            settings.decide_client_ca,
-            setting="decide_tls_cert",
-        )
+def _certificate_of(settings: Settings) -> Certificate | None:
+    if not (settings.decide_tls_cert and settings.decide_tls_key):
+        return None
+    return Certificate(
+        settings.decide_tls_cert,
+        settings.decide_tls_key,
+        settings.decide_client_ca,
+        setting="decide_tls_cert",
+    )
+
+
+def _listener_of(
+    settings: Settings, address: Endpoint, share: WorkerShare, certificate: Certificate | None
+) -> Listener:
+    descriptor = share.decide_descriptor
     return Listener(
         address,
         backlog=settings.listen_backlog,

@@ -78,18 +78,27 @@ def _job_bytes(settings: "Settings") -> None:
 
 
 def _decide_address(settings: "Settings") -> None:
-    decide = settings.decide
-    if decide is None:
-        return
-    for name, other in (("listen", settings.listen), ("control", settings.control)):
-        same = decide == other
-        if isinstance(decide, Address) and isinstance(other, Address):
-            same = _overlap(decide, other)
-        if same:
-            raise SettingsError(
-                f"--decide (SIDECAR_DECIDE) and --{name} ({env_of(name)}): must differ: {decide}; "
-                "give each its own address"
-            )
+    taken: list[tuple[str, Address | UnixPath]] = [
+        ("listen", settings.listen),
+        ("control", settings.control),
+    ]
+    for name, address in (("decide", settings.decide), ("decide_grpc", settings.decide_grpc)):
+        if address is None:
+            continue
+        for other_name, other in taken:
+            same = address == other
+            if isinstance(address, Address) and isinstance(other, Address):
+                same = _overlap(address, other)
+            if same:
+                raise SettingsError(
+                    f"{_flag(name)} ({env_of(name)}) and {_flag(other_name)} "
+                    f"({env_of(other_name)}): must differ: {address}; give each its own address"
+                )
+        taken.append((name, address))
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _decide_callers(settings: "Settings") -> None:
@@ -100,9 +109,15 @@ def _decide_callers(settings: "Settings") -> None:
             "--decide-tls-cert and --decide-tls-key: missing, and TLS needs certificate and key; "
             "give both"
         )
-    by_socket = settings.decide is None or isinstance(settings.decide, UnixPath)
-    if not by_socket and ca is None and settings.decide_token_file is None:
+    for name, address in (("decide", settings.decide), ("decide_grpc", settings.decide_grpc)):
+        by_socket = address is None or isinstance(address, UnixPath)
+        if not by_socket and ca is None and settings.decide_token_file is None:
+            raise SettingsError(
+                f"{_flag(name)} ({env_of(name)}): every program that reaches {address} could ask; "
+                "give --decide-token-file or --decide-client-ca, or listen on unix:/PATH"
+            )
+    if isinstance(settings.decide_grpc, UnixPath) and settings.workers != "1":
         raise SettingsError(
-            f"--decide (SIDECAR_DECIDE): every program that reaches {settings.decide} could ask; "
-            "give --decide-token-file or --decide-client-ca, or listen on unix:/PATH"
+            "--decide-grpc (SIDECAR_DECIDE_GRPC): several --workers cannot share a unix socket of "
+            "gRPC; give HOST:PORT with --decide-token-file, or --workers 1"
         )

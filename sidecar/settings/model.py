@@ -112,8 +112,13 @@ class Settings(LayeredSettings):
     """Address of the decide port, where gateways ask for decisions, as HOST:PORT or unix:/PATH. A
     TCP address needs --decide-token-file or --decide-client-ca. Unset: no decide port."""
 
+    decide_grpc: Listen | None = None
+    """Address where Envoy asks for decisions and reports by gRPC, as HOST:PORT or unix:/PATH; with
+    several --workers, HOST:PORT. It has the token file, TLS and bounds of the decide port. Unset:
+    no gRPC."""
+
     decide_mode: Mode = "660"
-    """File mode of the decide port's unix socket, in octal: its group may ask."""
+    """File mode of the decide port's unix sockets, in octal: its group may ask."""
 
     decide_token_file: Path | None = None
     """File of tokens, one per line, that gateways send in X-Decide-Token. Unset: none is needed."""

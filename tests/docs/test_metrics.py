@@ -90,6 +90,8 @@ async def test_the_documented_metrics_are_those_published(
     plain.app.metrics.crossed("free", "monthly", 50)
     one = published(await scrape(control))
     assert one["sidecar_requests_total"][1] == {"route", "class", "plan", "outcome"}
+    tokens = tmp_path / "tokens"
+    tokens.write_text("0123456789abcdef")
     several = await serving(
         upstream=f"http://127.0.0.1:{plain.upstream.port}",
         workers=2,
@@ -99,6 +101,8 @@ async def test_the_documented_metrics_are_those_published(
         **certificate,
         **{f"decide_{name}": file for name, file in certificate.items()},
         decide=f"unix:{tmp_path / 'decide.sock'}",
+        decide_grpc=f"127.0.0.1:{free_port()}",
+        decide_token_file=str(tokens),
     )
     both = published(await scrape(several.control))
     quiet = {  # without requests there

@@ -139,6 +139,8 @@ class Place:
     decide_socket: Path
     decide_port: int
     token: str = TOKEN
+    grpc_socket: Path | None = None
+    grpc_api: int = 0
 
 
 @dataclass
@@ -172,13 +174,19 @@ class Behind:
 
     def event_of(self, account: str) -> dict[str, Any]:
         """The last event of an account, which may come after the response."""
+
+        def found() -> list[dict[str, Any]]:
+            return [event for event in self.events() if event["subject"] == account]
+
+        self.until(lambda: bool(found()), f"an event of {account}")
+        return dict(found()[-1]["data"])
+
+    def until(self, true: Callable[[], bool], what: str) -> None:
+        """Wait for the gateway's reports."""
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            found = [event for event in self.events() if event["subject"] == account]
-            if found:
-                return dict(found[-1]["data"])
+        while not true():
+            assert time.monotonic() < deadline, f"missing: {what}"
             time.sleep(0.02)
-        raise AssertionError(f"no event of {account}")
 
     def stop_sidecar(self) -> None:
         if self.sidecar is not None:
@@ -196,6 +204,8 @@ def start_sidecar(directory: Path, valkey: str, place: Place) -> SidecarThread:
     flags = {"decide": decide}
     if place.decide_port:
         flags = {"decide": f"127.0.0.1:{place.decide_port}", "decide_token_file": str(tokens)}
+    if place.grpc_socket is not None:
+        flags = {"decide_grpc": f"unix:{place.grpc_socket}"}
     sidecar = SidecarThread(directory, valkey, EVERYTHING, **flags)
     (directory / "plans" / "plans.yaml").write_text(PLANS)
     sidecar.start()
@@ -204,17 +214,26 @@ def start_sidecar(directory: Path, valkey: str, place: Place) -> SidecarThread:
 
 @contextlib.contextmanager
 def behind(
-    directory: Path, valkey: str, command: Callable[[Place], list[str]], *, tcp: bool = False
+    directory: Path,
+    valkey: str,
+    command: Callable[[Place], list[str]],
+    *,
+    tcp: bool = False,
+    grpc: bool = False,
+    grpc_api: int = 0,
 ) -> Iterator[Behind]:
     """Start API, sidecar and gateway. `command` writes the gateway's files and returns its command.
 
-    `tcp`: the sidecar listens on a TCP port with a token, else on a unix socket.
+    `tcp`: the sidecar listens on a TCP port with a token, else on a unix socket; `grpc`: on one for
+    gRPC. `grpc_api`: the port of a gRPC service next to the API.
     """
     with contextlib.ExitStack() as stack:
         api = RecordingApi()
         stack.callback(api.close)
         decide_port = free_port() if tcp else 0
         place = Place(directory, api.port, free_port(), directory / "d.sock", decide_port)
+        place.grpc_api = grpc_api
+        place.grpc_socket = directory / "g.sock" if grpc else None
         sidecar = start_sidecar(directory / "sidecar", valkey, place)
         one = Behind(place, api, None, sidecar)  # type: ignore[arg-type]
         stack.callback(one.stop_sidecar)

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.errors import SettingsError
 from sidecar.logs import logger
+from sidecar.metrics import Metrics
 from sidecar.pem import pem_problem
 from sidecar.proxy.downstream.x509 import not_after
 
@@ -23,6 +24,14 @@ log = logger("proxy")
 
 CHECK_S: Final = 0.5
 _Stamp = tuple[tuple[int, int, int, int] | None, ...]
+
+
+class PemFiles(NamedTuple):
+    """The contents of a certificate's files."""
+
+    cert: bytes
+    key: bytes
+    client_ca: bytes | None
 
 
 class Certificate:
@@ -56,6 +65,17 @@ class Certificate:
         log.info("certificate_live", file=str(self._cert), expires_at=_date(self.not_after))
         self._warn_if_expired()
 
+    @property
+    def has_client_ca(self) -> bool:
+        """Whether clients must have a certificate."""
+        return self._client_ca is not None
+
+    def read(self) -> PemFiles:
+        """The files, for a library with its own TLS. Raises OSError."""
+        client_ca = self._client_ca
+        authorities = None if client_ca is None else client_ca.read_bytes()
+        return PemFiles(self._cert.read_bytes(), self._key.read_bytes(), authorities)
+
     def reload(self) -> bool:
         """Read the files again. Returns whether the live certificate is now the one in them."""
         self._tried = self._stamp()  # before reading: the next check sees a change during it
@@ -75,6 +95,25 @@ class Certificate:
         log.info("certificate_replaced", file=str(self._cert), expires_at=_date(self.not_after))
         self._warn_if_expired()
         return True
+
+    def publish(self, metrics: Metrics, prefix: str) -> None:
+        """Publish the metrics of the certificate with this prefix."""
+        metrics.gauge(
+            f"{prefix}_tls_certificate_expiry_timestamp_seconds",
+            "Expiry of the live certificate.",
+            lambda: self.not_after,
+        )
+        metrics.gauge(
+            f"{prefix}_tls_certificate_ok",
+            "1 if the live certificate is the one in the files.",
+            lambda: float(self.current),
+        )
+        metrics.counter(f"{prefix}_tls_reloads", "Certificate reloads.", lambda: self.reloads)
+        metrics.counter(
+            f"{prefix}_tls_reload_failures",
+            "Certificates on disk that were rejected.",
+            lambda: self.failures,
+        )
 
     async def watch(self) -> None:
         """Check the files every CHECK_S seconds until cancelled."""

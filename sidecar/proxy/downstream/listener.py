@@ -103,7 +103,7 @@ class Listener:
                 sock.listen(self._backlog)
             except OSError as error:  # two processes can bind a port, only one can listen
                 await self.stop()
-                raise SettingsError(_error_text(self.address, error, self.setting)) from None
+                raise unavailable(self.address, error, self.setting) from None
             if self.certificate is None:
                 # A duplicate: the server closes the socket that it gets.
                 server = await loop.create_server(
@@ -118,24 +118,7 @@ class Listener:
         certificate = self.certificate
         if certificate is None:
             return
-        metrics.gauge(
-            f"{prefix}_tls_certificate_expiry_timestamp_seconds",
-            "Expiry of the live certificate.",
-            lambda: certificate.not_after,
-        )
-        metrics.gauge(
-            f"{prefix}_tls_certificate_ok",
-            "1 if the live certificate is the one in the files.",
-            lambda: float(certificate.current),
-        )
-        metrics.counter(
-            f"{prefix}_tls_reloads", "Certificate reloads.", lambda: certificate.reloads
-        )
-        metrics.counter(
-            f"{prefix}_tls_reload_failures",
-            "Certificates on disk that were rejected.",
-            lambda: certificate.failures,
-        )
+        certificate.publish(metrics, prefix)
         metrics.counter(
             f"{prefix}_tls_handshake_failures",
             "TLS handshakes that failed or timed out.",
@@ -263,7 +246,7 @@ def bind_tcp(address: Address, *, reuse_port: bool, setting: str = "listen") -> 
     except OSError as error:
         for sock in bound:
             sock.close()
-        raise SettingsError(_error_text(address, error, setting)) from None
+        raise unavailable(address, error, setting) from None
     return bound
 
 
@@ -274,7 +257,7 @@ def bind_unix(address: UnixPath, mode: int, backlog: int, setting: str = "listen
     mode and listens. Raises SettingsError if the path is unavailable.
     """
     path = Path(address.path)
-    _require_unused(address, setting)
+    require_unused(address, setting)
     new = path.with_name(path.name + ".new")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -285,11 +268,12 @@ def bind_unix(address: UnixPath, mode: int, backlog: int, setting: str = "listen
         new.rename(path)
     except OSError as error:
         sock.close()
-        raise SettingsError(_error_text(address, error, setting)) from None
+        raise unavailable(address, error, setting) from None
     return sock
 
 
-def _require_unused(address: UnixPath, setting: str) -> None:
+def require_unused(address: UnixPath, setting: str) -> None:
+    """Raise SettingsError if a socket listens at this path, or another file is there."""
     path, flag = Path(address.path), flag_of(setting)
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
@@ -304,8 +288,8 @@ def _require_unused(address: UnixPath, setting: str) -> None:
         return  # the file is missing, or a dead process left it
     except OSError as error:
         if error.errno != errno.EAGAIN:  # its queue is full: it is in use as well
-            raise SettingsError(_error_text(address, error, setting)) from None
-    raise SettingsError(_error_text(address, OSError(errno.EADDRINUSE, "in use"), setting))
+            raise unavailable(address, error, setting) from None
+    raise unavailable(address, OSError(errno.EADDRINUSE, "in use"), setting)
 
 
 def remove_unix(address: UnixPath, own: tuple[int, int]) -> None:
@@ -319,14 +303,15 @@ def remove_unix(address: UnixPath, own: tuple[int, int]) -> None:
         log.warning("socket_file_missing", path=address.path)
 
 
-def _error_text(address: Endpoint, error: OSError, setting: str) -> str:
+def unavailable(address: Endpoint, error: OSError, setting: str) -> SettingsError:
+    """The error for an address on which the sidecar cannot listen."""
     if error.errno == errno.EADDRINUSE:
         reason = "is in use"
     else:
         reason = f"cannot be used: {(error.strerror or str(error)).lower()}"
     shape = "unix:/PATH" if isinstance(address, UnixPath) else "HOST:PORT"
     flag = flag_of(setting)
-    return (
+    return SettingsError(
         f"{flag}: {address} {reason}; choose another with {flag} {shape} ({variable_of(setting)})"
     )
 

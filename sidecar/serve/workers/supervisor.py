@@ -44,6 +44,7 @@ class Supervisor:
         self._merged = MergedMetrics()
         self._listen: ReservedAddress | None = None
         self._decide: ReservedAddress | None = None
+        self._decide_grpc: ReservedAddress | None = None
         self._stopping = False
         self._all_have_served = False
         self._all_serve: asyncio.Future[None] = loop.create_future()
@@ -94,6 +95,10 @@ class Supervisor:
             decide = ReservedAddress(settings.decide, settings.decide_mode, backlog, "decide")
             self._decide = decide
             found["decide"] = decide.endpoint
+        if settings.decide_grpc is not None:
+            # TCP only: gRPC makes its own socket, so workers cannot share the file of one.
+            self._decide_grpc = ReservedAddress(settings.decide_grpc, "600", backlog, "decide_grpc")
+            found["decide_grpc"] = self._decide_grpc.endpoint
         self._settings = settings.model_copy(update=found)
 
     async def _start_control(self) -> None:
@@ -254,7 +259,7 @@ class Supervisor:
             worker.kill()
 
     def _release_addresses(self) -> None:
-        for address in (self._listen, self._decide):
+        for address in (self._listen, self._decide, self._decide_grpc):
             if address is not None:
                 address.release()
 
