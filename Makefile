@@ -19,7 +19,7 @@ FUZZ_READY := $(VENV)/.fuzz-ready
 COMPILED := build/compiled
 COMPILED_READY := $(COMPILED)/.ready
 COMPILED_TESTS := tests/core tests/config tests/gate tests/proxy tests/decide tests/stores tests/metering tests/jobs tests/waiting tests/clients tests/e2e
-CODE := sidecar tests loadtests helm image hatch_build.py
+CODE := sidecar tests loadtests helm image plugins hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
