@@ -137,9 +137,20 @@ def test_the_apisix_file_has_a_valid_syntax() -> None:
     ids = {one["id"] for one in document["plugin_configs"]}
     assert {one["plugin_config_id"] for one in document["routes"]} == ids
     assert len(found) == len(ids)
+    for one in document["plugin_configs"]:
+        for function in one["plugins"].get("serverless-pre-function", {}).get("functions", ()):
+            check_lua(function)
     for plugin in found:
         assert plugin.keys() <= attributes
         assert plugin["uri"].endswith("/v1/forward-auth")
         assert {"X-Account-Id", "X-Plan", "X-Key-Id", "X-Request-Id"} <= set(
             plugin["upstream_headers"]
         )
+
+
+def check_lua(text: str) -> None:
+    """Check the syntax of a Lua function, where Lua is installed."""
+    if (luac := find("luac5.1", "luac")) is not None:
+        command = [luac, "-p", "-"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr

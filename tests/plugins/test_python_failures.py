@@ -13,6 +13,7 @@ import pytest
 from quota_sidecar import AsyncClient, NoDecision, Options, QuotaMiddleware, QuotaWsgiMiddleware
 from quota_sidecar.contract import question
 from quota_sidecar.sync_client import SyncClient
+from starlette.responses import FileResponse
 
 from tests.support.certificate_authority import Authority
 from tests.support.stage import StartStage, stage
@@ -233,6 +234,35 @@ async def test_the_end_of_the_lifespan_sends_the_last_reports(peer: Peer) -> Non
     await middleware({"type": "lifespan"}, next_message, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert [path for path, _ in peer.asked] == ["/v1/decide", "/v1/settle"]
+
+
+async def test_a_file_is_sent_so_that_its_bytes_are_counted(peer: Peer, tmp_path: Path) -> None:
+    """Starlette leaves files to servers that offer to send them; their bytes are not seen then."""
+    file = tmp_path / "file"
+    file.write_bytes(b"12345")
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    messages = iter(({"type": "http.request", "body": b""},))
+
+    async def receive() -> Any:
+        """As a server: after the request, nothing comes until the client leaves."""
+        for message in messages:
+            return message
+        return await asyncio.Event().wait()
+
+    middleware = QuotaMiddleware(FileResponse(file), peer.options)
+    scope = {
+        "type": "http", "method": "GET", "path": "/v1/items", "headers": [],
+        "extensions": {"http.response.pathsend": {}},
+    }  # fmt: skip
+    await middleware(scope, receive, send)
+    await middleware.close()
+    assert sent[1]["body"] == b"12345"
+    report = peer.asked[1][1]
+    assert (report["outcome"], report["bytes_out"]) == ("ok", 5)
 
 
 async def test_a_wsgi_client_that_leaves_is_reported(peer: Peer) -> None:

@@ -30,6 +30,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SWITCHING: Final = 101
+# With these, the server sends a file whose bytes are not seen here.
+_UNSEEN: Final = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 _RawFields = list[tuple[bytes, bytes]]
 
 
@@ -96,7 +98,7 @@ class QuotaMiddleware:
             await _refuse(scope, send, answer)
             return
         quota = Quota(answer)
-        scope["state"] = {**scope.get("state", {}), "quota": quota}
+        scope.setdefault("state", {})["quota"] = quota
         token = CURRENT.set(quota)
         try:
             if answer is None:
@@ -136,6 +138,8 @@ class QuotaMiddleware:
         if "body" in decision.report:  # it is read, so it must not be encoded
             fields = [one for one in fields if one[0].lower() != b"accept-encoding"]
         scope["headers"] = fields + _raw(decision.request_headers)
+        extensions = scope.get("extensions") or {}
+        scope["extensions"] = {k: v for k, v in extensions.items() if k not in _UNSEEN}
         recorded = Recorded(decision, quota, self._options.keep_body)
         exchange.record(recorded, _raw(decision.response_headers))
         error: BaseException | None = None
@@ -279,7 +283,7 @@ async def _refuse(scope: Scope, send: Send, refusal: Refusal) -> None:
     kind = "http.response"
     if scope["type"] == "websocket":
         kind = "websocket.http.response"
-        if kind not in scope.get("extensions", {}):
+        if kind not in (scope.get("extensions") or {}):
             await send({"type": "websocket.close", "code": 1008})  # the server answers 403
             return
     fields = [*_raw(refusal.headers), (b"content-length", b"%d" % len(refusal.body))]
