@@ -19,11 +19,11 @@ FUZZ_READY := $(VENV)/.fuzz-ready
 COMPILED := build/compiled
 COMPILED_READY := $(COMPILED)/.ready
 COMPILED_TESTS := tests/core tests/config tests/gate tests/proxy tests/decide tests/stores tests/metering tests/jobs tests/waiting tests/clients tests/e2e
-CODE := sidecar tests loadtests helm image hatch_build.py
+CODE := sidecar tests loadtests helm image plugins hatch_build.py
 
 FAST_TESTS := tests/core tests/config tests/bodies tests/gate tests/backtest tests/settings
 
-.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity rehearse cluster dashboards traces image pin rootfs sbom plugins lock clean
+.PHONY: help demo test nightly fast compiled cost check fmt bench load scripts slow hostile soak faults crash mutants fuzz audit capacity rehearse cluster dashboards traces image pin rootfs sbom plugins litellm lock clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -68,6 +68,11 @@ load: $(DEV_READY) ## Check the guarantees under load (ARGS="--scenario crowd")
 
 plugins: $(DEV_READY) ## Run every gateway with its plugin, and write the table in plugins/README.md
 	@PLUGINS_TABLE=write $(BIN)/pytest -q -rs tests/plugins
+
+LITELLM := build/litellm
+litellm: $(DEV_READY) ## Install LiteLLM into an environment of its own, and test its callback there
+	@[[ -x $(LITELLM)/bin/litellm ]] || { $(BIN)/python -m venv $(LITELLM) && $(LITELLM)/bin/pip install -q 'litellm[proxy]>=1.80'; }
+	@LITELLM=$(CURDIR)/$(LITELLM)/bin/litellm $(BIN)/pytest -q tests/plugins/test_litellm.py
 
 scripts: $(DEV_READY) ## Measure the cost of each Lua script in Valkey, with five limits
 	@$(BIN)/python -m loadtests.scripts $(ARGS)
