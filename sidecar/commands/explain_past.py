@@ -1,6 +1,7 @@
 """explain --request-id: what was recorded about a past request."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,23 +32,26 @@ def explain_past(
     from sidecar.settings import load_subset
 
     identifier = parse_request_id(request_id)
-    paths = list(events)
+    paths, where = list(events), ""
     if spool is not None or not (events or logs):
-        paths.append(load_subset("config", "spool", config=config, spool=spool).spool)
+        directory = load_subset("config", "spool", config=config, spool=spool).spool
+        paths.append(directory)
+        where = f" --spool {shlex.quote(str(directory))}"
     past = find_past(identifier, paths, logs)
     echo(
         json.dumps(past.as_json(), indent=2, ensure_ascii=False)
         if as_json
-        else "\n".join(_text(past))
+        else "\n".join(_text(past, where))
     )
     return 0
 
 
-def _text(past: "PastRequest") -> list[str]:
+def _text(past: "PastRequest", where: str) -> list[str]:
+    """Lines for people. `where`: the option with which `plans show` finds the plan file."""
     lines = [f"request   {past.request_id}, received {past.received_at}"]
     for event in past.events:
         data = event.get("data")
-        lines += ["", *_event_lines(event, data if isinstance(data, dict) else {})]
+        lines += ["", *_event_lines(event, data if isinstance(data, dict) else {}, where)]
     for row in past.log:
         fields = ", ".join(f"{k} {v}" for k, v in row.items() if k not in _OF_EVERY_LINE)
         lines += [
@@ -58,12 +62,13 @@ def _text(past: "PastRequest") -> list[str]:
     return lines
 
 
-def _event_lines(event: dict[str, Any], data: dict[str, Any]) -> list[str]:
+def _event_lines(event: dict[str, Any], data: dict[str, Any], where: str) -> list[str]:
     kind = event.get("type")
+    version = f"{data.get('plan_version')}{where}"
     lines = [
         f"event     {kind}, {event.get('time')}, by {event.get('source')}",
         f"account   {event.get('subject')} (API key {data.get('key')})",
-        f"plan      {data.get('plan')}; its file: sidecar plans show {data.get('plan_version')}",
+        f"plan      {data.get('plan')}; its file: sidecar plans show {version}",
         f"route     {data.get('route')}",
     ]
     if kind == _REFUSAL:

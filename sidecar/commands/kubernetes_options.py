@@ -1,5 +1,6 @@
 """Options about the injected sidecar, which `inject` and `webhook` share."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import typer
@@ -8,6 +9,7 @@ from sidecar.errors import SettingsError
 from sidecar.kubernetes.options import Options
 from sidecar.redis_address import redis_address
 from sidecar.settings import all_settings
+from sidecar.settings.subset import check_variables
 
 PLANS_CONFIG_MAP = Annotated[
     str | None,
@@ -83,12 +85,22 @@ _HIDDEN: Final = "SIDECAR_WEBHOOK_SECRET"
 def checked(*, env: list[str] | None, **chosen: Any) -> Options:
     """The options of a command line. Raises SettingsError for one that cannot be."""
     options = Options(**chosen, env=dict(map(_variable, env or ())))
+    _check_env(options.env)
     for name, message in options.problems():
         flag = "plans-config-map" if name == "plans" else name.replace("_", "-")
         raise SettingsError(f"--{flag}: {message}")
     if options.redis is not None:
         _check_redis(options.redis)
     return options
+
+
+def _check_env(variables: Mapping[str, str]) -> None:
+    """Raise SettingsError for a value with which the sidecar of a pod would not start."""
+    try:
+        check_variables(variables)
+    except SettingsError as error:
+        first, *_ = str(error).splitlines()
+        raise SettingsError(f"--env: {first}") from None
 
 
 def _check_redis(url: str) -> None:

@@ -104,13 +104,17 @@ class LivePlanFile:
         return self._attempt
 
     def _accept(self, book: PlanBook) -> None:
+        was_invalid = self._failed_since is not None
         self._failed_since, self._problems = None, []
-        if book.version != self.book.version:
+        changed = book.version != self.book.version
+        if changed:
             self.book = book
             self._live_since = self._now()
             self.reloads += 1
             self._on_change(book)
+        if changed or was_invalid:
             log.info("plan_file_live", version=book.version)
+        if changed:
             self._log_warnings()
 
     def _log_warnings(self) -> None:

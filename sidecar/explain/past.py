@@ -69,6 +69,7 @@ def find_past(request_id: str, events: Sequence[Path], logs: Sequence[Path]) -> 
     Raises SidecarError if a file cannot be read, or has nothing about the request.
     """
     past = PastRequest(request_id)
+    other_lines = False
     for path in event_files(events):
         for event in _documents(_lines(path, "--events or --spool"), request_id):
             data = event.get("data")
@@ -78,8 +79,14 @@ def find_past(request_id: str, events: Sequence[Path], logs: Sequence[Path]) -> 
     for path in logs:
         lines = _stdin() if path == STDIN else _lines(path, "--log")
         for document in _documents(lines, request_id):
+            other_lines = other_lines or not document
             if document.get("request_id") == request_id and "event" in document:
                 _add(past.log, document)
+    if not past.events and not past.log and other_lines:
+        raise SidecarError(
+            f"--log: has request {request_id} only in lines that are not JSON; start serve with "
+            "--log-format json"
+        )
     if not past.events and not past.log:
         raise SidecarError(
             f"request {request_id}, received {past.received_at}, is not in these files; a refused "
@@ -109,7 +116,7 @@ def _stdin() -> Iterator[bytes]:
 
 
 def _documents(lines: Iterable[bytes], request_id: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects of lines with the ID. Other lines, such as a program's own, are skipped."""
+    """The JSON objects of lines with the ID; {} for another line, such as a program's own."""
     needle = request_id.encode()
     for line in lines:
         if needle not in line:
@@ -117,6 +124,6 @@ def _documents(lines: Iterable[bytes], request_id: str) -> Iterator[dict[str, An
         try:
             document = orjson.loads(line)
         except ValueError:
-            continue
+            document = {}
         if isinstance(document, dict):
             yield document

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from sidecar.errors import ManifestError
-from sidecar.kubernetes.names import INJECTED, PLANS_KEY, STATUS
+from sidecar.kubernetes.names import INJECTED, PLANS_KEY, SPOOL_VOLUME, STATUS
 from sidecar.kubernetes.options import Options, options_of
-from sidecar.kubernetes.parts import Object, annotations, at, mapping
+from sidecar.kubernetes.parts import Object, annotations, at, items, mapping
 from sidecar.kubernetes.pod import Injected, inject_pod, is_injected, uninject_pod
 from sidecar.kubernetes.services import is_headless, is_service, move, restore, selects
 from sidecar.kubernetes.shapes import check_metadata
@@ -62,6 +62,7 @@ def inject(
     for workload, pod in done:
         every[workload.position] = with_template(every[workload.position], pod.template)
     notes = [note for one in done for note in _notes_of(one, options)]
+    notes += [note for one in done for note in _notes_of_claim(every[one.workload.position], one)]
     reached: set[str] = set()
     for index, one in enumerate(every):
         if is_service(one):
@@ -119,6 +120,21 @@ def _notes_of(done: _Done, options: Options) -> list[str]:
             f"{subject}: Kubernetes changes no running {workload.kind}; delete it before you apply"
         )
     return notes
+
+
+def _notes_of_claim(workload: Object, done: _Done) -> list[str]:
+    """A volume claim for the spool belongs to root, unless the pod has a group for its files."""
+    place = done.workload.place
+    spec = mapping(workload, "spec", place)
+    claims = items(spec, "volumeClaimTemplates", at(place, "spec"))
+    names = {mapping(one, "metadata", place).get("name") for one in claims}
+    pod = mapping(done.pod.template, "spec", place)
+    if SPOOL_VOLUME not in names or "fsGroup" in mapping(pod, "securityContext", place):
+        return []
+    return [
+        f"{done.workload.kind} {done.workload.name}: the sidecar may not be allowed to write to "
+        f"{SPOOL_VOLUME}; set fsGroup: 65532 in the pod's securityContext"
+    ]
 
 
 def _lacks_service(done: _Done, reached: set[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import signal
 import ssl
 from typing import Final
@@ -72,9 +73,11 @@ class Webhook:
             )
         except OSError as error:
             await self._runner.cleanup()
+            in_use = error.errno == errno.EADDRINUSE
             reason = (error.strerror or str(error)).lower()
+            problem = "is in use" if in_use else f"cannot be used: {reason}"
             raise SettingsError(
-                f"--listen: {self._listen} cannot be used: {reason}; choose another HOST:PORT"
+                f"--listen: {self._listen} {problem}; choose another HOST:PORT"
             ) from None
 
     async def stop(self) -> None:

@@ -85,6 +85,11 @@ class Chain:
         return self._capacity.problem is None and self._waiting_bytes * 2 <= self._buffer_limit
 
     @property
+    def problem(self) -> str | None:
+        """Why events go only to the buffer: the spool is full, or its disk fails."""
+        return self._capacity.problem
+
+    @property
     def bytes_on_disk(self) -> int:
         """Bytes in all segments."""
         return self._capacity.used

@@ -334,6 +334,7 @@ class App:
             redis=None if wire.up else wire.last_error or "not connected yet",
             redis_was_reachable=self._store_was_reachable,
             spool_accepts=self.spool.accepting,
+            spool_problem=self.spool.problem,
             missing=self.spool.missing,
             faults=[*([eviction] if wire.up and eviction else []), *self.shipper.faults],
         )

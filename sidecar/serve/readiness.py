@@ -20,6 +20,7 @@ class Condition(NamedTuple):
     """What the readiness of one process follows from.
 
     `redis`: why Redis cannot be used, or None. `redis_was_reachable`: at any time since the start.
+    `spool_problem`: why events are only in the buffer of the spool, or None.
     `missing`: events that the spool has lost. `faults`: what else is degraded.
     """
 
@@ -28,6 +29,7 @@ class Condition(NamedTuple):
     redis: str | None
     redis_was_reachable: bool
     spool_accepts: bool
+    spool_problem: str | None
     missing: int
     faults: list[str]
 
@@ -49,6 +51,9 @@ def judge(condition: Condition) -> Readiness:
         lacking.append(f"redis: {condition.redis}")
     if not condition.spool_accepts:
         degraded.append("spool: full or not writable; only critical requests are forwarded")
+    elif condition.spool_problem is not None:  # --spool-full drop
+        problem = condition.spool_problem
+        degraded.append(f"spool: {problem}; events are dropped once its buffer is full")
     degraded += condition.faults
     if condition.missing:
         degraded.append(f"spool: {condition.missing} events are missing or damaged; see the log")

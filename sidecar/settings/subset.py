@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
+from sidecar.settings.describe import env_of
 from sidecar.settings.model import Settings
 
 # Placeholders for settings that are required by `serve` and not by other commands.
@@ -29,6 +30,24 @@ def load_subset(*names: str, **flags: object) -> Settings:
             return tuple(InitSettingsSource(settings_cls, each) for each in (*values, unused))
 
     return Subset.load(flags)
+
+
+def check_variables(variables: Mapping[str, str]) -> None:
+    """Check environment variables of `serve` that another machine will have.
+
+    Raises SettingsError as `Settings.load` does. The environment of this process has no effect.
+    """
+    by_variable = {env_of(name): name for name in Settings.model_fields}
+    values = {by_variable[variable]: value for variable, value in variables.items()}
+
+    class Given(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_sources: Any, **_named: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (InitSettingsSource(settings_cls, {**_UNUSED, **values}),)
+
+    Given.load({})
 
 
 def _select(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:

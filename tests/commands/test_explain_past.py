@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.support.processes import Serving, StartServing, serving, until
 from tests.support.stage import StartStage, stage
 
 __all__ = ["serving", "stage"]
+CONSOLE = "019bd2e0-4c1f-7a10-9c4e-000000000000"
 UNKNOWN = "019bd2e0-4c1f-7a10-9c4e-2f9f3a1b5c6d"
 
 
@@ -46,6 +48,10 @@ async def test_a_forwarded_request_is_found_in_the_spool_and_in_the_file_of_a_si
             r"decision  allowed; it ended as ok with status 200 after \d+ ms", done.stdout
         )
         assert "usage     requests 1" in done.stdout
+    in_spool = sidecar("explain", "--request-id", allowed, "--spool", one.spool)
+    shown = re.search(r"its file: sidecar (plans show .*)", in_spool.stdout)
+    assert shown is not None
+    assert "plans:" in sidecar(*shlex.split(shown[1])).stdout
     both = sidecar(
         "explain", "--json", "--request-id", allowed.replace("-", ""),  # as in a trace
         "--spool", one.spool, "--events", tmp_path / "sink",
@@ -74,6 +80,7 @@ async def test_a_refused_request_is_found_in_the_log_and_as_an_event(
     [
         (["--request-id", "42", "--log", "{log}"], 2, '"42" is not a request ID; take it from'),
         (["--request-id", UNKNOWN, "--log", "{log}"], 1, "is not in these files; a refused"),
+        (["--request-id", CONSOLE, "--log", "{log}"], 1, "only in lines that are not JSON; start"),
         (["--request-id", UNKNOWN, "--log", "/nowhere"], 1, "--log: /nowhere does not exist"),
         (["--request-id", UNKNOWN, "--spool", "/nowhere"], 2, "/nowhere: contains no events"),
         (["--request-id", UNKNOWN, "GET", "/"], 2, "give one of --request-id and METHOD /PATH"),
@@ -86,7 +93,8 @@ def test_what_cannot_be_found_is_said_in_one_line(
     sidecar: Run, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     log = tmp_path / "log"
-    log.write_text('{"event": "request_ended", "request_id": "other"}\n')
+    lines = ['{"event": "request_ended", "request_id": "other"}', f"info request_ended {CONSOLE}"]
+    log.write_text("\n".join(lines) + "\n")
     done = sidecar("explain", *(one.format(log=log) for one in arguments))
     assert done.returncode == code
     assert message in done.stderr.replace("\n  try: ", "; ").replace("\ntry: ", "; ")

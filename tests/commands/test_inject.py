@@ -101,6 +101,8 @@ def test_the_environment_the_sidecar_reads_is_one_that_serve_accepts(
         (("--env", "SIDECAR_SPOOL=/x"), '--env: "SIDECAR_SPOOL" is not a setting of a pod'),
         (("--env", "SIDECAR_LISTEN=x"), "--env: SIDECAR_LISTEN has an option"),
         (("--env", "SIDECAR_WEBHOOK_SECRET=secret-word"), "--env: SIDECAR_WEBHOOK_SECRET is a se"),
+        (("--env", "SIDECAR_REDIS_TIMEOUT_MS=x"), "--env: --redis-timeout-ms (SIDECAR_REDIS_TIM"),
+        (("--env", "SIDECAR_TLS_CERT=/x"), "--env: --tls-"),
         (("--env", "secret-word"), "--env: this is not a variable"),
         (("--sinks", "kafka"), '--sinks: "kafka" is not a sink'),
         ((), "{shop}: Deployment shop: spec.template: no plan file is given"),

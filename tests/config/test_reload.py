@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from sidecar.config import LivePlanFile
 from sidecar.config.compile_apart import compile_apart
@@ -151,7 +152,9 @@ async def test_I7_an_invalid_file_keeps_the_last_valid_one_and_reports_since_whe
     watched = await Watched.started(path)
     file, good = watched.file, watched.file.book
     put(path, BAD)
-    assert not await file.reload()
+    with capture_logs() as logs:
+        assert not await file.reload()
+    assert [one["event"] for one in logs] == ["plan_file_rejected"]
     assert file.book is good
     status = file.status()
     assert status["failed_since"] == "2026-11-23T12:00:00+00:00"
@@ -160,7 +163,10 @@ async def test_I7_an_invalid_file_keeps_the_last_valid_one_and_reports_since_whe
     assert not await file.reload()
     assert file.status()["failed_since"] == status["failed_since"]
     put(path, EXAMPLE)
-    assert await file.reload()
+    with capture_logs() as logs:
+        assert await file.reload()
+        assert await file.reload()
+    assert [(one["event"], one["version"]) for one in logs] == [("plan_file_live", good.version)]
     assert file.status()["failed_since"] is None
     assert not watched.changes, "the same content is the same version"
 

@@ -16,6 +16,7 @@ import yaml
 
 from sidecar import __version__
 from sidecar.settings.model import Settings
+from tests.helm.settings_schema import bounds
 from tests.support.charts import CHART, EXAMPLES, objects, only, rendered, values_of
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -271,6 +272,16 @@ def test_the_schema_has_exactly_the_settings_of_serve() -> None:
     assert known == set(Settings.model_fields) - MANAGED
 
 
+@pytest.mark.parametrize("name", SCHEMA["properties"]["settings"]["properties"])
+def test_the_schema_bounds_a_setting_as_serve_does(name: str) -> None:
+    written = SCHEMA["properties"]["settings"]["properties"][name]
+    wanted = bounds(name)
+    assert {key: written[key] for key in written if key not in ("type", "items")} == {
+        key: wanted[key] for key in wanted if key != "items"
+    }
+    assert "items" not in wanted or written["items"] == wanted["items"]
+
+
 def test_the_chart_has_the_version_of_the_sidecar() -> None:
     assert METADATA["appVersion"] == __version__
 
@@ -284,6 +295,9 @@ WRONG = {
     "image.digest": "sha256:abc",
     "settings.drain_delay": 5,
     "settings.drain_delay_s": "five",
+    "settings.redis_timeout_ms": -5,
+    "settings.spool_full": "discard",
+    "settings.sinks": ["kafka"],
     "redis.url": "http://redis",
     "webhook.certificate.caBundle": "secret",
     "plan": {},
@@ -306,7 +320,7 @@ def test_a_wrong_value_is_refused_with_its_path(chart: helm_python.Chart, path: 
     text = str(refused.value)
     reasons = (f"'{last}' not allowed", f"missing property '{last}'")
     in_parent = f"at '{inner}'" in text and any(reason in text for reason in reasons)
-    assert f"at '{where}'" in text or in_parent, text
+    assert f"at '{where}" in text or in_parent, text
 
 
 def test_a_typo_in_the_values_of_the_dependency_is_refused(shop: helm_python.Chart) -> None:
@@ -319,6 +333,10 @@ def test_a_typo_in_the_values_of_the_dependency_is_refused(shop: helm_python.Cha
 MISSING = {
     "plans": (r"plans: no plan file; add --set-file plans\.content=", {"plans": {}}),
     "redis": (r"redis: no Redis; name a Secret", {"valkey": {"enabled": False}}),
+    "replicas": (
+        r"gateway\.autoscaling: minReplicas is more than maxReplicas; lower it",
+        {"gateway": {"autoscaling": {"enabled": True, "minReplicas": 9, "maxReplicas": 2}}},
+    ),
     "upstream": (r"gateway\.upstream: no address; set", {"gateway": {"upstream": ""}}),
     "two plans": (
         r"plans: configMap and content exclude each other", {"plans": {"configMap": "x"}},

@@ -450,3 +450,15 @@ def test_a_kind_of_another_group_is_left_alone() -> None:
     foreign = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "x"},
                "spec": {"template": {}}}  # fmt: skip
     assert inject([workload(), foreign], OPTIONS, file="f").documents[1] == foreign
+
+
+@pytest.mark.parametrize(
+    ("security", "noted"), [({}, True), ({"fsGroup": 65532}, False)], ids=["as root", "group"]
+)
+def test_a_volume_claim_that_only_root_may_write_to_is_noted(security: Object, noted: bool) -> None:
+    database = workload("StatefulSet")
+    pod_of(database)["spec"]["securityContext"] = security
+    claim = {"metadata": {"name": "quota-sidecar-spool"}, "spec": {}}
+    database["spec"]["volumeClaimTemplates"] = [claim]
+    notes = inject([database], OPTIONS, file="f").notes
+    assert any("set fsGroup: 65532" in one for one in notes) is noted

@@ -227,9 +227,10 @@ def test_wrong_usage_is_one_line_and_exit_code_2(sidecar: Run, authority: Author
         for arguments, message in (
             ((), "--tls-cert and --tls-key: one is missing"),
             ((*tls, "--listen", "8443"), '--listen: "8443" is not an address'),
+            ((*tls, "--env", "SIDECAR_WORKERS=x"), "--env: --workers (SIDECAR_WORKERS): "),
             ((*tls, "--port", "x"), '--port: "x" is not a port'),
             (("--tls-cert", pair.key, "--tls-key", pair.key), "--tls-cert (SIDECAR_TLS_CERT): "),
-            ((*tls, "--listen", listen), f"--listen: {listen} cannot be used: "),
+            ((*tls, "--listen", listen), f"--listen: {listen} is in use"),
         ):
             done = sidecar("webhook", *arguments)
             lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
