@@ -57,6 +57,11 @@ class DataPort:
         """The number of open client connections, including those in a TLS handshake."""
         return self._clients.connections
 
+    @property
+    def unfinished(self) -> set[asyncio.Future[None]]:
+        """The responses that are read on for their cost, after their clients left."""
+        return self._clients.unfinished
+
     async def start(self, listener: Listener) -> None:
         """Listen. Raises SettingsError if the address is unavailable."""
         await self._clients.start(listener)

@@ -144,7 +144,8 @@ class Ends:
 def bounded(stage: Stage, **bounds: Any) -> Stage:
     """The same sidecar with other bounds for new connections."""
     port = stage.app.data_port
-    port.bounds = port._pool.bounds = replace(port.bounds, **bounds)
+    clients = port._clients
+    clients.bounds = port._pool.bounds = replace(clients.bounds, **bounds)
     return stage
 
 
