@@ -162,6 +162,7 @@ async def test_I7_an_invalid_file_keeps_the_last_valid_one_and_reports_since_whe
     put(path, EXAMPLE)
     assert await file.reload()
     assert file.status()["failed_since"] is None
+    assert file.status()["problems"] == []
     assert not watched.changes, "the same content is the same version"
 
 
