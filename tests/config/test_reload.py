@@ -262,3 +262,6 @@ async def test_warnings_are_logged_once_per_live_file_and_counted(
     put(path, EXAMPLE)
     assert await watched.file.reload()
     assert watched.file.status()["warnings"] == 0
+    put(path, CHANGED.replace(b"/v1/status", b"/v1/:status"))
+    assert await watched.file.reload()
+    assert "".join(capsys.readouterr()).count("plan_file_warnings") == 1
