@@ -168,6 +168,7 @@ async def test_I7_an_invalid_file_keeps_the_last_valid_one_and_reports_since_whe
         assert await file.reload()
     assert [(one["event"], one["version"]) for one in logs] == [("plan_file_live", good.version)]
     assert file.status()["failed_since"] is None
+    assert file.status()["problems"] == []
     assert not watched.changes, "the same content is the same version"
 
 
@@ -267,3 +268,6 @@ async def test_warnings_are_logged_once_per_live_file_and_counted(
     put(path, EXAMPLE)
     assert await watched.file.reload()
     assert watched.file.status()["warnings"] == 0
+    put(path, CHANGED.replace(b"/v1/status", b"/v1/:status"))
+    assert await watched.file.reload()
+    assert "".join(capsys.readouterr()).count("plan_file_warnings") == 1

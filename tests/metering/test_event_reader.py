@@ -170,3 +170,15 @@ def test_a_truncated_compressed_file_is_an_error(tmp_path: Path) -> None:
     file.write_bytes(gzip.compress(a_line(1) * 100)[:-20])
     with pytest.raises(SpoolError, match="cannot be read"):
         ids(EventReader([file]))
+
+
+def test_a_broken_line_of_a_later_pass_has_its_number_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "usage.jsonl"
+    file.write_bytes(a_line(1) + a_line(2))
+    reader = EventReader([tmp_path])
+    assert ids(reader) == ["id-1", "id-2"]
+    for number in (3, 4):
+        with file.open("ab") as appended:
+            appended.write(b"noise\n")
+        assert ids(reader) == []
+        assert reader.summary.broken_lines[-1].line == number

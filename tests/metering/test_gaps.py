@@ -56,3 +56,17 @@ def test_too_many_spools_make_the_coverage_incomplete() -> None:
     for number in range(gaps.MAX_SPOOLS + 1):
         coverage.add(f"spool-{number}", 1)
     assert coverage.incomplete
+
+
+def test_copies_of_a_part_hide_no_event() -> None:
+    """As after a sink that failed: its last batch comes again."""
+    assert missing([*range(1, 11), 9, 10]) == []
+    assert missing([*range(1, 11), 4, 5, 6]) == []
+    assert missing([3, 4, 5, 4, 5]) == [MissingEvents("s", 1, 2)]
+
+
+def test_an_older_head_takes_nothing_back() -> None:
+    coverage = SequenceCoverage()
+    for end in (5, 3):
+        coverage.add_head("s", end)
+    assert list(coverage.missing()) == [MissingEvents("s", 1, 4)]

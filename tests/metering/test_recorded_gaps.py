@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from sidecar.metering.recovery import MissingEvents, _is_recorded
 from sidecar.metering.segments import list_segments, read_head
 from sidecar.metering.spool import Spool
 from sidecar.metering.verify import verify
@@ -131,3 +132,9 @@ async def _renew(directory: Path, spool: Spool, number: int) -> None:
     await _append(spool, number)
     _create(directory)
     await until(lambda: spool.accepting and spool.committed_seq == spool.next_seq - 1)
+
+
+def test_a_gap_whose_start_the_sinks_have_is_recorded() -> None:
+    recorded = [MissingEvents(3, 4), MissingEvents(8, 9)]
+    for gap, expected in (((1, 4), True), ((3, 4), True), ((3, 5), False), ((8, 10), False)):
+        assert _is_recorded(MissingEvents(*gap), recorded) is expected

@@ -147,3 +147,19 @@ async def test_a_damaged_head_is_restored_from_the_segments(tmp_path: Path) -> N
         spool.append(an_event(3))
     assert seqs(lines_in(tmp_path)) == [1, 2, 3]
     assert verify(tmp_path).ok
+
+
+def asides_in(directory: Path) -> list[Path]:
+    return list(directory.glob("*.bad"))
+
+
+async def test_each_torn_tail_of_a_segment_has_a_file_of_its_own(tmp_path: Path) -> None:
+    await fill(tmp_path, 2)
+    tails = [b"first", b"second", b"third", b"fourth"]
+    for number, tail in enumerate(tails, 3):
+        with list_segments(tmp_path)[0].path.open("ab") as file:
+            file.write(tail)
+        await fill(tmp_path, 1, first=number)
+    assert sorted(map(Path.read_bytes, asides_in(tmp_path))) == sorted(tails)
+    assert len(list_segments(tmp_path)) == 1
+    assert verify(tmp_path).set_aside == len(tails)

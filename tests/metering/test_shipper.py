@@ -293,3 +293,13 @@ async def test_a_sink_that_cannot_store_is_reported_before_the_first_event(
         await until(lambda: shipper.up["file"])
         assert (shipper.faults, file.exists()) == ([], True)
         await shipper.close()
+
+
+async def test_a_closed_shipper_is_not_notified_of_commits(tmp_path: Path) -> None:
+    async with a_spool(tmp_path) as spool:
+        before = list(spool.on_commit)
+        shipper = Shipper(spool, [ListSink()])
+        shipper.start()
+        assert spool.on_commit != before
+        await shipper.close()
+        assert spool.on_commit == before

@@ -198,6 +198,15 @@ async def test_a_note_of_another_spool_is_ignored(tmp_path: Path) -> None:
     assert losses(tmp_path / "this") == []
 
 
+async def test_verify_counts_the_losses_that_the_note_of_this_spool_has(tmp_path: Path) -> None:
+    await fill(tmp_path, 1)
+    spool = orjson.loads(lines_in(tmp_path)[0])["spool"]
+    for owner, dropped in ((spool, 3), ("another", 0)):
+        note = {"spool": owner, "next_seq": 9, "events": 3}
+        (tmp_path / NOTE).write_bytes(orjson.dumps(note))
+        assert verify(tmp_path).dropped == dropped
+
+
 LIMITED = """
 import asyncio, pathlib, resource, sys
 from sidecar.metering.spool import Spool

@@ -1,11 +1,13 @@
 """Verification of a spool."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sidecar.errors import SpoolError
-from sidecar.metering.segments import list_segments
+from sidecar.files import Files
+from sidecar.metering.segments import RawLine, list_segments, raw_lines, read_head, write_head
 from sidecar.metering.verify import verify
 from tests.support.events import fill
 
@@ -69,3 +71,25 @@ def test_a_directory_without_a_spool_is_an_error(tmp_path: Path) -> None:
         verify(tmp_path)
     with pytest.raises(SpoolError, match="cannot be read"):
         verify(tmp_path / "missing")
+
+
+async def test_segments_that_are_shipped_and_deleted_during_verification_are_not_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(tmp_path, 12, segment_bytes=700)
+    first, second, third, *_ = list_segments(tmp_path)
+
+    def delete_before_reading(path: Path) -> Iterator[RawLine]:
+        """As if the sink had stored two segments while the first one was read."""
+        yield from raw_lines(path)
+        if path == first.path:
+            first.path.unlink()
+            second.path.unlink()
+            head = read_head(tmp_path)
+            assert head is not None
+            write_head(Files(), tmp_path, head._replace(first=third.first))
+
+    monkeypatch.setattr("sidecar.metering.verify.raw_lines", delete_before_reading)
+    report = verify(tmp_path)
+    assert (report.missing, report.broken) == (0, 0)
+    assert report.events == 12 - (third.first - second.first)

@@ -93,12 +93,15 @@ def test_the_counter_knows_what_events_since_the_loss_have_reported(
     assert lost(HOURLY, by_limit=BY_LIMIT, stored=a_state(12, over, due)) == reported
 
 
-def test_a_request_in_flight_is_going_to_report_its_overage() -> None:
+@pytest.mark.parametrize(("hold_id", "reported"), [("h1", 5), ("id-000001", 2)])
+def test_a_request_in_flight_is_going_to_report_its_overage_unless_its_event_is_there(
+    hold_id: str, reported: int
+) -> None:
     stored = a_state(12, 3)
     charge = Charge("quota", "q/hourly", 3, START, reported=3)
-    opened = {"h1": Reservation("charge", (charge,))}
+    opened = {hold_id: Reservation("charge", (charge,))}
     in_flight = AccountState(states=stored.states, opened=opened)
-    assert lost(HOURLY, by_limit=BY_LIMIT, stored=in_flight) == 5
+    assert lost(HOURLY, by_limit=BY_LIMIT, stored=in_flight) == reported
 
 
 def test_units_that_may_have_been_carried_over_count_as_reported() -> None:

@@ -4,8 +4,11 @@ import asyncio
 import struct
 import time
 
-from sidecar.core.kinds import MICRO, QuotaLimit
+import pytest
+
+from sidecar.core.kinds import QuotaLimit
 from sidecar.core.model import Account, Pack
+from sidecar.core.periods import window_at
 from sidecar.core.shares import NEVER_SEEN
 from sidecar.gate import Admission
 from sidecar.stores import keys
@@ -157,14 +160,18 @@ async def test_a_counter_that_lost_data_is_unexplained(stage: Stage) -> None:
     )
 
 
-async def test_a_journal_of_an_earlier_period_does_not_explain_lost_units(stage: Stage) -> None:
+@pytest.mark.parametrize("later", [False, True])
+async def test_a_journal_of_another_period_does_not_explain_lost_units(
+    stage: Stage, later: bool
+) -> None:
     limit = QuotaLimit("monthly", "requests", 50, "month", 50)
     owner = Owner(Account("acme", "pro"), "k1", (limit,), (NEVER_SEEN,))
-    last_month = time.time_ns() // 1000 - 40 * 86_400 * MICRO
+    month = window_at(limit, owner.account, time.time_ns() // 1000)
+    at_us = month.end if later else month.start - 1
     lines = (
         header_line(JournalHeader("0a", 1)),
         owner_line(0, owner),
-        entry_line(Entry(1, 0, last_month, (20,))),
+        entry_line(Entry(1, 0, at_us, (20,))),
     )
     journal = stage.spool_path / "journal" / f"0a{SUFFIX}"
     journal.parent.mkdir()

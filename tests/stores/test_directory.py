@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 
 from sidecar.core.identity import key_digest
 from sidecar.core.model import Key
@@ -202,3 +203,20 @@ async def test_I9_a_full_cache_drops_the_key_that_was_read_first(
     for digest in digests:
         await stage.find(digest)
     assert [bool(stage.directory.cached(one)) for one in digests] == [False, True, True]
+
+
+async def test_a_redis_that_comes_back_without_its_changes_confirms_no_cached_key(
+    stage: DirectoryStage, valkey_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a failover to a server that has lost its last writes."""
+    digest = stage.create()
+    async with stage.following():
+        assert await stage.find(digest) == "k1"
+        await stage.lose_redis()
+        await until(lambda: "key_directory_unreachable" in capsys.readouterr().out)
+        with redis.Redis.from_url(valkey_url) as client:
+            client.flushdb()
+        stage.cable.mend()
+        await until(lambda: stage.directory.cached(digest) is None)
+        await until(lambda: stage.wire.up)
+        assert await stage.find(digest) is None

@@ -127,3 +127,38 @@ async def test_I9_sizes_are_those_of_the_records_for_any_interleaving(
                 assert abs(record_size(record) - sizes[job_id]) < 200
                 assert sizes_of_all[f"{job_id}/{account}"] >= sizes[job_id]
     assert of_accounts <= total <= TERMS.bytes_in_all
+
+
+async def test_I9_ended_jobs_are_dropped_until_the_sizes_of_all_accounts_fit(
+    valkey_url: str,
+) -> None:
+    """A dropped result frees less than its job: one round is not enough."""
+    terms = JobTerms(
+        per_account=50, in_all=150, bytes_per_account=90_000, bytes_in_all=60_000, result_ttl_s=600
+    )
+    wire = Wire(valkey_url, timeout_s=10)
+    await wire.start()
+    store = RedisJobs(wire, "qs", "shop", terms)
+
+    async def run_job(account: str, result: int) -> None:
+        request = JobRequest("POST", b"/x", b"a", "10.0.0.1", (), b"")
+        job = Job(
+            id=f"0199-{account}", account=account, key="k1", digest=b"\1" * 32,
+            delivery="at-least-once", method="POST", target=b"/x", request=request,
+        )  # fmt: skip
+        assert await store.add(job, None, due_in_us=0) == AcceptedJob(job.id)
+        assert isinstance(await store.claim(account, "me"), ClaimedJob)
+        outcome = JobOutcome(JobState.DONE, "ok", JobResult(200, (), b"r" * result))
+        assert await store.end(account, job.id, "me", outcome) is JobState.DONE
+
+    for number in range(10):
+        await run_job(f"small{number}", 1_000)
+    with redis.Redis.from_url(valkey_url) as client:
+        before, _ = counted(client, "qs:{jobs}:shop:sizes")
+        assert before > 40_000
+        await run_job("large", 18_000)
+        total, sizes = counted(client, "qs:{jobs}:shop:sizes")
+    assert before - 10 * 1_000 < total <= terms.bytes_in_all
+    assert sizes["0199-large/large"] > 18_000
+    assert store.dropped["result"] > 3
+    await wire.stop()

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from sidecar.core.answers import Hold
 from sidecar.core.counting import account as accounts
 from sidecar.core.counting import limits
-from sidecar.core.counting.counters import EMPTY, MOST_SUSPENDED, State, counters_of, with_change
+from sidecar.core.counting.counters import (
+    EMPTY,
+    MOST_SUSPENDED,
+    State,
+    counters_of,
+    in_use,
+    with_change,
+)
 from sidecar.core.counting.counts import counts_of, meter_number, meter_of
 from sidecar.core.counting.limits import Grant, current
 from sidecar.core.counting.orphans import SWEPT, sweep
@@ -160,6 +167,15 @@ def test_I13_12_another_meter_is_another_counter_and_the_former_one_is_found_aga
     moving.state = limits.add(tokens, moving.use("2026-11-29T12:00", tokens), (), 4_999)[0]
     assert moving.use("2026-11-29T13:00").used == 1
     assert moving.use("2026-11-29T14:00", tokens).used == 5_001
+
+
+def test_I13_a_suspended_counter_is_dropped_at_the_instant_at_which_its_period_ends() -> None:
+    end = at("2026-11-29T13:00")
+    tokens = counts_of(QuotaLimit("m", "tokens", 9, "hour", 9))
+    hour = State(3, at("2026-11-29T12:00"), end_us=end, counts=counts_of(quota("hour")))
+    window = Window(end, end + HOUR, end + 2 * HOUR, end - HOUR)
+    assert [one.used for one in in_use(hour, tokens, window, end - 1).suspended] == [3]
+    assert in_use(hour, tokens, window, end).suspended == ()
 
 
 def test_I13_a_bucket_of_another_meter_is_another_bucket() -> None:

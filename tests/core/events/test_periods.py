@@ -70,3 +70,12 @@ def test_14_a_period_whose_bounds_have_moved_has_its_own_start(
             assert at_us(found[name].split("/")[0]) == start * MICRO
         else:
             assert found[name] == usual[name]
+
+
+def test_a_period_that_starts_within_a_second_is_named_by_that_second() -> None:
+    account, end = Account("acme", "pro"), at_us("2026-12-01T00:00:00Z")
+    start = at_us("2026-11-29T06:00:07Z") + 250_000
+    claims = [Claim(a_quota(), 1, False)]
+    assert periods_of(claims, (end,), account, (start,)) == {
+        "monthly": "2026-11-29T06:00:07Z/2026-12-01T00:00:00Z"
+    }

@@ -172,6 +172,33 @@ def test_several_small_packs_are_offered_together(units: int, times: int) -> Non
     assert check_advice(customer, "big") == ["buy_pack"]
 
 
+def test_a_pack_of_exactly_what_is_missing_is_enough() -> None:
+    pack = "{meter: requests, limit: q, units: 25, lasts: day}"
+    customer = Customer(book(Q, tail=f"packs: {{small: {pack}}}\n"))
+    assert customer.steps("big") == [{"action": "buy_pack", "pack": "small", "units": 25}]
+    assert check_advice(customer, "big") == ["buy_pack"]
+
+
+@pytest.mark.parametrize(("units", "times"), [(3, 10), (2, None)])
+def test_the_same_pack_is_offered_at_most_ten_times(units: int, times: int | None) -> None:
+    pack = f"{{meter: requests, limit: q, units: {units}, lasts: day}}"
+    customer = Customer(book(Q, tail=f"packs: {{small: {pack}}}\n"))
+    for _ in range(3):
+        assert customer.ask("rest")[1].allowed
+    offered = [
+        part["times"] for step in customer.steps("big") or () for part in step.get("steps", ())
+    ]
+    assert offered == ([] if times is None else [times])
+
+
+def test_a_pack_is_bought_for_a_wait_until_all_other_limits_recover() -> None:
+    others = "{id: h, meter: requests, quota: 30/hour}, {id: d, meter: requests, quota: 30/day}"
+    tail = "packs: {large: {meter: requests, limit: m, units: 90, lasts: month}}\n"
+    customer = Customer(book(f"{others}, {{id: m, meter: requests, quota: 30/month}}", tail=tail))
+    assert customer.ask("rest")[1].allowed
+    assert check_advice(customer, "big") == ["wait", "buy_pack+wait"]
+
+
 def test_a_pack_and_a_wait_are_one_step() -> None:
     rate = "{id: r, meter: requests, rate: 1/min, burst: 40}"
     customer = Customer(book(f"{Q}, {rate}", tail=PACKS))
@@ -195,6 +222,14 @@ def test_a_pack_that_has_ended_is_not_offered() -> None:
     assert actions(Customer(book(Q, tail=tail)).steps("big")) == ["ask"]
 
 
+def test_a_pack_that_ends_when_another_limit_recovers_is_not_offered() -> None:
+    limits = "{id: h, meter: requests, quota: 30/hour}, {id: q, meter: requests, quota: 30/month}"
+    tail = "packs: {brief: {meter: requests, limit: q, units: 50, lasts: hour}}\n"
+    customer = Customer(book(limits, tail=tail))
+    assert customer.ask("rest")[1].allowed
+    assert check_advice(customer, "big") == ["wait"]
+
+
 @pytest.mark.parametrize(
     ("plan", "offered"),
     [("quota: 40/day", True), ("quota: 34/day", False), ("quota: 40/month", False)],
@@ -204,6 +239,17 @@ def test_an_upgrade_is_offered_only_if_present_usage_leaves_room(plan: str, offe
     customer = Customer(book(Q, more))
     for _ in range(5):
         customer.ask("rest")
+    assert ("upgrade" in check_advice(customer, "big")) == offered
+
+
+@pytest.mark.parametrize(("units", "offered"), [(100, True), (95, False)])
+def test_an_upgrade_is_offered_if_other_teams_leave_exactly_enough(
+    units: int, offered: bool
+) -> None:
+    more = f"  pro: {{limits: [{{id: q, meter: requests, quota: {units}/day}}]}}\n"
+    teams = read_teams("a=40%:keep,b=30%:keep")
+    small = "{id: q, meter: requests, quota: 60/day}"
+    customer = Customer(book(small, more), Account("acme", "p", teams=teams))
     assert ("upgrade" in check_advice(customer, "big")) == offered
 
 

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from sidecar.errors import SinkDown
+from sidecar.files import Files
 from sidecar.metering.sinks.file import FileSink
 from sidecar.metering.sinks.output_lock import OutputLock
 from sidecar.metering.sinks.stdout import StdoutSink
@@ -143,3 +144,18 @@ def test_the_lock_has_one_owner_and_can_be_acquired_again(lock_path: Path) -> No
 def test_a_lock_file_that_cannot_be_opened_is_a_sink_that_is_down(tmp_path: Path) -> None:
     with pytest.raises(SinkDown, match="cannot be locked: No such file"):
         OutputLock(tmp_path / "absent" / "x.lock").acquire()
+
+
+def test_a_lock_that_cannot_be_marked_is_not_kept(lock_path: Path) -> None:
+    lock_path.touch()
+
+    def read_only(path: Path, _flags: int, _mode: int) -> int:
+        return os.open(path, os.O_RDONLY)
+
+    one = OutputLock(lock_path, files=Files(open=read_only))
+    for _ in range(2):
+        with pytest.raises(SinkDown, match="cannot be locked"):
+            one.acquire()
+    other = OutputLock(lock_path, timeout_s=0.01)
+    assert other.acquire() is False
+    other.close()

@@ -21,7 +21,7 @@ from sidecar.metering.sinks.output_lock import OutputLock
 from sidecar.metering.sinks.redis import RedisSink
 from sidecar.metering.sinks.stdout import StdoutSink
 from sidecar.ports import Sink
-from tests.support.events import an_event, ids
+from tests.support.events import an_event, ids, until
 from tests.support.servers import free_port, start_valkey
 
 STREAM = "test:{events}"
@@ -223,6 +223,21 @@ async def test_a_full_redis_is_a_sink_that_is_down_and_refuses_no_event(valkey_u
         client.set(STREAM, "not a stream")
         with pytest.raises(SinkDown, match="wrong kind"):
             await sink.send(lines(1, 2))
+    await sink.close()
+
+
+async def test_a_failed_delivery_leaves_no_connection_open(valkey_url: str) -> None:
+    """The next one connects again: to the nodes that a cluster or the sentinels name then."""
+    sink = RedisSink(valkey_url, STREAM)
+    with redis.Redis.from_url(valkey_url) as client:
+        client.set(STREAM, "not a stream")
+        before = len(client.client_list())
+        with pytest.raises(SinkDown):
+            await sink.send(lines(1, 2))
+        await until(lambda: len(client.client_list()) == before)
+        client.delete(STREAM)
+        await sink.send(lines(1, 2))
+        assert client.xlen(STREAM) == 2
     await sink.close()
 
 

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from sidecar.proxy.forwarded import NO_ADDRESS, Hop, address_of, parse_forwarded
+from sidecar.proxy.downstream.request import Request
+from sidecar.proxy.forwarded import NO_ADDRESS, Hop, address_of, note_client, parse_forwarded
 from tests.proxy.upstream.test_identity_headers import got
 from tests.support.stage import Stage, StartStage, status
 
@@ -156,3 +157,15 @@ def test_hostile_values_take_linear_time(value: bytes) -> None:
         return min(times)
 
     assert cost(value) < 9 * cost(value[: len(value) // 4]) + 0.01
+
+
+def test_x_forwarded_fields_that_are_there_count_before_forwarded() -> None:
+    request = Request("10.0.0.1")
+    request.forwarded = (b"for=203.0.113.9;proto=http;host=inner.example",)
+    request.forwarded_proto, request.forwarded_host = (b"https",), (b"api.example",)
+    note_client(request, lambda address: address.startswith("10."))
+    assert request.address == "203.0.113.9"
+    assert list(request.forwarded_for) == [b"203.0.113.9"]
+    assert (list(request.forwarded_proto), list(request.forwarded_host)) == (
+        [b"https"], [b"api.example"]
+    )  # fmt: skip

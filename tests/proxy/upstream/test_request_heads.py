@@ -2,6 +2,8 @@
 
 import pytest
 
+from sidecar.proxy.downstream.request import Request
+from sidecar.proxy.heads import ProxyOptions, _forwarded
 from tests.proxy.upstream.test_identity_headers import got
 from tests.support.stage import Stage, StartStage, problem, status
 
@@ -134,3 +136,34 @@ async def test_own_errors_of_counted_requests_tell_the_limits(
     assert b"\r\nRateLimit-Policy: " in answer
     assert (b"\r\nX-RateLimit-Remaining: " in answer) is (legacy == "true")
     assert b"RateLimit" not in await here.call("GET", "/status")
+
+
+@pytest.mark.parametrize(
+    ("before", "version", "expected"),
+    [
+        ("", "1.1", "1.1 sidecar"),
+        ("", "1.0", "1.0 sidecar"),
+        ("Via: 1.1 edge\n", "1.1", "1.1 edge, 1.1 sidecar"),
+        ("Via: 1.0 far\nVia: 1.1 edge\n", "1.0", "1.0 far, 1.1 edge, 1.0 sidecar"),
+    ],
+)
+async def test_via_has_the_version_of_the_message_that_was_received(
+    stage: StartStage, before: str, version: str, expected: str
+) -> None:
+    """RFC 9110, section 7.6.3."""
+    here = await stage()
+    head = f"GET /x HTTP/{version}\nHost: a\n{before}"
+    assert status(await send(here, head + "Connection: close\n")) == 200
+    [via] = got(here, b"Via")
+    assert via.rpartition(b"-")[0].decode() == expected  # the pseudonym has a random end
+
+
+@pytest.mark.parametrize(
+    ("peer", "node"), [("192.0.2.1", "192.0.2.1"), ("2001:db8::1", '"[2001:db8::1]"')]
+)
+def test_the_peer_is_a_node_of_forwarded(peer: str, node: str) -> None:
+    """RFC 7239, section 6: an IPv6 address is in brackets, and so in quotes."""
+    request = Request(peer)
+    request.forwarded = (b"for=203.0.113.9",)
+    lines = _forwarded(request, b"a", ProxyOptions(trusts=lambda _: True))
+    assert f"Forwarded: for=203.0.113.9, for={node};proto=http\r\n".encode() in lines

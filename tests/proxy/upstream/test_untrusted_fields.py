@@ -2,7 +2,15 @@
 
 import pytest
 
-from sidecar.proxy.field_rules import DROP, FORWARD, FROM_TRUSTED, rule_of
+from sidecar.proxy.field_rules import (
+    DROP,
+    FORWARD,
+    FROM_TRUSTED,
+    LONGEST_KNOWN,
+    MAX_KNOWN,
+    _known,
+    rule_of,
+)
 from tests.support.stage import StartStage, status
 
 REWRITING = (
@@ -92,3 +100,11 @@ def test_a_rule_is_known_for_any_number_of_names() -> None:
     assert rule_of(b"x-real-ip") == FROM_TRUSTED
     assert rule_of(b"x_real_ip") == DROP
     assert rule_of(b"a-" * 120 + b"client-ip") == FROM_TRUSTED
+
+
+def test_I9_the_rules_of_made_up_names_are_not_kept_without_bound() -> None:
+    for number in range(MAX_KNOWN + 10):
+        assert rule_of(b"x-made-up-%d" % number) == FORWARD
+        assert rule_of(b"x-made-up-%0100d" % number) == FORWARD
+    assert 0 < len(_known) <= MAX_KNOWN
+    assert max(map(len, _known)) <= LONGEST_KNOWN
