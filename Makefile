@@ -98,7 +98,7 @@ lock: $(BIN)/python ## Write the lock files (UPGRADE=1: newest version of everyt
 	  compile --all-extras $(if $(UPGRADE),--upgrade) --output-file requirements.lock; \
 	  compile --extra build --extra compile --constraints requirements.lock --output-file requirements-build.lock; \
 	  compile --extra embedded --extra build --constraints requirements.lock --output-file requirements-demo.lock; \
-	  compile --constraints requirements.lock --output-file requirements-runtime.lock
+	  compile --extra otel --constraints requirements.lock --output-file requirements-runtime.lock
 
 image: ## Build the container image (needs Docker)
 	@docker build --build-arg PYTHON_IMAGE=$$(cat image/python-image) \
